@@ -1,0 +1,36 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+
+.PHONY: demo test test-all lint format lock clean
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: .venv/.ready
+	$(BIN)/vitrail demo --out $(OUT)
+
+lint: .venv/.ready
+	$(BIN)/ruff check vitrail tests benchmarks
+	$(BIN)/ruff format --check vitrail tests benchmarks
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest -n 2
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix vitrail tests benchmarks
+	$(BIN)/ruff format vitrail tests benchmarks
+
+lock: .venv/.ready
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,142 @@
+"""What a run shows: a live table on a terminal, plain lines in a pipe or file. A reader that goes away stops nothing."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Console:
+    """Shows events of a run. `quiet` shows only the end."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self.live: Any = None
+        self.total = 0
+        self.latest: dict[str, Any] = {}
+        self.judged: dict[str, Any] = {}
+        self.terminal = sys.stdout.isatty()
+
+    def say(self, text: str) -> None:
+        """One line, whatever happens to stdout."""
+        if self.quiet:
+            return
+        try:
+            if self.live is not None:
+                self.live.console.print(text, markup=False, highlight=False)
+            else:
+                sys.stdout.write(text + "\n")
+                sys.stdout.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.quiet = True
+
+    def progress(self, label: str) -> Callable[[int, int], None] | None:
+        """A progress bar on a terminal: a function of (done, of)."""
+        if self.quiet or not sys.stderr.isatty():
+            return None
+        from rich.console import Console as Rich
+        from rich.progress import Progress
+
+        bar = Progress(console=Rich(stderr=True), transient=True)
+        task = bar.add_task(label)
+
+        def show(done: int, of: int) -> None:
+            if not bar.live.is_started:
+                bar.start()
+            bar.update(task, completed=done, total=of)
+            if done >= of:
+                bar.stop()
+
+        return show
+
+    def prepared(self, prepared: Any) -> None:
+        """What was found and chosen, before the first step."""
+        data, recipe = prepared.dataset, prepared.recipe
+        parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+        self.say(f"data: {data.layout}, {parts}; {len(data.classes)} classes")
+        for note in [*data.notes, *prepared.notes]:
+            self.say(f"  note: {note}")
+        self.say(f"model: {recipe.model.name}")
+        for reason in prepared.reasons:
+            self.say(f"  {reason}")
+
+    def start(self, session: Any) -> None:
+        self.total = session.steps
+        self.say(f"run: {session.folder.path}")
+        if self.terminal and not self.quiet:
+            from rich.console import Console as Rich
+            from rich.live import Live
+
+            self.live = Live(self.table(), console=Rich(), refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def event(self, event: Any) -> None:
+        if event.kind == "train":
+            self.latest = {"step": event.step, **event.values}
+        elif event.kind == "eval":
+            self.judged = {"step": event.step, **event.values}
+            self.say(self.judged_line(event.step))
+        elif event.kind == "note":
+            self.say(event.values["text"])
+        if self.live is not None:
+            self.live.update(self.table())
+        elif event.kind == "train":
+            self.say(self.line())
+
+    def line(self) -> str:
+        v = self.latest
+        return (
+            f"step {v['step']:>{len(str(self.total))}}/{self.total}  loss {v['loss']:.4f}  lr {v['lr']:.2e}  "
+            f"{v['images_per_s']:,.0f} img/s  wait {v['data_wait']:.0%}  eta {clock(v['eta_s'])}"
+        )
+
+    def judged_line(self, step: int) -> str:
+        shown = ("top1", "top5", "mAP", "macro_f1", "calibration_error")
+        numbers = "  ".join(f"{k} {self.judged[k]:.4f}" for k in shown if k in self.judged)
+        return f"step {step}/{self.total}  {self.judged['part']}: {numbers}"
+
+    def table(self) -> Any:
+        """The live table: where the run is and how it goes."""
+        from rich.table import Table
+
+        v, j = self.latest, self.judged
+        cells = [
+            ("step", f"{v.get('step', 0)}/{self.total}"),
+            ("loss", f"{v['loss']:.4f}" if v else "-"),
+            ("accuracy", f"{j.get('top1', j.get('mAP', 0)):.4f}" if j else "-"),
+            ("lr", f"{v['lr']:.2e}" if v else "-"),
+            ("img/s", f"{v['images_per_s']:,.0f}" if v else "-"),
+            ("data wait", f"{v['data_wait']:.0%}" if v else "-"),
+            ("eta", clock(v["eta_s"]) if v else "-"),
+        ]
+        table = Table(show_edge=False, pad_edge=False)
+        for name, _ in cells:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_row(*(text for _, text in cells))
+        return table
+
+    def finished(self, session: Any, page: Path | None) -> None:
+        """The end: the numbers, where things are, and the next three commands."""
+        quiet, self.quiet = self.quiet, False
+        run = session.folder.path
+        if quiet:
+            self.say(self.judged_line(self.total))
+        self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
+        self.say("next:")
+        self.say(f"  vitrail eval {run}              judge it on held-out pictures")
+        self.say(f"  vitrail predict {run} PICTURE... say what is in pictures of yours")
+        self.say("  vitrail train --data FOLDER     train on a folder of class folders of yours")
+        self.quiet = quiet
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,103 @@
+"""`vitrail doctor`: what this machine and installation are, and what is wrong with them."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from vitrail.cli.words import arguments
+
+
+@dataclass
+class Doctor:
+    """Find out what is wrong with this machine or installation. Exit code 1 where something is."""
+
+    folder: Path = Path()
+    """Where runs would be written."""
+
+
+ARGUMENTS: dict[str, type] = {"doctor": Doctor}
+LEAST_SHM = 64 * 2**20  # containers give 64 MB by default, which a few worker processes fill
+LEAST_DISK = 2 * 2**30
+
+
+def doctor(words: list[str]) -> int:
+    given = arguments(Doctor, words, "vitrail doctor")
+    wrong: list[str] = []
+    rows = [("python", platform.python_version()), *libraries(wrong), *compute(wrong), *room(given.folder, wrong)]
+    for name, value in rows:
+        print(f"{name:<14} {value}")
+    print()
+    print("\n".join(f"wrong: {line}" for line in wrong) or "nothing is wrong")
+    return 1 if wrong else 0
+
+
+def version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def libraries(wrong: list[str]) -> list[tuple[str, str]]:
+    """Versions, and whether torch and torchvision belong together: mixing two indexes is the usual mistake."""
+    torch, vision = version("torch"), version("torchvision")
+    try:
+        import torchvision
+
+        torchvision.ops.nms  # noqa: B018
+        import torch as installed
+
+        installed.ops.torchvision.nms  # noqa: B018
+        fits = True
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        fits = False
+        wrong.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
+        wrong.append("they must come from the same index: pip install --force-reinstall torch torchvision")
+    if tuple(int(p) for p in torch.split("+")[0].split(".")[:2]) < (2, 10):
+        wrong.append(f"torch {torch} is older than 2.10, which closed a hole in reading weights: pip install -U torch torchvision")
+    local = {v.partition("+")[2] for v in (torch, vision) if "+" in v}
+    note = "" if fits else "  (do not fit)"
+    if len(local) > 1 or (len(local) == 1 and ("+" in torch) != ("+" in vision)):
+        note += "  (from different indexes)"
+    others = ("numpy", "pillow", "safetensors", "torchmetrics", "tyro", "rich")
+    return [("torch", torch), ("torchvision", vision + note), *((name, version(name)) for name in others)]
+
+
+def compute(wrong: list[str]) -> list[tuple[str, str]]:
+    import torch
+
+    from vitrail.engine.precision import probe
+    from vitrail.engine.world import best_device
+
+    device = best_device()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    if threads > cores:
+        wrong.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
+    if threads == 1 and cores > 1:
+        wrong.append(f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {os.environ.get('OMP_NUM_THREADS', 'unset')})")
+    found = probe(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
+    return [("device", f"{device} ({name})"), ("threads", f"{threads} of {cores} cores"), ("precision", f"{found.name}: {found.reason}")]
+
+
+def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
+    """Free disk where runs go, and shared memory where worker processes hand over pictures."""
+    rows = []
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    rows.append(("free disk", f"{free / 2**30:.1f} GiB at {existing}"))
+    if free < LEAST_DISK:
+        wrong.append(f"only {free / 2**30:.2f} GiB of disk are free at {existing}: checkpoints need room")
+    if not os.access(existing, os.W_OK):
+        wrong.append(f"{existing} cannot be written")
+    if sys.platform.startswith("linux") and Path("/dev/shm").exists():
+        shared = shutil.disk_usage("/dev/shm").free
+        rows.append(("/dev/shm", f"{shared / 2**20:,.0f} MiB free"))
+        if shared <= LEAST_SHM:
+            wrong.append("/dev/shm is small: --machine.workers 0, or in a container --shm-size 2g")
+    return rows

@@ -1,0 +1,86 @@
+"""`vitrail models` and `vitrail cost`."""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.cli.words import arguments
+from vitrail.errors import UsageError
+
+
+@dataclass
+class Models:
+    """List the models, or the settings of one with their defaults."""
+
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """A family ("vit") or a model ("vit/base"). Left out: all of them."""
+
+
+@dataclass
+class CostOf:
+    """What a model costs for one picture."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """A model such as vit/base, or a run."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; by default the model's own."""
+    classes: int = 1000
+    """Of a model by name."""
+    json: bool = False
+    """Print JSON."""
+
+
+ARGUMENTS: dict[str, type] = {"models": Models, "cost": CostOf}
+
+
+def models(words: list[str]) -> None:
+    given = arguments(Models, words, "vitrail models")
+    from vitrail import catalog
+
+    if "/" not in given.name:
+        print("\n".join(catalog.names("models", given.name or None)))
+        return
+
+    config = catalog.config("models", given.name)
+    print(f"{given.name}: {(catalog.module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
+    for field in dataclasses.fields(config):
+        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        print(f"  --model.{field.name.replace('_', '-'):<20} {getattr(config, field.name)!s:<12} {short(str(kind))}")
+
+
+def short(kind: str) -> str:
+    return kind.replace("typing.", "").replace("vitrail.", "")[:70]
+
+
+def cost(words: list[str]) -> None:
+    given = arguments(CostOf, words, "vitrail cost")
+    if given.size is not None and min(given.size) < 1:
+        raise UsageError(f"a picture of {given.size[0]} x {given.size[1]} pixels cannot be", "--size HEIGHT WIDTH")
+    from vitrail.analysis.cost import cost as count
+
+    counted = count(named(given), given.size)
+    if given.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(counted)) + "\n")
+        return
+    print("\n".join(counted.lines()))
+
+
+def named(given: CostOf) -> Any:
+    """A model by name (on the meta device: no memory for its weights), or the model of a run."""
+    import torch
+
+    from vitrail import catalog
+    from vitrail.run import model
+    from vitrail.run.predict import load
+
+    if Path(given.name).exists() or given.name.partition("/")[0] not in catalog.rooms("models"):
+        if not Path(given.name).exists() and "/" in given.name and not given.name.startswith(("runs", ".", "/")):
+            catalog.config("models", given.name)
+        return load(given.name).model
+    with torch.device("meta"):
+        return model.create(given.name, given.classes, {})

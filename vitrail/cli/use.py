@@ -1,0 +1,185 @@
+"""`vitrail eval`, `vitrail predict` and `vitrail report`: what one does with a trained model."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.cli.words import arguments
+from vitrail.errors import BadImage, CheckpointError, DataError, UsageError, pick
+
+
+@dataclass
+class Eval:
+    """Judge a trained model on held-out pictures."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run, a model folder or a .safetensors file."""
+    data: str = ""
+    """Another data set; by default the one it was trained on."""
+    split: str = ""
+    """Which part: test, val or train; by default the test part, else the validation part."""
+    device: str = "auto"
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass
+class Predict:
+    """Say what is in pictures."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run, a model folder or a .safetensors file."""
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Files, or folders of pictures."""
+    top: int = 3
+    """How many classes to name."""
+    json: bool = False
+    """Print one JSON object a line."""
+    device: str = "auto"
+
+
+@dataclass
+class Report:
+    """Write the page that tells a run."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run."""
+
+
+ARGUMENTS: dict[str, type] = {"eval": Eval, "predict": Predict, "report": Report}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def evaluate(words: list[str]) -> None:
+    given = arguments(Eval, words, "vitrail eval")
+    from vitrail.engine import world as worlds
+    from vitrail.run import evaluate as judging
+    from vitrail.run.predict import load
+
+    world = worlds.join(given.device)
+    predictor = load(given.run, str(world.device))
+    dataset, folder, own = data_of(given, predictor)
+    judging.match_classes(dataset, predictor.classes)
+    from vitrail.run.prepare import held_out
+
+    part = given.split or held_out(dataset, final=True)
+    split = dataset.splits[pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
+    metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
+    if world.first:
+        if own and folder is not None:
+            judging.keep(folder, part, metrics, found, [split.names[i] for i in range(len(split))])
+        show_metrics(given, part, metrics, predictor.classes)
+    worlds.leave(world)
+
+
+def data_of(given: Eval, predictor: Any) -> tuple[Any, Any, bool]:
+    """The data to judge on, the run's folder where there is one, and whether the data is the run's own."""
+    from vitrail.recipe import Choice
+    from vitrail.run import folder as folders
+    from vitrail.run.prepare import open_data, without
+
+    try:
+        folder = folders.find(given.run)
+    except CheckpointError:
+        folder = None
+    if given.data:
+        return open_data(Choice("", {"path": given.data}))[0], folder, False
+    if folder is None:
+        raise UsageError("a model without its run does not know its data", "--data FOLDER says what to judge it on")
+    return without(open_data(folder.recipe().data)[0], folder.about()["data"]["left_out"]), folder, True
+
+
+def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
+    from vitrail.run.evaluate import scalars
+
+    if given.json:
+        sys.stdout.write(json.dumps({"part": part, **metrics}) + "\n")
+        return
+    print(f"{part}: {metrics['count']:,} pictures")
+    for name, value in scalars(metrics).items():
+        if name != "count":
+            print(f"  {name:<18} {value:.4f}")
+    table, width = metrics["per_class"], max([5, *map(len, classes)])
+    print(f"\n  {'class':<{min(width, 32)}} {'precision':>9} {'recall':>9} {'f1':>9} {'count':>7}")
+    for i, name in enumerate(classes):
+        numbers = " ".join(f"{table[k][i]:>9.4f}" for k in ("precision", "recall", "f1"))
+        print(f"  {name[:32]:<{min(width, 32)}} {numbers} {table['count'][i]:>7,}")
+
+
+def predict(words: list[str]) -> int:
+    given = arguments(Predict, words, "vitrail predict")
+    if given.top < 1:
+        raise UsageError(f"--top is {given.top}", "name at least one class")
+    files = expanded(given.pictures)
+    from vitrail.run.predict import load
+
+    predictor = load(given.run, given.device)
+    failed = 0
+    for start in range(0, len(files), 64):
+        for path, row in each(predictor, files[start : start + 64]):
+            failed += isinstance(row, BadImage)
+            print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
+    return BadImage.code if failed else 0
+
+
+def expanded(names: tuple[str, ...]) -> list[Path]:
+    """Files as they are; folders as the pictures below them, in order. Errors: `DataError`."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+            if not inside:
+                raise DataError(f"there is no picture in {path}", "pictures end in .jpg, .png, .webp, .bmp, .gif or .tiff")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            near = sorted(p.name for p in path.absolute().parent.glob("*"))[:4]
+            raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
+    if not found:
+        raise UsageError("no picture was given", "vitrail predict RUN PICTURE...")
+    return found
+
+
+def each(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
+    """A row of probabilities per file, or the reason why there is none: one bad picture does not cost the others."""
+    from vitrail.data.decode import decode
+
+    pre, good, rows = predictor.preprocess, [], {}
+    for path in files:
+        try:
+            good.append((path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)))
+        except BadImage as error:
+            rows[path] = error
+    if good:
+        said = predictor.predict([pixels for _, pixels in good]).probabilities
+        rows.update({path: row for (path, _), row in zip(good, said, strict=True)})
+    return [(path, rows[path]) for path in files]
+
+
+def as_json(path: Path, row: Any, predictor: Any) -> dict[str, Any]:
+    if isinstance(row, BadImage):
+        return {"path": str(path), "error": row.what}
+    probabilities = {name: round(float(p), 6) for name, p in zip(predictor.classes, row, strict=True)}
+    return {"path": str(path), "label": predictor.label(row), "probabilities": probabilities}
+
+
+def as_line(path: Path, row: Any, predictor: Any, top: int) -> str:
+    if isinstance(row, BadImage):
+        return f"{path}: {row.what}"
+    best = row.topk(min(top, len(predictor.classes)))
+    told = ", ".join(f"{predictor.classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    return f"{path}: {told}"
+
+
+def report(words: list[str]) -> None:
+    given = arguments(Report, words, "vitrail report")
+    from vitrail.report.build import build
+    from vitrail.run.folder import find
+
+    print(build(find(given.run).path))

@@ -1,0 +1,81 @@
+"""What a data set is, whatever its layout on disk: named parts of labelled pictures that can be read by index. No torch here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Entry(NamedTuple):
+    """One file that a data set is made of; a list of these tells whether the set has changed since a run began."""
+
+    name: str  # path below the root of the data set, with forward slashes
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads picture i out of one array [N H W C] of uint8 that is already in memory."""
+
+    array: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self.array[index]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set, such as "train".
+
+    names:  what picture i is called in messages and reports: its path below the root, or "train/17" inside an array.
+    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of a picture (multi-label).
+    read:   index -> uint8 [H W C]; raises `BadImage` and nothing else; can be sent to a worker process.
+    """
+
+    names: Sequence[str]
+    labels: np.ndarray
+    read: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def array(self) -> np.ndarray | None:
+        """All pictures at once, [N H W C], where they are in memory already and of one size."""
+        return self.read.array if isinstance(self.read, ArrayReader) else None
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The same pictures, only those at `indices`, in that order."""
+        names = [self.names[i] for i in indices]
+        array = self.array
+        read = ArrayReader(array[indices]) if array is not None else TakeReader(self.read, np.asarray(indices))
+        return Split(names, self.labels[indices], read)
+
+
+@dataclass(frozen=True)
+class TakeReader:
+    """Reads picture i of a chosen few out of a larger reader."""
+
+    read: Callable[[int], np.ndarray]
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self.read(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Parts by name ("train" always; "val" and "test" where there are such), and the names of the classes."""
+
+    layout: str  # the module under `datasets/` that made it
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    channels: int
+    entries: tuple[Entry, ...] = ()
+    notes: tuple[str, ...] = field(default=())  # what a user should know: how a split was made, what was left out, licence
+
+    @property
+    def multi_label(self) -> bool:
+        return next(iter(self.splits.values())).labels.ndim == 2

@@ -1,0 +1,251 @@
+"""The one door through which pictures come in: bytes of an allow-listed format to uint8 pixels, by a written rule, or `BadImage`."""
+
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vitrail.errors import BadImage, UsageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content, never by suffix; MPO is a JPEG with more frames
+LIMIT = 64_000_000  # pixels
+GREY = {"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16}
+ORIENTATION = 0x0112
+KNOWN = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+NAMELESS = "the input"  # what bytes are called in messages
+AGAIN = "save it again from the original, or take it out of the data set"
+FOREIGN = (  # what a file is instead, where its first bytes say so
+    (rb"\s*(<!doctype html|<html)", "a web page (HTML)"),
+    (rb"\s*<(\?xml|svg)", "XML or SVG"),
+    (rb"%PDF", "PDF"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
+    (rb".{4}ftyp", "HEIC, AVIF or a video"),
+    (rb"PK\x03\x04", "a zip archive"),
+    (rb"8BPS", "Photoshop"),
+    (rb"\x00\x00\x01\x00", "an icon (ICO)"),
+)
+
+
+class Header(NamedTuple):
+    """What the first bytes of a picture say about it.
+
+    size: (height, width) in pixels, upright. mode: Pillow's name of the pixel type. bits: of one channel as stored. channels: as stored, a
+    palette counts as colour. frames: pictures in the file. orientation: EXIF 1-8. format: one of `FORMATS`.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    bits: int
+    channels: int
+    frames: int
+    orientation: int
+    format: str
+
+
+def decode(
+    source: Path | bytes | Image.Image, channels: int = 3, limit: int = LIMIT, background: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
+    """The picture as uint8 [H W C], upright, C in {1, 3, 4}. Raises `BadImage` and nothing else, whatever the bytes are.
+
+    The rule, by what is stored:
+    - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format says; no colour profile is applied.
+    - CMYK: R = 255 - min(255, C + K), and so on; in a JPEG the four are stored inverted (Adobe's way) and turned back first.
+    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level of that).
+    - 32-bit whole numbers: as 16-bit where all lie in 0..65535, otherwise the range of the picture is stretched to 0..255.
+    - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; a NaN or infinity is a bad picture. Nothing is clipped.
+    - alpha, or a transparent colour: laid on `background` (R, G, B in 0..255) for 1 and 3 channels, kept for 4.
+    - 1 channel from colour: 0.299 R + 0.587 G + 0.114 B. 3 and 4 from grey: repeated.
+    - the first of several frames; the EXIF orientation is applied.
+
+    limit: pixels; a larger picture is refused from its header, before any pixel is decoded. A file that ends early is refused whole.
+    """
+    if channels not in (1, 3, 4):
+        raise UsageError(f"a picture cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
+    name = str(source) if isinstance(source, Path) else NAMELESS
+    try:
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            data = source if isinstance(source, bytes) else _contents(source, limit)
+            image = _open(io.BytesIO(data), data[:64])
+            _check_whole(image.format or "", data)
+        _check_size(image, limit)
+        image.load()
+        return np.ascontiguousarray(_upright(_pixels(image, channels, background), _orientation(image)))
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, and its own; also while converting
+        raise _bad(name, error, limit) from None
+
+
+def header(source: Path | bytes) -> Header:
+    """What a file says of itself, without decoding its pixels. Raises `BadImage` as `decode` does, but sees no damage further in."""
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            start = file.read(64)
+            file.seek(0)
+            image = _open(file, start)
+            width, height = image.size
+            # Pillow turns a TIFF's size by itself; asking a PNG for EXIF that is not before its pixels would decode them
+            late = image.format == "PNG" and "exif" not in image.info
+            orientation = 1 if late else _orientation(image)
+            if orientation >= 5 and image.format != "TIFF":
+                width, height = height, width
+            mode = image.mode
+            bands = 3 + image.has_transparency_data if mode in ("P", "PA") else len(image.getbands())
+            kind = "JPEG" if image.format == "MPO" else str(image.format)
+            return Header((height, width), mode, _bits(image, start), bands, getattr(image, "n_frames", 1), orientation, kind)
+    except Exception as error:
+        raise _bad(NAMELESS if isinstance(source, bytes) else str(source), error, LIMIT) from None
+
+
+def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
+    """The numbers that become 0 and 255, given the type of the pixels and their extremes: the rule of `decode` for more than 8 bits."""
+    if not np.isfinite([lowest, highest]).all():
+        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the picture")
+    whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
+    if dtype.name in whole:
+        return whole[dtype.name]
+    top = 1 if dtype.kind == "f" else 65535
+    return (0, top) if lowest >= 0 and highest <= top else (float(lowest), float(highest))
+
+
+def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`values` of any shape and number type as uint8, `low` to 0 and `high` to 255, rounded. A flat picture (low = high) becomes 0."""
+    if values.dtype == np.uint8 and (low, high) == (0, 255):
+        return values
+    out = np.empty(values.shape, np.uint8)
+    step = max(1, 2**22 // max(1, values[:1].size))  # a block of rows at a time: float64 copies of whole pictures are large
+    for i in range(0, len(values), step):
+        block = values[i : i + step].astype(np.float64) - low
+        out[i : i + step] = np.rint(block * (255.0 / (high - low)) if high > low else block * 0)
+    return out
+
+
+def _contents(path: Path, limit: int) -> bytes:
+    size = path.stat().st_size
+    if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
+        raise BadImage(f"is a file of {size:,} bytes, more than a picture of {limit:,} pixels can take", AGAIN)
+    return path.read_bytes()
+
+
+def _open(file, start: bytes) -> Image.Image:
+    if not start:
+        raise BadImage("is empty", AGAIN)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        pass
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
+        raise BadImage("is cut short or damaged: it starts like a picture but its header cannot be read", AGAIN)
+    what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
+    raise BadImage(f"is not a picture: its bytes are {what + ', ' if what else ''}not {KNOWN}", f"convert it to {KNOWN}, or take it out")
+
+
+def _check_size(image: Image.Image, limit: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise BadImage(f"has no pixels: {width} x {height}", AGAIN)
+    if width * height > limit:
+        raise BadImage(f"has {width * height:,} pixels ({width} x {height}), more than the limit of {limit:,}", "make it smaller")
+
+
+def _check_whole(kind: str, data: bytes) -> None:
+    """Refuses files whose very last bytes are missing, though every pixel is there: Pillow notices all other cuts by itself."""
+    whole = {
+        "PNG": b"IEND\xaeB`\x82" in data[-(2**20) :],  # some programs append things after it
+        "GIF": b"\0;" in data[-64:],
+        "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
+    }
+    if not whole.get(kind, True):
+        raise BadImage("is cut short: its last bytes are missing", AGAIN)
+
+
+def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [H W channels], not yet turned upright."""
+    if image.mode in BITS and image.mode != "1":
+        image = _deep(image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[assignment]
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # 16-bit colour: Pillow kept the high byte of the pixels only
+        image = image.copy()
+        image.info["transparency"] = tuple(v >> 8 for v in clear)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if channels < 4:
+            ground = Image.new("RGBA", image.size, (*background, 255))
+            image = Image.alpha_composite(ground, image)
+    elif image.mode == "L" and channels != 4:
+        return np.repeat(np.asarray(image)[:, :, None], channels, axis=2)
+    if image.mode == "CMYK" or channels == 1:
+        image = image.convert("RGB")
+    pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+    return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _deep(image: Image.Image) -> Image.Image:
+    """A grey picture of more than 8 bits as L, or LA where one value of it stands for transparent."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+        values = values.view(np.uint32)  # Pillow reads unsigned numbers as signed ones
+    if image.mode.startswith("I;16") and tags.get(262) == 0:
+        values = 65535 - values  # "white is zero": Pillow turns this about for 8 bits only
+    low, high = value_range(values.dtype.newbyteorder("="), values.min(), values.max())
+    grey = Image.fromarray(scale(values, low, high))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF does not spoil the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H W C] as the camera's holder saw it: the number says where row 0 and column 0 of the stored picture belong (EXIF 2.32, 4.6.4)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _bits(image: Image.Image, start: bytes) -> int:
+    if image.format == "PNG" and start[12:16] == b"IHDR":
+        return start[24]
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(258, (1,)))
+    return BITS.get(image.mode, 8)
+
+
+def _bad(name: str, error: Exception, limit: int) -> BadImage:
+    """The same mistake, told with the file it is about, in words rather than in Pillow's."""
+    text = str(error)
+    if isinstance(error, BadImage):
+        return BadImage(f"{name} {error.what}", error.fix)
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        count = re.search(r"\d+", text)
+        limit = min(limit, 2 * (Image.MAX_IMAGE_PIXELS or limit))  # Pillow has a limit of its own
+        return BadImage(f"{name} has {int(count[0]) if count else 0:,} pixels, more than the limit of {limit:,}", "make it smaller")
+    if isinstance(error, FileNotFoundError):
+        return BadImage(f"{name} does not exist", "check the path")
+    if isinstance(error, OSError) and error.strerror:
+        return BadImage(f"{name} cannot be read: {error.strerror.lower()}", "check that it is a file and that you may read it")
+    if isinstance(error, MemoryError):
+        return BadImage(f"{name} needs more memory than there is", "make it smaller")
+    if re.search("truncated|incomplete|broken data stream|unexpected end|not enough", text, re.IGNORECASE):
+        return BadImage(f"{name} is cut short or damaged inside", AGAIN)
+    return BadImage(f"{name} is damaged: {(text.splitlines() or [type(error).__name__])[0][:120]}", AGAIN)

@@ -1,0 +1,119 @@
+"""Batches of pictures by step, with or without worker processes: the same pixels either way."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vitrail.data.dataset import Split
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.sampling import Keys, Stream
+from vitrail.data.transforms import Augmentation
+
+
+class Loaded(NamedTuple):
+    """Pictures as they come from a reader, uint8 [B C h w], their labels, and which they are."""
+
+    pictures: Tensor
+    labels: Tensor
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Reads the pictures of some keys: what a worker runs. Sent to workers whole."""
+
+    split: Split
+    transform: Augmentation | Preprocess
+
+    def __call__(self, keys: Keys) -> Loaded:
+        labels = torch.from_numpy(np.ascontiguousarray(self.split.labels[keys.ids]))
+        return Loaded(self.pictures(keys), labels, keys)
+
+    def pictures(self, keys: Keys) -> Tensor:
+        array, single = self.split.array, isinstance(self.transform, Preprocess) or not self.transform.per_picture
+        pre = self.transform if isinstance(self.transform, Preprocess) else self.transform.preprocess
+        if array is not None and single and array.shape[1:] == (*pre.size, pre.channels):
+            return torch.from_numpy(array[keys.ids].transpose(0, 3, 1, 2).copy())  # nothing to do picture by picture
+        return torch.stack([self.one(int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)])
+
+    def one(self, epoch: int, index: int) -> Tensor:
+        pixels = self.split.read(index)
+        if isinstance(self.transform, Preprocess):
+            return self.transform.picture(pixels)
+        return self.transform.picture(pixels, epoch, index)
+
+
+@dataclass(frozen=True)
+class TrainRequests:
+    """What process `rank` of `world` trains on from step `start` to `stop`."""
+
+    stream: Stream
+    start: int
+    stop: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Keys:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.stream.keys(self.start + index).share(self.rank, self.world)
+
+
+class Requests:
+    """Asks a `Fetch` for lists of keys, one item a batch, in the form that torch's loader wants."""
+
+    def __init__(self, fetch: Fetch, requests: list[Keys] | TrainRequests):
+        self.fetch, self.requests = fetch, requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, index: int) -> Loaded:
+        return self.fetch(self.requests[index])
+
+
+def load(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: int) -> Iterator[Loaded]:
+    """The batches of `requests`, in order."""
+    if workers == 0:
+        return (fetch(requests[i]) for i in range(len(requests)))
+    loader: DataLoader = DataLoader(
+        Requests(fetch, requests),  # type: ignore[arg-type]
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=2,
+        worker_init_fn=quiet,
+        multiprocessing_context="forkserver" if torch.cuda.is_available() else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def quiet(worker: int) -> None:
+    """A worker leaves Ctrl-C to its parent and uses one thread, so workers do not fight over the cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def evaluation(split: Split, indices: np.ndarray, batch: int) -> list[Keys]:
+    """Pictures at `indices` in batches, for looking at each once."""
+    parts = [indices[i : i + batch] for i in range(0, len(indices), batch)]
+    return [Keys(np.zeros_like(part), part) for part in parts]
+
+
+def default_workers(split: Split, augmented: bool, processes: int) -> int:
+    """None for pictures in memory that need no work of their own; otherwise what the machine can spare."""
+    if split.array is not None and not augmented:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // processes // (1 if torch.cuda.is_available() else 2)))

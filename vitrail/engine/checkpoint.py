@@ -1,0 +1,82 @@
+"""Checkpoints of a run: numbered folders, each whole and verified. A damaged one is skipped with its reason, never loaded."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vitrail.errors import CheckpointError
+from vitrail.weights.file import pack, unpack
+from vitrail.weights.folder import clean_folder, verify_folder, write_folder
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as read from disk."""
+
+    path: Path
+    parts: dict[str, dict[str, Tensor]]
+    numbers: dict[str, Any]
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def listed(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, newest first, sound or not."""
+    return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True) if folder.is_dir() else []
+
+
+def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int = 2) -> Path:
+    """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`.
+
+    Errors: `OSError` where the disk refuses; every older checkpoint is still there then.
+    """
+    path = folder / name_of(numbers["step"])
+    if path.exists():
+        try:
+            verify_folder(path)
+            return path
+        except CheckpointError:
+            shutil.rmtree(path)  # a damaged one of the same step: the state in memory is the better copy
+    files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
+    write_folder(path, {**files, "state.json": json.dumps(numbers, sort_keys=True).encode()})
+    for old in listed(folder)[max(2, keep) :]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load(path: Path) -> Saved:
+    """One checkpoint, verified. Errors: `CheckpointError`."""
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}", "give a run folder, or a step-... folder inside its checkpoints/")
+    verify_folder(path)
+    try:
+        numbers = json.loads((path / "state.json").read_bytes())
+        parts = {p.stem: unpack(p)[0] for p in sorted(path.glob("*.safetensors"))}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})", "use another checkpoint") from None
+    return Saved(path, parts, numbers)
+
+
+def newest(folder: Path) -> tuple[Saved | None, list[str]]:
+    """The newest sound checkpoint, or None where there is none at all, and why newer ones were passed over.
+
+    Errors: `CheckpointError` where there are checkpoints and every one is damaged: a run never silently starts from scratch.
+    """
+    clean_folder(folder)
+    reasons: list[str] = []
+    for path in listed(folder):
+        try:
+            return load(path), reasons
+        except CheckpointError as error:
+            reasons.append(error.what)
+    if reasons:
+        raise CheckpointError(
+            f"all {len(reasons)} checkpoints are damaged; the newest: {reasons[0]}", "start the run anew in another folder"
+        )
+    return None, []

@@ -1,0 +1,52 @@
+"""The log of a run: one JSON object a line, always; TensorBoard when asked."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """Appends rows to `log.jsonl`. On resuming, rows of steps that will be done again are taken out first."""
+
+    def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
+        if path.exists():
+            kept = [row for row in rows(path) if row.get("step", 0) <= step]
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
+        self.board = board(path.parent / "tensorboard", step) if tensorboard else None
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+        self.file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+        self.file.flush()
+        if self.board:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Every whole row of a log; a last line that a kill cut short is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        from vitrail.errors import UsageError
+
+        raise UsageError("TensorBoard is not installed", "pip install 'vitrail[tensorboard]', or leave --machine.tensorboard out") from None
+    return SummaryWriter(str(folder), purge_step=step + 1)

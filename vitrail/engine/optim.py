@@ -1,0 +1,66 @@
+"""The optimiser over structural groups: what decays and what learns how fast is decided by what a parameter is."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vitrail.errors import UsageError
+
+
+def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """Parameter groups with their `weight_decay` and a `scale` on the rate.
+
+    Only weights of linear and convolution layers decay. A level k below the head learns at layer_decay^k: the stem is
+    level 0, block i is level i + 1, whatever is used after the blocks is the top (Clark et al. 2020; BEiT).
+    """
+    decays = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    level, top = levels(model, blocks), len(blocks) + 1
+    made: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            key = (weight_decay if id(p) in decays else 0.0, layer_decay ** (top - level[name]))
+            made.setdefault(key, []).append(p)
+    return [{"params": ps, "weight_decay": wd, "scale": scale} for (wd, scale), ps in made.items()]
+
+
+def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
+    """The depth of every parameter: modules registered before the blocks are the stem, those after them the top."""
+    inside = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
+    own = {id(p) for m in model.modules() if any(b is c for b in blocks for c in children(m)) for p in m.parameters(recurse=False)}
+    found, passed = {}, False
+    for name, p in model.named_parameters():
+        passed = passed or id(p) in inside
+        found[name] = inside.get(id(p), len(blocks) + 1 if passed and id(p) not in own else 0)
+    return found
+
+
+def children(module: nn.Module) -> list[nn.Module]:
+    """Direct children, and those inside a list of modules."""
+    direct = list(module.children())
+    return direct + [c for m in direct if isinstance(m, nn.ModuleList) for c in m]
+
+
+def freeze(model: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:
+    """Stops "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks from learning.
+    Returns how many parameters are frozen. Dropout and stochastic depth of frozen parts stay as they are."""
+    if what == "none":
+        return 0
+    if isinstance(what, int) and what > len(blocks):
+        raise UsageError(f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone')
+    bound = len(blocks) if what == "backbone" else int(what)
+    level = levels(model, blocks)
+    heads = {id(p) for name, m in model.named_children() if name != "backbone" for p in m.parameters()}
+    frozen = 0
+    for name, p in model.named_parameters():
+        below = level[name] <= bound and id(p) not in heads
+        if below or (what == "backbone" and id(p) not in heads):
+            p.requires_grad_(False)
+            frozen += p.numel()
+    return frozen
+
+
+def adamw(parameter_groups: list[dict], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+    """AdamW with one fused update where the device has it (CPU and CUDA do)."""
+    fused = all(p.device.type in ("cpu", "cuda") for g in parameter_groups for p in g["params"])
+    return torch.optim.AdamW(parameter_groups, lr=1.0, betas=betas, eps=eps, fused=fused)

@@ -1,0 +1,87 @@
+"""All that a run is, and nothing else: what a checkpoint holds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from vitrail.errors import CheckpointError
+
+
+@dataclass
+class State:
+    """Order, augmentation, dropout and the learning rate are functions of (seed, step), so no generator's state is here."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+    step: int = 0
+
+    @property
+    def best(self) -> nn.Module:
+        """The weights to judge and to keep: averaged where there is an average."""
+        return self.model if self.ema is None else self.ema.module
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What is to be saved, by file."""
+        parts = {"model": dict(self.model.state_dict()), "optimizer": flat(self.optimizer, self.model)}
+        if self.ema is not None:
+            parts["ema"] = dict(self.ema.module.state_dict())
+        return parts
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "averaged": 0 if self.ema is None else int(self.ema.n_averaged),
+            "scaler": self.scaler.state_dict() if self.scaler else {},
+        }
+
+    def load(self, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
+        """Takes everything back, bit for bit. Errors: `CheckpointError` where names or shapes differ."""
+        self.load_strict(self.model, parts["model"])
+        if self.ema is not None:
+            self.load_strict(self.ema.module, parts["ema"])
+            self.ema.n_averaged.fill_(numbers["averaged"])
+        if self.scaler and numbers["scaler"]:
+            self.scaler.load_state_dict(numbers["scaler"])
+        unflatten(self.optimizer, self.model, parts["optimizer"])
+        self.step = int(numbers["step"])
+
+    @staticmethod
+    def load_strict(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines()[1:4]]
+            raise CheckpointError("the checkpoint does not fit the model: " + " ".join(lines)[:400], "was the recipe edited?") from None
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average whose decay rises to `decay`, so that short runs are not dominated by their start."""
+
+    @torch.no_grad()
+    def update(ema: Any, current: Any, count: Any) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(ema, current, 1 - now)
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+def flat(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's tensors under "parameter name|key"."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {f"{names[id(p)]}|{key}": value for p, kept in optimizer.state.items() for key, value in kept.items()}
+
+
+def unflatten(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for name, value in tensors.items():
+        parameter, _, key = name.partition("|")
+        if parameter not in parameters:
+            raise CheckpointError(f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?")
+        p = parameters[parameter]
+        optimizer.state[p][key] = value.to(p.device).clone()

@@ -1,0 +1,158 @@
+"""The training loop, whole. It is a generator: it yields a report after every step, and whoever iterates prints, saves, stops."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitrail.data.loader import Loaded
+from vitrail.data.sampling import Keys, seed_of
+from vitrail.engine.precision import Precision
+from vitrail.engine.state import State
+from vitrail.engine.world import World
+from vitrail.errors import RunError
+from vitrail.types import Batch, Task
+
+
+class Report(NamedTuple):
+    """What a step did. Tensors stay where they are until someone wants to read them."""
+
+    step: int  # steps done, this one included
+    terms: dict[str, Tensor]  # the loss by its parts, mean over the processes
+    grad_norm: Tensor
+    rate: float
+    wait_s: float  # time spent waiting for data
+    step_s: float  # time of the whole step, the wait included
+    stop: bool  # some process was asked to stop
+
+
+class Piece(NamedTuple):
+    """Some of a process's share of the batch: as much as fits at once. `first`: its place in the global batch."""
+
+    loaded: Loaded
+    first: int
+
+
+class NotFinite(RunError):
+    """The loss or a gradient is infinite or not a number; the weights are those of before the step. `keys`: the batch."""
+
+    def __init__(self, what: str, fix: str, keys: Keys, step: int):
+        super().__init__(what, fix)
+        self.keys, self.step = keys, step
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The settings of a loop: `rate(step)` is the learning rate that every group scales; `prepare(piece, step)` augments and
+    mixes the pictures of a piece on the device."""
+
+    rate: Callable[[int], float]
+    prepare: Callable[[Piece, int], Batch]
+    clip: float
+    seed: int
+    precision: Precision
+    world: World
+    stopping: Callable[[], bool]
+
+
+class LossOf(nn.Module):
+    """A task's loss as a module, so that DDP sees one forward whatever the task calls on the model."""
+
+    def __init__(self, model: nn.Module, task: Task):
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.task.loss(self.model, batch)
+
+
+def train(state: State, task: Task, batches: Iterable[list[Piece]], loop: Loop) -> Iterator[Report]:
+    """Steps through `batches`, each the pieces of one step. Where an item comes from is the caller's business;
+    that it is the batch of `state.step` is its promise. Errors: `NotFinite`."""
+    loss_of: nn.Module = LossOf(state.model, task)
+    if loop.world.size > 1:
+        loss_of = DistributedDataParallel(loss_of, broadcast_buffers=False)
+    start = time.perf_counter()
+    for pieces in batches:
+        ready = time.perf_counter()
+        terms, norm, stop = update(state, loss_of, pieces, loop)
+        now = time.perf_counter()
+        rate = loop.rate(state.step - 1)
+        yield Report(state.step, terms, norm, rate, ready - start, now - start, stop)
+        start = time.perf_counter()
+
+
+def update(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) -> tuple[dict[str, Tensor], Tensor, bool]:
+    """One step of learning: gradients of every piece, one check, one update."""
+    state.model.train()
+    rate = loop.rate(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    state.optimizer.zero_grad(set_to_none=True)
+    terms = gradients(state, loss_of, pieces, loop)
+    if state.scaler:
+        state.scaler.unscale_(state.optimizer)
+    learned = [p for p in state.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
+    terms, stop = agree(terms, loop)
+    check(terms, norm, pieces, state)
+    if loop.clip:
+        nn.utils.clip_grads_with_norm_(learned, loop.clip, norm)
+    if state.scaler:
+        state.scaler.step(state.optimizer)  # leaves the step out where fp16 overflowed
+        state.scaler.update()
+    else:
+        state.optimizer.step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    state.step += 1
+    return terms, norm, stop
+
+
+def gradients(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) -> dict[str, Tensor]:
+    """Adds up the gradients of the pieces; returns the loss terms of the whole share."""
+    count = sum(len(p.loaded.pictures) for p in pieces)
+    total: dict[str, Tensor] = {}
+    for i, piece in enumerate(pieces):
+        batch = loop.prepare(piece, state.step)
+        torch.manual_seed(seed_of(loop.seed, state.step, piece.first))  # dropout is a function of the step
+        share = len(batch.inputs) / count
+        with together(loss_of, i == len(pieces) - 1):
+            with loop.precision.autocast():
+                terms = loss_of(batch)
+            loss = torch.stack(list(terms.values())).sum() * share
+            (state.scaler.scale(loss) if state.scaler else loss).backward()
+        for name, term in terms.items():
+            total[name] = total.get(name, torch.zeros_like(term.detach())) + term.detach() * share
+    return total
+
+
+def together(loss_of: nn.Module, last: bool) -> AbstractContextManager:
+    """Processes exchange gradients once a step, at the last piece."""
+    return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
+
+
+def agree(terms: dict[str, Tensor], loop: Loop) -> tuple[dict[str, Tensor], bool]:
+    """The loss over all processes, and whether any of them was asked to stop: one small exchange a step."""
+    if loop.world.size == 1:
+        return terms, loop.stopping()
+    row = torch.stack([*terms.values(), torch.tensor(float(loop.stopping()), device=loop.world.device)])
+    row = loop.world.total(row.float())
+    return {name: value / loop.world.size for name, value in zip(terms, row, strict=False)}, bool(row[-1] > 0)
+
+
+def check(terms: dict[str, Tensor], norm: Tensor, pieces: list[Piece], state: State) -> None:
+    """Stops before the update where a number is not finite. With fp16 an overflowing gradient is routine: the scaler skips it."""
+    bad = [name for name, value in terms.items() if not torch.isfinite(value)]
+    if not bad and (state.scaler or torch.isfinite(norm)):
+        return
+    what = f"the loss ({', '.join(f'{n} = {float(terms[n])}' for n in bad)})" if bad else f"the gradient (norm {float(norm)})"
+    keys = Keys(*(np.concatenate([getattr(p.loaded.keys, part) for p in pieces]) for part in ("epochs", "ids")))
+    fix = "the weights are untouched; try a lower --optim.lr, a longer --optim.warmup or --optim.clip 1"
+    raise NotFinite(f"{what} is not finite at step {state.step + 1}", fix, keys, state.step + 1)

@@ -1,0 +1,108 @@
+"""The processes of a run: one alone, or many under torchrun. The global batch is the contract, never the batch per process."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vitrail.errors import RunError, UsageError, VitrailError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, however many each has, in the order of the processes; on every process."""
+        if self.size == 1:
+            return rows
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        longest = int(max(counts))
+        padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Refuses to go on where processes were started differently, and names the first thing that differs."""
+        if self.size == 1:
+            return
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, facts)
+        for key, mine in everyone[0].items():
+            for rank, theirs in enumerate(everyone):
+                if theirs.get(key) != mine:
+                    raise RunError(f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}", "start all alike")
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done by process 0 alone and told to the others; its errors reach all of them."""
+        if self.size == 1:
+            return work()
+        told: list[Any] = [None, None]
+        if self.first:
+            try:
+                told[0] = work()
+            except VitrailError as error:
+                told[1] = error
+        dist.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
+
+
+def join(device: str = "auto", timeout_s: int = 600) -> World:
+    """This process among those that torchrun started, or alone. Call `leave` at the end."""
+    rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    chosen = best_device(local) if device == "auto" else named_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+    return World(rank, size, chosen)
+
+
+def leave(world: World) -> None:
+    if world.size > 1 and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def best_device(local: int = 0) -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", local % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def named_device(name: str) -> torch.device:
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0][:120]
+        raise UsageError(
+            f"there is no device {name!r} here ({first})", "leave --device out to take the best there is, or say cpu"
+        ) from None
+    return chosen

@@ -1,0 +1,29 @@
+"""The classification head: one linear layer per summary vector; the prediction is the mean of their logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Images [B C H W] -> logits [B K], in training and out of it alike."""
+
+    def __init__(self, backbone: Any, classes: int, init_std: float = 0.02):
+        super().__init__()
+        self.backbone = backbone
+        self.classes = classes
+        self.origin: object = None  # how `vitrail.create` was called, so that `vitrail.save` can say it
+        self.heads = nn.ModuleList(nn.Linear(width, classes) for width in backbone.summary_widths)
+        for head in self.heads.children():
+            assert isinstance(head, nn.Linear)
+            nn.init.trunc_normal_(head.weight, std=init_std)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.each(images).mean(1)
+
+    def each(self, images: Tensor) -> Tensor:
+        """Logits of every summary's own head [B S K]: what distillation trains apart."""
+        summaries = self.backbone(images).summaries
+        return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)

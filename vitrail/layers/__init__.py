@@ -1,0 +1,1 @@
+"""Parts that more than one family uses: attention, patches, positions, norms, stochastic depth."""

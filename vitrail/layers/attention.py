@@ -1,0 +1,97 @@
+"""Attention, once. Every softmax attention in the house is this class with its own way of making q, k and v.
+
+`forward` runs torch's fused kernel and never forms the weights; `weights` forms them, for whoever wants to look.
+Both are final: a subclass writes `project` and nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.errors import UsageError
+from vitrail.layers.norm import norm
+from vitrail.layers.relative import RelativeBias
+from vitrail.layers.rotary import Rotary
+
+
+class Projected(NamedTuple):
+    """What attention works on: queries, keys, values [B h N d] and what is added to the logits, broadcast to [B h N M]."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None = None
+
+
+class Attention(nn.Module, ABC):
+    """softmax(q kᵀ / sqrt(d) + bias) v, then a projection (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, attention_dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            near = [h for h in range(1, width + 1) if width % h == 0]
+            near.sort(key=lambda h: abs(h - heads))
+            raise UsageError(f"width {width} does not divide into {heads} heads", f"heads that fit: {sorted(near[:4])}")
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    @abstractmethod
+    def project(self, *args: Any) -> Projected:
+        """Queries, keys, values and bias from whatever `forward` is given."""
+
+    def forward(self, *args: Any) -> Tensor:
+        q, k, v, bias = self.project(*args)
+        p = self.attention_dropout if self.training else 0.0
+        return self.dropout(self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=p))))
+
+    def weights(self, *args: Any) -> Tensor:
+        """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
+        q, k, _, bias = self.project(*args)
+        logits = q @ k.mT / q.shape[-1] ** 0.5
+        return (logits if bias is None else logits + bias).softmax(-1)
+
+
+class SelfAttention(Attention):
+    """Tokens of a grid look at each other. Positions, where they act inside attention, are parts handed in:
+    `rotary` turns queries and keys, `relative` adds to the logits."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True, qk_norm: float | None = None, dropout: float = 0.0,
+                 attention_dropout: float = 0.0, rotary: Rotary | None = None, relative: RelativeBias | None = None):  # fmt: skip
+        """`qk_norm`: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al. 2023)."""
+        super().__init__(width, heads, dropout, attention_dropout)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.q_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
+        self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
+        self.rotary, self.relative = rotary, relative
+
+    def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:
+            leading = x.shape[1] - grid[0] * grid[1]
+            q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
+        return Projected(q, k, v, None if self.relative is None else self.relative(grid))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # [B N hd] -> [B h N d]
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(-3, -2).flatten(-2)  # [B h N d] -> [B N hd]
+
+
+def attentions(model: nn.Module) -> dict[str, Attention]:
+    """Every softmax attention inside a model, by its name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Attention)}
+
+
+def record(module: Attention, args: tuple) -> Tensor:
+    """The weights of one call, for a forward pre-hook that wants to look without keeping a graph."""
+    with torch.no_grad():
+        return module.weights(*args)

@@ -1,0 +1,35 @@
+"""Stochastic depth: whole residual branches are left out at random in training (Huang et al. 2016)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["linear", "constant"]
+
+
+class DropPath(nn.Module):
+    """Zeroes a branch for a random share of the samples and scales the others up, in training only.
+
+    torchvision's `StochasticDepth` is the same sum; a model must not cost torchvision's import.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+def drop_rates(rate: float, depth: int, schedule: Schedule) -> list[float]:
+    """The rate of each block: rising from 0 to `rate`, or `rate` throughout (as in DeiT III)."""
+    if schedule == "constant" or depth == 1:
+        return [rate] * depth
+    return [rate * i / (depth - 1) for i in range(depth)]

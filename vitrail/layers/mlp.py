@@ -1,0 +1,41 @@
+"""The feed-forward half of a block."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Gelu = Literal["erf", "tanh"]
+
+
+def gelu(form: Gelu) -> nn.Module:
+    """GELU, exact ("erf") or as the original JAX code approximates it ("tanh"); they differ by up to 5e-4."""
+    return nn.GELU(approximate="none" if form == "erf" else "tanh")
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int, form: Gelu = "erf", dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = gelu(form)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+
+
+class SwiGLU(nn.Module):
+    """fc2(silu(gate) * value), gate and value from one projection (Shazeer 2020); `hidden` is the width of each."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.dropout(self.w3(self.dropout(F.silu(gate) * value)))

@@ -1,0 +1,28 @@
+"""Normalisation and the scale of a residual branch."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+NormKind = Literal["layer", "rms"]
+
+
+def norm(kind: NormKind, width: int, eps: float) -> nn.Module:
+    """LayerNorm (mean and variance) or RMSNorm (root mean square only; Zhang & Sennrich 2019) over the last axis."""
+    return nn.LayerNorm(width, eps) if kind == "layer" else nn.RMSNorm(width, eps)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (Touvron et al. 2021, "Going deeper", section 2)."""
+
+    def __init__(self, width: int, start: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def layer_scale(width: int, start: float | None) -> nn.Module:
+    return nn.Identity() if start is None else LayerScale(width, start)

@@ -1,0 +1,63 @@
+"""Relative position bias: one learned number a head for every displacement between two cells, added to the attention logits.
+
+Source: Swin (Liu et al. 2021), section 3.2; the rows for tokens without a place are those of BEiT (Bao et al. 2021).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.layers.resample import displacements, resample_bias
+
+TOKEN_ROWS = 3  # token -> patch, patch -> token, token -> token
+
+
+class RelativeBias(nn.Module):
+    """A bias [heads N N] for N = tokens + h*w tokens in raster order, the tokens without a place first.
+
+    `table` is [(2h-1)(2w-1) heads], and with tokens three rows more at its end: a token looking at a patch, a patch looking at a token,
+    a token looking at a token; all tokens share them. On another grid the displacements are resampled, bicubic.
+    """
+
+    index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int, tokens: int = 0):
+        super().__init__()
+        self.grid, self.tokens = (grid[0], grid[1]), tokens
+        down, across = displacements(grid)
+        self.table = nn.Parameter(torch.empty(down * across + (TOKEN_ROWS if tokens else 0), heads))
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self.register_buffer("index", _with_tokens(self.grid, tokens), persistent=False)
+
+    def forward(self, grid: tuple[int, int] | None = None) -> Tensor:
+        """The bias for `grid`, by default the one it was built for: [heads N N], queries down, keys across."""
+        if grid is None or tuple(grid) == self.grid:
+            bias = self.table[self.index]
+        else:
+            bias = self._table_for(grid)[_with_tokens(grid, self.tokens, self.table.device)]
+        return bias.permute(2, 0, 1).contiguous()  # [N N heads] -> [heads N N]
+
+    def _table_for(self, grid: tuple[int, int]) -> Tensor:
+        if not self.tokens:
+            return resample_bias(self.table, self.grid, grid)
+        cells, rest = self.table[:-TOKEN_ROWS], self.table[-TOKEN_ROWS:]
+        return torch.cat([resample_bias(cells, self.grid, grid), rest])
+
+
+def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """The row of the bias table for every query and key: [hw hw], (yq-yk+h-1)(2w-1) + (xq-xk+w-1)."""
+    h, w = grid
+    y = torch.arange(h, device=device).repeat_interleave(w)
+    x = torch.arange(w, device=device).repeat(h)
+    return (y[:, None] - y + h - 1) * (2 * w - 1) + (x[:, None] - x + w - 1)
+
+
+def _with_tokens(grid: tuple[int, int], tokens: int, device: torch.device | None = None) -> Tensor:
+    """`relative_index` with `tokens` rows and columns before it: [N N]."""
+    cells = relative_index(grid, device)
+    if not tokens:
+        return cells
+    down, across = displacements(grid)
+    first, n = down * across, cells.shape[0]
+    to_patch, to_token, among = cells.new_full((tokens, n), first), cells.new_full((n, tokens), first + 1), first + 2
+    top = torch.cat([cells.new_full((tokens, tokens), among), to_patch], dim=1)
+    return torch.cat([top, torch.cat([to_token, cells], dim=1)])

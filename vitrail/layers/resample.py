@@ -1,0 +1,54 @@
+"""Tables made for one grid, stretched to another. The old grid is always stated, never guessed from the number of rows.
+
+Kernels differ between code bases by more than rounding (PyTorch's antialiased cubic has another shape than its plain one, even when
+enlarging), so published weights resized to a new resolution reproduce published numbers only with the same `mode` and `antialias`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrail.errors import UsageError, pick
+
+MODES = ("bicubic", "bilinear")
+
+
+def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:
+    """A table of one row a cell, [h*w D] in raster order over `old`, at the cells of `new`: [h'*w' D].
+
+    Pixel centres are aligned, not corners. Worked out in float32 (float64 if the table is), returned in the table's dtype.
+    The very same tensor comes back when the grids are equal. `UsageError` when the rows are not those of `old`.
+    """
+    pick(mode, MODES, "resampling mode")
+    if table.shape[0] != old[0] * old[1]:
+        raise UsageError(
+            f"a table of {table.shape[0]} rows does not cover a grid of {old[0]}x{old[1]} = {old[0] * old[1]} cells",
+            "state the grid (height, width) that the table was made for, and leave out the rows of class tokens",
+        )
+    if tuple(old) == tuple(new):
+        return table
+    plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]
+    plane = F.interpolate(plane, size=tuple(new), mode=mode, align_corners=False, antialias=antialias)
+    return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
+
+
+def resample_bias(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A relative-bias table [(2h-1)(2w-1) heads] of the window `old`, for the window `new`: bicubic over the plane of displacements."""
+    return resample(table, displacements(old), displacements(new))
+
+
+def resample_1d(table: Tensor, new: int) -> Tensor:
+    """The table of one axis, [n D], at `new` places along it: [n' D], linear. The very same tensor when n' = n."""
+    if table.shape[0] == new:
+        return table
+    line = F.interpolate(_exact(table).T[None], size=new, mode="linear", align_corners=False)
+    return line[0].T.to(table.dtype)
+
+
+def displacements(window: tuple[int, int]) -> tuple[int, int]:
+    """How many different displacements two cells of a window can have, down and across: (2h-1, 2w-1)."""
+    return 2 * window[0] - 1, 2 * window[1] - 1
+
+
+def _exact(table: Tensor) -> Tensor:
+    return table if table.dtype == torch.float64 else table.float()

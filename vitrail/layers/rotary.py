@@ -1,0 +1,63 @@
+"""Rotary position encoding on a grid: queries and keys are turned by angles that grow with the place, one half of a head an axis.
+
+Source: RoFormer (Su et al. 2021) taken to two axes as in "Rotary Position Embedding for Vision Transformer" (Heo et al. 2024), section 3.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import UsageError, pick
+from vitrail.layers.position import check_width
+
+PAIRS = ("interleaved", "half")
+
+
+class Rotary(nn.Module):
+    """Axial RoPE over integer places (row y, column x), omega_j = base^(-j/(d/4)), j < d/4. Nothing learned, nothing stored.
+
+    "interleaved"  channels (2j, 2j+1) turn together; first half of the head by x, second half by y: the rope-vit models.
+    "half"         channels (j, j + d/2) turn together; angles are those of y, then of x, tiled twice: the layout of DINOv3, which
+                   however takes places in [-1, 1] and periods instead of integers.
+    """
+
+    def __init__(self, head_width: int, base: float = 100.0, pairs: str = "interleaved"):
+        super().__init__()
+        check_width(head_width, 4, "axial RoPE (width of one head)")
+        self.head_width, self.base = head_width, base
+        self.pairs = pick(pairs, PAIRS, "pairing of rotary channels")
+
+    def extra_repr(self) -> str:
+        return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
+
+    def forward(self, x: Tensor, grid: tuple[int, int], skip: int = 0) -> Tensor:
+        """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) stay as they are."""
+        if x.shape[-2] != skip + grid[0] * grid[1]:
+            raise UsageError(f"{x.shape[-2]} tokens are not {skip} without a place and {grid[0]}x{grid[1]} on the grid")
+        angles = self.angles(grid, x.device)  # [h*w d/2], one a pair
+        patches = rotate(x[..., skip:, :], angles, self.pairs)
+        return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
+
+    def angles(self, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+        """The angle of every pair of channels at every cell in raster order: [h*w d/2], float32."""
+        h, w = grid
+        y, x = axis_angles(h, self.head_width // 4, self.base, device), axis_angles(w, self.head_width // 4, self.base, device)
+        y, x = y.repeat_interleave(w, dim=0), x.repeat(h, 1)  # [h*w d/4] each
+        return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
+
+
+def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Tensor:
+    """Places 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
+    omega = base ** (-torch.arange(bands, dtype=torch.float32, device=device) / bands)
+    return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
+
+
+def rotate(x: Tensor, angles: Tensor, pairs: str) -> Tensor:
+    """Turn every pair of channels of x [... N d] by its angle [N d/2]; worked out in float32 at least, returned in x's dtype."""
+    cos, sin = angles.cos(), angles.sin()
+    if pairs == "interleaved":
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # [... N d/2] each
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+    else:
+        a, b = x.chunk(2, dim=-1)
+        turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return turned.to(x.dtype)

@@ -1,0 +1,204 @@
+"""ViT: an image is worth 16x16 words (Dosovitskiy et al. 2020, arxiv.org/abs/2010.11929).
+
+A grid of patches, a learned summary token, a stack of identical blocks. What later papers changed in this plan is a field
+of `Config`: no class token (mean of the patches), a second one for a teacher (DeiT), registers, other positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import UsageError
+from vitrail.layers.attention import SelfAttention
+from vitrail.layers.drop import DropPath, Schedule, drop_rates
+from vitrail.layers.init import Init, initialise
+from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
+from vitrail.layers.norm import NormKind, layer_scale, norm
+from vitrail.layers.patch import ConvStem, PatchEmbed, grid_of
+from vitrail.layers.position import Concatenate, Factorised, Learned, SinCos
+from vitrail.layers.position import Position as Table
+from vitrail.layers.relative import RelativeBias
+from vitrail.layers.rotary import Rotary
+from vitrail.types import Features
+
+Position = Literal[
+    "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int | tuple[int, int] = 16  # pixels, or (height, width) of a rectangular patch
+    size: tuple[int, int] = (224, 224)  # (height, width) that position tables are made for; any other works too
+    channels: int = 3
+    stem: Literal["patch", "conv"] = "patch"  # "conv": 3x3 convolutions of stride 2 (Xiao et al. 2021)
+    tokens: int = 1  # summaries: 0 the mean of the patches, 1 a class token, 2 class and teacher
+    registers: int = 0  # learned tokens that nothing reads out (Darcet et al. 2023)
+    position: Position = "learned"
+    position_tokens: bool = True  # a learned table has rows for the summary tokens as well (N+1 rows, not N)
+    position_join: Literal["add", "concat"] = "add"
+    position_init: Literal["normal", "xavier"] = "normal"
+    rope_base: float = 100.0
+    pre_logits: int | None = None  # width of the pre-training head's hidden layer
+    pre_logits_act: Literal["tanh", "relu"] = "tanh"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    gelu: Gelu = "erf"
+    norm: NormKind = "layer"
+    norm_at: Literal["pre", "post", "none"] = "pre"  # "post" and "none" are for study
+    residual: bool = True  # False is for study
+    eps: float = 1e-6
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: float | None = None  # its start
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    drop_path_schedule: Schedule = "linear"
+    init: Init = "truncated"
+
+
+VARIANTS = {
+    "nano":     Config(width=96,   depth=3,  heads=3,  patch=8,  size=(28, 28), stem="conv", tokens=0),
+    "tiny":     Config(width=192,  depth=12, heads=3),
+    "small":    Config(width=384,  depth=12, heads=6),
+    "medium":   Config(width=512,  depth=12, heads=8),
+    "base":     Config(width=768,  depth=12, heads=12),
+    "large":    Config(width=1024, depth=24, heads=16),
+    "huge":     Config(width=1280, depth=32, heads=16, patch=14),
+    "giant":    Config(width=1408, depth=40, heads=16, patch=14, mlp_ratio=6144 / 1408),
+    "gigantic": Config(width=1664, depth=48, heads=16, patch=14, mlp_ratio=8192 / 1664),
+}  # fmt: skip
+
+
+class Block(nn.Module):
+    """x + attention, x + MLP; each branch with its norm, LayerScale and stochastic depth."""
+
+    def __init__(self, config: Config, drop_path: float):
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.norm_at, self.residual = config.norm_at, config.residual
+        self.norm1, self.norm2 = (block_norm(config) for _ in range(2))
+        self.attn = attention(config)
+        self.mlp = Mlp(width, hidden, config.gelu, config.dropout) if config.mlp == "gelu" else SwiGLU(width, hidden, config.dropout)
+        self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.norm_at == "post":
+            x = self.norm1(self.join(x, self.ls1(self.attn(x, grid))))
+            return self.norm2(self.join(x, self.ls2(self.mlp(x))))
+        x = self.join(x, self.ls1(self.attn(self.norm1(x), grid)))
+        return self.join(x, self.ls2(self.mlp(self.norm2(x))))
+
+    def join(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x + self.drop_path(branch) if self.residual else self.drop_path(branch)
+
+
+class ViT(nn.Module):
+    """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as one map [B D h w]."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        width, patch = config.width, pair(config.patch)
+        grid = grid_of(config.size, patch)
+        self.patch_embed = stem(config, patch)
+        self.position = position(config, grid)
+        self.tokens = nn.Parameter(torch.empty(config.tokens, width))
+        self.registers = nn.Parameter(torch.empty(config.registers, width))
+        self.dropout = nn.Dropout(config.dropout)
+        rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
+        self.pre_logits = pre_logits(config)
+        self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
+        self.map_widths, self.strides = (width,), (patch[0],)
+        initialise(self, config.init)
+        nn.init.normal_(self.tokens, std=0.02)
+        nn.init.normal_(self.registers, std=0.02)
+
+    def forward(self, images: Tensor) -> Features:
+        x = self.patch_embed(images)  # [B h w D]
+        grid = (x.shape[1], x.shape[2])
+        x = torch.cat([self.leading(len(x)), self.position(x).flatten(1, 2)], dim=1)  # [B T+R+hw D]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, grid)
+        x = self.norm(x)
+        patches = x[:, len(self.tokens) + len(self.registers) :]  # [B hw D]
+        summaries = x[:, : len(self.tokens)].unbind(1) if len(self.tokens) else (patches.mean(1),)
+        return Features(tuple(map(self.pre_logits, summaries)), (patches.mT.unflatten(2, grid),))
+
+    def leading(self, batch: int) -> Tensor:
+        """The tokens before the patches, [B T+R D]. Registers have no position."""
+        tokens: Tensor = self.tokens
+        if isinstance(self.position, Learned) and self.config.position_tokens:
+            tokens = tokens + self.position.token_rows
+        return torch.cat([tokens, self.registers]).expand(batch, -1, -1)
+
+
+def build(config: Config) -> ViT:
+    """A ViT, freshly initialised."""
+    return ViT(config)
+
+
+def pair(patch: int | Sequence[int]) -> tuple[int, int]:
+    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
+
+
+def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
+    if config.stem == "patch":
+        return PatchEmbed(config.channels, config.width, patch)
+    if patch[0] != patch[1]:
+        raise UsageError(f"the convolutional stem takes a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number')
+    return ConvStem(config.channels, config.width, patch[0])
+
+
+def position(config: Config, grid: tuple[int, int]) -> nn.Module:
+    """What is joined to the patches before the first block; relative and rotary positions act in the blocks instead."""
+    width = config.width
+    made: Table | None = None
+    if config.position == "learned":
+        rows = config.tokens if config.position_tokens and config.position_join == "add" else 0
+        made = Learned(grid, width, rows, config.position_init)
+    elif config.position == "factorised":
+        made = Factorised(grid, width, config.position_init)
+    elif config.position in SINCOS:
+        made = SinCos(grid, width, SINCOS[config.position])
+    if config.position_join == "concat":
+        if made is None:
+            raise UsageError(f"position {config.position!r} is not a table, so there is nothing to concatenate", "use learned or sincos")
+        return Concatenate(made, width)
+    return made or nn.Identity()
+
+
+SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sincos2d_sum": "sum"}
+
+
+def attention(config: Config) -> SelfAttention:
+    rotary = relative = None
+    if config.position in ("rope", "rope_half"):
+        rotary = Rotary(config.width // config.heads, config.rope_base, "half" if config.position == "rope_half" else "interleaved")
+    elif config.position == "relative":
+        leading = config.tokens + config.registers
+        relative = RelativeBias(grid_of(config.size, pair(config.patch)), config.heads, leading)
+    qk_norm = config.eps if config.qk_norm else None
+    return SelfAttention(config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, rotary, relative)
+
+
+def block_norm(config: Config) -> nn.Module:
+    return nn.Identity() if config.norm_at == "none" else norm(config.norm, config.width, config.eps)
+
+
+def pre_logits(config: Config) -> nn.Module:
+    """The hidden layer of the pre-training head: dense, then tanh as in the original (or ReLU)."""
+    if config.pre_logits is None:
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(config.width, config.pre_logits), nn.Tanh() if config.pre_logits_act == "tanh" else nn.ReLU())

@@ -1,0 +1,181 @@
+"""A whole run as data: a TOML file and the words of a command line become one frozen `Recipe`.
+
+    vitrail train recipes/mini.toml --model.depth 6 --optim.lr 1e-3
+
+A value of None means "chosen from the data when the run begins"; the choice and its reason are printed and saved. The
+sections `model`, `data` and `task` name a module and hold keys for its `Config`; the others are spelled out here.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vitrail.checks import Amount, Count, Fraction, Positive, checked, update
+from vitrail.errors import UsageError, pick
+
+Size = tuple[Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A module by name, and values for the fields of its `Config`."""
+
+    name: str = ""  # empty: chosen from the data
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a picture becomes before the model sees it. Belongs to the model ever after."""
+
+    size: Size | None = None  # height and width in pixels
+    channels: Count = 0  # 1, 3 or more; 0: as the data
+    mean: tuple[float, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
+    std: tuple[Amount, ...] | None = None
+    resize: Literal["stretch", "crop"] | None = None  # "crop": the shorter side to size / crop_ratio, then the centre
+    crop_ratio: Amount = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    background: tuple[Count, Count, Count] = (255, 255, 255)  # under transparent pixels
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to a picture, by chance that is a function of (seed, epoch, picture)."""
+
+    crop: Literal["none", "pad", "random"] | None = None  # "pad": shift by up to `pad` pixels; "random": a part, resized
+    pad: Count = 2
+    scale: tuple[Fraction, Amount] = (0.35, 1.0)  # share of the area that a random crop keeps
+    flip: bool | None = None  # left and right
+    flip_vertical: bool = False
+    randaugment: Count = 0  # operations per picture
+    magnitude: Count = 9  # of RandAugment, 0 to 30
+    erase: Amount = 0.0  # probability of erasing a rectangle
+    mixup: Amount = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: Amount = 0.0
+
+
+@dataclass(frozen=True)
+class Optim:
+    lr: Amount | None = None
+    weight_decay: Amount = 0.05  # of linear and convolution weights only
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Amount = 1e-8
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Count | None = None  # steps
+    final: Fraction = 0.0  # share of the rate that is left at the end
+    clip: Amount = 1.0  # largest norm of the gradient; 0: no clipping
+    layer_decay: Amount = 1.0  # factor on the rate from each block to the one below
+    freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
+    ema: Fraction = 0.0  # decay per step of the averaged weights; 0: off
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how much at a time, in which numbers."""
+
+    epochs: Amount | None = None
+    steps: Positive | None = None  # instead of epochs
+    batch: Positive | None = None  # of all processes together
+    seed: Count = 0
+    eval_every: Count | None = None  # steps; 0: only at the end
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": probed on this machine
+    compile: bool = False
+    bad: Literal["fail", "skip"] = "fail"  # a picture that cannot be read: stop before step 0, or leave it out
+    bad_budget: Amount = 0.001  # largest share that may be left out
+    fingerprint: Literal["stat", "content"] = "stat"  # how a changed data set is noticed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What may change when a run is resumed: none of it changes the result."""
+
+    micro: Positive | None = None  # pictures at once in each process; smaller ones are accumulated to the batch
+    workers: Count | None = None  # processes that read pictures; None: none for data in memory
+    grad_checkpoint: bool = False  # compute activations again in the backward pass to save memory
+    log_every: Positive = 10
+    save_every: Positive = 200
+    keep: int = 2  # checkpoints, at least 2
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    model: Choice = field(default_factory=Choice)
+    data: Choice = field(default_factory=Choice)
+    task: Choice = field(default_factory=lambda: Choice("classification"))
+    input: Input = field(default_factory=Input)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    plan: Plan = field(default_factory=Plan)
+    machine: Machine = field(default_factory=Machine)
+
+
+SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
+CHOICES = ("model", "data", "task")
+FREE = ("machine",)
+
+
+class Change(NamedTuple):
+    key: str
+    old: Any
+    new: Any
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a TOML file. Errors: `UsageError` with the line of a syntax error or the key that is wrong."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a recipe", "to train on a folder of pictures: vitrail train --data FOLDER")
+    if not path.is_file():
+        near = ", ".join(sorted(str(p) for p in path.absolute().parent.glob("*.toml"))[:4])
+        raise UsageError(f"there is no recipe {path}", f"beside it: {near}" if near else "a recipe is a .toml file")
+    try:
+        return from_tables(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a recipe: {error}", "a recipe is TOML: [section] lines and key = value lines") from None
+
+
+def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:
+    """A recipe from nested tables, such as TOML gives."""
+    recipe = Recipe()
+    for name, table in tables.items():
+        pick(name, SECTIONS, f"section in {where}", f"sections: {', '.join(SECTIONS)}")
+        if not isinstance(table, dict):
+            raise UsageError(f"[{name}] in {where} is a section, not a value", f"write [{name}] and the keys below it")
+        recipe = override(recipe, name, table)
+    return recipe
+
+
+def override(recipe: Recipe, section: str, keys: dict[str, Any]) -> Recipe:
+    """The recipe with some keys of a section changed. A new name empties the keys that belonged to the old one."""
+    old = getattr(recipe, section)
+    if section not in CHOICES:
+        return dataclasses.replace(recipe, **{section: update(old, keys, section)})
+    rest = {k.replace("-", "_"): v for k, v in keys.items() if k != "name"}
+    name = checked(keys.get("name", old.name), str, f"{section}.name")
+    kept = old.keys if name == old.name else {}
+    changed: Any = {section: Choice(name, {**kept, **rest})}
+    return dataclasses.replace(recipe, **changed)
+
+
+def to_tables(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested tables that TOML and JSON can hold; what is None is left out."""
+    tables = {}
+    for name in SECTIONS:
+        part = getattr(recipe, name)
+        keys = {"name": part.name, **part.keys} if isinstance(part, Choice) else dataclasses.asdict(part)
+        tables[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in keys.items() if v is not None}
+    return tables
+
+
+def changes(old: Recipe, new: Recipe) -> list[Change]:
+    """Every key that differs and would change the result of a run."""
+    a, b = to_tables(old), to_tables(new)
+    found = []
+    for section in SECTIONS:
+        if section not in FREE:
+            for key in sorted({*a[section], *b[section]}):
+                if a[section].get(key) != b[section].get(key):
+                    found.append(Change(f"{section}.{key}", a[section].get(key), b[section].get(key)))
+    return found

@@ -1,0 +1,124 @@
+"""What a recipe leaves open is chosen from the data, and every choice gives its reason."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vitrail.recipe import Recipe, override
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on. size: median (height, width); uniform: all pictures have it."""
+
+    count: int
+    size: tuple[int, int]
+    uniform: bool
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirrored: bool  # a mirror image is as good as the picture: not so for digits
+    gpu: bool
+
+
+class Choices:
+    """Fills what is open, section by section, and keeps the reasons."""
+
+    def __init__(self, recipe: Recipe, facts: Facts):
+        self.recipe, self.facts = recipe, facts
+        self.reasons: list[str] = []
+
+    def settle(self, section: str, key: str, value: Any, reason: str = "") -> None:
+        """Takes `value` unless the user has said something; without a reason the choice goes unmentioned."""
+        said = getattr(getattr(self.recipe, section), key)
+        if said is not None and (key, said) != ("channels", 0):
+            return
+        self.recipe = override(self.recipe, section, {key: value})
+        if reason:
+            shown = "x".join(map(str, value)) if key == "size" else value
+            self.reasons.append(f"{section}.{key} = {shown}: {reason}")
+
+
+def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
+    """The recipe with nothing open, and why each choice was made."""
+    c = Choices(recipe, facts)
+    pictures(c)
+    model(c)
+    amount(c)
+    augmentation(c)
+    return c.recipe, c.reasons
+
+
+def pictures(c: Choices) -> None:
+    f = c.facts
+    tall, wide = f.size
+    c.settle("input", "channels", f.channels, "as the pictures have")
+    small = max(f.size) <= 64
+    if small:
+        c.settle("input", "size", list(f.size), "the pictures' own" if f.uniform else "the median of the pictures' sizes")
+    elif f.gpu:
+        c.settle("input", "size", [224, 224], f"photographs (median {tall}x{wide}) on a GPU")
+    else:
+        c.settle("input", "size", [96, 96], f"photographs (median {tall}x{wide}) on a CPU: detail costs time")
+    c.settle("input", "resize", "stretch" if small else "crop", "small pictures are used whole" if small else "keeps proportions")
+    if c.recipe.input.mean is None or c.recipe.input.std is None:
+        channels = c.recipe.input.channels
+        mean, std = (spread(values, channels) for values in (f.mean, f.std))
+        c.recipe = override(c.recipe, "input", {"mean": mean, "std": std})
+        c.reasons.append("input.mean, input.std: measured on the training pictures")
+
+
+def spread(values: tuple[float, ...], channels: int) -> list[float]:
+    """Statistics for another number of channels than was measured: repeated for grey, averaged into grey."""
+    if len(values) == channels:
+        return [round(v, 6) for v in values]
+    return [round(sum(values) / len(values), 6)] * channels
+
+
+def model(c: Choices) -> None:
+    if c.recipe.model.name:
+        name = c.recipe.model.name
+    else:
+        name = "vit/nano" if not c.facts.gpu else ("vit/tiny" if c.facts.count < 20_000 else "vit/small")
+        where = "a GPU" if c.facts.gpu else "a CPU"
+        c.recipe = override(c.recipe, "model", {"name": name})
+        c.reasons.append(f"model = {name}: for {c.facts.count:,} pictures on {where}")
+    assert c.recipe.input.size is not None
+    side = min(c.recipe.input.size)
+    if "patch" not in c.recipe.model.keys and name.startswith("vit/"):
+        patch = (4 if side < 24 else 8 if side <= 64 else 16) if name == "vit/nano" else (max(2, side // 14) if side < 112 else None)
+        if patch is not None:
+            tokens = math.ceil(c.recipe.input.size[0] / patch) * math.ceil(c.recipe.input.size[1] / patch)
+            c.recipe = override(c.recipe, "model", {"patch": patch})
+            c.reasons.append(f"model.patch = {patch}: {tokens} tokens a picture")
+
+
+def amount(c: Choices) -> None:
+    n, p = c.facts.count, c.recipe.plan
+    batch = next(b for least, b in ((8000, 128), (2000, 64), (500, 32), (0, 16)) if n >= least) * (4 if c.facts.gpu else 1)
+    c.settle("plan", "batch", batch, f"for {n:,} training pictures")
+    batch = c.recipe.plan.batch or batch
+    if p.steps is None:
+        shown = 30_000_000 if c.facts.gpu else 250_000
+        epochs = min(150, max(10, round(shown / n)))
+        c.settle("plan", "epochs", epochs, f"shows {epochs * n:,} pictures in all")
+        steps = max(1, math.ceil((c.recipe.plan.epochs or 0) * n / batch))
+        c.recipe = override(c.recipe, "plan", {"steps": steps})
+    else:
+        c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(p, batch=batch, epochs=None))
+    steps = c.recipe.plan.steps or 1
+    c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
+    c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
+    peak = (3e-3 * math.sqrt(batch / 128)) if c.recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
+    c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root")
+
+
+def augmentation(c: Choices) -> None:
+    assert c.recipe.input.size is not None
+    small = max(c.recipe.input.size) <= 64
+    c.settle("augment", "crop", "pad" if small else "random", "small pictures are shifted" if small else "photographs are cropped")
+    if c.recipe.augment.flip is None:
+        c.settle(
+            "augment", "flip", c.facts.mirrored, "mirror images keep their class" if c.facts.mirrored else "digits must not be mirrored"
+        )

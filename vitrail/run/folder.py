@@ -1,0 +1,145 @@
+"""The folder of a run and what lies where in it.
+
+recipe.toml        the whole recipe, nothing left open; the reasons of every choice as comments
+run.json           classes, reasons, the command, versions, the data in numbers
+entries.txt.gz     the files of the data set, to notice when it changes
+log.jsonl          one row per report
+checkpoints/       step-00000200/ and so on
+model.safetensors  the finished weights; alone enough for everything after training
+evaluation/        test.json and test.npz, one pair per part of the data
+report.html        all of it on one page
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail.errors import CheckpointError, DataError, UsageError
+from vitrail.recipe import Recipe, read, to_tables
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def about_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def entries(self) -> Path:
+        return self.path / "entries.txt.gz"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def is_run(self) -> bool:
+        return self.recipe_file.is_file() and self.about_file.is_file()
+
+    def recipe(self) -> Recipe:
+        return read(self.recipe_file)
+
+    def about(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.about_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.about_file} cannot be read ({error})", "is this the folder of a run?") from None
+
+    def create(self, recipe: Recipe, about: dict[str, Any]) -> None:
+        """Makes the folder, whole or not at all. Errors: `UsageError` where something is there already."""
+        self.refuse_existing()
+        beside = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
+        try:
+            beside.mkdir(parents=True)
+            fresh = RunFolder(beside)
+            fresh.recipe_file.write_text(toml(recipe, about.get("reasons", [])), encoding="utf-8")
+            fresh.about_file.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.rename(beside, self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(beside)
+            raise unwritable(self.path, error) from None
+
+    def refuse_existing(self) -> None:
+        if self.path.exists() or self.path.is_symlink():
+            fix = f"--resume {self.path} continues it; another --out starts a new one" if self.is_run else "choose another --out"
+            raise UsageError(f"{self.path} is there already and is never overwritten", fix)
+
+
+def find(name: str | Path) -> RunFolder:
+    """The run that a user means by a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
+    path = Path(name).expanduser()
+    places = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
+    for place in [*places, Path("runs") / path]:
+        folder = RunFolder(place)
+        if folder.is_run:
+            return folder
+    runs = sorted(str(p.parent) for p in Path("runs").glob("*/recipe.toml"))
+    near = ", ".join(runs[-4:]) or "none under runs/ yet; vitrail train makes one"
+    raise CheckpointError(f"{name} is not a run", f"runs here: {near}")
+
+
+def fresh(dataset: str, model: str) -> Path:
+    """A folder under runs/ that is not there yet, named after the data and the model."""
+    stem = "-".join((Path(dataset).stem or "data", model.rpartition("/")[2]))
+    stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)
+    number = 1
+    while (path := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before step 0 whether a run can be written at `path`. Errors: `DataError`."""
+    RunFolder(path).refuse_existing()
+    parent = path.absolute().parent
+    probe = parent / f".vitrail-{os.getpid()}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be written: {error.strerror or error}", "choose another --out, or free the space it needs")
+
+
+def toml(recipe: Recipe, reasons: list[str]) -> str:
+    import tomli_w
+
+    head = ["# vitrail train recipe.toml", *(f"# {reason}" for reason in reasons)]
+    return "\n".join(head).replace("\r", " ") + "\n\n" + tomli_w.dumps(to_tables(recipe))
+
+
+def command() -> list[str]:
+    """The words that started this process, as a user would type them."""
+    return ["vitrail", *sys.argv[1:]]

@@ -1,0 +1,40 @@
+"""Saving a model that was made by name."""
+
+from pathlib import Path
+
+from torch import nn
+
+from vitrail.errors import UsageError
+from vitrail.recipe import Choice, Input, Recipe
+from vitrail.run import model
+from vitrail.run.predict import Predictor
+from vitrail.weights.file import pack
+from vitrail.weights.folder import write_folder
+
+NEUTRAL = 0.5  # mean and std of pictures where no data set has been measured: [0, 1] becomes [-1, 1], as in the original ViT
+
+
+def save(made: nn.Module | Predictor, folder: str | Path, classes: tuple[str, ...] | list[str] | None = None) -> Path:
+    """Writes `folder`/model.safetensors and a manifest. Errors: `UsageError` where the folder exists or the model is not ours."""
+    path = Path(folder).expanduser()
+    if path.exists():
+        raise UsageError(f"{path} is there already and is never overwritten", "choose another folder")
+    described = made.described if isinstance(made, Predictor) else describe(made, classes)
+    state = dict(described.model.state_dict())
+    try:
+        write_folder(path, {"model.safetensors": pack(state, model.about(described))})
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}", "choose another folder") from None
+    return path
+
+
+def describe(made: nn.Module, classes: tuple[str, ...] | list[str] | None) -> model.Described:
+    origin, config = getattr(made, "origin", None), getattr(getattr(made, "backbone", None), "config", None)
+    count = getattr(made, "classes", 0)
+    if not isinstance(origin, Choice) or config is None:
+        raise UsageError(f"a {type(made).__name__} does not know its name", "save models that vitrail.create or vitrail.load returned")
+    names = tuple(classes) if classes else tuple(map(str, range(count)))
+    if len(names) != count:
+        raise UsageError(f"{len(names)} class names for {count} classes", "give one name per class, or none")
+    given = Input(config.size, config.channels, (NEUTRAL,) * config.channels, (NEUTRAL,) * config.channels, "crop")
+    return model.Described(made, model.task(Choice("classification"), count), Recipe(model=origin, input=given), names)

@@ -1,0 +1,141 @@
+"""A trained model ready for use: pictures of any kind in, labels with probabilities out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.data.decode import decode
+from vitrail.data.preprocess import Preprocess
+from vitrail.engine import checkpoint
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.recipe import Recipe
+from vitrail.run import folder, model
+from vitrail.run.folder import RunFolder
+from vitrail.run.model import Described
+
+
+class Prediction(NamedTuple):
+    """What is said of some pictures: row i of `probabilities` [N K] belongs to picture i, columns to the classes."""
+
+    labels: list[str]
+    probabilities: Tensor
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model from a run, a model folder or a file, with its classes, recipe and preprocessing."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    recipe: Recipe
+    task: Any
+    source: Path
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return model.preprocess(self.recipe.input)
+
+    @property
+    def described(self) -> Described:
+        return Described(self.model, self.task, self.recipe, self.classes)
+
+    @torch.no_grad()
+    def predict(self, pictures: Any, batch: int = 64) -> Prediction:
+        """Labels and probabilities of one picture or many: paths, PIL images, uint8 arrays [H W C] or [H W],
+        or tensors [C H W] / [B C H W] (uint8, or floats in [0, 1]).
+
+        With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
+        Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
+        """
+        pre, rows = self.preprocess, []
+        items = one_by_one(pictures)
+        was_training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        for start in range(0, len(items), batch):
+            stacked = torch.stack([pre.picture(pixels(item, pre)) for item in items[start : start + batch]])
+            rows.append(self.task.predict(self.model, pre.batch(stacked.to(device))).float().cpu())
+        self.model.train(was_training)
+        probabilities = torch.cat(rows) if rows else torch.zeros(0, len(self.classes))
+        return Prediction([self.label(row) for row in probabilities], probabilities)
+
+    def label(self, row: Tensor) -> str:
+        if model.is_multi(self.task):
+            return "|".join(name for name, p in zip(self.classes, row.tolist(), strict=True) if p >= 0.5)
+        return self.classes[int(row.argmax())]
+
+
+def one_by_one(pictures: Any) -> Sequence[Any]:
+    """One picture or many -> a list of pictures."""
+    if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "convert"):
+        return [pictures]
+    if isinstance(pictures, Tensor | np.ndarray):
+        single = pictures.ndim == (3 if isinstance(pictures, Tensor) else 2) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3)
+        return [pictures] if single else list(pictures)
+    if isinstance(pictures, Iterable):
+        return list(pictures)
+    raise UsageError(f"a {type(pictures).__name__} is not a picture", "give a path, a PIL image, an array [H W C] or a tensor [C H W]")
+
+
+def pixels(item: Any, pre: Preprocess) -> np.ndarray:
+    """One picture, whatever it is -> uint8 [H W C]."""
+    if isinstance(item, str | Path | bytes) or hasattr(item, "convert"):
+        channels = pre.channels if pre.channels in (1, 3, 4) else 3
+        return decode(Path(item) if isinstance(item, str) else item, channels, background=pre.background)
+    if isinstance(item, Tensor):
+        item = item.detach().cpu().numpy().transpose(1, 2, 0)
+    if not isinstance(item, np.ndarray) or item.ndim not in (2, 3):
+        raise UsageError(f"{shape(item)} is not a picture", "give a path, a PIL image, an array [H W C] or a tensor [C H W]")
+    if item.dtype == np.uint8:
+        return item
+    if item.dtype == np.uint16:
+        return np.rint(item / 257.0).astype(np.uint8)
+    if not np.issubdtype(item.dtype, np.floating) or not np.isfinite(item).all() or item.min() < 0 or item.max() > 1:
+        raise UsageError(f"an array of {item.dtype} from {item.min()} to {item.max()} is not a picture", "give uint8, or floats in [0, 1]")
+    return np.rint(item * 255).astype(np.uint8)
+
+
+def shape(item: Any) -> str:
+    return f"something of shape {tuple(item.shape)}" if hasattr(item, "shape") else f"a {type(item).__name__}"
+
+
+def load(source: str | Path, device: str = "cpu") -> Predictor:
+    """A predictor from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
+
+    A run that is not finished gives its newest sound checkpoint. Errors: `CheckpointError`.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return predictor(model.restore(path), path, device)
+    if path.is_dir() and (path / "model.safetensors").is_file() and not (path / "state.json").is_file():
+        described = model.restore(path / "model.safetensors")
+        if RunFolder(path).is_run:
+            described = Described(described.model, described.task, RunFolder(path).recipe(), described.classes)
+        return predictor(described, path, device)
+    run = folder.find(source)
+    if run.weights.is_file() and not (path / "state.json").is_file():
+        return load(run.weights.parent, device)
+    saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.newest(run.checkpoints)[0]
+    if saved is None:
+        raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} goes on with it")
+    about = run.about()
+    described = model.assemble(run.recipe(), tuple(about["classes"]), about["multi_label"])
+    try:
+        described.model.load_state_dict(saved.parts.get("ema", saved.parts["model"]))
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"{saved.path} does not fit its recipe ({' '.join(str(error).split())[:200]})", "was recipe.toml edited?"
+        ) from None
+    return predictor(described, saved.path, device)
+
+
+def predictor(described: Described, path: Path, device: str) -> Predictor:
+    from vitrail.engine.world import best_device, named_device
+
+    place = best_device() if device == "auto" else named_device(device)
+    return Predictor(described.model.to(place).eval(), described.classes, described.recipe, described.task, path)

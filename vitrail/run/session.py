@@ -1,0 +1,186 @@
+"""A run that can step: a new one from a recipe, or an old one taken up where its newest sound checkpoint stands."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail.data import changes as entries
+from vitrail.data.dataset import Dataset
+from vitrail.data.loader import default_workers
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.survey import survey
+from vitrail.data.transforms import Augmentation
+from vitrail.engine import checkpoint
+from vitrail.engine.optim import adamw, freeze, groups
+from vitrail.engine.precision import Precision
+from vitrail.engine.state import State, averaged
+from vitrail.engine.world import World
+from vitrail.errors import DataError, UsageError
+from vitrail.recipe import Change, Recipe, changes, override, to_tables
+from vitrail.run import model
+from vitrail.run.feed import Feed, shares
+from vitrail.run.folder import RunFolder, command
+from vitrail.run.prepare import Prepared, Progress, open_data, prepare, without
+from vitrail.version import __version__
+
+
+@dataclass
+class Session:
+    """Everything a loop works on."""
+
+    folder: RunFolder
+    recipe: Recipe
+    dataset: Dataset
+    described: model.Described
+    state: State
+    feed: Feed
+    world: World
+    workers: int
+    notes: list[str]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.feed.augmentation.preprocess
+
+    @property
+    def precision(self) -> Precision:
+        return Precision(self.recipe.plan.precision, self.world.device.type)
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.plan.steps or 0
+
+
+def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = None) -> tuple[Session, Prepared]:
+    """A run that has not begun, its folder made. Errors: `UsageError`, `DataError`; nothing is left behind by them."""
+    world.agree({"recipe": to_tables(recipe), "torch": torch.__version__, "out": str(out)})
+    prepared = prepare(recipe, world, progress)
+    world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
+    session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
+    world.once(lambda: create(session, prepared))
+    session.notes += prepared.notes
+    return session, prepared
+
+
+def create(session: Session, prepared: Prepared) -> None:
+    dataset = prepared.dataset
+    session.folder.create(prepared.recipe, {
+        "format": model.FORMAT,
+        "classes": list(dataset.classes),
+        "multi_label": dataset.multi_label,
+        "reasons": list(prepared.reasons),
+        "notes": [*dataset.notes, *prepared.notes],
+        "command": command(),
+        "data": {
+            "layout": dataset.layout,
+            "parts": {name: len(split) for name, split in dataset.splits.items()},
+            "channels": dataset.channels,
+            "content": prepared.survey.content,
+            "left_out": prepared.left_out,
+        },
+        "versions": versions(),
+        "processes": session.world.size,
+        "parameters": sum(p.numel() for p in session.described.model.parameters()),
+    })  # fmt: skip
+    entries.write_entries(session.folder.entries, dataset.entries)
+
+
+def versions() -> dict[str, str]:
+    return {"vitrail": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> Session:
+    """Model, optimiser and feed of a recipe with nothing left open; the same on every process."""
+    torch.manual_seed(recipe.plan.seed)
+    described = model.assemble(recipe, dataset.classes, dataset.multi_label)
+    net = described.model.to(world.device)
+    blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
+    freeze(net, blocks, recipe.optim.freeze)
+    if recipe.machine.grad_checkpoint:
+        recompute(blocks)
+    if recipe.plan.compile:
+        for block in blocks:
+            block.compile()
+    o, p, a = recipe.optim, recipe.plan, recipe.augment
+    optimizer = adamw(groups(net, blocks, o.weight_decay, o.layer_decay), o.betas, o.eps)
+    scaler = torch.amp.GradScaler(world.device.type) if p.precision == "fp16" else None
+    state = State(net, optimizer, averaged(net, o.ema) if o.ema else None, scaler)
+    pre = model.preprocess(recipe.input)
+    augmentation = Augmentation(pre, p.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical, a.randaugment,
+                                a.magnitude, a.erase)  # fmt: skip
+    share, each = shares(p.batch or 1, world.size, recipe.machine.micro, bool(a.mixup or a.cutmix))
+    feed = Feed(augmentation, described.task, world.device, p.batch or 1, share, each, a.mixup, a.cutmix)
+    workers = recipe.machine.workers
+    if workers is None:
+        workers = default_workers(dataset.splits["train"], augmentation.per_picture, world.size)
+    return Session(folder, recipe, dataset, described, state, feed, world, workers, list(dataset.notes))
+
+
+def recompute(blocks: Any) -> None:
+    """Activations inside blocks are computed again in the backward pass instead of being kept."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint as again
+
+    for block in blocks:
+        block.forward = partial(again, block.forward, use_reentrant=False)
+
+
+def old(folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: list[str], world: World) -> Session:
+    """A run taken up again. `given`: sections and keys that the user says now; keys in `allowed` may change the result.
+
+    Errors: `UsageError` for settings that would change the result, `DataError` for data that changed,
+    `CheckpointError` where every checkpoint is damaged.
+    """
+    before = folder.recipe()
+    after = settle(before, given, allowed)
+    about = folder.about()
+    dataset = reopen(folder, after, about)
+    session = build(after, dataset, folder, world)
+    saved, damaged = world.once(lambda: checkpoint.newest(folder.checkpoints))
+    session.notes = [f"passed over: {reason}" for reason in damaged]
+    if saved:
+        session.state.load(saved.parts, saved.numbers)
+    return session
+
+
+def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: list[str]) -> Recipe:
+    """The old recipe with what may change changed. Errors: `UsageError` that lists what may not."""
+    after = before
+    for section, values in given:
+        after = override(after, section, values)
+    found = [c for c in changes(before, after) if not (c.key == "data.path" and same_place(c))]
+    refused = [c for c in found if c.key not in allowed]
+    if refused:
+        lines = "; ".join(f"{c.key}: {c.old} -> {c.new}" for c in refused[:4])
+        keys = " ".join(f"--allow-change {c.key}" for c in refused[:3])
+        raise UsageError(f"that would change the result of the run: {lines}", f"leave it out, start a new run, or {keys}")
+    if not found:
+        return dataclasses.replace(before, machine=after.machine)
+    return after
+
+
+def same_place(change: Change) -> bool:
+    return str(Path(str(change.new)).absolute()) == str(change.old)
+
+
+def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
+    """The data set of a run, as it was. Errors: `DataError` that names the first differences."""
+    dataset, _ = open_data(recipe.data)
+    if recipe.plan.fingerprint == "content":
+        if survey(dataset).content != about["data"]["content"]:
+            raise DataError(
+                "the pictures are not those that the run began with (their content differs)", "start a new run, or restore them"
+            )
+    elif folder.entries.exists():
+        found = entries.differences(entries.read_entries(folder.entries), dataset.entries)
+        if found:
+            raise DataError(f"the data set changed since the run began: {'; '.join(found)}"[:400],
+                            "start a new run; if only dates changed, new runs with --plan.fingerprint content do not mind")  # fmt: skip
+    if list(dataset.classes) != about["classes"]:
+        raise DataError("the classes are not those that the run began with", "start a new run, or restore them")
+    return without(dataset, about["data"]["left_out"])

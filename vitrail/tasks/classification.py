@@ -1,0 +1,70 @@
+"""Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where pictures are mixed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Count, Fraction
+from vitrail.heads.linear import Classifier
+from vitrail.metrics.classification import multi_label, single_label
+from vitrail.types import Batch
+
+
+@dataclass(frozen=True)
+class Config:
+    classes: Count = 0  # 0: as many as the data has
+    multi_label: bool = False  # a picture may have any number of the classes
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # "bce": each class on its own (DeiT III, ResNet strikes back)
+    smoothing: Fraction = 0.1  # share of the target spread over all classes
+
+
+class Classification:
+    """Loss and judgement of logits [B K] against class indices [B], soft targets [B K] or multi-hot labels [B K]."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.higher_is_better = "mAP" if config.multi_label else "top1"
+
+    def assemble(self, backbone: nn.Module) -> Classifier:
+        return Classifier(backbone, self.config.classes)
+
+    def soft(self, labels: Tensor) -> Tensor:
+        """Labels as a distribution over classes, float [B K], smoothed: what mixing and the loss work on."""
+        hard = labels.float() if labels.ndim == 2 else F.one_hot(labels, self.config.classes).float()
+        s = self.config.smoothing
+        if self.config.multi_label:
+            return hard * (1 - s) + s / 2
+        return hard * (1 - s) + s / self.config.classes
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(batch.inputs)
+        targets = batch.targets if batch.targets.is_floating_point() else self.soft(batch.targets)
+        if self.config.multi_label or self.config.loss == "bce":
+            return {"bce": F.binary_cross_entropy_with_logits(logits, targets)}
+        return {"cross_entropy": F.cross_entropy(logits, targets)}
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Probabilities [B K]."""
+        return self.probabilities(model(images))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        independent = self.config.multi_label
+        return logits.float().sigmoid() if independent else logits.float().softmax(-1)
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        return (multi_label if self.config.multi_label else single_label)(predictions, targets)
+
+    def accuracy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The share of right answers in a batch, while training; soft targets count by their largest."""
+        wanted = targets.argmax(-1) if targets.ndim == 2 else targets
+        return (logits.argmax(-1) == wanted).float().mean()
+
+
+def build(config: Config) -> Classification:
+    """The task; `config.classes` must be known by now."""
+    if config.classes < 1:
+        raise ValueError("a classification needs its number of classes")
+    return Classification(config)

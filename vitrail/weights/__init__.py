@@ -1,0 +1,1 @@
+"""Model folders and files on disk: written whole, verified when read."""
