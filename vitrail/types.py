@@ -45,6 +45,10 @@ class Task(Protocol):
         """The backbone with its head."""
         ...
 
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels as `loss` wants them and mixing can blend them."""
+        ...
+
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Named terms, each a scalar; training descends their sum."""
         ...

@@ -105,7 +105,8 @@ def tell(what: str, fix: str) -> None:
 
 def wrapped(text: str, lead: str) -> list[str]:
     clean = "".join(ch if ch.isprintable() else " " for ch in text)
-    return textwrap.wrap(clean, LONGEST, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False)
+    return textwrap.wrap(clean, LONGEST, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def unexpected(error: Exception) -> tuple[str, str]:

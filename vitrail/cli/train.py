@@ -65,17 +65,12 @@ def train(words: list[str]) -> None:
     from vitrail.engine import world as worlds
 
     world = worlds.join(given.device)
-    try:
-        console = Console(quiet=given.quiet or not world.first)
-        if given.resume:
-            resume(given, keys, world, console)
-        else:
-            begin(given, recipe, world, console)
-    finally:
-        import sys
-
-        if sys.exc_info()[0] is None:
-            worlds.leave(world)
+    console = Console(quiet=given.quiet or not world.first)
+    if given.resume:
+        resume(given, keys, world, console)
+    else:
+        begin(given, recipe, world, console)
+    worlds.leave(world)
 
 
 def names(given: Train) -> Given:

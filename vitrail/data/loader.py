@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
 from vitrail.data.transforms import Augmentation
+from vitrail.errors import RunError, VitrailError
 
 
 class Loaded(NamedTuple):
@@ -78,30 +80,63 @@ class Requests:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __getitem__(self, index: int) -> Loaded:
-        return self.fetch(self.requests[index])
+    def __getitem__(self, index: int) -> Loaded | VitrailError:
+        try:
+            return self.fetch(self.requests[index])
+        except VitrailError as error:
+            return error  # torch would wrap it in a traceback
 
 
 def load(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: int) -> Iterator[Loaded]:
-    """The batches of `requests`, in order."""
+    """The batches of `requests`, in order. Errors: those of reading a picture; `RunError` where a worker dies."""
     if workers == 0:
         return (fetch(requests[i]) for i in range(len(requests)))
+    return from_workers(fetch, requests, workers)
+
+
+def from_workers(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: int) -> Iterator[Loaded]:
     loader: DataLoader = DataLoader(
         Requests(fetch, requests),  # type: ignore[arg-type]
         batch_size=None,
         shuffle=False,
         num_workers=workers,
         prefetch_factor=2,
+        collate_fn=untouched,
         worker_init_fn=quiet,
         multiprocessing_context="forkserver" if torch.cuda.is_available() else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    try:
+        for loaded in loader:
+            if isinstance(loaded, VitrailError):
+                raise loaded
+            yield loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        fix = "was memory short, or /dev/shm full? --machine.workers 0 reads without workers"
+        raise RunError("a worker process that reads pictures died", fix) from None
+
+
+def untouched(item: Loaded | VitrailError) -> Loaded | VitrailError:
+    """torch's own way would turn the arrays of the keys into tensors."""
+    return item
 
 
 def quiet(worker: int) -> None:
-    """A worker leaves Ctrl-C to its parent and uses one thread, so workers do not fight over the cores."""
+    """A worker leaves signals to its parent and uses one thread, so workers do not fight over the cores.
+
+    Job managers send SIGTERM to all processes at once: the parent still needs the batches of its last step. A second one,
+    such as the parent's own at the end, is obeyed.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, first)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

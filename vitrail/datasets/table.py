@@ -20,6 +20,7 @@ IMAGE = ("path", "file", "filename", "file_name", "image", "image_path", "filepa
 LABEL = ("label", "class", "target", "labels", "classes")
 SPLIT = ("split", "part", "set", "subset")
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+KNOWN = set(PARTS.values())
 WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -54,9 +55,8 @@ def build(config: Config) -> Dataset:
     """
     path = Path(config.path).expanduser()
     rows = _read(path, config)
-    _refuse(
-        path, rows, [(line, f"split is {p!r}", "it is train, val or test") for line, p in zip(rows.lines, rows.parts, strict=True) if not p]
-    )
+    strange = [(n, f"split is {p!r}", "it is train, val or test") for n, p in zip(rows.lines, rows.parts, strict=True) if p not in KNOWN]
+    _refuse(path, strange)
     labels, classes = _labels(path, rows, config.classes)
     kept, notes = _distinct(path, rows, labels)
     root = path.resolve().parent
@@ -82,7 +82,7 @@ def _fail(path: Path, line: int, what: str, fix: str = "") -> DataError:
     return DataError(f"{path}, line {line}: {what}", fix)
 
 
-def _refuse(path: Path, rows: Rows, bad: list[tuple[int, str, str]]) -> None:
+def _refuse(path: Path, bad: list[tuple[int, str, str]]) -> None:
     """Stops at the first of the bad lines, and says how many there are."""
     if bad:
         line, what, fix = bad[0]
@@ -90,7 +90,7 @@ def _refuse(path: Path, rows: Rows, bad: list[tuple[int, str, str]]) -> None:
 
 
 def _read(path: Path, config: Config) -> Rows:
-    """The wanted columns, stripped; paths normalised, parts under their own names ("" where unknown)."""
+    """The wanted columns, stripped; paths normalised, parts under their own names where known."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -111,10 +111,17 @@ def _read(path: Path, config: Config) -> Rows:
     if not table:
         raise DataError(f"{path} names no pictures", "below the headings, each line names a picture and its label")
     width = max(image, label, split) + 1
-    _refuse(path, Rows([], [], [], []), [(n, f"{len(r)} columns, but {width} are needed", "") for r, n in table if len(r) < width])
-    known = {p: os.path.normpath(p.strip().replace("\\", "/")) if p.strip() else "" for p in {r[image] for r, _ in table}}
-    parts = ["train"] * len(table) if split < 0 else [PARTS.get(r[split].strip().lower(), "") for r, _ in table]
-    return Rows([known[r[image]] for r, _ in table], [r[label].strip() for r, _ in table], parts, [n for _, n in table])
+    _refuse(path, [(n, f"{len(r)} columns, but {width} are needed", "") for r, n in table if len(r) < width])
+    parts = ["train"] * len(table) if split < 0 else [PARTS.get(r[split].strip().lower(), r[split]) for r, _ in table]
+    return Rows(_tidy([r[image].strip() for r, _ in table]), [r[label].strip() for r, _ in table], parts, [n for _, n in table])
+
+
+def _tidy(paths: list[str]) -> list[str]:
+    """Paths with forward slashes and without detours, so that one picture has one name."""
+    whole = "\n".join(paths) + "\n"
+    if not any(odd in whole for odd in ("\\", "//", "./", "/\n")):  # of a million paths, asking each takes longer than all the rest
+        return paths
+    return [os.path.normpath(p.replace("\\", "/")) if p else "" for p in paths]
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -139,7 +146,7 @@ def _labels(path: Path, rows: Rows, classes: tuple[str, ...]) -> tuple[np.ndarra
     wrong = {text: why for text, parts in split.items() if (why := next((w for p in parts if (w := _wrong(p, numbers, classes))), ""))}
     fix = f"labels are the names of classes, or all of them whole numbers from 0{f' to {len(classes) - 1}' if classes else ''}"
     if wrong:
-        _refuse(path, rows, [(n, f"label {t!r} {wrong[t]}", fix) for t, n in zip(rows.labels, rows.lines, strict=True) if t in wrong])
+        _refuse(path, [(n, f"label {t!r} {wrong[t]}", fix) for t, n in zip(rows.labels, rows.lines, strict=True) if t in wrong])
     if numbers:
         found = classes or tuple(str(n) for n in sorted({int(n) for n in names}))
         index = {n: int(n) if classes else found.index(str(int(n))) for n in names}
@@ -198,7 +205,7 @@ def _distinct(path: Path, rows: Rows, labels: np.ndarray) -> tuple[np.ndarray, l
             if differs:
                 bad.append((rows.lines[i], f"{name} has another {what} than in line {rows.lines[j]}", "keep one of the lines"))
                 break
-    _refuse(path, rows, bad)
+    _refuse(path, bad)
     return np.array(list(first.values())), [f"{repeats:,} lines repeat an earlier line and were left out"]
 
 

@@ -32,10 +32,12 @@ def listed(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int = 2) -> Path:
-    """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`.
+    """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`, of those up to this step only: a later
+    one that is there already is damaged, or the run would have gone on from it, and must not count.
 
-    Errors: `OSError` where the disk refuses; every older checkpoint is still there then.
+    Errors: `OSError` where the disk refuses or the folder of the run has gone; every older checkpoint is still there then.
     """
+    folder.mkdir(exist_ok=True)
     path = folder / name_of(numbers["step"])
     if path.exists():
         try:
@@ -45,7 +47,7 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
             shutil.rmtree(path)  # a damaged one of the same step: the state in memory is the better copy
     files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
     write_folder(path, {**files, "state.json": json.dumps(numbers, sort_keys=True).encode()})
-    for old in listed(folder)[max(2, keep) :]:
+    for old in [p for p in listed(folder) if p.name <= path.name][max(2, keep) :]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 

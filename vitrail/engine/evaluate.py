@@ -36,14 +36,17 @@ def predict(
         model.train(was_training)
 
 
-def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int) -> Predictions:
-    """The predictions of all processes in the order of the pictures, on every process. `width`: numbers in a row."""
-    rows, targets, ids = [torch.zeros(0, width)], [], [torch.zeros(0, dtype=torch.int64)]
+def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, none: Tensor) -> Predictions:
+    """The predictions of all processes in the order of the pictures, on every process.
+
+    width: numbers in a row. none: the labels of no picture, for their shape: a process may have nothing to do.
+    """
+    rows, targets, ids = [torch.zeros(0, width)], [none], [torch.zeros(0, dtype=torch.int64)]
     for loaded, said in parts:
         rows.append(said)
         targets.append(loaded.labels)
         ids.append(torch.from_numpy(loaded.keys.ids))
-    held = [torch.cat(rows), torch.cat(targets) if targets else torch.zeros(0, dtype=torch.int64), torch.cat(ids)]
+    held = [torch.cat(rows), torch.cat(targets), torch.cat(ids)]
     everything = [world.gather(t.to(world.device)).cpu() for t in held]
     place = torch.argsort(everything[2])
     return Predictions(everything[0][place], everything[1][place])

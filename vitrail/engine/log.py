@@ -1,32 +1,40 @@
 """The log of a run: one JSON object a line, always; TensorBoard when asked."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from vitrail.weights.file import write_file
+
 
 class Log:
-    """Appends rows to `log.jsonl`. On resuming, rows of steps that will be done again are taken out first."""
+    """Appends rows to `log.jsonl`. On resuming, rows of steps that will be done again are taken out first.
+
+    A row that the disk refuses is kept in memory and written with the next one: a full disk must not end a run.
+    """
 
     def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
         if path.exists():
             kept = [row for row in rows(path) if row.get("step", 0) <= step]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.file = path.open("a", encoding="utf-8")
         self.board = board(path.parent / "tensorboard", step) if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
-        self.file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
-        self.file.flush()
+        with contextlib.suppress(OSError):
+            self.file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+            self.file.flush()
         if self.board:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):
+            self.file.close()
         if self.board:
             self.board.close()
 
@@ -34,7 +42,7 @@ class Log:
 def rows(path: Path) -> list[dict[str, Any]]:
     """Every whole row of a log; a last line that a kill cut short is passed over."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             found.append(json.loads(line))
         except ValueError:

@@ -25,36 +25,26 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
 
 
 def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
-    """The depth of every parameter: modules registered before the blocks are the stem, those after them the top."""
+    """The depth of every parameter: what is registered before the blocks is the stem, what comes after them the top."""
     inside = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
-    own = {id(p) for m in model.modules() if any(b is c for b in blocks for c in children(m)) for p in m.parameters(recurse=False)}
-    found, passed = {}, False
+    found, outside = {}, 0
     for name, p in model.named_parameters():
-        passed = passed or id(p) in inside
-        found[name] = inside.get(id(p), len(blocks) + 1 if passed and id(p) not in own else 0)
+        outside = len(blocks) + 1 if id(p) in inside else outside
+        found[name] = inside.get(id(p), outside)
     return found
 
 
-def children(module: nn.Module) -> list[nn.Module]:
-    """Direct children, and those inside a list of modules."""
-    direct = list(module.children())
-    return direct + [c for m in direct if isinstance(m, nn.ModuleList) for c in m]
-
-
-def freeze(model: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:
+def freeze(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:
     """Stops "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks from learning.
     Returns how many parameters are frozen. Dropout and stochastic depth of frozen parts stay as they are."""
-    if what == "none":
+    if what in ("none", 0):
         return 0
     if isinstance(what, int) and what > len(blocks):
         raise UsageError(f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone')
-    bound = len(blocks) if what == "backbone" else int(what)
-    level = levels(model, blocks)
-    heads = {id(p) for name, m in model.named_children() if name != "backbone" for p in m.parameters()}
+    level, own = levels(model, blocks), {id(p) for p in backbone.parameters()}
     frozen = 0
     for name, p in model.named_parameters():
-        below = level[name] <= bound and id(p) not in heads
-        if below or (what == "backbone" and id(p) not in heads):
+        if id(p) in own if what == "backbone" else level[name] <= int(what):
             p.requires_grad_(False)
             frozen += p.numel()
     return frozen

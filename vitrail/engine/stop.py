@@ -1,17 +1,21 @@
 """Signals that ask a run to stop: it finishes its step, saves and leaves; a second one within a second leaves at once."""
 
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
 WATCHED = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one means: at once
 
 
 class Stop:
     """While open, notes the first signal instead of dying from it; `asked()` tells.
 
-    SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit.
+    SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit. `timeout` and job managers signal a process and
+    then its whole group, so what comes within a tenth of a second is the same request. Only the main thread can watch
+    signals; in any other this does nothing.
     """
 
     def __init__(self) -> None:
@@ -20,7 +24,7 @@ class Stop:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
-        for number in WATCHED:
+        for number in WATCHED if threading.current_thread() is threading.main_thread() else ():
             self.before[number] = signal.signal(number, self.note)
         return self
 
@@ -30,7 +34,10 @@ class Stop:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.number and now - self.when < 1.0:
+        since = now - self.when
+        if self.number and since < AGAIN[0]:
+            return
+        if self.number and since < AGAIN[1]:
             raise KeyboardInterrupt
         self.number, self.when = number, now
 

@@ -52,9 +52,9 @@ class World:
             return
         everyone: list[Any] = [None] * self.size
         dist.all_gather_object(everyone, facts)
-        for key, mine in everyone[0].items():
-            for rank, theirs in enumerate(everyone):
-                if theirs.get(key) != mine:
+        for rank, theirs in enumerate(everyone):
+            for key in sorted({*everyone[0], *theirs}):
+                if (mine := everyone[0].get(key)) != theirs.get(key):
                     raise RunError(f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}", "start all alike")
 
     def once(self, work: Callable[[], T]) -> T:

@@ -65,6 +65,7 @@ def pictures(c: Choices) -> None:
     if c.recipe.input.mean is None or c.recipe.input.std is None:
         channels = c.recipe.input.channels
         mean, std = (spread(values, channels) for values in (f.mean, f.std))
+        std = [s or 1.0 for s in std]  # a channel that never changes
         c.recipe = override(c.recipe, "input", {"mean": mean, "std": std})
         c.reasons.append("input.mean, input.std: measured on the training pictures")
 

@@ -31,7 +31,7 @@ def judge(described: Described, split: Split, pre: Preprocess, world: World, wor
     batches = load(Fetch(split, pre), mine, some if len(split) > 4 * batch else 0)
     numbers = precision or Precision("fp32", world.device.type)
     parts = predict(described.model, described.task, batches, pre.batch, numbers)
-    found = collect(parts, world, len(described.classes))
+    found = collect(parts, world, len(described.classes), torch.from_numpy(split.labels[:0]))
     return described.task.metrics(found.rows, found.targets), found
 
 

@@ -10,8 +10,7 @@ from vitrail.data.sampling import Keys
 from vitrail.data.transforms import Augmentation
 from vitrail.engine.train import Piece
 from vitrail.errors import UsageError
-from vitrail.tasks.classification import Classification
-from vitrail.types import Batch
+from vitrail.types import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Feed:
     """`batch` is the global batch; a process holds `share` of it, in pieces of at most `micro`."""
 
     augmentation: Augmentation
-    task: Classification
+    task: Task
     device: torch.device
     batch: int
     share: int
@@ -36,7 +35,7 @@ class Feed:
         """The batch of a piece, on the device."""
         pictures, labels = (t.to(self.device, non_blocking=True) for t in (piece.loaded.pictures, piece.loaded.labels))
         images = self.augmentation.batch(pictures, piece.loaded.keys)
-        batch = Batch(images, self.task.soft(labels))
+        batch = Batch(images, self.task.targets(labels))
         if not (self.mixup or self.cutmix):
             return batch
         cut, keep, places = draw(self.augmentation.seed, step, self.batch // 2, self.mixup, self.cutmix)

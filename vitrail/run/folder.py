@@ -15,12 +15,16 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail.data.changes import write_entries
+from vitrail.data.dataset import Entry
 from vitrail.errors import CheckpointError, DataError, UsageError
 from vitrail.recipe import Recipe, read, to_tables
+from vitrail.weights.file import write_file
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,31 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.about_file} cannot be read ({error})", "is this the folder of a run?") from None
 
-    def create(self, recipe: Recipe, about: dict[str, Any]) -> None:
+    def create(self, recipe: Recipe, about: dict[str, Any], files: Iterable[Entry]) -> None:
         """Makes the folder, whole or not at all. Errors: `UsageError` where something is there already."""
         self.refuse_existing()
         beside = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
         try:
             beside.mkdir(parents=True)
             fresh = RunFolder(beside)
-            fresh.recipe_file.write_text(toml(recipe, about.get("reasons", [])), encoding="utf-8")
-            fresh.about_file.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            fresh.describe(recipe, about)
+            write_entries(fresh.entries, files)
             os.rename(beside, self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 shutil.rmtree(beside)
+            raise unwritable(self.path, error) from None
+
+    def describe(self, recipe: Recipe, about: dict[str, Any]) -> None:
+        """Writes what the run is: on resuming, when settings were allowed to change."""
+        write_file(self.about_file, (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
+        write_file(self.recipe_file, toml(recipe, about.get("reasons", [])).encode())
+
+    def check_writable(self) -> None:
+        """Finds out before the first step of a resumed run whether it can be written. Errors: `DataError`."""
+        try:
+            probe(self.path)
+        except OSError as error:
             raise unwritable(self.path, error) from None
 
     def refuse_existing(self) -> None:
@@ -119,14 +135,20 @@ def fresh(dataset: str, model: str) -> Path:
 def check_writable(path: Path) -> None:
     """Finds out before step 0 whether a run can be written at `path`. Errors: `DataError`."""
     RunFolder(path).refuse_existing()
-    parent = path.absolute().parent
-    probe = parent / f".vitrail-{os.getpid()}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        probe(path.absolute().parent)
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def probe(folder: Path) -> None:
+    """Writes one page and removes it again."""
+    file = folder / f".vitrail-{os.getpid()}"
+    try:
+        file.write_bytes(bytes(4096))
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> DataError:

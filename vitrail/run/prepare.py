@@ -65,11 +65,14 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
         reasons.append(f"plan.precision = {chosen.name}: {chosen.reason}")
     plan = dataclasses.replace(filled.plan, precision=chosen.name)  # type: ignore[arg-type]
     filled = dataclasses.replace(filled, plan=plan)
-    if filled.machine.keep < 2:
-        raise UsageError(
-            f"machine.keep is {filled.machine.keep}: fewer than 2 checkpoints cannot survive a damaged one", "--machine.keep 2"
-        )
+    check_keep(filled)
     return Prepared(filled, dataset, found, tuple(reasons), tuple(notes), left_out)
+
+
+def check_keep(recipe: Recipe) -> None:
+    keep = recipe.machine.keep
+    if keep < 2:
+        raise UsageError(f"machine.keep is {keep}: fewer than 2 checkpoints cannot survive a damaged one", "--machine.keep 2")
 
 
 def facts(dataset: Dataset, found: Survey, device: torch.device) -> Facts:

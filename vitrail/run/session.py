@@ -24,7 +24,7 @@ from vitrail.recipe import Change, Recipe, changes, override, to_tables
 from vitrail.run import model
 from vitrail.run.feed import Feed, shares
 from vitrail.run.folder import RunFolder, command
-from vitrail.run.prepare import Prepared, Progress, open_data, prepare, without
+from vitrail.run.prepare import Prepared, Progress, check_keep, open_data, prepare, without
 from vitrail.version import __version__
 
 
@@ -41,6 +41,7 @@ class Session:
     world: World
     workers: int
     notes: list[str]
+    changed: tuple[Change, ...] = ()  # what the user allowed to change on resuming
 
     @property
     def preprocess(self) -> Preprocess:
@@ -57,7 +58,7 @@ class Session:
 
 def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = None) -> tuple[Session, Prepared]:
     """A run that has not begun, its folder made. Errors: `UsageError`, `DataError`; nothing is left behind by them."""
-    world.agree({"recipe": to_tables(recipe), "torch": torch.__version__, "out": str(out)})
+    world.agree({**spelled(recipe), "torch": torch.__version__, "out": str(out)})
     prepared = prepare(recipe, world, progress)
     world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
     session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
@@ -66,9 +67,14 @@ def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = Non
     return session, prepared
 
 
+def spelled(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe by its full name."""
+    return {f"{section}.{key}": value for section, table in to_tables(recipe).items() for key, value in table.items()}
+
+
 def create(session: Session, prepared: Prepared) -> None:
     dataset = prepared.dataset
-    session.folder.create(prepared.recipe, {
+    about = {
         "format": model.FORMAT,
         "classes": list(dataset.classes),
         "multi_label": dataset.multi_label,
@@ -85,8 +91,8 @@ def create(session: Session, prepared: Prepared) -> None:
         "versions": versions(),
         "processes": session.world.size,
         "parameters": sum(p.numel() for p in session.described.model.parameters()),
-    })  # fmt: skip
-    entries.write_entries(session.folder.entries, dataset.entries)
+    }
+    session.folder.create(prepared.recipe, about, dataset.entries)
 
 
 def versions() -> dict[str, str]:
@@ -99,7 +105,7 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
     described = model.assemble(recipe, dataset.classes, dataset.multi_label)
     net = described.model.to(world.device)
     blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
-    freeze(net, blocks, recipe.optim.freeze)
+    freeze(net, net.backbone, blocks, recipe.optim.freeze)  # type: ignore
     if recipe.machine.grad_checkpoint:
         recompute(blocks)
     if recipe.plan.compile:
@@ -138,14 +144,27 @@ def old(folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: lis
     """
     before = folder.recipe()
     after = settle(before, given, allowed)
+    world.agree({**spelled(after), "torch": torch.__version__})
+    world.once(folder.check_writable)
     about = folder.about()
     dataset = reopen(folder, after, about)
+    world.agree({"the data set": entries.fingerprint(dataset.entries)})
     session = build(after, dataset, folder, world)
+    session.changed = tuple(c for c in changes(before, after) if not same_place(c))
     saved, damaged = world.once(lambda: checkpoint.newest(folder.checkpoints))
-    session.notes = [f"passed over: {reason}" for reason in damaged]
+    session.notes = [f"passed over: {reason}" for reason in damaged] + [f"{c.key}: {c.old} -> {c.new}" for c in session.changed]
     if saved:
         session.state.load(saved.parts, saved.numbers)
+    if session.state.step > session.steps:
+        raise UsageError(f"the run has done {session.state.step} steps, more than plan.steps = {session.steps}", "ask for more steps")
     return session
+
+
+def record(session: Session) -> None:
+    """Keeps what was allowed to change in the run's folder, so that the next resume goes on with it."""
+    about, at = session.folder.about(), session.state.step
+    about["changed"] = [*about.get("changed", []), *({"step": at, **c._asdict()} for c in session.changed)]
+    session.folder.describe(session.recipe, about)
 
 
 def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: list[str]) -> Recipe:
@@ -153,7 +172,8 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
     after = before
     for section, values in given:
         after = override(after, section, values)
-    found = [c for c in changes(before, after) if not (c.key == "data.path" and same_place(c))]
+    check_keep(after)
+    found = [c for c in changes(before, after) if not same_place(c)]
     refused = [c for c in found if c.key not in allowed]
     if refused:
         lines = "; ".join(f"{c.key}: {c.old} -> {c.new}" for c in refused[:4])
@@ -165,7 +185,8 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
 
 
 def same_place(change: Change) -> bool:
-    return str(Path(str(change.new)).absolute()) == str(change.old)
+    """Whether the data lies where it did, said in another way."""
+    return change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)
 
 
 def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
@@ -176,7 +197,7 @@ def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
             raise DataError(
                 "the pictures are not those that the run began with (their content differs)", "start a new run, or restore them"
             )
-    elif folder.entries.exists():
+    else:
         found = entries.differences(entries.read_entries(folder.entries), dataset.entries)
         if found:
             raise DataError(f"the data set changed since the run began: {'; '.join(found)}"[:400],

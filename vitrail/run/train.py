@@ -14,7 +14,7 @@ from vitrail.engine.train import Loop, NotFinite, Piece, Report, train
 from vitrail.errors import Interrupted, RunError
 from vitrail.run import evaluate, model
 from vitrail.run.prepare import held_out
-from vitrail.run.session import Session
+from vitrail.run.session import Session, record
 from vitrail.weights.file import pack, write_file
 
 FAILED_SAVES = 3  # in a row, before a run gives up
@@ -34,6 +34,8 @@ def run(session: Session) -> Iterator[Event]:
     Errors: `NotFinite` with the names of the batch, `Interrupted` after a signal (saved first), `RunError` after three saves
     in a row have failed.
     """
+    if session.changed and session.world.first:
+        record(session)
     log = Log(session.folder.log, session.state.step, session.recipe.machine.tensorboard) if session.world.first else None
     try:
         for event in events(session):
@@ -60,11 +62,23 @@ def events(session: Session) -> Iterator[Event]:
                 if report.step % machine.save_every == 0 or last or report.stop:
                     yield from saver.save()
                 if report.stop and not last:
-                    where = f"stopped at step {report.step} of {session.steps}, saved"
-                    raise Interrupted(where, f"go on with: vitrail train --resume {session.folder.path}", stop.code if stop.number else 143)
+                    raise interrupted(report.step, session, saver, stop)
         except NotFinite as error:
             raise named(error, session) from None
         yield from finish(session)
+
+
+def interrupted(step: int, session: Session, saver: "Saver", stop: Stop) -> Interrupted:
+    """What is said after a signal. No process leaves before the one that saves: a launcher kills the others when one has left."""
+    failed = session.world.once(lambda: saver.failed)
+    kept = f"not saved; {newest(session)}" if failed else "saved"
+    where = f"stopped at step {step} of {session.steps}, {kept}"
+    return Interrupted(where, f"go on with: vitrail train --resume {session.folder.path}", stop.code if stop.number else 143)
+
+
+def newest(session: Session) -> str:
+    saved = checkpoint.listed(session.folder.checkpoints)
+    return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
 
 
 def due(step: int, every: int | None) -> bool:
@@ -179,9 +193,13 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
 def finish(session: Session) -> Iterator[Event]:
     """The finished weights, then the judgement of them."""
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
-    if session.world.first:
-        write_file(session.folder.weights, pack(dict(session.state.best.state_dict()), model.about(described)))
-    values = judged(session, final=True)
+    try:
+        if session.world.first:
+            write_file(session.folder.weights, pack(dict(session.state.best.state_dict()), model.about(described)))
+        values = judged(session, final=True)
+    except OSError as error:
+        told = f"the finished weights could not be written: {reason(error, session)}"
+        raise RunError(told, f"the run is saved; free some space, then: vitrail train --resume {session.folder.path}") from None
     yield Event("eval", session.steps, values)
     yield Event("done", session.steps, values)
 
@@ -190,6 +208,4 @@ def named(error: NotFinite, session: Session) -> RunError:
     """The error with the pictures of the batch in it, and the last checkpoint."""
     names = session.dataset.splits["train"].names
     shown = ", ".join(names[int(i)] for i in error.keys.ids[:8])
-    saved = checkpoint.listed(session.folder.checkpoints)
-    kept = f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
-    return RunError(f"{error.what}; the batch: {shown}{', ...' if len(error.keys.ids) > 8 else ''}; {kept}", error.fix)
+    return RunError(f"{error.what}; {newest(session)}; the batch: {shown}{', ...' if len(error.keys.ids) > 8 else ''}", error.fix)

@@ -31,7 +31,7 @@ class Classification:
     def assemble(self, backbone: nn.Module) -> Classifier:
         return Classifier(backbone, self.config.classes)
 
-    def soft(self, labels: Tensor) -> Tensor:
+    def targets(self, labels: Tensor) -> Tensor:
         """Labels as a distribution over classes, float [B K], smoothed: what mixing and the loss work on."""
         hard = labels.float() if labels.ndim == 2 else F.one_hot(labels, self.config.classes).float()
         s = self.config.smoothing
@@ -41,26 +41,18 @@ class Classification:
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.inputs)
-        targets = batch.targets if batch.targets.is_floating_point() else self.soft(batch.targets)
+        targets = batch.targets if batch.targets.is_floating_point() else self.targets(batch.targets)
         if self.config.multi_label or self.config.loss == "bce":
             return {"bce": F.binary_cross_entropy_with_logits(logits, targets)}
         return {"cross_entropy": F.cross_entropy(logits, targets)}
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Probabilities [B K]."""
-        return self.probabilities(model(images))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        independent = self.config.multi_label
-        return logits.float().sigmoid() if independent else logits.float().softmax(-1)
+        logits = model(images).float()
+        return logits.sigmoid() if self.config.multi_label else logits.softmax(-1)
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
         return (multi_label if self.config.multi_label else single_label)(predictions, targets)
-
-    def accuracy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The share of right answers in a batch, while training; soft targets count by their largest."""
-        wanted = targets.argmax(-1) if targets.ndim == 2 else targets
-        return (logits.argmax(-1) == wanted).float().mean()
 
 
 def build(config: Config) -> Classification:

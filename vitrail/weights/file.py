@@ -21,8 +21,7 @@ def pack(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    words = json.dumps({"about": about, "sha256": digest(held, about)}, sort_keys=True)
-    return save(held, {KEY: words})
+    return save(held, {KEY: header_of(held, about)})
 
 
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -44,12 +43,16 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {}
     try:
         header = json.loads(words)
-        about, expected = header["about"], header["sha256"]
+        about = header["about"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"the header of {path} is damaged", "copy the file again from where it came") from None
-    if digest(tensors, about) != expected:
+    if header_of(tensors, about) != words:
         raise CheckpointError(f"{path} was altered after it was written: its SHA-256 does not match", "use another copy or an older one")
     return tensors, about
+
+
+def header_of(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    return json.dumps({"about": about, "sha256": digest(tensors, about)}, sort_keys=True)
 
 
 def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:

@@ -51,7 +51,10 @@ def verify_folder(path: Path) -> None:
     for name in sorted(there ^ set(expected)):
         raise CheckpointError(f"{path / name} is {'not listed' if name in there else 'missing'}", "use another checkpoint")
     for name, (size, sha256) in expected.items():
-        content = (path / name).read_bytes()
+        try:
+            content = (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path / name} cannot be read ({error.strerror})", "use another checkpoint") from None
         if len(content) != size:
             raise CheckpointError(f"{path / name} has {len(content)} bytes, not {size}", "it was cut short; use another checkpoint")
         if hashlib.sha256(content).hexdigest() != sha256:

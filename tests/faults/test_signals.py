@@ -1,0 +1,207 @@
+"""Signals: the step is finished, the run saved, the exit code tells which it was, and nothing is left running."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from vitrail.engine import checkpoint
+from vitrail.engine.log import rows
+from vitrail.engine.stop import Stop
+from vitrail.errors import Interrupted
+from vitrail.run import train
+
+STEPS = 40
+
+
+def words(data, out, *more):
+    keys = {
+        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "optim.ema": 0.9,
+        "augment.mixup": 0.2, "plan.steps": STEPS, "plan.batch": 16, "plan.precision": "fp32", "plan.eval-every": 5,
+        "machine.micro": 8, "machine.save-every": 1000, "machine.log-every": 1,
+    }  # fmt: skip
+    found = ["train", "--data", str(data), "--model", "vit/nano", "--out", str(out), "--device", "cpu"]
+    return [*found, *(w for key, value in keys.items() for w in (f"--{key}", str(value))), *more]
+
+
+SLOWED = """
+import sys, time
+import torch
+torch.set_num_threads(1)
+from vitrail.engine import evaluate, train
+from vitrail.run import evaluate as run_evaluate
+update, judge, slow = train.update, run_evaluate.judge, sys.argv[1]
+def slow_update(*given):
+    time.sleep(0.05)
+    return update(*given)
+def slow_judge(*given):
+    if slow == "judging":
+        print("judging", flush=True)
+        time.sleep(0.7)
+    return judge(*given)
+train.update, run_evaluate.judge = slow_update, slow_judge
+from vitrail.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start(given, slow="stepping"):
+    """The command in a process and a process group of its own, each step and judgement made longer from outside."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWED, slow, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def reach(running, out, step):
+    until = time.monotonic() + 60
+    while max((r["step"] for r in rows(out / "log.jsonl")), default=0) < step:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def alive(group):
+    """Processes of a group that are still there and no zombies."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.npz(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def untouched(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("untouched") / "run"
+    done = subprocess.run([sys.executable, "-m", "vitrail", *words(data, out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return tiny.digest(out / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)], ids=["term", "usr1", "int"]
+)
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data, untouched, tmp_path):
+    out = tmp_path / "run"
+    running = start(words(data, out))
+    reach(running, out, 7)
+    running.send_signal(number)
+    said, errors = running.communicate(timeout=20)
+    assert running.returncode == code, (said, errors)
+    assert re.search(r"stopped at step \d+ of 40, saved", errors)
+    assert f"--resume {out}" in errors
+    assert "Traceback" not in errors
+    saved, _ = checkpoint.newest(out / "checkpoints")
+    logged = max(r["step"] for r in rows(out / "log.jsonl"))
+    assert saved is not None
+    assert saved.numbers["step"] == logged, "the last step that was done is the one that was saved"
+    tiny.finish(tiny.again(out))
+    assert tiny.digest(out / "model.safetensors") == untouched
+
+
+def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
+    out = tmp_path / "run"
+    running = start(words(data, out), "judging")
+    for line in running.stdout:
+        if line.startswith("judging"):
+            break
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=20)
+    assert running.returncode == 130, errors
+    assert f"--resume {out}" in errors
+    assert len(tiny.steps(out)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
+    """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor stay."""
+    out, data = tmp_path / "run", tiny.pictures(tmp_path / "data")
+    running = start(words(data, out, "--machine.workers", "2", "--augment.randaugment", "2"))
+    reach(running, out, 3)
+    os.killpg(running.pid, number)
+    _, errors = running.communicate(timeout=20)
+    assert running.returncode == (130 if number == signal.SIGINT else 143), errors
+    assert "saved" in errors
+    assert len(tiny.steps(out)) == 1
+    time.sleep(2)
+    assert alive(running.pid) == []
+
+
+def test_a_second_signal_leaves_at_once(data, tmp_path):
+    out = tmp_path / "run"
+    running = start(words(data, out), "judging")
+    for line in running.stdout:
+        if line.startswith("judging"):
+            break
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    began = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in errors
+    assert not (out / "checkpoints").exists(), "nothing was saved: it left at once"
+
+
+def test_one_request_that_arrives_twice_is_one_request(data, tmp_path):
+    """`timeout` and job managers tell a process, and then its group."""
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked()
+        assert stop.code == 143
+        time.sleep(0.2)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_that_could_not_be_saved_does_not_claim_to_be(data, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    running = tiny.begin(tiny.recipe(data, machine={"save_every": 3}), out)
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Interrupted) as told:
+        for event in train.run(running):
+            if event.kind == "train" and event.step == 7:
+                monkeypatch.setattr(checkpoint, "save", full)
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert ", saved" not in told.value.what
+    assert "step-00000006" in told.value.what
+
+
+def test_handlers_are_put_back_and_a_thread_may_train(data, tmp_path):
+    import threading
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    errors = []
+
+    def work():
+        try:
+            tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2}), tmp_path / "run"))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert json.loads((tmp_path / "run" / "evaluation" / "val.json").read_text())["count"] == 17

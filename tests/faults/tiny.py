@@ -1,0 +1,73 @@
+"""Data, recipes and runs so small that hundreds of them fit into a test."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vitrail.engine.world import World
+from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
+from vitrail.run import session, train
+from vitrail.run.folder import RunFolder
+
+torch.set_num_threads(1)
+
+ALONE = World(0, 1, torch.device("cpu"))
+MODEL = {"depth": 2, "width": 16, "heads": 2, "patch": 4, "dropout": 0.1, "drop_path": 0.1}
+
+
+def npz(folder: Path, train: int = 48, val: int = 17, size: int = 12, channels: int = 1, multi: bool = False) -> Path:
+    """A MedMNIST-like file of noise in three classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", train), ("val", val)):
+        arrays[f"{part}_images"] = random.integers(0, 256, (count, size, size, channels), np.uint8)
+        arrays[f"{part}_labels"] = random.integers(0, 2, (count, 3)) if multi else np.arange(count) % 3
+    np.savez(folder / "tiny.npz", **arrays)
+    return folder / "tiny.npz"
+
+
+def pictures(folder: Path, each: int = 12, size: int = 12) -> Path:
+    """Class folders of PNG files."""
+    random = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8)).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+def recipe(path: Path, model=(), augment=(), optim=(), plan=(), machine=()) -> Recipe:
+    """Everything that draws random numbers is on, unless said otherwise."""
+    return Recipe(
+        model=Choice("vit/nano", {**MODEL, **dict(model)}),
+        data=Choice("", {"path": str(path)}),
+        augment=Augment(**{"mixup": 0.3, "cutmix": 0.5, "erase": 0.2, **dict(augment)}),
+        optim=Optim(**{"ema": 0.9, **dict(optim)}),
+        plan=Plan(**{"steps": 12, "batch": 16, "precision": "fp32", **dict(plan)}),
+        machine=Machine(**{"micro": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(machine)}),
+    )
+
+
+def begin(made: Recipe, out: Path) -> session.Session:
+    return session.new(made, out, ALONE)[0]
+
+
+def again(out: Path, given=(), allowed=()) -> session.Session:
+    return session.old(RunFolder(out), list(given), list(allowed), ALONE)
+
+
+def finish(running: session.Session) -> list[train.Event]:
+    return list(train.run(running))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def steps(out: Path) -> list[str]:
+    """The checkpoints of a run by name, oldest first."""
+    return sorted(p.name for p in (out / "checkpoints").iterdir())

@@ -1,0 +1,318 @@
+"""The ViT is the ViT of the paper and of the field's libraries, number for number; its options do what they say."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import vitrail
+from vitrail.errors import UsageError
+from vitrail.layers.attention import Attention, attentions, merge_heads
+from vitrail.layers.position import Learned
+from vitrail.models.vit import VARIANTS, Config, build
+from vitrail.types import Backbone, Features
+
+TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
+POSITIONS = ["none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"]
+
+
+def relative_error(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def from_timm(state):
+    """timm's names and tables in ours."""
+    table, cls = state.pop("pos_embed")[0], state.pop("cls_token")[0]
+    renamed = {f"backbone.{k}".replace("backbone.head", "heads.0"): v for k, v in state.items()}
+    return {**renamed, "backbone.position.table": table, "backbone.tokens": cls, "backbone.registers": torch.zeros(0, table.shape[1])}
+
+
+def from_torchvision(state):
+    names = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.in_proj_": "attn.qkv.", "self_attention.out_proj": "attn.proj",
+             "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2", "encoder.layers.encoder_layer_": "blocks.", "encoder.ln": "norm",
+             "encoder.pos_embedding": "pos_embed",
+             "class_token": "cls_token", "conv_proj": "patch_embed.proj", "heads.head": "head"}  # fmt: skip
+    out = {}
+    for key, value in state.items():
+        for old, new in names.items():
+            key = key.replace(old, new)
+        out[key] = value
+    return from_timm(out)
+
+
+def from_transformers(state):
+    """Both the names on disk and those alive in version 5."""
+    out = {}
+    for key, value in state.items():
+        key = key.removeprefix("vit.")
+        for old, new in {
+            "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
+            "embeddings.patch_embeddings.projection": "patch_embed.proj", "encoder.layer.": "blocks.", "encoder.layers.": "blocks.",
+            "layers.": "blocks.", "layernorm_before": "norm1", "layernorm_after": "norm2", "layernorm": "norm", "classifier": "head",
+            "attention.attention.query": "q", "attention.attention.key": "k", "attention.attention.value": "v",
+            "attention.q_proj": "q", "attention.k_proj": "k", "attention.v_proj": "v", "attention.o_proj": "attn.proj",
+            "attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2",
+        }.items():  # fmt: skip
+            key = key.replace(old, new)
+        out[key] = value
+    for key in [k for k in out if ".q." in k]:
+        stem, leaf = key[: -len(key.split(".")[-1]) - 2], key.split(".")[-1]
+        out[f"{stem}attn.qkv.{leaf}"] = torch.cat([out.pop(f"{stem}{p}.{leaf}") for p in "qkv"])
+    return from_timm(out)
+
+
+def timm_model():
+    timm = pytest.importorskip("timm")
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5
+    ), from_timm
+
+
+def torchvision_model():
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=128, num_classes=5)
+    torch.nn.init.normal_(model.heads.head.weight)  # zero as published, which would hide everything before it
+    return model, from_torchvision
+
+
+def transformers_model():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
+                                    patch_size=8, num_labels=5, layer_norm_eps=1e-6)  # fmt: skip
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = transformers.ViTForImageClassification(config)
+
+        def forward(self, x):
+            return self.model(x).logits
+
+        def state_dict(self):
+            return self.model.state_dict()
+
+    return Logits(), from_transformers
+
+
+@pytest.mark.parametrize("oracle", [timm_model, torchvision_model, transformers_model])
+def test_equals_the_libraries_of_the_field(oracle):
+    theirs, rename = oracle()
+    theirs.eval()
+    for p in theirs.parameters():
+        p.data += 0.05 * torch.randn_like(p)  # nothing at zero or one
+    ours = vitrail.create("vit/tiny", classes=5, width=32, depth=2, heads=4, patch=8, size=(32, 32))
+    ours.load_state_dict(rename(dict(theirs.state_dict())))
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_error(ours.eval()(x), theirs(x)) < 1e-5
+
+
+def test_gradients_equal_timms():
+    theirs, rename = timm_model()
+    ours = vitrail.create("vit/tiny", classes=5, width=32, depth=2, heads=4, patch=8, size=(32, 32))
+    ours.load_state_dict(rename(dict(theirs.state_dict())))
+    x = torch.randn(3, 3, 32, 32)
+    for model in (ours, theirs):
+        model(x).square().sum().backward()
+    for name, other in (("blocks.1.attn.qkv.weight",) * 2, ("patch_embed.proj.weight",) * 2, ("blocks.0.mlp.fc1.bias",) * 2):
+        a, b = ours.get_parameter(f"backbone.{name}").grad, theirs.get_parameter(other).grad
+        assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("vit/tiny", 5_717_416), ("vit/small", 22_050_664), ("vit/base", 86_567_656), ("vit/large", 304_326_632), ("vit/huge", 632_045_800)],
+)
+def test_parameter_counts_are_the_published(name, count):
+    with torch.device("meta"):
+        model = vitrail.create(name, classes=1000)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "millions"), [("vit/giant", 1012.6), ("vit/gigantic", 1844.4)])
+def test_parameter_counts_of_the_giants(name, millions):
+    with torch.device("meta"):
+        model = vitrail.create(name, classes=1000)
+    assert abs(sum(p.numel() for p in model.parameters()) / 1e6 - millions) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs"), [("vit/tiny", 1.26), ("vit/small", 4.61), ("vit/base", 17.58), ("vit/large", 61.60), ("vit/huge", 167.3)]
+)
+def test_multiply_adds_are_the_published(name, gmacs):
+    with torch.device("meta"):
+        model = vitrail.create(name, classes=1000)
+    assert abs(vitrail.cost(model).macs / 1e9 / gmacs - 1) < 0.006
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("size", [(32, 32), (40, 24), (30, 50)])
+def test_every_position_takes_every_size(position, size):
+    model = build(dataclasses.replace(TINY, position=position, registers=2)).eval()
+    features = model(torch.randn(2, 3, *size))
+    assert features.maps[0].shape == (2, 32, -(-size[0] // 8), -(-size[1] // 8))
+    assert features.summaries[0].shape == (2, 32)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_parameter_learns_and_positions_matter(position):
+    torch.manual_seed(1)
+    model = build(dataclasses.replace(TINY, position=position, qk_norm=True, layer_scale=0.1, registers=1))
+    for block in model.blocks:
+        if block.attn.relative is not None:
+            torch.nn.init.normal_(block.attn.relative.table)  # starts too small to be seen
+    x = torch.randn(2, 3, 32, 32)
+    features = model(x)
+    (features.summaries[0].square().sum() + features.maps[0].square().mean()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or (p.numel() and not p.grad.any())] == []
+    turned = model(x.roll(8, 3)).summaries[0]  # the same patches in other places
+    same = torch.allclose(turned, features.summaries[0], atol=1e-5)
+    assert same == (position == "none")
+
+
+@pytest.mark.parametrize(("tokens", "summaries"), [(0, 1), (1, 1), (2, 2)])
+def test_tokens_are_mean_class_and_teacher(tokens, summaries):
+    config = dataclasses.replace(TINY, tokens=tokens)
+    model = build(config)
+    features = model(torch.randn(2, 3, 32, 32))
+    assert isinstance(features, Features)
+    assert isinstance(model, Backbone)
+    assert len(features.summaries) == len(model.summary_widths) == summaries
+    assert len(model.position.table) == tokens + 16
+    if tokens == 0:
+        torch.testing.assert_close(features.summaries[0], features.maps[0].mean((2, 3)))
+    logits = vitrail.create("vit/tiny", classes=7, width=32, depth=1, heads=4, patch=8, size=32, tokens=tokens)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(logits(x), logits.each(x).mean(1))
+
+
+def test_rows_for_tokens_can_be_left_out():
+    model = build(dataclasses.replace(TINY, position_tokens=False))
+    assert isinstance(model.position, Learned)
+    assert len(model.position.table) == 16
+
+
+@pytest.mark.parametrize("extra", [
+    {"mlp": "swiglu"}, {"norm": "rms"}, {"norm_at": "post"}, {"norm_at": "none"}, {"residual": False}, {"gelu": "tanh"},
+    {"stem": "conv"}, {"pre_logits": 16}, {"pre_logits": 16, "pre_logits_act": "relu"}, {"position_join": "concat"},
+    {"position_init": "xavier"}, {"init": "jax"}, {"patch": (8, 4)}, {"channels": 5}, {"qkv_bias": False}, {"drop_path": 0.5},
+    {"dropout": 0.1, "attention_dropout": 0.1}, {"drop_path": 0.2, "drop_path_schedule": "constant"},
+])  # fmt: skip
+def test_every_option_runs_trains_and_comes_back(extra):
+    config = dataclasses.replace(TINY, **extra)
+    model = build(config)
+    x = torch.randn(2, config.channels, 32, 32)
+    features = model.train()(x)
+    (features.summaries[0].square().sum() + features.maps[0].square().mean()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.numel())
+    again = build(config)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.eval()(x).summaries[0], model.eval()(x).summaries[0])
+    torch.testing.assert_close(model(x[:1]).summaries[0], model(x).summaries[0][:1], rtol=1e-4, atol=1e-5)
+
+
+def test_rectangular_patches_have_a_rectangular_grid():
+    model = build(dataclasses.replace(TINY, patch=(8, 4)))
+    assert model(torch.randn(1, 3, 32, 32)).maps[0].shape == (1, 32, 4, 8)
+
+
+def test_pre_logits_is_dense_tanh():
+    model = build(dataclasses.replace(TINY, pre_logits=16)).eval()
+    plain = build(TINY).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pre_logits")})
+    x = torch.randn(2, 3, 32, 32)
+    dense = model.pre_logits[0]
+    torch.testing.assert_close(model(x).summaries[0], torch.tanh(dense(plain(x).summaries[0])))
+    assert model.summary_widths == (16,)
+
+
+def test_dropout_and_drop_path_act_in_training_only():
+    model = build(dataclasses.replace(TINY, drop_path=0.9, dropout=0.5, drop_path_schedule="constant"))
+    x = torch.randn(4, 3, 32, 32)
+    assert not torch.equal(model.train()(x).summaries[0], model(x).summaries[0])
+    assert torch.equal(model.eval()(x).summaries[0], model(x).summaries[0])
+    assert [b.drop_path.rate for b in build(dataclasses.replace(TINY, depth=3, drop_path=0.4)).blocks] == [0.0, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("position", ["learned", "relative", "rope"])
+def test_weights_are_what_forward_uses(position):
+    model = build(dataclasses.replace(TINY, position=position, qk_norm=True)).eval()
+    seen = {}
+
+    def look(name):
+        def hook(module, args, out):
+            w = module.weights(*args)
+            torch.testing.assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
+            values = module.project(*args).values
+            torch.testing.assert_close(out, module.proj(merge_heads(w @ values)), rtol=1e-4, atol=1e-5)
+            seen[name] = w.shape
+
+        return hook
+
+    for name, module in attentions(model).items():
+        module.register_forward_hook(look(name))
+    model(torch.randn(2, 3, 32, 40))
+    assert set(seen.values()) == {(2, 4, 21, 21)}
+    assert len(seen) == 2
+    assert all(isinstance(m, Attention) for m in attentions(model).values())
+
+
+def test_pre_norm_post_norm_and_none_are_the_three_plans():
+    x = torch.randn(2, 16, 32)
+    for norm_at in ("pre", "post", "none"):
+        block = build(dataclasses.replace(TINY, norm_at=norm_at)).blocks[0].eval()
+        grid = (4, 4)
+        if norm_at == "pre":
+            y = x + block.attn(block.norm1(x), grid)
+            wanted = y + block.mlp(block.norm2(y))
+        elif norm_at == "post":
+            y = block.norm1(x + block.attn(x, grid))
+            wanted = block.norm2(y + block.mlp(y))
+        else:
+            y = x + block.attn(x, grid)
+            wanted = y + block.mlp(y)
+        torch.testing.assert_close(block(x, grid), wanted)
+
+
+def test_initialisation_is_the_stated_one():
+    model = build(dataclasses.replace(TINY, width=256, heads=4))
+    assert abs(float(model.blocks[0].attn.qkv.weight.detach().std()) - 0.02) < 0.002
+    assert not model.blocks[0].mlp.fc1.bias.any()
+    jax = build(dataclasses.replace(TINY, width=256, heads=4, init="jax"))
+    bound = (6 / (256 + 1024)) ** 0.5
+    assert 0.9 * bound < float(jax.blocks[0].mlp.fc1.weight.detach().abs().max()) <= bound
+    assert float(jax.blocks[0].mlp.fc1.bias.detach().abs().max()) < 1e-5
+
+
+def test_exports_and_compiles_by_torch():
+    model = build(TINY).eval()
+    x = torch.randn(2, 3, 32, 32)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_agree_with_eager():
+    model = build(TINY).eval()
+    x = torch.randn(2, 3, 32, 32)
+    plain = model(x).summaries[0]
+    for block in model.blocks:
+        block.compile()
+    torch.testing.assert_close(model(x).summaries[0], plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("keys", "said"), [
+    ({"heads": 5}, "does not divide"), ({"stem": "conv", "patch": 7}, "power of two"),
+    ({"position": "relative", "position_join": "concat"}, "not a table"),
+])  # fmt: skip
+def test_says_what_cannot_be(keys, said):
+    with pytest.raises(UsageError, match=said):
+        build(dataclasses.replace(TINY, **keys))
+
+
+def test_every_variant_can_be_built():
+    for name in VARIANTS:
+        with torch.device("meta"):
+            model = vitrail.backbone(f"vit/{name}")
+        assert len(model.blocks) == VARIANTS[name].depth

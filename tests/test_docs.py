@@ -1,0 +1,99 @@
+"""Documentation is executed: every command and every piece of Python in it."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page):
+    lines = [
+        line[2:].partition("#")[0].strip() for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")
+    ]
+    return [line for line in lines if line.startswith("vitrail ")]
+
+
+def photos(folder):
+    """A folder of class folders with photographs of noise."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("moss", (30, 120, 30)), ("sand", (200, 180, 120))):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            noise = rng.integers(-20, 20, (40, 48, 3))
+            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(folder / name / f"{i}.jpg")
+
+
+def run(words, folder):
+    done = subprocess.run([sys.executable, "-m", "vitrail", *words], cwd=folder, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, f"vitrail {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_readme_from_top_to_bottom(tmp_path, monkeypatch):
+    """In the order of the page: the commands as they stand, then the Python."""
+    photos(tmp_path / "path/to/my/photos")
+    photos(tmp_path / "more/pictures")
+    Image.new("L", (28, 28), 90).save(tmp_path / "picture.jpg")
+    found = commands("README.md")
+    assert len(found) >= 6
+    for line in found:
+        words = shlex.split(line)[1:]
+        if words[:3] == ["train", "--data", "path/to/my/photos"]:
+            words += ["--plan.steps", "2"]  # the whole of it would take a minute
+        run(words, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("README.md", "python")
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert said.stdout.startswith("17.56")
+
+
+def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
+    import torch
+
+    import vitrail
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/pooled.py").write_text(blocks("docs/add_a_family.md", "python")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    model = vitrail.create("mine.pooled/tiny", classes=10, width=96)
+    assert model(torch.randn(2, 3, 32, 40)).shape == (2, 10)
+    assert vitrail.cost(model).macs > 0
+    with pytest.raises(ValueError, match="base"):
+        vitrail.create("mine.pooled/bse")
+
+
+def test_a_layout_can_be_added_as_the_page_says(tmp_path, monkeypatch):
+    import importlib
+
+    from vitrail.data.survey import survey
+
+    (tmp_path / "squares.py").write_text(blocks("docs/add_a_dataset.md", "python")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("squares")
+    assert module.matches("squares")
+    assert survey(module.build(module.Config())).pictures == {"train": 64, "val": 64}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_room_is_on_the_floor_plan():
+    plan = (ROOT / "docs/house.md").read_text(encoding="utf-8")
+    rooms = {p.stem for p in (ROOT / "vitrail").iterdir() if p.suffix == ".py" or p.is_dir()} - {"__pycache__"}
+    assert [r for r in sorted(rooms) if not re.search(rf"\b{r}\b", plan)] == []
