@@ -62,7 +62,8 @@ def aim(point: str, number: int) -> None:
             die()
         rename(source, target)
 
-    def aimed_rmtree(path: Path, ignore_errors: bool = False) -> None:
+    def aimed_rmtree(path: Path | str, ignore_errors: bool = False) -> None:
+        path = Path(path)
         if path.name.startswith(".step-"):
             saves.append(path)  # a save begins by clearing its place
         elif now("prune"):
@@ -114,13 +115,13 @@ class Trial:
     def warm(self) -> None:
         """One step in this very process, so that forks of it find everything imported."""
         with contextlib.redirect_stdout(io.StringIO()):
-            vitrail_main([*self.start(self.folder / "warm"), "--plan.steps", "1"])
+            vitrail_main(self.start(self.folder / "warm", 1))
 
-    def start(self, out: Path) -> list[str]:
+    def start(self, out: Path, steps: int = STEPS) -> list[str]:
         keys = {
             "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "model.drop-path": 0.2,
             "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.erase": 0.25, "augment.randaugment": 2 * (self.seed % 2),
-            "optim.ema": 0.9, "plan.steps": STEPS, "plan.batch": 16, "plan.eval-every": 7, "plan.seed": self.seed,
+            "optim.ema": 0.9, "plan.steps": steps, "plan.batch": 16, "plan.eval-every": 7, "plan.seed": self.seed,
             "plan.precision": "fp32", "machine.micro": 8, "machine.workers": self.seed % 2, "machine.save-every": EVERY,
             "machine.log-every": 1,
         }  # fmt: skip

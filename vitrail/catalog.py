@@ -6,6 +6,7 @@ variant by reading the source, so that a list costs no import. A name with a dot
 """
 
 import ast
+import contextlib
 import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vitrail.errors import DataError, UsageError, pick
+from vitrail.checks import place
+from vitrail.errors import DataError, UsageError, nearest, pick
+
+KINDS = {"models": "model family", "datasets": "data set layout", "tasks": "task"}
 
 
 def rooms(floor: str) -> list[str]:
@@ -24,11 +28,11 @@ def rooms(floor: str) -> list[str]:
 def names(floor: str, only: str | None = None) -> list[str]:
     """Every variant on a floor, or of one module on it, as "module/variant", without importing any of them."""
     found = []
-    for room in rooms(floor) if only is None else [pick(only, rooms(floor), f"name among the {floor}")]:
+    for room in rooms(floor) if only is None else [known(floor, only)]:
         spec = find_spec(f"vitrail.{floor}.{room}")
         if spec and spec.origin:
             found += [f"{room}/{variant}" for variant in variants(Path(spec.origin))]
-    return found
+    return [pick(only, found, "model")] if only and "/" in only else found
 
 
 def variants(file: Path) -> list[str]:
@@ -39,42 +43,79 @@ def variants(file: Path) -> list[str]:
     return []
 
 
+def known(floor: str, name: str) -> str:
+    """The module on a floor that a name begins with. Errors: `UsageError` with the nearest names."""
+    room, there = name.partition("/")[0], rooms(floor)
+    if room in there or floor != "models":
+        return pick(room, there, KINDS[floor])
+    whole = [n for n in names(floor) if room and room in n.split("/")] or (nearest(name, names(floor)) if "/" in name else [])
+    return pick(room, there, KINDS[floor], f"whole names: {', '.join(whole)}" if whole else "vitrail models lists them all")
+
+
+def fields(floor: str, room: str) -> list[str]:
+    """The fields of a module's `Config`, read from its source without importing it."""
+    spec = find_spec(f"vitrail.{floor}.{room}")
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []
+    config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
+    return [n.target.id for n in config.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)] if config else []
+
+
 def module(floor: str, name: str) -> ModuleType:
     """The module that a name stands for, whatever follows its slash."""
     room = name.partition("/")[0]
-    if "." in room:
+    if "." in room.strip("."):
         try:
-            return import_module(room)
-        except ModuleNotFoundError as error:
+            found = import_module(room)
+        except ImportError as error:
             raise UsageError(f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours") from None
-    return import_module(f"vitrail.{floor}.{pick(room, rooms(floor), f'name among the {floor}')}")
+        if lacking := [part for part in ("Config", "build") if not hasattr(found, part)]:
+            raise UsageError(f"the module {room!r} has no {' and no '.join(lacking)}", f"a module of the {floor} has Config and build")
+        return found
+    return import_module(f"vitrail.{floor}.{known(floor, name)}")
 
 
 def config(floor: str, name: str) -> Any:
     """The default config that a name stands for."""
-    if floor == "models" and "/" not in name and "." not in name:
-        near = [n for n in names(floor) if n.startswith(f"{name}/") or n.endswith(f"/{name}")]
-        if near:
-            raise UsageError(f"{name!r} is not a whole name", f"did you mean {', '.join(near[:9])}?")
-    found, variant = module(floor, name), name.partition("/")[2]
+    if not isinstance(name, str):
+        raise UsageError(f"a name is a text such as 'vit/base', not a {type(name).__name__}", "vitrail models lists them all")
+    room, _, variant = name.partition("/")
+    if floor == "models" and not variant and "." not in name:
+        near = [n for n in names(floor) if room and room in n.split("/")] or nearest(name, names(floor))
+        told = f"did you mean {', '.join(near[:9])}?" if near else "vitrail models lists them all"
+        raise UsageError(f"{name!r} is not the whole name of a model", told)
+    found = module(floor, name)
     if not variant:
         return found.Config()
-    known = [f"{name.partition('/')[0]}/{v}" for v in found.VARIANTS]
+    known = [f"{room}/{v}" for v in getattr(found, "VARIANTS", {})]
     return found.VARIANTS[pick(name, known, "model").partition("/")[2]]
 
 
 def layout(path: str) -> str:
     """The name of the data set layout that a path has. Errors: `DataError` where there is nothing, `UsageError` for a mistyped name."""
+    where = place(path)
     for name in rooms("datasets"):
         if import_module(f"vitrail.datasets.{name}").matches(path):
+            if name == "imagefolder":
+                refuse_tables(where)
             return name
-    embedded = [n for n in rooms("datasets") if n == "mini"]
-    if not Path(path).exists():
-        if "/" not in path and "." not in path:
-            pick(path, embedded, "data set", "or give the path of a folder of pictures")
-        near = sorted(p.name for p in Path(path).absolute().parent.glob("*"))[:5] if Path(path).absolute().parent.exists() else []
-        raise DataError(f"there is no {path}", f"beside it: {', '.join(near)}" if near else "check the path")
+    if not where.exists():
+        if "/" not in path and "." not in path and nearest(path, ["mini"]):
+            pick(path, ["mini"], "data set", "or give the path of a folder of pictures")
+        parent = where.absolute().parent
+        there = sorted(p.name for p in parent.glob("*")) if parent.is_dir() else []
+        near = nearest(where.name, there) or there[:5]
+        raise DataError(f"there is no file or folder {path}", f"beside it: {', '.join(near)}" if near else f"there is no {parent} either")
     raise DataError(
         f"{path} is not a data set that can be read",
         "known: a folder of class folders; a .csv or .tsv with columns path,label; a folder of IDX files; a MedMNIST .npz; 'mini'",
     )
+
+
+def refuse_tables(folder: Path) -> None:
+    """Errors: `DataError` for a folder without folders in which there is a file that could be meant."""
+    with contextlib.suppress(OSError):  # what cannot be listed is told by whoever reads it
+        inside = list(folder.iterdir())
+        tables = sorted(p for p in inside if p.suffix.lower() in (".npz", ".csv", ".tsv"))
+        if tables and not any(p.is_dir() for p in inside):
+            names = ", ".join(p.name for p in tables[:5])
+            raise DataError(f"{folder} holds no folders of pictures, but {names}", f"name the file: --data {tables[0]}")

@@ -3,16 +3,25 @@
 import dataclasses
 import json
 import math
+import re
+import types
+import typing
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from vitrail.errors import UsageError, pick
 
 Positive = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
+Above = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+Share = Annotated[float, Ge(0), Le(1)]
+Byte = Annotated[int, Ge(0), Le(255)]
+
+WORDS = {"True": True, "False": False, "None": None}  # as help prints them
 
 T = TypeVar("T")
 
@@ -29,7 +38,7 @@ def update(config: T, keys: dict[str, Any], where: str) -> T:
     fields = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
     changes = {}
     for key, value in keys.items():
-        name = pick(key.replace("-", "_"), fields, f"key in {where}", f"keys: {', '.join(fields)}")
+        name = pick(key.replace("-", "_"), fields, "key", f"keys: {', '.join(fields)}", f" in {where}")
         changes[name] = checked(value, kinds[name], f"{where}.{name}")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
@@ -38,22 +47,33 @@ def checked(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple."""
     from pydantic import TypeAdapter, ValidationError
 
+    value = [plain(v) for v in value] if isinstance(value, list | tuple) else plain(value)
     if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list | tuple) else [value])):
-        raise UsageError(f"{where} is {value}: a number that is not finite", f"{where} takes {spoken(kind)}")
+        raise UsageError(f"{where} is {shown(value)}, which is not a finite number", f"{where} takes {spoken(kind)}")
     try:
         return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         if isinstance(value, str) and (options := literals(kind)):
-            pick(value, options, f"value of {where}")
-        bounds = [e["msg"].removeprefix("Input should be ") for e in error.errors() if "_than" in e["type"]]
-        takes = f"a number {bounds[0]}" if bounds else spoken(kind)
-        raise UsageError(f"{where} takes {takes}, not {value!r}") from None
+            pick(value, options, "value", where=f" of {where}")
+        limits = " and ".join(dict.fromkeys(limit(e["msg"]) for e in error.errors() if "_than" in e["type"]))
+        each = ", each " if limits and isinstance(value, list | tuple) else " " if limits else ""
+        raise UsageError(f"{where} takes {spoken(kind)}{each}{limits}, not {shown(value)}", example(kind, value)) from None
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy or torch as one of Python."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+
+
+def limit(said: str) -> str:
+    """A bound in fewer words than pydantic's."""
+    for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most"), ("greater", "more")):
+        said = said.replace(long, short)
+    return said.removeprefix("Input should be ")
 
 
 def literals(kind: Any) -> list[str]:
     """The strings that a type allows, where it is a choice among strings."""
-    import typing
-
     if typing.get_origin(kind) is typing.Literal:
         return [v for v in typing.get_args(kind) if isinstance(v, str)]
     return [v for inner in typing.get_args(kind) for v in literals(inner)]
@@ -61,20 +81,52 @@ def literals(kind: Any) -> list[str]:
 
 def spoken(kind: Any) -> str:
     """A type in words: what a user may write."""
-    import types
-    import typing
-
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return spoken(args[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(spoken(a) for a in args if a is not type(None))
     if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, args))
+        return ("one of " if args[1:] else "") + ", ".join(map(repr, args))
     if origin is tuple:
-        return "a list" if args[-1] is ... else f"{len(args)} values"
+        one = spoken(args[0]).removeprefix("a ") + "s"
+        return f"a list of {one}" if args[-1] is ... else f"{len(args)} {one}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     return words.get(kind, str(kind))
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(shown, value)) if value[1:] else f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def example(kind: Any, value: Any) -> str:
+    """How to write what is meant, where a likely misunderstanding can be seen."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and spoken(kind).startswith("2 "):
+        return f"for example {value} {value}"
+    if value is True and "true" not in spoken(kind):
+        return "on the command line, an option without a value means true"
+    return ""
+
+
+def place(path: Any) -> Path:
+    """A path that a user gave, its ~ resolved. Errors: `UsageError` where no file can have such a name."""
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except RuntimeError:
+        raise UsageError(
+            f"{shown(str(path))} begins with the home folder of somebody unknown", "write the path from / or from here"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{shown(str(path))} cannot be looked at: {why}", "check the path and its permissions") from None
+    return found
 
 
 def parse(text: str) -> Any:
@@ -84,4 +136,5 @@ def parse(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        return {"True": True, "False": False}.get(text, text)
+        pass
+    return float(text) if re.fullmatch(r"[-+]?(\d+\.|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE) else WORDS.get(text, text)

@@ -1,7 +1,7 @@
 """What a user is told when something is wrong: what, where, how to fix it; and the exit code that goes with it."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class VitrailError(Exception):
@@ -56,8 +56,39 @@ class Interrupted(VitrailError):
         return type(self), (self.what, self.fix, self.code)
 
 
-def pick(wanted: str, known: Iterable[str], what: str, hint: str = "") -> str:
-    """`wanted` if it is known; otherwise a `UsageError` that names its nearest neighbours.
+SYNONYMS = {  # what others call it: what it is called here
+    "learning_rate": "lr", "batch_size": "batch", "num_epochs": "epochs", "max_epochs": "epochs", "max_steps": "steps",
+    "iterations": "steps", "wd": "weight_decay", "warmup_steps": "warmup", "num_workers": "workers", "amp": "precision",
+    "dim": "width", "embed_dim": "width", "hidden_size": "width", "num_layers": "depth", "layers": "depth", "blocks": "depth",
+    "num_heads": "heads", "num_classes": "classes", "img_size": "size", "image_size": "size", "patch_size": "patch",
+    "in_chans": "channels", "in_channels": "channels", "num_channels": "channels", "label_smoothing": "smoothing",
+    "drop_path_rate": "drop_path", "drop_rate": "dropout", "init_values": "layer_scale", "lr_scheduler": "schedule",
+    "output": "out", "output_dir": "out", "out_dir": "out", "dataset": "data", "arch": "model", "evaluate": "eval", "test": "eval",
+    "infer": "predict", "fit": "train", "list": "models", "flops": "cost", "gpu": "cuda", "continue": "resume", "topk": "top",
+}  # fmt: skip
+NEAR = 0.5  # least likeness of a name that is proposed
+
+
+def nearest(wanted: str, known: Iterable[str]) -> list[str]:
+    """The names that `wanted` may be a misspelling of, at most three, best first; or what it is called here.
+
+    >>> nearest("trian", ["train", "eval"])
+    ['train']
+    """
+    names, low = [str(k) for k in known], wanted.casefold().strip()
+    plain = low.lstrip("-").replace("-", "_")
+    for said in get_close_matches(plain, SYNONYMS, n=1, cutoff=0.85):
+        meant = [n for n in names if n.lstrip("-") == SYNONYMS[said]]
+        if meant:
+            return meant
+    short = low[:200]  # comparing takes time with the square of the length
+    like = sorted(((SequenceMatcher(None, short, n.casefold()).ratio(), n) for n in names), key=lambda pair: -pair[0])
+    return [n for ratio, n in like if ratio >= max(NEAR, like[0][0] - 0.1)][:3]
+
+
+def pick(wanted: str, known: Iterable[str], what: str, hint: str = "", where: str = "") -> str:
+    """`wanted` if it is known; otherwise a `UsageError` that names its nearest neighbours, or what there is. `what` says what kind
+    of name it is, `where` to what it belongs (" in optim").
 
     >>> pick("base", ["tiny", "base"], "variant")
     'base'
@@ -65,5 +96,7 @@ def pick(wanted: str, known: Iterable[str], what: str, hint: str = "") -> str:
     known = [str(k) for k in known]
     if wanted in known:
         return wanted
-    near = get_close_matches(str(wanted), known, n=3, cutoff=0.4) or sorted(known)[:8]
-    raise UsageError(f"unknown {what} {str(wanted)!r}; did you mean {', '.join(map(repr, near))}?", hint)
+    near = nearest(str(wanted), known)
+    there = f"there {'are' if known[1:] else 'is'} {', '.join(sorted(known)[:9])}"
+    told = f"did you mean {' or '.join(map(repr, near))}?" if near else there
+    raise UsageError(f"unknown {what} {str(wanted)!r}{where}; {told}", hint)

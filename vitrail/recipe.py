@@ -10,12 +10,17 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from vitrail.checks import Amount, Count, Fraction, Positive, checked, update
-from vitrail.errors import UsageError, pick
+from annotated_types import Ge, Le
+
+from vitrail.checks import Above, Amount, Byte, Count, Fraction, Positive, Share, checked, update
+from vitrail.errors import UsageError, nearest, pick
 
 Size = tuple[Positive, Positive]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+Many = Annotated[int, Ge(1), Le(10**9)]  # of what is counted with 64 bits, a product of two included
+Workers = Annotated[int, Ge(0), Le(256)]
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,12 @@ class Input:
 
     size: Size | None = None  # height and width in pixels
     channels: Count = 0  # 1, 3 or more; 0: as the data
-    mean: tuple[float, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
-    std: tuple[Amount, ...] | None = None
+    mean: tuple[Share, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
+    std: tuple[Above, ...] | None = None
     resize: Literal["stretch", "crop"] | None = None  # "crop": the shorter side to size / crop_ratio, then the centre
-    crop_ratio: Amount = 0.875
+    crop_ratio: Above = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    background: tuple[Count, Count, Count] = (255, 255, 255)  # under transparent pixels
+    background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,12 @@ class Augment:
 
     crop: Literal["none", "pad", "random"] | None = None  # "pad": shift by up to `pad` pixels; "random": a part, resized
     pad: Count = 2
-    scale: tuple[Fraction, Amount] = (0.35, 1.0)  # share of the area that a random crop keeps
+    scale: tuple[Share, Share] = (0.35, 1.0)  # share of the area that a random crop keeps
     flip: bool | None = None  # left and right
     flip_vertical: bool = False
     randaugment: Count = 0  # operations per picture
-    magnitude: Count = 9  # of RandAugment, 0 to 30
-    erase: Amount = 0.0  # probability of erasing a rectangle
+    magnitude: Annotated[int, Ge(0), Le(30)] = 9  # of RandAugment, 0 to 30
+    erase: Share = 0.0  # probability of erasing a rectangle
     mixup: Amount = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Amount = 0.0
 
@@ -61,12 +66,12 @@ class Optim:
     lr: Amount | None = None
     weight_decay: Amount = 0.05  # of linear and convolution weights only
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Amount = 1e-8
+    eps: Above = 1e-8
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Count | None = None  # steps
-    final: Fraction = 0.0  # share of the rate that is left at the end
+    final: Share = 0.0  # share of the rate that is left at the end
     clip: Amount = 1.0  # largest norm of the gradient; 0: no clipping
-    layer_decay: Amount = 1.0  # factor on the rate from each block to the one below
+    layer_decay: Above = 1.0  # factor on the rate from each block to the one below
     freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
     ema: Fraction = 0.0  # decay per step of the averaged weights; 0: off
 
@@ -75,24 +80,26 @@ class Optim:
 class Plan:
     """How long, how much at a time, in which numbers."""
 
-    epochs: Amount | None = None
-    steps: Positive | None = None  # instead of epochs
-    batch: Positive | None = None  # of all processes together
-    seed: Count = 0
+    epochs: Above | None = None
+    steps: Many | None = None  # instead of epochs
+    batch: Many | None = None  # of all processes together
+    seed: Seed = 0
     eval_every: Count | None = None  # steps; 0: only at the end
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": probed on this machine
     compile: bool = False
     bad: Literal["fail", "skip"] = "fail"  # a picture that cannot be read: stop before step 0, or leave it out
-    bad_budget: Amount = 0.001  # largest share that may be left out
+    bad_budget: Share = 0.001  # largest share that may be left out
     fingerprint: Literal["stat", "content"] = "stat"  # how a changed data set is noticed
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What may change when a run is resumed: none of it changes the result."""
+    """What may change when a run is resumed: none of it changes a picture, their order or the rate, and without dropout and
+    drop path none changes the result by more than rounding. Those draw their masks for a piece of the batch, so other pieces, or
+    another number of processes, draw others."""
 
     micro: Positive | None = None  # pictures at once in each process; smaller ones are accumulated to the batch
-    workers: Count | None = None  # processes that read pictures; None: none for data in memory
+    workers: Workers | None = None  # processes that read pictures; None: none for data in memory
     grad_checkpoint: bool = False  # compute activations again in the backward pass to save memory
     log_every: Positive = 10
     save_every: Positive = 200
@@ -127,20 +134,30 @@ def read(path: Path) -> Recipe:
     """The recipe in a TOML file. Errors: `UsageError` with the line of a syntax error or the key that is wrong."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a recipe", "to train on a folder of pictures: vitrail train --data FOLDER")
+    if path.suffix != ".toml":
+        raise UsageError(f"{path} is not a recipe, which is a .toml file", f"is it what to train on? vitrail train --data {path}")
     if not path.is_file():
-        near = ", ".join(sorted(str(p) for p in path.absolute().parent.glob("*.toml"))[:4])
-        raise UsageError(f"there is no recipe {path}", f"beside it: {near}" if near else "a recipe is a .toml file")
+        near = nearest(path.name, there := sorted(p.name for p in path.absolute().parent.glob("*.toml")))
+        raise UsageError(f"there is no recipe {path}", f"beside it: {', '.join(near or there[:5])}" if there else "check the path")
     try:
         return from_tables(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a recipe: {error}", "a recipe is TOML: [section] lines and key = value lines") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path} is not a recipe: it is not UTF-8 text", "a recipe is TOML: [section] lines and key = value lines"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", 'a recipe has lines [section] and key = value; texts stand in quotes "..."'
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
 
 
 def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:
     """A recipe from nested tables, such as TOML gives."""
     recipe = Recipe()
     for name, table in tables.items():
-        pick(name, SECTIONS, f"section in {where}", f"sections: {', '.join(SECTIONS)}")
+        pick(name, SECTIONS, "section", f"sections: {', '.join(SECTIONS)}", f" in {where}")
         if not isinstance(table, dict):
             raise UsageError(f"[{name}] in {where} is a section, not a value", f"write [{name}] and the keys below it")
         recipe = override(recipe, name, table)
@@ -148,13 +165,14 @@ def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:
 
 
 def override(recipe: Recipe, section: str, keys: dict[str, Any]) -> Recipe:
-    """The recipe with some keys of a section changed. A new name empties the keys that belonged to the old one."""
+    """The recipe with some keys of a section changed. Another name empties the keys that belonged to the old one; where none had
+    been said yet, the keys were meant for whatever it would be."""
     old = getattr(recipe, section)
     if section not in CHOICES:
         return dataclasses.replace(recipe, **{section: update(old, keys, section)})
     rest = {k.replace("-", "_"): v for k, v in keys.items() if k != "name"}
     name = checked(keys.get("name", old.name), str, f"{section}.name")
-    kept = old.keys if name == old.name else {}
+    kept = old.keys if old.name in ("", name) else {}
     changed: Any = {section: Choice(name, {**kept, **rest})}
     return dataclasses.replace(recipe, **changed)
 

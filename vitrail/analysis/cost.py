@@ -13,7 +13,8 @@ from vitrail.layers.attention import attentions
 class Cost:
     """For one image. `macs`: multiply-adds of matrix products, convolutions and attention (papers call them FLOPs).
     `attention_bytes`: fp32 attention weights of all layers, if they were written out as looking at them does; the fused
-    kernel never holds them. `activation_bytes`: fp32 outputs of every leaf module, about what training keeps."""
+    kernel never holds them. Where attention is sparse, both count the pairs that are seen. `activation_bytes`: fp32 outputs
+    of every leaf module, about what training keeps."""
 
     parameters: int
     trainable: int
@@ -43,7 +44,7 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None) -> Cost:
     size = getattr(config, "size", (224, 224)) if size is None else (size, size) if isinstance(size, int) else size
     ghost = on_meta(model)
     images = torch.empty(1, getattr(config, "channels", 3), *size, device="meta")
-    seen: dict[str, int] = {"attention": 0, "activations": 0}
+    seen: dict[str, int] = {"attention": 0, "activations": 0, "unseen": 0}
     hooks = [m.register_forward_pre_hook(attention_hook(seen)) for m in attentions(ghost).values()]
     hooks += [m.register_forward_hook(activation_hook(seen)) for m in ghost.modules() if not any(m.children())]
     with torch.no_grad():
@@ -57,7 +58,7 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        macs=counter.get_total_flops() // 2,
+        macs=counter.get_total_flops() // 2 - seen["unseen"],
         attention_bytes=seen["attention"],
         activation_bytes=seen["activations"],
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -79,8 +80,12 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 def attention_hook(seen: dict[str, int]) -> Any:
     def hook(module: Any, args: tuple) -> None:
-        q, k, _, _ = module.project(*args)
-        seen["attention"] += q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * 4
+        found = module.project(*args)
+        q, k, v = found[:3]
+        rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
+        pairs = every if found.seen is None else found.seen.pairs()
+        seen["attention"] += rows * pairs * 4
+        seen["unseen"] += rows * (every - pairs) * (q.shape[3] + v.shape[3])  # counted by torch, left out by a sparse kernel
 
     return hook
 

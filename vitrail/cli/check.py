@@ -1,19 +1,25 @@
 """`vitrail check`: looks a data set over before anything is trained on it."""
 
+import json
+import shlex
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from vitrail.cli.console import Console
-from vitrail.cli.words import arguments
+from vitrail.cli.words import arguments, only, take_keys
+from vitrail.recipe import Choice
 
 
 @dataclass
 class Check:
-    """Read every picture of a data set once and say what is there, what is wrong, and what to do."""
+    """Read every picture of a data set once and say what is there, what is wrong, and what to do.
 
-    path: Annotated[str, tyro.conf.Positional]
+    Keys of the data set go with it: vitrail check table.csv --data.label-column kind
+    """
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder, a .csv or .tsv, a folder of IDX files, a .npz, or "mini"."""
 
 
@@ -22,31 +28,30 @@ ARGUMENTS: dict[str, type] = {"check": Check}
 
 def check(words: list[str]) -> int:
     """Exit code 3 where pictures cannot be read."""
-    given = arguments(Check, words, "vitrail check")
-    from vitrail import catalog
-    from vitrail.data.survey import advice, render, survey
+    rest, keys = take_keys(words)
+    given = arguments(Check, rest, "vitrail check")
+    own = only("data", keys, "what a data set is")
+    from vitrail.data.survey import render, survey
+    from vitrail.run.prepare import open_data
 
-    module = catalog.module("datasets", catalog.layout(given.path))
-    dataset = module.build(module.Config(path=given.path))
+    dataset, _ = open_data(Choice("", {"path": given.path, **own}))
     found = survey(dataset, Console().progress("reading pictures"))
     print("\n".join(render(dataset, found)))
-    told = advice(found)
-    if told:
-        print("\nwhat to do")
-        print("\n".join(f"  - {line}" for line in told))
-    print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggestion(given.path, dataset, found)))
+    if len(found.corrupt) == sum(map(len, dataset.splits.values())):
+        return 3
+    print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggestion({"path": given.path, **own}, dataset, found)))
     return 3 if found.corrupt else 0
 
 
-def suggestion(path: str, dataset: object, found: object) -> list[str]:
+def suggestion(keys: dict[str, Any], dataset: object, found: object) -> list[str]:
     """The command to train with, and what would be chosen and why."""
     import torch
 
-    from vitrail.recipe import Choice, Recipe
+    from vitrail.recipe import Recipe
     from vitrail.run.choose import fill
     from vitrail.run.prepare import facts
 
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _, reasons = fill(Recipe(data=Choice("", {"path": path})), facts(dataset, found, gpu))  # type: ignore[arg-type]
-    shown = f'"{path}"' if " " in path else path
-    return [f"vitrail train --data {shown}", *(f"  {reason}" for reason in reasons)]
+    _, reasons = fill(Recipe(data=Choice("", keys)), facts(dataset, found, gpu))  # type: ignore[arg-type]
+    words = [f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in keys.items() if key != "path"]
+    return [" ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]), *(f"  {reason}" for reason in reasons)]

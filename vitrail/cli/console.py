@@ -24,7 +24,7 @@ class Console:
             return
         try:
             if self.live is not None:
-                self.live.console.print(text, markup=False, highlight=False)
+                self.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
                 sys.stdout.write(text + "\n")
                 sys.stdout.flush()

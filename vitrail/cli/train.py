@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from vitrail.checks import place
 from vitrail.cli.console import Console
-from vitrail.cli.words import Given, arguments, take_keys
-from vitrail.errors import UsageError, VitrailError
+from vitrail.cli.words import Given, arguments, device, recipe_flags, take_keys
+from vitrail.errors import UsageError, VitrailError, pick
 from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, override, read
 
 
@@ -19,15 +20,18 @@ class Train:
     """Train a model on pictures.
 
     vitrail train --data mini
+
     vitrail train --data FOLDER --model vit/nano --plan.epochs 20
+
     vitrail train recipes/mini.toml --optim.lr 1e-3 --out runs/a
+
     vitrail train --resume runs/a
 
     Keys of a model (--model.depth 6, ...) are listed by `vitrail models NAME`. What is left out, or None, is chosen
     from the data and said with its reason.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional] = ""
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
     """A recipe file (.toml)."""
     data: str = ""
     """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
@@ -39,8 +43,8 @@ class Train:
     """The folder of the run; by default a new one under runs/."""
     resume: str = ""
     """Continue this run: its folder, a file in it, or its name under runs/."""
-    allow_change: tuple[str, ...] = ()
-    """On resuming, keys that may change although the result changes with them."""
+    allow_change: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """On resuming, a key such as optim.lr that may change although the result changes with it; say it once for each."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     dry_run: bool = False
@@ -62,6 +66,7 @@ def train(words: list[str]) -> None:
     given = arguments(Train, rest, "vitrail train")
     keys = [*names(given), *keys]
     recipe = check(given, keys)
+    device(given.device)
     from vitrail.engine import world as worlds
 
     world = worlds.join(given.device)
@@ -88,7 +93,13 @@ def check(given: Train, keys: Given) -> Recipe:
         raise UsageError("--resume goes on with a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN")
     if given.allow_change and not given.resume:
         raise UsageError("--allow-change belongs to --resume", "vitrail train --resume RUN --allow-change KEY")
-    recipe = read(Path(given.recipe)) if given.recipe else Recipe()
+    for key in given.allow_change:
+        keys_of_recipes = [k[2:] for k in recipe_flags()] + ["model.name", "data.name", "task.name"]
+        pick(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
+    if given.recipe and given.data and not given.recipe.endswith(".toml"):
+        raise UsageError(f"what is {given.recipe!r} for? The data is said already: --data {given.data}",
+                         """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
+    recipe = read(place(given.recipe)) if given.recipe else Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
     if recipe.plan.steps is not None and recipe.plan.epochs is not None:
@@ -104,17 +115,16 @@ def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.run import folder, session
     from vitrail.run.prepare import open_data, prepare
 
-    if given.out is not None:
-        world.once(lambda: folder.check_writable(given.out))
-    elif world.first:
-        folder.check_writable(Path("runs") / ".probe")
+    wanted = place(given.out) if given.out else None
+    world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare(recipe, world, console.progress("reading pictures"))
+        session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world)
         console.prepared(prepared)
         console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
         return
     _, data = open_data(recipe.data)
-    out = given.out or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
+    out = wanted or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
     new, prepared = session.new(recipe, out, world, console.progress("reading pictures"))
     console.prepared(prepared)
     follow(new, console)
@@ -125,7 +135,7 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
 
     run = folder.find(given.resume)
     keys = [(section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys]
-    again = session.old(run, keys, list(given.allow_change), world)
+    again = session.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
     for note in again.notes:
         console.say(note)
     console.say(f"{run.path}: from step {again.state.step} of {again.steps}")

@@ -8,21 +8,23 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.words import arguments
-from vitrail.errors import BadImage, CheckpointError, DataError, UsageError, pick
+from vitrail.checks import place
+from vitrail.cli.words import arguments, device
+from vitrail.errors import BadImage, CheckpointError, DataError, UsageError, nearest, pick
 
 
 @dataclass
 class Eval:
     """Judge a trained model on held-out pictures."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, a model folder or a .safetensors file."""
     data: str = ""
     """Another data set; by default the one it was trained on."""
     split: str = ""
     """Which part: test, val or train; by default the test part, else the validation part."""
     device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     json: bool = False
     """Print JSON."""
 
@@ -31,22 +33,23 @@ class Eval:
 class Predict:
     """Say what is in pictures."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, a model folder or a .safetensors file."""
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional]
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")]
     """Files, or folders of pictures."""
     top: int = 3
     """How many classes to name."""
     json: bool = False
     """Print one JSON object a line."""
     device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
 
 @dataclass
 class Report:
     """Write the page that tells a run."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run."""
 
 
@@ -56,6 +59,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 def evaluate(words: list[str]) -> None:
     given = arguments(Eval, words, "vitrail eval")
+    device(given.device)
     from vitrail.engine import world as worlds
     from vitrail.run import evaluate as judging
     from vitrail.run.predict import load
@@ -112,8 +116,11 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
 
 def predict(words: list[str]) -> int:
     given = arguments(Predict, words, "vitrail predict")
+    device(given.device)
     if given.top < 1:
         raise UsageError(f"--top is {given.top}", "name at least one class")
+    if place(given.run).suffix.lower() in PICTURES:
+        raise UsageError(f"{given.run} is a picture; the run comes first", "vitrail predict RUN PICTURE...")
     files = expanded(given.pictures)
     from vitrail.run.predict import load
 
@@ -123,6 +130,8 @@ def predict(words: list[str]) -> int:
         for path, row in each(predictor, files[start : start + 64]):
             failed += isinstance(row, BadImage)
             print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
+    if failed:
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
     return BadImage.code if failed else 0
 
 
@@ -130,7 +139,7 @@ def expanded(names: tuple[str, ...]) -> list[Path]:
     """Files as they are; folders as the pictures below them, in order. Errors: `DataError`."""
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = place(name)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
             if not inside:
@@ -139,7 +148,8 @@ def expanded(names: tuple[str, ...]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            near = sorted(p.name for p in path.absolute().parent.glob("*"))[:4]
+            there = sorted(p.name for p in path.absolute().parent.glob("*"))
+            near = nearest(path.name, there) or there[:5]
             raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
     if not found:
         raise UsageError("no picture was given", "vitrail predict RUN PICTURE...")
@@ -171,7 +181,7 @@ def as_json(path: Path, row: Any, predictor: Any) -> dict[str, Any]:
 
 def as_line(path: Path, row: Any, predictor: Any, top: int) -> str:
     if isinstance(row, BadImage):
-        return f"{path}: {row.what}"
+        return row.what
     best = row.topk(min(top, len(predictor.classes)))
     told = ", ".join(f"{predictor.classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
     return f"{path}: {told}"

@@ -3,9 +3,10 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,11 +107,18 @@ def from_workers(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: in
         multiprocessing_context="forkserver" if torch.cuda.is_available() else None,
         pin_memory=torch.cuda.is_available(),
     )
-    try:
+    with losses_told():
         for loaded in loader:
             if isinstance(loaded, VitrailError):
                 raise loaded
             yield loaded
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """A worker that dies makes torch raise in whatever the main process is doing just then. Errors: `RunError`."""
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -118,7 +126,7 @@ def from_workers(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: in
         raise RunError("a worker process that reads pictures died", fix) from None
 
 
-def untouched(item: Loaded | VitrailError) -> Loaded | VitrailError:
+def untouched(item: Any) -> Any:
     """torch's own way would turn the arrays of the keys into tensors."""
     return item
 

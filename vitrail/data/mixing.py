@@ -14,7 +14,8 @@ from vitrail.types import Batch
 
 def draw(seed: int, step: int, pairs: int, mixup: float, cutmix: float) -> tuple[bool, np.ndarray, np.ndarray]:
     """For the batch of a step: whether to cut (else blend), the share lambda that each pair keeps [P], and places in [0,1) [P 2]."""
-    generator = np.random.Generator(np.random.Philox(key=(seed + (1 << 32), step)))
+    key = np.array([(seed + (1 << 32)) % (1 << 64), step], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key))
     cut = bool(cutmix) and (not mixup or generator.random() < 0.5)
     alpha = cutmix if cut else mixup
     return cut, generator.beta(alpha, alpha, pairs), generator.random((pairs, 2))

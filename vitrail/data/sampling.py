@@ -25,7 +25,7 @@ class Keys(NamedTuple):
 
 def order(seed: int, epoch: int, count: int) -> np.ndarray:
     """The permutation of `count` pictures in one epoch."""
-    return np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(count)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64))).permutation(count)
 
 
 class Stream:

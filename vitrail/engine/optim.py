@@ -25,13 +25,20 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
 
 
 def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
-    """The depth of every parameter: what is registered before the blocks is the stem, what comes after them the top."""
+    """The depth of every parameter: what is registered before the blocks is the stem; what stands between two blocks, such as the
+    patch embedding of a stage, belongs to the later one; what comes after the last block is the top."""
     inside = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
-    found, outside = {}, 0
+    found, reached = {}, 0
+    waiting: list[str] = []
     for name, p in model.named_parameters():
-        outside = len(blocks) + 1 if id(p) in inside else outside
-        found[name] = inside.get(id(p), outside)
-    return found
+        if id(p) not in inside:
+            waiting.append(name)
+            continue
+        for early in waiting:  # parameters since the block before: the stem's, or between blocks
+            found[early] = inside[id(p)] if reached else 0
+        waiting, reached = [], inside[id(p)]
+        found[name] = reached
+    return {**found, **dict.fromkeys(waiting, len(blocks) + 1)}
 
 
 def freeze(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:

@@ -19,6 +19,8 @@ from vitrail.engine.world import World
 from vitrail.errors import RunError
 from vitrail.types import Batch, Task
 
+SMALLEST_SCALE = 2.0**-14  # of fp16's gradients, which begins at 2^16 and is halved at every overflow
+
 
 class Report(NamedTuple):
     """What a step did. Tensors stay where they are until someone wants to read them."""
@@ -148,9 +150,10 @@ def agree(terms: dict[str, Tensor], loop: Loop) -> tuple[dict[str, Tensor], bool
 
 
 def check(terms: dict[str, Tensor], norm: Tensor, pieces: list[Piece], state: State) -> None:
-    """Stops before the update where a number is not finite. With fp16 an overflowing gradient is routine: the scaler skips it."""
+    """Stops before the update where a number is not finite. With fp16 an overflowing gradient is routine, and the scaler skips it;
+    where no scale is small enough it is no overflow."""
     bad = [name for name, value in terms.items() if not torch.isfinite(value)]
-    if not bad and (state.scaler or torch.isfinite(norm)):
+    if not bad and (torch.isfinite(norm) or (state.scaler and state.scaler.get_scale() > SMALLEST_SCALE)):
         return
     what = f"the loss ({', '.join(f'{n} = {float(terms[n])}' for n in bad)})" if bad else f"the gradient (norm {float(norm)})"
     keys = Keys(*(np.concatenate([getattr(p.loaded.keys, part) for p in pieces]) for part in ("epochs", "ids")))

@@ -12,18 +12,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError
+from vitrail.layers.neighbourhood import Neighbourhood, Seen
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
 
 
+class Places(NamedTuple):
+    """What in attention depends on where tokens are: `rotary` turns queries and keys, `relative` adds to the logits,
+    `neighbourhood` leaves far pairs out."""
+
+    rotary: Rotary | None = None
+    relative: RelativeBias | None = None
+    neighbourhood: Neighbourhood | None = None
+
+
+NOWHERE = Places()
+
+
 class Projected(NamedTuple):
-    """What attention works on: queries, keys, values [B h N d] and what is added to the logits, broadcast to [B h N M]."""
+    """What attention works on: queries, keys, values [B h N d], what is added to the logits, broadcast to [B h N M], and which
+    pairs see each other where not all do."""
 
     queries: Tensor
     keys: Tensor
     values: Tensor
     bias: Tensor | None = None
+    seen: Seen | None = None
+
+    def mask(self) -> Tensor | None:
+        """Everything that is added to the logits."""
+        if self.seen is None:
+            return self.bias
+        far = self.seen.bias(self.queries)
+        return far if self.bias is None else self.bias + far
 
 
 class Attention(nn.Module, ABC):
@@ -45,37 +67,43 @@ class Attention(nn.Module, ABC):
         """Queries, keys, values and bias from whatever `forward` is given."""
 
     def forward(self, *args: Any) -> Tensor:
-        q, k, v, bias = self.project(*args)
+        found = self.project(*args)
+        q, k, v = found[:3]
         p = self.attention_dropout if self.training else 0.0
-        return self.dropout(self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=p))))
+        if found.seen is not None and found.bias is None and p == 0.0 and q.is_cuda:
+            mixed = found.seen.attend(q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
+        return self.dropout(self.proj(merge_heads(mixed)))
 
     def weights(self, *args: Any) -> Tensor:
         """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
-        q, k, _, bias = self.project(*args)
-        logits = q @ k.mT / q.shape[-1] ** 0.5
-        return (logits if bias is None else logits + bias).softmax(-1)
+        found = self.project(*args)
+        logits = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
+        mask = found.mask()
+        return (logits if mask is None else logits + mask).softmax(-1)
 
 
 class SelfAttention(Attention):
-    """Tokens of a grid look at each other. Positions, where they act inside attention, are parts handed in:
-    `rotary` turns queries and keys, `relative` adds to the logits."""
+    """Tokens of a grid look at each other. What depends on where they are is a part handed in with `places`."""
 
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, qk_norm: float | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, rotary: Rotary | None = None, relative: RelativeBias | None = None):  # fmt: skip
+                 attention_dropout: float = 0.0, places: Places = NOWHERE):  # fmt: skip
         """`qk_norm`: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al. 2023)."""
         super().__init__(width, heads, dropout, attention_dropout)
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.q_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
-        self.rotary, self.relative = rotary, relative
+        self.rotary, self.relative, self.neighbourhood = places
 
     def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
+        leading = x.shape[1] - grid[0] * grid[1]
         if self.rotary is not None:
-            leading = x.shape[1] - grid[0] * grid[1]
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
-        return Projected(q, k, v, None if self.relative is None else self.relative(grid))
+        bias = None if self.relative is None else self.relative(grid)
+        return Projected(q, k, v, bias, None if self.neighbourhood is None else Seen(self.neighbourhood.radius, grid, leading))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
-from vitrail.layers.resample import resample, resample_1d
+from vitrail.layers.resample import Resampling, resample_1d, resample_as
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
@@ -79,15 +79,15 @@ class Position(nn.Module, ABC):
 
 
 class Learned(Position):
-    """A learned vector a cell: ViT (Dosovitskiy et al. 2020). On another grid the table is resampled, bicubic.
+    """A learned vector a cell: ViT (Dosovitskiy et al. 2020). On another grid the table is resampled (`resample_as`).
 
     `tokens` rows before those of the grid belong to the summary tokens; they are not added here, see `token_rows`.
     init: "normal" is a truncated normal of 0.02, "xavier" is Xavier-uniform over the matrix [rows D].
     """
 
-    def __init__(self, grid: tuple[int, int], width: int, tokens: int = 0, init: str = "normal"):
+    def __init__(self, grid: tuple[int, int], width: int, tokens: int = 0, init: str = "normal", resampling: Resampling = "bicubic"):
         super().__init__()
-        self.grid, self.tokens = (grid[0], grid[1]), tokens
+        self.grid, self.tokens, self.resampling = (grid[0], grid[1]), tokens, resampling
         self.table = nn.Parameter(torch.empty(tokens + grid[0] * grid[1], width))  # two axes, so that it reads as a matrix
         _fill(self.table, init)
 
@@ -97,7 +97,11 @@ class Learned(Position):
         return self.table[: self.tokens]
 
     def encoding(self, grid: tuple[int, int]) -> Tensor:
-        return resample(self.table[self.tokens :], self.grid, grid)
+        return self.resampled(self.table[self.tokens :], self.grid, grid)
+
+    def resampled(self, cells: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+        """Rows of cells [h*w D] for another grid: [h'*w' D]."""
+        return resample_as(self.resampling, cells, old, new)
 
 
 class SinCos(Position):

@@ -4,6 +4,8 @@ Kernels differ between code bases by more than rounding (PyTorch's antialiased c
 enlarging), so published weights resized to a new resolution reproduce published numbers only with the same `mode` and `antialias`.
 """
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,8 @@ from torch import Tensor
 from vitrail.errors import UsageError, pick
 
 MODES = ("bicubic", "bilinear")
+Resampling = Literal["bicubic", "antialias", "dino"]
+RESAMPLINGS = get_args(Resampling)
 
 
 def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:
@@ -29,6 +33,18 @@ def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: st
         return table
     plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]
     plane = F.interpolate(plane, size=tuple(new), mode=mode, align_corners=False, antialias=antialias)
+    return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
+
+
+def resample_as(kind: Resampling, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """`resample` as published weights want it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with registers), or "dino"
+    (DINO and DINOv2 without registers: bicubic, the scale being (new + 0.1) / old, which moves every place a little)."""
+    pick(kind, RESAMPLINGS, "kind of resampling")
+    if kind != "dino" or tuple(old) == tuple(new):
+        return resample(table, old, new, antialias=kind == "antialias")
+    plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]
+    scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+    plane = F.interpolate(plane, scale_factor=scale, mode="bicubic", align_corners=False)
     return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
 
 

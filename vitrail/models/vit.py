@@ -11,16 +11,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vitrail.checks import Positive
 from vitrail.errors import UsageError
-from vitrail.layers.attention import SelfAttention
+from vitrail.layers.attention import Places, SelfAttention
 from vitrail.layers.drop import DropPath, Schedule, drop_rates
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
+from vitrail.layers.neighbourhood import Neighbourhood
 from vitrail.layers.norm import NormKind, layer_scale, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, grid_of
 from vitrail.layers.position import Concatenate, Factorised, Learned, SinCos
 from vitrail.layers.position import Position as Table
 from vitrail.layers.relative import RelativeBias
+from vitrail.layers.resample import Resampling
 from vitrail.layers.rotary import Rotary
 from vitrail.types import Features
 
@@ -45,7 +48,9 @@ class Config:
     position_tokens: bool = True  # a learned table has rows for the summary tokens as well (N+1 rows, not N)
     position_join: Literal["add", "concat"] = "add"
     position_init: Literal["normal", "xavier"] = "normal"
+    position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights want their own
     rope_base: float = 100.0
+    attention_radius: Positive | None = None  # how many patches far attention looks; class token and registers see everything
     pre_logits: int | None = None  # width of the pre-training head's hidden layer
     pre_logits_act: Literal["tanh", "relu"] = "tanh"
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -127,7 +132,7 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
-        x = torch.cat([self.leading(len(x)), self.position(x).flatten(1, 2)], dim=1)  # [B T+R+hw D]
+        x = torch.cat([self.leading(x.shape[0]), self.position(x).flatten(1, 2)], dim=1)  # [B T+R+hw D]
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, grid)
@@ -167,7 +172,7 @@ def position(config: Config, grid: tuple[int, int]) -> nn.Module:
     made: Table | None = None
     if config.position == "learned":
         rows = config.tokens if config.position_tokens and config.position_join == "add" else 0
-        made = Learned(grid, width, rows, config.position_init)
+        made = Learned(grid, width, rows, config.position_init, config.position_resampling)
     elif config.position == "factorised":
         made = Factorised(grid, width, config.position_init)
     elif config.position in SINCOS:
@@ -189,8 +194,10 @@ def attention(config: Config) -> SelfAttention:
     elif config.position == "relative":
         leading = config.tokens + config.registers
         relative = RelativeBias(grid_of(config.size, pair(config.patch)), config.heads, leading)
+    near = None if config.attention_radius is None else Neighbourhood(config.attention_radius)
     qk_norm = config.eps if config.qk_norm else None
-    return SelfAttention(config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, rotary, relative)
+    places = Places(rotary, relative, near)
+    return SelfAttention(config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places)
 
 
 def block_norm(config: Config) -> nn.Module:

@@ -9,7 +9,7 @@ from vitrail.report.markup import Section, name, paragraphs, table, text
 from vitrail.report.words import THIN, duration, percent, plural, short
 
 SPOKEN = {
-    "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1 of the classes",
+    "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
     "exact": "All labels right", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
 }  # fmt: skip
 
@@ -34,10 +34,10 @@ def counted(known: Known, score: Score) -> str:
     """The score, large, with what it is a score of."""
     what = SPOKEN[known.metric]
     near = ""
-    if known.metric == "top1" and score.count:
-        low, high = words.wilson(score.value, score.count)
+    if known.metric == "top1" and score.pictures:
+        low, high = words.wilson(score.value, score.pictures)
         near = f"95{THIN}% interval {100 * low:.1f} to {percent(high)}"
-    part = f"{what} on the {text(score.part)} part, {plural(score.count, 'picture')}"
+    part = f"{what} on the {text(score.part)} part, {plural(score.pictures, 'picture')}"
     part += "" if known.judged else f", after step {score.step:,}"
     metrics = known.judged.metrics if known.judged else {}
     more = words.baseline(metrics, known.classes) if known.metric == "top1" else []
@@ -63,11 +63,13 @@ def commands(known: Known) -> Section | None:
     """What was typed, and what one types to go on, to judge and to use it."""
     folder = shlex.quote(str(known.folder.path))
     rows = [("Made by", shlex.join(map(str, known.about.get("command", ["vitrail"]))))]
-    rows.append(("Make it again", f"vitrail train {shlex.quote(str(known.folder.recipe_file))} --out ANOTHER_FOLDER"))
+    plan = known.recipe.plan
+    length = f" --plan.steps {plan.steps}" if plan.epochs is not None else ""  # a saved recipe says both; one of them must be meant
+    rows.append(("Make it again", f"vitrail train {shlex.quote(str(known.folder.recipe_file))}{length} --out ANOTHER_FOLDER"))
     if not known.finished:
         rows.append(("Go on", f"vitrail train --resume {folder}"))
     else:
-        rows.append(("Train it further, or after a break", f"vitrail train --resume {folder}"))
+        rows.append(("Train it further", f"vitrail train --resume {folder} --plan.steps {2 * known.steps} --allow-change plan.steps"))
     rows += [("Say what is in pictures", f"vitrail predict {folder} PICTURE..."), ("Judge it again", f"vitrail eval {folder}")]
     body = "".join(f"<dt>{text(what)}</dt><dd><pre>{text(line)}</pre></dd>" for what, line in rows)
     said = ["The recipe in the folder holds every setting and the seed, so the second command repeats the run."]

@@ -16,7 +16,7 @@ COLUMNS = {"precision": "Precision", "recall": "Recall", "f1": "F1", "average_pr
 
 
 def confusion(known: Known) -> Section | None:
-    """Rows are true, columns said. Of more classes than fit, those with the most mistakes, and the rest of each row as one column."""
+    """Rows are true, columns said. Of too many classes, those of the most frequent mistakes, and the rest of each row as one column."""
     if known.judged is None or "confusion" not in known.judged.metrics:
         return None
     counts = np.array(known.judged.metrics["confusion"], int)
@@ -26,14 +26,19 @@ def confusion(known: Known) -> Section | None:
     body = '<p class="legend"><span class="swatch hit"></span>right <span class="swatch miss"></span>wrong; the deeper, the larger its share of the row. Rows: what is true. Columns: what was said.</p>'  # noqa: E501
     said = words.confusions(counts, known.classes)
     if len(shown) < len(counts):
-        said.append(f"Drawn are the {len(shown)} of {len(counts):,} classes with the most mistakes; the others share the last column.")
+        said.append(
+            f"Drawn are the {len(shown)} of {len(counts):,} classes with the most frequent mistakes; the others share the last column."
+        )
     return Section("confusion", "What is taken for what", said, body + matrix(counts, shown, known.classes))
 
 
 def most_confused(counts: np.ndarray) -> np.ndarray:
-    """The classes to draw, in their order."""
-    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    return np.sort(np.argsort(-wrong, kind="stable")[:DRAWN])
+    """The classes to draw, in their order: those of the most frequent mistakes, pair by pair, as many as fit."""
+    wrong = counts - np.diag(counts.diagonal())
+    often = np.argsort(-wrong, axis=None, kind="stable")[: DRAWN * DRAWN]
+    pairs = np.column_stack(np.unravel_index(often, wrong.shape))
+    found = dict.fromkeys([*pairs.ravel().tolist(), *range(len(counts))])
+    return np.sort(list(found)[:DRAWN])
 
 
 def matrix(counts: np.ndarray, shown: np.ndarray, classes: list[str]) -> str:
@@ -51,7 +56,7 @@ def matrix(counts: np.ndarray, shown: np.ndarray, classes: list[str]) -> str:
         told = classes[shown[i]]
         cells = "".join(cell(int(n), n / max(1, totals[i]), i == j, f"{told} → {heads[j]}") for j, n in enumerate(row))
         rows.append(f'<tr><th scope="row"><span>{name(told)}</span></th>{cells}</tr>')
-    style = f"--n:{len(heads)};--least:{least}px"
+    style = f"--n:{len(heads)};--least:{least}px;--most:{46 if len(heads) > 4 else 76}px"
     return (
         f'<div class="scroll" tabindex="0"><table class="matrix" style="{style}"><thead><tr><td></td>{top}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

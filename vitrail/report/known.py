@@ -31,11 +31,11 @@ class Judged(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The number in the headline: `value` in [0, 1] over `count` pictures of `part`, after `step` steps."""
+    """The number in the headline: `value` in [0, 1] over so many `pictures` of `part`, after `step` steps."""
 
     part: str
     value: float
-    count: int
+    pictures: int
     step: int
 
 

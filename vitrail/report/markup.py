@@ -15,8 +15,8 @@ class Section(NamedTuple):
 
 
 def text(value: Any) -> str:
-    """Any value as text that cannot become markup, nor (its double slashes spelt otherwise) an address."""
-    return html.escape(str(value)).replace("//", "/&#47;")
+    """Any value as text that cannot become markup, nor (colon and slashes spelt otherwise) an address."""
+    return html.escape(str(value)).replace("://", "&#58;//").replace("//", "/&#47;")
 
 
 def name(value: Any) -> str:

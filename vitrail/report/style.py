@@ -44,7 +44,7 @@ header dl div { padding: .7em .9em; background: var(--card); border: 1px solid v
 dt { color: var(--soft); font-size: .82rem; }
 header dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .banner {
-  padding: .7em 1em; max-width: none; border-left: 4px solid rgb(var(--b)); background: rgb(var(--b) / .12);
+  margin-bottom: 1.3em; padding: .7em 1em; max-width: none; border-left: 4px solid rgb(var(--b)); background: rgb(var(--b) / .12);
   border-radius: 6px; color: var(--ink) !important;
 }
 
@@ -91,7 +91,10 @@ thead th { position: sticky; top: 0; background: var(--card); color: var(--soft)
 thead th button { all: unset; cursor: pointer; } thead th button:focus-visible { text-decoration: underline; }
 thead th[aria-sort] button { color: var(--ink); }
 thead th[aria-sort=ascending] button::after { content: " ↑"; } thead th[aria-sort=descending] button::after { content: " ↓"; }
-table.sortable { min-width: 21rem; } table.sortable tbody th { max-width: 16rem; }
+table.sortable tbody th { min-width: 5.2rem; }
+@media (max-width: 600px) {
+  table.sortable { font-size: .8rem; } .sortable th, .sortable td { padding: .3em .15em; } .sortable .bar { min-width: 3em; }
+}
 table.facts th { color: var(--soft); width: 12rem; }
 @media (max-width: 600px) { table.facts th { width: 8.6rem; } }
 table.facts td { overflow-wrap: anywhere; }
@@ -106,11 +109,10 @@ table.facts td { overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: .9em; height: .9em; border-radius: 3px; vertical-align: -.1em; margin: 0 .3em 0 .2em; }
 .swatch.hit { background: rgb(var(--a)); } .swatch.miss { background: rgb(var(--b)); }
 .matrix {
-  --names: 5.6rem; --cell: clamp(var(--least), calc((100cqw - var(--names)) / var(--n)), 46px); width: auto;
+  --names: 5.6rem; --cell: clamp(var(--least), calc((100cqw - var(--names)) / var(--n)), var(--most)); width: auto;
   table-layout: fixed; border-collapse: separate; border-spacing: 0; font-size: 10px;
 }
-@media (min-width: 600px) { @media (max-width: 600px) { table.sortable { font-size: .82rem; } .sortable th, .sortable td { padding-left: .2em; padding-right: .2em; } }
-.matrix { --names: 9rem; font-size: 12px; } }
+@media (min-width: 600px) { .matrix { --names: 9rem; font-size: 12px; } }
 .matrix th, .matrix td { border: 0; padding: 0; }
 .matrix td {
   width: var(--cell); min-width: var(--cell); height: var(--cell); text-align: center; vertical-align: middle;

@@ -62,12 +62,14 @@ def pictures(c: Choices) -> None:
     else:
         c.settle("input", "size", [96, 96], f"photographs (median {tall}x{wide}) on a CPU: detail costs time")
     c.settle("input", "resize", "stretch" if small else "crop", "small pictures are used whole" if small else "keeps proportions")
-    if c.recipe.input.mean is None or c.recipe.input.std is None:
-        channels = c.recipe.input.channels
-        mean, std = (spread(values, channels) for values in (f.mean, f.std))
-        std = [s or 1.0 for s in std]  # a channel that never changes
-        c.recipe = override(c.recipe, "input", {"mean": mean, "std": std})
-        c.reasons.append("input.mean, input.std: measured on the training pictures")
+    channels = c.recipe.input.channels
+    measured = []
+    for key, values in (("mean", f.mean), ("std", tuple(s if s >= 1e-6 else 1.0 for s in f.std))):  # a channel may never change
+        if getattr(c.recipe.input, key) is None:
+            c.settle("input", key, spread(values, channels))
+            measured.append(f"input.{key}")
+    if measured:
+        c.reasons.append(f"{', '.join(measured)}: measured on the training pictures")
 
 
 def spread(values: tuple[float, ...], channels: int) -> list[float]:
@@ -100,14 +102,12 @@ def amount(c: Choices) -> None:
     batch = next(b for least, b in ((8000, 128), (2000, 64), (500, 32), (0, 16)) if n >= least) * (4 if c.facts.gpu else 1)
     c.settle("plan", "batch", batch, f"for {n:,} training pictures")
     batch = c.recipe.plan.batch or batch
-    if p.steps is None:
+    if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
         shown = 30_000_000 if c.facts.gpu else 250_000
-        epochs = min(150, max(10, round(shown / n)))
-        c.settle("plan", "epochs", epochs, f"shows {epochs * n:,} pictures in all")
-        steps = max(1, math.ceil((c.recipe.plan.epochs or 0) * n / batch))
-        c.recipe = override(c.recipe, "plan", {"steps": steps})
-    else:
-        c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(p, batch=batch, epochs=None))
+        epochs = p.epochs or min(150, max(10, round(shown / n)))
+        steps = max(1, math.ceil(epochs * n / batch))
+        c.settle("plan", "steps", steps, f"{epochs:g} epochs, shows {round(epochs * n):,} pictures in all")
+    c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(c.recipe.plan, epochs=None))
     steps = c.recipe.plan.steps or 1
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")

@@ -11,6 +11,7 @@ report.html        all of it on one page
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail.checks import place
 from vitrail.data.changes import write_entries
 from vitrail.data.dataset import Entry
-from vitrail.errors import CheckpointError, DataError, UsageError
+from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.weights.file import write_file
 
@@ -72,7 +74,10 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         try:
-            return json.loads(self.about_file.read_text(encoding="utf-8"))
+            said = json.loads(self.about_file.read_text(encoding="utf-8"))
+            if not isinstance(said, dict) or not {"classes", "data"} <= said.keys():
+                raise ValueError("it does not say what a run is")
+            return said
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.about_file} cannot be read ({error})", "is this the folder of a run?") from None
 
@@ -111,21 +116,22 @@ class RunFolder:
 
 def find(name: str | Path) -> RunFolder:
     """The run that a user means by a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
-    path = Path(name).expanduser()
+    path = place(name)
     places = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
-    for place in [*places, Path("runs") / path]:
-        folder = RunFolder(place)
+    for there in [*places, Path("runs") / path]:
+        folder = RunFolder(there)
         if folder.is_run:
             return folder
-    runs = sorted(str(p.parent) for p in Path("runs").glob("*/recipe.toml"))
-    near = ", ".join(runs[-4:]) or "none under runs/ yet; vitrail train makes one"
-    raise CheckpointError(f"{name} is not a run", f"runs here: {near}")
+    runs = {p.parent.name: str(p.parent) for p in sorted(Path("runs").glob("*/recipe.toml"))}
+    near = [runs[n] for n in nearest(path.name, runs)] or list(runs.values())[-4:]
+    what = f"{name} is not the folder of a run" if path.exists() else f"there is no run {name}"
+    raise CheckpointError(what, f"runs here: {', '.join(near) or 'none under runs/ yet; vitrail train makes one'}")
 
 
 def fresh(dataset: str, model: str) -> Path:
     """A folder under runs/ that is not there yet, named after the data and the model."""
     stem = "-".join((Path(dataset).stem or "data", model.rpartition("/")[2]))
-    stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)
+    stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)[:60]
     number = 1
     while (path := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
@@ -134,10 +140,12 @@ def fresh(dataset: str, model: str) -> Path:
 
 def check_writable(path: Path) -> None:
     """Finds out before step 0 whether a run can be written at `path`. Errors: `DataError`."""
-    RunFolder(path).refuse_existing()
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        probe(path.absolute().parent)
+        RunFolder(path).refuse_existing()
+        there = next(p for p in path.absolute().parents if os.path.lexists(p))  # no folder is made: the run may yet be refused
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a folder")
+        probe(there)
     except OSError as error:
         raise unwritable(path, error) from None
 

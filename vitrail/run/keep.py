@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from vitrail.checks import place
 from vitrail.errors import UsageError
 from vitrail.recipe import Choice, Input, Recipe
 from vitrail.run import model
@@ -16,7 +17,7 @@ NEUTRAL = 0.5  # mean and std of pictures where no data set has been measured: [
 
 def save(made: nn.Module | Predictor, folder: str | Path, classes: tuple[str, ...] | list[str] | None = None) -> Path:
     """Writes `folder`/model.safetensors and a manifest. Errors: `UsageError` where the folder exists or the model is not ours."""
-    path = Path(folder).expanduser()
+    path = place(folder)
     if path.exists():
         raise UsageError(f"{path} is there already and is never overwritten", "choose another folder")
     described = made.described if isinstance(made, Predictor) else describe(made, classes)
@@ -36,5 +37,7 @@ def describe(made: nn.Module, classes: tuple[str, ...] | list[str] | None) -> mo
     names = tuple(classes) if classes else tuple(map(str, range(count)))
     if len(names) != count:
         raise UsageError(f"{len(names)} class names for {count} classes", "give one name per class, or none")
+    if len(set(names)) != count or not all(isinstance(name, str) and name for name in names):
+        raise UsageError(f"classes are told apart by their names, not by {', '.join(map(repr, names[:8]))}", "give distinct texts")
     given = Input(config.size, config.channels, (NEUTRAL,) * config.channels, (NEUTRAL,) * config.channels, "crop")
     return model.Described(made, model.task(Choice("classification"), count), Recipe(model=origin, input=given), names)

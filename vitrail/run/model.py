@@ -8,14 +8,20 @@ from typing import Any
 from torch import nn
 
 from vitrail import catalog
-from vitrail.checks import Positive, checked, update
+from vitrail.checks import Above, Count, Fraction, Positive, checked, shown, update
 from vitrail.data.preprocess import Preprocess
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, UsageError, pick
 from vitrail.recipe import Choice, Input, Recipe, from_tables, to_tables
 from vitrail.types import Task
 from vitrail.weights.file import unpack
 
 FORMAT = 1
+VOCABULARY = {  # one vocabulary for all families, so what a field may be is said once
+    **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
+    **dict.fromkeys(("depth", "tokens", "registers"), Count),
+    **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
+    **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), Above),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,17 @@ class Described:
     classes: tuple[str, ...]
 
 
+def config(choice: Choice) -> Any:
+    """The config that a name and its keys stand for. Errors: `UsageError` for unknown keys, wrong kinds, and numbers that cannot be."""
+    made = update(catalog.config("models", choice.name), choice.keys, choice.name)
+    for name, kind in VOCABULARY.items():
+        value = getattr(made, name, None)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int | float):
+                checked(one, kind, f"{choice.name}.{name}")
+    return made
+
+
 def backbone(choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
     """The backbone that a name and its keys stand for, freshly initialised. Errors: `UsageError` for unknown or wrong keys."""
     keys = dict(choice.keys)
@@ -35,13 +52,14 @@ def backbone(choice: Choice, size: tuple[int, int] | None = None, channels: int 
         keys.setdefault("size", list(size))
     if channels:
         keys.setdefault("channels", channels)
-    config = update(catalog.config("models", choice.name), keys, choice.name)
-    made = catalog.module("models", choice.name).build(config)
-    return made
+    return catalog.module("models", choice.name).build(config(Choice(choice.name, keys)))
 
 
 def create(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
     """A classifier by name, which remembers how it was asked for, so that it can be saved."""
+    known = [f.name for f in dataclasses.fields(catalog.config("models", name))]
+    for key in keys:
+        pick(key, [*known, "classes"], "key", f"keys: classes, {', '.join(known)}", f" in {name}")
     head = task(Choice("classification"), checked(classes, Positive, "classes"))
     made = head.assemble(backbone(Choice(name, keys)))
     made.origin = Choice(name, keys)
@@ -50,8 +68,12 @@ def create(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
 
 def task(choice: Choice, classes: int, multi_label: bool = False) -> Any:
     module = catalog.module("tasks", choice.name)
-    config = update(module.Config(), {"classes": classes, "multi_label": multi_label, **choice.keys}, choice.name)
-    return module.build(config)
+    own = {"classes": classes, "multi_label": multi_label}
+    made = update(module.Config(), {**own, **choice.keys}, choice.name)
+    for key, value in own.items():
+        if getattr(made, key) != value:
+            raise UsageError(f"{choice.name}.{key} is {shown(getattr(made, key))}, but the data says {shown(value)}", "leave it out")
+    return module.build(made)
 
 
 def assemble(recipe: Recipe, classes: tuple[str, ...], multi_label: bool = False) -> Described:
@@ -65,6 +87,9 @@ def preprocess(given: Input) -> Preprocess:
     """The deterministic part of a recipe's input."""
     if given.size is None or given.mean is None or given.std is None or not given.channels:
         raise CheckpointError("the model does not say how its pictures are prepared", "load it from its run folder")
+    for name, values in (("mean", given.mean), ("std", given.std)):
+        if len(values) != given.channels:
+            raise UsageError(f"input.{name} has {len(values)} values for {given.channels} channels", "give one number per channel")
     resize = given.resize or "stretch"
     size = (given.size[0], given.size[1])
     return Preprocess(size, given.channels, given.mean, given.std, resize, given.crop_ratio, given.interpolation, given.background)

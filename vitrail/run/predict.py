@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitrail.checks import Positive, checked, place
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine import checkpoint
@@ -17,6 +18,8 @@ from vitrail.recipe import Recipe
 from vitrail.run import folder, model
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
+
+WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
 
 class Prediction(NamedTuple):
@@ -52,7 +55,7 @@ class Predictor:
         With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
         Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
         """
-        pre, rows = self.preprocess, []
+        pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
         items = one_by_one(pictures)
         was_training = self.model.training
         self.model.eval()
@@ -72,27 +75,35 @@ class Predictor:
 
 def one_by_one(pictures: Any) -> Sequence[Any]:
     """One picture or many -> a list of pictures."""
-    if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "convert"):
-        return [pictures]
     if isinstance(pictures, Tensor | np.ndarray):
-        single = pictures.ndim == (3 if isinstance(pictures, Tensor) else 2) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3)
-        return [pictures] if single else list(pictures)
-    if isinstance(pictures, Iterable):
+        axes = (3,) if isinstance(pictures, Tensor) else (2, 3)
+        if pictures.ndim not in (*axes, 4):
+            raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
+        return [pictures] if pictures.ndim in axes else list(pictures)
+    if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "convert") or hasattr(pictures, "read"):
+        return [pictures]
+    if isinstance(pictures, Iterable) and not isinstance(pictures, dict):
         return list(pictures)
-    raise UsageError(f"a {type(pictures).__name__} is not a picture", "give a path, a PIL image, an array [H W C] or a tensor [C H W]")
+    raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
 
 
 def pixels(item: Any, pre: Preprocess) -> np.ndarray:
     """One picture, whatever it is -> uint8 [H W C]."""
+    if hasattr(item, "read") and not hasattr(item, "convert"):
+        item = item.read()
     if isinstance(item, str | Path | bytes) or hasattr(item, "convert"):
         channels = pre.channels if pre.channels in (1, 3, 4) else 3
-        return decode(Path(item) if isinstance(item, str) else item, channels, background=pre.background)
-    if isinstance(item, Tensor):
-        item = item.detach().cpu().numpy().transpose(1, 2, 0)
+        item = decode(Path(item) if isinstance(item, str) else item, channels, background=pre.background)
+    if isinstance(item, Tensor) and item.ndim == 3:
+        item = (item.float() if item.is_floating_point() else item).detach().cpu().numpy().transpose(1, 2, 0)
     if not isinstance(item, np.ndarray) or item.ndim not in (2, 3):
-        raise UsageError(f"{shape(item)} is not a picture", "give a path, a PIL image, an array [H W C] or a tensor [C H W]")
+        raise UsageError(f"{shape(item)} is not a picture", WHAT)
+    have = item.shape[2] if item.ndim == 3 else 1
+    if not item.size or have not in {1, 3, 4, pre.channels}:
+        told = "has no pixels" if not item.size else f"would have {have} channels; the model takes {pre.channels}"
+        raise UsageError(f"{shape(item)} {told}", WHAT)
     if item.dtype == np.uint8:
-        return item
+        return item if item.flags.writeable else item.copy()  # torch warns of what it could write to and must not
     if item.dtype == np.uint16:
         return np.rint(item / 257.0).astype(np.uint8)
     if not np.issubdtype(item.dtype, np.floating) or not np.isfinite(item).all() or item.min() < 0 or item.max() > 1:
@@ -109,7 +120,7 @@ def load(source: str | Path, device: str = "cpu") -> Predictor:
 
     A run that is not finished gives its newest sound checkpoint. Errors: `CheckpointError`.
     """
-    path = Path(source).expanduser()
+    path = place(source)
     if path.is_file():
         return predictor(model.restore(path), path, device)
     if path.is_dir() and (path / "model.safetensors").is_file() and not (path / "state.json").is_file():

@@ -26,6 +26,7 @@ from vitrail.run.feed import Feed, shares
 from vitrail.run.folder import RunFolder, command
 from vitrail.run.prepare import Prepared, Progress, check_keep, open_data, prepare, without
 from vitrail.version import __version__
+from vitrail.weights.folder import clean_folder
 
 
 @dataclass
@@ -146,6 +147,7 @@ def old(folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: lis
     after = settle(before, given, allowed)
     world.agree({**spelled(after), "torch": torch.__version__})
     world.once(folder.check_writable)
+    world.once(lambda: clean_folder(folder.path))
     about = folder.about()
     dataset = reopen(folder, after, about)
     world.agree({"the data set": entries.fingerprint(dataset.entries)})
@@ -174,6 +176,7 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
         after = override(after, section, values)
     check_keep(after)
     found = [c for c in changes(before, after) if not same_place(c)]
+    found.sort(key=lambda c: not c.key.endswith(".name"))  # another model loses all keys of the old one: its name says more
     refused = [c for c in found if c.key not in allowed]
     if refused:
         lines = "; ".join(f"{c.key}: {c.old} -> {c.new}" for c in refused[:4])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from vitrail.data.loader import Fetch, TrainRequests, load
+from vitrail.data.loader import Fetch, TrainRequests, load, losses_told
 from vitrail.data.sampling import Stream
 from vitrail.engine import checkpoint
 from vitrail.engine.log import Log
@@ -49,7 +49,7 @@ def run(session: Session) -> Iterator[Event]:
 
 def events(session: Session) -> Iterator[Event]:
     state, machine = session.state, session.recipe.machine
-    with Stop() as stop:
+    with Stop() as stop, losses_told():
         window, saver = Window(session), Saver(session)
         try:
             for report in train(state, session.described.task, batches(session), loop(session, stop)):

@@ -1,0 +1,143 @@
+"""Order, shares and mixing as properties: which pictures, in which order, on however many processes, in whatever pieces."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitrail.data.loader import TrainRequests
+from vitrail.data.mixing import boxes, draw, mix
+from vitrail.data.sampling import Keys, Stream, chance, order, seed_of, share_of
+from vitrail.types import Batch
+
+WORLDS = (1, 2, 3, 4, 8)
+seeds = st.integers(0, 2**64 - 1)
+
+
+@settings(max_examples=500, deadline=None)
+@given(seeds, st.integers(1, 300), st.integers(1, 8), st.integers(0, 40))
+def test_the_shares_of_any_number_of_processes_are_the_batch_in_order(seed, count, each, step):
+    batch = each * 24  # divides by all of them
+    whole = Stream(seed, count, batch).keys(step)
+    for world in WORLDS:
+        shares = [Stream(seed, count, batch).keys(step).share(rank, world) for rank in range(world)]
+        assert all(len(s.ids) == batch // world for s in shares)
+        assert np.array_equal(np.concatenate([s.ids for s in shares]), whole.ids)
+        assert np.array_equal(np.concatenate([s.epochs for s in shares]), whole.epochs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, st.integers(1, 100), st.integers(1, 70))
+def test_every_epoch_shows_every_picture_once(seed, count, batch):
+    stream, epochs = Stream(seed, count, batch), 3
+    steps = -(-epochs * count // batch)
+    keys = [stream.keys(step) for step in range(steps)]
+    ids, shown = (np.concatenate([getattr(k, part) for k in keys]) for part in ("ids", "epochs"))
+    assert np.all(np.diff(shown) >= 0)
+    for epoch in range(epochs):
+        assert sorted(ids[shown == epoch]) == list(range(count))
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.integers(1, 100), st.integers(1, 30), st.lists(st.integers(0, 50), min_size=1, max_size=8))
+def test_a_step_is_the_same_however_one_gets_to_it(seed, count, batch, steps):
+    """A resumed run asks for step 40 first; one that was never stopped has asked for all before."""
+    used = Stream(seed, count, batch)
+    for step in steps:
+        a, b = used.keys(step), Stream(seed, count, batch).keys(step)
+        assert np.array_equal(a.ids, b.ids)
+        assert np.array_equal(a.epochs, b.epochs)
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.sampled_from(WORLDS))
+def test_requests_of_a_resumed_run_are_the_rest_of_those_of_a_whole_one(start, more, world):
+    stream = Stream(0, 30, 24)
+    whole = TrainRequests(stream, 0, start + more, 0, world)
+    rest = TrainRequests(stream, start, start + more, 0, world)
+    assert len(rest) == more
+    assert all(np.array_equal(rest[i].ids, whole[start + i].ids) for i in range(more))
+
+
+@given(st.integers(0, 60), st.sampled_from(WORLDS))
+def test_every_picture_is_judged_by_exactly_one_process(count, world):
+    shares = [share_of(count, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares)) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(seeds, seeds)
+def test_other_seeds_give_other_orders(a, b):
+    same = np.array_equal(order(a, 0, 50), order(b, 0, 50))
+    assert same == (a == b)
+    assert not np.array_equal(order(a, 0, 50), order(a, 1, 50))
+
+
+@given(seeds, st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99)), min_size=1, max_size=40))
+def test_a_picture_draws_the_same_in_any_company(seed, pairs):
+    epochs, ids = (np.array(x) for x in zip(*pairs, strict=True))
+    together = chance(seed, Keys(epochs, ids), 3)
+    alone = [chance(seed, Keys(epochs[i : i + 1], ids[i : i + 1]), 3)[0] for i in range(len(ids))]
+    assert together.tolist() == alone
+    assert np.all((together >= 0) & (together < 1))
+
+
+def test_draws_are_uniform_and_purposes_independent():
+    keys = Keys(np.repeat(np.arange(20), 500), np.tile(np.arange(500), 20))
+    draws = np.stack([chance(0, keys, purpose) for purpose in range(4)])
+    assert np.all(np.abs(draws.mean(1) - 0.5) < 0.01)
+    assert np.all(np.abs(np.corrcoef(draws) - np.eye(4)) < 0.04)
+    counts = np.stack([np.histogram(row, 20, (0, 1))[0] for row in draws])
+    assert np.all(((counts - 500) ** 2 / 500).sum(1) < 44), "chi-squared with 19 degrees of freedom, p = 0.001"
+
+
+def test_neighbouring_large_seeds_are_told_apart():
+    """Above 2^63 a number must not pass through floating point on its way into a generator."""
+    large = [2**63 + i for i in range(4)] + [2**64 - 1 - i for i in range(4)]
+    assert len({order(seed, 0, 50).tobytes() for seed in large}) == 8
+    assert len({draw(seed, 0, 8, 0.4, 0.0)[1].tobytes() for seed in large}) == 8
+
+
+def test_seeds_of_generators_do_not_repeat():
+    assert len({seed_of(s, e, i) for s in range(5) for e in range(40) for i in range(40)}) == 5 * 40 * 40
+
+
+def batch_of(count, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 2, 7, 9, generator=random)
+    return Batch(images, torch.eye(5)[torch.arange(count) % 5])
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.integers(0, 1000), st.sampled_from([(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]), st.data())
+def test_any_cut_into_pieces_mixes_the_same(seed, step, alphas, data):
+    pairs = 12
+    batch = batch_of(2 * pairs)
+    cut, keep, places = draw(seed, step, pairs, *alphas)
+    whole = mix(batch, cut, keep, places)
+    bounds = [0, *sorted(data.draw(st.sets(st.integers(1, pairs - 1), max_size=5))), pairs]
+    parts = []
+    for a, b in pairwise(bounds):
+        parts.append(mix(Batch(batch.inputs[2 * a : 2 * b], batch.targets[2 * a : 2 * b]), cut, keep[a:b], places[a:b]))
+    assert torch.equal(torch.cat([p.inputs for p in parts]), whole.inputs)
+    assert torch.equal(torch.cat([p.targets for p in parts]), whole.targets)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.integers(0, 1000), st.sampled_from([(0.4, 0.0), (0.0, 1.0)]))
+def test_mixing_keeps_what_there_is(seed, step, alphas):
+    """Targets sum to one, a pair holds what it held before, and a cut keeps as many pixels as its target says."""
+    batch = batch_of(12)
+    cut, keep, places = draw(seed, step, 6, *alphas)
+    mixed = mix(batch, cut, keep, places)
+    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(12))
+    pair = mixed.inputs.unflatten(0, (-1, 2)).sum(1)
+    torch.testing.assert_close(pair, batch.inputs.unflatten(0, (-1, 2)).sum(1))
+    if cut:
+        inside = boxes(keep, places, 7, 9)
+        for i in range(12):
+            kept = (mixed.inputs[i] == batch.inputs[i]).all(0).float().mean().item()
+            said = mixed.targets[i, i % 5].item()
+            assert abs(kept - said) < 1e-6
+            assert abs(1 - inside[i // 2].mean() - said) < 1e-6

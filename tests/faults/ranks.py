@@ -1,0 +1,171 @@
+"""What each process of a distributed test does: started by torchrun, one job by name, results as files in a folder."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import tiny
+import torch
+
+from vitrail.engine import world as worlds
+from vitrail.engine.train import LossOf, gradients
+from vitrail.errors import Interrupted, VitrailError
+from vitrail.run import session, train
+from vitrail.run.evaluate import judge
+from vitrail.run.folder import RunFolder
+from vitrail.tasks.classification import Classification
+
+STILL = {"dropout": 0.0, "drop_path": 0.0}
+
+
+class Never:
+    def asked(self):
+        return False
+
+
+def one_gradient(folder: Path, world: worlds.World) -> None:
+    """The gradient of the first step, of all processes together."""
+    running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=STILL, machine={"micro": 4}), folder / f"gradient{world.size}", world)
+    loss_of = LossOf(running.state.model, running.described.task)
+    if world.size > 1:
+        loss_of = torch.nn.parallel.DistributedDataParallel(loss_of, broadcast_buffers=False)
+    pieces = next(iter(train.batches(running)))
+    gradients(running.state, loss_of, pieces, train.loop(running, Never()))
+    if world.first:
+        vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
+        torch.save(vector, folder / f"gradient{world.size}.pt")
+
+
+def whole_run(folder: Path, world: worlds.World, name: str, model=()) -> None:
+    running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
+    for _ in train.run(running):
+        pass
+
+
+def judgements(folder: Path, world: worlds.World) -> None:
+    """Sets of 17, 33 and 1 pictures and one with several labels a picture, each counted once."""
+    for name in ("17", "33", "1", "multi"):
+        running, _ = session.new(tiny.recipe(folder / f"data{name}" / "tiny.npz", augment={"mixup": 0.0, "cutmix": 0.0}),
+                                 folder / f"judged{name}-{world.size}", world)  # fmt: skip
+        split = running.dataset.splits["val"]
+        metrics, found = judge(running.described, split, running.preprocess, world, 0, batch=4)
+        said = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        place = folder / f"judged{name}-{world.size}-{world.rank}"
+        place.with_suffix(".json").write_text(json.dumps(said))
+        torch.save((found.rows, found.targets), place.with_suffix(".pt"))
+
+
+def differing(folder: Path, world: worlds.World, key: str) -> None:
+    """Process 1 is started with something else."""
+    path, changed, version = folder / "tiny.npz", session.prepare, torch.__version__
+    made = tiny.recipe(path)
+    if world.rank == 1:
+        if key == "plan.seed":
+            made = tiny.recipe(path, plan={"seed": 7})
+        elif key == "optim.lr":
+            made = tiny.recipe(path, optim={"lr": 0.5})
+        elif key == "torch":
+            torch.__version__ = "0.0"
+        elif key == "the data set":
+
+            def prepare(*given):
+                found = changed(*given)
+                entries = tuple(e._replace(size=e.size + 1) for e in found.dataset.entries)
+                return replace(found, dataset=replace(found.dataset, entries=entries))
+
+            session.prepare = prepare
+    refused(folder, world, key, lambda: session.new(made, folder / "differing", world))
+    session.prepare, torch.__version__ = changed, version
+
+
+def resumed_differently(folder: Path, world: worlds.World) -> None:
+    given = [("optim", {"lr": 0.5})] if world.rank == 1 else []
+    refused(folder, world, "resume", lambda: session.old(RunFolder(folder / "finished"), given, ["optim.lr"], world))
+
+
+def refused(folder: Path, world: worlds.World, name: str, work) -> None:
+    try:
+        work()
+        said = "accepted"
+    except VitrailError as error:
+        said = error.what
+    (folder / f"refused-{name}-{world.rank}.txt").write_text(said)
+
+
+def not_finite(folder: Path, world: worlds.World) -> None:
+    """At step 5 the loss of process 1 alone is not a number."""
+    running, _ = session.new(tiny.recipe(folder / "tiny.npz", machine={"micro": None}), folder / "poisoned", world)
+    loss, calls = Classification.loss, []
+
+    def bad(self, model, batch):
+        calls.append(1)
+        terms = loss(self, model, batch)
+        return {k: v * float("nan") for k, v in terms.items()} if len(calls) == 5 and world.rank == 1 else terms
+
+    Classification.loss = bad
+    last = []
+
+    def follow():
+        for event in train.run(running):
+            if event.kind == "train":
+                last[:] = [p.detach().clone() for p in running.state.model.parameters()]
+
+    refused(folder, world, "nan", follow)
+    same = all(torch.equal(a, b) for a, b in zip(last, running.state.model.parameters(), strict=True))
+    (folder / f"nan-{world.rank}.json").write_text(json.dumps({"same": same, "step": running.state.step}))
+
+
+def stopped(folder: Path, world: worlds.World) -> None:
+    """Process 1 alone is told to stop; saving takes long. Each says when it left, and whether the checkpoint was there."""
+    import os
+    import signal
+    import time
+
+    from vitrail.engine import checkpoint
+
+    running, _ = session.new(tiny.recipe(folder / "tiny.npz", machine={"save_every": 1000}), folder / "stopped", world)
+    save = checkpoint.save
+
+    def slow(*given):
+        time.sleep(1.0)
+        return save(*given)
+
+    checkpoint.save = slow
+    code = 0
+    try:
+        for event in train.run(running):
+            if event.kind == "train" and event.step == 3 and world.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    except Interrupted as error:
+        code = error.code
+    there = (folder / "stopped" / "checkpoints" / checkpoint.name_of(running.state.step)).is_dir()
+    (folder / f"stopped-{world.rank}.json").write_text(json.dumps({"code": code, "step": running.state.step, "saved": there}))
+
+
+def main() -> None:
+    folder, jobs = Path(sys.argv[1]), sys.argv[2:]
+    world = worlds.join("cpu", 60)
+    for job in jobs:
+        match job.split(":"):
+            case ["gradient"]:
+                one_gradient(folder, world)
+            case ["run", name]:
+                whole_run(folder, world, name)
+            case ["still", name]:
+                whole_run(folder, world, name, STILL)
+            case ["judge"]:
+                judgements(folder, world)
+            case ["differ", key]:
+                differing(folder, world, key)
+            case ["resume"]:
+                resumed_differently(folder, world)
+            case ["nan"]:
+                not_finite(folder, world)
+            case ["stop"]:
+                stopped(folder, world)
+    worlds.leave(world)
+
+
+if __name__ == "__main__":
+    main()

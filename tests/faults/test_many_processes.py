@@ -1,0 +1,124 @@
+"""Two processes under torchrun: the same gradients as one, repeatable, every picture judged once, and all of one mind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ranks
+import tiny
+import torch
+
+from vitrail.engine import checkpoint
+
+DIFFERING = ("plan.seed", "optim.lr", "torch", "the data set")
+
+
+def torchrun(folder, *jobs, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(ranks.__file__).parent), *sys.path])}
+    words = [*command, ranks.__file__, str(folder), *jobs]
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    try:
+        errors = running.communicate(timeout=300)[1]
+    except subprocess.TimeoutExpired:
+        running.terminate()  # torchrun takes its processes with it
+        errors = f"too slow; {running.communicate()[1]}"
+    assert running.returncode == 0, errors[-4000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All jobs in two launches, once for all workers of pytest: starting torch for every test would take most of the time."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        for _ in range(3000):
+            if (folder / "all-done").exists():
+                return folder
+            time.sleep(0.2)
+        pytest.fail("the launch in another worker of pytest did not end well")
+    launch(folder)
+    (folder / "all-done").touch()
+    return folder
+
+
+def launch(folder):
+    tiny.npz(folder)
+    for name, val in (("17", 17), ("33", 33), ("1", 1)):
+        tiny.npz(folder / f"data{name}", val=val)
+    tiny.npz(folder / "datamulti", val=1, multi=True)
+    for job in (ranks.one_gradient, ranks.judgements):
+        job(folder, tiny.ALONE)
+    ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
+    torchrun(folder, "gradient", "run:first", "run:second", "still:still", "judge", "nan")
+    (folder / "second").rename(folder / "finished")
+    torchrun(folder, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
+
+
+def test_gradients_are_those_of_one_process(folder):
+    one, two = (torch.load(folder / f"gradient{n}.pt", weights_only=True) for n in (1, 2))
+    error = ((one - two).norm() / one.norm()).item()
+    print(json.dumps({"gradient": "two processes against one", "relative_l2": error}))
+    assert error <= 1e-6
+
+
+def test_weights_after_a_run_are_those_of_one_process(folder):
+    one, two = (checkpoint.newest(folder / name / "checkpoints")[0] for name in ("alone", "still"))
+    assert one is not None
+    assert two is not None
+    pairs = [(one.parts["model"][name], two.parts["model"][name]) for name in one.parts["model"]]
+    worst = max((a - b).abs().max().item() for a, b in pairs if a.numel())
+    print(json.dumps({"weights": "two processes against one, 12 steps", "largest_difference": worst}))
+    assert worst <= 5e-4
+
+
+def test_two_runs_are_equal_to_the_bit(folder):
+    """Dropout, averaged weights, accumulation and mixing on."""
+    assert tiny.digest(folder / "first" / "model.safetensors") == tiny.digest(folder / "finished" / "model.safetensors")
+    assert tiny.steps(folder / "first") == ["step-00000009", "step-00000012"]
+
+
+@pytest.mark.parametrize("name", ["17", "33", "1", "multi"])
+def test_every_picture_is_judged_once_whatever_their_number(name, folder):
+    one = json.loads((folder / f"judged{name}-1-0.json").read_text())
+    rows, targets = torch.load(folder / f"judged{name}-1-0.pt", weights_only=True)
+    for rank in (0, 1):
+        said = json.loads((folder / f"judged{name}-2-{rank}.json").read_text())
+        assert said["count"] == one["count"] == (1 if name == "multi" else int(name))
+        exact = ("mAP", "macro_f1") if name == "multi" else ("top1", "top5", "macro_f1")
+        assert {k: said[k] for k in exact if k in one} == {k: one[k] for k in exact if k in one}
+        found, true = torch.load(folder / f"judged{name}-2-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, rows)
+        assert torch.equal(true, targets), "in the order of the pictures"
+
+
+@pytest.mark.parametrize("key", DIFFERING)
+def test_processes_that_were_started_differently_are_refused_by_name(key, folder):
+    for rank in (0, 1):
+        said = (folder / f"refused-{key}-{rank}.txt").read_text()
+        assert said.startswith(f"process 1 has {key} = "), said
+    assert not (folder / "differing").exists()
+
+
+def test_processes_that_resume_differently_are_refused_by_name(folder):
+    assert (folder / "refused-resume-0.txt").read_text().startswith("process 1 has optim.lr = 0.5")
+
+
+def test_a_number_that_is_not_finite_in_one_stops_all_before_the_update(folder):
+    for rank in (0, 1):
+        assert "not finite at step 5" in (folder / f"refused-nan-{rank}.txt").read_text()
+        assert json.loads((folder / f"nan-{rank}.json").read_text()) == {"same": True, "step": 4}
+    assert tiny.steps(folder / "poisoned") == ["step-00000003"]
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step_and_none_before_it_is_saved(folder):
+    """A launcher kills the others when one has left: whoever saves must have finished by then."""
+    for rank in (0, 1):
+        said = json.loads((folder / f"stopped-{rank}.json").read_text())
+        assert said == {"code": 143, "step": 4, "saved": True}

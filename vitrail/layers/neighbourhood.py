@@ -1,0 +1,81 @@
+"""Sparse attention: a patch looks only at patches near it, and at the tokens that belong to the whole picture.
+
+Where torch's FlexAttention has a kernel (CUDA) the far pairs are never computed; elsewhere they are masked, which gives the same
+numbers and saves nothing.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Neighbourhood(nn.Module):
+    """Part of an attention that looks at most `radius` patches far, up, down, left and right."""
+
+    def __init__(self, radius: int):
+        super().__init__()
+        self.radius = radius
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius}"
+
+
+class Seen(NamedTuple):
+    """Which tokens of a grid see which: two patches whose rows and columns differ by at most `radius`; the `leading` tokens
+    (class, registers) see everything and are seen by everything."""
+
+    radius: int
+    grid: tuple[int, int]
+    leading: int
+
+    def allowed(self, device: torch.device | None = None) -> Tensor:
+        """bool [N N], N = leading + h w, true where the query (row) sees the key (column)."""
+        place = torch.arange(self.leading + self.grid[0] * self.grid[1], device=device)
+        return self.sees(place[:, None], place[None, :])
+
+    def sees(self, q: Tensor, k: Tensor) -> Tensor:
+        """The same for places of queries and keys in the sequence."""
+        across, leading = self.grid[1], self.leading
+        qy, qx = (q - leading).div(across, rounding_mode="floor"), (q - leading) % across
+        ky, kx = (k - leading).div(across, rounding_mode="floor"), (k - leading) % across
+        near = ((qy - ky).abs() <= self.radius) & ((qx - kx).abs() <= self.radius)
+        return near | (q < leading) | (k < leading)
+
+    def bias(self, like: Tensor) -> Tensor:
+        """What is added to the logits, [N N]: zero where seen, minus infinity elsewhere."""
+        seen = self.allowed(like.device)
+        return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, float("-inf"))
+
+    def pairs(self) -> int:
+        """How many of the N^2 pairs are seen."""
+        reach = [sum(min(i + self.radius, side - 1) - max(i - self.radius, 0) + 1 for i in range(side)) for side in self.grid]
+        return reach[0] * reach[1] + 2 * self.leading * self.grid[0] * self.grid[1] + self.leading**2
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention [B h N d] by torch's FlexAttention, which leaves out blocks of pairs that are not seen."""
+        from torch.nn.attention.flex_attention import flex_attention
+
+        run = compiled() if q.is_cuda else flex_attention
+        return run(q, k, v, block_mask=block_mask(self, q.device))
+
+
+@lru_cache(maxsize=32)
+def block_mask(seen: Seen, device: torch.device) -> Any:
+    """FlexAttention's table of blocks that hold any seen pair. Made once for a grid."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return seen.sees(q, k)
+
+    n = seen.leading + seen.grid[0] * seen.grid[1]
+    return create_block_mask(sees, None, None, n, n, device=str(device))
+
+
+@lru_cache(maxsize=1)
+def compiled() -> Any:
+    """FlexAttention is only sparse when compiled."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
