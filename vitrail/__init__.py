@@ -10,6 +10,7 @@ Nothing heavy is imported until it is used.
 
 from typing import TYPE_CHECKING, Any
 
+import vitrail.models  # noqa: F401  the folder, now: imported later, it would take the name of the function below
 from vitrail.version import __version__
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from vitrail.analysis.cost import Cost
     from vitrail.run.predict import Predictor
+    from vitrail.weights.report import LoadReport
 
-__all__ = ["__version__", "backbone", "cost", "create", "load", "models", "save"]
+__all__ = ["__version__", "backbone", "cost", "create", "load", "load_weights", "models", "save"]
 
 
 def models(family: str | None = None) -> list[str]:
@@ -51,14 +53,22 @@ def backbone(name: str, **keys: Any) -> "nn.Module":
 
 def sized(keys: dict[str, Any]) -> dict[str, Any]:
     """`size=224` is short for a square."""
-    return {k: ((v, v) if k == "size" and isinstance(v, int) else v) for k, v in keys.items()}
+    from vitrail.checks import plain
+
+    return {k: ((v, v) if k == "size" and isinstance(plain(v), int) else v) for k, v in keys.items()}
 
 
 def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Cost":
     """Parameters, multiply-adds, bytes of attention and activations for one image of `size`, by default the model's own."""
-    from vitrail.analysis.cost import cost as count
+    from torch import nn
 
-    return count(model, size)
+    from vitrail.analysis.cost import cost as count
+    from vitrail.checks import Positive, checked
+    from vitrail.errors import UsageError
+
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.cost(vitrail.create(NAME))")
+    return count(model, None if size is None else checked(sized({"size": size})["size"], tuple[Positive, Positive], "size"))
 
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
@@ -73,3 +83,18 @@ def load(source: "str | Path", device: str = "cpu") -> "Predictor":
     from vitrail.run.predict import load as take
 
     return take(source, device)
+
+
+def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", strict: bool = True, resize: bool = False,
+                 leave_head: bool = False, grid: "tuple[int, int] | None" = None, sha256: str | None = None) -> "LoadReport":  # fmt: skip
+    """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; what is not plain tensors is refused.
+
+    source: who named the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto" takes what fits best.
+    strict: a name that is missing or unexpected is an error. resize: position tables, patches and channels may be resampled.
+    leave_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
+    Errors: `CheckpointError`, and then the model is as it was.
+    """
+    from vitrail.run.bring import load_weights as bring
+    from vitrail.weights.load import Options
+
+    return bring(model, path, source, Options(strict, resize, leave_head, grid), sha256)

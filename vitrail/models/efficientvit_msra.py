@@ -1,0 +1,274 @@
+"""EfficientViT: memory efficient vision transformer with cascaded group attention (Liu et al. 2023, arxiv.org/abs/2305.07027).
+
+One attention between two feed-forward layers on each side, BatchNorm throughout, and heads in cascade: each sees its own share of
+the channels plus what the head before it found. This is Microsoft's; the EfficientViT of MIT is `efficientvit`. Names of parameters
+follow timm.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Fraction, Positive
+from vitrail.errors import UsageError
+from vitrail.layers.attention import Attention, Projected
+from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.types import Features
+
+Three = tuple[Positive, Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Config:
+    widths: Three = (128, 256, 384)  # of the three stages
+    depths: Three = (1, 2, 3)
+    heads: Three = (4, 4, 4)
+    kernels: tuple[Positive, ...] = (7, 5, 3, 3)  # of the convolution over queries, from the first head of a stage to its last
+    key_width: Positive = 16  # channels of a query or key
+    window: Positive = 7  # cells on a side of the square that attention sees; less where the map for `size` is smaller
+    mlp_ratio: Above = 2.0
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are made for; any other works too
+    channels: Positive = 3
+    summaries: Positive = 1  # 2: class and teacher, each with its norm
+    eps: Above = 1e-5
+    dropout: Fraction = 0.0  # before the classifier
+    drop_path: Fraction = 0.0
+
+
+VARIANTS = {
+    "m0": Config((64,  128, 192), (1, 2, 3), (4, 4, 4), (5, 5, 5, 5)),
+    "m1": Config((128, 144, 192), (1, 2, 3), (2, 3, 3), (7, 5, 3, 3)),
+    "m2": Config((128, 192, 224), (1, 2, 3), (4, 3, 2), (7, 5, 3, 3)),
+    "m3": Config((128, 240, 320), (1, 2, 3), (4, 3, 4), (5, 5, 5, 5)),
+    "m4": Config((128, 256, 384), (1, 2, 3), (4, 4, 4), (7, 5, 3, 3)),
+    "m5": Config((192, 288, 384), (1, 3, 4), (3, 3, 4), (7, 5, 3, 3)),
+}  # fmt: skip
+
+
+class Conv(nn.Sequential):
+    """A convolution without bias that keeps the grid (or halves it), and its BatchNorm."""
+
+    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, start: float = 1.0):
+        """`start`: of the norm's weights; 0 makes a residual branch start as nothing."""
+        super().__init__()
+        self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out, config.eps)
+        nn.init.constant_(self.bn.weight, start)
+
+
+class Residual(nn.Module):
+    def __init__(self, main: nn.Module, drop_path: float):
+        super().__init__()
+        self.m = main
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.m(x))
+
+
+class Head(Attention):
+    """One head of the cascade, on windows [B D h w]; `bias` [N N] is its own. A convolution lets queries see their neighbours."""
+
+    def __init__(self, config: Config, width: int, kernel: int):
+        super().__init__(width, heads=1)
+        self.add_module("proj", nn.Identity())  # one projection joins all heads, after the last
+        self.widths = (config.key_width, config.key_width, width)
+        self.qkv = Conv(config, width, sum(self.widths))
+        self.dw = Conv(config, config.key_width, config.key_width, kernel, groups=config.key_width)
+
+    def project(self, x: Tensor, bias: Tensor) -> Projected:
+        q, k, v = self.qkv(x).split(self.widths, dim=1)
+        q, k, v = (t.flatten(2).mT[:, None] for t in (self.dw(q), k, v))  # [B 1 N d] each
+        return Projected(q, k, v, bias)
+
+
+class Cascade(nn.Module):
+    """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since none can begin
+    before the one ahead of it has ended; a learned bias tells each how far apart two cells are, down and across."""
+
+    index: Tensor
+
+    def __init__(self, config: Config, width: int, heads: int, window: int):
+        super().__init__()
+        self.window = window
+        self.cascade = nn.ModuleList(Head(config, width // heads, kernel) for kernel in config.kernels[:heads])
+        self.proj = nn.Sequential(nn.ReLU(), Conv(config, width, width, start=0.0))
+        self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
+        self.register_buffer("index", distances(window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[2:]
+        biases = self.attention_biases[:, self.index]  # [heads N N]
+        found: list[Tensor] = []
+        for head, share, bias in zip(self.cascade, x.chunk(len(self.cascade), dim=1), biases, strict=True):
+            seen = share + found[-1] if found else share
+            found.append(head(seen, bias).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
+        return self.proj(torch.cat(found, dim=1))
+
+
+class Windows(nn.Module):
+    """A map [B D h w] cut into squares, each attending within itself. Zeros fill the map below and to the right up to whole squares;
+    the original lets them be attended to, so they are not masked."""
+
+    def __init__(self, attn: Cascade):
+        super().__init__()
+        self.attn = attn
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w, side = x.shape[2], x.shape[3], self.attn.window
+        if h == w == side:
+            return self.attn(x)
+        x = F.pad(x, (0, -w % side, 0, -h % side))
+        x = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # [B D rows side columns side]
+        rows, columns = x.shape[2], x.shape[4]
+        x = self.attn(x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))  # [B*rows*columns D side side]
+        x = x.unflatten(0, (-1, rows, columns)).permute(0, 3, 1, 4, 2, 5)
+        return x.flatten(4, 5).flatten(2, 3)[:, :, :h, :w]
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: Config, width: int):
+        super().__init__()
+        hidden = int(width * config.mlp_ratio)
+        self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(), Conv(config, hidden, width, start=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pw2(self.act(self.pw1(x)))
+
+
+class SqueezeExcite(nn.Module):
+    """Every channel times a number between 0 and 1 that the mean of all channels decides (Hu et al. 2017)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class Merge(nn.Module):
+    """To half the grid and the next stage's width, through four times the width."""
+
+    def __init__(self, config: Config, inside: int, out: int):
+        super().__init__()
+        wide = 4 * inside
+        self.conv1, self.conv2 = Conv(config, inside, wide), Conv(config, wide, wide, 3, 2, wide)
+        self.se, self.conv3 = SqueezeExcite(wide, inside), Conv(config, wide, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.se(self.conv2(self.conv1(x).relu()).relu()))
+
+
+class Block(nn.Module):
+    """Neighbours, channels, attention, neighbours, channels: each adds to what is there."""
+
+    def __init__(self, config: Config, width: int, attn: Cascade, drop_path: float):
+        super().__init__()
+        self.dw0, self.ffn0 = pair(config, width, 0.0, drop_path).children()
+        self.mixer = Residual(Windows(attn), drop_path)
+        self.dw1, self.ffn1 = pair(config, width, 0.0, drop_path).children()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn1(self.dw1(self.mixer(self.ffn0(self.dw0(x)))))
+
+
+class Stage(nn.Module):
+    def __init__(self, downsample: nn.Module, blocks: Sequence[Block]):
+        super().__init__()
+        self.downsample, self.blocks = downsample, nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class EfficientViT(nn.Module):
+    """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides 16, 32, 64."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        check(config)
+        self.config = config
+        widths = config.widths
+        self.patch_embed = stem(config)
+        rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
+        self.stages = nn.ModuleList()
+        for i, (width, depth, heads) in enumerate(zip(widths, config.depths, config.heads, strict=True)):
+            side = min(config.window, *(-(-pixels // (16 << i)) for pixels in config.size))
+            blocks = [Block(config, width, Cascade(config, width, heads, side), next(rates)) for _ in range(depth)]
+            self.stages.append(Stage(downsample(config, widths[i - 1], width) if i else nn.Identity(), blocks))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(widths[-1], config.eps) for _ in range(config.summaries))
+        self.dropout = nn.Dropout(config.dropout)
+        self.summary_widths = (widths[-1],) * config.summaries
+        self.map_widths, self.strides = widths, (16, 32, 64)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The step from one stage to the next counts as a block, as in the original."""
+        steps = [m for stage in self.stages for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())]
+        return steps[1:]  # there is none before the first stage
+
+    def forward(self, images: Tensor) -> Features:
+        x = self.patch_embed(images)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        mean = x.mean((2, 3))
+        return Features(tuple(self.dropout(norm(mean)) for norm in self.norms), tuple(maps))
+
+
+def build(config: Config) -> EfficientViT:
+    """An EfficientViT of Microsoft, freshly initialised: torch's own start, and zero for position biases and the last norms of blocks."""
+    return EfficientViT(config)
+
+
+def stem(config: Config) -> nn.Sequential:
+    """Four 3x3 convolutions of stride 2, to a sixteenth of the resolution."""
+    made: OrderedDict[str, nn.Module] = OrderedDict()
+    inside = config.channels
+    for i in (1, 2, 3, 4):
+        out = config.widths[0] >> (4 - i)
+        made[f"conv{i}"] = Conv(config, inside, out, 3, 2)
+        made[f"relu{i}"] = nn.ReLU()
+        inside = out
+    made.popitem()  # the last convolution is left as it is
+    return nn.Sequential(made)
+
+
+def pair(config: Config, width: int, start: float, drop_path: float) -> nn.Sequential:
+    """A depthwise convolution and a feed-forward layer, both residual."""
+    depthwise = Conv(config, width, width, 3, groups=width, start=start)
+    return nn.Sequential(Residual(depthwise, drop_path), Residual(Mlp(config, width), drop_path))
+
+
+def downsample(config: Config, inside: int, out: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(
+        res1=pair(config, inside, 1.0, 0.0), patchmerge=Merge(config, inside, out), res2=pair(config, out, 1.0, 0.0),
+    ))  # fmt: skip
+
+
+def distances(window: int) -> Tensor:
+    """Where in the table of biases the distance (down, across) of two cells stands: [N N], down * window + across."""
+    place = torch.arange(window)
+    apart = (place[:, None] - place).abs()
+    return (apart[:, None, :, None] * window + apart[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def check(config: Config) -> None:
+    """Errors: `UsageError` where widths, heads and kernels do not fit each other."""
+    for width, heads in zip(config.widths, config.heads, strict=True):
+        if width % heads:
+            near = sorted({max(heads, width // heads * heads), (width // heads + 1) * heads})
+            raise UsageError(f"width {width} does not divide into {heads} heads", f"nearest widths that work: {near}")
+        if heads > len(config.kernels):
+            raise UsageError(f"{heads} heads need as many kernels, not {len(config.kernels)}", "lengthen kernels")
+    if config.widths[0] < 8:
+        raise UsageError(f"the stem begins with an eighth of the first width, and {config.widths[0]} has none", "take at least 8")
+    for kernel in config.kernels:
+        if kernel % 2 == 0:
+            raise UsageError(f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}")

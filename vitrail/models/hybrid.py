@@ -1,0 +1,209 @@
+"""Hybrid ViT: a ResNet makes the patches (Dosovitskiy et al. 2020, section 3.1, arxiv.org/abs/2010.11929), in the sizes of
+"How to train your ViT?" (Steiner et al. 2021, arxiv.org/abs/2106.10270).
+
+The ResNet is a post-activation one with standardised weights, GroupNorm and TensorFlow's padding; behind it everything is `vit`.
+"R50+B/16" is "r50_base", and so on; a name says how many pixels a token has a side: 16 for "r50_base", 32 for the others.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Amount, Count, Fraction, Positive
+from vitrail.errors import UsageError
+from vitrail.layers.init import Init, initialise
+from vitrail.layers.mlp import Gelu
+from vitrail.layers.resample import Resampling
+from vitrail.models import vit
+
+Standard = Literal["jax", "timm"]
+GROUPS = 32  # of every GroupNorm
+
+
+@dataclass(frozen=True)
+class Config:
+    stages: tuple[Positive, ...] = (3, 4, 9)  # bottlenecks of each; the first has stride 4, each other halves; none: root alone
+    stem_width: Positive = 64  # of the root; stage i gives 4 x 2^i of it
+    standardise: Standard = "jax"  # weights: (w - mean) / (std + 1e-5), or as timm does (w - mean) / sqrt(var + 1e-8)
+    stem_eps: Above = 1e-6  # of the GroupNorms; timm has 1e-5
+    zero_last: bool = True  # the last norm of every bottleneck starts at zero, so that it starts as an identity
+    patch: Positive = 1  # a token is patch x patch cells of the ResNet's map
+    width: Positive = 768
+    depth: Count = 12
+    heads: Positive = 12
+    mlp_ratio: Above = 4.0
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that position tables are made for; any other works too
+    channels: Positive = 3
+    tokens: Count = 1
+    registers: Count = 0
+    position: vit.Position = "learned"
+    position_tokens: bool = True
+    position_resampling: Resampling = "bicubic"
+    pre_logits: Positive | None = None
+    gelu: Gelu = "erf"
+    eps: Above = 1e-6
+    layer_scale: float | None = None
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    drop_path: Amount = 0.0  # of the transformer's blocks
+    init: Init = "truncated"
+
+
+VARIANTS = {
+    "r_tiny":        Config(stages=(),           patch=8, width=192,  depth=12, heads=3),
+    "r_tiny_384":    Config(stages=(),           patch=8, width=192,  depth=12, heads=3,  size=(384, 384)),
+    "r26_small":     Config(stages=(2, 2, 2, 2), patch=1, width=384,  depth=12, heads=6),
+    "r26_small_384": Config(stages=(2, 2, 2, 2), patch=1, width=384,  depth=12, heads=6,  size=(384, 384)),
+    "r26_base":      Config(stages=(2, 2, 2, 2), patch=1, width=768,  depth=12, heads=12),
+    "r50_base":      Config(stages=(3, 4, 9),    patch=1, width=768,  depth=12, heads=12),
+    "r50_base_384":  Config(stages=(3, 4, 9),    patch=1, width=768,  depth=12, heads=12, size=(384, 384)),
+    "r50_large":     Config(stages=(3, 4, 6, 3), patch=1, width=1024, depth=24, heads=16),
+    "r50_large_384": Config(stages=(3, 4, 6, 3), patch=1, width=1024, depth=24, heads=16, size=(384, 384)),
+}  # fmt: skip
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution without bias whose every filter has mean 0 and deviation 1 (Qiao et al. 2019), padded so that a stride s
+    makes ceil(n / s) cells of n, the odd one right and below.
+
+    It is an `nn.Conv2d` because weight decay, initialisation and counting go by what a module is.
+    """
+
+    def __init__(self, inside: int, out: int, kernel: int, stride: int = 1, standard: Standard = "jax"):
+        super().__init__(inside, out, kernel, stride, bias=False)
+        self.standard = standard
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(same(x, self.kernel_size[0], self.stride[0]), self.standardised(), None, self.stride)
+
+    def standardised(self) -> Tensor:
+        var, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        return (self.weight - mean) / (var.sqrt() + 1e-5 if self.standard == "jax" else (var + 1e-8).sqrt())
+
+
+class Shortcut(nn.Module):
+    """A 1x1 convolution and its norm, where grid or width change."""
+
+    def __init__(self, config: Config, inside: int, out: int, stride: int):
+        super().__init__()
+        self.conv = StandardConv(inside, out, 1, stride, config.standardise)
+        self.norm = nn.GroupNorm(GROUPS, out, config.stem_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3 with the stride, 1x1 up to four times `width`, and a shortcut."""
+
+    def __init__(self, config: Config, inside: int, width: int, stride: int):
+        super().__init__()
+        out, standard = 4 * width, config.standardise
+        self.downsample = nn.Identity() if stride == 1 and inside == out else Shortcut(config, inside, out, stride)
+        self.conv1 = StandardConv(inside, width, 1, 1, standard)
+        self.conv2 = StandardConv(width, width, 3, stride, standard)
+        self.conv3 = StandardConv(width, out, 1, 1, standard)
+        self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(GROUPS, n, config.stem_eps) for n in (width, width, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.conv1(x)).relu()
+        y = self.norm2(self.conv2(y)).relu()
+        y = self.norm3(self.conv3(y))
+        return (y + self.downsample(x)).relu()
+
+
+class Root(nn.Module):
+    """A 7x7 convolution of stride 2 and a 3x3 maximum of stride 2."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.conv = StandardConv(config.channels, config.stem_width, 7, 2, config.standardise)
+        self.norm = nn.GroupNorm(GROUPS, config.stem_width, config.stem_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.conv(images)).relu()
+        return F.max_pool2d(same(x, 3, 2), 3, 2)  # zeros around it change no maximum: nothing is below zero after ReLU
+
+
+class Stage(nn.Module):
+    """Bottlenecks, the first with the stride."""
+
+    def __init__(self, config: Config, inside: int, i: int):
+        super().__init__()
+        width = config.stem_width << i
+        first = Bottleneck(config, inside, width, 2 if i else 1)
+        self.blocks = nn.Sequential(first, *(Bottleneck(config, 4 * width, width, 1) for _ in range(config.stages[i] - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class ResNet(nn.Module):
+    """Images [B C H W] -> one map [B out h w] of stride 4 x 2^(stages - 1), or 4 where there are none."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.stem, self.out = Root(config), config.stem_width
+        stages = []
+        for i in range(len(config.stages)):
+            stages.append(Stage(config, self.out, i))
+            self.out = 4 * config.stem_width << i
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(self.stem(images))
+
+
+class Stem(nn.Module):
+    """Images [B C H W] -> tokens [B h w D]: a ResNet, and a linear layer over `patch` x `patch` of its cells. Any size of image;
+    where cells do not make whole tokens, zeros are added right and below."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.backbone = ResNet(config)
+        self.proj = nn.Conv2d(self.backbone.out, config.width, config.patch, config.patch)
+        initialise(self, config.init)
+        for block in self.modules():
+            if config.zero_last and isinstance(block, Bottleneck):
+                nn.init.zeros_(block.norm3.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, patch = self.backbone(images), self.proj.stride
+        below, right = -x.shape[-2] % patch[0], -x.shape[-1] % patch[1]
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
+        return self.proj(x).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+
+
+class Hybrid(vit.ViT):
+    """Images [B C H W] -> `Features`, as a ViT whose patches come out of a ResNet. That is its stem; `blocks` are the transformer's."""
+
+    def __init__(self, config: Config):
+        super().__init__(transformer(config))
+        self.config = config  # type: ignore[assignment]
+        self.patch_embed = Stem(config)
+
+
+def build(config: Config) -> Hybrid:
+    """A hybrid, freshly initialised."""
+    if config.stem_width % GROUPS:
+        low = max(GROUPS, config.stem_width // GROUPS * GROUPS)
+        raise UsageError(f"stem_width {config.stem_width} does not divide into {GROUPS} groups", f"take {low} or {low + GROUPS}")
+    return Hybrid(config)
+
+
+def transformer(config: Config) -> vit.Config:
+    """What is behind the stem: a ViT whose patches have as many pixels as a token stands for. Fields of the same name are the same."""
+    shared = {f.name: getattr(config, f.name) for f in fields(vit.Config) if hasattr(config, f.name)}
+    return vit.Config(**{**shared, "patch": config.patch * (4 << max(0, len(config.stages) - 1))})
+
+
+def same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around a map [B C H W] so that every stride-th cell gets a window; the odd one right and below ("SAME" in TensorFlow)."""
+    down, across = (max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in x.shape[-2:])
+    if not down and not across:
+        return x
+    return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))

@@ -1,0 +1,187 @@
+"""Swin: hierarchical vision transformer using shifted windows (Liu et al. 2021, arxiv.org/abs/2103.14030).
+
+Four stages on ever coarser maps. Blocks attend inside windows, straight and shifted by turns; between stages four neighbours merge
+into one. Any size of image: the patch, the merging and the windows pad with zeros where they do not divide, and the windows stay those
+that `Config.size` implies. A stage whose map is smaller than the window has its whole map for a window.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Fraction, Positive
+from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.layers.init import zero
+from vitrail.layers.mlp import Mlp
+from vitrail.layers.patch import PatchEmbed, grid_of
+from vitrail.layers.relative import RelativeBias
+from vitrail.layers.resample import resample_bias
+from vitrail.layers.windows import attend, with_mask
+from vitrail.types import Features
+
+STAGES = range(4)
+
+
+@dataclass(frozen=True)
+class Config:
+    width: Positive = 96  # of the first stage; each stage doubles it
+    depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)  # blocks of each stage
+    heads: tuple[Positive, Positive, Positive, Positive] = (3, 6, 12, 24)
+    window: Positive = 7  # patches along a side
+    mlp_ratio: Above = 4.0
+    patch: Positive = 4
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are fitted to; any other works too
+    channels: Positive = 3
+    qkv_bias: bool = True
+    eps: Above = 1e-5
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    drop_path: Fraction = 0.0
+
+
+VARIANTS = {
+    "tiny":      Config(width=96,  depths=(2, 2, 6, 2),  heads=(3, 6, 12, 24)),
+    "small":     Config(width=96,  depths=(2, 2, 18, 2), heads=(3, 6, 12, 24)),
+    "base":      Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+    "large":     Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48)),
+    "base_384":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=12, size=(384, 384)),
+    "large_384": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, size=(384, 384)),
+}  # fmt: skip
+
+
+class WindowAttention(Attention):
+    """The places of a window [B*n N D] look at each other, with a learned bias for every displacement."""
+
+    def __init__(self, config: Config, stage: int):
+        width, heads = config.width << stage, config.heads[stage]
+        super().__init__(width, heads, config.dropout, config.attention_dropout)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.relative = RelativeBias(windows(config)[stage], heads)
+
+    def project(self, x: Tensor, mask: Tensor | None) -> Projected:
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B*n h N d]
+        return Projected(q, k, v, with_mask(self.relative(), mask, x.shape[0]))
+
+
+class Block(nn.Module):
+    """x + attention in windows, x + MLP, on a map [B H W D]; each branch after its norm."""
+
+    def __init__(self, config: Config, stage: int, shifted: bool, drop_path: float):
+        super().__init__()
+        width = config.width << stage
+        self.window, self.shift = window_and_shift(config, stage, shifted)
+        self.norm1, self.norm2 = nn.LayerNorm(width, config.eps), nn.LayerNorm(width, config.eps)
+        self.attn = WindowAttention(config, stage)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), dropout=config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(attend(self.attn, self.norm1(x), self.window, self.shift))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Merge(nn.Module):
+    """Four neighbours become one place of twice the width: [B H W D] -> [B H/2 W/2 2D]."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width, eps)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(four_in_one(x)))
+
+
+class Stage(nn.Module):
+    """A merging, except before the first stage, and blocks that work at one resolution."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Swin(nn.Module):
+    """Images [B C H W] -> `Features`: the mean of the last map, and the maps of the four stages at strides 4, 8, 16, 32 (for a patch
+    of 4), the last of them normed.
+
+    The plan of both Swins: `config` is this file's or that of `swin_v2`, which hands in its own kinds of block and merging.
+    """
+
+    def __init__(self, config: Any, block: Callable[..., nn.Module] = Block, merge: Callable[..., nn.Module] = Merge):
+        super().__init__()
+        self.config = config
+        width, eps = config.width, config.eps
+        self.patch_embed = PatchEmbed(config.channels, width, (config.patch, config.patch))
+        self.patch_norm = nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(config.dropout)
+        rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
+        self.layers = nn.ModuleList(
+            Stage(merge(width << s - 1, eps) if s else nn.Identity(), [block(config, s, i % 2 == 1, next(rates)) for i in range(depth)])
+            for s, depth in enumerate(config.depths)
+        )
+        self.norm = nn.LayerNorm(width << 3, eps)
+        self.map_widths = tuple(width << s for s in STAGES)
+        self.summary_widths, self.strides = (width << 3,), tuple(config.patch << s for s in STAGES)
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.trunc_normal_(m.weight, std=0.02)
+                zero(m.bias)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in self.layers for block in stage.get_submodule("blocks").children()]
+
+    def forward(self, images: Tensor) -> Features:
+        x = self.dropout(self.patch_norm(self.patch_embed(images)))  # [B H W D]
+        maps = []
+        for stage in self.layers:
+            x = stage(x)
+            maps.append(x)
+        maps[-1] = x = self.norm(x)
+        return Features((x.mean((1, 2)),), tuple(m.permute(0, 3, 1, 2) for m in maps))
+
+
+def build(config: Config) -> Swin:
+    """A Swin, freshly initialised."""
+    return Swin(config)
+
+
+def windows(config: Any) -> list[tuple[int, int]]:
+    """The window of each stage: that of the config, or the stage's whole map along an axis where that is smaller."""
+    grids = [grid_of(config.size, (config.patch << s, config.patch << s)) for s in STAGES]
+    return [(min(config.window, grid[0]), min(config.window, grid[1])) for grid in grids]
+
+
+def window_and_shift(config: Any, stage: int, shifted: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    window = windows(config)[stage]
+    return window, (window[0] // 2, window[1] // 2) if shifted else (0, 0)
+
+
+def four_in_one(x: Tensor) -> Tensor:
+    """[B H W D] -> [B H/2 W/2 4D], padded with zeros to even sides. Of the four, the one below comes before the one to the right."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B H/2 row W/2 column D]
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+def refit(tensors: Mapping[str, Tensor], made_for: Config, config: Config) -> dict[str, Tensor]:
+    """The tensors of a backbone of `made_for` in the windows of `config`: relative tables are resampled, bicubic, as in the original."""
+    old, new = windows(made_for), windows(config)
+    fitted = dict(tensors)
+    for name, table in tensors.items():
+        if name.endswith("attn.relative.table"):
+            stage = int(name.split(".")[1])
+            fitted[name] = resample_bias(table, old[stage], new[stage])
+    return fitted

@@ -1,0 +1,63 @@
+"""Names of the hybrids' tensors: timm, and the .npz files of Google (vit_jax). What is behind the stem has the names of a plain ViT.
+
+Google's units are counted from one, and the norms of their published files have three axes of one before the channels.
+"""
+
+from itertools import product
+from typing import Any
+
+from vitrail.weights.pictures import HALF, Pictures
+from vitrail.weights.rules import Drop, Rule
+from vitrail.weights.tables import vit
+
+Table = tuple[Rule | Drop, ...]
+STEM = "patch_embed.backbone"
+LEAVES = (("scale", "weight"), ("bias", "bias"))
+WIDE = ("row", "row", "row")  # [1 1 1 C] and [C]
+
+
+def norms(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A GroupNorm, as files have it or as newer code writes it."""
+    return tuple(Rule(f"{theirs}/{a}", f"{ours}.{b}", steps) for steps in (WIDE, ()) for a, b in LEAVES)
+
+
+def unit(stage: int, unit: int) -> tuple[Rule, ...]:
+    theirs, ours = f"block{stage + 1}/unit{unit + 1}", f"{STEM}.stages.{stage}.blocks.{unit}"
+    return (
+        Rule(f"{theirs}/conv_proj/kernel", f"{ours}.downsample.conv.weight", "conv"),
+        *norms(f"{theirs}/gn_proj", f"{ours}.downsample.norm"),
+        *(Rule(f"{theirs}/conv{i}/kernel", f"{ours}.conv{i}.weight", "conv") for i in (1, 2, 3)),
+        *(rule for i in (1, 2, 3) for rule in norms(f"{theirs}/gn{i}", f"{ours}.norm{i}")),
+    )
+
+
+def beside_a_stage(part: str) -> tuple[Rule, Rule]:
+    """timm calls the root so where a stage follows, and otherwise otherwise; the first unit of a stage tells which it is."""
+    root, first = f"{STEM}.stem.{part}.{{p}}", f"{STEM}.stages.0.blocks.0.{part}1.{{p}}"
+    return Rule((root, first), (root, first)), Rule(f"{STEM}.{part}.{{p}}", root)
+
+
+GOOGLE: Table = (
+    Rule("conv_root/kernel", f"{STEM}.stem.conv.weight", "conv"),
+    *norms("gn_root", f"{STEM}.stem.norm"),
+    *(rule for s, u in product(range(4), range(9)) for rule in unit(s, u)),
+)
+
+SOURCES: dict[str, Table] = {
+    "timm": (
+        *beside_a_stage("conv"),
+        *beside_a_stage("norm"),
+        Rule(f"{STEM}.stages.{{rest}}", f"{STEM}.stages.{{rest}}"),
+        *vit.SOURCES["timm"],
+    ),
+    "google": (*GOOGLE, *vit.SOURCES["google"]),
+    "google:new": (*GOOGLE, *vit.SOURCES["google:new"]),
+}
+PICTURES: dict[str, Pictures] = {
+    "google": HALF._replace(resize="stretch", interpolation="bilinear"),
+    "timm": HALF._replace(crop_ratio=0.9),  # at 224 pixels; whole at 384
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "google": {"gelu": "tanh"},
+    "timm": {"standardise": "timm", "stem_eps": 1e-5, "position_resampling": "antialias"},
+}

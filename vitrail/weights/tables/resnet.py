@@ -1,0 +1,32 @@
+"""Names of published ResNet weights: torchvision and timm call things as we do, transformers counts stages from 0."""
+
+from vitrail.weights.pictures import IMAGENET, Pictures
+from vitrail.weights.rules import Drop, Rule
+
+SAME = (
+    Rule("conv1.{p}", "conv1.{p}"),
+    Rule("bn1.{p}", "bn1.{p}"),
+    Rule("layer{s}.{rest}", "layer{s}.{rest}"),
+    Rule("fc.{p}", "heads.0.{p}"),
+)
+
+
+def transformers() -> tuple[Rule | Drop, ...]:
+    rules = []
+    parts = (("convolution", "conv", "0"), ("normalization", "bn", "1"))
+    for prefix in ("resnet.", ""):
+        for theirs, ours, place in parts:
+            rules.append(Rule(f"{prefix}embedder.embedder.{theirs}.{{p}}", f"{ours}1.{{p}}"))
+            for s in range(4):
+                b, block = f"{prefix}encoder.stages.{s}.layers.{{j}}", f"layer{s + 1}.{{j}}"
+                rules += [Rule(f"{b}.layer.{k}.{theirs}.{{p}}", f"{block}.{ours}{k + 1}.{{p}}") for k in range(3)]
+                rules.append(Rule(f"{b}.shortcut.{theirs}.{{p}}", f"{block}.downsample.{place}.{{p}}"))
+    return (*rules, Rule("classifier.1.{p}", "heads.0.{p}"))
+
+
+SOURCES: dict[str, tuple[Rule | Drop, ...]] = {"torchvision": SAME, "timm": SAME, "transformers": transformers()}
+PICTURES: dict[str, Pictures] = {
+    "torchvision": IMAGENET._replace(interpolation="bilinear"),  # of the first weights; the second resize to 232
+    "timm": IMAGENET._replace(crop_ratio=0.95),
+    "transformers": IMAGENET._replace(interpolation="bicubic"),
+}
