@@ -4,11 +4,11 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from vitrail.checks import place
+from vitrail.checks import place, shown, spoken
 from vitrail.cli.words import arguments, only, take_keys
 from vitrail.errors import UsageError, nearest
 
@@ -48,13 +48,9 @@ def models(words: list[str]) -> None:
 
     config = catalog.config("models", given.name)
     print(f"{given.name}: {(catalog.module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
+    kinds = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        print(f"  --model.{field.name.replace('_', '-'):<20} {getattr(config, field.name)!s:<12} {short(str(kind))}")
-
-
-def short(kind: str) -> str:
-    return kind.replace("typing.", "").replace("vitrail.", "")[:70]
+        print(f"  --model.{field.name.replace('_', '-'):<20} {shown(getattr(config, field.name)):<12} {spoken(kinds[field.name])}")
 
 
 def cost(words: list[str]) -> None:
