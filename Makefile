@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-OUT ?= runs/demo
+OUT ?=
 
 .PHONY: demo test test-all lint format lock clean
 
@@ -12,7 +12,7 @@ OUT ?= runs/demo
 	@touch $@
 
 demo: .venv/.ready
-	$(BIN)/vitrail demo --out $(OUT)
+	$(BIN)/vitrail train recipes/mini.toml $(if $(OUT),--out $(OUT))
 
 lint: .venv/.ready
 	$(BIN)/ruff check vitrail tests benchmarks
