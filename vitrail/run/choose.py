@@ -118,7 +118,12 @@ def amount(c: Choices) -> None:
 def augmentation(c: Choices) -> None:
     assert c.recipe.input.size is not None
     small = max(c.recipe.input.size) <= 64
-    c.settle("augment", "crop", "pad" if small else "random", "small pictures are shifted" if small else "photographs are cropped")
+    if not small:
+        c.settle("augment", "crop", "random", "photographs are cropped")
+    elif c.recipe.input.channels == 1:
+        c.settle("augment", "crop", "none", "small grey pictures are usually centred, and shifting them costs accuracy")
+    else:
+        c.settle("augment", "crop", "pad", "small pictures are shifted")
     if c.recipe.augment.flip is None:
         c.settle(
             "augment", "flip", c.facts.mirrored, "mirror images keep their class" if c.facts.mirrored else "digits must not be mirrored"
