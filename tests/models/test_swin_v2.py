@@ -252,7 +252,7 @@ def test_weights_are_cosines_and_what_forward_uses():
     model, seen = stirred(build(TINY)), []
 
     def look(module, args, out):
-        w, (q, k, v, _) = module.weights(*args), module.project(*args)
+        w, (q, k, v) = module.weights(*args), module.project(*args)[:3]
         scale = module.logit_scale.clamp(max=math.log(100)).exp()
         torch.testing.assert_close(q.norm(dim=-1) / q.shape[-1] ** 0.5, scale.squeeze(-1).expand(q.shape[:3]))
         assert float(k.norm(dim=-1).max()) < 1.00001
