@@ -97,3 +97,9 @@ def test_every_room_is_on_the_floor_plan():
     plan = (ROOT / "docs/house.md").read_text(encoding="utf-8")
     rooms = {p.stem for p in (ROOT / "vitrail").iterdir() if p.suffix == ".py" or p.is_dir()} - {"__pycache__"}
     assert [r for r in sorted(rooms) if not re.search(rf"\b{r}\b", plan)] == []
+
+
+def test_make_demo_says_a_command_that_there_is():
+    recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/vitrail (.*?) \$\(if", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe
+    assert "nothing was written" in run([*shlex.split(recipe.group(1)), "--dry-run"], ROOT)
