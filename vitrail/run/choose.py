@@ -121,7 +121,7 @@ def augmentation(c: Choices) -> None:
     if not small:
         c.settle("augment", "crop", "random", "photographs are cropped")
     elif c.recipe.input.channels == 1:
-        c.settle("augment", "crop", "none", "small grey pictures are usually centred, and shifting them costs accuracy")
+        c.settle("augment", "crop", "none", "small grey pictures are usually centred, and shifting them slows learning")
     else:
         c.settle("augment", "crop", "pad", "small pictures are shifted")
     if c.recipe.augment.flip is None:
