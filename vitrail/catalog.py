@@ -17,7 +17,7 @@ from typing import Any
 from vitrail.checks import place
 from vitrail.errors import DataError, UsageError, nearest, pick
 
-KINDS = {"models": "model family", "datasets": "data set layout", "tasks": "task"}
+KINDS = {"models": "model family", "datasets": "data set layout", "tasks": "task", "weights/tables": "table of published names"}
 
 
 def rooms(floor: str) -> list[str]:
@@ -71,7 +71,7 @@ def module(floor: str, name: str) -> ModuleType:
         if lacking := [part for part in ("Config", "build") if not hasattr(found, part)]:
             raise UsageError(f"the module {room!r} has no {' and no '.join(lacking)}", f"a module of the {floor} has Config and build")
         return found
-    return import_module(f"vitrail.{floor}.{known(floor, name)}")
+    return import_module(f"vitrail.{floor.replace('/', '.')}.{known(floor, name)}")
 
 
 def config(floor: str, name: str) -> Any:

@@ -7,7 +7,6 @@ Both are final: a subclass writes `project` and nothing else.
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -117,9 +116,3 @@ def merge_heads(x: Tensor) -> Tensor:
 def attentions(model: nn.Module) -> dict[str, Attention]:
     """Every softmax attention inside a model, by its name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Attention)}
-
-
-def record(module: Attention, args: tuple) -> Tensor:
-    """The weights of one call, for a forward pre-hook that wants to look without keeping a graph."""
-    with torch.no_grad():
-        return module.weights(*args)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def table(name: str) -> Known:
     """The table of a family; an empty one for a family without, which still reads its own names."""
     if name not in catalog.rooms("weights/tables"):
         return Known()
-    found = import_module(f"vitrail.weights.tables.{name}")
+    found = catalog.module("weights/tables", name)
     return Known(found.SOURCES, getattr(found, "PICTURES", {}), getattr(found, "SETTINGS", {}))
 
 
