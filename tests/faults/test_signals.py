@@ -158,6 +158,32 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(tmp_path):
     assert alive(running.pid) == []
 
 
+BROKEN = """
+import os, signal, sys, threading
+from vitrail.data import loader
+read = loader.Requests.__getitem__
+class Broken:
+    def __reduce__(self):
+        return connect, (os.getpid(),)
+def connect(worker):
+    threading.Timer(0.1, os.kill, (worker, signal.SIGKILL)).start()
+    raise ConnectionResetError(104, "Connection reset by peer")
+loader.Requests.__getitem__ = lambda self, index: Broken() if index == 4 else read(self, index)
+from vitrail.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_worker_that_dies_between_announcing_and_handing_over(tmp_path):
+    """Its batch is fetched through a connection to the worker, which is then gone; the death itself is told a moment later."""
+    data = tiny.pictures(tmp_path / "data")
+    given = words(data, tmp_path / "run", "--machine.workers", "2")
+    running = subprocess.run([sys.executable, "-c", BROKEN, *given], capture_output=True, text=True, timeout=60)
+    assert running.returncode == 1, running.stderr
+    assert "a worker process that reads pictures died" in running.stderr
+    assert "Traceback" not in running.stderr
+
+
 def test_a_second_signal_leaves_at_once(data, tmp_path):
     out = tmp_path / "run"
     running = start(words(data, out), "judging")

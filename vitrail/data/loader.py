@@ -1,10 +1,14 @@
 """Batches of pictures by step, with or without worker processes: the same pixels either way."""
 
+import atexit
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -107,11 +111,23 @@ def from_workers(fetch: Fetch, requests: list[Keys] | TrainRequests, workers: in
         multiprocessing_context="forkserver" if torch.cuda.is_available() else None,
         pin_memory=torch.cuda.is_available(),
     )
+    others = multiprocessing.active_children()
+    batches = iter(loader)
+    atexit.register(end, [child for child in multiprocessing.active_children() if child not in others])
     with losses_told():
-        for loaded in loader:
+        for loaded in handed_over(batches):
             if isinstance(loaded, VitrailError):
                 raise loaded
             yield loaded
+
+
+def handed_over(batches: Iterator[Loaded | VitrailError]) -> Iterator[Loaded | VitrailError]:
+    """What workers send. One that dies after it has announced a batch and before it was fetched breaks the connection."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError):
+        time.sleep(1)  # torch raises for the same death when the kernel reports it: here, not in the middle of what follows
+        raise RuntimeError("DataLoader worker broke the connection") from None
 
 
 @contextmanager
@@ -124,6 +140,16 @@ def losses_told() -> Iterator[None]:
             raise
         fix = "was memory short, or /dev/shm full? --machine.workers 0 reads without workers"
         raise RunError("a worker process that reads pictures died", fix) from None
+
+
+def end(workers: list[BaseProcess]) -> None:
+    """At the very end of the main process: a worker that was not told to leave would take Python's one SIGTERM for a job
+    manager's, and Python would wait for it for ever."""
+    left = [worker for worker in workers if worker.is_alive()]
+    if left:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each
+    for worker in left:
+        worker.kill()
 
 
 def untouched(item: Any) -> Any:
