@@ -1,10 +1,13 @@
 """Every test: few threads, a fixed seed, and a working folder of its own where it asks for one."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).parent))  # `oracles` lies here; at the end, since folders here are called like libraries
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def test_cost():
     made = vitrail.create("vit/base")
     counted = vitrail.cost(made)
     assert {f.name for f in dataclasses.fields(counted)} == {
-        "parameters", "trainable", "macs", "attention_bytes", "activation_bytes", "parameter_bytes", "by_part"
+        "size", "batch", "parameters", "trainable", "macs", "attention_bytes", "activation_bytes", "parameter_bytes", "by_part"
     }  # fmt: skip
     assert counted.parameters == counted.trainable == 86_567_656
     assert counted.parameter_bytes == 4 * counted.parameters

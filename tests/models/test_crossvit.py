@@ -1,9 +1,11 @@
-"""CrossViT is the original, number for number; its branches exchange what they should and nothing else."""
+"""CrossViT: its branches exchange what they should and nothing else; gradients, sizes. Its numbers: `test_parity.py`."""
 
 import dataclasses
 
 import pytest
 import torch
+from oracles import CROSSVIT as TINY
+from oracles import count, crossvit_timm, relative_error
 from torch import nn
 
 import vitrail
@@ -15,48 +17,17 @@ from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.crossvit import SOURCES
 
-TINY = Config(widths=(16, 32), heads=(2, 4), stages=2, depths=(1, 3), mlp_ratios=(3.0, 3.0), size=(120, 240))
 STEMS = ["patch", "conv"]
-
-
-def relative_error(a, b):
-    return float((a - b).detach().norm() / b.detach().norm())
-
-
-def loaded(config, state, source, classes):
-    """A classifier with someone else's weights, by the table of names; the way back is exact."""
-    made = convert(state, SOURCES[source])
-    assert not made.unknown
-    back = revert(made.tensors, SOURCES[source])
-    assert back.keys() | made.dropped.keys() == state.keys()
-    assert all(torch.equal(t, state[name]) for name, t in back.items())
-    model = Classifier(build(config), classes)
-    model.load_state_dict({k if k.startswith("heads.") else f"backbone.{k}": v for k, v in made.tensors.items()})
-    return model.eval()
-
-
-def timm_model(stem, size):
-    timm = pytest.importorskip("timm")
-    theirs = timm.models.crossvit.CrossVit(
-        img_size=size, img_scale=(1.0, 224 / 240), patch_size=(12, 16), embed_dim=(16, 32), depth=((1, 3, 0), (1, 3, 0)),
-        num_heads=(2, 4), mlp_ratio=(3, 3, 1), multi_conv=stem == "conv", num_classes=5,
-    ).eval()  # fmt: skip
-    for p in theirs.parameters():
-        p.data += 0.1 * torch.randn_like(p)  # nothing at zero or one
-    return theirs
 
 
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("size", [(240, 240), (120, 240)])
-def test_equals_timm(stem, size):
-    theirs, config = timm_model(stem, size), dataclasses.replace(TINY, stem=stem, size=size)
-    ours, x = loaded(config, dict(theirs.state_dict()), "timm", 5), torch.randn(2, 3, *size)
-    a, b = ours(x), theirs(x)
-    assert relative_error(a, b) < 1e-5
-    for mine, yours in zip(ours.backbone(x).maps, theirs.forward_intermediates(x, [1, 3], norm=True)[1], strict=True):
-        assert relative_error(mine, yours) < 1e-5
-    a.square().sum().backward()
-    b.square().sum().backward()
+def test_gradients_equal_timms(stem, size):
+    pytest.importorskip("timm")
+    made, x = crossvit_timm(stem, size), torch.randn(2, 3, *size)
+    ours, theirs = made.ours, made.theirs
+    for model in (ours, theirs):
+        model(x).square().sum().backward()
     for name in ("patch_embed.1.proj.weight" if stem == "patch" else "patch_embed.0.proj.2.weight", "blocks.0.projs.0.2.weight",
                  "blocks.0.blocks.1.2.attn.qkv.weight", "blocks.1.fusion.0.attn.wk.weight", "blocks.0.revert_projs.1.0.bias"):  # fmt: skip
         assert relative_error(ours.get_parameter(f"backbone.{name}").grad, theirs.get_parameter(name).grad) < 1e-4
@@ -66,12 +37,8 @@ def test_equals_timm(stem, size):
 
 
 def test_an_image_of_another_size_is_resized_first_where_that_is_asked_for():
-    theirs = timm_model("patch", (240, 240))
-    config = dataclasses.replace(TINY, size=(240, 240), fit=True)
-    ours, x = loaded(config, dict(theirs.state_dict()), "timm", 5), torch.randn(2, 3, 200, 100)
-    with torch.no_grad():
-        assert relative_error(ours(x), theirs(x)) < 1e-5
-    assert ours.backbone(x).maps[0].shape == (2, 16, 20, 20)
+    model = build(dataclasses.replace(TINY, size=(240, 240), fit=True))
+    assert model(torch.randn(2, 3, 200, 100)).maps[0].shape == (2, 16, 20, 20)
 
 
 def test_names_of_the_original_become_ours():
@@ -96,7 +63,7 @@ def test_sizes_are_the_published(name, millions, gmacs):
         model = vitrail.create(f"crossvit/{name}", classes=1000)
         theirs = timm.create_model(f"crossvit_{name.removesuffix('_384')}_{408 if name.endswith('384') else 240}")
     cost = vitrail.cost(model)
-    assert cost.parameters == sum(p.numel() for p in theirs.parameters())
+    assert cost.parameters == count(theirs)
     assert round(cost.parameters / 1e6, 2) == millions
     assert abs(cost.macs / 1e9 / gmacs - 1) < 0.006
     assert round((cost.macs + norms(model)) / 1e9, 2) == gmacs  # the published count has five for every element of a LayerNorm

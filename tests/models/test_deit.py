@@ -1,7 +1,8 @@
-"""DeiT and DeiT III are those of timm and transformers, number for number, and as large as published."""
+"""DeiT and DeiT III: two heads, published sizes, files of every source told by their names. The numbers: `test_parity.py`."""
 
 import pytest
 import torch
+from oracles import count, deit_3_timm, deit_timm, deit_transformers, relative_error
 
 import vitrail
 from vitrail.models.deit import VARIANTS
@@ -16,16 +17,6 @@ GMACS = {"tiny": 1.26, "tiny_distilled": 1.27, "small": 4.61, "small_distilled":
          "base_384": 55.54, "base_distilled_384": 55.65, "3_medium": 8.00, "3_huge": 167.4}  # fmt: skip
 
 
-def relative_error(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-def shaken(model):
-    for p in model.parameters():
-        p.data += 0.05 * torch.randn_like(p)
-    return model.eval()
-
-
 def loaded(ours, state, tmp_path, source):
     torch.save({"model": state}, tmp_path / "x.pth")
     report = vitrail.load_weights(ours, tmp_path / "x.pth")
@@ -34,18 +25,12 @@ def loaded(ours, state, tmp_path, source):
     return ours.eval()
 
 
-def timm_distilled():
-    from timm.models.deit import VisionTransformerDistilled
-
-    return shaken(VisionTransformerDistilled(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5))
-
-
 @torch.no_grad()
-def test_distilled_equals_timm_and_averages_two_heads(tmp_path):
-    theirs = timm_distilled()
+def test_distilled_averages_two_heads_that_are_timms(tmp_path):
+    pytest.importorskip("timm")
+    theirs = deit_timm().theirs
     ours = loaded(vitrail.create("deit/tiny_distilled", classes=5, **TINY), theirs.state_dict(), tmp_path, "timm")
     x = torch.randn(3, 3, 32, 32)
-    assert relative_error(ours(x), theirs(x)) < 1e-5
     theirs.train().set_distilled_training(True)
     pair = theirs(x)
     for i in range(2):
@@ -56,11 +41,9 @@ def test_distilled_equals_timm_and_averages_two_heads(tmp_path):
 
 @pytest.mark.parametrize("where", ["disk", "live"])
 @torch.no_grad()
-def test_distilled_equals_transformers(tmp_path, where):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.DeiTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
-                                     patch_size=8, num_labels=5, layer_norm_eps=1e-6)  # fmt: skip
-    theirs = shaken(transformers.DeiTForImageClassificationWithTeacher(config))
+def test_transformers_on_disk_and_alive(tmp_path, where):
+    pytest.importorskip("transformers")
+    theirs = deit_transformers().theirs
     ours = vitrail.create("deit/tiny_distilled", classes=5, **TINY)
     if where == "disk":
         theirs.save_pretrained(tmp_path / "hf")
@@ -72,20 +55,14 @@ def test_distilled_equals_transformers(tmp_path, where):
 
 
 @pytest.mark.parametrize("spelling", ["timm", "original"])
-@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
-@torch.no_grad()
-def test_deit_3_equals_timm(tmp_path, spelling, size):
-    from timm.models.vision_transformer import VisionTransformer
-
-    theirs = shaken(VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5, no_embed_class=True,
-                                      init_values=1e-4, dynamic_img_size=True))  # fmt: skip
-    state = dict(theirs.state_dict())
+def test_spellings_of_deit_3_are_told_apart(tmp_path, spelling):
+    pytest.importorskip("timm")
+    made = deit_3_timm()
+    state = dict(made.theirs.state_dict())
     if spelling == "original":
         state = {n.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for n, t in state.items()}
-    ours = vitrail.create("deit/3_small", classes=5, position_resampling="antialias", **TINY)
-    loaded(ours, state, tmp_path, f"{spelling}:3")
-    x = torch.randn(3, 3, *size)
-    assert relative_error(ours(x), theirs(x)) < 1e-5
+    ours = loaded(vitrail.create("deit/3_small", classes=5, **TINY), state, tmp_path, f"{spelling}:3")
+    assert all(torch.equal(t, made.ours.state_dict()[n]) for n, t in ours.state_dict().items())
 
 
 @torch.no_grad()
@@ -99,9 +76,10 @@ def test_a_table_with_a_row_for_the_class_token_goes_into_a_model_without(tmp_pa
     assert relative_error(ours(x), theirs(x)) < 1e-5
 
 
-def test_gradients_equal_timms(tmp_path):
-    theirs = timm_distilled()
-    ours = loaded(vitrail.create("deit/tiny_distilled", classes=5, **TINY), theirs.state_dict(), tmp_path, "timm")
+def test_gradients_equal_timms():
+    pytest.importorskip("timm")
+    made = deit_timm()
+    ours, theirs = made.ours, made.theirs
     x = torch.randn(2, 3, 32, 32)
     for model in (ours, theirs):
         model(x).square().sum().backward()
@@ -127,10 +105,10 @@ def timm_name(name):
 def test_parameter_counts(name):
     import timm
 
-    count = sum(p.numel() for p in on_meta(name).parameters())
+    found = count(on_meta(name))
     with torch.device("meta"):
-        assert count == sum(p.numel() for p in timm.create_model(timm_name(name)).parameters())
-    assert abs(count / 1e6 - MILLIONS[name]) < 0.006
+        assert found == count(timm.create_model(timm_name(name)))
+    assert abs(found / 1e6 - MILLIONS[name]) < 0.006
 
 
 @pytest.mark.parametrize("name", GMACS)

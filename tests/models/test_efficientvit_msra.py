@@ -1,81 +1,30 @@
-"""EfficientViT (Microsoft) is timm's, number for number, on maps that windows divide and on maps that they do not."""
+"""EfficientViT (Microsoft): gradients, sizes, windows and the cascade of heads. Its numbers: `test_parity.py`."""
 
 import dataclasses
 
 import pytest
 import torch
+from oracles import MSRA as TINY
+from oracles import count, msra_timm, relative_error, stir
 
 import vitrail
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions
-from vitrail.models.efficientvit_msra import VARIANTS, Config, build, distances
+from vitrail.models.efficientvit_msra import VARIANTS, build, distances
 from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.efficientvit_msra import SOURCES
-
-TINY = Config((16, 24, 36), (1, 2, 1), (2, 3, 4), (7, 5, 3, 3), key_width=8)
-
-
-def relative_error(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-def stir(model):
-    """Nothing at zero or one, and buffers as if it had been trained."""
-    for p in model.parameters():
-        p.data = 0.3 * torch.randn_like(p) if p.ndim < 2 else torch.randn_like(p) / p[0].numel() ** 0.5
-    for name, b in model.named_buffers():
-        if name.endswith("running_mean"):
-            b.normal_(std=0.3)
-        elif name.endswith("running_var"):
-            b.uniform_(0.5, 2.0)
-    return model
-
-
-def timm_model(config):
-    pytest.importorskip("timm")
-    from timm.models.efficientvit_msra import EfficientVitMsra
-
-    return stir(EfficientVitMsra(
-        img_size=config.size, num_classes=5, embed_dim=config.widths, key_dim=(config.key_width,) * 3, depth=config.depths,
-        num_heads=config.heads, window_size=(config.window,) * 3, kernels=config.kernels,
-    )).eval()  # fmt: skip
-
-
-def with_heads(tensors):
-    return {k if k.startswith("heads.") else f"backbone.{k}": v for k, v in tensors.items()}
 
 
 def without_heads(state):
     return {k.removeprefix("backbone."): v for k, v in state.items()}
 
 
-def both(config):
-    theirs = timm_model(config)
-    made = convert(theirs.state_dict(), SOURCES["timm"])
-    assert not made.unknown
-    ours = Classifier(build(config), 5)
-    ours.load_state_dict(with_heads(made.tensors))
-    return ours.eval(), theirs
-
-
-@pytest.mark.parametrize(("built", "size"), [
-    ((224, 224), (224, 224)), ((224, 224), (64, 100)), ((224, 224), (240, 130)),  # windows 7, 7, 4
-    ((64, 64), (64, 64)), ((64, 64), (96, 41)),  # windows 4, 2, 1
-    ((96, 224), (96, 224)), ((448, 448), (300, 448)),  # windows 6, 3, 2; windows 7, 7, 7
-])  # fmt: skip
-def test_equals_timm(built, size):
-    ours, theirs = both(dataclasses.replace(TINY, size=built))
-    x = torch.randn(2, 3, *size)
-    with torch.no_grad():
-        assert relative_error(ours(x), theirs(x)) < 1e-5
-        for mine, other in zip(ours.backbone(x).maps, theirs.forward_intermediates(x)[1], strict=True):
-            assert relative_error(mine, other) < 1e-5
-
-
 def test_gradients_equal_timms():
-    ours, theirs = both(TINY)
+    pytest.importorskip("timm")
+    made = msra_timm((224, 224))
+    ours, theirs = made.ours, made.theirs
     x = torch.randn(2, 3, 128, 96)
     for model in (ours, theirs):
         model(x).square().sum().backward()
@@ -102,7 +51,8 @@ def test_names_go_there_and_back(source):
     assert sorted(back.tensors) == sorted(state)
     assert all(torch.equal(back.tensors[k], state[k]) for k in state)
     if source == "timm":
-        assert set(theirs) == set(timm_model(TINY).state_dict())
+        pytest.importorskip("timm")
+        assert set(theirs) == set(msra_timm((224, 224)).theirs.state_dict())
     else:
         assert {
             "patch_embed.0.c.weight", "patch_embed.6.bn.running_mean", "blocks1.0.dw0.m.c.weight", "blocks1.0.ffn1.m.pw2.bn.bias",
@@ -113,17 +63,13 @@ def test_names_go_there_and_back(source):
         } <= set(theirs)  # fmt: skip
 
 
-def parameters(model):
-    return sum(p.numel() for p in model.parameters())
-
-
 @pytest.mark.parametrize(("name", "millions"), [("m0", 2.35), ("m1", 2.98), ("m2", 4.19), ("m3", 6.90), ("m4", 8.80), ("m5", 12.47)])
 def test_parameter_counts_are_the_published(name, millions):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         ours, theirs = vitrail.create(f"efficientvit_msra/{name}", classes=1000), timm.create_model(f"efficientvit_{name}")
-    assert parameters(ours) == parameters(theirs)
-    assert abs(parameters(ours) / 1e6 - millions) < 0.005
+    assert count(ours) == count(theirs)
+    assert abs(count(ours) / 1e6 - millions) < 0.005
 
 
 @pytest.mark.parametrize(("name", "macs"), [("m0", 79), ("m1", 167), ("m2", 201), ("m3", 263), ("m4", 299), ("m5", 522)])
@@ -170,7 +116,7 @@ def test_blocks_are_in_order_of_depth():
 
 
 def test_every_parameter_learns():
-    model = stir(build(dataclasses.replace(TINY, summaries=2))).eval()
+    model = stir(build(dataclasses.replace(TINY, summaries=2)), norms=0.3)
     features = model(torch.randn(2, 3, 224, 224))
     sum(f.square().sum() for f in (*features.summaries, *features.maps)).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -181,7 +127,7 @@ def test_every_parameter_learns():
 ])  # fmt: skip
 def test_every_option_runs_trains_and_comes_back(extra):
     config = dataclasses.replace(TINY, **extra)
-    model = stir(build(config))
+    model = stir(build(config), norms=0.3)
     x = torch.randn(3, config.channels, 96, 128)
     features = model.train()(x)
     assert len(features.summaries) == len(model.summary_widths) == config.summaries
@@ -196,14 +142,14 @@ def test_every_option_runs_trains_and_comes_back(extra):
 def test_dropout_and_drop_path_act_in_training_only():
     x = torch.randn(4, 3, 64, 64)
     for config in (dataclasses.replace(TINY, drop_path=0.9), dataclasses.replace(TINY, dropout=0.5)):
-        model = stir(build(config))
+        model = stir(build(config), norms=0.3)
         assert not torch.equal(model.train()(x).summaries[0], model(x).summaries[0])
         assert torch.equal(model.eval()(x).summaries[0], model(x).summaries[0])
 
 
 def test_every_head_can_be_looked_at():
     """Heads are attentions of their own; the weights of each, applied to its values, are what it hands to the next."""
-    model = stir(build(TINY)).eval()
+    model = stir(build(TINY), norms=0.3)
     seen = {}
 
     def look(name):
@@ -224,7 +170,7 @@ def test_every_head_can_be_looked_at():
 
 
 def test_each_head_hears_the_one_before_it():
-    cascade = stir(build(TINY)).eval().stages[2].blocks[0].mixer.m.attn
+    cascade = stir(build(TINY), norms=0.3).stages[2].blocks[0].mixer.m.attn
     heard = []
     for head in cascade.cascade:
         head.register_forward_hook(lambda m, args, out: heard.append((args[0], out)))
@@ -242,7 +188,7 @@ def test_residual_branches_start_as_nothing():
 
 @pytest.mark.parametrize("size", [(224, 224), (100, 64)])
 def test_exports_with_any_batch(size):
-    model = stir(build(TINY)).eval()
+    model = stir(build(TINY), norms=0.3)
     x = torch.randn(2, 3, *size)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
     y = torch.randn(5, 3, *size)

@@ -1,12 +1,11 @@
-"""PVT is the original, number for number (its own outputs are kept in a file), and takes any size."""
+"""PVT takes any size, and its inner norms have an eps of their own. Its numbers: `test_parity.py`."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from oracles import PVT as TINY
+from oracles import compare, count, pvt_golden, pvt_transformers, relative_error
 from torch import nn
 
 import vitrail
@@ -15,64 +14,28 @@ from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.pvt import VARIANTS, Config, build
 from vitrail.types import Backbone
-from vitrail.weights.rules import convert, revert
-from vitrail.weights.tables.pvt import SOURCES
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "pvt_v1_tiny.safetensors"
-TINY = Config(widths=(16, 32, 40, 64), depths=(2, 2, 2, 2), size=(64, 64))
 
 
-def relative_error(a, b):
-    return float((a - b).detach().norm() / b.detach().norm())
+def with_eps(made, eps):
+    """The same pair, ours with another eps inside."""
+    config = dataclasses.replace(made.ours.backbone.config, inner_eps=eps)
+    ours = Classifier(build(config), made.ours.classes).eval()
+    ours.load_state_dict(made.ours.state_dict())
+    return dataclasses.replace(made, ours=ours)
 
 
-def loaded(config, state, source, classes):
-    """A classifier with someone else's weights, by the table of names; the way back is exact."""
-    made = convert(state, SOURCES[source])
-    assert not made.unknown
-    back = revert(made.tensors, SOURCES[source])
-    assert back.keys() | made.dropped.keys() == state.keys()
-    assert all(torch.equal(t, state[name]) for name, t in back.items())
-    model = Classifier(build(config), classes)
-    model.load_state_dict({k if k.startswith("heads.") else f"backbone.{k}": v for k, v in made.tensors.items()})
-    return model.eval()
+def test_the_inner_norms_do_have_an_eps_of_their_own():
+    assert compare(with_eps(pvt_golden((64, 64)), 0.01), (64, 64))["logits"] > 1e-3
+    pytest.importorskip("transformers")
+    assert compare(with_eps(pvt_transformers(), Config().inner_eps), (64, 64))["logits"] < 1e-4  # whose norms all have 1e-6
 
 
-def transformers_model():
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.PvtForImageClassification(
-        transformers.PvtConfig(hidden_sizes=[16, 32, 40, 64], depths=[2, 2, 2, 2], image_size=64, num_labels=5)
-    ).eval()
-    for p in theirs.parameters():
-        p.data += 0.1 * torch.randn_like(p)  # nothing at zero or one
-    return theirs
-
-
-def test_equals_the_original_on_squares_and_rectangles():
-    with safe_open(GOLDEN, "pt") as file:
-        held, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    config = Config(widths=tuple(json.loads(about["embed_dims"])), depths=tuple(json.loads(about["depths"])), size=(64, 64))
-    ours = loaded(config, {k.removeprefix("state."): v for k, v in held.items() if k.startswith("state.")}, "original", 10)
-    with torch.no_grad():
-        assert relative_error(ours(held["x"]), held["out"]) < 1e-5
-        assert held["x_rect"].shape[-2:] == (96, 64)
-        assert relative_error(ours(held["x_rect"]), held["out_rect"]) < 1e-5
-        moved = loaded(dataclasses.replace(config, inner_eps=0.01), convert_back(ours), "original", 10)
-        assert relative_error(moved(held["x"]), held["out"]) > 1e-3  # the inner norms do have an eps of their own
-
-
-def convert_back(model):
-    return revert({k.removeprefix("backbone."): v for k, v in model.state_dict().items()}, SOURCES["original"])
-
-
-def test_equals_transformers_where_all_norms_have_one_eps():
-    theirs, x = transformers_model(), torch.randn(3, 3, 64, 64)
-    ours = loaded(dataclasses.replace(TINY, inner_eps=1e-6), dict(theirs.state_dict()), "transformers", 5)
-    a, b = ours(x), theirs(x).logits
-    assert relative_error(a, b) < 1e-5
-    assert relative_error(loaded(TINY, dict(theirs.state_dict()), "transformers", 5)(x), b) < 1e-4  # with the original's eps
-    a.square().sum().backward()
-    b.square().sum().backward()
+def test_gradients_equal_those_of_transformers():
+    pytest.importorskip("transformers")
+    made = pvt_transformers()
+    ours, theirs, x = made.ours, made.theirs, torch.randn(3, 3, 64, 64)
+    ours(x).square().sum().backward()
+    theirs(x).logits.square().sum().backward()
     for mine, yours in [
         ("stages.0.patch_embed.proj.weight", "patch_embeddings.0.projection.weight"),
         ("stages.0.blocks.1.attn.sr.weight", "block.0.1.attention.self.sequence_reduction.weight"),
@@ -85,17 +48,17 @@ def test_equals_transformers_where_all_norms_have_one_eps():
     assert relative_error(g, theirs.pvt.encoder.patch_embeddings[3].position_embeddings.grad[0]) < 1e-4
 
 
-@pytest.mark.parametrize(("name", "count", "millions", "gmacs"), [
+@pytest.mark.parametrize(("name", "wanted", "millions", "gmacs"), [
     ("tiny", 13_229_288, 13.2, 1.9), ("small", 24_485_864, 24.5, 3.8), ("medium", 44_208_104, 44.2, 6.7), ("large", 61_369_320, 61.4, 9.8),
 ])  # fmt: skip
-def test_sizes_are_the_published(name, count, millions, gmacs):
+def test_sizes_are_the_published(name, wanted, millions, gmacs):
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         model = vitrail.create(f"pvt/{name}", classes=1000)
         theirs = transformers.PvtForImageClassification(transformers.PvtConfig(depths=list(VARIANTS[name].depths), num_labels=1000))
     cost = vitrail.cost(model)
-    assert cost.parameters == count == sum(p.numel() for p in theirs.parameters())
-    assert round(count / 1e6, 1) == millions
+    assert cost.parameters == wanted == count(theirs)
+    assert round(wanted / 1e6, 1) == millions
     assert round(cost.macs / 1e9, 1) == gmacs
 
 

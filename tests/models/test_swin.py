@@ -1,14 +1,16 @@
-"""Swin is the Swin of the paper and of the field's libraries, number for number, at any size; weights come in and go out by its table."""
+"""Swin: gradients, sizes, the shift and its mask, other windows; weights on disk and alive. Its numbers: `test_parity.py`."""
 
 import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import SWIN as TINY
+from oracles import SWIN_SHAPE, count, relative_error, stir, swin_torchvision, swin_transformers
+from safetensors.torch import load_file
 
 import vitrail
 from vitrail.errors import UsageError
-from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.layers.windows import APART, attend, cut, join, shift_mask
 from vitrail.models.swin import VARIANTS, Config, build, refit, windows
@@ -16,8 +18,6 @@ from vitrail.types import Backbone, Features
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.swin import SOURCES
 
-SHAPE = {"width": 16, "depths": (2, 2, 1, 2), "heads": (2, 2, 4, 4), "window": 4}
-TINY = Config(**SHAPE, size=(128, 128))  # the last stage is one window
 timm = pytest.importorskip("timm")
 PUBLISHED = {  # parameters in millions, multiply-adds in billions at the model's own size; name in timm
     "tiny":      (28.29, 4.51, "swin_tiny_patch4_window7_224"),
@@ -29,92 +29,10 @@ PUBLISHED = {  # parameters in millions, multiply-adds in billions at the model'
 }  # fmt: skip
 
 
-def relative_error(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-def stirred(model):
-    """Evaluation mode, no parameter at zero or one."""
-    torch.manual_seed(2)
-    for p in model.parameters():
-        p.data += 0.3 * torch.randn_like(p) if p.ndim < 2 else 0.1 * torch.randn_like(p)
-    return model.eval()
-
-
-def timm_model(size=(128, 128)):
-    from timm.models.swin_transformer import SwinTransformer
-
-    return stirred(SwinTransformer(size, embed_dim=16, depths=(2, 2, 1, 2), num_heads=(2, 2, 4, 4), window_size=4, num_classes=5))
-
-
-def torchvision_model(size=None):
-    from torchvision.models.swin_transformer import SwinTransformer
-
-    return stirred(SwinTransformer([4, 4], 16, [2, 2, 1, 2], [2, 2, 4, 4], [4, 4], num_classes=5))
-
-
-def transformers_model(size=(128, 128), window=4):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.SwinConfig(image_size=size, embed_dim=16, depths=[2, 2, 1, 2], num_heads=[2, 2, 4, 4], window_size=window,
-                                     num_labels=5)  # fmt: skip
-    return stirred(transformers.SwinForImageClassification(config))
-
-
-def logits(model, x):
-    out = model(x)
-    return out if isinstance(out, torch.Tensor) else out.logits
-
-
-def classifier(config, tensors):
-    model = Classifier(build(config), 5)
-    model.load_state_dict({k if k.startswith("heads.") else f"backbone.{k}": v for k, v in tensors.items()})
-    return model.eval()
-
-
-def take(theirs, source, config):
-    """Our classifier with their weights, every tensor of theirs accounted for."""
-    made = convert(theirs.state_dict(), SOURCES[source])
-    assert made.unknown == []
-    return classifier(config, made.tensors)
-
-
-@pytest.mark.parametrize(("source", "oracle", "size", "window"), [
-    ("timm", timm_model, (128, 128), 4), ("timm", timm_model, (128, 256), 4), ("timm", timm_model, (64, 64), 4),
-    ("torchvision", torchvision_model, (128, 128), 4), ("torchvision", torchvision_model, (128, 256), 4),
-    ("transformers", transformers_model, (128, 128), 4), ("transformers", transformers_model, (128, 192), 2),
-])  # fmt: skip
-def test_equals_the_libraries_of_the_field(source, oracle, size, window):
-    theirs = oracle(size) if window == 4 else oracle(size, window)
-    ours = take(theirs, source, dataclasses.replace(TINY, size=size, window=window))
-    x = torch.randn(2, 3, *size)
-    with torch.no_grad():
-        assert relative_error(ours(x), logits(theirs, x)) < 1e-5
-
-
-@pytest.mark.parametrize("size", [(64, 96), (100, 72), (128, 36), (120, 300), (13, 7)])
-def test_pads_as_torchvision_where_nothing_divides(size):
-    theirs = torchvision_model()
-    ours = take(theirs, "torchvision", TINY)
-    x = torch.randn(2, 3, *size)
-    grown = F.pad(x, (0, -size[1] % 4, 0, -size[0] % 4))  # ours pads to whole patches, torchvision drops what is left over
-    with torch.no_grad():
-        assert relative_error(ours(x), theirs(grown)) < 1e-5
-
-
-def test_maps_are_those_of_timm():
-    theirs = timm_model()
-    ours = take(theirs, "timm", TINY)
-    x = torch.randn(2, 3, 128, 128)
-    with torch.no_grad():
-        maps = ours.backbone(x).maps
-        for a, b in zip(maps, theirs.forward_intermediates(x, intermediates_only=True, norm=True), strict=True):
-            assert relative_error(a, b) < 1e-5
-
-
 @pytest.mark.parametrize("size", [(128, 128), (100, 72)])
 def test_gradients_equal_those_of_torchvision(size):
-    theirs = torchvision_model()
-    ours = take(theirs, "torchvision", TINY)
+    made = swin_torchvision()
+    ours, theirs = made.ours, made.theirs
     x = torch.randn(2, 3, *size)
     for model in (ours, theirs):
         model(x).square().sum().backward()
@@ -125,21 +43,11 @@ def test_gradients_equal_those_of_torchvision(size):
         assert relative_error(ours.backbone.get_parameter(mine).grad, theirs.get_parameter(other).grad) < 1e-5
 
 
-@pytest.mark.parametrize(("source", "oracle"), [("timm", timm_model), ("torchvision", torchvision_model)])
-def test_weights_come_in_and_go_out(source, oracle):
-    tensors = oracle().state_dict()
-    made = convert(tensors, SOURCES[source])
-    back = revert(made.tensors, SOURCES[source])
-    assert back.keys() == tensors.keys() - made.dropped.keys()
-    assert all(torch.equal(back[k], tensors[k]) for k in back)
-    assert all(k.endswith("relative_position_index") for k in made.dropped)
-
-
 def test_weights_of_transformers_on_disk_and_alive(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    model = transformers_model()
+    pytest.importorskip("transformers")
+    model = swin_transformers().theirs
     model.save_pretrained(tmp_path)
-    disk = safetensors.load_file(tmp_path / "model.safetensors")
+    disk = load_file(tmp_path / "model.safetensors")
     stored, alive = (convert(t, SOURCES["transformers"]) for t in (disk, model.state_dict()))
     assert stored.unknown == alive.unknown == []
     assert stored.tensors.keys() == alive.tensors.keys()
@@ -167,9 +75,8 @@ def test_parameters_and_multiply_adds_are_the_published(name):
     millions, billions, other = PUBLISHED[name]
     with torch.device("meta"):
         ours, theirs = vitrail.create(f"swin/{name}", classes=1000), timm.create_model(other, num_classes=1000)
-    count, wanted = (sum(p.numel() for p in m.parameters()) for m in (ours, theirs))
-    assert count == wanted
-    assert abs(count / 1e6 - millions) < 0.006
+    assert count(ours) == count(theirs)
+    assert abs(count(ours) / 1e6 - millions) < 0.006
     if name in ("tiny", "small", "base_384"):  # counting takes a while, and the others differ in width alone
         assert abs(vitrail.cost(ours).macs / 1e9 / billions - 1) < 0.005
 
@@ -225,7 +132,7 @@ def test_drop_path_rises_over_the_blocks_of_all_stages():
 
 
 def test_windows_shrink_to_the_map_and_blocks_shift_by_turns():
-    model = build(Config(**{**SHAPE, "window": 5}, size=(64, 256)))
+    model = build(Config(**{**SWIN_SHAPE, "window": 5}, size=(64, 256)))
     assert windows(model.config) == [(5, 5), (5, 5), (4, 5), (2, 5)]
     assert [b.shift for b in model.layers[0].blocks] == [(0, 0), (2, 2)]
     assert [b.shift for b in model.layers[3].blocks] == [(0, 0), (1, 2)]
@@ -252,7 +159,7 @@ def test_a_window_over_the_whole_map_is_not_shifted():
 
 def test_tables_go_to_other_windows_as_the_original_resamples_them():
     old, new = dataclasses.replace(TINY, size=(96, 96)), dataclasses.replace(TINY, window=6, size=(192, 192))
-    weights = stirred(build(old)).state_dict()
+    weights = stir(build(old)).state_dict()
     fitted = refit(weights, old, new)
     build(new).load_state_dict(fitted)
     name = "layers.3.blocks.1.attn.relative.table"  # from 3x3, the whole map, to 6x6
@@ -263,7 +170,7 @@ def test_tables_go_to_other_windows_as_the_original_resamples_them():
 
 
 def test_weights_are_what_forward_uses():
-    model, seen = stirred(build(TINY)), []
+    model, seen = stir(build(TINY)), []
 
     def look(module, args, out):
         w = module.weights(*args)

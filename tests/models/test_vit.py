@@ -1,9 +1,10 @@
-"""The ViT is the ViT of the paper and of the field's libraries, number for number; its options do what they say."""
+"""The ViT has the gradients, sizes and cost of the paper's, and its options do what they say. Its numbers: `test_parity.py`."""
 
 import dataclasses
 
 import pytest
 import torch
+from oracles import count, relative_error, vit_timm
 
 import vitrail
 from vitrail.errors import UsageError
@@ -16,125 +17,32 @@ TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
 POSITIONS = ["none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"]
 
 
-def relative_error(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-def from_timm(state):
-    """timm's names and tables in ours."""
-    table, cls = state.pop("pos_embed")[0], state.pop("cls_token")[0]
-    renamed = {f"backbone.{k}".replace("backbone.head", "heads.0"): v for k, v in state.items()}
-    return {**renamed, "backbone.position.table": table, "backbone.tokens": cls, "backbone.registers": torch.zeros(0, table.shape[1])}
-
-
-def from_torchvision(state):
-    names = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.in_proj_": "attn.qkv.", "self_attention.out_proj": "attn.proj",
-             "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2", "encoder.layers.encoder_layer_": "blocks.", "encoder.ln": "norm",
-             "encoder.pos_embedding": "pos_embed",
-             "class_token": "cls_token", "conv_proj": "patch_embed.proj", "heads.head": "head"}  # fmt: skip
-    out = {}
-    for key, value in state.items():
-        for old, new in names.items():
-            key = key.replace(old, new)
-        out[key] = value
-    return from_timm(out)
-
-
-def from_transformers(state):
-    """Both the names on disk and those alive in version 5."""
-    out = {}
-    for key, value in state.items():
-        key = key.removeprefix("vit.")
-        for old, new in {
-            "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
-            "embeddings.patch_embeddings.projection": "patch_embed.proj", "encoder.layer.": "blocks.", "encoder.layers.": "blocks.",
-            "layers.": "blocks.", "layernorm_before": "norm1", "layernorm_after": "norm2", "layernorm": "norm", "classifier": "head",
-            "attention.attention.query": "q", "attention.attention.key": "k", "attention.attention.value": "v",
-            "attention.q_proj": "q", "attention.k_proj": "k", "attention.v_proj": "v", "attention.o_proj": "attn.proj",
-            "attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2",
-        }.items():  # fmt: skip
-            key = key.replace(old, new)
-        out[key] = value
-    for key in [k for k in out if ".q." in k]:
-        stem, leaf = key[: -len(key.split(".")[-1]) - 2], key.split(".")[-1]
-        out[f"{stem}attn.qkv.{leaf}"] = torch.cat([out.pop(f"{stem}{p}.{leaf}") for p in "qkv"])
-    return from_timm(out)
-
-
-def timm_model():
-    timm = pytest.importorskip("timm")
-    return timm.models.vision_transformer.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5
-    ), from_timm
-
-
-def torchvision_model():
-    from torchvision.models.vision_transformer import VisionTransformer
-
-    model = VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=128, num_classes=5)
-    torch.nn.init.normal_(model.heads.head.weight)  # zero as published, which would hide everything before it
-    return model, from_torchvision
-
-
-def transformers_model():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
-                                    patch_size=8, num_labels=5, layer_norm_eps=1e-6)  # fmt: skip
-
-    class Logits(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = transformers.ViTForImageClassification(config)
-
-        def forward(self, x):
-            return self.model(x).logits
-
-        def state_dict(self):
-            return self.model.state_dict()
-
-    return Logits(), from_transformers
-
-
-@pytest.mark.parametrize("oracle", [timm_model, torchvision_model, transformers_model])
-def test_equals_the_libraries_of_the_field(oracle):
-    theirs, rename = oracle()
-    theirs.eval()
-    for p in theirs.parameters():
-        p.data += 0.05 * torch.randn_like(p)  # nothing at zero or one
-    ours = vitrail.create("vit/tiny", classes=5, width=32, depth=2, heads=4, patch=8, size=(32, 32))
-    ours.load_state_dict(rename(dict(theirs.state_dict())))
-    x = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        assert relative_error(ours.eval()(x), theirs(x)) < 1e-5
-
-
 def test_gradients_equal_timms():
-    theirs, rename = timm_model()
-    ours = vitrail.create("vit/tiny", classes=5, width=32, depth=2, heads=4, patch=8, size=(32, 32))
-    ours.load_state_dict(rename(dict(theirs.state_dict())))
+    pytest.importorskip("timm")
+    made = vit_timm()
     x = torch.randn(3, 3, 32, 32)
-    for model in (ours, theirs):
+    for model in (made.ours, made.theirs):
         model(x).square().sum().backward()
     for name, other in (("blocks.1.attn.qkv.weight",) * 2, ("patch_embed.proj.weight",) * 2, ("blocks.0.mlp.fc1.bias",) * 2):
-        a, b = ours.get_parameter(f"backbone.{name}").grad, theirs.get_parameter(other).grad
+        a, b = made.ours.get_parameter(f"backbone.{name}").grad, made.theirs.get_parameter(other).grad
         assert relative_error(a, b) < 1e-5
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),
+    ("name", "wanted"),
     [("vit/tiny", 5_717_416), ("vit/small", 22_050_664), ("vit/base", 86_567_656), ("vit/large", 304_326_632), ("vit/huge", 632_045_800)],
 )
-def test_parameter_counts_are_the_published(name, count):
+def test_parameter_counts_are_the_published(name, wanted):
     with torch.device("meta"):
         model = vitrail.create(name, classes=1000)
-    assert sum(p.numel() for p in model.parameters()) == count
+    assert count(model) == wanted
 
 
 @pytest.mark.parametrize(("name", "millions"), [("vit/giant", 1012.6), ("vit/gigantic", 1844.4)])
 def test_parameter_counts_of_the_giants(name, millions):
     with torch.device("meta"):
         model = vitrail.create(name, classes=1000)
-    assert abs(sum(p.numel() for p in model.parameters()) / 1e6 - millions) < 0.05
+    assert abs(count(model) / 1e6 - millions) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -109,3 +109,31 @@ def test_what_cannot_be_resized_is_refused(tmp_path):
         new = vitrail.create("vit/tiny", classes=3, size=(32, 32), **{**TINY, **keys})
         with pytest.raises(CheckpointError, match="do not fit"):
             vitrail.load_weights(new, file_of(tmp_path, old), resize=True)
+
+
+MSRA = {"widths": (16, 24, 36), "depths": (1, 1, 1), "heads": (2, 3, 4), "kernels": (3, 3, 3, 3), "key_width": 8}
+
+
+def test_distances_of_efficientvit_go_to_other_windows_as_in_the_original(tmp_path):
+    old = vitrail.create("efficientvit_msra/m0", classes=3, size=(224, 224), **MSRA).eval()  # windows 7, 7, 4
+    new = vitrail.create("efficientvit_msra/m0", classes=3, size=(448, 448), **MSRA).eval()  # windows 7, 7, 7
+    for p in old.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    name = "backbone.stages.2.blocks.0.mixer.m.attn.attention_biases"
+    path = file_of(tmp_path, old)
+    with pytest.raises(CheckpointError, match=r"window 4x4 to 7x7[\s\S]*--resize"):
+        vitrail.load_weights(new, path)
+    report = vitrail.load_weights(new, path, resize=True)
+    assert list(report.resized) == [name]
+    table = old.state_dict()[name]
+    wanted = F.interpolate(table.view(1, 4, 4, 4), size=(7, 7), mode="bicubic").view(4, 49)
+    torch.testing.assert_close(new.state_dict()[name], wanted)
+    vitrail.load_weights(new, path, resize=True)
+    assert new(torch.randn(2, 3, 100, 70)).isfinite().all()
+
+
+def test_a_table_of_distances_that_is_not_square_or_has_other_heads_is_refused():
+    owner = vitrail.backbone("efficientvit_msra/m0", **MSRA).stages[2].blocks[0].mixer.m.attn
+    assert fit(torch.zeros(4, 16), owner, "attention_biases", 3).tensor.shape == (4, 16)
+    for table in (torch.zeros(4, 15), torch.zeros(3, 16), torch.zeros(16)):
+        assert fit(table, owner, "attention_biases", 3) is None

@@ -1,69 +1,101 @@
 """What a model costs, counted by torch's own operator counter on the meta device: nothing is computed, any size is quick."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from vitrail.layers.attention import attentions
 
 
 @dataclass(frozen=True)
 class Cost:
-    """For one image. `macs`: multiply-adds of matrix products, convolutions and attention (papers call them FLOPs).
+    """`macs`, for one image: multiply-adds of matrix products, convolutions and attention (papers call them FLOPs).
     `attention_bytes`: fp32 attention weights of all layers, if they were written out as looking at them does; the fused
     kernel never holds them. Where attention is sparse, both count the pairs that are seen. `activation_bytes`: fp32 outputs
-    of every leaf module, about what training keeps."""
+    of every leaf module, about what training keeps. These two are of `batch` images."""
 
+    size: tuple[int, int]  # height and width of the image
+    batch: int
     parameters: int
     trainable: int
     macs: int
     attention_bytes: int
     activation_bytes: int
     parameter_bytes: int
-    by_part: dict[str, int]  # multiply-adds of each direct part of the backbone, and of the head
+    by_part: dict[str, int]  # multiply-adds of each stage or other part of the backbone, and of the head; they add up to `macs`
 
     def lines(self) -> list[str]:
         """The same in words."""
+        many = f", {self.batch} pictures" if self.batch > 1 else ""
         rows = [
             ("parameters", f"{self.parameters:,}" + ("" if self.trainable == self.parameters else f" ({self.trainable:,} learn)")),
-            ("multiply-adds", f"{self.macs / 1e9:.3f} G" if self.macs >= 1e8 else f"{self.macs / 1e6:.3f} M"),
-            ("attention weights", f"{self.attention_bytes / 2**20:.2f} MiB if written out"),
-            ("activations", f"{self.activation_bytes / 2**20:.2f} MiB"),
-            ("weights on disk", f"{self.parameter_bytes / 2**20:.2f} MiB"),
+            ("multiply-adds", in_words(self.macs)),
+            ("attention weights", f"{in_bytes(self.attention_bytes)} if written out{many}"),
+            ("activations", f"{in_bytes(self.activation_bytes)}{many}"),
+            ("weights on disk", in_bytes(self.parameter_bytes)),
         ]
         return [f"{name:<18} {value}" for name, value in rows]
 
 
-def cost(model: nn.Module, size: tuple[int, int] | int | None = None) -> Cost:
-    """The cost of one image of `size` (height, width), by default the model's own. The model is not touched."""
+def in_words(macs: int) -> str:
+    return f"{macs / 1e9:,.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
+
+
+def in_bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"
+
+
+def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int = 1) -> Cost:
+    """The cost of one image of `size` (height, width), by default the model's own; memory is that of `batch` of them.
+
+    The model is not touched.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     config = getattr(getattr(model, "backbone", model), "config", None)
-    size = getattr(config, "size", (224, 224)) if size is None else (size, size) if isinstance(size, int) else size
-    ghost = on_meta(model)
-    images = torch.empty(1, getattr(config, "channels", 3), *size, device="meta")
-    seen: dict[str, int] = {"attention": 0, "activations": 0, "unseen": 0}
-    hooks = [m.register_forward_pre_hook(attention_hook(seen)) for m in attentions(ghost).values()]
-    hooks += [m.register_forward_hook(activation_hook(seen)) for m in ghost.modules() if not any(m.children())]
-    with torch.no_grad():
-        ghost(images)  # looking costs operations of its own, so it is not done while counting
-        for hook in hooks:
-            hook.remove()
-        with FlopCounterMode(display=False) as counter:
-            ghost(images)
-    parts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    top = type(ghost).__name__
+    size = getattr(config, "size", (224, 224)) if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+    ghost, channels = on_meta(model), getattr(config, "channels", 3)
+    with torch.no_grad(), weightless():
+        seen = watched(ghost, torch.empty(batch, channels, *size))
+        with FlopCounterMode(display=False) as counter:  # looking costs operations of its own, so it is not done while counting
+            ghost(torch.empty(1, channels, *size))
+    counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    by_part = shares(ghost, counts, {name: pairs // batch for name, pairs in seen.unseen.items()})
     return Cost(
+        size=size,
+        batch=batch,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        macs=counter.get_total_flops() // 2 - seen["unseen"],
-        attention_bytes=seen["attention"],
-        activation_bytes=seen["activations"],
+        macs=sum(by_part.values()),
+        attention_bytes=seen.attention,
+        activation_bytes=seen.activations,
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        by_part={n.removeprefix(f"{top}."): v for n, v in parts.items() if n.count(".") in (1, 2) and n.startswith(top) and v},
+        by_part=by_part,
     )
+
+
+class EverythingOnMeta(TorchFunctionMode):
+    """Tensors that are made on a named device are made on the meta device all the same."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if given.get("device") is not None:
+            given["device"] = torch.device("meta")
+        return func(*args, **given)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """What is made inside takes no memory: parameters, images, and the tables and masks that a model makes on its way."""
+    with torch.device("meta"), EverythingOnMeta():
+        yield
 
 
 def on_meta(model: nn.Module) -> nn.Module:
@@ -78,21 +110,100 @@ def on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-def attention_hook(seen: dict[str, int]) -> Any:
-    def hook(module: Any, args: tuple) -> None:
-        found = module.project(*args)
-        q, k, v = found[:3]
-        rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
-        pairs = every if found.seen is None else found.seen.pairs()
-        seen["attention"] += rows * pairs * 4
-        seen["unseen"] += rows * (every - pairs) * (q.shape[3] + v.shape[3])  # counted by torch, left out by a sparse kernel
+class Watch:
+    """What is seen of a pass through a model."""
 
-    return hook
+    def __init__(self) -> None:
+        self.attention = self.activations = 0  # bytes
+        self.unseen: Counter[str] = Counter()  # multiply-adds by attention: torch counts them, a sparse kernel leaves them out
+        self.looking = False
+
+    def attends(self, name: str) -> Any:
+        def hook(module: Any, args: tuple) -> None:
+            self.looking = True  # projecting once more, to see the shapes, makes no activations
+            found = module.project(*args)
+            self.looking = False
+            q, k, v = found[:3]
+            rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
+            pairs = every if found.seen is None else found.seen.pairs()
+            self.attention += rows * pairs * 4
+            self.unseen[name] += rows * (every - pairs) * (q.shape[3] + v.shape[3])
+
+        return hook
+
+    def activates(self, module: nn.Module, args: tuple, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and not self.looking:
+            self.activations += out.numel() * 4
 
 
-def activation_hook(seen: dict[str, int]) -> Any:
-    def hook(module: nn.Module, args: tuple, out: Any) -> None:
-        if isinstance(out, torch.Tensor):
-            seen["activations"] += out.numel() * 4
+def watched(model: nn.Module, images: torch.Tensor) -> Watch:
+    """One pass of images through a model, and what was seen on the way."""
+    watch = Watch()
+    hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in attentions(model).items()]
+    hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return watch
 
-    return hook
+
+def shares(model: nn.Module, counts: Mapping[str, int], unseen: Mapping[str, int]) -> dict[str, int]:
+    """The multiply-adds of every part of a model: the counter's by the names of modules, without those of pairs that are not seen."""
+    top = type(model).__name__
+    found = {}
+    for name, path in parts(model).items():
+        inside = f"{path}."
+        left_out = sum(n for attention, n in unseen.items() if f"{attention}.".startswith(inside))
+        found[name] = inside_of(model.get_submodule(path), f"{top}.{path}", counts) - left_out
+    rest = counts.get("Global", 0) - sum(unseen.values()) - sum(found.values())
+    return {name: n for name, n in {**found, "between parts": rest}.items() if n}
+
+
+def parts(model: nn.Module) -> dict[str, str]:
+    """Names of the parts of a model and their paths: those of the backbone, then the head. Blocks in a list are one part; other
+    lists, such as stages, are as many parts as they have entries."""
+    found = {}
+    backbone = getattr(model, "backbone", model)
+    blocks = {id(block) for block in getattr(backbone, "blocks", ())}
+    prefix = "" if backbone is model else "backbone."
+    for name, part in backbone.named_children():
+        if isinstance(part, nn.ModuleList) and not all(id(m) in blocks for m in part):
+            found.update({f"{name}.{i}": f"{prefix}{name}.{i}" for i in range(len(part))})
+        else:
+            found[name] = f"{prefix}{name}"
+    if backbone is not model:
+        found.update({name: name for name, _ in model.named_children() if name != "backbone"})
+    return found
+
+
+def inside_of(module: nn.Module, path: str, counts: Mapping[str, int]) -> int:
+    """A list of modules is never called, so the counter does not know it; what is in it counts."""
+    if path in counts:
+        return counts[path]
+    return sum(inside_of(child, f"{path}.{name}", counts) for name, child in module.named_children())
+
+
+def exponent(costs: Sequence[Cost], name: str) -> float | None:
+    """p, where the field `name` grows as pixels^p from the smallest picture to the largest; None where it does not show."""
+    ends = min(costs, key=pixels), max(costs, key=pixels)
+    first, last = (getattr(end, name) for end in ends)
+    if pixels(ends[0]) == pixels(ends[1]) or not first or not last:
+        return None
+    return log(last / first) / log(pixels(ends[1]) / pixels(ends[0]))
+
+
+def pixels(of: Cost) -> int:
+    return of.size[0] * of.size[1]
+
+
+def attention_kind(costs: Sequence[Cost]) -> str:
+    """What sort of attention a model has, told from how its weights grow with the picture."""
+    if not any(c.attention_bytes for c in costs):
+        return "no attention weights to write out: linear attention, or none"
+    power = exponent(costs, "attention_bytes")
+    if power is None:
+        return "sizes with different numbers of pixels would tell what kind of attention it is"
+    kind = "some of it global" if power < 1.75 else "global"
+    if power < 1.25:
+        kind = "windows or linear" if power > 0.5 else "windows or linear, and these pictures are small for telling"
+    return f"attention weights grow as pixels^{power:.1f}: {kind}"

@@ -1,5 +1,6 @@
 """Stochastic depth: whole residual branches are left out at random in training (Huang et al. 2016)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,6 +24,29 @@ class DropPath(nn.Module):
             return x
         keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
         return x * keep.to(x.dtype) / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+class SkipPath(nn.Module):
+    """x + branch(x) with the branch computed only for the samples that keep it, in training; the others cost nothing.
+
+    How many keep it is exact, round((1 - rate) B) and at least one, where `DropPath` draws for each sample on its own: the mean is the
+    same and the spread smaller. Which ones is drawn anew each time; theirs is scaled by B / kept (Oquab et al. 2023, section 5).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        count = max(1, round((1.0 - self.rate) * len(x))) if self.training else len(x)
+        if count >= len(x):
+            return x + branch(x)
+        chosen = torch.randperm(len(x), device=x.device)[:count]
+        made = branch(x[chosen])
+        return x.index_add(0, chosen, made.to(x.dtype), alpha=len(x) / count)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3g}"

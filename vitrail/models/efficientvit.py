@@ -254,7 +254,7 @@ def stage(config: Config, inside: int, width: int, depth: int, plan: tuple[Kind,
 
 
 def activation(config: Config) -> nn.Module:
-    return nn.Hardswish() if config.plan == "base" else nn.GELU(approximate="tanh")
+    return nn.Hardswish(inplace=True) if config.plan == "base" else nn.GELU(approximate="tanh")
 
 
 def check(config: Config) -> None:

@@ -96,7 +96,7 @@ class Cascade(nn.Module):
         super().__init__()
         self.window = window
         self.cascade = nn.ModuleList(Head(config, width // heads, kernel) for kernel in config.kernels[:heads])
-        self.proj = nn.Sequential(nn.ReLU(), Conv(config, width, width, start=0.0))
+        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, start=0.0))
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
@@ -134,7 +134,7 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         hidden = int(width * config.mlp_ratio)
-        self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(), Conv(config, hidden, width, start=0.0)
+        self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(inplace=True), Conv(config, hidden, width, start=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pw2(self.act(self.pw1(x)))
@@ -161,7 +161,7 @@ class Merge(nn.Module):
         self.se, self.conv3 = SqueezeExcite(wide, inside), Conv(config, wide, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(self.se(self.conv2(self.conv1(x).relu()).relu()))
+        return self.conv3(self.se(self.conv2(self.conv1(x).relu_()).relu_()))
 
 
 class Block(nn.Module):
@@ -234,7 +234,7 @@ def stem(config: Config) -> nn.Sequential:
     for i in (1, 2, 3, 4):
         out = config.widths[0] >> (4 - i)
         made[f"conv{i}"] = Conv(config, inside, out, 3, 2)
-        made[f"relu{i}"] = nn.ReLU()
+        made[f"relu{i}"] = nn.ReLU(inplace=True)
         inside = out
     made.popitem()  # the last convolution is left as it is
     return nn.Sequential(made)

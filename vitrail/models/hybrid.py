@@ -1,8 +1,9 @@
 """Hybrid ViT: a ResNet makes the patches (Dosovitskiy et al. 2020, section 3.1, arxiv.org/abs/2010.11929), in the sizes of
 "How to train your ViT?" (Steiner et al. 2021, arxiv.org/abs/2106.10270).
 
-The ResNet is a post-activation one with standardised weights, GroupNorm and TensorFlow's padding; behind it everything is `vit`.
-"R50+B/16" is "r50_base", and so on; a name says how many pixels a token has a side: 16 for "r50_base", 32 for the others.
+Convolutions see the fine grid, where attention would be dear, and the transformer sees what they make of 16 or 32 pixels a side. The
+ResNet is a post-activation one with standardised weights, GroupNorm and TensorFlow's padding; behind it everything is `vit`. "R50+B/16"
+is "r50_base", and so on; a name says how many pixels a token has a side: 16 for "r50_base", 32 for the others.
 """
 
 from dataclasses import dataclass, fields
@@ -42,7 +43,7 @@ class Config:
     position: vit.Position = "learned"
     position_tokens: bool = True
     position_resampling: Resampling = "bicubic"
-    pre_logits: Positive | None = None
+    pre_logits: Count = 0
     gelu: Gelu = "erf"
     eps: Above = 1e-6
     layer_scale: float | None = None

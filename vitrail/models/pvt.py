@@ -1,7 +1,8 @@
 """PVT: Pyramid Vision Transformer, a backbone for dense prediction without convolutions (Wang et al. 2021, arxiv.org/abs/2102.12122).
 
-Four stages, each with its own patches and its own learned positions. Attention stays affordable on the fine grids because its
-keys and values come from a coarser one. A class token joins in the last stage only.
+Four stages, each with its own patches and its own learned positions. Attention stays affordable on the fine grids because its keys and
+values come from a coarser one; it still grows with the square of the number of pixels, from 64 times less in the first stage. A class
+token joins in the last stage only.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """ResNet v1.5: deep residual learning for image recognition (He et al. 2015, arxiv.org/abs/1512.03385), the baseline of the house.
 
-"1.5" says where a bottleneck halves the grid: in its 3x3 convolution, not in the 1x1 before it, as in torchvision. Names of
-parameters are torchvision's.
+Convolutions only: every block adds what it found to what it was given, so that gradients reach the first of 152 layers. The maps halve
+and widen from stage to stage, and their mean is the summary. "1.5" says where a bottleneck halves the grid: in its 3x3 convolution, not
+in the 1x1 before it, as in torchvision. Names of parameters are torchvision's.
 """
 
 from collections.abc import Sequence
@@ -49,9 +50,9 @@ class Basic(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn1(self.conv1(x)).relu_()
         y = self.bn2(self.conv2(y))
-        return (self.drop_path(y) + self.downsample(x)).relu()
+        return (self.drop_path(y) + self.downsample(x)).relu_()
 
 
 class Bottleneck(nn.Module):
@@ -69,10 +70,10 @@ class Bottleneck(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        y = self.bn2(self.conv2(y)).relu()
+        y = self.bn1(self.conv1(x)).relu_()
+        y = self.bn2(self.conv2(y)).relu_()
         y = self.bn3(self.conv3(y))
-        return (self.drop_path(y) + self.downsample(x)).relu()
+        return (self.drop_path(y) + self.downsample(x)).relu_()
 
 
 class ResNet(nn.Module):
@@ -107,7 +108,7 @@ class ResNet(nn.Module):
         return [block for stage in self.stages for block in stage.children()]
 
     def forward(self, images: Tensor) -> Features:
-        x = self.maxpool(self.bn1(self.conv1(images)).relu())
+        x = self.maxpool(self.bn1(self.conv1(images)).relu_())
         maps = []
         for stage in self.stages:
             x = stage(x)

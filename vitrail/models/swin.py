@@ -1,8 +1,9 @@
 """Swin: hierarchical vision transformer using shifted windows (Liu et al. 2021, arxiv.org/abs/2103.14030).
 
-Four stages on ever coarser maps. Blocks attend inside windows, straight and shifted by turns; between stages four neighbours merge
-into one. Any size of image: the patch, the merging and the windows pad with zeros where they do not divide, and the windows stay those
-that `Config.size` implies. A stage whose map is smaller than the window has its whole map for a window.
+Four stages on ever coarser maps. Blocks attend inside windows, straight and shifted by turns, so that attention grows with the number of
+pixels and not with its square; between stages four neighbours merge into one. Any size of image: the patch, the merging and the windows
+pad with zeros where they do not divide, and the windows stay those that `Config.size` implies. A stage whose map is smaller than the
+window has its whole map for a window.
 """
 
 from collections.abc import Callable, Mapping

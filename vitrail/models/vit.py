@@ -1,20 +1,21 @@
 """ViT: an image is worth 16x16 words (Dosovitskiy et al. 2020, arxiv.org/abs/2010.11929).
 
-A grid of patches, a learned summary token, a stack of identical blocks. What later papers changed in this plan is a field
-of `Config`: no class token (mean of the patches), a second one for a teacher (DeiT), registers, other positions.
+A grid of patches, a learned summary token, a stack of identical blocks. Every patch looks at every other, so attention grows with the
+square of the number of patches. What later papers changed in this plan is a field of `Config`: no class token (mean of the patches), a
+second one for a teacher (DeiT), registers, other positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vitrail.checks import Positive
+from vitrail.checks import Count, Fraction, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Places, SelfAttention
-from vitrail.layers.drop import DropPath, Schedule, drop_rates
+from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
 from vitrail.layers.neighbourhood import Neighbourhood
@@ -51,7 +52,7 @@ class Config:
     position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights want their own
     rope_base: float = 100.0
     attention_radius: Positive | None = None  # how many patches far attention looks; class token and registers see everything
-    pre_logits: int | None = None  # width of the pre-training head's hidden layer
+    pre_logits: Count = 0  # width of the pre-training head's hidden layer; 0: none
     pre_logits_act: Literal["tanh", "relu"] = "tanh"
     mlp: Literal["gelu", "swiglu"] = "gelu"
     gelu: Gelu = "erf"
@@ -66,6 +67,8 @@ class Config:
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_schedule: Schedule = "linear"
+    drop_path_skip: bool = False  # dropped branches are not computed, which saves time
+    patch_dropout: Fraction = 0.0  # share of the patches that training leaves out (PatchDropout, Liu et al. 2022)
     init: Init = "truncated"
 
 
@@ -93,17 +96,19 @@ class Block(nn.Module):
         self.attn = attention(config)
         self.mlp = Mlp(width, hidden, config.gelu, config.dropout) if config.mlp == "gelu" else SwiGLU(width, hidden, config.dropout)
         self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_part(config, drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.norm_at == "post":
-            x = self.norm1(self.join(x, self.ls1(self.attn(x, grid))))
-            return self.norm2(self.join(x, self.ls2(self.mlp(x))))
-        x = self.join(x, self.ls1(self.attn(self.norm1(x), grid)))
-        return self.join(x, self.ls2(self.mlp(self.norm2(x))))
+            x = self.norm1(self.join(x, lambda y: self.ls1(self.attn(y, grid))))
+            return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
+        x = self.join(x, lambda y: self.ls1(self.attn(self.norm1(y), grid)))
+        return self.join(x, lambda y: self.ls2(self.mlp(self.norm2(y))))
 
-    def join(self, x: Tensor, branch: Tensor) -> Tensor:
-        return x + self.drop_path(branch) if self.residual else self.drop_path(branch)
+    def join(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        if isinstance(self.drop_path, SkipPath):
+            return self.drop_path(x, branch)
+        return x + self.drop_path(branch(x)) if self.residual else self.drop_path(branch(x))
 
 
 class ViT(nn.Module):
@@ -119,6 +124,7 @@ class ViT(nn.Module):
         self.tokens = nn.Parameter(torch.empty(config.tokens, width))
         self.registers = nn.Parameter(torch.empty(config.registers, width))
         self.dropout = nn.Dropout(config.dropout)
+        self.patch_dropout = checked_dropout(config)
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
@@ -132,14 +138,27 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
-        x = torch.cat([self.leading(x.shape[0]), self.position(x).flatten(1, 2)], dim=1)  # [B T+R+hw D]
+        patches, places = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
+        x = torch.cat([self.leading(x.shape[0]), patches], dim=1)  # [B T+R+hw D]
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, grid)
+            x = block(x, grid if places is None else (places.shape[1], 1))
         x = self.norm(x)
         patches = x[:, len(self.tokens) + len(self.registers) :]  # [B hw D]
         summaries = x[:, : len(self.tokens)].unbind(1) if len(self.tokens) else (patches.mean(1),)
+        if places is not None:  # what was left out is given the mean of the rest, so that the map keeps its shape and its mean
+            whole = patches.mean(1, keepdim=True).expand(-1, grid[0] * grid[1], -1)
+            patches = whole.scatter(1, places[..., None].expand_as(patches), patches)
         return Features(tuple(map(self.pre_logits, summaries)), (patches.mT.unflatten(2, grid),))
+
+    def leave_out(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """In training a share of the patches [B N D] is left out, as many of every picture and each drawing its own; returns those
+        that stay and their places [B n], None where all do."""
+        count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
+        if count >= patches.shape[1]:
+            return patches, None
+        places = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
+        return patches.take_along_dim(places[..., None], 1), places
 
     def leading(self, batch: int) -> Tensor:
         """The tokens before the patches, [B T+R D]. Registers have no position."""
@@ -200,12 +219,30 @@ def attention(config: Config) -> SelfAttention:
     return SelfAttention(config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places)
 
 
+def checked_dropout(config: Config) -> float:
+    """`patch_dropout`. Errors: `UsageError` where blocks must know where on the grid a patch is: they do not when some are left out."""
+    if config.patch_dropout and (config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None):
+        which = f"position {config.position!r}" if config.attention_radius is None else f"attention_radius {config.attention_radius}"
+        raise UsageError(
+            f"patch_dropout leaves patches out, and {which} counts on the whole grid", 'position="sincos2d", or patch_dropout 0'
+        )
+    return config.patch_dropout
+
+
+def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
+    if not config.drop_path_skip:
+        return DropPath(rate)
+    if not config.residual:
+        raise UsageError("drop_path_skip leaves branches out, and residual false leaves nothing beside them", "drop_path_skip false")
+    return SkipPath(rate)
+
+
 def block_norm(config: Config) -> nn.Module:
     return nn.Identity() if config.norm_at == "none" else norm(config.norm, config.width, config.eps)
 
 
 def pre_logits(config: Config) -> nn.Module:
     """The hidden layer of the pre-training head: dense, then tanh as in the original (or ReLU)."""
-    if config.pre_logits is None:
+    if not config.pre_logits:
         return nn.Identity()
     return nn.Sequential(nn.Linear(config.width, config.pre_logits), nn.Tanh() if config.pre_logits_act == "tanh" else nn.ReLU())

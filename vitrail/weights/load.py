@@ -110,7 +110,7 @@ def load(model: nn.Module, raw: Raw, chosen: Chosen, options: Options) -> LoadRe
     resized: dict[str, str] = {}
     tensors = dict(chosen.tensors)
     if options.leave_head:
-        left_out = {n: "the head was to be left" for n in list(tensors) if n.startswith("heads.") and tensors.pop(n) is not None}
+        left_out = {n: "the head was to be left" for n in list(tensors) if of_head(n, state) and tensors.pop(n) is not None}
     unexpected = [*chosen.unknown, *(n for n in tensors if n not in state)]
     tensors = {n: t for n, t in tensors.items() if n in state}
     missing = [n for n in wanted if n not in tensors and not (options.leave_head and n.startswith("heads."))]
@@ -165,6 +165,11 @@ def reshape(name: str, tensors: dict[str, Tensor], model: nn.Module, place: Tens
         if fitted.token is not None:
             tensors[beside] = tensors[beside] + fitted.token
         tensors[name], resized[name] = fitted.tensor, fitted.how
+
+
+def of_head(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is the head's: a hidden layer before it goes with it where the model has no place for one."""
+    return name.startswith("heads.") or (name.startswith("backbone.pre_logits.") and name not in state)
 
 
 def complaint(source: str, missing: list[str], unexpected: list[str]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, cat, nn
 
 from vitrail.layers.position import Factorised, Learned
 from vitrail.layers.relative import TOKEN_ROWS, RelativeBias
-from vitrail.layers.resample import resample_1d, resample_bias
+from vitrail.layers.resample import resample, resample_1d, resample_bias
+from vitrail.models.efficientvit_msra import Cascade
 
 MOST_TOKENS = 3  # summary tokens whose rows a table may begin with
 
@@ -38,6 +39,8 @@ def fit(tensor: Tensor, owner: nn.Module, name: str, channels: int, grid: tuple[
         return Fitted(resample_1d(tensor, wanted[0]), f"{len(tensor)} places along an axis to {wanted[0]}, linear")
     if isinstance(owner, RelativeBias) and name == "table":
         return bias(tensor, owner)
+    if isinstance(owner, Cascade) and name == "attention_biases":
+        return distances(tensor, owner)
     if isinstance(owner, nn.Conv2d) and name == "weight" and tensor.ndim == 4 and tensor.shape[0] == wanted[0]:
         return kernel(tensor, owner, channels)
     return None
@@ -86,6 +89,16 @@ def bias(table: Tensor, owner: RelativeBias) -> Fitted | None:
     cells = resample_bias(table[: side * side], old, owner.grid)
     said = f"window {old[0]}x{old[1]} to {owner.grid[0]}x{owner.grid[1]}, bicubic"
     return Fitted(cat([cells, table[side * side :]]), said)
+
+
+def distances(table: Tensor, owner: Cascade) -> Fitted | None:
+    """Biases [heads window^2] of distances down and across, from a square window of another side: bicubic over the plane of distances,
+    as the original does for its detectors."""
+    side = math.isqrt(table.shape[1]) if table.ndim == 2 else 0
+    if side == 0 or side * side != table.shape[1] or len(table) != len(owner.attention_biases):
+        return None
+    fitted = resample(table.T, (side, side), (owner.window, owner.window)).T.contiguous()
+    return Fitted(fitted, f"window {side}x{side} to {owner.window}x{owner.window}, bicubic over distances")
 
 
 def kernel(weight: Tensor, owner: nn.Conv2d, channels: int) -> Fitted | None:

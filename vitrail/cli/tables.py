@@ -1,0 +1,40 @@
+"""Tables of plain text: aligned columns, of which the least needed are left out where a terminal is too narrow for all."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+GAP = 2  # spaces between columns
+WIDEST = 96  # columns of running text
+
+
+class Column(NamedTuple):
+    title: str
+    right: bool = True  # numbers end at the same place, words begin there
+    spare: int = 0  # which columns go first where there is no room: the greatest number; 0 stays
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines: the titles, then the rows. What is written to a file or pipe has every column."""
+    widths = [max(len(cell) for cell in cells) for cells in zip([c.title for c in columns], *rows, strict=True)]
+    kept = list(range(len(columns)))
+    for i in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
+        if sum(widths[k] + GAP for k in kept) - GAP > room():
+            kept.remove(i)
+
+    def line(cells: Sequence[str]) -> str:
+        placed = (cells[i].rjust(widths[i]) if columns[i].right else cells[i].ljust(widths[i]) for i in kept)
+        return (" " * GAP).join(placed).rstrip()
+
+    return [line([c.title for c in columns]), *map(line, rows)]
+
+
+def paragraph(text: str) -> list[str]:
+    return textwrap.wrap(text, max(int(min(room(), WIDEST)), 20), break_long_words=False, break_on_hyphens=False)
+
+
+def room() -> float:
+    """Columns of the terminal; any number where the reader is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else float("inf")
