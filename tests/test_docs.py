@@ -60,6 +60,20 @@ def test_readme_from_top_to_bottom(tmp_path, monkeypatch):
     assert said.stdout.startswith("17.56")
 
 
+@pytest.mark.parametrize("page", ["docs/transfer.md"])
+def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+    """In this process, since many imports of torch would take minutes."""
+    from vitrail.cli.main import main
+
+    photos(tmp_path / "path/to/my/photos")
+    monkeypatch.chdir(tmp_path)
+    found = commands(page)
+    assert found
+    for line in found:
+        code = main(shlex.split(line)[1:])
+        assert code == 0, f"{line}\n{capsys.readouterr().err}"
+
+
 def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
     import torch
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from vitrail.checks import Above, Amount, Byte, Count, Fraction, Positive, Share, checked, update
 from vitrail.errors import UsageError, nearest, pick
@@ -29,6 +29,15 @@ class Choice:
 
     name: str = ""  # empty: chosen from the data
     keys: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the weights are before the first step, if not drawn by chance."""
+
+    weights: str = ""  # a run, a model folder, or a file of published weights
+    source: str = "auto"  # whose names a file has: "timm", "transformers", ...
+    head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept where the classes are the same
 
 
 @dataclass(frozen=True)
@@ -56,23 +65,32 @@ class Augment:
     flip_vertical: bool = False
     randaugment: Count = 0  # operations per picture
     magnitude: Annotated[int, Ge(0), Le(30)] = 9  # of RandAugment, 0 to 30
+    policy: Literal["none", "autoaugment", "trivialaugment", "3-augment"] = "none"  # in place of RandAugment
+    jitter: Amount = 0.0  # of brightness, contrast and saturation
     erase: Share = 0.0  # probability of erasing a rectangle
     mixup: Amount = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Amount = 0.0
+    mix_share: Share = 1.0  # probability that MixUp or CutMix is done at all
+    mix_switch: Share = 0.5  # share of CutMix where both are on
+    mix_each: Literal["pair", "batch"] = "pair"  # what has a chance of its own: every pair of pictures, or the whole batch
+    repeats: Positive = 1  # repeated augmentation: how often a picture comes in a batch, each time augmented anew
 
 
 @dataclass(frozen=True)
 class Optim:
+    kind: Literal["adamw", "lamb", "sgd", "muon"] = "adamw"
     lr: Amount | None = None
     weight_decay: Amount = 0.05  # of linear and convolution weights only
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Above = 1e-8
+    momentum: Fraction = 0.9  # of SGD and Muon
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Count | None = None  # steps
     final: Share = 0.0  # share of the rate that is left at the end
     clip: Amount = 1.0  # largest norm of the gradient; 0: no clipping
     layer_decay: Above = 1.0  # factor on the rate from each block to the one below
     freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
+    unfreeze: tuple[Count, ...] = ()  # steps at which what is frozen begins to learn, in equal parts from the head down
     ema: Fraction = 0.0  # decay per step of the averaged weights; 0: off
 
 
@@ -84,7 +102,12 @@ class Plan:
     steps: Many | None = None  # instead of epochs
     batch: Many | None = None  # of all processes together
     seed: Seed = 0
+    share: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training pictures of every class, drawn by the seed
     eval_every: Count | None = None  # steps; 0: only at the end
+    patience: Count = 0  # stop after so many evaluations without a better one, and keep the best weights; 0: go to the end
+    sampling: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is shown equally often
+    grow_from: Size | None = None  # progressive resolution: the size that training begins with ...
+    grow_until: Share = 0.8  # ... and the share of the steps after which input.size is reached
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": probed on this machine
     compile: bool = False
     bad: Literal["fail", "skip"] = "fail"  # a picture that cannot be read: stop before step 0, or leave it out
@@ -101,6 +124,8 @@ class Machine:
     micro: Positive | None = None  # pictures at once in each process; smaller ones are accumulated to the batch
     workers: Workers | None = None  # processes that read pictures; None: none for data in memory
     grad_checkpoint: bool = False  # compute activations again in the backward pass to save memory
+    cache: bool = False  # keep decoded pictures in memory
+    channels_last: bool = False  # the layout in memory that some machines' convolutions prefer
     log_every: Positive = 10
     save_every: Positive = 200
     keep: int = 2  # checkpoints, at least 2
@@ -112,6 +137,7 @@ class Recipe:
     model: Choice = field(default_factory=Choice)
     data: Choice = field(default_factory=Choice)
     task: Choice = field(default_factory=lambda: Choice("classification"))
+    start: Start = field(default_factory=Start)
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)

@@ -39,6 +39,7 @@ class Backbone(Protocol):
 class Task(Protocol):
     """What is learned: a head for a backbone, a loss, numbers that judge it. It holds no optimiser, device or loop."""
 
+    config: Any
     higher_is_better: str  # the name of the metric that ranks two runs
 
     def assemble(self, backbone: nn.Module) -> nn.Module:
@@ -47,6 +48,10 @@ class Task(Protocol):
 
     def targets(self, labels: Tensor) -> Tensor:
         """Labels as `loss` wants them and mixing can blend them."""
+        ...
+
+    def weigh(self, labels: Tensor) -> None:
+        """Looks at all labels of the training part before the first step, for a loss that depends on them."""
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

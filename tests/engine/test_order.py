@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.data.loader import TrainRequests
-from vitrail.data.mixing import boxes, draw, mix
+from vitrail.data.mixing import Mixing, boxes, draw, mix
 from vitrail.data.sampling import Keys, Stream, chance, order, seed_of, share_of
 from vitrail.types import Batch
 
@@ -96,7 +96,7 @@ def test_neighbouring_large_seeds_are_told_apart():
     """Above 2^63 a number must not pass through floating point on its way into a generator."""
     large = [2**63 + i for i in range(4)] + [2**64 - 1 - i for i in range(4)]
     assert len({order(seed, 0, 50).tobytes() for seed in large}) == 8
-    assert len({draw(seed, 0, 8, 0.4, 0.0)[1].tobytes() for seed in large}) == 8
+    assert len({draw(seed, 0, 8, Mixing(0.4)).keep.tobytes() for seed in large}) == 8
 
 
 def test_seeds_of_generators_do_not_repeat():
@@ -109,35 +109,45 @@ def batch_of(count, seed=0):
     return Batch(images, torch.eye(5)[torch.arange(count) % 5])
 
 
+mixings = st.sampled_from(
+    [
+        Mixing(0.4, 0.0),
+        Mixing(0.0, 1.0),
+        Mixing(0.4, 1.0),
+        Mixing(0.4, 1.0, share=0.5, switch=0.8),
+        Mixing(0.8, 1.0, each="batch"),
+    ]
+)
+
+
 @settings(max_examples=100, deadline=None)
-@given(seeds, st.integers(0, 1000), st.sampled_from([(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]), st.data())
-def test_any_cut_into_pieces_mixes_the_same(seed, step, alphas, data):
+@given(seeds, st.integers(0, 1000), mixings, st.data())
+def test_any_cut_into_pieces_mixes_the_same(seed, step, mixing, data):
     pairs = 12
     batch = batch_of(2 * pairs)
-    cut, keep, places = draw(seed, step, pairs, *alphas)
-    whole = mix(batch, cut, keep, places)
+    drawn = draw(seed, step, pairs, mixing)
+    whole = mix(batch, drawn)
     bounds = [0, *sorted(data.draw(st.sets(st.integers(1, pairs - 1), max_size=5))), pairs]
     parts = []
     for a, b in pairwise(bounds):
-        parts.append(mix(Batch(batch.inputs[2 * a : 2 * b], batch.targets[2 * a : 2 * b]), cut, keep[a:b], places[a:b]))
+        parts.append(mix(Batch(batch.inputs[2 * a : 2 * b], batch.targets[2 * a : 2 * b]), drawn.part(slice(a, b))))
     assert torch.equal(torch.cat([p.inputs for p in parts]), whole.inputs)
     assert torch.equal(torch.cat([p.targets for p in parts]), whole.targets)
 
 
 @settings(max_examples=100, deadline=None)
-@given(seeds, st.integers(0, 1000), st.sampled_from([(0.4, 0.0), (0.0, 1.0)]))
-def test_mixing_keeps_what_there_is(seed, step, alphas):
+@given(seeds, st.integers(0, 1000), mixings)
+def test_mixing_keeps_what_there_is(seed, step, mixing):
     """Targets sum to one, a pair holds what it held before, and a cut keeps as many pixels as its target says."""
     batch = batch_of(12)
-    cut, keep, places = draw(seed, step, 6, *alphas)
-    mixed = mix(batch, cut, keep, places)
+    drawn = draw(seed, step, 6, mixing)
+    mixed = mix(batch, drawn)
     torch.testing.assert_close(mixed.targets.sum(1), torch.ones(12))
     pair = mixed.inputs.unflatten(0, (-1, 2)).sum(1)
     torch.testing.assert_close(pair, batch.inputs.unflatten(0, (-1, 2)).sum(1))
-    if cut:
-        inside = boxes(keep, places, 7, 9)
-        for i in range(12):
-            kept = (mixed.inputs[i] == batch.inputs[i]).all(0).float().mean().item()
-            said = mixed.targets[i, i % 5].item()
-            assert abs(kept - said) < 1e-6
-            assert abs(1 - inside[i // 2].mean() - said) < 1e-6
+    rows, columns = boxes(drawn.keep, drawn.places, 7, 9)
+    for i in np.flatnonzero(drawn.cut.repeat(2)):
+        kept = (mixed.inputs[i] == batch.inputs[i]).all(0).float().mean().item()
+        said = mixed.targets[i, i % 5].item()
+        assert abs(kept - said) < 1e-6
+        assert abs(1 - rows[i // 2].mean() * columns[i // 2].mean() - said) < 1e-6

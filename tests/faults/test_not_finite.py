@@ -1,13 +1,18 @@
 """A number that is not finite: no update is made, the pictures are named, the last sound checkpoint stays."""
 
+import json
+
 import pytest
 import tiny
 import torch
 
+from vitrail.cli.main import tell
 from vitrail.engine import checkpoint
+from vitrail.engine.log import rows
 from vitrail.errors import RunError
 from vitrail.run import train
 from vitrail.tasks.classification import Classification
+from vitrail.weights.file import unpack
 
 
 @pytest.fixture
@@ -127,3 +132,129 @@ def test_pictures_of_one_colour_are_no_reason_to_stop(tmp_path):
     np.savez(tmp_path / "flat.npz", **arrays, train_labels=np.arange(24) % 2, val_labels=np.arange(6) % 2)
     events = tiny.finish(tiny.begin(tiny.recipe(tmp_path / "flat.npz", plan={"steps": 2}), tmp_path / "run"))
     assert events[-1].kind == "done"
+
+
+def divergence(out, step):
+    """The batch and the finding as they were kept."""
+    place = out / "divergence" / checkpoint.name_of(step)
+    tensors, about = unpack(place.with_suffix(".safetensors"))
+    assert about == {"step": step}
+    return tensors, json.loads(place.with_suffix(".json").read_text())
+
+
+def test_the_batch_is_kept_as_it_entered_the_model(data, tmp_path, monkeypatch):
+    running = tiny.begin(tiny.recipe(data), tmp_path / "run")
+    poison(monkeypatch, 8, "nan")
+    with pytest.raises(RunError, match=r"the batch is in divergence/step-00000008\.safetensors"):
+        tiny.finish(running)
+    tensors, said = divergence(tmp_path / "run", 8)
+    again = tiny.begin(tiny.recipe(data), tmp_path / "other")
+    pieces = list(train.batches(again))[7]
+    batches = [again.feed.prepare(piece, 7) for piece in pieces]
+    assert torch.equal(tensors["inputs"], torch.cat([b.inputs for b in batches]))
+    assert torch.equal(tensors["targets"], torch.cat([b.targets for b in batches]))
+    assert len(said["pictures"]) == 16
+    assert said["finding"] == {"kind": "loss", "told": said["finding"]["told"], "where": ["cross_entropy"]}
+    assert said["rate"] == pytest.approx([e for e in rows(tmp_path / "run" / "log.jsonl") if e["kind"] == "train"][-1]["lr"], rel=0.5)
+    assert [row["step"] for row in said["history"]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def broken(name):
+    """Makes what a layer gives infinite from the fifth step on."""
+
+    def spoil(running):
+        layer = running.state.model.get_submodule(name)
+        layer.register_forward_hook(lambda module, given, out: out * float("inf") if running.state.step >= 4 else out)
+
+    return spoil
+
+
+def spoilt_gradient(running):
+    weight = running.state.model.get_parameter("backbone.blocks.1.mlp.fc1.weight")
+    weight.register_hook(lambda g: g * float("nan") if running.state.step >= 4 else g)
+
+
+def spoilt_weight(running):
+    """What an update that went wrong would leave."""
+    layer = running.state.model.get_submodule("backbone.blocks.0")
+
+    def spoil(module, given):
+        if running.state.step == 4:
+            module.attn.qkv.weight.data[0, 0] = float("nan")
+
+    layer.register_forward_pre_hook(spoil)
+
+
+def spoilt_pictures(running):
+    prepare = running.feed.prepare
+
+    class Feed(type(running.feed)):
+        def prepare(self, piece, step):
+            batch = prepare(piece, step)
+            return batch._replace(inputs=batch.inputs / 0) if step >= 4 else batch
+
+    running.feed = Feed(**vars(running.feed))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "where", "told"),
+    [
+        (broken("backbone.blocks.1.attn.proj"), "forward", "backbone.blocks.1.attn.proj", "first seen in what backbone.blocks.1.attn.proj"),
+        (spoilt_gradient, "gradient", "backbone.blocks.1.mlp.fc1.weight", "the loss is finite; first in the gradient of"),
+        (spoilt_weight, "weights", "backbone.blocks.0.attn.qkv.weight", "the weights themselves are not finite any more"),
+        (spoilt_pictures, "pictures", None, "the pictures that entered the model are not finite"),
+    ],
+    ids=["forward", "gradient", "weights", "pictures"],
+)
+def test_where_it_began_is_found(spoil, kind, where, told, data, tmp_path, capsys):
+    running = tiny.begin(tiny.recipe(data), tmp_path / "run")
+    spoil(running)
+    with pytest.raises(RunError) as error:
+        tiny.finish(running)
+    assert told in error.value.what
+    assert "not finite at step 5" in error.value.what
+    _, said = divergence(tmp_path / "run", 5)
+    assert said["finding"]["kind"] == kind
+    assert (said["finding"]["where"] or [None])[0] == where
+    assert 1 <= len(said["suggestions"]) <= 2
+    if kind == "forward":
+        assert "qk-norm" in error.value.fix
+    tell(error.value.what, error.value.fix)
+    assert len(capsys.readouterr().err.splitlines()) <= 5
+
+
+def history(losses, norms):
+    return [{"step": 10 * i, "loss": a, "grad_norm": b, "lr": 0.1} for i, (a, b) in enumerate(zip(losses, norms, strict=True), 1)]
+
+
+def test_rising_and_sudden_are_told_apart():
+    from vitrail.run.divergence import trend
+
+    calm = [2.0, 1.9, 1.8, 1.7, 1.7, 1.6, 1.6, 1.5]
+    assert trend([]) == "nothing was logged before it"
+    assert trend(history(calm, [1.0] * 8)).startswith("sudden, after loss 1.5, gradient norm 1 at step 80")
+    assert trend(history([2.0, 1.9, 1.8, 1.7, 2.5, 3.5, 4.0, 9.0], [1.0] * 8)).startswith("rising since step 50")
+    assert trend(history(calm, [1, 1, 1, 1, 10, 40, 80, 300])).startswith("rising since step 50")
+    assert trend(history(calm[:2], [1.0, 1.0])).startswith("before it")
+
+
+def test_a_gradient_far_above_the_usual_is_told_once(data, tmp_path):
+    running = tiny.begin(tiny.recipe(data, plan={"steps": 40}), tmp_path / "run")
+    running.state.model.get_parameter("heads.0.weight").register_hook(lambda g: g * 1e4 if running.state.step in (30, 31) else g)
+    notes = [e for e in tiny.finish(running) if e.kind == "note"]
+    assert len(notes) == 1
+    assert notes[0].step == 31
+    assert "the norm of the gradient was" in notes[0].values["text"]
+
+
+def test_a_disk_that_is_full_costs_the_batch_and_not_the_reason(data, tmp_path, monkeypatch):
+    from vitrail.run import divergence as divergences
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(divergences, "write_file", full)
+    running = tiny.begin(tiny.recipe(data), tmp_path / "run")
+    poison(monkeypatch, 2, "nan")
+    with pytest.raises(RunError, match=r"not finite at step 2.*could not be written"):
+        tiny.finish(running)

@@ -62,6 +62,11 @@ class Console:
         for reason in prepared.reasons:
             self.say(f"  {reason}")
 
+    def taken(self, report: Any) -> None:
+        """What became of the weights that the run begins with."""
+        for line in report.lines() if report else ():
+            self.say(f"  {line}")
+
     def start(self, session: Any) -> None:
         self.total = session.steps
         self.say(f"run: {session.folder.path}")
@@ -83,7 +88,7 @@ class Console:
         elif event.kind == "eval":
             self.judged = {"step": event.step, **event.values}
             self.say(self.judged_line(event.step))
-        elif event.kind == "note":
+        elif event.kind in ("note", "stopped"):
             self.say(event.values["text"])
         if self.live is not None:
             self.live.update(self.table())
@@ -127,7 +132,7 @@ class Console:
         quiet, self.quiet = self.quiet, False
         run = session.folder.path
         if quiet:
-            self.say(self.judged_line(self.total))
+            self.say(self.judged_line(self.judged["step"]))
         self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
         self.say("next:")
         self.say(f"  vitrail eval {run}              judge it on held-out pictures")

@@ -12,7 +12,7 @@ from vitrail.checks import place
 from vitrail.cli.console import Console
 from vitrail.cli.words import Given, arguments, device, recipe_flags, take_keys
 from vitrail.errors import UsageError, VitrailError, pick
-from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, override, read
+from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, override, read
 
 
 @dataclass
@@ -38,7 +38,9 @@ class Train:
     model: str = ""
     """A model such as vit/nano; `vitrail models` lists them."""
     task: str = ""
-    """What is learned: classification."""
+    """What is learned: classification, distillation."""
+    weights: str = ""
+    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
     out: Path | None = None
     """The folder of the run; by default a new one under runs/."""
     resume: str = ""
@@ -51,6 +53,7 @@ class Train:
     """Check data and recipe, say what would be done, write nothing."""
     quiet: bool = False
     """Print only the end."""
+    start: Start = field(default_factory=Start)
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
@@ -84,7 +87,7 @@ def names(given: Train) -> Given:
     for section in ("model", "task"):
         if getattr(given, section):
             found.append((section, {"name": getattr(given, section)}))
-    return found
+    return [*found, ("start", {"weights": given.weights})] if given.weights else found
 
 
 def check(given: Train, keys: Given) -> Recipe:
@@ -119,14 +122,17 @@ def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare(recipe, world, console.progress("reading pictures"))
-        session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world)
+        made = session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world)
+        made.taken = session.begin(made, prepared)
         console.prepared(prepared)
+        console.taken(made.taken)
         console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
         return
     _, data = open_data(recipe.data)
     out = wanted or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
     new, prepared = session.new(recipe, out, world, console.progress("reading pictures"))
     console.prepared(prepared)
+    console.taken(new.taken)
     follow(new, console)
 
 

@@ -59,7 +59,7 @@ def own_flags(kind: type) -> dict[str, str]:
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if (name in SECTIONS and name not in CHOICES) or tyro_marks(hint, "Positional"):
             continue
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"--{name.rstrip('_').replace('_', '-')}"
         flags[flag] = "switch" if hint is bool else "many" if tyro_marks(hint, "UseAppendAction") else "value"
         if hint is bool:
             flags[f"--no-{flag[2:]}"] = "switch"
@@ -184,7 +184,7 @@ def condensed(box: str, kind: type, prog: str) -> str:
         return f"what is {match[1][:100]!r} for? {prog} cannot use it"
     if match := re.search(r"Missing from .*?: (\S+) (.*) \(required\)", text):
         return f"{prog} needs {match[1]}: {match[2]}"
-    if match := re.search(r"Error parsing --([\w-]+): .*?(?:from \[(.*?)\]|base 10: ('.*?')|: ('.*?'))", text):
+    if match := re.search(r"Error parsing --([\w-]+): .*?(?:(?:from|arguments:) \[(.*?)\]|base 10: ('.*?')|: ('.*?'))", text):
         hint = get_type_hints(kind).get(match[1].replace("-", "_"), str)
         return f"--{match[1]} takes {spoken(hint)}, not {match[2] or match[3] or match[4] or 'nothing'}"
     return text[:240] or "the command is not complete"

@@ -5,6 +5,9 @@ each picture with the one before it all around the batch, so a pair would cross 
 of processes mixes the same pictures by the same amounts.
 """
 
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,28 +15,67 @@ from torch import Tensor
 from vitrail.types import Batch
 
 
-def draw(seed: int, step: int, pairs: int, mixup: float, cutmix: float) -> tuple[bool, np.ndarray, np.ndarray]:
-    """For the batch of a step: whether to cut (else blend), the share lambda that each pair keeps [P], and places in [0,1) [P 2]."""
+@dataclass(frozen=True)
+class Mixing:
+    """How pictures are mixed. mixup, cutmix: alpha of the Beta distribution that the share lambda is drawn from; 0: off."""
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    share: float = 1.0  # probability that a pair is mixed at all
+    switch: float = 0.5  # share of CutMix where both are on
+    each: Literal["pair", "batch"] = "pair"  # what has a chance of its own
+
+    @property
+    def on(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
+
+class Draw(NamedTuple):
+    """What happens to each pair.
+
+    cut:    bool [P], whether to cut (else blend).
+    keep:   [P], the share lambda that each picture keeps of itself; 1 where a pair is left alone.
+    places: [P 2] in [0, 1), the centre of the box that is cut.
+    """
+
+    cut: np.ndarray
+    keep: np.ndarray
+    places: np.ndarray
+
+    def part(self, pairs: slice) -> "Draw":
+        return Draw(self.cut[pairs], self.keep[pairs], self.places[pairs])
+
+
+def draw(seed: int, step: int, pairs: int, mixing: Mixing) -> Draw:
+    """For all pairs of the global batch of a step: a function of (seed, step) alone."""
     key = np.array([(seed + (1 << 32)) % (1 << 64), step], np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
-    cut = bool(cutmix) and (not mixup or generator.random() < 0.5)
-    alpha = cutmix if cut else mixup
-    return cut, generator.beta(alpha, alpha, pairs), generator.random((pairs, 2))
+    count = pairs if mixing.each == "pair" else 1
+    done, kind = generator.random(count) < mixing.share, generator.random(count)
+    cut = kind < (mixing.switch if mixing.mixup and mixing.cutmix else float(mixing.cutmix > 0))
+    keep = np.ones(count)
+    for alpha, which in ((mixing.mixup, ~cut), (mixing.cutmix, cut)):
+        if alpha:
+            keep = np.where(done & which, generator.beta(alpha, alpha, count), keep)
+    drawn = Draw(cut, keep, generator.random((count, 2)))
+    return drawn if count == pairs else Draw(*(np.repeat(part, pairs, axis=0) for part in drawn))
 
 
-def mix(batch: Batch, cut: bool, keep: np.ndarray, places: np.ndarray) -> Batch:
+def mix(batch: Batch, drawn: Draw) -> Batch:
     """Images [B C H W] and soft targets [B K], each mixed with its neighbour's."""
     images, targets = batch
-    if cut:
-        inside = boxes(keep, places, images.shape[2], images.shape[3])  # [P H W]
-        keep = 1.0 - inside.mean((1, 2))  # the share that was really kept
-        mask = torch.from_numpy(inside.repeat(2, axis=0)).to(images.device)[:, None]
-        images = torch.where(mask, neighbours(images), images)
-    share = torch.from_numpy(keep.repeat(2)).to(images)
-    if not cut:
-        lam = share[:, None, None, None]
-        images = lam * images + (1 - lam) * neighbours(images)
-    return Batch(images, share[:, None] * targets + (1 - share[:, None]) * neighbours(targets))
+    rows, columns = boxes(drawn.keep, drawn.places, images.shape[2], images.shape[3])
+    kept = np.where(drawn.cut, 1.0 - rows.mean(1) * columns.mean(1), drawn.keep)  # what a cut really kept
+    share = torch.from_numpy(kept.repeat(2)).to(images)
+    other = neighbours(images)
+    mixed = images
+    if not drawn.cut.all():
+        lam = torch.from_numpy(np.where(drawn.cut, 1.0, drawn.keep).repeat(2)).to(images)[:, None, None, None]
+        mixed = torch.lerp(other, images, lam)
+    if drawn.cut.any():
+        down, right = (torch.from_numpy((side & drawn.cut[:, None]).repeat(2, axis=0)).to(images.device) for side in (rows, columns))
+        mixed = torch.where(down[:, None, :, None] & right[:, None, None, :], other, mixed)
+    return Batch(mixed, share[:, None] * targets + (1 - share[:, None]) * neighbours(targets))
 
 
 def neighbours(x: Tensor) -> Tensor:
@@ -41,12 +83,12 @@ def neighbours(x: Tensor) -> Tensor:
     return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def boxes(keep: np.ndarray, places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """bool [P H W]: a box of area 1 - lambda around a random centre, cut off at the border."""
+def boxes(keep: np.ndarray, places: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A box of area 1 - lambda around a random centre, cut off at the border: its rows, bool [P H], and its columns, bool [P W]."""
     side = np.sqrt(1.0 - keep)
-    masks = []
+    spans = []
     for axis, whole in ((0, height), (1, width)):
         centre, half = (places[:, axis] * whole).astype(int), (side * whole).astype(int) // 2
         index = np.arange(whole)[None]
-        masks.append((index >= (centre - half)[:, None]) & (index < (centre + half)[:, None]))
-    return masks[0][:, :, None] & masks[1][:, None, :]
+        spans.append((index >= (centre - half)[:, None]) & (index < (centre + half)[:, None]))
+    return spans[0], spans[1]

@@ -43,14 +43,17 @@ class Preprocess:
 
 
 def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
-    """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour is weighed into grey (ITU-R 601)."""
+    """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour is weighed into grey (ITU-R 601), alpha is dropped.
+
+    Errors: `DataError` for any other change: nobody knows what the channels of a picture with five or more stand for.
+    """
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     have = pixels.shape[2]
     if have != channels:
         if have == 1:
             pixels = np.repeat(pixels, channels, axis=2)
-        elif channels == 1 and have >= 3:
+        elif channels == 1 and have in (3, 4):
             weighed = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114])
             pixels = np.rint(weighed).astype(np.uint8)[:, :, None]
         elif channels == 3 and have == 4:

@@ -3,11 +3,24 @@
 Training reads one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step k takes positions
 [k B, (k+1) B) of it, so a batch may straddle two epochs, no picture is dropped, and resuming needs one number. A process takes
 a contiguous share of the batch; together the shares are the batch, in order, for every number of processes that divides it.
+
+Repeated augmentation (Hoffer et al. 2020, in DeiT's way): an epoch of N pictures still has N positions, so it holds the first N/R of the
+permutation, each R times. The copies of one picture lie in one batch (but for the one picture where a batch ends) and as far apart in
+it as can be: first the first copies of all, then the second ones. So no picture is mixed with its own copy, and where there are
+many processes most copies go to different ones.
+
+Balanced sampling: place j of the stream of all epochs belongs to class j modulo K, and is the next picture of that class in rounds that
+each show the whole class once. An epoch's places are shuffled. So after any number of epochs the classes have been shown equally
+often, but for one.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+
+WHOLE = 1 << 16  # the purpose of numbers that seed a whole generator
+ROUND = WHOLE + 1  # the purpose of numbers that order a class
+LARGEST = 2**64 - 1
 
 
 class Keys(NamedTuple):
@@ -29,27 +42,61 @@ def order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class Stream:
-    """The endless stream. Remembers the last two permutations only to save time, never as state."""
+    """The endless stream. Remembers the last two epochs only to save time, never as state.
 
-    def __init__(self, seed: int, count: int, batch: int):
-        self.seed, self.count, self.batch = seed, count, batch
-        self.recent: dict[int, np.ndarray] = {}
+    repeats: how often a picture comes in an epoch that it comes in. labels: int64 [count], to show every class equally often.
+    """
+
+    def __init__(self, seed: int, count: int, batch: int, repeats: int = 1, labels: np.ndarray | None = None):
+        self.seed, self.count, self.batch, self.repeats = seed, count, batch, repeats
+        self.different = -(-count // repeats)  # pictures in an epoch
+        self.members = [] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+        self.recent: dict[int, Keys] = {}
 
     def keys(self, step: int) -> Keys:
         """The global batch of a step."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
         epochs, places = positions // self.count, positions % self.count
-        ids = np.empty(self.batch, np.int64)
+        copies = places % self.repeats
+        showings, ids = np.empty(self.batch, np.int64), np.empty(self.batch, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            ids[here] = self.permutation(int(epoch))[places[here]]
-        return Keys(epochs, ids)
+            shown = self.epoch(int(epoch))
+            showings[here], ids[here] = (part[places[here] // self.repeats] for part in shown)
+        apart = np.argsort(copies, kind="stable")
+        return Keys((showings * self.repeats + copies)[apart], ids[apart])
 
-    def permutation(self, epoch: int) -> np.ndarray:
+    def epoch(self, epoch: int) -> Keys:
+        """The pictures of an epoch in order, each once."""
         if epoch not in self.recent:
             self.recent = {k: v for k, v in self.recent.items() if k >= epoch - 1}
-            self.recent[epoch] = order(self.seed, epoch, self.count)
+            self.recent[epoch] = self.balanced(epoch) if self.members else self.shuffled(epoch)
         return self.recent[epoch]
+
+    def shuffled(self, epoch: int) -> Keys:
+        ids = order(self.seed, epoch, self.count)[: self.different]
+        return Keys(np.full_like(ids, epoch), ids)
+
+    def balanced(self, epoch: int) -> Keys:
+        places = np.arange(epoch * self.different, (epoch + 1) * self.different)
+        which, turns = places % len(self.members), places // len(self.members)
+        rounds, ids = np.empty_like(places), np.empty_like(places)
+        for number, members in enumerate(self.members):
+            if (here := which == number).any():
+                first = int(turns[here][0])
+                rounds[here], ids[here] = self.turns(members, first, first + int(here.sum()))
+        shuffle = order(self.seed, epoch, self.different)
+        return Keys(rounds[shuffle], ids[shuffle])
+
+    def turns(self, members: np.ndarray, first: int, stop: int) -> Keys:
+        """What a class shows at its own turns `first` to `stop`: round after round, each picture once a round."""
+        count = len(members)
+        start, end = first // count, -(-stop // count)
+        rounds = np.repeat(np.arange(start, end), count)
+        ids = np.tile(members, end - start)
+        mixed = np.lexsort((bits(self.seed, Keys(rounds, ids), ROUND), rounds))
+        wanted = mixed[first - start * count : stop - start * count]
+        return Keys(rounds[wanted], ids[wanted])
 
 
 def chance(seed: int, keys: Keys, purpose: int) -> np.ndarray:
@@ -74,11 +121,21 @@ def splitmix(x: np.ndarray) -> np.ndarray:
 
 
 def seed_of(seed: int, epoch: int, index: int) -> int:
-    """A seed for torch's generator, 63 bits, for one (seed, epoch, picture), or one (seed, step, place in the batch)."""
-    return int(bits(seed, Keys(np.array([epoch]), np.array([index])), WHOLE)[0] >> np.uint64(1))
+    """A seed for torch's generator, 63 bits, for one (seed, epoch, picture), or one (seed, step, place in the batch).
+
+    `bits` of a single key, without arrays: they would take a fifth of the time that a small picture's augmentation takes.
+    """
+    mixed = seed
+    for part in (WHOLE, epoch, index):
+        mixed = splitmix_one(mixed ^ splitmix_one(part))
+    return mixed >> 1
 
 
-WHOLE = 1 << 16  # the purpose of numbers that seed a whole generator
+def splitmix_one(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & LARGEST
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & LARGEST
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & LARGEST
+    return x ^ (x >> 31)
 
 
 def share_of(count: int, rank: int, world: int) -> np.ndarray:

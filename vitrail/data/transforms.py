@@ -1,11 +1,13 @@
-"""What training does to pictures. Two stages: picture by picture where torchvision does it (crops, RandAugment), and the whole
+"""What training does to pictures. Two stages: picture by picture where torchvision does it (crops, policies, jitter), and the whole
 batch at once where that is enough (shifts, flips, erasing), since a call per picture would cost a small model a fifth of its time.
 
 Every chance comes from (seed, epoch, picture) alone, so neither workers nor processes nor resuming change a pixel.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from vitrail.data.preprocess import Preprocess, normalise, to_tensor
 from vitrail.data.sampling import Keys, chance, seed_of
 
 SHIFT_Y, SHIFT_X, FLIP, FLIP_VERTICAL, ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X = range(9)
+
+Policy = Literal["none", "autoaugment", "trivialaugment", "3-augment"]
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,32 @@ class Augmentation:
     flip_vertical: bool = False
     randaugment: int = 0
     magnitude: int = 9
+    policy: Policy = "none"  # in place of RandAugment
+    jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
     erase: float = 0.0
 
     @property
     def per_picture(self) -> bool:
-        return self.crop == "random" or self.randaugment > 0
+        return self.crop == "random" or self.coloured
+
+    @property
+    def coloured(self) -> bool:
+        """Whether something is done that is defined for grey and RGB pictures only."""
+        return self.randaugment > 0 or self.policy != "none" or self.jitter > 0
 
     def picture(self, pixels: np.ndarray, epoch: int, index: int) -> Tensor:
         """uint8 [H W C] -> uint8 [C h w]: the stage that runs in data workers."""
         if not self.per_picture:
             return self.preprocess.picture(pixels)
-        torch.manual_seed(seed_of(self.seed, epoch, index))  # training sets its own seed at every step
-        image = to_tensor(pixels, self.preprocess.channels)
+        # training sets its own seed at every step; torch.manual_seed would seed every other kind of device too, which takes longer
+        torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
         if self.crop == "random":
-            image = self.random_crop()(image)
+            image = self.random_crop()(to_tensor(pixels, self.preprocess.channels))
         else:
             image = self.preprocess.picture(pixels)
-        return self.rand_augment()(image) if self.randaugment else image
+        for change in self.changes(image):
+            image = change(image)
+        return image
 
     def random_crop(self) -> Callable[[Tensor], Tensor]:
         from torchvision.transforms import v2
@@ -55,10 +68,22 @@ class Augmentation:
         mode = v2.InterpolationMode(self.preprocess.interpolation)
         return v2.RandomResizedCrop(list(self.preprocess.size), scale=self.scale, interpolation=mode, antialias=True)
 
-    def rand_augment(self) -> Callable[[Tensor], Tensor]:
+    def changes(self, image: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """What happens to a picture of the model's size, in order."""
         from torchvision.transforms import v2
 
-        return v2.RandAugment(self.randaugment, self.magnitude)
+        found: list[Callable[[Tensor], Tensor]] = []
+        if self.randaugment:
+            found.append(v2.RandAugment(self.randaugment, self.magnitude))
+        if self.policy == "autoaugment":
+            found.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
+        elif self.policy == "trivialaugment":
+            found.append(v2.TrivialAugmentWide())
+        elif self.policy == "3-augment":
+            found.append(three_augment(image))
+        if self.jitter:
+            found.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
+        return found
 
     def batch(self, pictures: Tensor, keys: Keys) -> Tensor:
         """uint8 [B C h w] -> float32, augmented and normalised: the stage that runs where the model is."""
@@ -86,6 +111,23 @@ class Augmentation:
         rows = between(u[ERASE_Y], tall, height)
         columns = between(u[ERASE_X], wide, width)
         return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
+
+
+def three_augment(image: Tensor) -> Callable[[Tensor], Tensor]:
+    """One of grey, solarised from 128 up, or blurred, for a uint8 picture [C H W] (Touvron et al. 2022, "DeiT III", section 3)."""
+    from torchvision.transforms import v2
+
+    return v2.RandomChoice([v2.Grayscale(image.shape[0]), v2.RandomSolarize(128, 1.0), blurred])
+
+
+def blurred(image: Tensor) -> Tensor:
+    """Blurred by 0.1 to 2 pixels: rows, then columns, since torchvision's own kernel of both at once takes several times as long."""
+    from torchvision.transforms.v2 import functional
+
+    sigma = float(torch.empty(1).uniform_(0.1, 2.0))
+    across, down = (2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in (image.shape[2], image.shape[1]))  # a border is mirrored
+    rows = functional.gaussian_blur(image.float(), [across, 1], [sigma, sigma])
+    return functional.gaussian_blur(rows, [1, down], [sigma, sigma]).round().to(torch.uint8)
 
 
 def between(place: np.ndarray, length: np.ndarray, whole: int) -> np.ndarray:

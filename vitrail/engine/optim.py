@@ -1,15 +1,26 @@
 """The optimiser over structural groups: what decays and what learns how fast is decided by what a parameter is."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from vitrail.engine.lamb import Lamb
 from vitrail.errors import UsageError
 
 
+class Numbers(NamedTuple):
+    """What an optimiser is set to besides its rate; each kind takes what it knows."""
+
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW and LAMB, and of the AdamW beside Muon
+    eps: float = 1e-8
+    momentum: float = 0.9  # of SGD and Muon
+
+
 def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Parameter groups with their `weight_decay` and a `scale` on the rate.
+    """Parameter groups with their `weight_decay` and a `scale` on the rate; what is frozen is in them too, since it may learn later,
+    and nothing moves it while it has no gradient.
 
     Only weights of linear and convolution layers decay. A level k below the head learns at layer_decay^k: the stem is
     level 0, block i is level i + 1, whatever is used after the blocks is the top (Clark et al. 2020; BEiT).
@@ -18,9 +29,8 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
     level, top = levels(model, blocks), len(blocks) + 1
     made: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
-        if p.requires_grad:
-            key = (weight_decay if id(p) in decays else 0.0, layer_decay ** (top - level[name]))
-            made.setdefault(key, []).append(p)
+        key = (weight_decay if id(p) in decays else 0.0, layer_decay ** (top - level[name]))
+        made.setdefault(key, []).append(p)
     return [{"params": ps, "weight_decay": wd, "scale": scale} for (wd, scale), ps in made.items()]
 
 
@@ -41,23 +51,50 @@ def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
     return {**found, **dict.fromkeys(waiting, len(blocks) + 1)}
 
 
-def freeze(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:
-    """Stops "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks from learning.
-    Returns how many parameters are frozen. Dropout and stochastic depth of frozen parts stay as they are."""
-    if what in ("none", 0):
-        return 0
-    if isinstance(what, int) and what > len(blocks):
-        raise UsageError(f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone')
-    level, own = levels(model, blocks), {id(p) for p in backbone.parameters()}
-    frozen = 0
-    for name, p in model.named_parameters():
-        if id(p) in own if what == "backbone" else level[name] <= int(what):
-            p.requires_grad_(False)
-            frozen += p.numel()
-    return frozen
+def optimizer(kind: str, parameter_groups: list[dict], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+    """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon".
+
+    Errors: `UsageError` where Muon has nothing to work on, or torch does not have it.
+    """
+    if kind == "lamb":
+        return Lamb(parameter_groups, numbers.betas, numbers.eps)
+    if kind == "sgd":  # foreach: the fused one does not take parameters of which some have no momentum yet
+        return torch.optim.SGD(parameter_groups, lr=1.0, momentum=numbers.momentum, foreach=True)
+    if kind == "muon":
+        return muon(parameter_groups, blocks, numbers)
+    return adamw(parameter_groups, numbers.betas, numbers.eps)
 
 
 def adamw(parameter_groups: list[dict], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
     """AdamW with one fused update where the device has it (CPU and CUDA do)."""
     fused = all(p.device.type in ("cpu", "cuda") for g in parameter_groups for p in g["params"])
     return torch.optim.AdamW(parameter_groups, lr=1.0, betas=betas, eps=eps, fused=fused)
+
+
+def muon(parameter_groups: list[dict], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's steps are
+    scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one rate fits both."""
+    if not hasattr(torch.optim, "Muon"):
+        raise UsageError(f"torch {torch.__version__} has no Muon, which came with 2.9", "a newer torch, or --optim.kind adamw")
+    hidden = {id(m.weight) for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    if not hidden:
+        raise UsageError("optim.kind muon is for linear layers inside blocks, and this model has none", "--optim.kind adamw")
+    inside, outside = ([{**g, "params": [p for p in g["params"] if (id(p) in hidden) == wanted]} for g in parameter_groups]
+                       for wanted in (True, False))  # fmt: skip
+    first = torch.optim.Muon([g for g in inside if g["params"]], momentum=numbers.momentum, adjust_lr_fn="match_rms_adamw")
+    return Together([first, adamw([g for g in outside if g["params"]], numbers.betas, numbers.eps)])
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimisers as one: their groups in a row, and one state."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]):
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = tuple(parts)
+        for part in parts:
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()

@@ -1,12 +1,13 @@
 """All that a run is, and nothing else: what a checkpoint holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from vitrail.engine.patience import Standing
 from vitrail.errors import CheckpointError
 
 
@@ -19,6 +20,7 @@ class State:
     ema: AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
+    standing: Standing = field(default_factory=Standing)
 
     @property
     def best(self) -> nn.Module:
@@ -37,6 +39,7 @@ class State:
             "step": self.step,
             "averaged": 0 if self.ema is None else int(self.ema.n_averaged),
             "scaler": self.scaler.state_dict() if self.scaler else {},
+            "standing": self.standing.numbers(),
         }
 
     def load(self, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
@@ -49,6 +52,7 @@ class State:
             self.scaler.load_state_dict(numbers["scaler"])
         unflatten(self.optimizer, self.model, parts["optimizer"])
         self.step = int(numbers["step"])
+        self.standing = Standing(**numbers.get("standing", {}))
 
     @staticmethod
     def load_strict(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -84,4 +88,5 @@ def unflatten(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[
         if parameter not in parameters:
             raise CheckpointError(f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?")
         p = parameters[parameter]
-        optimizer.state[p][key] = value.to(p.device).clone()
+        like = p.detach() if value.shape == p.shape else value  # fused updates want the moments in the layout of the weights
+        optimizer.state[p][key] = torch.empty_like(like, dtype=value.dtype, device=p.device).copy_(value)

@@ -3,6 +3,8 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,6 +23,7 @@ class Stop:
     def __init__(self) -> None:
         self.number = 0
         self.when = 0.0
+        self.at_once = False
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -40,6 +43,19 @@ class Stop:
         if self.number and since < AGAIN[1]:
             raise KeyboardInterrupt
         self.number, self.when = number, now
+        if self.at_once:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def leaving_at_once(self) -> Iterator[None]:
+        """Where nothing is left to be saved, the first signal is enough: it raises `KeyboardInterrupt`, as does one that came before."""
+        self.at_once = True
+        try:
+            if self.number:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.at_once = False
 
     def asked(self) -> bool:
         return bool(self.number)

@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.data.loader import Loaded
 from vitrail.data.sampling import Keys, seed_of
+from vitrail.engine.divergence import Finding, examine
+from vitrail.engine.freeze import Wave, thaw
 from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
 from vitrail.engine.world import World
@@ -44,15 +46,15 @@ class Piece(NamedTuple):
 class NotFinite(RunError):
     """The loss or a gradient is infinite or not a number; the weights are those of before the step. `keys`: the batch."""
 
-    def __init__(self, what: str, fix: str, keys: Keys, step: int):
-        super().__init__(what, fix)
-        self.keys, self.step = keys, step
+    def __init__(self, what: str, keys: Keys, step: int, finding: Finding):
+        super().__init__(what, "the weights are untouched")
+        self.keys, self.step, self.finding = keys, step, finding
 
 
 @dataclass(frozen=True)
 class Loop:
     """The settings of a loop: `rate(step)` is the learning rate that every group scales; `prepare(piece, step)` augments and
-    mixes the pictures of a piece on the device."""
+    mixes the pictures of a piece on the device; `waves` say what begins to learn when."""
 
     rate: Callable[[int], float]
     prepare: Callable[[Piece, int], Batch]
@@ -61,6 +63,7 @@ class Loop:
     precision: Precision
     world: World
     stopping: Callable[[], bool]
+    waves: tuple[Wave, ...] = ()
 
 
 class LossOf(nn.Module):
@@ -77,17 +80,24 @@ class LossOf(nn.Module):
 def train(state: State, task: Task, batches: Iterable[list[Piece]], loop: Loop) -> Iterator[Report]:
     """Steps through `batches`, each the pieces of one step. Where an item comes from is the caller's business;
     that it is the batch of `state.step` is its promise. Errors: `NotFinite`."""
-    loss_of: nn.Module = LossOf(state.model, task)
-    if loop.world.size > 1:
-        loss_of = DistributedDataParallel(loss_of, broadcast_buffers=False)
+    thaw(loop.waves, state.step)
+    loss_of = wrapped(LossOf(state.model, task), loop.world)
     start = time.perf_counter()
     for pieces in batches:
         ready = time.perf_counter()
+        if thaw(loop.waves, state.step):
+            del loss_of  # before another is made: each hangs its hooks on the parameters
+            loss_of = wrapped(LossOf(state.model, task), loop.world)
         terms, norm, stop = update(state, loss_of, pieces, loop)
         now = time.perf_counter()
         rate = loop.rate(state.step - 1)
         yield Report(state.step, terms, norm, rate, ready - start, now - start, stop)
         start = time.perf_counter()
+
+
+def wrapped(loss_of: LossOf, world: World) -> nn.Module:
+    """What is called in a step. DDP looks once, when it is made, at which parameters learn."""
+    return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
 
 
 def update(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) -> tuple[dict[str, Tensor], Tensor, bool]:
@@ -103,7 +113,8 @@ def update(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) ->
     learned = [p for p in state.model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
     terms, stop = agree(terms, loop)
-    check(terms, norm, pieces, state)
+    if what := check(terms, norm, state):
+        raise found_bad(what, terms, loss_of, pieces, state, loop)
     if loop.clip:
         nn.utils.clip_grads_with_norm_(learned, loop.clip, norm)
     if state.scaler:
@@ -149,13 +160,26 @@ def agree(terms: dict[str, Tensor], loop: Loop) -> tuple[dict[str, Tensor], bool
     return {name: value / loop.world.size for name, value in zip(terms, row, strict=False)}, bool(row[-1] > 0)
 
 
-def check(terms: dict[str, Tensor], norm: Tensor, pieces: list[Piece], state: State) -> None:
-    """Stops before the update where a number is not finite. With fp16 an overflowing gradient is routine, and the scaler skips it;
-    where no scale is small enough it is no overflow."""
+def check(terms: dict[str, Tensor], norm: Tensor, state: State) -> str:
+    """What is not finite, "" where all is: then no update is made. With fp16 an overflowing gradient is routine, and the scaler skips
+    it; where no scale is small enough it is no overflow."""
     bad = [name for name, value in terms.items() if not torch.isfinite(value)]
-    if not bad and (torch.isfinite(norm) or (state.scaler and state.scaler.get_scale() > SMALLEST_SCALE)):
-        return
-    what = f"the loss ({', '.join(f'{n} = {float(terms[n])}' for n in bad)})" if bad else f"the gradient (norm {float(norm)})"
+    if bad:
+        return f"the loss ({', '.join(f'{n} = {float(terms[n])}' for n in bad)})"
+    overflow = state.scaler is not None and state.scaler.get_scale() > SMALLEST_SCALE
+    return "" if torch.isfinite(norm) or overflow else f"the gradient (norm {float(norm)})"
+
+
+def found_bad(what: str, terms: dict[str, Tensor], loss_of: nn.Module, pieces: list[Piece], state: State, loop: Loop) -> NotFinite:
+    """The error of a step that came to nothing, with where it came from: everything it takes can be computed once more."""
+    plain = loss_of.module if isinstance(loss_of, DistributedDataParallel) else loss_of
+    batches = [loop.prepare(piece, state.step) for piece in pieces]
+
+    def again(i: int) -> None:
+        torch.manual_seed(seed_of(loop.seed, state.step, pieces[i].first))
+        with loop.precision.autocast():
+            plain(batches[i])
+
+    finding = examine(plain, batches, [name for name, value in terms.items() if not torch.isfinite(value)], again)
     keys = Keys(*(np.concatenate([getattr(p.loaded.keys, part) for p in pieces]) for part in ("epochs", "ids")))
-    fix = "the weights are untouched; try a lower --optim.lr, a longer --optim.warmup or --optim.clip 1"
-    raise NotFinite(f"{what} is not finite at step {state.step + 1}", fix, keys, state.step + 1)
+    return NotFinite(f"{what} is not finite at step {state.step + 1}", keys, state.step + 1, finding)

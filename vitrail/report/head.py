@@ -93,7 +93,20 @@ def curves(known: Known) -> Section | None:
         chart("Pictures per second", [Series("", series(known.training, "images_per_s"))], zero=True),
     ]
     said = words.curves(losses, scores.get(longest, []), SPOKEN[known.metric], longest)
+    said += stopped(known)
     return Section("curves", "How it went", said, f'<div class="charts">{"".join(drawn)}</div>' + judgements(known))
+
+
+def stopped(known: Known) -> list[str]:
+    """That a finished run did not go to its last step, and which weights it kept."""
+    patience, scores = known.recipe.plan.patience, series(known.evals[:-1], known.metric)
+    if not (patience and scores and known.finished and known.done < known.steps):
+        return []
+    step, value = max(scores, key=lambda point: (point[1], -point[0]))
+    return [
+        f"It stopped early at step {known.done:,} of {known.steps:,}: no better than {percent(value)} at step {int(step):,} for "
+        f"{plural(patience, 'evaluation')}. The finished weights are those of that step."
+    ]
 
 
 def judgements(known: Known) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from vitrail.analysis.cost import Cost, cost
 from vitrail.data.dataset import Dataset
 from vitrail.engine import log
-from vitrail.engine.optim import freeze
+from vitrail.engine.freeze import freeze
 from vitrail.errors import VitrailError
 from vitrail.recipe import Recipe
 from vitrail.run import model

@@ -7,6 +7,8 @@ from typing import Any
 
 from vitrail.recipe import Recipe, override
 
+RATES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -104,14 +106,17 @@ def amount(c: Choices) -> None:
     batch = c.recipe.plan.batch or batch
     if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
         shown = 30_000_000 if c.facts.gpu else 250_000
-        epochs = p.epochs or min(150, max(10, round(shown / n)))
+        begun = bool(c.recipe.start.weights)
+        epochs = p.epochs or min(150, max(10, round(shown / n))) / (3 if begun else 1)
         steps = max(1, math.ceil(epochs * n / batch))
-        c.settle("plan", "steps", steps, f"{epochs:g} epochs, shows {round(epochs * n):,} pictures in all")
+        fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
+        c.settle("plan", "steps", steps, f"{epochs:.3g} epochs, shows {round(epochs * n):,} pictures in all{fewer}")
     c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(c.recipe.plan, epochs=None))
     steps = c.recipe.plan.steps or 1
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = (3e-3 * math.sqrt(batch / 128)) if c.recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
+    peak *= RATES[c.recipe.optim.kind]
     c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root")
 
 

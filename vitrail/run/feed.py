@@ -1,15 +1,22 @@
-"""From pictures as read to batches as trained on: augmentation, soft targets, mixing; the same for any split into pieces."""
+"""From pictures as read to batches as trained on: augmentation, size, soft targets, mixing; the same for any split into pieces."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from vitrail.data.dataset import Split
+from vitrail.data.growth import Growth
 from vitrail.data.loader import Loaded
-from vitrail.data.mixing import draw, mix
-from vitrail.data.sampling import Keys
+from vitrail.data.mixing import Mixing, draw, mix
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.sampling import Keys, Stream
 from vitrail.data.transforms import Augmentation
 from vitrail.engine.train import Piece
-from vitrail.errors import UsageError
+from vitrail.errors import UsageError, VitrailError
+from vitrail.recipe import Recipe
+from vitrail.run.model import Described
 from vitrail.types import Batch, Task
 
 
@@ -23,8 +30,9 @@ class Feed:
     batch: int
     share: int
     micro: int
-    mixup: float
-    cutmix: float
+    mixing: Mixing
+    growth: Growth | None = None
+    teacher: Callable[[Tensor, Keys], Tensor] | None = None  # what it says of the pictures is joined to the targets
 
     def pieces(self, loaded: Loaded, rank: int) -> list[Piece]:
         """A process's share, cut up."""
@@ -35,12 +43,22 @@ class Feed:
         """The batch of a piece, on the device."""
         pictures, labels = (t.to(self.device, non_blocking=True) for t in (piece.loaded.pictures, piece.loaded.labels))
         images = self.augmentation.batch(pictures, piece.loaded.keys)
-        batch = Batch(images, self.task.targets(labels))
-        if not (self.mixup or self.cutmix):
+        if self.growth is not None:
+            images = self.growth.batch(images, step)
+        return self.taught(self.mixed(Batch(images, self.task.targets(labels)), piece, step), piece.loaded.keys)
+
+    def mixed(self, batch: Batch, piece: Piece, step: int) -> Batch:
+        """The same pictures blended or cut into each other, where the recipe says so."""
+        if not self.mixing.on:
             return batch
-        cut, keep, places = draw(self.augmentation.seed, step, self.batch // 2, self.mixup, self.cutmix)
-        pairs = slice(piece.first // 2, (piece.first + len(images)) // 2)
-        return mix(batch, cut, keep[pairs], places[pairs])
+        pairs = slice(piece.first // 2, (piece.first + len(batch.inputs)) // 2)
+        return mix(batch, draw(self.augmentation.seed, step, self.batch // 2, self.mixing).part(pairs))
+
+    def taught(self, batch: Batch, keys: Keys) -> Batch:
+        """The targets with what the teacher says of the very same pictures beside them, [B 2K]."""
+        if self.teacher is None:
+            return batch
+        return Batch(batch.inputs, torch.cat([batch.targets, self.teacher(batch.inputs, keys)], dim=1))
 
 
 def cut(loaded: Loaded, part: slice) -> Loaded:
@@ -59,3 +77,42 @@ def shares(batch: int, processes: int, micro: int | None, mixing: bool) -> tuple
         raise UsageError(f"MixUp and CutMix pair pictures, and {share} per process in pieces of {each} is not even",
                          "use an even --plan.batch and --machine.micro, or --augment.mixup 0 --augment.cutmix 0")  # fmt: skip
     return share, each
+
+
+def stream(recipe: Recipe, split: Split) -> Stream:
+    """Which pictures a run trains on, in which order."""
+    p = recipe.plan
+    return Stream(p.seed, len(split), p.batch or 1, recipe.augment.repeats, split.labels if p.sampling == "balanced" else None)
+
+
+def augmentation(recipe: Recipe, preprocess: Preprocess) -> Augmentation:
+    """What a recipe says of single pictures."""
+    a = recipe.augment
+    return Augmentation(preprocess, recipe.plan.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical,
+                        a.randaugment, a.magnitude, a.policy, a.jitter, a.erase)  # fmt: skip
+
+
+def mixing(recipe: Recipe) -> Mixing:
+    """What a recipe says of pairs of pictures."""
+    a = recipe.augment
+    return Mixing(a.mixup, a.cutmix, a.mix_share, a.mix_switch, a.mix_each)
+
+
+def growth(recipe: Recipe, described: Described, device: torch.device) -> Growth | None:
+    """The sizes that training goes through, each tried on one empty picture. Errors: `UsageError` where the model cannot take one."""
+    start, full, steps = recipe.plan.grow_from, recipe.input.size, recipe.plan.steps or 1
+    if start is None or full is None:
+        return None
+    stride: int = described.model.backbone.strides[0]  # type: ignore
+    grown = Growth(start, full, max(1, round(recipe.plan.grow_until * steps)), stride)
+    net = described.model.eval()
+    for height, width in grown.sizes:
+        try:
+            with torch.no_grad():
+                described.task.predict(net, torch.zeros(1, recipe.input.channels, height, width, device=device))
+        except (VitrailError, RuntimeError, ValueError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise UsageError(f"{recipe.model.name} cannot be trained on pictures of {height}x{width}, as plan.grow_from asks: {reason}",
+                             "leave plan.grow_from out, or begin with another size") from None  # fmt: skip
+    net.train()
+    return grown

@@ -5,6 +5,8 @@ run.json           classes, reasons, the command, versions, the data in numbers
 entries.txt.gz     the files of the data set, to notice when it changes
 log.jsonl          one row per report
 checkpoints/       step-00000200/ and so on
+best/              step-00000150.safetensors: the weights of the best evaluation, where plan.patience is said
+divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
 evaluation/        test.json and test.npz, one pair per part of the data
 report.html        all of it on one page
@@ -27,6 +29,8 @@ from vitrail.data.dataset import Entry
 from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.weights.file import write_file
+
+PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def divergence(self) -> Path:
+        return self.path / "divergence"
 
     @property
     def weights(self) -> Path:
@@ -102,9 +114,9 @@ class RunFolder:
         write_file(self.recipe_file, toml(recipe, about.get("reasons", [])).encode())
 
     def check_writable(self) -> None:
-        """Finds out before the first step of a resumed run whether it can be written. Errors: `DataError`."""
+        """Finds out before the first step of a resumed run whether it can be written, its log anew included. Errors: `DataError`."""
         try:
-            probe(self.path)
+            probe(self.path, PAGE + (self.log.stat().st_size if self.log.exists() else 0))
         except OSError as error:
             raise unwritable(self.path, error) from None
 
@@ -150,11 +162,11 @@ def check_writable(path: Path) -> None:
         raise unwritable(path, error) from None
 
 
-def probe(folder: Path) -> None:
-    """Writes one page and removes it again."""
+def probe(folder: Path, size: int = PAGE) -> None:
+    """Writes so many bytes and removes them again."""
     file = folder / f".vitrail-{os.getpid()}"
     try:
-        file.write_bytes(bytes(4096))
+        file.write_bytes(bytes(size))
     finally:
         file.unlink(missing_ok=True)
 

@@ -99,7 +99,8 @@ def about(described: Described) -> dict[str, Any]:
     """What a weights file says of itself. No path, name of a machine or word of a command line is in it."""
     tables = to_tables(described.recipe)
     tables["data"] = {"name": described.recipe.data.name}
-    tables.pop("machine")
+    tables["task"] = {k: v for k, v in tables["task"].items() if k not in ("teacher", "teacher_weights", "keep")}
+    del tables["machine"], tables["start"]
     return {"format": FORMAT, "recipe": tables, "classes": list(described.classes), "multi_label": is_multi(described.task)}
 
 

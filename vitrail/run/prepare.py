@@ -10,15 +10,18 @@ import torch
 from vitrail import catalog
 from vitrail.checks import checked, place, update
 from vitrail.data.dataset import Dataset
+from vitrail.data.subset import subset
 from vitrail.data.survey import Survey, survey
 from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Choice, Recipe
-from vitrail.run import model
+from vitrail.run import model, start
 from vitrail.run.choose import Facts, fill
+from vitrail.run.start import Origin
 
 Progress = Callable[[int, int], None]
+PATHS = ("teacher", "teacher_weights")  # keys of tasks that name a file or folder
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Prepared:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]  # what was found in the data and left out
     left_out: dict[str, list[int]]  # by part, the places of pictures that could not be read
+    origin: Origin | None = None  # the weights that the run begins with
 
 
 def open_data(choice: Choice) -> tuple[Dataset, Choice]:
@@ -53,13 +57,16 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that cannot be.
     """
     catalog.module("tasks", recipe.task.name)  # wrong names are found before any picture is read
+    origin = start.find(recipe.start)
     if recipe.model.name:
         model.config(recipe.model)
     dataset, data = open_data(recipe.data)
+    recipe, taken = start.known(recipe, origin, dataset.channels) if origin else (recipe, [])
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, found, recipe)
-    dataset = without(dataset, left_out)
-    filled, reasons = fill(dataclasses.replace(recipe, data=data), facts(dataset, found, world.device))
+    dataset = sampled(without(dataset, left_out), recipe)
+    recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task))
+    filled, reasons = fill(recipe, facts(dataset, found, world.device))
     chosen = world.once(lambda: precision.choose(filled.plan.precision, world.device))
     if filled.plan.precision == "auto":
         reasons.append(f"plan.precision = {chosen.name}: {chosen.reason}")
@@ -67,7 +74,13 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     filled = dataclasses.replace(filled, plan=plan)
     check_keep(filled)
     fits(filled, dataset)
-    return Prepared(filled, dataset, found, tuple(reasons), tuple(notes), left_out)
+    return Prepared(filled, dataset, found, (*taken, *reasons), tuple(notes), left_out, origin)
+
+
+def absolute(task: Choice) -> Choice:
+    """A task whose paths hold wherever the run is taken up again."""
+    there = {k: str(p.absolute()) for k, v in task.keys.items() if k in PATHS and v and (p := place(v)).exists()}
+    return Choice(task.name, {**task.keys, **there})
 
 
 def check_keep(recipe: Recipe) -> None:
@@ -79,13 +92,44 @@ def check_keep(recipe: Recipe) -> None:
 def fits(recipe: Recipe, dataset: Dataset) -> None:
     """Errors: `UsageError` for settings that contradict each other or the data, which would only be noticed at some step."""
     given, have, low, high = recipe.input, dataset.channels, *recipe.augment.scale
-    if not (have == given.channels or have == 1 or (given.channels == 1 and have >= 3) or (given.channels, have) == (3, 4)):
+    if not (have == given.channels or have == 1 or (given.channels == 1 and have in (3, 4)) or (given.channels, have) == (3, 4)):
         raise UsageError(f"input.channels is {given.channels}, and pictures with {have} cannot be made into that", "leave it out")
     if (takes := recipe.model.keys.get("channels", given.channels)) != given.channels:
         raise UsageError(f"model.channels is {takes}, but the pictures have {given.channels}", f"--input.channels {takes}, or leave it out")
     model.preprocess(given)
     if low > high or high == 0:
         raise UsageError(f"augment.scale is from {low} to {high}", "the smaller share comes first: --augment.scale 0.35 1")
+    augments(recipe, given.channels)
+    shown(recipe, dataset.multi_label)
+
+
+def augments(recipe: Recipe, channels: int) -> None:
+    """Errors: `UsageError` for what cannot be done to pictures together, or to pictures of so many channels."""
+    a = recipe.augment
+    if a.policy != "none" and a.randaugment:
+        raise UsageError(f"augment.policy {a.policy} stands in place of RandAugment, and both are asked for",
+                         "--augment.randaugment 0, or --augment.policy none")  # fmt: skip
+    asked = {"randaugment": a.randaugment > 0, f"policy {a.policy}": a.policy != "none", "jitter": a.jitter > 0}
+    for name in (name for name, on in asked.items() if on):
+        if channels not in (1, 3):
+            raise UsageError(f"augment.{name} is defined for grey and RGB pictures, and these have {channels} channels",
+                             "leave it out; crops, flips, shifts, erasing and mixing take any number of channels")  # fmt: skip
+
+
+def shown(recipe: Recipe, multi_label: bool) -> None:
+    """Errors: `UsageError` for an order or sizes of pictures that cannot be."""
+    p, repeats, full = recipe.plan, recipe.augment.repeats, recipe.input.size
+    if p.sampling == "balanced" and multi_label:
+        raise UsageError("plan.sampling is balanced, but these pictures have several classes each", "--plan.sampling shuffle")
+    if repeats > 1 and (p.batch or 1) < 4 * repeats:
+        raise UsageError(f"augment.repeats is {repeats}, and a batch of {p.batch} would hold fewer than four different pictures",
+                         f"--plan.batch {4 * repeats} or more, or fewer repeats")  # fmt: skip
+    if p.grow_from is not None and full is not None:
+        if any(a > b for a, b in zip(p.grow_from, full, strict=True)):
+            raise UsageError(f"plan.grow_from is {p.grow_from[0]}x{p.grow_from[1]}, more than input.size, {full[0]}x{full[1]}",
+                             "training grows to input.size, so begin with less")  # fmt: skip
+        if p.grow_until == 0:
+            raise UsageError("plan.grow_from is given, but plan.grow_until is 0: no step would see it", "--plan.grow_until 0.8")
 
 
 def facts(dataset: Dataset, found: Survey, device: torch.device) -> Facts:
@@ -130,6 +174,15 @@ def without(dataset: Dataset, places: dict[str, list[int]]) -> Dataset:
         name: split.take(np.setdiff1d(np.arange(len(split)), places.get(name, []))) for name, split in dataset.splits.items()
     }  # fmt: skip
     return dataclasses.replace(dataset, splits=splits)
+
+
+def sampled(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The data set with only a share of its training pictures, where the recipe asks for that."""
+    if recipe.plan.share == 1.0 or "train" not in dataset.splits:
+        return dataset
+    train = dataset.splits["train"]
+    kept = train.take(subset(train.labels, recipe.plan.share, recipe.plan.seed))
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": kept})
 
 
 def held_out(dataset: Dataset, final: bool) -> str:

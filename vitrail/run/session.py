@@ -1,6 +1,7 @@
 """A run that can step: a new one from a recipe, or an old one taken up where its newest sound checkpoint stands."""
 
 import dataclasses
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +10,28 @@ from typing import Any
 import torch
 
 from vitrail.data import changes as entries
+from vitrail.data.cache import cached
 from vitrail.data.dataset import Dataset
 from vitrail.data.loader import default_workers
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.survey import survey
-from vitrail.data.transforms import Augmentation
 from vitrail.engine import checkpoint
-from vitrail.engine.optim import adamw, freeze, groups
+from vitrail.engine.freeze import Wave
 from vitrail.engine.precision import Precision
-from vitrail.engine.state import State, averaged
+from vitrail.engine.state import State
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override, to_tables
-from vitrail.run import model
-from vitrail.run.feed import Feed, shares
+from vitrail.run import model, start
+from vitrail.run.feed import Feed, augmentation, growth, mixing, shares
 from vitrail.run.folder import RunFolder, command
-from vitrail.run.prepare import Prepared, Progress, check_keep, open_data, prepare, without
+from vitrail.run.learning import check_keys, learner
+from vitrail.run.lock import held
+from vitrail.run.prepare import Prepared, Progress, check_keep, held_out, open_data, prepare, sampled, without
+from vitrail.run.teacher import hire
 from vitrail.version import __version__
 from vitrail.weights.folder import clean_folder
+from vitrail.weights.report import LoadReport
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Session:
     workers: int
     notes: list[str]
     changed: tuple[Change, ...] = ()  # what the user allowed to change on resuming
+    waves: tuple[Wave, ...] = ()  # what of the frozen weights begins to learn when
+    taken: LoadReport | None = None  # what became of the weights that the run began with
 
     @property
     def preprocess(self) -> Preprocess:
@@ -63,9 +70,17 @@ def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = Non
     prepared = prepare(recipe, world, progress)
     world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
     session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
+    session.taken = begin(session, prepared)
     world.once(lambda: create(session, prepared))
     session.notes += prepared.notes
     return session, prepared
+
+
+def begin(session: Session, prepared: Prepared) -> LoadReport | None:
+    """Puts the weights that the recipe starts from into the model. The averaged weights follow at the first step."""
+    if prepared.origin is None:
+        return None
+    return start.begin(session.state.model, prepared.origin, session.recipe.start, session.dataset.classes)
 
 
 def spelled(recipe: Recipe) -> dict[str, Any]:
@@ -90,6 +105,7 @@ def create(session: Session, prepared: Prepared) -> None:
             "left_out": prepared.left_out,
         },
         "versions": versions(),
+        "weights": session.taken.lines() if session.taken else [],
         "processes": session.world.size,
         "parameters": sum(p.numel() for p in session.described.model.parameters()),
     }
@@ -105,26 +121,34 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
     torch.manual_seed(recipe.plan.seed)
     described = model.assemble(recipe, dataset.classes, dataset.multi_label)
     net = described.model.to(world.device)
+    grown = growth(recipe, described, world.device)
     blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
-    freeze(net, net.backbone, blocks, recipe.optim.freeze)  # type: ignore
+    state, waves = learner(recipe, net, world.device)
     if recipe.machine.grad_checkpoint:
         recompute(blocks)
     if recipe.plan.compile:
         for block in blocks:
             block.compile()
-    o, p, a = recipe.optim, recipe.plan, recipe.augment
-    optimizer = adamw(groups(net, blocks, o.weight_decay, o.layer_decay), o.betas, o.eps)
-    scaler = torch.amp.GradScaler(world.device.type) if p.precision == "fp16" else None
-    state = State(net, optimizer, averaged(net, o.ema) if o.ema else None, scaler)
-    pre = model.preprocess(recipe.input)
-    augmentation = Augmentation(pre, p.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical, a.randaugment,
-                                a.magnitude, a.erase)  # fmt: skip
-    share, each = shares(p.batch or 1, world.size, recipe.machine.micro, bool(a.mixup or a.cutmix))
-    feed = Feed(augmentation, described.task, world.device, p.batch or 1, share, each, a.mixup, a.cutmix)
+    p = recipe.plan
+    pre, mixed = model.preprocess(recipe.input), mixing(recipe)
+    augmented = augmentation(recipe, pre)
+    share, each = shares(p.batch or 1, world.size, recipe.machine.micro, mixed.on)
+    task, train = described.task, dataset.splits["train"]
+    task.weigh(torch.from_numpy(train.labels))
+    taught = hasattr(task.config, "teacher")
+    teacher = hire(recipe, dataset.classes, pre, len(train), world.device) if taught else None
+    feed = Feed(augmented, task, world.device, p.batch or 1, share, each, mixed, grown, teacher)
+    kept, notes = in_memory(dataset, world) if recipe.machine.cache else (dataset, [])
     workers = recipe.machine.workers
     if workers is None:
-        workers = default_workers(dataset.splits["train"], augmentation.per_picture, world.size)
-    return Session(folder, recipe, dataset, described, state, feed, world, workers, list(dataset.notes))
+        workers = default_workers(dataset.splits["train"], augmented.per_picture, world.size)
+    return Session(folder, recipe, kept, described, state, feed, world, workers, [*dataset.notes, *notes], waves=waves)
+
+
+def in_memory(dataset: Dataset, world: World) -> tuple[Dataset, list[str]]:
+    """The data set with what is read again and again kept in memory, and what there is to say of it."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))  # torchrun says how many processes share this machine
+    return cached(dataset, list(dict.fromkeys(["train", held_out(dataset, final=False)])), here)
 
 
 def recompute(blocks: Any) -> None:
@@ -147,6 +171,12 @@ def old(folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: lis
     after = settle(before, given, allowed)
     world.agree({**spelled(after), "torch": torch.__version__})
     world.once(folder.check_writable)
+    with held(folder.path, world):
+        return reopened(folder, before, after, world)
+
+
+def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> Session:
+    """The session of a run's folder that no other process works in."""
     world.once(lambda: clean_folder(folder.path))
     about = folder.about()
     dataset = reopen(folder, after, about)
@@ -154,7 +184,8 @@ def old(folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: lis
     session = build(after, dataset, folder, world)
     session.changed = tuple(c for c in changes(before, after) if not same_place(c))
     saved, damaged = world.once(lambda: checkpoint.newest(folder.checkpoints))
-    session.notes = [f"passed over: {reason}" for reason in damaged] + [f"{c.key}: {c.old} -> {c.new}" for c in session.changed]
+    session.notes = session.notes[len(dataset.notes) :]  # those of the data set were told when the run began
+    session.notes += [f"passed over: {reason}" for reason in damaged] + [f"{c.key}: {c.old} -> {c.new}" for c in session.changed]
     if saved:
         session.state.load(saved.parts, saved.numbers)
     if session.state.step > session.steps:
@@ -175,6 +206,7 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
     for section, values in given:
         after = override(after, section, values)
     check_keep(after)
+    check_keys(before, allowed)
     found = [c for c in changes(before, after) if not same_place(c)]
     found.sort(key=lambda c: not c.key.endswith(".name"))  # another model loses all keys of the old one: its name says more
     refused = [c for c in found if c.key not in allowed]
@@ -207,4 +239,4 @@ def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
                             "start a new run; if only dates changed, new runs with --plan.fingerprint content do not mind")  # fmt: skip
     if list(dataset.classes) != about["classes"]:
         raise DataError("the classes are not those that the run began with", "start a new run, or restore them")
-    return without(dataset, about["data"]["left_out"])
+    return sampled(without(dataset, about["data"]["left_out"]), recipe)

@@ -1,71 +1,83 @@
 """The order of a run: step, log, evaluate, save, and at the end the finished weights and the judgement of them."""
 
-import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
 
 from vitrail.data.loader import Fetch, TrainRequests, load, losses_told
-from vitrail.data.sampling import Stream
 from vitrail.engine import checkpoint
 from vitrail.engine.log import Log
 from vitrail.engine.schedule import rate
 from vitrail.engine.stop import Stop
 from vitrail.engine.train import Loop, NotFinite, Piece, Report, train
 from vitrail.errors import Interrupted, RunError
-from vitrail.run import evaluate, model
-from vitrail.run.prepare import held_out
+from vitrail.run import divergence, model
+from vitrail.run.event import Event
+from vitrail.run.feed import stream
+from vitrail.run.judging import Evaluations, judged, restore, tidy
+from vitrail.run.lock import held
 from vitrail.run.session import Session, record
+from vitrail.types import Batch
 from vitrail.weights.file import pack, write_file
 
 FAILED_SAVES = 3  # in a row, before a run gives up
 
 
-class Event(NamedTuple):
-    """Something to tell: "train", "eval", "saved", "note" or "done", at a step, with numbers or words."""
-
-    kind: str
-    step: int
-    values: dict[str, Any]
-
-
 def run(session: Session) -> Iterator[Event]:
     """Steps to the end of the recipe and finishes the run's folder; yields what there is to tell.
 
-    Errors: `NotFinite` with the names of the batch, `Interrupted` after a signal (saved first), `RunError` after three saves
-    in a row have failed.
+    Errors: `RunError` with the names of the batch where a number is not finite, after three saves in a row have failed, and where
+    another process works in the folder; `Interrupted` after a signal (saved first).
     """
-    if session.changed and session.world.first:
-        record(session)
-    log = Log(session.folder.log, session.state.step, session.recipe.machine.tensorboard) if session.world.first else None
-    try:
-        for event in events(session):
-            if log and event.kind in ("train", "eval"):
-                log.write(event.kind, event.step, event.values)
-            yield event
-    finally:
-        if log:
-            log.close()
+    with held(session.folder.path, session.world):
+        if session.changed and session.world.first:
+            record(session)
+        log = Log(session.folder.log, session.state.step, session.recipe.machine.tensorboard) if session.world.first else None
+        try:
+            for event in events(session):
+                if log and event.kind in ("train", "eval"):
+                    log.write(event.kind, event.step, event.values)
+                yield event
+        finally:
+            if log:
+                log.close()
 
 
 def events(session: Session) -> Iterator[Event]:
-    state, machine = session.state, session.recipe.machine
     with Stop() as stop, losses_told():
-        window, saver = Window(session), Saver(session)
-        try:
-            for report in train(state, session.described.task, batches(session), loop(session, stop)):
-                window.add(report)
-                last = report.step == session.steps
-                if report.step % machine.log_every == 0 or last:
-                    yield Event("train", report.step, window.close(report))
-                if not last and due(report.step, session.recipe.plan.eval_every) and not report.stop:
-                    yield Event("eval", report.step, judged(session))
-                if report.step % machine.save_every == 0 or last or report.stop:
-                    yield from saver.save()
-                if report.stop and not last:
-                    raise interrupted(report.step, session, saver, stop)
-        except NotFinite as error:
-            raise named(error, session) from None
-        yield from finish(session)
+        saver, evaluations = Saver(session), Evaluations(session)
+        yield from evaluations.missed()
+        if not evaluations.enough:
+            yield from stepping(session, stop, saver, evaluations)
+        if evaluations.enough and session.state.step < session.steps:
+            yield evaluations.told()
+        yield from finish(session, stop, saver)
+
+
+def stepping(session: Session, stop: Stop, saver: "Saver", evaluations: Evaluations) -> Iterator[Event]:
+    """Every step that is still to do, or those until it is known that more would bring nothing."""
+    machine, window, looping = session.recipe.machine, Window(session), loop(session, stop)
+    try:
+        for report in train(session.state, session.described.task, batches(session), looping):
+            window.add(report)
+            last, logged = report.step == session.steps, report.step % machine.log_every == 0
+            if logged or last:
+                yield from window.close(report)
+            if evaluations.due(report.step) and not report.stop:
+                yield from evaluations.judge()
+            enough = evaluations.enough
+            if enough and not (logged or last):
+                yield from window.close(report)
+            if report.step % machine.save_every == 0 or last or enough or report.stop:
+                yield from saver.save(final=last or enough)
+            if report.stop:
+                raise interrupted(report.step, session, saver, stop)
+            if enough:
+                return
+    except NotFinite as error:
+        raise divergence.told(error, session, looping.rate(error.step - 1)) from None
 
 
 def interrupted(step: int, session: Session, saver: "Saver", stop: Stop) -> Interrupted:
@@ -81,15 +93,10 @@ def newest(session: Session) -> str:
     return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
 
 
-def due(step: int, every: int | None) -> bool:
-    return bool(every) and step % (every or 1) == 0
-
-
 def batches(session: Session) -> Iterator[list[Piece]]:
     """The pieces of every step that is still to do."""
-    split, plan, world = session.dataset.splits["train"], session.recipe.plan, session.world
-    stream = Stream(plan.seed, len(split), plan.batch or 1)
-    requests = TrainRequests(stream, session.state.step, session.steps, world.rank, world.size)
+    split, world = session.dataset.splits["train"], session.world
+    requests = TrainRequests(stream(session.recipe, split), session.state.step, session.steps, world.rank, world.size)
     for loaded in load(Fetch(split, session.feed.augmentation), requests, session.workers):
         yield session.feed.pieces(loaded, world.rank)
 
@@ -99,13 +106,24 @@ def loop(session: Session, stop: Stop) -> Loop:
     peak, warmup, steps = o.lr or 0.0, o.warmup or 0, session.steps
     return Loop(
         rate=lambda step: peak * rate(step, steps, warmup, o.schedule, o.final),
-        prepare=session.feed.prepare,
+        prepare=channels_last(session) if session.recipe.machine.channels_last else session.feed.prepare,
         clip=o.clip,
         seed=session.recipe.plan.seed,
         precision=session.precision,
         world=session.world,
         stopping=stop.asked,
+        waves=session.waves,
     )
+
+
+def channels_last(session: Session) -> Callable[[Piece, int], Batch]:
+    """Batches whose pictures lie in memory as the weights of the model do."""
+
+    def prepare(piece: Piece, step: int) -> Batch:
+        batch = session.feed.prepare(piece, step)
+        return Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.targets)
+
+    return prepare
 
 
 class Window:
@@ -115,13 +133,21 @@ class Window:
         self.session = session
         self.reports: list[Report] = []
         self.spent, self.done = 0.0, 0
+        self.norms = divergence.Norms()
 
     def add(self, report: Report) -> None:
         self.reports.append(report)
         self.spent += report.step_s
         self.done += 1
 
-    def close(self, report: Report) -> dict[str, Any]:
+    def close(self, report: Report) -> Iterator[Event]:
+        """The row of the log, and a warning where a gradient was far above the usual."""
+        exploded = self.norms.look(self.reports)
+        yield Event("train", report.step, self.values(report))
+        if exploded:
+            yield Event("note", report.step, {"text": exploded})
+
+    def values(self, report: Report) -> dict[str, Any]:
         """Means over the window; `eta_s` from the mean step since the start."""
         n, seconds = len(self.reports), sum(r.step_s for r in self.reports)
         terms = {name: sum(float(r.terms[name]) for r in self.reports) / n for name in report.terms}
@@ -146,7 +172,8 @@ class Saver:
         self.session = session
         self.failed = 0
 
-    def save(self) -> Iterator[Event]:
+    def save(self, final: bool = False) -> Iterator[Event]:
+        """`final`: no other save will come."""
         session, step = self.session, self.session.state.step
         if not session.world.first:
             return
@@ -155,11 +182,12 @@ class Saver:
                 session.folder.checkpoints, session.state.tensors(), session.state.numbers(), session.recipe.machine.keep
             )
             self.failed = 0
+            tidy(session)
             yield Event("saved", step, {"path": str(path)})
         except Exception as error:
             self.failed += 1
             told = f"step {step} could not be saved: {reason(error, session)}"
-            if self.failed >= FAILED_SAVES or step == session.steps:
+            if self.failed >= FAILED_SAVES or final:
                 raise RunError(told, f"free some space, then: vitrail train --resume {session.folder.path}") from None
             yield Event("note", step, {"text": f"{told}; older checkpoints are untouched, going on"})
 
@@ -178,34 +206,25 @@ def reason(error: Exception, session: Session) -> str:
         return f"{error.strerror} at {session.folder.checkpoints} ({need:,} bytes needed)"
 
 
-def judged(session: Session, final: bool = False) -> dict[str, Any]:
-    """The numbers of the held-out part, and the seconds they took. At the end the judgement is kept."""
-    start = time.perf_counter()
-    part = held_out(session.dataset, final)
-    split = session.dataset.splits[part]
-    described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
-    metrics, found = evaluate.judge(described, split, session.preprocess, session.world, session.workers, session.precision)
-    if final and session.world.first:
-        evaluate.keep(session.folder, part, metrics, found, [split.names[i] for i in range(len(split))])
-    return {"part": part, **evaluate.scalars(metrics), "eval_s": round(time.perf_counter() - start, 3)}
-
-
-def finish(session: Session) -> Iterator[Event]:
-    """The finished weights, then the judgement of them."""
+def finish(session: Session, stop: Stop, saver: Saver) -> Iterator[Event]:
+    """The finished weights, then the judgement of them. All is saved by now, so a signal ends it at once."""
+    step = session.state.step
+    restore(session)
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
     try:
         if session.world.first:
             write_file(session.folder.weights, pack(dict(session.state.best.state_dict()), model.about(described)))
-        values = judged(session, final=True)
+        with leaving(session, stop):
+            values = judged(session, final=True)
     except OSError as error:
         told = f"the finished weights could not be written: {reason(error, session)}"
         raise RunError(told, f"the run is saved; free some space, then: vitrail train --resume {session.folder.path}") from None
-    yield Event("eval", session.steps, values)
-    yield Event("done", session.steps, values)
+    except KeyboardInterrupt:
+        raise interrupted(step, session, saver, stop) from None
+    yield Event("eval", step, values)
+    yield Event("done", step, values)
 
 
-def named(error: NotFinite, session: Session) -> RunError:
-    """The error with the pictures of the batch in it, and the last checkpoint."""
-    names = session.dataset.splits["train"].names
-    shown = ", ".join(names[int(i)] for i in error.keys.ids[:8])
-    return RunError(f"{error.what}; {newest(session)}; the batch: {shown}{', ...' if len(error.keys.ids) > 8 else ''}", error.fix)
+def leaving(session: Session, stop: Stop) -> AbstractContextManager:
+    """One process alone may leave in the middle of the last judgement; of several each must wait for the others' predictions."""
+    return stop.leaving_at_once() if session.world.size == 1 else nullcontext()

@@ -19,6 +19,7 @@ class Config:
     multi_label: bool = False  # a picture may have any number of the classes
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # "bce": each class on its own (DeiT III, ResNet strikes back)
     smoothing: Fraction = 0.1  # share of the target spread over all classes
+    class_weights: Literal["none", "balanced"] = "none"  # "balanced": a class counts for more the rarer it is in training
 
 
 class Classification:
@@ -26,6 +27,7 @@ class Classification:
 
     def __init__(self, config: Config):
         self.config = config
+        self.weights: Tensor | None = None  # of the classes [K], mean 1 over the training pictures
         self.higher_is_better = "mAP" if config.multi_label else "top1"
 
     def assemble(self, backbone: nn.Module) -> Classifier:
@@ -39,12 +41,23 @@ class Classification:
             return hard * (1 - s) + s / 2
         return hard * (1 - s) + s / self.config.classes
 
+    def weigh(self, labels: Tensor) -> None:
+        """Class indices [N] or multi-hot labels [N K] of the training part, of which "balanced" weights are made."""
+        if self.config.class_weights == "balanced":
+            counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=self.config.classes)
+            self.weights = counts.sum() / (len(counts) * counts.clamp(min=1).float())
+
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(batch.inputs)
         targets = batch.targets if batch.targets.is_floating_point() else self.targets(batch.targets)
+        kind = "bce" if self.config.multi_label or self.config.loss == "bce" else "cross_entropy"
+        return {kind: self.distance(model(batch.inputs), targets)}
+
+    def distance(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of logits [B K] against soft targets [B K]. A weight multiplies what its class has a part in."""
+        weights = None if self.weights is None else self.weights.to(logits)
         if self.config.multi_label or self.config.loss == "bce":
-            return {"bce": F.binary_cross_entropy_with_logits(logits, targets)}
-        return {"cross_entropy": F.cross_entropy(logits, targets)}
+            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+        return F.cross_entropy(logits, targets, weight=weights)
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Probabilities [B K]."""

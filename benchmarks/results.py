@@ -1,0 +1,192 @@
+"""Does each part of a recipe pay? Trains small models on real pictures with and without it, over seeds, and writes docs/results.md.
+
+    python benchmarks/results.py --data data --tables 2 3 --jobs 2
+
+`--data` is a folder with fashion-mnist/ (the four official files) and medmnist/bloodmnist.npz. Runs go to `--runs` and are not
+repeated when they are there; `--jobs` run side by side, one thread each, since only accuracy is read from them. Every figure is the
+accuracy on the official test pictures: mean and standard deviation over the seeds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+NANO = "--model vit/nano --model.patch 8"
+BLOOD = "--data {data}/medmnist/bloodmnist.npz"
+FASHION = "--data {data}/fashion-mnist"
+SMALL_BLOOD = f"{BLOOD} {NANO} --plan.share 0.1 --plan.epochs 60 --plan.batch 64 --task.smoothing 0 --augment.crop none --augment.no-flip"
+TENTH = f"{FASHION} --plan.share 0.1 --plan.epochs 20 --plan.batch 64"
+FEW_BLOOD = f"{BLOOD} --plan.share 0.05 --plan.steps 900 --plan.batch 64 --augment.crop none --augment.flip --augment.flip-vertical"
+FEW_FASHION = f"{FASHION} --plan.share 0.05 --plan.steps 900 --plan.batch 64 --augment.crop none --augment.flip"
+STUDENT = "--model deit/tiny_distilled --model.width 96 --model.depth 3 --model.heads 3 --model.patch 8 --model.stem conv --optim.lr 2e-3"
+HUNGER = f"{FASHION} --plan.steps 600 --plan.batch 64 --augment.crop none --augment.flip"
+
+
+class Row(NamedTuple):
+    """One setting: `words` of `vitrail train`; {seed}, {data} and {runs} are filled in. `needs`: rows trained before it."""
+
+    name: str
+    words: str
+    needs: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    title: str
+    says: str  # what is held fixed
+    rows: tuple[Row, ...]
+    hidden: tuple[Row, ...] = ()  # trained because others need them
+
+
+def one_more(words: str, parts: dict[str, str]) -> tuple[Row, ...]:
+    """The plain row, each part alone, and all of them together."""
+    alone = tuple(Row(name, f"{words} {more}") for name, more in parts.items())
+    return (Row("none", words), *alone)
+
+
+AUGMENTS = {
+    "flips": "--augment.flip --augment.flip-vertical",
+    "shifts of 2 pixels": "--augment.crop pad",
+    "random crops": "--augment.crop random --augment.scale 0.5 1",
+    "RandAugment 2, 9": "--augment.randaugment 2",
+    "TrivialAugment": "--augment.policy trivialaugment",
+    "3-Augment": "--augment.policy 3-augment --augment.jitter 0.3",
+    "erasing 0.25": "--augment.erase 0.25",
+    "MixUp 0.2": "--augment.mixup 0.2",
+    "CutMix 1": "--augment.cutmix 1",
+    "label smoothing 0.1": "--task.smoothing 0.1",
+    "drop path 0.1": "--model.drop-path 0.1",
+    "averaged weights 0.998": "--optim.ema 0.998",
+    "repeated augmentation 3, flips": "--augment.flip --augment.flip-vertical --augment.repeats 3",
+}
+ALL = "--augment.flip --augment.flip-vertical --augment.crop pad --augment.cutmix 1 --model.drop-path 0.1 --optim.ema 0.998"
+SWITCHES = {
+    "half of the patches dropped": "--model.patch-dropout 0.5",
+    "drop path 0.3": "--model.drop-path 0.3",
+    "drop path 0.3, left uncomputed": "--model.drop-path 0.3 --model.drop-path-skip",
+    "resolution grows from 16x16": "--plan.grow-from 16 16",
+    "channels last": "--machine.channels-last",
+    "decoded pictures kept in memory": "--machine.cache",
+}
+TEACHER = f"{TENTH} --model resnet/18 --model.width 32 --optim.lr 2e-3 --augment.crop pad --augment.flip"
+ARCHITECTURES = {
+    "ViT (conv stem)": f"{NANO}",
+    "ViT (plain patches)": f"{NANO} --model.stem patch --model.patch 7",
+    "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 16 --optim.lr 2e-3",
+    "Swin": "--model swin/tiny --model.patch 2 --model.width 32 --model.depths 1 1 2 1 --model.heads 1 2 4 8 --optim.lr 2e-3",
+    "ResNet": "--model resnet/18 --model.width 16 --optim.lr 2e-3",
+}
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+TABLES = {
+    1: Table("Augmentation and regularisation, each alone and together", "BloodMNIST, 10 % of the training pictures, 60 epochs.",
+             (*one_more(SMALL_BLOOD, AUGMENTS), Row("flips, shifts, CutMix, drop path, averaged weights", f"{SMALL_BLOOD} {ALL}"))),
+    2: Table("Distillation", "Fashion-MNIST, 10 % of the training pictures, 20 epochs; the teacher sees the same 10 %.", (
+        Row("student alone (two heads, labels for both)", f"{TENTH} {STUDENT} --augment.crop none --augment.flip"),
+        Row("hard distillation, token", f"{TENTH} {STUDENT} --augment.crop pad --augment.flip --task distillation --task.teacher "
+            "{runs}/2-teacher-{seed}", ("teacher",)),
+        Row("soft distillation, token, T 3, share 0.9", f"{TENTH} {STUDENT} --augment.crop pad --augment.flip --task distillation "
+            "--task.teacher {runs}/2-teacher-{seed} --task.kind soft --task.alpha 0.9", ("teacher",)),
+        Row("student alone, with the shifts that the distilled see", f"{TENTH} {STUDENT} --augment.crop pad --augment.flip"),
+        Row("teacher", TEACHER),
+    )),
+    3: Table("Transfer with 5 % of the labels", "900 steps of 64 pictures each; pre-trained on all of the other set, 4,000 steps.", (
+        Row("BloodMNIST from scratch", f"{FEW_BLOOD} {NANO}"),
+        Row("BloodMNIST, all of it learns", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-{{seed}} --optim.lr 1e-3", ("fashion",)),
+        Row("BloodMNIST, head only", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-{{seed}} --optim.freeze backbone", ("fashion",)),
+        Row("BloodMNIST, thawed from the top", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-{{seed}} --optim.lr 1e-3 "
+            "--optim.freeze backbone --optim.unfreeze 100 200 300 400", ("fashion",)),
+        Row("Fashion-MNIST from scratch", f"{FEW_FASHION} {NANO}"),
+        Row("Fashion-MNIST, all of it learns", f"{FEW_FASHION} --weights {{runs}}/3-blood-{{seed}} --optim.lr 1e-3", ("blood",)),
+        Row("Fashion-MNIST, head only", f"{FEW_FASHION} --weights {{runs}}/3-blood-{{seed}} --optim.freeze backbone", ("blood",)),
+        Row("Fashion-MNIST, thawed from the top", f"{FEW_FASHION} --weights {{runs}}/3-blood-{{seed}} --optim.lr 1e-3 "
+            "--optim.freeze backbone --optim.unfreeze 100 200 300 400", ("blood",)),
+    ), (
+        Row("fashion", f"{FASHION} {NANO} --plan.steps 4000 --plan.batch 64 --augment.crop none --augment.flip"),
+        Row("blood", f"{BLOOD} {NANO} --plan.steps 4000 --plan.batch 64 --augment.flip --augment.flip-vertical"),
+    )),
+    4: Table("Hunger for data", "Fashion-MNIST, 600 steps of 64 pictures whatever the share of the training pictures.", tuple(
+        Row(f"{name}, {share:.0%}", f"{HUNGER} {words} --plan.share {share}")
+        for name, words in ARCHITECTURES.items() for share in SHARES)),
+    5: Table("Switches that save work", "BloodMNIST, 10 % of the training pictures, 60 epochs; seconds are in docs/training.md.",
+             one_more(f"{SMALL_BLOOD} --augment.flip --augment.flip-vertical", SWITCHES)),
+}  # fmt: skip
+
+
+def slug(name: str) -> str:
+    return "-".join("".join(ch if ch.isalnum() else " " for ch in name.lower()).split())
+
+
+def folder(number: int, row: Row, seed: int, runs: Path) -> Path:
+    return runs / f"{number}-{slug(row.name)}-{seed}"
+
+
+def accuracy(run: Path) -> float | None:
+    judged = run / "evaluation" / "test.json"
+    return 100 * json.loads(judged.read_text())["top1"] if judged.is_file() else None
+
+
+def train(number: int, row: Row, seed: int, given: argparse.Namespace) -> None:
+    """One run, unless it is there. A run that was broken off is taken up again."""
+    out = folder(number, row, seed, given.runs)
+    if accuracy(out) is not None:
+        return
+    words = row.words.format(seed=seed, data=given.data, runs=given.runs).split()
+    kept = ["--plan.eval-every", "0", "--machine.save-every", "100000", "--device", "cpu", "--quiet"]
+    told = ["--resume", str(out)] if (out / "recipe.toml").is_file() else [*words, *kept, "--plan.seed", str(seed), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "vitrail", "train", *told], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True)  # fmt: skip
+    print(f"{out.name}: {done.stderr.strip() or accuracy(out)}", flush=True)
+
+
+def stages(number: int, given: argparse.Namespace) -> Iterator[list[tuple[Row, int]]]:
+    """What can be trained side by side: first what others need."""
+    table = TABLES[number]
+    rows = (*table.hidden, *table.rows)
+    needed = {name for row in rows for name in row.needs}
+    for first in (True, False):
+        yield [(row, seed) for seed in range(given.seeds) for row in rows if (row.name in needed) is first]
+
+
+def written(number: int, given: argparse.Namespace) -> str:
+    """A table in Markdown; rows without a finished run are left out."""
+    table, lines, base = TABLES[number], [], None
+    for row in table.rows:
+        found = [a for seed in range(given.seeds) if (a := accuracy(folder(number, row, seed, given.runs))) is not None]
+        if not found:
+            continue
+        mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+        base = mean if base is None or "from scratch" in row.name else base
+        command = " ".join(row.words.format(seed="SEED", data="data", runs="runs").split())
+        lines.append(f"| {row.name} | {mean:.2f} ± {spread:.2f} | {mean - base:+.2f} | {len(found)} | `{command}` |")
+    head = "| | top-1 % | against the first | seeds | `vitrail train ... --plan.seed SEED` |\n|---|---|---|---|---|"
+    return "\n".join([f"## {number}. {table.title}\n", f"{table.says}\n", head, *lines]) if lines else ""
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--data", type=Path, default=Path("data"))
+    asked.add_argument("--runs", type=Path, default=Path("runs/results"))
+    asked.add_argument("--tables", type=int, nargs="+", default=list(TABLES), choices=list(TABLES))
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--jobs", type=int, default=1)
+    asked.add_argument("--write", action="store_true", help="only write the page from the runs that are there")
+    given = asked.parse_args()
+    for number in [] if given.write else given.tables:
+        for stage in stages(number, given):
+            with ThreadPoolExecutor(given.jobs) as pool:
+                list(pool.map(lambda one, n=number: train(n, *one, given), stage))
+    tables = "\n\n".join(filter(None, (written(number, given) for number in TABLES)))
+    start, _, rest = PAGE.read_text().partition("<!-- tables -->") if PAGE.exists() else ("# What each part is worth\n\n", "", "")
+    PAGE.write_text(f"{start}<!-- tables -->\n{tables}\n<!-- /tables -->{rest.partition('<!-- /tables -->')[2] or chr(10)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""One process works in a run's folder at a time; a signal in the last judgement ends a run that is saved."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from vitrail.errors import Interrupted, RunError, UsageError
+from vitrail.run import evaluate, lock, train
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from vitrail.engine.world import World
+from vitrail.run.lock import held
+import torch
+with held(Path(sys.argv[1]), World(0, 1, torch.device("cpu"))):
+    print("held", flush=True)
+    if len(sys.argv) > 2:  # a child of the holder, as a worker that reads pictures
+        import os
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+    time.sleep(20)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = tiny.begin(tiny.recipe(tiny.npz(tmp_path / "data"), plan={"eval_every": 0}), tmp_path / "run")
+    for event in train.run(made):
+        if event.kind == "saved":
+            break
+    return tmp_path / "run"
+
+
+def holder(run, *more):
+    running = subprocess.Popen([sys.executable, "-c", HOLDER, str(run), *more], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stdout.readline() == "held\n"
+    return running
+
+
+def test_a_second_process_is_told_which_one_is_at_work(run):
+    running = holder(run)
+    try:
+        before = sorted(run.rglob("*"))
+        with pytest.raises(RunError, match=f"process {running.pid} on .* is working in") as told:
+            tiny.again(run)
+        assert told.value.fix
+        assert sorted(run.rglob("*")) == before
+    finally:
+        running.kill()
+        running.wait()
+    assert tiny.finish(tiny.again(run))[-1].kind == "done"
+    assert not (run / lock.NAME).exists()
+
+
+def test_a_run_that_was_taken_up_elsewhere_in_between_does_not_begin(run):
+    mine = tiny.again(run)
+    running = holder(run)
+    try:
+        with pytest.raises(RunError, match="is working in"):
+            tiny.finish(mine)
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_killed_run_holds_nothing_even_if_its_workers_live_on(run):
+    running = holder(run, "fork")
+    running.kill()
+    running.wait()
+    try:
+        assert tiny.finish(tiny.again(run))[-1].kind == "done"
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+
+
+def test_without_locks_one_goes_on(run, monkeypatch):
+    import fcntl
+
+    def none(*given):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    assert tiny.finish(tiny.again(run))[-1].kind == "done"
+
+
+def test_a_key_that_no_recipe_has_cannot_be_allowed_to_change(run):
+    with pytest.raises(UsageError, match=r"optim\.lr"):
+        tiny.again(run, [], ["optim.lrr"])
+
+
+def test_a_signal_in_the_last_judgement_ends_a_run_that_is_saved(run, monkeypatch):
+    judge, done = evaluate.judge, []
+
+    def told(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append(judge(*given))
+        return done[-1]
+
+    monkeypatch.setattr(evaluate, "judge", told)
+    with pytest.raises(Interrupted, match="stopped at step 12 of 12, saved") as said:
+        tiny.finish(tiny.again(run))
+    assert said.value.code == 143
+    assert not done
+    assert (run / "model.safetensors").exists()
+    monkeypatch.undo()
+    assert [e.kind for e in tiny.finish(tiny.again(run))] == ["eval", "done"]

@@ -1,0 +1,123 @@
+"""Decoded pictures kept in memory, once for a process and all its workers. They are stored as decoded, so nothing else changes."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vitrail.data.dataset import Dataset, Split
+
+BLOCK = 256  # pictures that wait for being stored at a time
+LOOKED_AT = 64  # pictures from which the size of all is estimated
+SHARE = 0.5  # of the free memory that may be taken
+
+
+class Memory:
+    """The bytes of an unnamed file that lies in memory. A worker that is not forked is handed the file, never a copy."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __reduce__(self) -> tuple[Callable[[Any], "Memory"], tuple[Any]]:
+        from multiprocessing.reduction import DupFd
+
+        return attach, (DupFd(self.file.fileno()),)
+
+
+def attach(handle: Any) -> Memory:
+    """The same memory in another process."""
+    return Memory(open(handle.detach(), "rb"))
+
+
+@dataclass(frozen=True)
+class CachedReader:
+    """Reads picture i out of memory. starts: int64 [N]. shapes: int64 [N 3]."""
+
+    memory: Memory
+    starts: np.ndarray
+    shapes: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        shape = self.shapes[index]
+        return np.frombuffer(self.memory.mapped, np.uint8, int(shape.prod()), int(self.starts[index])).reshape(shape).copy()
+
+
+def cached(dataset: Dataset, parts: list[str], processes: int) -> tuple[Dataset, list[str]]:
+    """The data set with some parts kept in memory, and what a user should know of it.
+
+    processes: how many on this machine do the same. Too little memory is no error: the pictures are read as before.
+    Errors: `BadImage` for a picture that cannot be read.
+    """
+    wanted = {name: dataset.splits[name] for name in parts if dataset.splits[name].array is None}
+    if not wanted:
+        return dataset, ["machine.cache: the pictures lie in memory already"]
+    if os.name == "nt":
+        return dataset, ["machine.cache is left out: on Windows the pictures could not be shared with the workers"]
+    need, may = sum(map(estimate, wanted.values())), int(free_memory() * SHARE / processes)
+    if need > may:
+        return dataset, [f"machine.cache is left out: the pictures take about {size(need)}, and {size(may)} may be used"]
+    splits, notes = dict(dataset.splits), []
+    for name, split in wanted.items():
+        reader = filled(split)
+        splits[name] = replace(split, read=reader)
+        notes.append(f"machine.cache: {len(split):,} pictures of {name} are kept in memory ({size(reader.memory.mapped.size())})")
+    return replace(dataset, splits=splits), notes
+
+
+def filled(split: Split) -> CachedReader:
+    """Every picture read once and kept."""
+    file = unnamed()
+    shapes = np.empty((len(split), 3), np.int64)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(split), BLOCK):
+            places = range(start, min(start + BLOCK, len(split)))
+            for i, pixels in zip(places, pool.map(split.read, places), strict=True):
+                shapes[i] = pixels.shape
+                file.write(np.ascontiguousarray(pixels).data)
+    file.flush()
+    sizes = shapes.prod(1)
+    return CachedReader(Memory(file), sizes.cumsum() - sizes, shapes)
+
+
+def unnamed() -> BinaryIO:
+    """A file that no folder holds. It lives as long as its readers; unlike /dev/shm it has no limit but that of the memory."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("pictures"), "wb+")
+    return tempfile.TemporaryFile()
+
+
+def estimate(split: Split) -> int:
+    """How many bytes the decoded pictures take, from some that lie spread over all."""
+    some = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int))
+    return int(np.mean([split.read(int(i)).nbytes for i in some]) * len(split))
+
+
+def free_memory() -> int:
+    """Bytes that may be taken before the machine, or the container that this runs in, begins to swap or to kill."""
+    found = []
+    for line in text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limit, used = text("/sys/fs/cgroup/memory.max").strip(), text("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdecimal() and used.isdecimal():
+        found.append(max(0, int(limit) - int(used)))
+    return min(found) if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

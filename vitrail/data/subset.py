@@ -1,0 +1,15 @@
+"""A share of the training pictures, to see how much data a model needs."""
+
+import numpy as np
+
+
+def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Places of a share of the pictures, in ascending order: the same share of every class, at least one of each.
+
+    `labels`: class indices [N], or multi-hot [N K], of which any are taken. A smaller share of the same seed lies within a larger.
+    """
+    shuffled = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 48], np.uint64))).permutation(len(labels))
+    if labels.ndim == 2:
+        return np.sort(shuffled[: max(1, round(share * len(labels)))])
+    parts = [shuffled[labels[shuffled] == k] for k in np.unique(labels)]
+    return np.sort(np.concatenate([part[: max(1, round(share * len(part)))] for part in parts]))

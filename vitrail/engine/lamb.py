@@ -1,0 +1,68 @@
+"""LAMB: Adam whose step in each layer is as long, relative to its weights, as the rate says (You et al. 2020, arxiv.org/abs/1904.00962).
+
+Adam's update is computed with its bias correction, weight decay is added to it, and the sum is scaled by |weights| / |update|, weight
+tensor by weight tensor. What does not decay (biases, norms, tokens) takes Adam's plain update, as in the code that DeiT III and "ResNet
+strikes back" were trained with. Clipping the gradient is the loop's business, not this file's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Lamb(torch.optim.Optimizer):
+    """Every parameter counts its own steps, so that one that begins to learn later is corrected as if it had just begun."""
+
+    def __init__(self, parameter_groups: list[dict], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
+        super().__init__(parameter_groups, {"lr": 1.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of everything that has a gradient. No closure is taken: the loop has computed the gradients."""
+        for group in self.param_groups:
+            learning: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if learning:
+                update(learning, [self.moments(p) for p in learning], group)
+
+    def moments(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), device=p.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+
+def update(weights: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
+    """Moves `weights`, all of one group, by their gradients; nothing is read back from the device."""
+    (beta1, beta2), decay = group["betas"], group["weight_decay"]
+    grads = [p.grad for p in weights if p.grad is not None]
+    steps, means, squares = ([s[key] for s in states] for key in ("step", "exp_avg", "exp_avg_sq"))
+    torch._foreach_add_(steps, 1)
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, torch._foreach_sqrt(corrections(beta2, steps)))
+    torch._foreach_add_(roots, group["eps"])
+    moves: Any = torch._foreach_div(means, corrections(beta1, steps))
+    torch._foreach_div_(moves, roots)
+    if decay:
+        torch._foreach_add_(moves, weights, alpha=decay)
+        torch._foreach_mul_(moves, trust(weights, moves))
+    torch._foreach_add_(weights, moves, alpha=-group["lr"])
+
+
+def corrections(beta: float, steps: list[Tensor]) -> list[Tensor]:
+    """1 - beta^step: what the mean of so many gradients is short of, since it began at zero."""
+    powers = torch._foreach_pow(beta, steps)
+    torch._foreach_neg_(powers)
+    torch._foreach_add_(powers, 1)
+    return list(powers)
+
+
+def trust(weights: Sequence[Tensor], moves: Sequence[Tensor]) -> list[Tensor]:
+    """|weights| / |move| of each; 1 where either is zero."""
+    pairs = zip(torch._foreach_norm(list(weights)), torch._foreach_norm(list(moves)), strict=True)
+    return [torch.where((w > 0) & (m > 0), w / m, 1.0) for w, m in pairs]

@@ -1,0 +1,52 @@
+"""What of a recipe's model learns, by which optimiser and from which step on; and what contradicts itself there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrail.engine.freeze import Wave, freeze, parts, waves
+from vitrail.engine.optim import Numbers, groups, optimizer
+from vitrail.engine.state import State, averaged
+from vitrail.errors import UsageError, pick
+from vitrail.recipe import CHOICES, SECTIONS, Recipe
+
+
+def learner(recipe: Recipe, net: nn.Module, device: torch.device) -> tuple[State, tuple[Wave, ...]]:
+    """The state of a run that has not begun, with frozen what is to be frozen, and when which of it begins to learn.
+
+    Errors: `UsageError` for settings that contradict each other.
+    """
+    check(recipe)
+    o = recipe.optim
+    backbone: Any = net.backbone
+    blocks = list(backbone.blocks)
+    if recipe.machine.channels_last:
+        net.to(memory_format=torch.channels_last)
+    frozen = parts(net, backbone, blocks, o.freeze)
+    planned = waves(frozen, o.unfreeze, recipe.plan.steps or 0)
+    freeze(net, backbone, blocks, o.freeze)
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UsageError(f"optim.freeze {o.freeze} leaves nothing to learn", "freeze less")
+    made = groups(net, blocks, o.weight_decay, o.layer_decay)
+    using = optimizer(o.kind, made, blocks, Numbers(o.betas, o.eps, o.momentum))
+    scaler = torch.amp.GradScaler(device.type) if recipe.plan.precision == "fp16" else None
+    return State(net, using, averaged(net, o.ema) if o.ema else None, scaler), planned
+
+
+def check(recipe: Recipe) -> None:
+    """Errors: `UsageError` for what can be seen from the recipe alone."""
+    o, p = recipe.optim, recipe.plan
+    if p.patience and not p.eval_every:
+        raise UsageError(f"plan.patience is {p.patience} evaluations, and plan.eval_every 0 makes none", "--plan.eval-every STEPS")
+    if o.kind == "muon" and o.freeze == "backbone" and not o.unfreeze:
+        raise UsageError("optim.kind muon moves the blocks, which optim.freeze backbone keeps still", "--optim.kind adamw")
+
+
+def check_keys(recipe: Recipe, allowed: Sequence[str]) -> None:
+    """Errors: `UsageError` for keys that no recipe has, with the nearest. A model's own keys are its affair."""
+    fields = [f"{section}.{key}" for section in SECTIONS if section not in CHOICES for key in vars(getattr(recipe, section))]
+    for key in allowed:
+        if key.partition(".")[0] not in CHOICES:
+            pick(key, fields, "key", "keys are written as in --allow-change optim.lr")

@@ -1,0 +1,112 @@
+"""Weights that a run begins with: those of another run, of a model folder, or of a file of published weights.
+
+What they know of their model and its pictures holds for the new run, unless something else is said.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrail.checks import place
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.recipe import Choice, Input, Recipe, Start
+from vitrail.run import bring, folder, model
+from vitrail.run.predict import load as trained
+from vitrail.weights.load import Chosen, Options, choose, load
+from vitrail.weights.pictures import IMAGENET
+from vitrail.weights.read import Raw, read
+from vitrail.weights.report import LoadReport
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Tensors, and what is known of where they come from. `recipe`: of ours only; `classes`: None where a file has no names."""
+
+    path: Path
+    raw: Raw
+    source: str
+    recipe: Recipe | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def find(start: Start) -> Origin | None:
+    """What `start` names, read and checked. Errors: `CheckpointError`, `UsageError`."""
+    if not start.weights:
+        return None
+    path = place(start.weights)
+    if path.is_file():
+        raw = read(path)
+        if "recipe" not in raw.about:
+            return Origin(path, raw, start.source)
+    elif not path.exists():
+        path = folder.find(start.weights).path
+    own = trained(path)
+    raw = Raw(dict(own.model.state_dict()), {}, "", ())
+    return Origin(path, raw, "vitrail", own.recipe, own.classes)
+
+
+def known(recipe: Recipe, origin: Origin, channels: int) -> tuple[Recipe, list[str]]:
+    """The recipe with model and pictures as the weights know them where nothing else was said, and the reasons.
+
+    `channels` of the data: weights for fewer are widened rather than colour thrown away.
+    """
+    reasons = [f"start.weights = {origin.path}"]
+    if origin.recipe is None:
+        if not recipe.model.name:
+            raise UsageError(f"{origin.path} does not say which model it is of", "--model NAME says it; vitrail models lists them")
+        theirs, why = published(recipe, origin)
+    else:
+        theirs, why = origin.recipe, "as the weights were trained"
+    same = recipe.model.name in ("", theirs.model.name)
+    keys = {**(theirs.model.keys if same else {}), **recipe.model.keys}
+    chosen = Choice(recipe.model.name or theirs.model.name, keys)
+    if chosen != recipe.model:
+        reasons.append(f"model = {chosen.name}: {why}")
+    given, taken = recipe.input, {}
+    others = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
+    for field in dataclasses.fields(Input):
+        value = getattr(theirs.input, field.name)
+        if getattr(given, field.name) == field.default != value and not (others and field.name in ("channels", "mean", "std")):
+            taken[field.name] = value
+    if taken:
+        reasons.append(f"input.{', input.'.join(taken)}: {why}")
+    start = dataclasses.replace(recipe.start, weights=str(origin.path.absolute()))
+    return dataclasses.replace(recipe, model=chosen, input=dataclasses.replace(given, **taken), start=start), reasons
+
+
+def published(recipe: Recipe, origin: Origin) -> tuple[Recipe, str]:
+    """What the table of a family knows of a file: keys of the model, and what its pictures become."""
+    about = bring.table(recipe.model.name.partition("/")[0])
+    with torch.device("meta"):
+        chosen = choose(model.create(recipe.model.name, 1, recipe.model.keys), origin.raw, about.sources, origin.source)
+    fields = {f.name for f in dataclasses.fields(model.config(recipe.model))}
+    keys = {k: v for k, v in bring.said(about.settings, chosen.source, {}).items() if k in fields}
+    config: Any = model.config(Choice(recipe.model.name, {**keys, **recipe.model.keys}))
+    kept = bring.said(about.pictures, chosen.source, IMAGENET)
+    given = Input(config.size, config.channels, kept.mean, kept.std, kept.resize, kept.crop_ratio, kept.interpolation)
+    return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}"
+
+
+def begin(made: nn.Module, origin: Origin, start: Start, classes: tuple[str, ...]) -> LoadReport:
+    """Loads the weights into a new model: tables, patches and channels are resampled, a head for other classes starts anew.
+
+    Errors: `CheckpointError`, and then the model is as it was.
+    """
+    chosen = choose(made, origin.raw, bring.table(bring.family(made)).sources, origin.source)
+    fits = keeps(chosen, origin, classes)
+    if start.head == "keep" and not fits:
+        there = f"for {len(origin.classes)} other classes" if origin.classes else "for another number of classes, or not there"
+        raise CheckpointError(f"the head in {origin.path} is {there}", "--start.head new starts a new one")
+    return load(made, origin.raw, chosen, Options(resize=True, leave_head=start.head == "new" or not fits))
+
+
+def keeps(chosen: Chosen, origin: Origin, classes: tuple[str, ...]) -> bool:
+    """Whether the head tells the same classes apart: by name where names are known, else by their number."""
+    if origin.classes is not None:
+        return origin.classes == classes
+    head = chosen.tensors.get("heads.0.weight")
+    return head is not None and head.shape[0] == len(classes)

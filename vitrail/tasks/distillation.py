@@ -1,0 +1,86 @@
+"""Distillation: a student learns from labels and from what a teacher says of the same augmented picture.
+
+A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first listens to the labels,
+the second to the teacher, and the prediction is the mean of both. Any other model listens to both with its one answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Count, Fraction, Share
+from vitrail.errors import UsageError
+from vitrail.heads.linear import Classifier
+from vitrail.tasks import classification
+from vitrail.types import Batch
+
+
+@dataclass(frozen=True)
+class Config:
+    teacher: str = ""  # a run, a model folder or file of ours, "timm:NAME" or "torchvision:NAME"
+    teacher_weights: str = ""  # a file for a teacher by name; else the weights that its library brings
+    keep: str = ""  # a folder where the teacher's answers are kept, for this run and others that show the same pictures
+    kind: Literal["hard", "soft"] = "hard"  # the class that the teacher names, or its whole distribution (Hinton et al. 2015)
+    temperature: Above = 3.0  # of soft distillation
+    alpha: Share = 0.5  # the teacher's share of the loss; the paper has 0.5 hard, 0.1 soft
+    classes: Count = 0  # 0: as many as the data has
+    multi_label: bool = False
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # of the labels
+    smoothing: Fraction = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class Distillation:
+    """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's logits."""
+
+    def __init__(self, config: Config, labels: classification.Classification):
+        self.config, self.labels = config, labels
+        self.higher_is_better = labels.higher_is_better
+
+    def assemble(self, backbone: nn.Module) -> Classifier:
+        return self.labels.assemble(backbone)
+
+    def weigh(self, labels: Tensor) -> None:
+        self.labels.weigh(labels)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """The part of the targets that comes from the labels, [B K]."""
+        return self.labels.targets(labels)
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """{"labels": (1 - alpha) times theirs, "teacher": alpha times its}."""
+        targets, said = batch.targets.chunk(2, dim=1)  # [B K] each
+        each = model.each(batch.inputs)  # type: ignore[operator]  # [B S K]
+        own, heard = (each[:, 0], each[:, 1]) if has_token(model) else (each.mean(1), each.mean(1))
+        alpha = self.config.alpha
+        return {"labels": (1 - alpha) * self.labels.distance(own, targets), "teacher": alpha * self.distance(heard, said)}
+
+    def distance(self, logits: Tensor, said: Tensor) -> Tensor:
+        """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over pictures and classes as in DeiT's code."""
+        if self.config.kind == "hard":
+            return F.cross_entropy(logits, said.argmax(1))
+        t = self.config.temperature
+        theirs, ours = F.log_softmax(said / t, dim=1), F.log_softmax(logits / t, dim=1)
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True) * t**2 / logits.numel()
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        return self.labels.predict(model, images)
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        return self.labels.metrics(predictions, targets)
+
+
+def has_token(model: nn.Module) -> bool:
+    """Whether the model has a summary of its own for the teacher. Two summaries alone do not say so: CrossViT's are its branches."""
+    return getattr(getattr(model.backbone, "config", None), "tokens", 0) == 2
+
+
+def build(config: Config) -> Distillation:
+    """The task; `config.classes` must be known by now. Errors: `UsageError`."""
+    if config.multi_label:
+        raise UsageError("a teacher names one class a picture, and these pictures have several", "--task classification")
+    base = classification.Config(config.classes, False, config.loss, config.smoothing, config.class_weights)
+    return Distillation(config, classification.build(base))
