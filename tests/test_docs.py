@@ -60,18 +60,32 @@ def test_readme_from_top_to_bottom(tmp_path, monkeypatch):
     assert said.stdout.startswith("17.56")
 
 
-@pytest.mark.parametrize("page", ["docs/transfer.md"])
+def published(file):
+    """A file as timm would write it, with numbers of chance."""
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
+
+
+@pytest.mark.parametrize("page", ["docs/transfer.md", "docs/weights.md"])
 def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """In this process, since many imports of torch would take minutes."""
     from vitrail.cli.main import main
 
     photos(tmp_path / "path/to/my/photos")
+    Image.new("L", (28, 28), 90).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
+    if page == "docs/weights.md":
+        published(tmp_path / "vit_tiny.safetensors")
     found = commands(page)
     assert found
     for line in found:
         code = main(shlex.split(line)[1:])
         assert code == 0, f"{line}\n{capsys.readouterr().err}"
+    for python in blocks(page, "python"):
+        said = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert said.returncode == 0, said.stderr[-2000:]
 
 
 def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ CATALOGUED = {  # law 3: what a file on a catalogued floor has at its top level
     "models": {"Config", "VARIANTS", "build"},
     "datasets": {"Config", "matches", "build"},
     "tasks": {"Config", "build"},
+    "studies": {"Config", "build", "run"},
 }
 FRONT_DOOR = {"create", "backbone"}  # the one place where keywords name config fields
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 50, 8

@@ -17,7 +17,10 @@ from typing import Any
 from vitrail.checks import place
 from vitrail.errors import DataError, UsageError, nearest, pick
 
-KINDS = {"models": "model family", "datasets": "data set layout", "tasks": "task", "weights/tables": "table of published names"}
+KINDS = {
+    "models": "model family", "datasets": "data set layout", "tasks": "task", "weights/tables": "table of published names",
+    "studies": "study",
+}  # fmt: skip
 
 
 def rooms(floor: str) -> list[str]:
@@ -58,6 +61,20 @@ def fields(floor: str, room: str) -> list[str]:
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []
     config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     return [n.target.id for n in config.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)] if config else []
+
+
+def about(floor: str, room: str) -> list[str]:
+    """The paragraphs of a module's docstring, read from its source without importing it."""
+    spec = find_spec(f"vitrail.{floor}.{room}")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
+    return [" ".join(part.split()) for part in ((tree and ast.get_docstring(tree)) or "").split("\n\n")]
+
+
+def published() -> dict[str, Any]:
+    """What is known of the models without building them: "papers" by arXiv number, those of "families", and a row for each of "models"."""
+    import tomllib
+
+    return tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
 
 
 def module(floor: str, name: str) -> ModuleType:

@@ -143,6 +143,14 @@ def test_eval_in_words_and_as_json(place):
     assert json.loads((place / "run" / "evaluation" / "val.json").read_text())["count"] == 2
 
 
+def test_eval_at_another_size_says_what_that_costs(place):
+    kept = (place / "run" / "evaluation" / "val.json").read_bytes()
+    said = must("eval", "run", "--size", "20", "16")
+    assert re.search(r"top1 at 12x12 [\d.]+, at 20x16 [\d.]+: [+-][\d.]+ points", said)
+    assert json.loads(must("eval", "run", "--size", "20", "16", "--json"))["count"] == 2
+    assert (place / "run" / "evaluation" / "val.json").read_bytes() == kept, "the run's own judgement is not touched"
+
+
 def test_eval_of_a_file_on_other_data(place, tmp_path):
     """The weights alone are enough."""
     file = tmp_path / "alone.safetensors"

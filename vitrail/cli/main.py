@@ -18,6 +18,9 @@ COMMANDS = {  # name: (module, what it does)
     "models": ("show", "list the models, or the settings of one"),
     "cost": ("show", "parameters, multiply-adds and memory of a model"),
     "report": ("use", "write the page that tells a run"),
+    "probe": ("probe", "judge the frozen features of a model: linear probe and neighbours"),
+    "tune-lr": ("tune_lr", "find a learning rate by a range test, without touching a run"),
+    "study": ("study", "experiments that show what a part of training does"),
     "doctor": ("doctor", "find out what is wrong with this machine or installation"),
 }
 LONGEST = 96  # columns of an error line
@@ -80,7 +83,7 @@ def dispatch(words: list[str]) -> int | None:
 
 def command(name: str) -> Callable[[list[str]], int | None]:
     module = import_module(f"vitrail.cli.{COMMANDS[name][0]}")
-    return getattr(module, {"eval": "evaluate", "import": "bring"}.get(name, name))
+    return getattr(module, {"eval": "evaluate", "import": "bring", "tune-lr": "tune_lr"}.get(name, name))
 
 
 def overview() -> str:

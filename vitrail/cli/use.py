@@ -23,6 +23,8 @@ class Eval:
     """Another data set; by default the one it was trained on."""
     split: str = ""
     """Which part: test, val or train; by default the test part, else the validation part."""
+    size: tuple[int, int] | None = None
+    """Height and width to judge at instead of the model's own; what that costs is said."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     json: bool = False
@@ -73,18 +75,50 @@ def evaluate(words: list[str]) -> None:
     part = given.split or held_out(dataset, final=True)
     split = dataset.splits[pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
     metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
+    if world.first and own and folder is not None:
+        judging.keep(folder, part, metrics, found, [split.names[i] for i in range(len(split))])
+    if given.size:
+        usual = metrics
+        metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.size), world)
     if world.first:
-        if own and folder is not None:
-            judging.keep(folder, part, metrics, found, [split.names[i] for i in range(len(split))])
         show_metrics(given, part, metrics, predictor.classes)
+        if given.size and not given.json:
+            show_change(given.size, predictor, usual, metrics)
     worlds.leave(world)
+
+
+def resized(predictor: Any, size: tuple[int, int]) -> Any:
+    """The model's preprocessing to another size. Errors: `UsageError` where the model cannot take that."""
+    import dataclasses
+
+    import torch
+
+    if min(size) < 1:
+        raise UsageError(f"pictures of {size[0]}x{size[1]} cannot be", "--size HEIGHT WIDTH")
+    pre = dataclasses.replace(predictor.preprocess, size=size)
+    device = next(predictor.model.parameters()).device
+    try:
+        with torch.no_grad():
+            predictor.model(torch.zeros(1, pre.channels, *size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the model cannot take pictures of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}", "another --size"
+        ) from None
+    return pre
+
+
+def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
+    """What another size than the model's own did to the metric that ranks models."""
+    name, own = predictor.task.higher_is_better, "x".join(map(str, predictor.preprocess.size))
+    change = 100 * (metrics[name] - usual[name])
+    print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
 
 
 def data_of(given: Eval, predictor: Any) -> tuple[Any, Any, bool]:
     """The data to judge on, the run's folder where there is one, and whether the data is the run's own."""
     from vitrail.recipe import Choice
     from vitrail.run import folder as folders
-    from vitrail.run.prepare import open_data, without
+    from vitrail.run.prepare import open_data, sampled, without
 
     try:
         folder = folders.find(given.run)
@@ -94,7 +128,8 @@ def data_of(given: Eval, predictor: Any) -> tuple[Any, Any, bool]:
         return open_data(Choice("", {"path": given.data}))[0], folder, False
     if folder is None:
         raise UsageError("a model without its run does not know its data", "--data FOLDER says what to judge it on")
-    return without(open_data(folder.recipe().data)[0], folder.about()["data"]["left_out"]), folder, True
+    recipe = folder.recipe()
+    return sampled(without(open_data(recipe.data)[0], folder.about()["data"]["left_out"]), recipe), folder, True
 
 
 def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:

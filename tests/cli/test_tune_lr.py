@@ -1,0 +1,126 @@
+"""`vitrail tune-lr`: the curve, the advice, and its words."""
+
+import math
+import re
+import shlex
+
+import pytest
+from places import SHORT, everything, must, pictures, vitrail
+
+from vitrail.errors import RunError
+from vitrail.run import tune
+from vitrail.run.tune import BLOWN, Point, Range, advice, blown, smoothed
+
+USAGE, DATA = 2, 3
+WORDS = ["--data", "good", "--steps", "12", *(w for w in SHORT if w not in ("--plan.steps", "3"))]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    pictures(tmp_path / "good")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def curve(losses, rates=None):
+    rates = rates or Range(1e-6, 1.0, len(losses))
+    return tuple(Point(rates.rate(i), loss, smooth) for i, (loss, smooth) in enumerate(zip(losses, smoothed(losses), strict=True)))
+
+
+def test_rates_rise_geometrically_from_the_lowest_to_the_highest():
+    rates = Range(1e-4, 1.0, 13)
+    assert rates.rate(0) == pytest.approx(1e-4)
+    assert rates.rate(12) == pytest.approx(1.0)
+    assert {round(rates.rate(i + 1) / rates.rate(i), 9) for i in range(12)} == {round(10 ** (1 / 3), 9)}
+
+
+def test_smoothing_is_a_weighted_mean_of_what_was_so_far():
+    losses = [3.0, 1.0, 2.0]
+    weights = [0.95**2, 0.95, 1.0]
+    assert smoothed(losses)[-1] == pytest.approx(sum(w * v for w, v in zip(weights, losses, strict=True)) / sum(weights))
+
+
+def test_a_tenth_of_the_minimum_where_the_loss_rises_again():
+    rates = Range(1e-6, 1.0, 601)
+    losses = [2 + (math.log10(rates.rate(i)) + 2) ** 2 / 4 for i in range(601)]  # least at 1e-2
+    told = advice(curve(losses, rates), "")
+    assert told.rate == pytest.approx(told.lowest / 10)
+    assert 1e-2 < told.lowest < 3e-2  # smoothing lags a little
+    assert "a tenth" in told.why
+
+
+def test_the_steepest_fall_where_the_loss_falls_to_the_end():
+    rates = Range(1e-6, 1e-3, 301)
+    losses = [2 - 1 / (1 + math.exp(-6 * (math.log10(rates.rate(i)) + 4.5))) for i in range(301)]  # steepest at 3e-5
+    told = advice(curve(losses, rates), "")
+    assert told.rate == told.steepest
+    assert 2e-5 < told.rate < 1e-4
+    assert "falls fastest" in told.why
+
+
+def test_a_loss_that_never_fell_gives_no_advice():
+    with pytest.raises(RunError, match="never fell"):
+        advice(curve([2.0 + 0.01 * i for i in range(30)]), "")
+    with pytest.raises(RunError, match="ended after 3 steps: the loss"):
+        advice(curve([2.0, 1.0, 9.0], Range(1e-6, 1.0, 10)), "the loss is not finite")
+
+
+def test_the_test_ends_where_the_loss_has_blown_up():
+    assert not blown([2.0, 1.9, 2.1])
+    assert not blown([0.02] * 5 + [0.019] * 5)
+    assert blown([2.0] * 10 + [2 * BLOWN * 20] * 3)
+
+
+def test_a_range_test_draws_and_touches_no_run(place):
+    said = must("tune-lr", *WORDS, "--to", "0.1")
+    assert said.startswith("vit/nano, adamw, batch 4, fp32\n")
+    assert re.search(r"\n +12 +1\.00e-01 ", said)
+    rate = re.search(r"suggested: --optim\.lr (\S+)\n", said)[1]
+    assert 1e-6 <= float(rate) <= 0.1
+    assert everything(place) - {str(p.relative_to(place)) for p in (place / "good").rglob("*")} == {"good", "tune-lr.svg"}
+    command = said.strip().splitlines()[-1].strip()
+    assert command.endswith(f"--optim.lr {rate}")
+    must(*shlex.split(command)[1:], "--plan.steps", "2", "--dry-run")
+    first = (place / "tune-lr.svg").read_bytes()
+    assert must("tune-lr", *WORDS, "--to", "0.1").replace("tune-lr-2.svg", "tune-lr.svg") == said
+    assert (place / "tune-lr.svg").read_bytes() == first == (place / "tune-lr-2.svg").read_bytes()
+
+
+def test_numbers_that_are_not_finite_end_the_test(place, monkeypatch):
+    monkeypatch.setattr(tune, "blown", lambda losses: False)
+    words = [*WORDS, "--optim.kind", "sgd", "--optim.clip", "0", "--from", "1e-4", "--to", "1e38", "--plot", "a.png"]
+    words[words.index("--steps") + 1] = "60"
+    assert re.search(r"ended at step \d+ of 60, rate \S+: the (loss|gradient) .* is not finite", must("tune-lr", *words))
+    assert (place / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+WRONG = [
+    ("tune-lr", USAGE, "no data was given"),
+    ("tune-lr --data nothere", DATA, "there is no file or folder nothere"),
+    ("tune-lr --data good --optim.lr 1", USAGE, "is what is looked for"),
+    ("tune-lr --data good --from 1 --to 0.1", USAGE, "the smaller comes first"),
+    ("tune-lr --data good --from 0", USAGE, "more than 0"),
+    ("tune-lr --data good --to nan", USAGE, "not a finite number"),
+    ("tune-lr --data good --to x", USAGE, "--to takes a number, not 'x'"),
+    ("tune-lr --data good --steps 3", USAGE, "3 steps show nothing"),
+    ("tune-lr --data good --steps 2.5", USAGE, "--steps takes a whole number"),
+    ("tune-lr --data good --plot a.txt", USAGE, "ends in .svg or .png"),
+    ("tune-lr --data good --plot there.svg", USAGE, "never overwritten"),
+    ("tune-lr --data good --plot no/a.svg", USAGE, "there is no folder no"),
+    ("tune-lr --data good --modle vit/nano", USAGE, "did you mean '--model'"),
+    ("tune-lr --data good --plan.bacth 3", USAGE, "did you mean 'batch'"),
+    ("tune-lr --data good --out x", USAGE, "unknown option '--out'"),
+    ("tune_lr --data good", USAGE, "did you mean 'tune-lr'"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "piece"), WRONG, ids=[w for w, _, _ in WRONG])
+def test_wrong_words(place, words, code, piece):
+    (place / "there.svg").write_text("mine")
+    before = everything(place)
+    found, out, err = vitrail(*shlex.split(words))
+    assert everything(place) == before, "a refused command leaves nothing behind"
+    assert found == code, err
+    assert piece in " ".join(line.strip() for line in err.splitlines()), err
+    assert "Traceback" not in out + err
+    assert "unforeseen" not in err

@@ -1,0 +1,150 @@
+"""`vitrail tune-lr`: which learning rate to train with, found by a range test."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.checks import Above, checked, place
+from vitrail.cli.console import Console
+from vitrail.cli.tables import Column, table
+from vitrail.cli.train import Train, check, names
+from vitrail.cli.words import arguments, device, take_keys
+from vitrail.errors import UsageError
+from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Start
+
+ENDINGS = (".svg", ".png")
+ROWS = 13  # of the table
+
+
+@dataclass
+class TuneLr:
+    """Find a learning rate: train through rates that rise from very low to very high, and see where the loss falls and where it breaks.
+
+    vitrail tune-lr --data FOLDER --model vit/nano
+
+    vitrail tune-lr recipes/mini.toml --optim.weight-decay 0.1
+
+    Words and keys are those of `vitrail train`. No run is made or changed.
+    """
+
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
+    """A recipe file (.toml)."""
+    data: str = ""
+    """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
+    model: str = ""
+    """A model such as vit/nano; `vitrail models` lists them."""
+    task: str = ""
+    """What is learned: classification, distillation."""
+    weights: str = ""
+    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
+    from_: Annotated[float, tyro.conf.arg(name="from")] = 1e-6
+    """The lowest rate."""
+    to: float = 1.0
+    """The highest rate."""
+    steps: int = 200
+    """How many steps, each with a higher rate than the one before."""
+    plot: str = ""
+    """Draw the losses into this file, .svg or .png; by default tune-lr.svg here, or tune-lr-2.svg where that is there already."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    start: Start = field(default_factory=Start)
+    input: Input = field(default_factory=Input)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    plan: Plan = field(default_factory=Plan)
+    machine: Machine = field(default_factory=Machine)
+
+
+ARGUMENTS: dict[str, type] = {"tune-lr": TuneLr}
+
+
+def tune_lr(words: list[str]) -> None:
+    rest, keys = take_keys(words)
+    given = arguments(TuneLr, rest, "vitrail tune-lr")
+    if said := [key for section, values in keys if section == "optim" for key in values if key == "lr"]:
+        raise UsageError(f"--optim.{said[0]} is what is looked for", "--from and --to say between which rates")
+    as_training = Train(given.recipe, given.data, given.model, given.task, given.weights)
+    recipe = check(as_training, [*names(as_training), *keys])
+    device(given.device)
+    for name, value in (("--from", given.from_), ("--to", given.to)):
+        checked(value, Above, name)
+    file = picture(given.plot)
+    from vitrail.engine import world as worlds
+    from vitrail.run.evaluate import alone
+    from vitrail.run.tune import Range, range_test
+
+    rates = Range(given.from_, given.to, given.steps)
+    here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
+    found, prepared = range_test(recipe, rates, alone(here), Console().progress("reading pictures"))
+    plan = prepared.recipe.plan
+    print(f"{prepared.recipe.model.name}, {prepared.recipe.optim.kind}, batch {plan.batch}, {plan.precision}")
+    print("\n".join(rows(found.points)))
+    if found.ended:
+        print(f"ended at step {len(found.points)} of {given.steps}, rate {found.points[-1].rate:.2g}: {found.ended}")
+    draw(found, file)
+    told = found.advice
+    print(f"\nthe loss falls fastest at {told.steepest:.2g} and is least at {told.lowest:.2g} ({file} shows it)")
+    print(f"suggested: --optim.lr {told.rate:.2g}\n  {told.why}")
+    print(f"  {shlex.join(['vitrail', 'train', *like_training(words), '--optim.lr', f'{told.rate:.2g}'])}")
+
+
+def like_training(words: list[str]) -> list[str]:
+    """The same words without those that are the test's own."""
+    own, kept = ("--from", "--to", "--steps", "--plot"), list(words)
+    for i in reversed(range(len(kept))):
+        flag, equals, _ = kept[i].partition("=")
+        if flag in own:
+            del kept[i : i + (1 if equals else 2)]
+    return kept
+
+
+def picture(name: str) -> Path:
+    """Where to draw. Errors: `UsageError` where nothing can be drawn, or something is there already."""
+    if not name:
+        number, path = 1, Path("tune-lr.svg")
+        while path.exists():
+            number += 1
+            path = Path(f"tune-lr-{number}.svg")
+        return path
+    path = place(name)
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"{name} is no picture that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}")
+    if path.exists():
+        raise UsageError(f"{name} is there already and is never overwritten", "give another name, or leave --plot out")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", "make it first, or give another name")
+    return path
+
+
+def rows(points: Sequence[Any]) -> list[str]:
+    """The test as a table, of which only some rows are shown, the last one among them."""
+    places = sorted({round(i * (len(points) - 1) / (ROWS - 1)) for i in range(ROWS)})
+    cells = [[f"{i + 1}", f"{points[i].rate:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
+    return table([Column("step"), Column("rate"), Column("loss"), Column("smoothed")], cells)
+
+
+def draw(found: Any, file: Path) -> None:
+    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    rates = [p.rate for p in found.points]
+    axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
+    axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
+    axes.axvline(found.advice.rate, color="C1", linestyle="--", label=f"suggested: {found.advice.rate:.2g}")
+    highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
+    lowest = min(p.loss for p in found.points)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
+        try:
+            figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written: {error.strerror or error}", "--plot names another place") from None

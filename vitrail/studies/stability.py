@@ -1,0 +1,234 @@
+"""What keeps a Vision Transformer's training stable: warm-up, clipping, where the norm stands, the batch and the rate.
+
+One small ViT is trained on the same pictures in the same order, each time with one thing changed. Shown are the loss and the norm of
+the gradient (before clipping) at every step, the accuracy at the end, and the step at which the training was lost. The batch in
+small pieces must give the curve of the whole batch: that row checks the code, not the idea.
+"""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.checks import Above, Positive
+from vitrail.engine.stop import Stop
+from vitrail.engine.train import NotFinite, train
+from vitrail.engine.world import World
+from vitrail.recipe import Choice, Recipe, from_tables, override
+from vitrail.run import evaluate, session
+from vitrail.run.folder import RunFolder, command
+from vitrail.run.model import is_multi
+from vitrail.run.prepare import Prepared, held_out, prepare
+from vitrail.run.train import batches, loop
+
+SMOOTH = 5  # steps whose mean loss decides whether a training was lost
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "mini"  # what is learned: "mini", or any data set that vitrail train takes
+    steps: Positive = 80  # of every row
+    seeds: Positive = 1  # how often each row is trained, with seeds 0, 1, ...
+    batch: Positive = 128  # pictures a step
+    lr: Above = 3e-3  # of every row but those with ten times as much
+    depth: Positive = 12  # blocks of the model
+    width: Positive = 64  # of its tokens; a multiple of 16
+    patch: Positive = 7  # pixels
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training: the first of its panel's lines is the plain one. changes: by section of a recipe, what differs from it."""
+
+    name: str
+    panel: str
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training of a row. lost: the step from which the loss was that of guessing or worse, or not finite any more; 0: never."""
+
+    row: str
+    seed: int
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    accuracy: float
+    lost: int
+    reason: str = ""
+
+    @property
+    def final(self) -> float:
+        """The mean of the last losses; infinite where there is none any more."""
+        return math.inf if self.reason else float(np.mean(self.losses[-SMOOTH:]))
+
+
+def build(config: Config) -> tuple[Row, ...]:
+    """The rows. The plain one has warm-up, clipping at 1, the norm before each branch, and a rate that suits it."""
+    warm, clip, piece = {"warmup": 0}, {"clip": 0.0}, max(1, config.batch // 8)
+    high = {"lr": 10 * config.lr}
+    return (
+        Row("plain", ""),
+        Row("no warm-up", "warm-up and clipping", {"optim": warm}),
+        Row("no clipping", "warm-up and clipping", {"optim": clip}),
+        Row("neither", "warm-up and clipping", {"optim": warm | clip}),
+        Row("norm after", "where the norm stands", {"model": {"norm_at": "post"}}),
+        Row("norm after, no warm-up", "where the norm stands", {"model": {"norm_at": "post"}, "optim": warm}),
+        Row("no norm", "where the norm stands", {"model": {"norm_at": "none"}}),
+        Row(f"batch of {piece}", "the batch", {"plan": {"batch": piece}}),
+        Row(f"{config.batch} in pieces of {piece}", "the batch", {"machine": {"micro": piece}}),
+        Row("rate x 10", "ten times the rate", {"optim": high}),
+        Row("rate x 10, no warm-up", "ten times the rate", {"optim": high | warm}),
+        Row("rate x 10, neither", "ten times the rate", {"optim": high | warm | clip}),
+        Row("rate x 10, norm after", "ten times the rate", {"model": {"norm_at": "post"}, "optim": high}),
+        Row("rate x 10, no norm", "ten times the rate", {"model": {"norm_at": "none"}, "optim": high}),
+    )
+
+
+def recipe(config: Config) -> Recipe:
+    """The plain row. Nothing is augmented and nothing dropped, so that rows differ in one thing only."""
+    model = {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
+             "heads": max(1, config.width // 16), "position": "learned"}  # fmt: skip
+    given = from_tables({
+        "model": model,
+        "augment": {"crop": "none", "flip": False},
+        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 5), "clip": 1.0},
+        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
+        "machine": {"workers": 0},
+    })  # fmt: skip
+    return dataclasses.replace(given, data=Choice("", {"path": config.data}))
+
+
+def run(config: Config, out: Path, world: World, say: Callable[[str], None]) -> dict[str, bytes]:
+    """Trains every row, one after another, and returns the files of the study by name. Errors: those of preparing a run."""
+    prepared = prepare(recipe(config), world)
+    rows, found = build(config), []
+    for row in rows:
+        for seed in range(config.seeds):
+            found.append(trained(row, seed, prepared, out, world))
+            say(f"{row.name:<24} seed {seed}  loss {found[-1].final:.4f}  accuracy {found[-1].accuracy:.4f}  {fate(found[-1])}")
+    apart = difference(rows, found)
+    lines = table(rows, found)
+    say("\n" + "\n".join(lines))
+    say(f"\nlargest difference in loss between the whole batch and its pieces: {apart:.1e}")
+    results = {
+        "study": "stability", "command": command(), "config": dataclasses.asdict(config), "versions": session.versions(),
+        "whole_and_pieces_differ": apart, "rows": [as_json(row, found) for row in rows],
+    }  # fmt: skip
+    note = f"\nLargest difference in loss between the whole batch and its pieces: {apart:.1e}.\n"
+    return {
+        "results.json": (json.dumps(results, indent=1) + "\n").encode(),
+        "table.md": ("\n".join(lines) + "\n" + note).encode(),
+        "figure.svg": figure(rows, found),
+    }
+
+
+def trained(row: Row, seed: int, prepared: Prepared, out: Path, world: World) -> Outcome:
+    """One training, and its judgement on the held-out part."""
+    changed = override(prepared.recipe, "plan", {"seed": seed})
+    for section, keys in row.changes.items():
+        changed = override(changed, section, keys)
+    made = session.build(changed, prepared.dataset, RunFolder(out), world)  # writes nothing
+    losses, norms, reason = [], [], ""
+    try:
+        for loss, norm in steps(made):
+            losses.append(loss)
+            norms.append(norm)
+    except NotFinite as error:
+        reason = error.what
+    split = prepared.dataset.splits[held_out(prepared.dataset, final=True)]
+    metrics, _ = evaluate.judge(made.described, split, made.preprocess, world, 0, made.precision)
+    guessing = math.log(2) if is_multi(made.described.task) else math.log(len(prepared.dataset.classes))
+    lost = len(losses) + 1 if reason else first_lost(losses, guessing)
+    accuracy = metrics[made.described.task.higher_is_better]
+    return Outcome(row.name, seed, tuple(losses), tuple(norms), float(accuracy), lost, reason)
+
+
+def steps(made: session.Session) -> Iterator[tuple[float, float]]:
+    """Loss and norm of the gradient, step after step."""
+    for report in train(made.state, made.described.task, batches(made), loop(made, Stop())):
+        yield sum(float(term) for term in report.terms.values()), float(report.grad_norm)
+
+
+def first_lost(losses: list[float], guessing: float) -> int:
+    """The step from which the loss, as a mean of `SMOOTH` steps, was never again clearly below that of guessing; 0 where it ends below."""
+    mean = [float(np.mean(losses[max(0, i - SMOOTH + 1) : i + 1])) for i in range(len(losses))]
+    below = [i for i, value in enumerate(mean) if value < 0.95 * guessing]
+    if not below:
+        return 1
+    return 0 if below[-1] == len(losses) - 1 else below[-1] + 2
+
+
+def fate(outcome: Outcome) -> str:
+    """What became of a training that was lost, in words; "" where it was not."""
+    if outcome.reason:
+        return f"not finite at {outcome.lost}"
+    return "never learned" if outcome.lost == 1 else f"lost from {outcome.lost}" if outcome.lost else ""
+
+
+def difference(rows: tuple[Row, ...], found: list[Outcome]) -> float:
+    """The largest difference in loss at any step between the plain row and the row that takes the same batch in pieces."""
+    pieces = next(row.name for row in rows if "machine" in row.changes)
+    whole, cut = ([o.losses for o in found if o.row == name] for name in ("plain", pieces))
+    return max(abs(a - b) for one, other in zip(whole, cut, strict=True) for a, b in zip(one, other, strict=False))
+
+
+def table(rows: tuple[Row, ...], found: list[Outcome]) -> list[str]:
+    """Markdown, a line a row: means over the seeds, the largest norm of all, and the fate of each seed that was lost."""
+    lines = ["| training | final loss | accuracy | largest gradient norm | diverged at step |", "|---|---|---|---|---|"]
+    for row in rows:
+        mine = [o for o in found if o.row == row.name]
+        loss, accuracy = np.mean([o.final for o in mine]), np.mean([o.accuracy for o in mine])
+        norm = max((n for o in mine for n in o.norms), default=math.nan)
+        told = ", ".join(fate(o) for o in mine if o.lost)
+        ending = f"{loss:.3f}" if math.isfinite(loss) else "not finite"
+        lines.append(f"| {row.name} | {ending} | {accuracy:.1%} | {norm:.2g} | {told or '-'} |")
+    return lines
+
+
+def as_json(row: Row, found: list[Outcome]) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "changes": row.changes,
+        "trainings": [
+            {"seed": o.seed, "final_loss": o.final if math.isfinite(o.final) else None, "accuracy": o.accuracy,
+             "largest_grad_norm": max(o.norms, default=None), "diverged_at": o.lost or None, "reason": o.reason,
+             "losses": list(o.losses), "grad_norms": list(o.norms)}
+            for o in found if o.row == row.name
+        ],
+    }  # fmt: skip
+
+
+def figure(rows: tuple[Row, ...], found: list[Outcome]) -> bytes:
+    """Loss above, gradient norm below, a column for each thing that was changed; the plain training in each. SVG; the same numbers make
+    the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys(row.panel for row in rows if row.panel))
+    made = Figure(figsize=(4.2 * len(panels), 6.4), layout="constrained")
+    grid = made.subplots(2, len(panels), sharex=True, sharey="row")
+    for column, panel in enumerate(panels):
+        above, below = grid[0][column], grid[1][column]
+        for number, row in enumerate(r for r in rows if r.panel in ("", panel)):
+            for outcome in (o for o in found if o.row == row.name):
+                style: Any = {"color": f"C{number - 1}" if number else "0.6", "linewidth": 1.2 if number else 3}
+                style |= {"linestyle": "--" if "pieces" in row.name else "-", "label": row.name if not outcome.seed else None}
+                across = range(1, len(outcome.losses) + 1)
+                above.plot(across, outcome.losses, **style)
+                below.plot(across, outcome.norms, **style)
+        above.set(title=panel, ylim=(0, 1.5 * max(o.losses[0] for o in found if o.losses)))
+        above.legend(fontsize="small")
+        below.set(xlabel="step", yscale="log")
+    grid[0][0].set_ylabel("loss")
+    grid[1][0].set_ylabel("norm of the gradient")
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
+        made.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
