@@ -17,8 +17,8 @@ def race():
 
 
 def test_both_learn(race):
-    running, mine = race.ours("mini", epochs=2, turn=31, share=0.2)
-    found = race.race({"ours": mine, "timm": race.theirs(running, epochs=4, turn=30, patch=7)}, target=101.0)
+    running, mine = race.ours("mini", epochs=3, turn=23, share=0.1)
+    found = race.race({"ours": mine, "timm": race.theirs(running, epochs=6, turn=21, patch=7)}, target=101.0)
     assert found["ours"][1].accuracy > 50, "chance is 10"
     assert found["timm"][1].accuracy > 15
     assert all(first is None and last.seconds > 0 for first, last in found.values())

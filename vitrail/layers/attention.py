@@ -71,15 +71,16 @@ class Attention(nn.Module, ABC):
         p = self.attention_dropout if self.training else 0.0
         if found.seen is not None and found.bias is None and p == 0.0 and q.is_cuda:
             mixed = found.seen.attend(q, k, v)
-        elif k.shape[-1] != v.shape[-1] and not q.is_cuda:  # the CPU's fused kernel wants one width, and its other way is twice as slow
-            mixed = F.dropout(explicit(found), p) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
         return self.dropout(self.proj(merge_heads(mixed)))
 
     def weights(self, *args: Any) -> Tensor:
         """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
-        return explicit(self.project(*args))
+        found = self.project(*args)
+        logits = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
+        mask = found.mask()
+        return (logits if mask is None else logits + mask).softmax(-1)
 
 
 class SelfAttention(Attention):
@@ -102,13 +103,6 @@ class SelfAttention(Attention):
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
         bias = None if self.relative is None else self.relative(grid)
         return Projected(q, k, v, bias, None if self.neighbourhood is None else Seen(self.neighbourhood.radius, grid, leading))
-
-
-def explicit(found: Projected) -> Tensor:
-    """The softmax itself, [B h N M]."""
-    logits = (found.queries * found.queries.shape[-1] ** -0.5) @ found.keys.mT
-    mask = found.mask()
-    return (logits if mask is None else logits + mask).softmax(-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

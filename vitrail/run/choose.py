@@ -100,13 +100,12 @@ def model(c: Choices) -> None:
 
 
 def amount(c: Choices) -> None:
-    n, p = c.facts.count, c.recipe.plan
+    n, p, begun = c.facts.count, c.recipe.plan, bool(c.recipe.start.weights)
     batch = next(b for least, b in ((8000, 128), (2000, 64), (500, 32), (0, 16)) if n >= least) * (4 if c.facts.gpu else 1)
     c.settle("plan", "batch", batch, f"for {n:,} training pictures")
     batch = c.recipe.plan.batch or batch
     if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
         shown = 30_000_000 if c.facts.gpu else 250_000
-        begun = bool(c.recipe.start.weights)
         epochs = p.epochs or min(150, max(10, round(shown / n))) / (3 if begun else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
@@ -116,8 +115,9 @@ def amount(c: Choices) -> None:
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = (3e-3 * math.sqrt(batch / 128)) if c.recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
-    peak *= RATES[c.recipe.optim.kind]
-    c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root")
+    peak *= RATES[c.recipe.optim.kind] * (0.5 if begun else 1.0)
+    lower = "; half of it, since the weights have learned already" if begun else ""
+    c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root{lower}")
 
 
 def augmentation(c: Choices) -> None:
