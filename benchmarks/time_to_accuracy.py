@@ -122,8 +122,9 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> floa
     return 100 * float((said.numpy() == labels).mean())
 
 
-def race(runners: dict[str, Iterator[Turn]], target: float) -> dict[str, tuple[Turn | None, Turn]]:
-    """Turn by turn until everyone has the target or has come to the end: when it was reached, and the last turn."""
+def race(runners: dict[str, Iterator[Turn]], target: float, patience: float = 8.0) -> dict[str, tuple[Turn | None, Turn]]:
+    """Turn by turn until everyone has the target, has come to the end, or has taken `patience` times as long as the first who
+    reached it: the turn in which it was reached, and the last turn."""
     reached: dict[str, tuple[Turn | None, Turn]] = {}
     going = dict(runners)
     while going:
@@ -135,7 +136,8 @@ def race(runners: dict[str, Iterator[Turn]], target: float) -> dict[str, tuple[T
             print(f"{name:<6} step {turn.steps:>6}  {turn.seconds:7.1f} s  {turn.accuracy:.2f} %", flush=True)
             first = turn if turn.accuracy >= target else None
             reached[name] = (first, turn)
-            if first:
+            best = min((done.seconds for done, _ in reached.values() if done), default=float("inf"))
+            if first or turn.seconds > patience * best:
                 del going[name]
     return reached
 
@@ -152,7 +154,9 @@ def main() -> None:
     running, mine = ours(given.data, given.epochs, given.turn)
     found: dict[str, Any] = race({"ours": mine, "timm": theirs(running, given.their_epochs, given.turn, given.their_patch)}, given.target)
     for name, (first, last) in found.items():
-        print(f"{name}: {f'{given.target} % after {first.seconds:.1f} s' if first else f'{last.accuracy:.2f} % at the end'}")
+        print(
+            f"{name}: {f'{given.target} % after {first.seconds:.1f} s' if first else f'{last.accuracy:.2f} % after {last.seconds:.1f} s'}"
+        )
     first, second = found["ours"][0], found["timm"][0] or found["timm"][1]
     if first:
         more = "" if found["timm"][0] else "less than "

@@ -176,3 +176,10 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
         small += ["--data", "mini"]
     assert main(["train", str(path), "--out", str(tmp_path / "run"), "--quiet", *small]) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_one_number_stands_for_a_list_of_one():
+    assert override(Recipe(), "optim", {"unfreeze": 5}).optim.unfreeze == (5,)
+    assert override(Recipe(), "input", {"mean": 0.5}).input.mean == (0.5,)
+    with pytest.raises(UsageError, match="2 "):
+        override(Recipe(), "input", {"size": 28})

@@ -44,9 +44,12 @@ def update(config: T, keys: dict[str, Any], where: str) -> T:
 
 
 def checked(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple."""
+    """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple, and so does one number
+    where any number of them may stand."""
     from pydantic import TypeAdapter, ValidationError
 
+    if type(value) in (int, float) and any_number(kind):
+        value = [value]
     value = [plain(v) for v in value] if isinstance(value, list | tuple) else plain(value)
     if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list | tuple) else [value])):
         raise UsageError(f"{where} is {shown(value)}, which is not a finite number", f"{where} takes {spoken(kind)}")
@@ -58,6 +61,12 @@ def checked(value: Any, kind: Any, where: str) -> Any:
         limits = " and ".join(dict.fromkeys(limit(e["msg"]) for e in error.errors() if "_than" in e["type"]))
         each = ", each " if limits and isinstance(value, list | tuple) else " " if limits else ""
         raise UsageError(f"{where} takes {spoken(kind)}{each}{limits}, not {shown(value)}", example(kind, value)) from None
+
+
+def any_number(kind: Any) -> bool:
+    """Whether a type is a tuple of any length, and no single number will do."""
+    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    return any(typing.get_origin(o) is tuple and typing.get_args(o)[-1] is ... for o in options) and not {int, float} & set(options)
 
 
 def plain(value: Any) -> Any:
