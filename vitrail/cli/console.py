@@ -135,9 +135,13 @@ class Console:
             self.say(self.judged_line(self.judged["step"]))
         self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
         self.say("next:")
-        self.say(f"  vitrail eval {run}              judge it on held-out pictures")
-        self.say(f"  vitrail predict {run} PICTURE... say what is in pictures of yours")
-        self.say("  vitrail train --data FOLDER     train on a folder of class folders of yours")
+        steps = {
+            f"vitrail eval {run}": "judge it on held-out pictures",
+            f"vitrail predict {run} PICTURE...": "say what is in pictures of yours",
+            "vitrail train --data FOLDER": "train on a folder of class folders of yours",
+        }
+        for command, what in steps.items():
+            self.say(f"  {command:<{max(map(len, steps))}}  {what}")
         self.quiet = quiet
 
 
