@@ -38,7 +38,7 @@ def learning(model):
 
 def test_equal_parts_from_the_head_down():
     model, planned = pieces("backbone", (10, 20))
-    freeze(model, model.backbone, list(model.backbone.blocks), "backbone")
+    freeze(parts(model, model.backbone, list(model.backbone.blocks), "backbone"))
     seen = []
     for step in (0, 9, 10, 19, 20):
         changed = thaw(planned, step)
@@ -51,7 +51,7 @@ def test_equal_parts_from_the_head_down():
 
 def test_a_number_of_blocks_thaws_down_to_the_stem():
     model, planned = pieces(2, (1, 2, 3))
-    freeze(model, model.backbone, list(model.backbone.blocks), 2)
+    freeze(parts(model, model.backbone, list(model.backbone.blocks), 2))
     assert "blocks.2" in learning(model)
     for step, newest in ((1, "blocks.1"), (2, "blocks.0"), (3, "patch_embed")):
         assert newest not in learning(model)

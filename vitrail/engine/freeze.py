@@ -17,18 +17,17 @@ class Wave(NamedTuple):
     parameters: list[nn.Parameter]
 
 
-def freeze(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> int:
-    """Stops "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks from learning.
-    Returns how many parameters are frozen. Dropout and stochastic depth of frozen parts stay as they are."""
-    stopped = [p for part in parts(model, backbone, blocks, what) for p in part]
-    for p in stopped:
-        p.requires_grad_(False)
-    return sum(p.numel() for p in stopped)
+def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
+    """Stops `parts` from learning. Their dropout and stochastic depth stay as they are."""
+    for part in frozen:
+        for p in part:
+            p.requires_grad_(False)
 
 
 def parts(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> list[list[nn.Parameter]]:
-    """What `freeze` stops, from the head down: block by block, the stem last. What the backbone has above its last block belongs to
-    that block. Errors: `UsageError` where there are fewer blocks than that."""
+    """What is to be frozen: "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks; from the head
+    down, block by block, the stem last. What the backbone has above its last block belongs to that block. Errors: `UsageError` where
+    there are fewer blocks than that."""
     if what in ("none", 0):
         return []
     if isinstance(what, int) and what > len(blocks):

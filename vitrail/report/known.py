@@ -10,7 +10,7 @@ import numpy as np
 from vitrail.analysis.cost import Cost, cost
 from vitrail.data.dataset import Dataset
 from vitrail.engine import log
-from vitrail.engine.freeze import freeze
+from vitrail.engine.freeze import freeze, parts
 from vitrail.errors import VitrailError
 from vitrail.recipe import Recipe
 from vitrail.run import model
@@ -166,7 +166,7 @@ def price(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
         with torch.device("meta"):
             net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
         blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
-        freeze(net, net.backbone, blocks, recipe.optim.freeze)  # type: ignore
+        freeze(parts(net, net.backbone, blocks, recipe.optim.freeze))  # type: ignore
         return cost(net)
     except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # a family that cannot be counted costs its section only
         return None

@@ -26,7 +26,7 @@ def learner(recipe: Recipe, net: nn.Module, device: torch.device) -> tuple[State
         net.to(memory_format=torch.channels_last)
     frozen = parts(net, backbone, blocks, o.freeze)
     planned = waves(frozen, o.unfreeze, recipe.plan.steps or 0)
-    freeze(net, backbone, blocks, o.freeze)
+    freeze(frozen)
     if not any(p.requires_grad for p in net.parameters()):
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to learn", "freeze less")
     made = groups(net, blocks, o.weight_decay, o.layer_decay)
