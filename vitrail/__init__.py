@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from vitrail.analysis.attention import Heads, Layers, Look
     from vitrail.analysis.cost import Cost
     from vitrail.run.predict import Predictor
     from vitrail.weights.report import LoadReport
 
-__all__ = ["__version__", "backbone", "cost", "create", "load", "load_weights", "models", "save"]
+__all__ = ["__version__", "attention", "backbone", "cost", "create", "load", "load_weights", "models", "save"]
 
 
 def models(family: str | None = None) -> list[str]:
@@ -33,7 +34,8 @@ def models(family: str | None = None) -> list[str]:
 
 
 def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
-    """A classifier: images [B C H W] -> logits [B classes], freshly initialised.
+    """A classifier: images [B C H W] -> logits [B classes], freshly initialised. Of dit and jit a denoiser of so many classes:
+    noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance.
 
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
@@ -69,6 +71,30 @@ def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Co
     if not isinstance(model, nn.Module):
         raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.cost(vitrail.create(NAME))")
     return count(model, None if size is None else checked(sized({"size": size})["size"], tuple[Positive, Positive], "size"))
+
+
+def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = None,
+              heads: "Heads" = None) -> "list[Look]":  # fmt: skip
+    """What each softmax attention looks at: `Look.weights` [B heads N N] and their places on the picture. The model stays as it is.
+
+    images: for what `load` gives, pictures as its `predict` takes them; for a model, floats [B C H W] as it wants them, or a tuple of
+    all that it takes. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or "mean", "min", "max".
+    Errors: `UsageError`, also for a model that has no softmax attention.
+    """
+    import torch
+
+    from vitrail.analysis.attention import attention as look
+    from vitrail.errors import UsageError
+    from vitrail.run.predict import Predictor, one_by_one, pixels
+
+    if isinstance(model, Predictor):
+        pre, pictures = model.preprocess, one_by_one(images)
+        if not len(pictures):
+            raise UsageError("there is no picture to look at", "give one, or many")
+        return look(model.model, pre.batch(torch.stack([pre.picture(pixels(p, pre)) for p in pictures])), layers, heads)
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.attention(vitrail.load(RUN), pictures)")
+    return look(model, images, layers, heads)
 
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":

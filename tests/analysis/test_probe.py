@@ -138,11 +138,23 @@ def computed(monkeypatch):
 def test_features_are_those_of_the_backbone_in_order(place):
     found = predict.load(place / "run")
     data = np.load(place / "data" / "tiny.npz")["val_images"]
-    split = probing.data_of(Wish(str(place / "run"))).splits["val"]
+    split = probing.data_of(str(place / "run"))[0].splits["val"]
     ours = probing.computed(found.model, split, found.preprocess, tiny.ALONE)
     batch = found.preprocess.batch(torch.from_numpy(data.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         assert torch.allclose(ours, torch.cat(found.model.backbone(batch).summaries, dim=1), atol=1e-6)
+
+
+def test_a_run_on_a_share_of_its_pictures_is_probed_on_these(place, computed, tmp_path):
+    trained = tiny.begin(tiny.recipe(place / "data" / "tiny.npz", plan={"steps": 3, "share": 0.5}), tmp_path / "run")
+    tiny.finish(trained)
+    found = probing.probe(Wish(str(tmp_path / "run")), tiny.ALONE)
+    assert computed == [24, 17]
+    assert found.labelled == 24
+    there, run = probing.data_of(str(tmp_path / "run"))
+    assert list(there.splits["train"].names) == list(trained.dataset.splits["train"].names)
+    assert run is not None
+    assert probing.data_of("", str(place / "data" / "tiny.npz"))[1] is None
 
 
 def test_features_are_computed_once(place, computed, tmp_path):

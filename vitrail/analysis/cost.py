@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vitrail.layers.attention import attentions
+from vitrail.types import denoises
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
     size = getattr(config, "size", (224, 224)) if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     ghost, channels = on_meta(model), getattr(config, "channels", 3)
     with torch.no_grad(), weightless():
-        seen = watched(ghost, torch.empty(batch, channels, *size))
+        seen = watched(ghost, given(ghost, batch, channels, size))
         with FlopCounterMode(display=False) as counter:  # looking costs operations of its own, so it is not done while counting
-            ghost(torch.empty(1, channels, *size))
+            ghost(*given(ghost, 1, channels, size))
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     by_part = shares(ghost, counts, {name: pairs // batch for name, pairs in seen.unseen.items()})
     return Cost(
@@ -136,12 +137,18 @@ class Watch:
             self.activations += out.numel() * 4
 
 
-def watched(model: nn.Module, images: torch.Tensor) -> Watch:
-    """One pass of images through a model, and what was seen on the way."""
+def given(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """What a model takes: images, and a denoiser their times and labels too."""
+    images = torch.empty(batch, channels, *size)
+    return (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64)) if denoises(model) else (images,)
+
+
+def watched(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> Watch:
+    """One pass through a model, and what was seen on the way."""
     watch = Watch()
     hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in attentions(model).items()]
     hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
-    model(images)
+    model(*taken)
     for hook in hooks:
         hook.remove()
     return watch

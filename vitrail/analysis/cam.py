@@ -1,0 +1,57 @@
+"""Gradient CAM: which cells of a map a class is told from. Asks nothing of attention, so it works for every family.
+
+Grad-CAM (Selvaraju et al. 2016, arxiv.org/abs/1610.02391, section 3): channels weighted by the mean of their gradient, what is positive
+of their sum. It is taken at the last block whose cells the answer still depends on. In a convolutional network, or where the
+summary is the mean of the cells, that is the last block; where a class token is read it is the one before, since nothing looks at the
+cells after that (or, of one block, what comes into it).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.analysis.states import State, states
+from vitrail.analysis.watch import Given, inputs, scores
+from vitrail.errors import UsageError
+
+
+def gradient_cam(model: nn.Module, images: Given, classes: Tensor | int | None = None) -> Tensor:
+    """How much each cell speaks for a class, [B h w], zero or more. classes: an index, one a picture [B], or None for the likeliest.
+
+    Of two branches (CrossViT) both maps are added up on the grid of the first.
+    Errors: `UsageError` for a model without a head, and where no cell reaches the answer.
+    """
+    args = inputs(model, images)
+    args = (args[0].detach().clone().requires_grad_(), *args[1:])
+    found: list[State] = []
+    with torch.enable_grad():
+        score = scores(states(model, args, found.append, before=True), classes).sum()
+        gradients = torch.autograd.grad(score, [s.raw for s in found], allow_unused=True)
+    blocks: dict[str, list[tuple[State, Tensor]]] = {}
+    for state, gradient in zip(found, gradients, strict=True):
+        if gradient is not None and state.grid is not None and bool(state.cells(gradient).any()):
+            blocks.setdefault(state.block, []).append((state, gradient))
+    if not blocks:
+        raise UsageError("the answer depends on no cell of any block", "is the head trained, and are its inputs the backbone's?")
+    return together(blocks[list(blocks)[-1]])
+
+
+def together(branches: Sequence[tuple[State, Tensor]]) -> Tensor:
+    """The maps of the branches of one block and their gradients -> one map [B h w]."""
+    maps = []
+    for state, gradient in branches:
+        weights = state.cells(gradient).mean((1, 2))  # [B D]
+        maps.append(torch.einsum("bhwd,bd->bhw", state.cells(), weights).clamp(min=0).detach().float().cpu())
+    return sum((on_picture(m, maps[0].shape[1:]) for m in maps[1:]), maps[0])
+
+
+def on_picture(maps: Tensor, size: Sequence[int], extent: Sequence[int] | None = None) -> Tensor:
+    """Maps [... h w] at the resolution of pictures, bilinear: [... H W]. extent: the height and width that the cells cover, where that
+    is more than the picture, as padding makes it."""
+    size = (size[0], size[1])
+    whole = size if extent is None else (max(extent[0], size[0]), max(extent[1], size[1]))
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    large = F.interpolate(flat, whole, mode="bilinear", align_corners=False)[:, 0, : size[0], : size[1]]
+    return large.reshape(*maps.shape[:-2], *size)

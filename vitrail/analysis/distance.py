@@ -1,0 +1,72 @@
+"""How far attention looks and how widely it spreads: mean distance and entropy, by layer and head."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.analysis.attention import Layers, Look, attention
+from vitrail.analysis.watch import Given
+
+TINY = torch.finfo(torch.float32).tiny  # less than any weight that was not masked
+
+
+class Profile(NamedTuple):
+    """A layer over many pictures, each [h]: the mean distance in pixels (NaN where tokens have no place), the entropy in nats, and that
+    as a share of the most it could be."""
+
+    name: str
+    distance: Tensor
+    entropy: Tensor
+    share: Tensor
+
+
+def profile(model: nn.Module, batches: Iterable[Given], layers: Layers = None) -> list[Profile]:
+    """Every layer over all pictures of some batches, each picture counting the same."""
+    sums: dict[str, list[Tensor]] = {}
+    pictures = 0
+    for batch in batches:
+        looks = attention(model, batch, layers)
+        pictures += len(looks[0].parts)
+        for one in looks:
+            found = [mean_distance(one), *entropy(one)]
+            before = sums.get(one.name, [torch.zeros(1)] * 3)
+            sums[one.name] = [a + b.sum(0) for a, b in zip(before, found, strict=True)]
+    return [Profile(name, *(s / pictures for s in three)) for name, three in sums.items()]
+
+
+def mean_distance(one: Look) -> Tensor:
+    """The distance in pixels from the centre of a query's cell to those of the keys' it looks at, weighted by attention, the mean over
+    the queries: [B h] (Dosovitskiy et al. 2020, figure 7). A reduced key is at the centre of the cells that it stands for.
+
+    Tokens without a place and padding are left out, and the weights of the others brought to a sum of one.
+    """
+    queries, keys = at_places(one.query_index, one.queries.leading), at_places(one.key_index, one.keys.leading)
+    if not one.queries.maps or not one.keys.maps:
+        return one.parts.new_full((one.parts.shape[0], one.parts.shape[2]), float("nan"))
+    here, there = one.queries.centres[queries.clamp(min=0)], one.keys.centres[keys.clamp(min=0)]  # [g n 2], [g m 2]
+    apart = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist")  # [g n m]
+    seen = one.parts * (keys >= 0)[:, None, None]
+    far = torch.einsum("bghnm,gnm->bghn", seen, apart) / seen.sum(-1).clamp(min=TINY)
+    return over_queries(far, queries >= 0)
+
+
+def entropy(one: Look) -> tuple[Tensor, Tensor]:
+    """-sum w log w over all keys, the mean over all queries, in nats, and the mean share of log N, N being how many keys a query can
+    see: [B h] each. A query that sees one key alone has share 0."""
+    parts, real = one.parts, one.query_index >= 0
+    nats = torch.special.entr(parts).sum(-1)  # [B g h n]
+    most = (parts > TINY).sum(-1).clamp(min=1).float().log()
+    share = torch.where(most > 0, nats / most.clamp(min=TINY), torch.zeros_like(nats))
+    return over_queries(nats, real), over_queries(share, real)
+
+
+def at_places(index: Tensor, leading: int) -> Tensor:
+    """The cells at places of the sequence; below zero what has none."""
+    return torch.where(index >= leading, index - leading, -1)
+
+
+def over_queries(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean of [B g h n] over those queries [g n] that count: [B h]."""
+    return torch.einsum("bghn,gn->bh", values, counted.to(values)) / counted.sum()

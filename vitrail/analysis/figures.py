@@ -1,0 +1,188 @@
+"""Figures of what the rest of this folder finds. Each function returns a matplotlib `Figure` that no window and no global state knows
+of; matplotlib is imported when one is drawn."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from vitrail.analysis.attention import Look
+from vitrail.analysis.cam import on_picture
+from vitrail.analysis.distance import Profile
+from vitrail.analysis.flow import Flow
+from vitrail.analysis.positions import Encoding, Filters
+from vitrail.analysis.tokens import Alike, Coloured, Kernels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEAT, DIVERGING = "inferno", "RdBu_r"
+STRENGTH = 0.6  # of the colours over a picture
+TILE = 1.4  # inches
+
+
+def overlay(picture: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None) -> np.ndarray:
+    """A map [h w] in colours over a picture uint8 [H W C], from its least to its greatest value: uint8 [H W 3].
+
+    extent: height and width in pixels that the map covers, as `Cells.extent` says, where padding makes it more than the picture.
+    """
+    from matplotlib import colormaps
+
+    large = on_picture(heat.detach().float().cpu(), picture.shape[:2], extent)
+    low, high = large.min(), large.max()
+    level = ((large - low) / (high - low).clamp(min=1e-12)).numpy()
+    colours = 255 * colormaps[HEAT](level)[:, :, :3]
+    return np.rint((1 - STRENGTH) * rgb(picture) + STRENGTH * colours).astype(np.uint8)
+
+
+def rgb(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H W C] or [H W] -> [H W 3]; grey is repeated, channels after the third are left out."""
+    deep = picture[:, :, None] if picture.ndim == 2 else picture
+    return np.repeat(deep[:, :, :1], 3, axis=2) if deep.shape[2] < 3 else deep[:, :, :3]
+
+
+def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:
+    """A figure of bare axes [rows columns]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(side * columns + 0.3, side * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def charts(count: int) -> tuple["Figure", Any]:
+    """A figure of `count` charts side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * count, 3.6), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def attention_figure(picture: np.ndarray, looks: Sequence[Look], query: int | tuple[int, int] | None = None, index: int = 0) -> "Figure":
+    """What each head (across) of each layer (down) looks at on one picture of a batch: from one query as `Look.seen_by` takes it, or
+    what the mean query looks at. Layers without a map of keys are left out."""
+    shown = [one for one in looks if one.keys.maps]
+    figure, axes = tiles(max(1, len(shown)), max([one.parts.shape[2] for one in shown], default=1))
+    for row, one in zip(axes, shown, strict=False):
+        heads = (one.received() if query is None else one.seen_by(query))[index]
+        for axis, heat in zip(row, heads, strict=False):
+            axis.imshow(overlay(picture, heat, one.keys.maps[0].extent))
+        row[0].set_title(one.name, fontsize=7, loc="left")
+    return figure
+
+
+def heat_figure(pictures: Sequence[np.ndarray], maps: Tensor, titles: Sequence[str] = ()) -> "Figure":
+    """Pictures above, the same under their maps [B h w] below: of rollout, relevance or gradient CAM."""
+    figure, axes = tiles(2, len(pictures), 2.0)
+    for i, picture in enumerate(pictures):
+        axes[0][i].imshow(rgb(picture))
+        axes[1][i].imshow(overlay(picture, maps[i]))
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def distance_figure(profiles: Sequence[Profile]) -> "Figure":
+    """Mean distance in pixels and share of the greatest entropy over layers, a dot a head."""
+    figure, axes = charts(2)
+    for axis, values, title in (
+        (axes[0], [p.distance for p in profiles], "mean attention distance, pixels"),
+        (axes[1], [p.share for p in profiles], "entropy, share of log N"),
+    ):
+        for layer, heads in enumerate(values):
+            axis.scatter([layer] * len(heads), heads.tolist(), s=12, color="C0")
+        axis.plot([float(heads.mean()) for heads in values], color="C1", label="mean of heads")
+        axis.set(title=title, xlabel="layer", ylim=(0, None))
+        axis.legend(fontsize="small")
+    return figure
+
+
+def position_figure(encoding: Encoding) -> "Figure":
+    """Tiles of likeness, one a cell where the cell is; or the bias by displacement, one a head, red for what is added."""
+    values = encoding.values
+    if encoding.kind == "relative":
+        figure, axes = tiles(1, len(values))
+        most = max(float(values.abs().max()), 1e-12)
+        for axis, head in zip(axes[0], values, strict=True):
+            drawn = axis.imshow(head.numpy(), cmap=DIVERGING, vmin=-most, vmax=most)
+    else:
+        figure, axes = tiles(values.shape[0], values.shape[1], 0.5)
+        for row, tile_row in zip(axes, values, strict=True):
+            for axis, tile in zip(row, tile_row, strict=True):
+                drawn = axis.imshow(tile.numpy(), cmap="viridis", vmin=-1, vmax=1)
+    figure.colorbar(drawn, ax=axes)
+    figure.suptitle(f"{encoding.name} ({encoding.kind})", fontsize=9)
+    return figure
+
+
+def filter_figure(found: Filters, across: int = 7) -> "Figure":
+    """Components as pictures, in colour where they have three channels, each with its share of the variance."""
+    count = len(found.pictures)
+    figure, axes = tiles(-(-count // across), min(across, count), 1.0)
+    for axis, component, share in zip(axes.flat, found.pictures, found.shares.tolist(), strict=False):
+        shown = 0.5 + 0.5 * component / component.abs().max().clamp(min=1e-12)
+        axis.imshow((shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy(), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(f"{share:.1%}", fontsize=7)
+    return figure
+
+
+def likeness_figure(found: Sequence[tuple[str, Alike]]) -> "Figure":
+    """How alike patches are after each block, a line for each named model."""
+    figure, (axis,) = charts(1)
+    for name, alike in found:
+        axis.plot(range(1, len(alike.names) + 1), alike.cosine.tolist(), marker=".", label=name)
+    axis.set(title="mean cosine between patches", xlabel="block", ylim=(None, 1))
+    axis.legend(fontsize="small")
+    return figure
+
+
+def coloured_figure(picture: np.ndarray, found: Sequence[Coloured], index: int = 0, across: int = 6) -> "Figure":
+    """A picture and the patches of its blocks in colours."""
+    count = len(found) + 1
+    figure, axes = tiles(-(-count // across), min(across, count))
+    axes.flat[0].imshow(rgb(picture))
+    for axis, one in zip(axes.flat[1:], found, strict=False):
+        axis.imshow(one.pictures[index].numpy())
+        axis.set_title(one.name.removeprefix("backbone."), fontsize=6)
+    return figure
+
+
+def cka_figure(found: Kernels, names: tuple[str, str] = ("block", "block")) -> "Figure":
+    """CKA between layers, those of the first model upwards."""
+    figure, (axis,) = charts(1)
+    drawn = axis.imshow(found.values.numpy(), cmap="magma", vmin=0, vmax=1, origin="lower")
+    axis.set(title="linear CKA", ylabel=names[0], xlabel=names[1])
+    figure.colorbar(drawn, ax=axis)
+    return figure
+
+
+def flow_figure(found: Sequence[Flow]) -> "Figure":
+    """By block: norms of activations and of gradients, with those of its parts, and what each residual branch changes."""
+    figure, axes = charts(3)
+    blocks = range(1, len(found) + 1)
+    for axis, number, title in ((axes[0], 0, "activations, root mean square"), (axes[1], 1, "gradients, root mean square")):
+        axis.plot(blocks, [one.out[number] for one in found], color="black", marker=".", label="block")
+        for part in dict.fromkeys(part for one in found for part in one.parts):
+            values = [(i, one.parts[part][number]) for i, one in zip(blocks, found, strict=True) if part in one.parts]
+            axis.plot(*zip(*values, strict=True), linewidth=1, label=part)
+        axis.set(title=title, xlabel="block", yscale="symlog" if any(one.out[number] == 0 for one in found) else "log")
+    for branch in range(max((len(one.branches) for one in found), default=0)):
+        values = [(i, one.branches[branch]) for i, one in zip(blocks, found, strict=True) if branch < len(one.branches)]
+        axes[2].plot(*zip(*values, strict=True), marker=".", label=f"branch {branch + 1}")
+    axes[2].set(title="|branch| / |x + branch|", xlabel="block", ylim=(0, None))
+    for axis in axes:
+        if 0 < len(axis.lines) <= 12:
+            axis.legend(fontsize="x-small")
+    return figure
+
+
+def weights_figure(one: Look, head: int = 0, index: int = 0) -> "Figure":
+    """The whole matrix of weights of one head, queries down and keys across."""
+    figure, (axis,) = charts(1)
+    drawn = axis.imshow(one.weights[index, head].numpy(), cmap=HEAT)
+    axis.set(title=f"{one.name}, head {head}", ylabel="query", xlabel="key")
+    figure.colorbar(drawn, ax=axis)
+    return figure
