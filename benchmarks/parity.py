@@ -3,7 +3,8 @@
     python benchmarks/parity.py [--family swin] [--write]
 
 The pairs are those of the tests (`tests/oracles.py`): tiny models, every parameter and buffer stirred, weights through the tables of
-names. `--write` puts one row for each family and oracle, with its largest error, between the markers in README.md.
+names. Denoisers are held against diffusers and the originals. `--write` puts one row for each family and oracle, with its largest error,
+between the markers in README.md.
 """
 
 import argparse
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from vitrail import catalog
 
 HOME = Path(__file__).parents[1]
 START, END = "<!-- parity -->", "<!-- /parity -->"
@@ -33,12 +36,13 @@ class Row(NamedTuple):
 def measure(pair: Any) -> Row:
     from oracles import compare
 
-    error, compared = 0.0, "logits"
+    said = "output" if catalog.kind(pair.family) == "denoiser" else "logits"
+    error, compared = 0.0, said
     for size in pair.sizes:
         torch.manual_seed(0)
         found = compare(pair.make(size), size)
         error = max(error, found["logits"], found.get("maps", 0.0))
-        compared = "logits, maps" if "maps" in found else "logits"
+        compared = f"{said}, maps" if "maps" in found else said
     return Row(pair.family, pair.oracle, pair.settings, pair.sizes, compared, error, pair.tolerance)
 
 
@@ -54,7 +58,7 @@ def long(rows: list[Row]) -> str:
 
 def short(rows: list[Row]) -> str:
     """One row for each family, a column for each oracle: the largest error over everything compared."""
-    oracles = ["timm", "transformers", "torchvision", "original"]
+    oracles = ["timm", "transformers", "torchvision", "diffusers", "original"]
     worst: dict[tuple[str, str], float] = {}
     for r in rows:
         worst[r.family, r.oracle] = max(worst.get((r.family, r.oracle), 0.0), r.error)

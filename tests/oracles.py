@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vitrail import catalog
 from vitrail.heads.linear import Classifier
-from vitrail.models import crossvit, efficientvit, efficientvit_msra, hybrid, mobilevit, pvt, pvt_v2, resnet, swin, swin_v2, vit
+from vitrail.models import crossvit, dit, efficientvit, efficientvit_msra, hybrid, jit, mobilevit, pvt, pvt_v2, resnet, swin, swin_v2, vit
 from vitrail.weights.rules import convert, revert
 
 Size = tuple[int, int]
@@ -33,9 +33,10 @@ def pictures(size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Both:
-    """One model twice. `logits` and `maps` ask theirs; `images` makes what both are shown, or gives what the original was shown."""
+    """One model twice. `logits` (of a denoiser, what it says) and `maps` ask theirs; `images` makes what both are shown, or gives what
+    the original was shown."""
 
-    ours: Classifier
+    ours: Any
     theirs: Any
     logits: Callable[[Tensor], Tensor]
     maps: Callable[[Tensor], Sequence[Tensor]] | None = None
@@ -60,7 +61,7 @@ def stir(model: nn.Module, norms: float = 1.0) -> nn.Module:
         else:
             p.data += 0.2 * torch.randn_like(p)
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm) and m.weight is not None:
             nn.init.uniform_(m.weight, 0.5 * norms, 1.5 * norms)
     return model.eval()
 
@@ -78,8 +79,8 @@ def settle(model: nn.Module, size: Size = (64, 64)) -> nn.Module:
     return model.eval()
 
 
-def take(family: str, source: str, config: Any, state: dict[str, Tensor], classes: int = 5, heads: int = 0) -> Classifier:
-    """Our classifier with their weights, none left over, and the way back exact. `heads`: where theirs keeps them apart."""
+def take(family: str, source: str, config: Any, state: dict[str, Tensor], classes: int = 5, heads: int = 0) -> Any:
+    """Our classifier or denoiser with their weights, none left over, and the way back exact. `heads`: where theirs keeps them apart."""
     rules = catalog.module("weights/tables", family).SOURCES[source]
     made = convert(state, rules)
     assert made.unknown == []
@@ -87,7 +88,11 @@ def take(family: str, source: str, config: Any, state: dict[str, Tensor], classe
     if (family, source) != ("swin", "transformers"):  # whose file has other names than the live model: the way back is to the file
         assert back.keys() | made.dropped.keys() == state.keys()
         assert all(torch.equal(t, state[name]) for name, t in back.items())
-    ours = Classifier(catalog.module("models", family).build(config), classes)
+    built = catalog.module("models", family).build(config)
+    if catalog.kind(family) == "denoiser":
+        built.load_state_dict(made.tensors)
+        return built.eval()
+    ours = Classifier(built, classes)
     empty = {name: t for name, t in ours.state_dict().items() if not t.numel()}  # registers that are not there have no name elsewhere
     ours.load_state_dict({**empty, **{k if k.startswith("heads.") else f"backbone.{k}": t for k, t in made.tensors.items()}})
     return ours.eval()
@@ -410,6 +415,38 @@ def resnet_transformers(block: str, size: Size = (64, 64)) -> Both:
     return both("resnet", "transformers", replace(RESNET, block=block), settle(stir(ResNetForImageClassification(config))))
 
 
+DIT = dit.Config(width=64, depth=3, heads=4, patch=2, size=(8, 8), classes=10)
+JIT = jit.Config(width=64, depth=4, heads=4, bottleneck=16, context=4, context_start=2, patch=4, size=(32, 32), classes=10)
+
+
+def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the original said, and its weights."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return held, {k.removeprefix("state."): t for k, t in held.items() if k.startswith("state.")}
+
+
+def denoiser_golden(family: str, size: Size) -> Both:
+    """The original's outputs at three times, one of them for no class."""
+    held, state = golden(f"{family}_tiny")
+    ours = take(family, "original", DIT if family == "dit" else JIT, state)
+    x, t, label, out = (held[f"forward.{part}"] for part in ("x", "t", "y", "out"))
+    return Both(lambda x: ours(x, t, label), None, lambda _: out, images=lambda _: x)
+
+
+def dit_diffusers(size: Size = (16, 16)) -> Both:
+    """diffusers' with the original's eps and waves (its own end at 10000^(-127/127), not 10000^(-127/128)); it takes squares only."""
+    from diffusers import DiTTransformer2DModel
+
+    theirs = stir(DiTTransformer2DModel(4, 16, 4, 8, num_layers=3, sample_size=size[0], num_embeds_ada_norm=10, norm_eps=1e-6))
+    for block in theirs.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+        block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
+    ours = take("dit", "diffusers", replace(DIT, size=size), theirs.state_dict())
+    t, label = torch.tensor([3, 999]), torch.tensor([7, 10])
+    return Both(lambda x: ours(x, t, label), theirs, lambda x: theirs(x, t, label).sample, images=lambda size: torch.randn(2, 4, *size))
+
+
 class Pair(NamedTuple):
     """A row of the table: whose numbers, at which settings and sizes (height, width); why, where more than 1e-5 is allowed."""
 
@@ -467,6 +504,9 @@ PAIRS = [
     Pair("efficientvit_msra", "timm", "windows 7 7 7", partial(msra_timm, (448, 448)), ((300, 448),)),
     Pair("mobilevit", "timm", "", mobilevit_timm, ((64, 64), (96, 40), (70, 50))),  # odd maps: 12x5, 6x3, 3x2 and 9x7, 5x4, 3x2
     Pair("mobilevit", "transformers", "", mobilevit_transformers, ((64, 64), (96, 40), (70, 50))),
+    Pair("dit", "original", "its outputs", partial(denoiser_golden, "dit"), ((8, 8),)),
+    Pair("dit", "diffusers", "the original's eps and waves", dit_diffusers, ((16, 16), (32, 32))),
+    Pair("jit", "original", "its outputs", partial(denoiser_golden, "jit"), ((32, 32),)),
     *(
         Pair("resnet", oracle, block, partial(make, block), ((64, 64), (70, 45)))
         for oracle, make in (("torchvision", resnet_torchvision), ("timm", resnet_timm), ("transformers", resnet_transformers))

@@ -1,0 +1,103 @@
+"""What a denoiser is told beside the picture: the time and the class, as one vector [B D] that moves and scales what every block sees.
+
+Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the waves of the time as in ADM (Dhariwal & Nichol 2021).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.layers.patch import grid_of
+
+WAVES = 256  # features of a time, half of them cosines
+LONGEST = 10_000.0  # the slowest wave's period is nearly this, over 2 pi
+
+
+def time_waves(t: Tensor) -> Tensor:
+    """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from 0 to 1."""
+    half = WAVES // 2
+    where = t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"  # float64 does not exist on every accelerator
+    powers = -math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=where) / half
+    omega = powers.double().exp().float().to(t.device)  # rounded once: at 999, what machines differ by in a float32 exp is seen
+    angles = t[:, None].float() * omega  # [B 128]
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TimeEmbed(nn.Module):
+    """Times [B] -> [B D]: waves through two linear layers."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(WAVES, width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+
+
+class ClassEmbed(nn.Embedding):
+    """Labels [B] -> [B D]. The last row, at `null`, stands for no class; without classes it is the only one."""
+
+    def __init__(self, classes: int, width: int):
+        super().__init__(classes + 1, width)
+        self.null = classes
+
+
+class Modulation(nn.Module):
+    """The condition [B D] -> `parts` vectors [B 1 D]: shifts, scales and gates, all zero at first."""
+
+    def __init__(self, width: int, parts: int):
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(c)[:, None].chunk(self.parts, dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift, for x [B N D] and the others [B 1 D]."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class PatchOut(nn.Module):
+    """Tokens [B hw D] and the condition [B D] -> a picture [B C H W] of `size`, cut from whole patches; nothing but zeros at first."""
+
+    def __init__(self, norm: nn.Module, width: int, patch: int, channels: int):
+        super().__init__()
+        self.patch, self.channels = patch, channels
+        self.norm = norm
+        self.modulation = Modulation(width, 2)
+        self.linear = nn.Linear(width, patch * patch * channels)
+
+    def forward(self, x: Tensor, c: Tensor, size: tuple[int, int]) -> Tensor:
+        shift, scale = self.modulation(c)
+        x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
+        picture = lay_out(x, grid_of(size, (self.patch, self.patch)), self.patch)
+        return picture[..., : size[0], : size[1]]
+
+
+def lay_out(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Patches [B hw ppC] in raster order -> [B C hp wp]."""
+    x = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B C h p w p] -> [B C hp wp]
+
+
+def initialise(root: nn.Module) -> None:
+    """As DiT begins: linear layers and patches Xavier-uniform, biases zero, time and classes N(0, 0.02), and every modulation and the
+    last layer zero, so that each block passes on what it gets and the output is zero."""
+    for m in root.modules():
+        if isinstance(m, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(m.weight.flatten(1))
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+    for m in root.modules():
+        if isinstance(m, TimeEmbed):
+            nn.init.normal_(m.fc1.weight, std=0.02)
+            nn.init.normal_(m.fc2.weight, std=0.02)
+        elif isinstance(m, ClassEmbed):
+            nn.init.normal_(m.weight, std=0.02)
+        elif isinstance(m, Modulation | PatchOut):
+            nn.init.zeros_(m.linear.weight)

@@ -1,0 +1,105 @@
+"""DiT: scalable diffusion models with transformers (Peebles & Xie 2022, arxiv.org/abs/2212.09748).
+
+A denoiser: a noisy picture or latent, its time and its class go in, the noise that is in it comes out. The trunk is a plain ViT; time and
+class act by moving and scaling what each block sees (adaLN-Zero), and all of it begins at zero, so a new model passes everything through.
+Sizes are those of latents, a picture of 256 pixels being 32 x 32 of them; `nano` is for small pictures as they are.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Count
+from vitrail.layers.attention import SelfAttention
+from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, initialise, modulate
+from vitrail.layers.mlp import Mlp
+from vitrail.layers.patch import PatchEmbed, grid_of
+from vitrail.layers.position import SinCos
+
+KIND = "denoiser"
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    patch: int = 2
+    size: tuple[int, int] = (32, 32)  # (height, width) that the position table is kept for; any other works too
+    channels: int = 4
+    classes: Count = 1000  # label `classes` stands for none; 0: no label means anything
+    learn_sigma: bool = True  # as many channels again in the output, for the variance
+    eps: float = 1e-6
+
+
+VARIANTS = {
+    "nano":    Config(width=128,  depth=6,  heads=4,  patch=4, size=(28, 28), channels=3),
+    "small_8": Config(width=384,  depth=12, heads=6,  patch=8),
+    "small_4": Config(width=384,  depth=12, heads=6,  patch=4),
+    "small_2": Config(width=384,  depth=12, heads=6,  patch=2),
+    "base_8":  Config(width=768,  depth=12, heads=12, patch=8),
+    "base_4":  Config(width=768,  depth=12, heads=12, patch=4),
+    "base_2":  Config(width=768,  depth=12, heads=12, patch=2),
+    "large_8": Config(width=1024, depth=24, heads=16, patch=8),
+    "large_4": Config(width=1024, depth=24, heads=16, patch=4),
+    "large_2": Config(width=1024, depth=24, heads=16, patch=2),
+    "xl_8":    Config(width=1152, depth=28, heads=16, patch=8),
+    "xl_4":    Config(width=1152, depth=28, heads=16, patch=4),
+    "xl_2":    Config(width=1152, depth=28, heads=16, patch=2),
+}  # fmt: skip
+
+
+class Block(nn.Module):
+    """x + gate attention, x + gate MLP, on norms without weights that the condition shifts and scales."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        width = config.width
+        self.norm1, self.norm2 = (bare_norm(config) for _ in range(2))
+        self.attn = SelfAttention(width, config.heads)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), "tanh")
+        self.modulation = Modulation(width, 6)
+
+    def forward(self, x: Tensor, c: Tensor, grid: tuple[int, int]) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), grid))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+class DiT(nn.Module):
+    """Noisy pictures [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
+    least and the greatest variance of a step, from -1 to 1."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        patch = (config.patch, config.patch)
+        self.patch_embed = PatchEmbed(config.channels, config.width, patch)
+        self.position = SinCos(grid_of(config.size, patch), config.width)
+        self.time = TimeEmbed(config.width)
+        self.label = ClassEmbed(config.classes, config.width)
+        self.null = self.label.null
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.out = PatchOut(bare_norm(config), config.width, config.patch, config.channels * (1 + config.learn_sigma))
+        initialise(self)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        tokens = self.position(self.patch_embed(x))  # [B h w D]
+        grid = (tokens.shape[1], tokens.shape[2])
+        tokens = tokens.flatten(1, 2)  # [B hw D]
+        c = F.silu(self.time(t) + self.label(label))  # [B D]
+        for block in self.blocks:
+            tokens = block(tokens, c, grid)
+        return self.out(tokens, c, (x.shape[2], x.shape[3]))
+
+
+def bare_norm(config: Config) -> nn.LayerNorm:
+    return nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
+
+
+def build(config: Config) -> DiT:
+    """A DiT, freshly initialised."""
+    return DiT(config)

@@ -1,0 +1,182 @@
+"""JiT: back to basics, let denoising generative models denoise (Li & He 2025, arxiv.org/abs/2511.13720).
+
+A denoiser on pixels, without an autoencoder: large patches through a bottleneck, and the output is the clean picture itself, not noise,
+which a network can make of fewer numbers. Time and class act as in DiT; the class comes as tokens too, from a block in the middle on.
+Norms are RMSNorm, of queries and keys as well, the feed-forward half is SwiGLU, and places are told twice, by a table and by rotation.
+`nano` and `tiny` are for small pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Count, Positive
+from vitrail.errors import UsageError
+from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, initialise, modulate
+from vitrail.layers.norm import norm
+from vitrail.layers.patch import grid_of
+from vitrail.layers.position import SinCos, check_width
+from vitrail.layers.rotary import axis_angles, rotate
+
+KIND = "denoiser"
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0  # SwiGLU's hidden layer is two thirds of it
+    patch: int = 16
+    size: tuple[int, int] = (256, 256)  # (height, width) that tables are kept for; any other works too
+    channels: int = 3
+    classes: Count = 1000  # label `classes` stands for none; 0: no label means anything
+    bottleneck: Positive = 128  # numbers that a patch is pressed into first
+    context: Count = 32  # tokens that say the class
+    context_start: Count = 4  # the first block that sees them
+    dropout: float = 0.0  # of the middle half of the blocks
+    eps: float = 1e-6
+    rope_base: float = 10000.0
+
+
+VARIANTS = {
+    "nano":     Config(width=128,  depth=6,  heads=4,  bottleneck=16,  context=4, context_start=2, patch=4, size=(28, 28)),
+    "nano_7":   Config(width=128,  depth=6,  heads=4,  bottleneck=32,  context=4, context_start=2, patch=7, size=(28, 28)),
+    "tiny":     Config(width=192,  depth=12, heads=3,  bottleneck=32,  context=8, patch=4, size=(32, 32)),
+    "base_16":  Config(width=768,  depth=12, heads=12, bottleneck=128),
+    "base_32":  Config(width=768,  depth=12, heads=12, bottleneck=128, patch=32, size=(512, 512)),
+    "base_64":  Config(width=768,  depth=12, heads=12, bottleneck=128, patch=64, size=(1024, 1024)),
+    "large_16": Config(width=1024, depth=24, heads=16, bottleneck=128, context_start=8),
+    "large_32": Config(width=1024, depth=24, heads=16, bottleneck=128, context_start=8, patch=32, size=(512, 512)),
+    "large_64": Config(width=1024, depth=24, heads=16, bottleneck=128, context_start=8, patch=64, size=(1024, 1024)),
+    "huge_16":  Config(width=1280, depth=32, heads=16, bottleneck=256, context_start=10, dropout=0.2),
+    "huge_32":  Config(width=1280, depth=32, heads=16, bottleneck=256, context_start=10, dropout=0.2, patch=32, size=(512, 512)),
+    "huge_64":  Config(width=1280, depth=32, heads=16, bottleneck=256, context_start=10, dropout=0.2, patch=64, size=(1024, 1024)),
+    "giant_16": Config(width=1664, depth=40, heads=16, bottleneck=256, context_start=10, dropout=0.2),
+    "giant_32": Config(width=1664, depth=40, heads=16, bottleneck=256, context_start=10, dropout=0.2, patch=32, size=(512, 512)),
+    "giant_64": Config(width=1664, depth=40, heads=16, bottleneck=256, context_start=10, dropout=0.2, patch=64, size=(1024, 1024)),
+}  # fmt: skip
+
+
+class BottleneckEmbed(nn.Module):
+    """Pictures [B C H W] -> patches [B h w D], pressed into few numbers on the way, with nothing between the two linear layers."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.patch = config.patch
+        self.proj1 = nn.Conv2d(config.channels, config.bottleneck, config.patch, config.patch, bias=False)
+        self.proj2 = nn.Conv2d(config.bottleneck, config.width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        below, right = -x.shape[-2] % self.patch, -x.shape[-1] % self.patch
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
+        return self.proj2(self.proj1(x)).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+
+
+class TurnedAttention(Attention):
+    """Self-attention whose queries and keys are normed, then turned by where they are."""
+
+    def __init__(self, config: Config, dropout: float):
+        super().__init__(config.width, config.heads, dropout)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.q_norm, self.k_norm = (norm("rms", config.width // config.heads, config.eps) for _ in range(2))
+
+    def project(self, x: Tensor, angles: Tensor) -> Projected:
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
+        q, k = self.q_norm(q.float()), self.k_norm(k.float())  # logits are bounded by the norm, if it is exact
+        q, k = (rotate(t, angles, "interleaved").to(v.dtype) for t in (q, k))
+        return Projected(q, k, v)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, with dropout at one place only."""
+
+    def __init__(self, config: Config, dropout: float):
+        super().__init__()
+        hidden = int(int(config.width * config.mlp_ratio) * 2 / 3)
+        self.w12 = nn.Linear(config.width, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.w3 = nn.Linear(hidden, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(self.dropout(F.silu(gate) * value))
+
+
+class Block(nn.Module):
+    """x + gate attention, x + gate feed-forward, on norms that the condition shifts and scales."""
+
+    def __init__(self, config: Config, dropout: float):
+        super().__init__()
+        self.norm1, self.norm2 = (norm("rms", config.width, config.eps) for _ in range(2))
+        self.attn = TurnedAttention(config, dropout)
+        self.mlp = FeedForward(config, dropout)
+        self.modulation = Modulation(config.width, 6)
+
+    def forward(self, x: Tensor, c: Tensor, angles: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), angles))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+class JiT(nn.Module):
+    """Noisy pictures [B C H W], times [B] from 0 (noise) to 1 (picture), labels [B] -> clean pictures [B C H W]."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = checked(config)
+        width = config.width
+        self.patch_embed = BottleneckEmbed(config)
+        self.position = SinCos(grid_of(config.size, (config.patch, config.patch)), width)
+        self.time = TimeEmbed(width)
+        self.label = ClassEmbed(config.classes, width)
+        self.null = self.label.null
+        self.context = nn.Parameter(torch.empty(config.context, width))  # positions of the class tokens
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in dropouts(config))
+        self.out = PatchOut(norm("rms", width, config.eps), width, config.patch, config.channels)
+        initialise(self)
+        nn.init.normal_(self.context, std=0.02)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        tokens = self.position(self.patch_embed(x))  # [B h w D]
+        turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]
+        tokens = tokens.flatten(1, 2)  # [B hw D]
+        said, leading = self.label(label), self.config.context
+        c = F.silu(self.time(t) + said)  # [B D]
+        for i, block in enumerate(self.blocks):
+            if i == self.config.context_start:
+                tokens = torch.cat([said[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
+            tokens = block(tokens, c, turns[leading:] if i < self.config.context_start else turns)
+        return self.out(tokens[:, leading:], c, (x.shape[2], x.shape[3]))
+
+    def angles(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """By how much each pair of channels of a head is turned, [M+hw d/2]: the first half by the row, the second by the column;
+        class tokens by nothing."""
+        h, w = grid
+        bands = self.config.width // self.config.heads // 4
+        y, x = (axis_angles(count, bands, self.config.rope_base, device) for count in grid)
+        turned = torch.cat([y.repeat_interleave(w, dim=0), x.repeat(h, 1)], dim=1)
+        return F.pad(turned, (0, 0, self.config.context, 0))
+
+
+def checked(config: Config) -> Config:
+    """Errors: `UsageError` for heads that cannot be turned, and class tokens that no block would see."""
+    check_width(config.width // config.heads, 4, "axial RoPE (width of one head)")
+    if config.context and config.context_start >= config.depth:
+        raise UsageError(f"context_start {config.context_start} is behind the last of {config.depth} blocks", "a smaller one, or context 0")
+    return config
+
+
+def dropouts(config: Config) -> list[float]:
+    """The rate of each block: none in the first and the last quarter."""
+    quarter = config.depth // 4
+    return [config.dropout if quarter <= i < 3 * quarter else 0.0 for i in range(config.depth)]
+
+
+def build(config: Config) -> JiT:
+    """A JiT, freshly initialised."""
+    return JiT(config)

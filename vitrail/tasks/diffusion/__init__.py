@@ -1,0 +1,155 @@
+"""Diffusion: a denoiser learns to make pictures of classes out of noise, by Gaussian diffusion (DiT) or along straight paths (JiT).
+
+Labels are dropped at random, so that the network also learns what it says without one, and guidance can go beyond the difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Amount, Count, Fraction, Positive, Share
+from vitrail.errors import UsageError
+from vitrail.tasks.diffusion import flow, gaussian
+from vitrail.tasks.diffusion.guidance import Guidance, Streams, device_of, guided
+from vitrail.types import Batch, denoises
+
+FULL = 256  # pixels of a side at which noise is taken as it is
+
+
+@dataclass(frozen=True)
+class Config:
+    objective: Literal["gaussian", "flow"] = "gaussian"  # DiT's, JiT's
+    classes: Count = 0  # 0: as many as the data has
+    multi_label: bool = False  # pictures with several classes are refused
+    label_dropout: Fraction = 0.1
+    steps: Positive = 1000  # gaussian: places in the chain
+    prediction: flow.Space = "x"  # flow: what the network says
+    loss_space: flow.Space = "v"  # flow: where its error is measured
+    t_mean: float = -0.8  # flow: the time is the sigmoid of a normal number
+    t_std: Above = 0.8
+    noise_scale: Amount | None = None  # flow: of the noise; None: the side of the picture / 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made."""
+
+    sampler: Literal["ddpm", "ddim", "heun", "euler"] | None = None  # None: ddpm or heun, by the objective
+    steps: Positive = 50
+    guidance: Amount = 1.0  # 1: none
+    guided_channels: Count = 3  # 0: all
+    interval: tuple[Share, Share] | None = None  # flow: the times at which there is guidance; None: 0.1 to 1
+    eta: Share = 0.0  # ddim: how much of chance
+    clip: bool = False  # gaussian: keeps what is guessed in [-1, 1], for pictures, not latents
+
+
+class Diffusion:
+    """Loss and sampling of a `Denoiser`. Pictures are expected in [-1, 1], labels are int64 [B]."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.chain = gaussian.linear(config.steps) if config.objective == "gaussian" else None
+
+    def assemble(self, denoiser: Any) -> nn.Module:
+        """The denoiser itself. Errors: `UsageError` for a model that is none, or does not go with the objective or the classes."""
+        if not denoises(denoiser):
+            raise UsageError(f"a {type(denoiser).__name__} takes no noise out of pictures", "--model dit/nano or jit/nano")
+        if self.chain is None and getattr(denoiser.config, "learn_sigma", False):
+            raise UsageError("a learned variance is for the gaussian objective", "--model.learn-sigma false, or --task.objective gaussian")
+        if denoiser.null not in (0, self.config.classes):
+            raise UsageError(
+                f"the model knows {denoiser.null} classes, the data has {self.config.classes}", "leave model.classes out, or 0"
+            )
+        return denoiser
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Named terms. Time, noise and dropped labels come from torch's global generator, in this order."""
+        x = batch.inputs
+        if self.chain is not None:
+            places = torch.randint(len(self.chain), (len(x),), device=x.device)
+            noise = torch.randn_like(x)
+            return self.gaussian(model, x, places, noise, self.dropped(model, batch.targets))
+        t = torch.sigmoid(self.config.t_mean + self.config.t_std * torch.randn(len(x), device=x.device))
+        noise = self.noise_scale(x) * torch.randn_like(x)
+        return self.flow(model, x, t, noise, self.dropped(model, batch.targets))
+
+    def dropped(self, model: Any, labels: Tensor) -> Tensor:
+        """Labels, some of them at random turned into that of no class."""
+        drop = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
+        return torch.where(drop, model.null, labels) if model.null else torch.zeros_like(labels)
+
+    def gaussian(self, model: nn.Module, x0: Tensor, places: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss at given places [B] in the chain and noise."""
+        assert self.chain is not None
+        row = self.chain.rows(places)
+        x = gaussian.noised(row, x0, noise)
+        told = torch.tensor(self.chain.times, device=x.device)[places]
+        out = model(x, told, labels).float()
+        return {name: each.mean() for name, each in gaussian.losses(row, out, x0, x, noise, places == 0).items()}
+
+    def flow(self, model: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss at given times [B] and noise, which is scaled already."""
+        time = t[:, None, None, None]
+        out = model(flow.mixed(x, noise, time), t, labels).float()
+        error = out - flow.truth(x, noise, self.config.prediction)
+        return {self.config.loss_space: (flow.weight(time, self.config.prediction, self.config.loss_space) * error).square().mean()}
+
+    def noise_scale(self, x: Tensor) -> float:
+        scale = self.config.noise_scale
+        return (x.shape[-2] * x.shape[-1]) ** 0.5 / FULL if scale is None else scale
+
+    @torch.no_grad()
+    def sample(self, model: nn.Module, labels: Tensor, how: Sampling, seed: int, numbers: Sequence[int] | None = None,
+               size: tuple[int, int] | None = None) -> Iterator[Tensor]:  # fmt: skip
+        """Makes a picture for every label [B]: yields all of them after each step, the last being the result. Picture number i depends
+        on the seed and `numbers[i]` alone (by default 0 to B-1), not on the batch. Errors: `UsageError`."""
+        config: Any = model.config
+        shape = (config.channels, *(size or config.size))
+        draw = Streams(seed, range(len(labels)) if numbers is None else numbers, shape, device_of(model))
+        yield from self.states(model, draw(), labels.to(device_of(model)), how, draw)
+
+    @torch.no_grad()
+    def states(self, model: nn.Module, noise: Tensor, labels: Tensor, how: Sampling, draw: Any) -> Iterator[Tensor]:
+        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors: `UsageError`."""
+        sampler = fitting(how, self.config.objective)
+        low, high = (float("-inf"), float("inf")) if self.chain is not None else how.interval or (0.1, 1.0)
+        low = low or float("-inf")  # from time 0 on means time 0 as well
+        denoise = guided(model, labels if model.null else labels * 0, Guidance(how.guidance, how.guided_channels, low, high))
+        if self.chain is not None:
+            chain = gaussian.shortened(self.chain, how.steps)
+            if sampler == "ddpm":
+                yield from gaussian.ddpm(denoise, noise, chain, draw, how.clip)
+            else:
+                yield from gaussian.ddim(denoise, noise, chain, draw, how.clip, how.eta)
+            return
+
+        def speed(z: Tensor, t: float) -> Tensor:
+            return flow.velocity(denoise(z, t).float(), z, t, self.config.prediction)
+
+        yield from (flow.heun if sampler == "heun" else flow.euler)(speed, self.noise_scale(noise) * noise, how.steps)
+
+
+def fitting(how: Sampling, objective: str) -> str:
+    """The sampler, by the objective where none is said. Errors: `UsageError` for what does not go together."""
+    known = ("ddpm", "ddim") if objective == "gaussian" else ("heun", "euler")
+    sampler = how.sampler or known[0]
+    if sampler not in known:
+        raise UsageError(f"the sampler {sampler} is not for the {objective} objective", f"{' or '.join(known)}")
+    for name, given, wanted in (
+        ("eta", how.eta, sampler == "ddim"),
+        ("clip", how.clip, objective == "gaussian"),
+        ("interval", how.interval, objective == "flow"),
+    ):
+        if given and not wanted:
+            raise UsageError(f"{name} has no meaning for the sampler {sampler}", "leave it out")
+    return sampler
+
+
+def build(config: Config) -> Diffusion:
+    """The task. Errors: `UsageError`."""
+    if config.multi_label:
+        raise UsageError("a picture is made of one class, and these pictures have several", "--task classification")
+    return Diffusion(config)
