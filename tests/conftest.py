@@ -16,3 +16,10 @@ def steady():
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """An empty folder that the test works in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

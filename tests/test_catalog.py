@@ -39,7 +39,7 @@ WRONG = {
     ("models", "vit/nono"): "did you mean 'vit/nano'",
     ("models", "vit/Base"): "did you mean 'vit/base'",
     ("models", "vit"): "did you mean vit/nano",
-    ("models", "nano"): "did you mean vit/nano",
+    ("models", "nano"): "did you mean .*vit/nano",
     ("models", "vit_base"): "vit/base",
     ("models", "vit/"): "not the whole name",
     ("models", "/"): "unknown model family|not the whole name",

@@ -22,6 +22,9 @@ KINDS = {
     "studies": "study",
 }  # fmt: skip
 
+GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # layouts that may take what another takes for a better reason: asked last, so
+WORDS = ("mini", "shapes", "shapes-boxes")  # data sets that are no path
+
 
 def rooms(floor: str) -> list[str]:
     """Every module on a floor, in alphabetical order."""
@@ -53,6 +56,15 @@ def known(floor: str, name: str) -> str:
         return pick(room, there, KINDS[floor])
     whole = [n for n in names(floor) if room and room in n.split("/")] or (nearest(name, names(floor)) if "/" in name else [])
     return pick(room, there, KINDS[floor], f"whole names: {', '.join(whole)}" if whole else "vitrail models lists them all")
+
+
+def kind(name: str) -> str:
+    """What the models of a family are: "backbone", or what KIND says in its source. `name`: of the family or one of its models."""
+    spec = find_spec(f"vitrail.models.{name.partition('/')[0]}") if name.partition("/")[0] in rooms("models") else None
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "KIND" and isinstance(node.value, ast.Constant):
+            return str(node.value.value)
+    return "backbone"
 
 
 def fields(floor: str, room: str) -> list[str]:
@@ -110,21 +122,23 @@ def config(floor: str, name: str) -> Any:
 def layout(path: str) -> str:
     """The name of the data set layout that a path has. Errors: `DataError` where there is nothing, `UsageError` for a mistyped name."""
     where = place(path)
-    for name in rooms("datasets"):
+    for name in sorted(rooms("datasets"), key=lambda room: GENERAL.index(room) if room in GENERAL else -1):
         if import_module(f"vitrail.datasets.{name}").matches(path):
             if name == "imagefolder":
                 refuse_tables(where)
             return name
     if not where.exists():
-        if "/" not in path and "." not in path and nearest(path, ["mini"]):
-            pick(path, ["mini"], "data set", "or give the path of a folder of pictures")
+        if "/" not in path and "." not in path and nearest(path, WORDS):
+            pick(path, WORDS, "data set", "or give the path of a folder of pictures")
         parent = where.absolute().parent
         there = sorted(p.name for p in parent.glob("*")) if parent.is_dir() else []
         near = nearest(where.name, there) or there[:5]
         raise DataError(f"there is no file or folder {path}", f"beside it: {', '.join(near)}" if near else f"there is no {parent} either")
     raise DataError(
         f"{path} is not a data set that can be read",
-        "known: a folder of class folders; a .csv or .tsv with columns path,label; a folder of IDX files; a MedMNIST .npz; 'mini'",
+        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; a MedMNIST .npz; 'mini'\n"
+        "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
+        "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'",
     )
 
 

@@ -48,7 +48,9 @@ class Input:
     channels: Count = 0  # 1, 3 or more; 0: as the data
     mean: tuple[Share, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
     std: tuple[Above, ...] | None = None
-    resize: Literal["stretch", "crop"] | None = None  # "crop": the shorter side to size / crop_ratio, then the centre
+    resize: Literal["stretch", "crop", "fit", "slide", "tile"] | None = (
+        None  # see `data/preprocess.py`; "slide" and "tile" for masks and boxes
+    )
     crop_ratio: Above = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
@@ -61,6 +63,8 @@ class Augment:
     crop: Literal["none", "pad", "random"] | None = None  # "pad": shift by up to `pad` pixels; "random": a part, resized
     pad: Count = 2
     scale: tuple[Share, Share] = (0.35, 1.0)  # share of the area that a random crop keeps
+    resize: tuple[Above, Above] = (0.75, 1.5)  # masks and boxes: a random crop is cut from a picture made so many times larger
+    mosaic: Share = 0.0  # masks and boxes: probability that a picture is one of four on its canvas
     flip: bool | None = None  # left and right
     flip_vertical: bool = False
     randaugment: Count = 0  # operations per picture
@@ -136,7 +140,7 @@ class Machine:
 class Recipe:
     model: Choice = field(default_factory=Choice)
     data: Choice = field(default_factory=Choice)
-    task: Choice = field(default_factory=lambda: Choice("classification"))
+    task: Choice = field(default_factory=Choice)
     start: Start = field(default_factory=Start)
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)

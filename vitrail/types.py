@@ -1,6 +1,6 @@
 """The few shapes of thing that cross floors. What a model returns are named tuples, so torch's pytrees see through them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -20,6 +20,27 @@ class Batch(NamedTuple):
     targets: Any
 
 
+class Objects(NamedTuple):
+    """What is to be found in the pictures of a batch, padded to the most that any of them has."""
+
+    boxes: Tensor  # [B M 4] left, top, right, bottom in pixels of the batch's canvas
+    labels: Tensor  # [B M] class indices, -1 where there is no object
+    sizes: Tensor  # [B 2] height and width of the picture, which lies at the top left of the canvas; the rest is padding
+    usual: Tensor  # [B] objects per picture, the mean over the whole batch of all processes: what losses are divided by
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A tensor changed, or a named tuple with every one of its tensors changed."""
+    return change(value) if isinstance(value, Tensor) else type(value)(*map(change, value))
+
+
+class Found(NamedTuple):
+    """What a detector says of a batch of pictures, by query."""
+
+    logits: Tensor  # [B Q K+1], the last for "nothing"
+    boxes: Tensor  # [B Q 4] centre x, centre y, width, height as shares of the picture, its padding left out
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """Images [B C H W] -> `Features`. What heads, layer decay, freezing, sharding and analysis walk over."""
@@ -36,18 +57,38 @@ class Backbone(Protocol):
     def __call__(self, images: Tensor) -> Features: ...
 
 
+class Denoiser(Protocol):
+    """Noisy pictures [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance."""
+
+    config: Any
+    null: int  # the label of no class, one above the last; 0 for a model without classes
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """In order of depth."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor: ...
+
+
+def denoises(model: Any) -> bool:
+    """Whether a model is a `Denoiser`. isinstance would not do: from Python 3.12 on it does not see the parts of a module."""
+    return all(hasattr(model, part) for part in ("config", "null", "blocks"))
+
+
 class Task(Protocol):
     """What is learned: a head for a backbone, a loss, numbers that judge it. It holds no optimiser, device or loop."""
 
     config: Any
+    truth: str  # the kind of data that it learns from: "classes", "masks" or "boxes"
     higher_is_better: str  # the name of the metric that ranks two runs
 
     def assemble(self, backbone: nn.Module) -> nn.Module:
         """The backbone with its head."""
         ...
 
-    def targets(self, labels: Tensor) -> Tensor:
-        """Labels as `loss` wants them and mixing can blend them."""
+    def targets(self, labels: Any) -> Any:
+        """What is true of the pictures of a batch, as `loss` wants it and, of classes, as mixing can blend it."""
         ...
 
     def weigh(self, labels: Tensor) -> None:
@@ -62,6 +103,22 @@ class Task(Protocol):
         """What the model says of each image, as one row of numbers an image [B ...]."""
         ...
 
-    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
+    def metrics(self, predictions: Tensor, targets: Any) -> Mapping[str, Any]:
         """Judgement of a whole set: scalars by name, and whatever the report draws."""
+        ...
+
+
+class SceneTask(Task, Protocol):
+    """A task that is judged picture by picture at the pictures' own sizes: of masks or boxes."""
+
+    def nothing(self) -> Tensor:
+        """The rows of no picture, [0 W]."""
+        ...
+
+    def row(self, said: Any, true: Any) -> Tensor:
+        """What `metrics` needs of one picture, [W]: of a label map and a mask, or of found boxes [n 6] and `Boxes`."""
+        ...
+
+    def scores(self, rows: Tensor, truths: Any) -> Tensor:
+        """How good each picture's prediction is, [N] in [0, 1], to show the worst."""
         ...

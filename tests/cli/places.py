@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,21 @@ def vitrail(*words: object) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(w) for w in words])
     return code, out.getvalue(), err.getvalue()
+
+
+def refused(folder: Path, words: str, code: int, piece: str) -> None:
+    """A command in `folder` that must fail: with its exit code, a few plain lines that say `piece`, and nothing left on disk."""
+    before = everything(folder)
+    found, out, err = vitrail(*shlex.split(words))
+    assert everything(folder) == before, "a refused command leaves nothing behind"
+    assert found == code, err
+    lines = err.splitlines()
+    assert 1 <= len(lines) <= 5, err
+    assert len(err) < 2000
+    assert lines[0].startswith("vitrail: ")
+    assert piece in " ".join(line.strip() for line in lines), err
+    assert "Traceback" not in out + err
+    assert "unforeseen" not in err
 
 
 def must(*words: object) -> str:

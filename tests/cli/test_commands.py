@@ -246,6 +246,23 @@ def test_doctor_names_what_there_is():
     assert re.search(r"^torch +\d", out, re.MULTILINE)
 
 
+def test_doctor_as_json_says_the_same():
+    code, out, _ = vitrail("doctor", "--json")
+    found = json.loads(out)
+    assert code == (1 if found["wrong"] else 0)
+    assert {"python", "torch", "device", "free disk"} <= set(found)
+
+
+def test_doctor_examines_a_run(place):
+    found = json.loads(must("doctor", "run", "--json"))
+    assert (found["run"], found["state"], found["step"], found["steps"]) == ("run", "finished", 3, 3)
+    assert "few_steps" in {finding["name"] for finding in found["findings"]}
+    said = must("doctor", "run")
+    assert said.startswith("run: finished, step 3 of 3\n")
+    for finding in found["findings"]:
+        assert finding["what"] in said
+
+
 def test_help_without_a_command_lists_every_command():
     said = must("--help")
     assert said == must() == must("help") == must("-h")

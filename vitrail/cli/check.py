@@ -20,27 +20,33 @@ class Check:
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder, a .csv or .tsv, a folder of IDX files, a .npz, or "mini"."""
+    """A folder, a .csv or .tsv, a folder of IDX files, a .npz, a COCO .json, "mini", "shapes" or "shapes-boxes"."""
 
 
 ARGUMENTS: dict[str, type] = {"check": Check}
 
 
 def check(words: list[str]) -> int:
-    """Exit code 3 where pictures cannot be read."""
+    """Exit code 3 where pictures, or their masks or boxes, cannot be read."""
     rest, keys = take_keys(words)
     given = arguments(Check, rest, "vitrail check")
     own = only("data", keys, "what a data set is")
+    from vitrail.data import truths
     from vitrail.data.survey import render, survey
     from vitrail.run.prepare import open_data
 
     dataset, _ = open_data(Choice("", {"path": given.path, **own}))
     found = survey(dataset, Console().progress("reading pictures"))
     print("\n".join(render(dataset, found)))
+    broken = bool(found.corrupt)
+    if dataset.kind != "classes":
+        seen = truths.look(dataset, Console().progress(f"reading {dataset.kind}"))
+        print("\n" + "\n".join(truths.render(dataset, seen)))
+        broken |= bool(seen.broken)
     if len(found.corrupt) == sum(map(len, dataset.splits.values())):
         return 3
     print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggestion({"path": given.path, **own}, dataset, found)))
-    return 3 if found.corrupt else 0
+    return 3 if broken else 0
 
 
 def suggestion(keys: dict[str, Any], dataset: object, found: object) -> list[str]:
@@ -52,6 +58,6 @@ def suggestion(keys: dict[str, Any], dataset: object, found: object) -> list[str
     from vitrail.run.prepare import facts
 
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _, reasons = fill(Recipe(data=Choice("", keys)), facts(dataset, found, gpu))  # type: ignore[arg-type]
+    _, reasons = fill(Recipe(data=Choice("", keys)), facts(dataset, found, gpu, keys))  # type: ignore[arg-type]
     words = [f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in keys.items() if key != "path"]
     return [" ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]), *(f"  {reason}" for reason in reasons)]

@@ -103,7 +103,7 @@ class Console:
         )
 
     def judged_line(self, step: int) -> str:
-        shown = ("top1", "top5", "mAP", "macro_f1", "calibration_error")
+        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error")
         numbers = "  ".join(f"{k} {self.judged[k]:.4f}" for k in shown if k in self.judged)
         return f"step {step}/{self.total}  {self.judged['part']}: {numbers}"
 
@@ -115,7 +115,7 @@ class Console:
         cells = [
             ("step", f"{v.get('step', 0)}/{self.total}"),
             ("loss", f"{v['loss']:.4f}" if v else "-"),
-            ("accuracy", f"{j.get('top1', j.get('mAP', 0)):.4f}" if j else "-"),
+            next(((k, f"{j[k]:.4f}") for k in ("top1", "miou", "mAP") if k in j), ("accuracy", "-")),
             ("lr", f"{v['lr']:.2e}" if v else "-"),
             ("img/s", f"{v['images_per_s']:,.0f}" if v else "-"),
             ("data wait", f"{v['data_wait']:.0%}" if v else "-"),

@@ -1,22 +1,38 @@
-"""`vitrail doctor`: what this machine and installation are, and what is wrong with them."""
+"""`vitrail doctor`: what this machine and installation are, and what is wrong with them; `vitrail doctor RUN`: the same of a run."""
 
+import json
 import os
 import platform
 import shutil
 import sys
+import textwrap
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated, Any
 
+import tyro
+
+from vitrail.cli.tables import WIDEST
 from vitrail.cli.words import arguments
+from vitrail.errors import UsageError
 
 
 @dataclass
 class Doctor:
-    """Find out what is wrong with this machine or installation. Exit code 1 where something is."""
+    """Find out what is wrong with this machine or installation, or with a run, and what to do.
 
+    vitrail doctor          exit code 1 where something is wrong
+
+    vitrail doctor runs/a   how the run went, its files and its data; exit code 0 whatever is found
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = ""
+    """A run to examine, finished or not."""
     folder: Path = Path()
-    """Where runs would be written."""
+    """Without a run: where runs would be written."""
+    json: bool = False
+    """Print JSON."""
 
 
 ARGUMENTS: dict[str, type] = {"doctor": Doctor}
@@ -26,13 +42,47 @@ LEAST_DISK = 2 * 2**30
 
 def doctor(words: list[str]) -> int:
     given = arguments(Doctor, words, "vitrail doctor")
+    if given.run:
+        if given.folder != Path():
+            raise UsageError("--folder is where runs would be written, and a run is examined", "leave --folder out")
+        return examined(given)
     wrong: list[str] = []
     rows = [("python", platform.python_version()), *libraries(wrong), *compute(wrong), *room(given.folder, wrong)]
+    if given.json:
+        print(json.dumps({**dict(rows), "wrong": wrong}))
+        return 1 if wrong else 0
     for name, value in rows:
         print(f"{name:<14} {value}")
     print()
     print("\n".join(f"wrong: {line}" for line in wrong) or "nothing is wrong")
     return 1 if wrong else 0
+
+
+def examined(given: Doctor) -> int:
+    """What is wrong with a run, in words or as JSON."""
+    from vitrail.report import disk
+    from vitrail.report.examine import examine, state
+    from vitrail.report.known import look
+    from vitrail.run.folder import find
+
+    known = look(find(given.run))
+    lying = disk.read(known)
+    found = examine(known, lying)
+    about = {"run": str(known.folder.path), "state": state(known, lying), "step": known.done, "steps": known.steps}
+    if given.json:
+        print(json.dumps({**about, "findings": [finding._asdict() for finding in found]}))
+        return 0
+    print("{run}: {state}, step {step:,} of {steps:,}".format(**about))
+    for finding in found:
+        print("\n".join(["", *told(finding)]))
+    print("\nnothing is wrong" if not found else "")
+    return 0
+
+
+def told(finding: Any) -> list[str]:
+    rows = (("wrong: " if finding.grave else "look:  ", finding.what), ("  seen ", finding.evidence), ("  do   ", finding.advice))
+    return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head, subsequent_indent=" " * len(head),
+            break_long_words=False, break_on_hyphens=False)]  # fmt: skip
 
 
 def version(name: str) -> str:

@@ -21,7 +21,7 @@ COMMANDS = {  # name: (module, what it does)
     "probe": ("probe", "judge the frozen features of a model: linear probe and neighbours"),
     "tune-lr": ("tune_lr", "find a learning rate by a range test, without touching a run"),
     "study": ("study", "experiments that show what a part of training does"),
-    "doctor": ("doctor", "find out what is wrong with this machine or installation"),
+    "doctor": ("doctor", "find out what is wrong with this machine, or with a run"),
 }
 LONGEST = 96  # columns of an error line
 

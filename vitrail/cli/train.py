@@ -16,7 +16,31 @@ from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, 
 
 
 @dataclass
-class Train:
+class Asked:
+    """What is to be trained, on what and how: the words of every command that trains."""
+
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
+    """A recipe file (.toml)."""
+    data: str = ""
+    """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
+    model: str = ""
+    """A model such as vit/nano; `vitrail models` lists them."""
+    task: str = ""
+    """What is learned: classification, distillation."""
+    weights: str = ""
+    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    start: Start = field(default_factory=Start)
+    input: Input = field(default_factory=Input)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    plan: Plan = field(default_factory=Plan)
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class Train(Asked):
     """Train a model on pictures.
 
     vitrail train --data mini
@@ -31,34 +55,16 @@ class Train:
     from the data and said with its reason.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
-    """A recipe file (.toml)."""
-    data: str = ""
-    """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
-    model: str = ""
-    """A model such as vit/nano; `vitrail models` lists them."""
-    task: str = ""
-    """What is learned: classification, distillation."""
-    weights: str = ""
-    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
     out: Path | None = None
     """The folder of the run; by default a new one under runs/."""
     resume: str = ""
     """Continue this run: its folder, a file in it, or its name under runs/."""
     allow_change: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """On resuming, a key such as optim.lr that may change although the result changes with it; say it once for each."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     dry_run: bool = False
     """Check data and recipe, say what would be done, write nothing."""
     quiet: bool = False
     """Print only the end."""
-    start: Start = field(default_factory=Start)
-    input: Input = field(default_factory=Input)
-    augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    plan: Plan = field(default_factory=Plan)
-    machine: Machine = field(default_factory=Machine)
 
 
 ARGUMENTS: dict[str, type] = {"train": Train}
@@ -68,7 +74,8 @@ def train(words: list[str]) -> None:
     rest, keys = take_keys(words)
     given = arguments(Train, rest, "vitrail train")
     keys = [*names(given), *keys]
-    recipe = check(given, keys)
+    check(given)
+    recipe = asked(given, keys)
     device(given.device)
     from vitrail.engine import world as worlds
 
@@ -81,7 +88,7 @@ def train(words: list[str]) -> None:
     worlds.leave(world)
 
 
-def names(given: Train) -> Given:
+def names(given: Asked) -> Given:
     """--data, --model and --task as keys of a recipe."""
     found: Given = [("data", {"name": "", "path": given.data})] if given.data else []
     for section in ("model", "task"):
@@ -90,8 +97,8 @@ def names(given: Train) -> Given:
     return [*found, ("start", {"weights": given.weights})] if given.weights else found
 
 
-def check(given: Train, keys: Given) -> Recipe:
-    """The recipe that was asked for, with what can be known to be wrong refused before torch is imported."""
+def check(given: Train) -> None:
+    """Errors: `UsageError` for words that do not go together."""
     if given.resume and (given.recipe or given.out):
         raise UsageError("--resume goes on with a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN")
     if given.allow_change and not given.resume:
@@ -99,6 +106,10 @@ def check(given: Train, keys: Given) -> Recipe:
     for key in given.allow_change:
         keys_of_recipes = [k[2:] for k in recipe_flags()] + ["model.name", "data.name", "task.name"]
         pick(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
+
+
+def asked(given: Asked, keys: Given) -> Recipe:
+    """The recipe that was asked for, with what can be known to be wrong refused before torch is imported."""
     if given.recipe and given.data and not given.recipe.endswith(".toml"):
         raise UsageError(f"what is {given.recipe!r} for? The data is said already: --data {given.data}",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
@@ -128,7 +139,7 @@ def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
         console.taken(made.taken)
         console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
         return
-    _, data = open_data(recipe.data)
+    _, data = open_data(recipe.data, recipe.task.name)
     out = wanted or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
     new, prepared = session.new(recipe, out, world, console.progress("reading pictures"))
     console.prepared(prepared)

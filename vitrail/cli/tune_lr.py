@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +11,16 @@ import tyro
 from vitrail.checks import Above, checked, place
 from vitrail.cli.console import Console
 from vitrail.cli.tables import Column, table
-from vitrail.cli.train import Train, check, names
+from vitrail.cli.train import Asked, asked, names
 from vitrail.cli.words import arguments, device, take_keys
 from vitrail.errors import UsageError
-from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Start
 
 ENDINGS = (".svg", ".png")
 ROWS = 13  # of the table
 
 
 @dataclass
-class TuneLr:
+class TuneLr(Asked):
     """Find a learning rate: train through rates that rise from very low to very high, and see where the loss falls and where it breaks.
 
     vitrail tune-lr --data FOLDER --model vit/nano
@@ -31,16 +30,6 @@ class TuneLr:
     Words and keys are those of `vitrail train`. No run is made or changed.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
-    """A recipe file (.toml)."""
-    data: str = ""
-    """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
-    model: str = ""
-    """A model such as vit/nano; `vitrail models` lists them."""
-    task: str = ""
-    """What is learned: classification, distillation."""
-    weights: str = ""
-    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
     from_: Annotated[float, tyro.conf.arg(name="from")] = 1e-6
     """The lowest rate."""
     to: float = 1.0
@@ -49,14 +38,6 @@ class TuneLr:
     """How many steps, each with a higher rate than the one before."""
     plot: str = ""
     """Draw the losses into this file, .svg or .png; by default tune-lr.svg here, or tune-lr-2.svg where that is there already."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
-    start: Start = field(default_factory=Start)
-    input: Input = field(default_factory=Input)
-    augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    plan: Plan = field(default_factory=Plan)
-    machine: Machine = field(default_factory=Machine)
 
 
 ARGUMENTS: dict[str, type] = {"tune-lr": TuneLr}
@@ -67,8 +48,7 @@ def tune_lr(words: list[str]) -> None:
     given = arguments(TuneLr, rest, "vitrail tune-lr")
     if said := [key for section, values in keys if section == "optim" for key in values if key == "lr"]:
         raise UsageError(f"--optim.{said[0]} is what is looked for", "--from and --to say between which rates")
-    as_training = Train(given.recipe, given.data, given.model, given.task, given.weights)
-    recipe = check(as_training, [*names(as_training), *keys])
+    recipe = asked(given, [*names(given), *keys])
     device(given.device)
     for name, value in (("--from", given.from_), ("--to", given.to)):
         checked(value, Above, name)

@@ -10,7 +10,7 @@ import tyro
 
 from vitrail.checks import place
 from vitrail.cli.words import arguments, device
-from vitrail.errors import BadImage, CheckpointError, DataError, UsageError, nearest, pick
+from vitrail.errors import BadImage, DataError, UsageError, nearest, pick
 
 
 @dataclass
@@ -43,6 +43,10 @@ class Predict:
     """How many classes to name."""
     json: bool = False
     """Print one JSON object a line."""
+    out: str = ""
+    """For masks and boxes: a new folder for label maps and drawings; by default predictions."""
+    score: float = 0.5
+    """For boxes: the least score of what is drawn and counted."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
@@ -56,6 +60,7 @@ class Report:
 
 
 ARGUMENTS: dict[str, type] = {"eval": Eval, "predict": Predict, "report": Report}
+WIDE = 9  # columns of a number
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -63,20 +68,21 @@ def evaluate(words: list[str]) -> None:
     given = arguments(Eval, words, "vitrail eval")
     device(given.device)
     from vitrail.engine import world as worlds
+    from vitrail.engine.precision import Precision
     from vitrail.run import evaluate as judging
     from vitrail.run.predict import load
+    from vitrail.run.prepare import data_of, held_out
 
     world = worlds.join(given.device)
     predictor = load(given.run, str(world.device))
-    dataset, folder, own = data_of(given, predictor)
+    dataset, folder = data_of(given.run, given.data)
     judging.match_classes(dataset, predictor.classes)
-    from vitrail.run.prepare import held_out
-
     part = given.split or held_out(dataset, final=True)
     split = dataset.splits[pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
     metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
-    if world.first and own and folder is not None:
-        judging.keep(folder, part, metrics, found, [split.names[i] for i in range(len(split))])
+    if world.first and folder is not None:
+        view = judging.viewer(predictor.described, predictor.preprocess, Precision("fp32", world.device.type))
+        judging.keep(folder, part, metrics, found, split, view)
     if given.size:
         usual = metrics
         metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.size), world)
@@ -114,24 +120,6 @@ def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any)
     print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
 
 
-def data_of(given: Eval, predictor: Any) -> tuple[Any, Any, bool]:
-    """The data to judge on, the run's folder where there is one, and whether the data is the run's own."""
-    from vitrail.recipe import Choice
-    from vitrail.run import folder as folders
-    from vitrail.run.prepare import open_data, sampled, without
-
-    try:
-        folder = folders.find(given.run)
-    except CheckpointError:
-        folder = None
-    if given.data:
-        return open_data(Choice("", {"path": given.data}))[0], folder, False
-    if folder is None:
-        raise UsageError("a model without its run does not know its data", "--data FOLDER says what to judge it on")
-    recipe = folder.recipe()
-    return sampled(without(open_data(recipe.data)[0], folder.about()["data"]["left_out"]), recipe), folder, True
-
-
 def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
     from vitrail.run.evaluate import scalars
 
@@ -142,11 +130,17 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
     for name, value in scalars(metrics).items():
         if name != "count":
             print(f"  {name:<18} {value:.4f}")
-    table, width = metrics["per_class"], max([5, *map(len, classes)])
-    print(f"\n  {'class':<{min(width, 32)}} {'precision':>9} {'recall':>9} {'f1':>9} {'count':>7}")
+    table, wide = metrics["per_class"], min(32, max([5, *map(len, classes)]))
+    columns = [key for key, values in table.items() if len(values) == len(classes)]
+    print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))
     for i, name in enumerate(classes):
-        numbers = " ".join(f"{table[k][i]:>9.4f}" for k in ("precision", "recall", "f1"))
-        print(f"  {name[:32]:<{min(width, 32)}} {numbers} {table['count'][i]:>7,}")
+        numbers = " ".join(f"{number(table[key][i]):>{WIDE}}" for key in columns)
+        print(f"  {name[:32]:<{wide}} {numbers}")
+
+
+def number(value: float) -> str:
+    """Counts as they are, shares with four places."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def predict(words: list[str]) -> int:
@@ -160,6 +154,10 @@ def predict(words: list[str]) -> int:
     from vitrail.run.predict import load
 
     predictor = load(given.run, given.device)
+    if predictor.task.truth != "classes":
+        from vitrail.cli import scenes
+
+        return scenes.predict(predictor, files, given.out, given.score, given.json)
     failed = 0
     for start in range(0, len(files), 64):
         for path, row in each(predictor, files[start : start + 64]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,18 @@ class Entry(NamedTuple):
     name: str  # path below the root of the data set, with forward slashes
     size: int  # bytes
     modified: int  # nanoseconds
+
+
+Kind = Literal["classes", "masks", "boxes"]
+IGNORE = 255  # the value of pixels in a mask that count for nothing
+
+
+class Boxes(NamedTuple):
+    """The objects in a picture, in its own pixels."""
+
+    boxes: np.ndarray  # float32 [n 4] left, top, right, bottom
+    labels: np.ndarray  # int64 [n] class indices
+    crowd: np.ndarray  # bool [n]: a region of many, of which any number of findings is right
 
 
 @dataclass(frozen=True)
@@ -30,13 +42,16 @@ class Split:
     """One part of a data set, such as "train".
 
     names:  what picture i is called in messages and reports: its path below the root, or "train/17" inside an array.
-    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of a picture (multi-label).
+    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of a picture (multi-label); zeros where `truth` says more.
     read:   index -> uint8 [H W C]; raises `BadImage` and nothing else; can be sent to a worker process.
+    truth:  index -> what is true of picture i beyond a label, or None: a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`.
+            Raises `BadImage` and nothing else; can be sent to a worker process.
     """
 
     names: Sequence[str]
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
+    truth: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,17 +66,18 @@ class Split:
         names = [self.names[i] for i in indices]
         array = self.array
         read = ArrayReader(array[indices]) if array is not None else TakeReader(self.read, np.asarray(indices))
-        return Split(names, self.labels[indices], read)
+        truth = None if self.truth is None else TakeReader(self.truth, np.asarray(indices))
+        return Split(names, self.labels[indices], read, truth)
 
 
 @dataclass(frozen=True)
 class TakeReader:
-    """Reads picture i of a chosen few out of a larger reader."""
+    """Reads picture i of a chosen few, or its truth, out of a larger reader."""
 
-    read: Callable[[int], np.ndarray]
+    read: Callable[[int], Any]
     indices: np.ndarray
 
-    def __call__(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> Any:
         return self.read(int(self.indices[index]))
 
 
@@ -75,6 +91,7 @@ class Dataset:
     channels: int
     entries: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = field(default=())  # what a user should know: how a split was made, what was left out, licence
+    kind: Kind = "classes"  # what is true of a picture: its classes, a class for every pixel, or the boxes of its objects
 
     @property
     def multi_label(self) -> bool:

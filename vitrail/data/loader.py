@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitrail.data.dataset import Split
+from vitrail.data.joint import Joint
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
 from vitrail.data.transforms import Augmentation
@@ -25,10 +26,10 @@ from vitrail.errors import RunError, VitrailError
 
 
 class Loaded(NamedTuple):
-    """Pictures as they come from a reader, uint8 [B C h w], their labels, and which they are."""
+    """Pictures as they come from a reader, uint8 [B C h w], what is true of them, and which they are."""
 
     pictures: Tensor
-    labels: Tensor
+    labels: Any  # class indices [B], classes [B K], masks [B h w], or `Objects`
     keys: Keys
 
 
@@ -37,24 +38,24 @@ class Fetch:
     """Reads the pictures of some keys: what a worker runs. Sent to workers whole."""
 
     split: Split
-    transform: Augmentation | Preprocess
+    transform: Augmentation | Joint | Preprocess
 
     def __call__(self, keys: Keys) -> Loaded:
+        if isinstance(self.transform, Joint):
+            return Loaded(*self.transform.load(self.split, keys), keys)
         labels = torch.from_numpy(np.ascontiguousarray(self.split.labels[keys.ids]))
-        return Loaded(self.pictures(keys), labels, keys)
+        return Loaded(self.pictures(self.transform, keys), labels, keys)
 
-    def pictures(self, keys: Keys) -> Tensor:
-        array, single = self.split.array, isinstance(self.transform, Preprocess) or not self.transform.per_picture
-        pre = self.transform if isinstance(self.transform, Preprocess) else self.transform.preprocess
+    def pictures(self, transform: Augmentation | Preprocess, keys: Keys) -> Tensor:
+        array, single = self.split.array, isinstance(transform, Preprocess) or not transform.per_picture
+        pre = transform if isinstance(transform, Preprocess) else transform.preprocess
         if array is not None and single and array.shape[1:] == (*pre.size, pre.channels):
             return torch.from_numpy(array[keys.ids].transpose(0, 3, 1, 2).copy())  # nothing to do picture by picture
-        return torch.stack([self.one(int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)])
+        return torch.stack([self.one(transform, int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)])
 
-    def one(self, epoch: int, index: int) -> Tensor:
+    def one(self, transform: Augmentation | Preprocess, epoch: int, index: int) -> Tensor:
         pixels = self.split.read(index)
-        if isinstance(self.transform, Preprocess):
-            return self.transform.picture(pixels)
-        return self.transform.picture(pixels, epoch, index)
+        return transform.picture(pixels) if isinstance(transform, Preprocess) else transform.picture(pixels, epoch, index)
 
 
 @dataclass(frozen=True)

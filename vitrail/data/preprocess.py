@@ -1,11 +1,23 @@
 """From a picture to what a model takes: one function for training's evaluation, prediction and everything after it."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Resize = Literal["stretch", "crop", "fit", "slide", "tile"]
+
+
+class Window(NamedTuple):
+    """A part of a picture on a canvas of the model's size: it lies at the top left, and below and beside it is padding."""
+
+    picture: Tensor  # uint8 [C h w]
+    top: int  # place of the canvas in the resized picture
+    left: int
+    size: tuple[int, int]  # (height, width) of what is no padding
 
 
 @dataclass(frozen=True)
@@ -14,14 +26,18 @@ class Preprocess:
 
     size:    (height, width) in pixels.
     mean, std: per channel, of pixels in [0, 1].
-    resize:  "stretch" to the size, or "crop": the shorter side to size / crop_ratio, then the centre.
+    resize:  "stretch" to the size; "crop": the shorter side to size / crop_ratio, then the centre; "fit": the whole picture in its own
+             proportions, padded below and beside. For masks and boxes also "slide": as large as covers the size, looked at in windows that
+             overlap; "tile": in its own pixels, in windows likewise.
+
+    Padding has the mean colour, so that it is 0 (within half a level) where the model sees it.
     """
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Resize = "stretch"
     crop_ratio: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[int, int, int] = (255, 255, 255)
@@ -33,9 +49,36 @@ class Preprocess:
             return image
         if self.resize == "stretch":
             return resized(image, self.size, self.interpolation)
+        if self.resize != "crop":
+            return self.windows(pixels)[0].picture
         height, width = image.shape[1:]
         scale = max(self.size[0] / height, self.size[1] / width) / self.crop_ratio
         return centre(resized(image, (round(height * scale), round(width * scale)), self.interpolation), self.size)
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """The size that a whole picture is given before windows are cut out of it."""
+        ratios = self.size[0] / height, self.size[1] / width
+        if self.resize == "stretch":
+            return self.size
+        scale = {"fit": min(ratios), "slide": max(ratios)}.get(self.resize, 1.0)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def windows(self, pixels: np.ndarray, overlap: float = 1 / 3) -> list[Window]:
+        """uint8 [H W C] -> everything that the model has to see of it: one window, or several that overlap by a share of their size."""
+        image = to_tensor(pixels, self.channels)
+        size = self.scaled(*image.shape[1:])
+        image = padded(image if tuple(image.shape[1:]) == size else resized(image, size, self.interpolation), self.size, self.fill)
+        tops, lefts = (starts(size[i], self.size[i], overlap) for i in (0, 1))
+        height, width = self.size
+        return [
+            Window(image[:, y : y + height, x : x + width], y, x, (min(height, size[0] - y), min(width, size[1] - x)))
+            for y in tops for x in lefts
+        ]  # fmt: skip
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The colour of padding."""
+        return tuple(round(255 * m) for m in self.mean)
 
     def batch(self, pictures: Tensor) -> Tensor:
         """uint8 [B C h w] -> float32, normalised, on the same device."""
@@ -72,13 +115,33 @@ def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     return F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
 
 
+def padded(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
+    """uint8 [C H W] -> at least of a size, with more below and to the right."""
+    height, width = (max(a, b) for a, b in zip(image.shape[1:], size, strict=True))
+    if (height, width) == tuple(image.shape[1:]):
+        return image
+    canvas = torch.tensor(fill, dtype=torch.uint8)[:, None, None].expand(-1, height, width).clone()
+    canvas[:, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin that cover a length evenly, each overlapping the next by at least a share of its own length."""
+    if length <= window:
+        return [0]
+    count = math.ceil((length - window) / max(1, window * (1 - overlap))) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
 def centre(image: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = (image.shape[1] - size[0]) // 2, (image.shape[2] - size[1]) // 2
     return image[:, top : top + size[0], left : left + size[1]]
 
 
 def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    shape = (1, -1, 1, 1)
-    m = torch.tensor(mean, device=pictures.device).view(shape)
-    s = torch.tensor(std, device=pictures.device).view(shape)
-    return (pictures.float() / 255 - m) / s
+    return (pictures.float() / 255 - per_channel(mean, pictures)) / per_channel(std, pictures)
+
+
+def per_channel(values: tuple[float, ...], pictures: Tensor) -> Tensor:
+    """float32 [C 1 1] where the pictures are, to reckon with all pixels of a channel at once."""
+    return torch.tensor(values, device=pictures.device)[:, None, None]

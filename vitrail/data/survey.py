@@ -14,6 +14,7 @@ import numpy as np
 from vitrail.data.dataset import Dataset, Split, TakeReader
 from vitrail.data.decode import NAMELESS, decode, header
 from vitrail.data.files import FileReader
+from vitrail.data.listing import many, table
 from vitrail.errors import BadImage
 
 BLOCK = 2048  # pictures handed to the threads at a time
@@ -22,7 +23,6 @@ TINY = 8  # pixels of the shorter side
 FEW = 20  # training pictures of a class
 UNEVEN = 10.0  # pictures of the largest class over those of the smallest
 SHOWN = 20  # files that are listed by name
-CLASSES = 40  # classes that are listed, those with the fewest pictures
 
 
 class Where(NamedTuple):
@@ -54,7 +54,7 @@ class Sizes(NamedTuple):
 class Survey:
     """What a look at every picture found. Pictures that cannot be decoded are in `counts` and `corrupt`, and in nothing else."""
 
-    counts: dict[str, tuple[int, ...]]  # pictures of each class, by split; a picture of two classes counts twice
+    counts: dict[str, tuple[int, ...]]  # pictures of each class, by split; one of two classes counts twice; {} for masks and boxes
     pictures: dict[str, int]  # by split
     sizes: Sizes
     channels: dict[int, int]  # channels as stored -> pictures
@@ -167,8 +167,9 @@ def _summary(dataset: Dataset, looks: dict[str, list[_Look]], moments: dict[str,
     every = [(Where(part, i, str(split.names[i])), look) for part, split in dataset.splits.items() for i, look in enumerate(looks[part])]
     good = [(where, look) for where, look in every if not look.reason]
     copies = _copies(every)
-    counts = {part: _counts(split.labels, len(dataset.classes)) for part, split in dataset.splits.items()}
-    first = counts.get("train", next(iter(counts.values())))
+    labelled = dataset.splits if dataset.kind == "classes" else {}
+    counts = {part: _counts(split.labels, len(dataset.classes)) for part, split in labelled.items()}
+    first = counts.get("train", next(iter(counts.values()), (1,)))
     mean, std = _statistics(moments.get("train", np.empty((0, 2, dataset.channels))))
     return Survey(
         counts=counts,
@@ -231,43 +232,36 @@ def advice(survey: Survey) -> list[str]:
     said = []
     train = survey.counts.get("train", ())
     if survey.corrupt:
-        said.append(f"not readable: {_many(len(survey.corrupt), 'picture')}; remove or replace, or train with --data.bad skip")
+        said.append(f"not readable: {many(len(survey.corrupt), 'picture')}; remove or replace, or train with --data.bad skip")
     if survey.conflicts:
-        said.append(f"equal but labelled differently: {_many(len(survey.conflicts), 'group')} of pictures; keep one label of each")
+        said.append(f"equal but labelled differently: {many(len(survey.conflicts), 'group')} of pictures; keep one label of each")
     for (a, b), n in survey.shared.items():
         said.append(
-            f"both in {a} and in {b}: {_many(n, 'picture')} of {b}, which makes {b} look better than it is; remove from one of the two"
+            f"both in {a} and in {b}: {many(n, 'picture')} of {b}, which makes {b} look better than it is; remove from one of the two"
         )
     for split, n in survey.repeated.items():
-        said.append(f"twice in {split}: {_many(n, 'picture')}; remove the copies, they count double")
+        said.append(f"twice in {split}: {many(n, 'picture')}; remove the copies, they count double")
     if sum(n > 0 for n in train) == 1:
         said.append("all training pictures are of one class: there is nothing to learn from them")
     elif 0 in train:
-        said.append(f"without training pictures: {_many(train.count(0), 'class', 'classes')}; add pictures, or drop the classes")
+        said.append(f"without training pictures: {many(train.count(0), 'class', 'classes')}; add pictures, or drop the classes")
     elif survey.imbalance > UNEVEN:
         said.append(
             f"the largest class has {survey.imbalance:.0f} times the pictures of the smallest: judge by the mean accuracy of the classes"
         )
     if few := sum(0 < n < FEW for n in train):
-        said.append(
-            f"fewer than {FEW} training pictures: {_many(few, 'class', 'classes')}; start from pre-trained weights, or add pictures"
-        )
+        said.append(f"fewer than {FEW} training pictures: {many(few, 'class', 'classes')}; start from pre-trained weights, or add pictures")
     if survey.slender:
-        said.append(f"one side more than {SLENDER:.0f} times the other: {_many(len(survey.slender), 'picture')}; check or crop")
+        said.append(f"one side more than {SLENDER:.0f} times the other: {many(len(survey.slender), 'picture')}; check or crop")
     if survey.tiny:
-        said.append(f"a side under {TINY} pixels: {_many(len(survey.tiny), 'picture')}; little is left to see, check them")
+        said.append(f"a side under {TINY} pixels: {many(len(survey.tiny), 'picture')}; little is left to see, check them")
     if survey.animated:
-        said.append(f"several frames: {_many(survey.animated, 'file')}; only the first frame is used")
+        said.append(f"several frames: {many(survey.animated, 'file')}; only the first frame is used")
     return said
-
-
-def _many(n: int, one: str, more: str = "") -> str:
-    return f"{n:,} {one if n == 1 else more or one + 's'}"
 
 
 def render(dataset: Dataset, survey: Survey) -> list[str]:
     """The survey as lines of plain text, for people: what is there, then what is wrong, then what to do."""
-    parts = list(survey.pictures)
     height, width = survey.sizes.height, survey.sizes.width
     rows = [("pictures", ", ".join(f"{n:,} {part}" for part, n in survey.pictures.items()))]
     one = f"{height[0]} x {width[0]}"
@@ -279,13 +273,8 @@ def render(dataset: Dataset, survey: Survey) -> list[str]:
     rows.append(("std", " ".join(f"{x:.4f}" for x in survey.std)))
     rows.append(("content", survey.content[:16]))
     lines = [f"{name:<16}{value}" for name, value in rows]
-    wide = max(16, *(len(c) + 2 for c in dataset.classes))
-    lines += ["", f"{'class':<{wide}}" + "".join(f"{part:>10}" for part in parts)]
-    rarest = sorted(range(len(dataset.classes)), key=lambda i: survey.counts[parts[0]][i])[:CLASSES]
-    for i in sorted(rarest):
-        lines.append(f"{dataset.classes[i]:<{wide}}" + "".join(f"{survey.counts[part][i]:>10,}" for part in parts))
-    if len(rarest) < len(dataset.classes):
-        lines.append(f"and {len(dataset.classes) - CLASSES:,} more classes, of more pictures")
+    if survey.counts:
+        lines += ["", *table(dataset.classes, survey.counts, "pictures")]
     if survey.corrupt:
         lines += ["", "cannot be read:", *(f"  {bad.name}: {bad.reason}" for bad in survey.corrupt[:SHOWN])]
         if len(survey.corrupt) > SHOWN:

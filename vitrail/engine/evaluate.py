@@ -1,7 +1,7 @@
 """Predictions over a whole set, every picture once, on any number of processes."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ class Predictions(NamedTuple):
 
     rows: Tensor
     targets: Tensor
+    truths: Sequence[Any] = ()  # of boxes, where what is true of a picture is no tensor
 
 
 @torch.no_grad()

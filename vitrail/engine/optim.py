@@ -25,7 +25,7 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
     Only weights of linear and convolution layers decay. A level k below the head learns at layer_decay^k: the stem is
     level 0, block i is level i + 1, whatever is used after the blocks is the top (Clark et al. 2020; BEiT).
     """
-    decays = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    decays = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
     level, top = levels(model, blocks), len(blocks) + 1
     made: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():

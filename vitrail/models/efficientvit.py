@@ -57,18 +57,19 @@ PLANS: dict[str, Sequence[tuple[Kind, int, int, bool]]] = {  # of each stage: bl
 }  # fmt: skip
 
 
-class Conv(nn.Module):
-    """A convolution that keeps the grid (or halves it), then BatchNorm or else a bias, then the activation if wanted."""
+def conv(inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the grid, or halves it."""
+    return nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
-    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-                 norm: bool = True, act: bool = True):  # fmt: skip
+
+class Conv(nn.Sequential):
+    """A convolution, then BatchNorm where it has no bias of its own, then the activation if wanted."""
+
+    def __init__(self, config: Config, conv: nn.Conv2d, act: bool = True):
         super().__init__()
-        self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=not norm)
-        self.norm = nn.BatchNorm2d(out, config.norm_eps) if norm else nn.Identity()
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(conv.out_channels, config.norm_eps) if conv.bias is None else nn.Identity()
         self.act = activation(config) if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
 
 
 class Inverted(nn.Sequential):
@@ -77,9 +78,9 @@ class Inverted(nn.Sequential):
     def __init__(self, config: Config, inside: int, out: int, stride: int, expand: int, norms: bool):
         super().__init__()
         wide = inside * expand
-        self.inverted_conv = Conv(config, inside, wide, norm=norms)
-        self.depth_conv = Conv(config, wide, wide, 3, stride, wide, norm=norms)
-        self.point_conv = Conv(config, wide, out, act=False)
+        self.inverted_conv = Conv(config, conv(inside, wide, bias=not norms))
+        self.depth_conv = Conv(config, conv(wide, wide, 3, stride, wide, bias=not norms))
+        self.point_conv = Conv(config, conv(wide, out), act=False)
 
 
 class Fused(nn.Sequential):
@@ -87,8 +88,8 @@ class Fused(nn.Sequential):
 
     def __init__(self, config: Config, inside: int, out: int, stride: int, expand: int):
         super().__init__()
-        self.spatial_conv = Conv(config, inside, inside * expand, 3, stride)
-        self.point_conv = Conv(config, inside * expand, out, act=False)
+        self.spatial_conv = Conv(config, conv(inside, inside * expand, 3, stride))
+        self.point_conv = Conv(config, conv(inside * expand, out), act=False)
 
 
 class Separable(nn.Sequential):
@@ -96,8 +97,8 @@ class Separable(nn.Sequential):
 
     def __init__(self, config: Config, width: int):
         super().__init__()
-        self.depth_conv = Conv(config, width, width, 3, groups=width)
-        self.point_conv = Conv(config, width, width, act=False)
+        self.depth_conv = Conv(config, conv(width, width, 3, groups=width))
+        self.point_conv = Conv(config, conv(width, width), act=False)
 
 
 class Plain(nn.Sequential):
@@ -105,8 +106,8 @@ class Plain(nn.Sequential):
 
     def __init__(self, config: Config, width: int):
         super().__init__()
-        self.conv1 = Conv(config, width, width, 3)
-        self.conv2 = Conv(config, width, width, 3, act=False)
+        self.conv1 = Conv(config, conv(width, width, 3))
+        self.conv2 = Conv(config, conv(width, width, 3), act=False)
 
 
 class Residual(nn.Module):
@@ -140,7 +141,7 @@ class LinearAttention(nn.Module):
             )
             for kernel in config.scales
         )
-        self.proj = Conv(config, width * (1 + len(config.scales)), width, act=False)
+        self.proj = Conv(config, conv(width * (1 + len(config.scales)), width), act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x)  # [B 3D h w], in it the q, k and v of every head side by side
@@ -178,7 +179,7 @@ class PreLogits(nn.Module):
 
     def __init__(self, config: Config, inside: int, hidden: tuple[int, int]):
         super().__init__()
-        self.in_conv = Conv(config, inside, hidden[0])
+        self.in_conv = Conv(config, conv(inside, hidden[0]))
         self.fc = nn.Linear(hidden[0], hidden[1], bias=False)
         self.norm = nn.LayerNorm(hidden[1], config.norm_eps)
         self.act = activation(config)
@@ -231,7 +232,7 @@ def build(config: Config) -> EfficientViT:
 def stem(config: Config) -> nn.Sequential:
     """To half the resolution, then residual blocks: depthwise separable in the base plan, two full convolutions in the large."""
     width = config.widths[0]
-    made: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, config.channels, width, 3, 2))
+    made: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
     for i in range(config.depths[0]):
         made[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else Plain(config, width))
     return nn.Sequential(made)

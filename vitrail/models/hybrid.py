@@ -50,6 +50,7 @@ class Config:
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: Amount = 0.0  # of the transformer's blocks
+    map_depths: tuple[Positive, ...] = ()  # after how many of them the tokens are a map as well; after the last they always are
     init: Init = "truncated"
 
 

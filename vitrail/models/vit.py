@@ -69,6 +69,7 @@ class Config:
     drop_path_schedule: Schedule = "linear"
     drop_path_skip: bool = False  # dropped branches are not computed, which saves time
     patch_dropout: Fraction = 0.0  # share of the patches that training leaves out (PatchDropout, Liu et al. 2022)
+    map_depths: tuple[Positive, ...] = ()  # after how many blocks the patches are a map as well; after the last they always are
     init: Init = "truncated"
 
 
@@ -112,7 +113,11 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as one map [B D h w]."""
+    """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as a map [B D h w].
+
+    With `map_depths` there are several maps, all at the patch's stride: those between blocks are as the blocks leave them, and
+    the last has gone through the final norm. What reads them brings norms of its own.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -130,7 +135,9 @@ class ViT(nn.Module):
         self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
         self.pre_logits = pre_logits(config)
         self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
-        self.map_widths, self.strides = (width,), (patch[0],)
+        self.between = between(config)  # after how many blocks there is a map besides the last
+        maps = len(self.between) + 1
+        self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
         nn.init.normal_(self.tokens, std=0.02)
         nn.init.normal_(self.registers, std=0.02)
@@ -140,16 +147,28 @@ class ViT(nn.Module):
         grid = (x.shape[1], x.shape[2])
         patches, places = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
         x = torch.cat([self.leading(x.shape[0]), patches], dim=1)  # [B T+R+hw D]
-        x = self.dropout(x)
-        for block in self.blocks:
+        x, maps = self.dropout(x), []
+        for done, block in enumerate(self.blocks, start=1):
             x = block(x, grid if places is None else (places.shape[1], 1))
+            if done in self.between:
+                maps.append(self.map(x, places, grid))
         x = self.norm(x)
-        patches = x[:, len(self.tokens) + len(self.registers) :]  # [B hw D]
-        summaries = x[:, : len(self.tokens)].unbind(1) if len(self.tokens) else (patches.mean(1),)
-        if places is not None:  # what was left out is given the mean of the rest, so that the map keeps its shape and its mean
+        maps.append(self.map(x, places, grid))
+        summaries = x[:, : len(self.tokens)].unbind(1) if len(self.tokens) else (self.patches(x).mean(1),)
+        return Features(tuple(map(self.pre_logits, summaries)), tuple(maps))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """What stands behind the tokens and registers: [B T+R+N D] -> [B N D]."""
+        return x[:, len(self.tokens) + len(self.registers) :]
+
+    def map(self, x: Tensor, places: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """The patches as a map [B D h w]. Those that were left out are given the mean of the rest, so that it keeps its shape and
+        its mean."""
+        patches = self.patches(x)
+        if places is not None:
             whole = patches.mean(1, keepdim=True).expand(-1, grid[0] * grid[1], -1)
             patches = whole.scatter(1, places[..., None].expand_as(patches), patches)
-        return Features(tuple(map(self.pre_logits, summaries)), (patches.mT.unflatten(2, grid),))
+        return patches.mT.unflatten(2, grid)  # [B hw D] -> [B D h w]
 
     def leave_out(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
         """In training a share of the patches [B N D] is left out, as many of every picture and each drawing its own; returns those
@@ -227,6 +246,17 @@ def checked_dropout(config: Config) -> float:
             f"patch_dropout leaves patches out, and {which} counts on the whole grid", 'position="sincos2d", or patch_dropout 0'
         )
     return config.patch_dropout
+
+
+def between(config: Config) -> tuple[int, ...]:
+    """The depths of `map_depths` below the last block. Errors: `UsageError` for depths that there are not, or out of order."""
+    depths = config.map_depths
+    told = " ".join(map(str, depths))
+    if depths and not 1 <= min(depths) <= max(depths) <= config.depth:
+        raise UsageError(f"map_depths is {told}, and there are {config.depth} blocks", f"depths of 1 to {config.depth}")
+    if list(depths) != sorted(set(depths)):
+        raise UsageError(f"the depths of map_depths do not rise: {told}", f"write {' '.join(map(str, sorted(set(depths))))}")
+    return tuple(depth for depth in depths if depth < config.depth)
 
 
 def drop_part(config: Config, rate: float) -> DropPath | SkipPath:

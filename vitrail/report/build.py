@@ -4,7 +4,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from vitrail.report import judged, made, pictures
+from vitrail.report import judged, made, pictures, scenes
 from vitrail.report.head import commands, curves, headline
 from vitrail.report.known import Known, look
 from vitrail.report.markup import Section, paragraphs, text
@@ -17,6 +17,9 @@ ORDER = (
     curves,
     judged.confusion,
     judged.per_class,
+    scenes.per_class,
+    scenes.curves,
+    scenes.pictures,
     pictures.mistakes,
     pictures.samples,
     judged.calibration,

@@ -72,6 +72,17 @@ def chart(title: str, series: Sequence[Series], spell: Callable[[float], str] = 
     return f"<figure>{caption}{svg(HIGH, f'{title} by step', parts)}</figure>"
 
 
+def curve(title: str, series: Sequence[Series]) -> str:
+    """Lines of shares over shares, both from 0 to 1."""
+    x, y = Scale(0.0, 1.0, LEFT, WIDE - RIGHT), Scale(0.0, 1.0, HIGH - BOTTOM, TOP)
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    parts = [horizontal(y(t), percent(t, 0)) for t in marks]
+    parts += [label(x(t), HIGH - 6, percent(t, 0), "end" if t == 1 else "middle") for t in marks]
+    parts += [line(s, x, y, i, percent) for i, s in enumerate(series)]
+    legend = "".join(f'<span class="key s{i}">{text(s.label)}</span>' for i, s in enumerate(series) if s.label)
+    return f"<figure><figcaption><b>{text(title)}</b> {legend}</figcaption>{svg(HIGH, title, parts)}</figure>"
+
+
 def line(series: Series, x: Scale, y: Scale, number: int, spell: Callable[[float], str]) -> str:
     places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in series.points)
     drawn = f'<polyline class="line s{number}" points="{places}"/>'

@@ -2,7 +2,7 @@
 
 import shlex
 
-from vitrail.report import words
+from vitrail.report import scenes, words
 from vitrail.report.figures import Series, chart
 from vitrail.report.known import Known, Score
 from vitrail.report.markup import Section, name, paragraphs, table, text
@@ -11,6 +11,7 @@ from vitrail.report.words import THIN, duration, percent, plural, short
 SPOKEN = {
     "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
     "exact": "All labels right", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
+    "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Right pixels", "AP50": "AP50", "AP75": "AP75",
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def numbers(known: Known) -> list[tuple[str, str]]:
         found.append((SPOKEN["macro_f1"], f"{metrics['macro_f1']:.3f}"))
     if "exact" in metrics:
         found.append((SPOKEN["exact"], percent(metrics["exact"])))
+    found += scenes.summary(metrics)
     found += [(f"{SPOKEN[known.metric]}, {part}", percent(m[known.metric])) for part, m in known.others.items() if known.metric in m]
     return found
 

@@ -15,19 +15,25 @@ from vitrail.errors import VitrailError
 from vitrail.recipe import Recipe
 from vitrail.run import model
 from vitrail.run.folder import RunFolder
-from vitrail.run.prepare import open_data, without
+from vitrail.run.prepare import as_it_was
 
+NOTHING = np.zeros((0, 0))
 ORDER = ("test", "val", "train")  # which part judges a model, where there are several
 
 
 class Judged(NamedTuple):
-    """One judged part of the data. probabilities [N K], targets [N] or [N K] and names are empty where they are not kept."""
+    """One judged part of the data. probabilities [N K], targets [N] or [N K] and names are empty where they are not kept.
+
+    rows, scores: of masks and boxes instead, what was counted in each picture [N W] and how good that is [N].
+    """
 
     part: str
     metrics: dict[str, Any]
     probabilities: np.ndarray
     targets: np.ndarray
     names: list[str]
+    rows: np.ndarray = NOTHING
+    scores: np.ndarray = NOTHING
 
 
 class Score(NamedTuple):
@@ -66,8 +72,13 @@ class Known:
         return bool(self.about.get("multi_label"))
 
     @property
+    def kind(self) -> str:
+        """Of the data: "classes", "masks" or "boxes"."""
+        return str(self.about.get("kind", "classes"))
+
+    @property
     def metric(self) -> str:
-        return "mAP" if self.multi else "top1"
+        return str(self.about.get("metric", "mAP" if self.multi else "top1"))
 
     @property
     def steps(self) -> int:
@@ -143,7 +154,8 @@ def judgement(folder: RunFolder, part: str, metrics: dict[str, Any]) -> Judged:
     """A part with what was said of each of its pictures."""
     try:
         with np.load(folder.evaluation / f"{part}.npz") as kept:
-            return Judged(part, metrics, kept["probabilities"], kept["targets"], [str(name) for name in kept["names"]])
+            found = {key: kept.get(key, NOTHING) for key in ("probabilities", "targets", "rows", "scores")}
+            return Judged(part, metrics, names=[str(name) for name in kept["names"]], **found)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return Judged(part, metrics, np.zeros((0, 0)), np.zeros(0, int), [])
 
@@ -151,7 +163,7 @@ def judgement(folder: RunFolder, part: str, metrics: dict[str, Any]) -> Judged:
 def pictures(recipe: Recipe, about: dict[str, Any]) -> tuple[Dataset | None, str]:
     """The data set of the run as it is now, or why it cannot be had."""
     try:
-        return without(open_data(recipe.data)[0], about.get("data", {}).get("left_out", {})), ""
+        return as_it_was(recipe, about), ""
     except VitrailError as error:
         return None, error.what
     except (OSError, IndexError) as error:

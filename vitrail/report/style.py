@@ -138,6 +138,7 @@ table.facts td { overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 16px 12px; margin-top: .8em; }
 @media (min-width: 700px) { .pictures { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
 .pictures figure { font-size: .8rem; line-height: 1.35; }
+.scene { margin: .8rem 0; } .scene div { display: flex; gap: .4rem; flex-wrap: wrap; } .scene img { max-width: 32%; height: auto; }
 .pictures img {
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--fill); border-radius: 8px;
   margin-bottom: .3em;

@@ -106,9 +106,8 @@ def bring(wish: Wish) -> Brought:
     made = model.create(wish.model.name, len(names), keys)
     report = load(made, raw, chosen, wish.options)
     given, why = pictures(wish, known, chosen.source, made)
-    described = Described(
-        made, model.task(Choice("classification"), len(names)), Recipe(model=Choice(wish.model.name, keys), input=given), names
-    )
+    recipe = Recipe(model=Choice(wish.model.name, keys), input=given, task=Choice("classification"))
+    described = Described(made, model.task(recipe.task, len(names)), recipe, names)
     new = () if any(n.startswith("heads.") for n in report.loaded) else ("the head is new: train it before believing a prediction",)
     return Brought(write(described, wish, report), report, (*reasons, *why, *licence(wish), *new))
 

@@ -2,53 +2,27 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any
 
 from vitrail.recipe import Recipe, override
+from vitrail.run import choose_dense
+from vitrail.run.choices import Choices, Facts
 
 RATES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the choices depend on. size: median (height, width); uniform: all pictures have it."""
-
-    count: int
-    size: tuple[int, int]
-    uniform: bool
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mirrored: bool  # a mirror image is as good as the picture: not so for digits
-    gpu: bool
-
-
-class Choices:
-    """Fills what is open, section by section, and keeps the reasons."""
-
-    def __init__(self, recipe: Recipe, facts: Facts):
-        self.recipe, self.facts = recipe, facts
-        self.reasons: list[str] = []
-
-    def settle(self, section: str, key: str, value: Any, reason: str = "") -> None:
-        """Takes `value` unless the user has said something; without a reason the choice goes unmentioned."""
-        said = getattr(getattr(self.recipe, section), key)
-        if said is not None and (key, said) != ("channels", 0):
-            return
-        self.recipe = override(self.recipe, section, {key: value})
-        if reason:
-            shown = "x".join(map(str, value)) if key == "size" else value
-            self.reasons.append(f"{section}.{key} = {shown}: {reason}")
+SHOWN = {
+    "classes": (250_000, 30_000_000),
+    "masks": (10_000, 640_000),
+    "boxes": (40_000, 1_600_000),
+}  # pictures in all, on a CPU and on a GPU
 
 
 def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     """The recipe with nothing open, and why each choice was made."""
     c = Choices(recipe, facts)
-    pictures(c)
-    model(c)
+    pictures(c) if facts.kind == "classes" else choose_dense.pictures(c)
+    colours(c)
+    model(c) if facts.kind == "classes" else choose_dense.model(c)
     amount(c)
-    augmentation(c)
+    augmentation(c) if facts.kind == "classes" else choose_dense.augmentation(c)
     return c.recipe, c.reasons
 
 
@@ -64,7 +38,10 @@ def pictures(c: Choices) -> None:
     else:
         c.settle("input", "size", [96, 96], f"photographs (median {tall}x{wide}) on a CPU: detail costs time")
     c.settle("input", "resize", "stretch" if small else "crop", "small pictures are used whole" if small else "keeps proportions")
-    channels = c.recipe.input.channels
+
+
+def colours(c: Choices) -> None:
+    f, channels = c.facts, c.recipe.input.channels
     measured = []
     for key, values in (("mean", f.mean), ("std", tuple(s if s >= 1e-6 else 1.0 for s in f.std))):  # a channel may never change
         if getattr(c.recipe.input, key) is None:
@@ -105,7 +82,7 @@ def amount(c: Choices) -> None:
     c.settle("plan", "batch", batch, f"for {n:,} training pictures")
     batch = c.recipe.plan.batch or batch
     if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
-        shown = 30_000_000 if c.facts.gpu else 250_000
+        shown = SHOWN[c.facts.kind][c.facts.gpu]
         epochs = p.epochs or min(150, max(10, round(shown / n))) / (3 if begun else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
@@ -114,10 +91,19 @@ def amount(c: Choices) -> None:
     steps = c.recipe.plan.steps or 1
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
-    peak = (3e-3 * math.sqrt(batch / 128)) if c.recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
-    peak *= RATES[c.recipe.optim.kind] * (0.5 if begun else 1.0)
+    peak = usual_rate(c.recipe)
     lower = "; half of it, since the weights have learned already" if begun else ""
     c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root{lower}")
+
+
+def usual_rate(recipe: Recipe) -> float:
+    """The peak rate to begin a model's training with at the recipe's batch, by the square root of the batch."""
+    batch, dense = recipe.plan.batch or 1, choose_dense.PEAK.get(recipe.task.name)
+    if dense:
+        peak = dense * math.sqrt(batch / 16)
+    else:
+        peak = (3e-3 * math.sqrt(batch / 128)) if recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
+    return peak * RATES[recipe.optim.kind] * (0.5 if recipe.start.weights else 1.0)
 
 
 def augmentation(c: Choices) -> None:

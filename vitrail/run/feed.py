@@ -6,25 +6,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitrail.data.dataset import Split
+from vitrail.data.dataset import Kind, Split
 from vitrail.data.growth import Growth
+from vitrail.data.joint import Joint
 from vitrail.data.loader import Loaded
 from vitrail.data.mixing import Mixing, draw, mix
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
 from vitrail.data.transforms import Augmentation
 from vitrail.engine.train import Piece
+from vitrail.engine.world import World
 from vitrail.errors import UsageError, VitrailError
 from vitrail.recipe import Recipe
 from vitrail.run.model import Described
-from vitrail.types import Batch, Task
+from vitrail.types import Batch, Objects, Task, each_tensor
 
 
 @dataclass(frozen=True)
 class Feed:
     """`batch` is the global batch; a process holds `share` of it, in pieces of at most `micro`."""
 
-    augmentation: Augmentation
+    augmentation: Augmentation | Joint
     task: Task
     device: torch.device
     batch: int
@@ -34,18 +36,23 @@ class Feed:
     growth: Growth | None = None
     teacher: Callable[[Tensor, Keys], Tensor] | None = None  # what it says of the pictures is joined to the targets
 
-    def pieces(self, loaded: Loaded, rank: int) -> list[Piece]:
+    def pieces(self, loaded: Loaded, world: World) -> list[Piece]:
         """A process's share, cut up."""
+        if isinstance(loaded.labels, Objects):
+            loaded = loaded._replace(labels=counted(loaded.labels, self.batch, world))
         starts = range(0, len(loaded.pictures), self.micro)
-        return [Piece(cut(loaded, slice(s, s + self.micro)), rank * self.share + s) for s in starts]
+        return [Piece(cut(loaded, slice(s, s + self.micro)), world.rank * self.share + s) for s in starts]
 
     def prepare(self, piece: Piece, step: int) -> Batch:
         """The batch of a piece, on the device."""
-        pictures, labels = (t.to(self.device, non_blocking=True) for t in (piece.loaded.pictures, piece.loaded.labels))
+        pictures, labels = (each_tensor(self.moved, part) for part in piece.loaded[:2])
         images = self.augmentation.batch(pictures, piece.loaded.keys)
         if self.growth is not None:
             images = self.growth.batch(images, step)
         return self.taught(self.mixed(Batch(images, self.task.targets(labels)), piece, step), piece.loaded.keys)
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def mixed(self, batch: Batch, piece: Piece, step: int) -> Batch:
         """The same pictures blended or cut into each other, where the recipe says so."""
@@ -63,7 +70,14 @@ class Feed:
 
 def cut(loaded: Loaded, part: slice) -> Loaded:
     keys = loaded.keys
-    return Loaded(loaded.pictures[part], loaded.labels[part], Keys(keys.epochs[part], keys.ids[part]))
+    return Loaded(loaded.pictures[part], each_tensor(lambda t: t[part], loaded.labels), Keys(keys.epochs[part], keys.ids[part]))
+
+
+def counted(objects: Objects, batch: int, world: World) -> Objects:
+    """The same objects, with how many a picture of the whole batch has in the mean, at least one in all: of all processes, so that
+    their number changes no loss."""
+    count = world.total((objects.labels >= 0).sum().float().to(world.device)).cpu()
+    return objects._replace(usual=(count.clamp(min=1) / batch).expand(len(objects.labels)).clone())
 
 
 def shares(batch: int, processes: int, micro: int | None, mixing: bool) -> tuple[int, int]:
@@ -85,9 +99,13 @@ def stream(recipe: Recipe, split: Split) -> Stream:
     return Stream(p.seed, len(split), p.batch or 1, recipe.augment.repeats, split.labels if p.sampling == "balanced" else None)
 
 
-def augmentation(recipe: Recipe, preprocess: Preprocess) -> Augmentation:
-    """What a recipe says of single pictures."""
+def augmentation(recipe: Recipe, preprocess: Preprocess, truth: str) -> Augmentation | Joint:
+    """What a recipe says of single pictures, and of what is true of them."""
     a = recipe.augment
+    if truth in ("masks", "boxes"):
+        kind: Kind = "masks" if truth == "masks" else "boxes"
+        resize = (1.0, 1.0) if a.crop == "none" else a.resize
+        return Joint(preprocess, recipe.plan.seed, kind, resize, bool(a.flip), a.flip_vertical, a.jitter, a.mosaic)
     return Augmentation(preprocess, recipe.plan.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical,
                         a.randaugment, a.magnitude, a.policy, a.jitter, a.erase)  # fmt: skip
 

@@ -29,7 +29,8 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
     metrics, found = evaluate.judge(described, split, session.preprocess, session.world, session.workers, session.precision)
     if final and session.world.first:
-        evaluate.keep(session.folder, part, metrics, found, [split.names[i] for i in range(len(split))])
+        view = evaluate.viewer(described, session.preprocess, session.precision)
+        evaluate.keep(session.folder, part, metrics, found, split, view)
     return {"part": part, **evaluate.scalars(metrics), "eval_s": round(time.perf_counter() - start, 3)}
 
 

@@ -40,4 +40,5 @@ def describe(made: nn.Module, classes: tuple[str, ...] | list[str] | None) -> mo
     if len(set(names)) != count or not all(isinstance(name, str) and name for name in names):
         raise UsageError(f"classes are told apart by their names, not by {', '.join(map(repr, names[:8]))}", "give distinct texts")
     given = Input(config.size, config.channels, (NEUTRAL,) * config.channels, (NEUTRAL,) * config.channels, "crop")
-    return model.Described(made, model.task(Choice("classification"), count), Recipe(model=origin, input=given), names)
+    recipe = Recipe(model=origin, input=given, task=Choice("classification"))
+    return model.Described(made, model.task(recipe.task, count), recipe, names)

@@ -44,7 +44,7 @@ def take(folder: Path) -> list[int]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     except (BlockingIOError, PermissionError):
-        who = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+        who = name(handle)
         os.close(handle)
         fix = "wait for it, or end it; it saves when it is told to stop"
         raise RunError(f"{who} is working in {folder}", fix) from None
@@ -52,6 +52,30 @@ def take(folder: Path) -> list[int]:
         os.close(handle)
         return []
     return [handle]
+
+
+def holder(folder: Path) -> str:
+    """Who works in the folder now, "" where nobody does or this platform cannot know."""
+    try:
+        import fcntl
+
+        handle = os.open(folder / NAME, os.O_RDONLY)
+    except (ImportError, OSError):
+        return ""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return ""  # closing the file lets go of it again
+    except (BlockingIOError, PermissionError):
+        return name(handle)
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
+
+
+def name(handle: int) -> str:
+    """What the holder of the lock has written into it."""
+    return os.pread(handle, 200, 0).decode(errors="replace") or "another process"
 
 
 def current(folder: Path, handle: int) -> bool:

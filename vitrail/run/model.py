@@ -56,8 +56,10 @@ def backbone(choice: Choice, size: tuple[int, int] | None = None, channels: int 
 
 
 def create(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
-    """A classifier by name, which remembers how it was asked for, so that it can be saved."""
+    """A classifier by name, which remembers how it was asked for, so that it can be saved; or a denoiser of so many classes."""
     known = [f.name for f in dataclasses.fields(catalog.config("models", name))]
+    if catalog.kind(name) == "denoiser":
+        return backbone(Choice(name, {"classes": classes, **keys}))
     for key in keys:
         pick(key, [*known, "classes"], "key", f"keys: classes, {', '.join(known)}", f" in {name}")
     head = task(Choice("classification"), checked(classes, Positive, "classes"))
@@ -67,6 +69,7 @@ def create(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
 
 
 def task(choice: Choice, classes: int, multi_label: bool = False) -> Any:
+    """The task that a name and its keys stand for. Errors: `UsageError` for unknown or wrong keys."""
     module = catalog.module("tasks", choice.name)
     own = {"classes": classes, "multi_label": multi_label}
     made = update(module.Config(), {**own, **choice.keys}, choice.name)

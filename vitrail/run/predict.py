@@ -13,11 +13,13 @@ from vitrail.checks import Positive, checked, place
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine import checkpoint
+from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.run import folder, model
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
+from vitrail.run.scene import GROUP, Viewer
 
 WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
@@ -47,6 +49,21 @@ class Predictor:
     def described(self) -> Described:
         return Described(self.model, self.task, self.recipe, self.classes)
 
+    def scenes(self, pictures: Any) -> list[np.ndarray]:
+        """What a model for masks or boxes says of one picture or many, given as to `predict`.
+
+        Masks: a label map uint8 [H W] each, at the picture's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the picture's
+        pixels, score, class; the best first. Errors: as `predict`.
+        """
+        if self.task.truth == "classes":
+            raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
+        pre, found = self.preprocess, []
+        view = Viewer(self.model.eval(), self.task, pre, Precision("fp32", next(self.model.parameters()).device.type), len(self.classes))
+        items = one_by_one(pictures)
+        for start in range(0, len(items), GROUP):
+            found += view.said([pixels(item, pre) for item in items[start : start + GROUP]])
+        return found
+
     @torch.no_grad()
     def predict(self, pictures: Any, batch: int = 64) -> Prediction:
         """Labels and probabilities of one picture or many: paths, PIL images, uint8 arrays [H W C] or [H W],
@@ -55,6 +72,8 @@ class Predictor:
         With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
         Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
         """
+        if self.task.truth != "classes":
+            raise UsageError(f"the model tells {self.task.truth}, not the class of a picture", "scenes(pictures) tells them")
         pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
         items = one_by_one(pictures)
         was_training = self.model.training

@@ -1,26 +1,30 @@
 """Recipe -> everything a run needs to know before its first step: the data, surveyed, and a recipe with nothing left open."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from vitrail import catalog
 from vitrail.checks import checked, place, update
-from vitrail.data.dataset import Dataset
+from vitrail.data.dataset import Dataset, Kind
 from vitrail.data.subset import subset
 from vitrail.data.survey import Survey, survey
 from vitrail.engine import precision
 from vitrail.engine.world import World
-from vitrail.errors import DataError, UsageError
-from vitrail.recipe import Choice, Recipe
+from vitrail.errors import CheckpointError, DataError, UsageError
+from vitrail.recipe import Augment, Choice, Recipe
 from vitrail.run import model, start
-from vitrail.run.choose import Facts, fill
+from vitrail.run.choices import Facts
+from vitrail.run.choose import fill
+from vitrail.run.folder import RunFolder, find
 from vitrail.run.start import Origin
 
 Progress = Callable[[int, int], None]
+TASKS: dict[Kind, str] = {"classes": "classification", "masks": "segmentation", "boxes": "detection"}
 PATHS = ("teacher", "teacher_weights")  # keys of tasks that name a file or folder
 
 
@@ -37,8 +41,9 @@ class Prepared:
     origin: Origin | None = None  # the weights that the run begins with
 
 
-def open_data(choice: Choice) -> tuple[Dataset, Choice]:
-    """The data set that a recipe names, and the choice with its layout found out and its path made absolute."""
+def open_data(choice: Choice, task: str = "") -> tuple[Dataset, Choice]:
+    """The data set that a recipe names, and the choice with its layout found out and its path made absolute. Of a set that has masks and
+    boxes, those that the task learns from."""
     path = checked(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of pictures per class")
@@ -47,6 +52,9 @@ def open_data(choice: Choice) -> tuple[Dataset, Choice]:
     keys = dict(choice.keys)
     if path and place(path).exists():
         keys["path"] = str(place(path).absolute())
+    learned = next((kind for kind, usual in TASKS.items() if usual == task), "")
+    if learned in ("masks", "boxes") and not keys.get("truth") and hasattr(module.Config(), "truth"):
+        keys["truth"] = learned
     config = update(module.Config(), keys, f"data ({name})")
     return module.build(config), Choice(name, keys)
 
@@ -56,17 +64,19 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
 
     Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that cannot be.
     """
-    catalog.module("tasks", recipe.task.name)  # wrong names are found before any picture is read
+    if recipe.task.name:
+        catalog.module("tasks", recipe.task.name)  # wrong names are found before any picture is read
     origin = start.find(recipe.start)
     if recipe.model.name:
         model.config(recipe.model)
-    dataset, data = open_data(recipe.data)
+    dataset, data = open_data(recipe.data, recipe.task.name)
+    recipe, learned = purpose(recipe, dataset)
     recipe, taken = start.known(recipe, origin, dataset.channels) if origin else (recipe, [])
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, found, recipe)
     dataset = sampled(without(dataset, left_out), recipe)
     recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task))
-    filled, reasons = fill(recipe, facts(dataset, found, world.device))
+    filled, reasons = fill(recipe, facts(dataset, found, world.device, data.keys))
     chosen = world.once(lambda: precision.choose(filled.plan.precision, world.device))
     if filled.plan.precision == "auto":
         reasons.append(f"plan.precision = {chosen.name}: {chosen.reason}")
@@ -74,7 +84,18 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     filled = dataclasses.replace(filled, plan=plan)
     check_keep(filled)
     fits(filled, dataset)
-    return Prepared(filled, dataset, found, (*taken, *reasons), tuple(notes), left_out, origin)
+    return Prepared(filled, dataset, found, (*learned, *taken, *reasons), tuple(notes), left_out, origin)
+
+
+def purpose(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, list[str]]:
+    """The recipe with a task that such data is for, and the reason. Errors: `UsageError` where another was asked for."""
+    usual = TASKS[dataset.kind]
+    name = recipe.task.name or usual
+    made = model.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
+    if made.truth != dataset.kind:
+        raise UsageError(f"{name} learns from {made.truth}, and this data has {dataset.kind}", f"--task {usual}")
+    told = [] if recipe.task.name or dataset.kind == "classes" else [f"task = {name}: the data has {dataset.kind}"]
+    return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), told
 
 
 def absolute(task: Choice) -> Choice:
@@ -101,6 +122,7 @@ def fits(recipe: Recipe, dataset: Dataset) -> None:
         raise UsageError(f"augment.scale is from {low} to {high}", "the smaller share comes first: --augment.scale 0.35 1")
     augments(recipe, given.channels)
     shown(recipe, dataset.multi_label)
+    together(recipe, dataset.kind)
 
 
 def augments(recipe: Recipe, channels: int) -> None:
@@ -114,6 +136,23 @@ def augments(recipe: Recipe, channels: int) -> None:
         if channels not in (1, 3):
             raise UsageError(f"augment.{name} is defined for grey and RGB pictures, and these have {channels} channels",
                              "leave it out; crops, flips, shifts, erasing and mixing take any number of channels")  # fmt: skip
+
+
+def together(recipe: Recipe, kind: Kind) -> None:
+    """Errors: `UsageError` for what is done to pictures alone, or to pictures with masks or boxes alone."""
+    a, p, default = recipe.augment, recipe.plan, Augment()
+    if kind == "classes":
+        asked = {"augment.mosaic": a.mosaic > 0, f"input.resize {recipe.input.resize}": recipe.input.resize in ("slide", "tile")}
+        why = "is for pictures with masks or boxes"
+    else:
+        asked = {
+            **{f"augment.{k}": getattr(a, k) != getattr(default, k) for k in ("randaugment", "policy", "erase", "mixup", "cutmix")},
+            "augment.crop pad": a.crop == "pad", "plan.sampling balanced": p.sampling == "balanced",
+            "plan.grow_from": p.grow_from is not None, "input.resize crop": recipe.input.resize == "crop",
+        }  # fmt: skip
+        why = f"would change a picture and not its {kind}"
+    for name in (name for name, on in asked.items() if on):
+        raise UsageError(f"{name} {why}", "leave it out")
 
 
 def shown(recipe: Recipe, multi_label: bool) -> None:
@@ -132,7 +171,8 @@ def shown(recipe: Recipe, multi_label: bool) -> None:
             raise UsageError("plan.grow_from is given, but plan.grow_until is 0: no step would see it", "--plan.grow_until 0.8")
 
 
-def facts(dataset: Dataset, found: Survey, device: torch.device) -> Facts:
+def facts(dataset: Dataset, found: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:
+    """What choices depend on. keys: those of the data set."""
     return Facts(
         count=len(dataset.splits["train"]),
         size=(found.sizes.height[1], found.sizes.width[1]),
@@ -142,6 +182,8 @@ def facts(dataset: Dataset, found: Survey, device: torch.device) -> Facts:
         std=found.std,
         mirrored=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
         gpu=device.type == "cuda",
+        kind=dataset.kind,
+        tile=int(keys.get("tile", 0)),
     )
 
 
@@ -183,6 +225,22 @@ def sampled(dataset: Dataset, recipe: Recipe) -> Dataset:
     train = dataset.splits["train"]
     kept = train.take(subset(train.labels, recipe.plan.share, recipe.plan.seed))
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": kept})
+
+
+def as_it_was(recipe: Recipe, about: dict[str, Any]) -> Dataset:
+    """The data set of a run: what is there now, without what the run left out, and only the share that it trained on."""
+    return sampled(without(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
+
+
+def data_of(source: str, path: str = "") -> tuple[Dataset, RunFolder | None]:
+    """The data at `path`, or else that of the run `source`, and then its folder. Errors: `UsageError` for weights without a run."""
+    if path:
+        return open_data(Choice("", {"path": path}))[0], None
+    try:
+        run = find(source)
+    except CheckpointError:
+        raise UsageError("a model without its run does not know its data", "--data FOLDER says where it is") from None
+    return as_it_was(run.recipe(), run.about()), run
 
 
 def held_out(dataset: Dataset, final: bool) -> str:

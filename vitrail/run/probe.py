@@ -26,7 +26,7 @@ from vitrail.recipe import Choice, Plan, Recipe
 from vitrail.run import folder, model
 from vitrail.run.predict import Predictor
 from vitrail.run.predict import load as trained
-from vitrail.run.prepare import Progress, held_out, open_data, prepare, without
+from vitrail.run.prepare import Progress, data_of, held_out, prepare
 from vitrail.version import __version__
 from vitrail.weights.file import digest, pack, unpack, write_file
 
@@ -117,7 +117,7 @@ def opened(wish: Wish, world: World, progress: Progress | None) -> tuple[Predict
         raise UsageError("trained weights are as they are; keys go with a model by name", "vitrail probe vit/nano --model.depth 6 ...")
     if not place(wish.source).exists() and (near := nearest(wish.source, catalog.names("models"))) and "/" in wish.source:
         raise UsageError(f"{wish.source} is neither a model nor a run", f"did you mean {' or '.join(near)}? vitrail models lists them all")
-    return trained(wish.source, str(world.device)), data_of(wish), False
+    return trained(wish.source, str(world.device)), data_of(wish.source, wish.data)[0], False
 
 
 def by_name(source: str) -> bool:
@@ -134,17 +134,6 @@ def drawn(wish: Wish, world: World, progress: Progress | None) -> tuple[Predicto
     torch.manual_seed(wish.seed)
     made = model.assemble(prepared.recipe, prepared.dataset.classes, prepared.dataset.multi_label)
     return Predictor(made.model.to(world.device).eval(), made.classes, made.recipe, made.task, Path(wish.source)), prepared.dataset
-
-
-def data_of(wish: Wish) -> Dataset:
-    """The data that was said, or else that of the run without what it left out."""
-    if wish.data:
-        return open_data(Choice("", {"path": wish.data}))[0]
-    try:
-        run = folder.find(wish.source)
-    except CheckpointError:
-        raise UsageError("a model without its run does not know its data", "--data FOLDER says what to probe it on") from None
-    return without(open_data(run.recipe().data)[0], run.about()["data"]["left_out"])
 
 
 def cache_folder(wish: Wish, random: bool) -> Path | None:

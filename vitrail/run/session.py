@@ -94,6 +94,8 @@ def create(session: Session, prepared: Prepared) -> None:
         "format": model.FORMAT,
         "classes": list(dataset.classes),
         "multi_label": dataset.multi_label,
+        "kind": dataset.kind,
+        "metric": session.described.task.higher_is_better,
         "reasons": list(prepared.reasons),
         "notes": [*dataset.notes, *prepared.notes],
         "command": command(),
@@ -131,7 +133,7 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
             block.compile()
     p = recipe.plan
     pre, mixed = model.preprocess(recipe.input), mixing(recipe)
-    augmented = augmentation(recipe, pre)
+    augmented = augmentation(recipe, pre, described.task.truth)
     share, each = shares(p.batch or 1, world.size, recipe.machine.micro, mixed.on)
     task, train = described.task, dataset.splits["train"]
     task.weigh(torch.from_numpy(train.labels))

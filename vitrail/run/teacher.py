@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import place
-from vitrail.data.preprocess import Preprocess
+from vitrail.data.preprocess import Preprocess, per_channel
 from vitrail.data.sampling import Keys
 from vitrail.errors import CheckpointError, UsageError, nearest
 from vitrail.recipe import Augment, Recipe
@@ -48,12 +48,12 @@ class Teacher:
 
     def seen(self, images: Tensor) -> Tensor:
         """The same pictures in the teacher's size, channels and range."""
-        pixels = images * like(images, self.student.std) + like(images, self.student.mean)
+        pixels = images * per_channel(self.student.std, images) + per_channel(self.student.mean, images)
         if self.input.channels != self.student.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.input.channels, -1, -1)
         if tuple(pixels.shape[2:]) != self.input.size:
             pixels = F.interpolate(pixels, self.input.size, mode="bilinear", antialias=True)
-        return (pixels - like(images, self.input.mean)) / like(images, self.input.std)
+        return (pixels - per_channel(self.input.mean, images)) / per_channel(self.input.std, images)
 
 
 class Kept:
@@ -188,7 +188,3 @@ def digest(made: nn.Module) -> str:
     for tensor in made.state_dict().values():
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy() if tensor.ndim else str(tensor.item()).encode())
     return found.hexdigest()
-
-
-def like(images: Tensor, values: tuple[float, ...]) -> Tensor:
-    return images.new_tensor(values)[:, None, None]

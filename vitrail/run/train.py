@@ -98,7 +98,7 @@ def batches(session: Session) -> Iterator[list[Piece]]:
     split, world = session.dataset.splits["train"], session.world
     requests = TrainRequests(stream(session.recipe, split), session.state.step, session.steps, world.rank, world.size)
     for loaded in load(Fetch(split, session.feed.augmentation), requests, session.workers):
-        yield session.feed.pieces(loaded, world.rank)
+        yield session.feed.pieces(loaded, world)
 
 
 def loop(session: Session, stop: Stop) -> Loop:

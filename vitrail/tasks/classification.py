@@ -25,6 +25,8 @@ class Config:
 class Classification:
     """Loss and judgement of logits [B K] against class indices [B], soft targets [B K] or multi-hot labels [B K]."""
 
+    truth = "classes"
+
     def __init__(self, config: Config):
         self.config = config
         self.weights: Tensor | None = None  # of the classes [K], mean 1 over the training pictures

@@ -36,6 +36,8 @@ class Config:
 class Distillation:
     """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's logits."""
 
+    truth = "classes"
+
     def __init__(self, config: Config, labels: classification.Classification):
         self.config, self.labels = config, labels
         self.higher_is_better = labels.higher_is_better

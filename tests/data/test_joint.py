@@ -1,0 +1,133 @@
+"""What is done to a picture is done to its mask and its boxes."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitrail.data.dataset import IGNORE, ArrayReader, Boxes, Split
+from vitrail.data.joint import Joint, areas, together
+from vitrail.data.preprocess import Preprocess, starts
+from vitrail.data.sampling import Keys
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def pre(size=(32, 48), resize="fit"):
+    return Preprocess(size, 3, HALF, HALF, resize)
+
+
+def keys(*ids, epoch=0):
+    return Keys(np.full(len(ids), epoch), np.array(ids))
+
+
+def drawn(height=40, width=64, count=3):
+    """Pictures whose mask is 1 just where they are white, and whose one box is that rectangle."""
+    rng = np.random.default_rng(0)
+    pictures, masks, boxes = [], [], []
+    for _ in range(count):
+        top, left = rng.integers(2, height // 2), rng.integers(2, width // 2)
+        bottom, right = top + rng.integers(8, height // 2), left + rng.integers(8, width // 2)
+        mask = np.zeros((height, width), np.uint8)
+        mask[top:bottom, left:right] = 1
+        pictures.append(np.repeat(mask[:, :, None] * 255, 3, axis=2))
+        masks.append(mask)
+        boxes.append(Boxes(np.array([[left, top, right, bottom]], np.float32), np.array([2]), np.array([False])))
+    return np.stack(pictures), masks, boxes
+
+
+def split(kind, **given):
+    pictures, masks, boxes = drawn(**given)
+    truths = masks if kind == "masks" else boxes
+    return Split([str(i) for i in range(len(pictures))], np.zeros(len(pictures), np.int64), ArrayReader(pictures), truths.__getitem__)
+
+
+@given(seed=st.integers(0, 50), resize=st.sampled_from(["stretch", "fit", "slide", "tile"]))
+@settings(deadline=None, max_examples=40)
+def test_a_mask_stays_on_what_it_is_a_mask_of(seed, resize):
+    joint = Joint(pre(resize=resize), seed, "masks", (0.5, 2.0), flip=True, flip_vertical=True)
+    pictures, masks = joint.load(split("masks"), keys(0, 1, 2))
+    assert pictures.shape == (3, 3, 32, 48)
+    assert masks.shape == (3, 32, 48)
+    white, counted = pictures[:, 0] > 127, masks != IGNORE
+    wrong = ((masks == 1) != white) & counted
+    assert wrong.float().mean() < 0.06  # only along edges, where the picture is resized smoothly and the mask is not
+    assert (pictures[:, 0][~counted] == 128).all()  # padding has the mean colour
+
+
+@given(seed=st.integers(0, 50), resize=st.sampled_from(["stretch", "fit", "slide", "tile"]))
+@settings(deadline=None, max_examples=40)
+def test_a_box_stays_around_what_it_is_a_box_of(seed, resize):
+    joint = Joint(pre(resize=resize), seed, "boxes", (0.7, 1.5), flip=True, flip_vertical=True)
+    pictures, objects = joint.load(split("boxes"), keys(0, 1, 2))
+    for picture, boxes, labels, size in zip(pictures, objects.boxes, objects.labels, objects.sizes, strict=True):
+        height, width = size.tolist()
+        rows, columns = torch.where(picture[0, :height, :width] > 160)
+        if (labels >= 0).any():
+            left, top, right, bottom = boxes[0].tolist()
+            assert 0 <= left <= right <= width
+            assert 0 <= top <= bottom <= height
+            found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (found - boxes[0]).abs().max() <= 2
+            assert labels[0] == 2
+            assert (labels[1:] == -1).all()
+
+
+def test_without_chance_the_picture_is_as_in_evaluation():
+    data = split("masks")
+    joint = Joint(pre(), 0, "masks")
+    pictures, masks = joint.load(data, keys(0))
+    [window] = pre().windows(data.read(0))
+    assert torch.equal(pictures[0], window.picture)
+    assert (masks[0, window.size[0] :] == IGNORE).all()
+    assert (masks[0, :, window.size[1] :] == IGNORE).all()
+
+
+def test_chance_is_a_function_of_seed_epoch_and_picture():
+    data = split("boxes")
+    joint = Joint(pre(), 3, "boxes", (0.5, 2.0), True, True, 0.4, 0.5)
+    together_, apart = joint.load(data, keys(2, 0, 1)), [joint.load(data, keys(i)) for i in (2, 0, 1)]
+    for place, (picture, objects) in enumerate(apart):
+        assert torch.equal(together_[0][place], picture[0])
+        count = int((objects.labels >= 0).sum())
+        assert torch.equal(together_[1].boxes[place, :count], objects.boxes[0, :count])
+    assert not torch.equal(joint.load(data, keys(0, epoch=1))[0], joint.load(data, keys(0))[0])
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+def test_a_mosaic_is_four_pictures_with_their_truths(kind):
+    joint = Joint(pre((64, 64), "fit"), 0, kind, mosaic=1.0)
+    pictures, truths = joint.load(split(kind), keys(0, 1))
+    if kind == "masks":
+        wrong = ((truths == 1) != (pictures[:, 0] > 127)) & (truths != IGNORE)
+        assert wrong.float().mean() < 0.06
+        assert (truths == 1).any()
+    else:
+        assert (truths.labels >= 0).sum() >= 3
+        assert truths.sizes.tolist() == [[64, 64], [64, 64]]
+
+
+def test_objects_that_are_hardly_seen_are_left_out_and_crowds_are_not_learned():
+    boxes = Boxes(np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32), np.array([0, 1]), np.array([False, True]))
+    from vitrail.data.joint import Scene, truth_cut
+
+    assert len(truth_cut(boxes, 0, 8, (20, 20)).labels) == 0
+    assert truth_cut(boxes, 0, 5, (20, 20)).boxes[0].tolist() == [0, 0, 5, 10]
+    objects = together([Scene(torch.zeros(3, 4, 4), boxes, (4, 4)), Scene(torch.zeros(3, 4, 4), boxes._replace(labels=boxes.labels[:0], boxes=boxes.boxes[:0], crowd=boxes.crowd[:0]), (4, 4))])  # fmt: skip  # noqa: E501
+    assert objects.labels.tolist() == [[0], [-1]]
+    assert areas(np.array([[0, 0, 2, 3], [1, 1, 0, 5]], np.float32)).tolist() == [6, 0]
+
+
+@given(length=st.integers(1, 500), window=st.integers(8, 100))
+def test_windows_cover_everything(length, window):
+    found = starts(length, window, 1 / 3)
+    covered = np.zeros(max(length, window), bool)
+    for start in found:
+        assert start + window <= max(length, window)
+        covered[start : start + window] = True
+    assert covered.all()
+    assert (len(found) == 1) == (length <= window)
+    assert all(b - a <= window * 2 / 3 + 1 for a, b in itertools.pairwise(found))

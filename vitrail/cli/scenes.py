@@ -1,0 +1,113 @@
+"""`vitrail predict` of models for masks and boxes: label maps, overlays and areas; drawn boxes and a COCO file."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.checks import place
+from vitrail.errors import BadImage, UsageError
+
+LEAST = 0.05  # score of boxes that are written to the COCO file
+
+
+def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: bool) -> int:
+    """Writes what is said of every file into a new folder and prints a line each. Returns the exit code."""
+    from vitrail.data.decode import decode
+
+    folder = fresh(out)
+    folder.mkdir(parents=True)
+    pre, names, coco, failed = predictor.preprocess, stems(files), [], 0
+    write = masks if predictor.task.truth == "masks" else boxes
+    for number, path in enumerate(files):
+        try:
+            pixels = decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)
+        except BadImage as error:
+            failed += 1
+            print(json.dumps({"path": str(path), "error": error.what}) if as_json else error.what)
+            continue
+        said = predictor.scenes([pixels])[0]
+        told = write(folder, names[number], pixels, said, predictor.classes, least)
+        coco += [{"image_id": number, "file_name": str(path), **found} for found in told.get("objects", [])]
+        print(json.dumps({"path": str(path), **told}) if as_json else f"{path}: {line(told, least)}")
+    if predictor.task.truth == "boxes":
+        (folder / "predictions.json").write_text(json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8")
+    if not as_json:
+        print(f"written to {folder}")
+    if failed:
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
+    return BadImage.code if failed else 0
+
+
+def fresh(out: str) -> Path:
+    """A folder that is not there yet. Errors: `UsageError` where the one that was asked for is."""
+    if out:
+        path = place(out)
+        if path.exists():
+            raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
+        return path
+    number = 1
+    while (path := Path("predictions" if number == 1 else f"predictions-{number}")).exists():
+        number += 1
+    return path
+
+
+def stems(files: list[Path]) -> list[str]:
+    """A name for each file, none twice."""
+    often = Counter(path.stem for path in files)
+    return [path.stem if often[path.stem] == 1 else f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
+
+
+def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float) -> dict[str, Any]:
+    """NAME.png, the label map; NAME-overlay.png; the share of the picture that each class takes."""
+    from vitrail.report import draw
+
+    (folder / f"{name}.png").write_bytes(draw.label_map(said, len(classes)))
+    (folder / f"{name}-overlay.png").write_bytes(draw.png(draw.overlay(pixels, said, len(classes))))
+    counts = np.bincount(said.ravel(), minlength=len(classes))
+    pixels_of = {c: int(n) for c, n in zip(classes, counts, strict=True)}
+    areas = {"pixels": pixels_of, "shares": {c: round(n / said.size, 6) for c, n in pixels_of.items()}}
+    (folder / f"{name}.json").write_text(json.dumps(areas, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return {"label_map": str(folder / f"{name}.png"), **areas}
+
+
+def boxes(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float) -> dict[str, Any]:
+    """NAME-boxes.png with the objects of at least a score; all of at least `LEAST` are told."""
+    from vitrail.report import draw
+
+    sure = said[said[:, 4] >= least]
+    words = [f"{classes[int(label)]} {score:.2f}" for score, label in sure[:, 4:6]]
+    (folder / f"{name}-boxes.png").write_bytes(draw.png(draw.boxed(pixels, sure[:, :4], sure[:, 5], words)))
+    told = [
+        {
+            "label": classes[int(label)],
+            "category_id": int(label) + 1,
+            "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+            "score": round(float(score), 5),
+        }
+        for left, top, right, bottom, score, label in said
+        if score >= LEAST
+    ]
+    return {"picture": str(folder / f"{name}-boxes.png"), "objects": told}
+
+
+def line(told: dict[str, Any], least: float) -> str:
+    """The gist of a picture: the classes by area, or how many objects of which class."""
+    if "shares" in told:
+        largest = sorted(told["shares"].items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {share:.1%}" for name, share in largest[:5] if share > 0)
+    found = Counter(one["label"] for one in told["objects"] if one["score"] >= least)
+    return ", ".join(f"{count} {name}" for name, count in found.most_common()) or "nothing found"
+
+
+def coco_file(files: list[Path], classes: tuple[str, ...], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pictures, categories and found boxes (left, top, width, height) as COCO's JSON has them."""
+    kept = [{"id": number, **{k: v for k, v in one.items() if k not in ("label", "file_name")}} for number, one in enumerate(found, 1)]
+    return {
+        "images": [{"id": number, "file_name": str(path)} for number, path in enumerate(files)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
+        "annotations": kept,
+    }

@@ -1,0 +1,62 @@
+"""ADE20K as the scene parsing challenge publishes it (Zhou et al. 2017, arXiv:1608.05442): `images/training/` and `annotations/training/`.
+
+150 classes from 1 on; 0 is everything else and counts for nothing, as in the benchmark.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vitrail.checks import Count
+from vitrail.data.dataset import Dataset, Entry
+from vitrail.data.files import folder_at
+from vitrail.data.masks import looked, numbered
+from vitrail.data.pairs import entry_of, text_of
+from vitrail.datasets import masks
+from vitrail.errors import DataError
+
+TABLE = "objectInfo150.txt"
+CLASSES = 150
+LARGEST = 2**20  # bytes of the table
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    channels: Count = 0  # 1, 3 or 4; 0: as the data
+    zero: Literal["keep", "ignore"] = "ignore"  # "keep": 0 is a class too, called "other"
+
+
+def matches(path: str) -> bool:
+    """A folder with images/training/ and annotations/training/."""
+    root = Path(path).expanduser()
+    return (root / "images" / "training").is_dir() and (root / "annotations" / "training").is_dir()
+
+
+def build(config: Config) -> Dataset:
+    """Parts "train" and "val". Class names are those of objectInfo150.txt, the first of several. Raises `DataError`."""
+    root = folder_at(config.path)
+    pairs, notes = masks.find(root)
+    shift = int(config.zero == "ignore")
+    table = root / TABLE
+    extra: tuple[Entry, ...] = ()
+    if not pairs:
+        raise DataError(f"{root} holds no picture with a mask", masks.LAYOUT)
+    if table.is_file():
+        names, extra = named(table), (entry_of(root, table),)
+        classes = numbered(names, 1) if shift else numbered(["other", *names])
+    else:
+        classes, said = looked([root / p.truth.name for p in pairs], shift)
+        notes = [*notes, *said, f"{TABLE} beside images/ would name the classes"]
+    return masks.assembled("ade20k", root, pairs, classes, masks.Config(channels=config.channels), notes, extra)
+
+
+def named(path: Path) -> list[str]:
+    """The names of classes 1 to 150. Errors: `DataError`."""
+    lines = text_of(path, LARGEST).decode(errors="replace").splitlines()
+    rows = [re.split(r"\t+|\s{2,}", line.strip()) for line in lines if re.match(r"\s*\d", line)]
+    names = [row[-1].split(",")[0].strip() for row in rows]
+    if len(names) != CLASSES or [row[0] for row in rows] != [str(i + 1) for i in range(CLASSES)]:
+        raise DataError(f"{path} names {len(names)} classes, not 1 to {CLASSES} in their order", "fetch it again, or take it away")
+    return names

@@ -1,0 +1,71 @@
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): `leftImg8bit/train/<city>/` and `gtFine/train/<city>/`, and so for val.
+
+The 19 classes of the benchmark, from `*_labelTrainIds.png` or, where these were not made, from `*_labelIds.png`. The masks of the test
+part are not published.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrail.checks import Count
+from vitrail.data.dataset import IGNORE, Dataset
+from vitrail.data.files import folder_at, walk
+from vitrail.data.listing import many
+from vitrail.data.masks import UNKNOWN, Classes, numbered
+from vitrail.data.pairs import Pair
+from vitrail.datasets import masks
+from vitrail.errors import DataError
+
+TRAIN_IDS = {  # id of a class in labelIds -> its name, in the order of their train ids; all other ids are ignored
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
+    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
+    32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+IDS = 34  # ids of all classes
+LEFT, FINE = "_leftImg8bit", "_gtFine"
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    channels: Count = 0  # 1, 3 or 4; 0: as the data
+
+
+def matches(path: str) -> bool:
+    """A folder with leftImg8bit/ and gtFine/."""
+    root = Path(path).expanduser()
+    return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
+
+
+def build(config: Config) -> Dataset:
+    """Parts "train" and "val", as far as they are there. Raises `DataError`."""
+    root = folder_at(config.path)
+    pictures, found = walk(root, "leftImg8bit"), {e.name: e for e in walk(root, "gtFine").entries}
+    kinds = {kind: f"{FINE}_{kind}.png" for kind in ("labelTrainIds", "labelIds")}
+    kind = next((k for k, ending in kinds.items() if any(name.endswith(ending) for name in found)), "labelIds")
+    pairs, bare = [], []
+    for entry in pictures.entries:
+        part, _, rest = entry.name.removeprefix("leftImg8bit/").partition("/")
+        if part not in ("train", "val"):
+            continue
+        name = f"gtFine/{part}/{rest.rpartition('.')[0].removesuffix(LEFT)}{kinds[kind]}"
+        if name in found:
+            pairs.append(Pair(entry, found[name], part))
+        else:
+            bare.append(entry.name)
+    if not pairs:
+        raise DataError(f"{root} holds no picture with a mask such as x{kinds[kind]}", "unpack leftImg8bit and gtFine beside each other")
+    notes = [f"left out, as they lack a mask: {many(len(bare), 'picture')}, the first {bare[0]}"] if bare else []
+    return masks.assembled("cityscapes", root, pairs, classes_of(kind), masks.Config(channels=config.channels), notes)
+
+
+def classes_of(kind: str) -> Classes:
+    """What the values of a kind of mask mean."""
+    names = tuple(TRAIN_IDS.values())
+    if kind == "labelTrainIds":
+        return numbered(names)
+    codes = numbered(()).codes
+    codes[:IDS] = IGNORE
+    codes[list(TRAIN_IDS)] = range(len(names))
+    assert codes[IDS] == UNKNOWN
+    return Classes(names, codes)

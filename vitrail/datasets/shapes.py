@@ -1,0 +1,128 @@
+"""Squares, discs and triangles on a noisy ground, drawn by seed alone: a set for segmentation and detection that needs no file.
+
+A picture hangs on its number, its part and the seed, never on how many there are. One to four objects, of which each shows at least
+`SHOWN` of itself where others lie over it; masks are exact and boxes are tight around what can be seen.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+import numpy as np
+
+from vitrail.checks import Count, Positive
+from vitrail.data.boxes import packed
+from vitrail.data.dataset import ArrayReader, Boxes, Dataset, Split
+from vitrail.errors import UsageError
+
+OBJECTS = ("disc", "square", "triangle")
+NAMES = {"shapes": "masks", "shapes-boxes": "boxes"}  # what --data takes: what is true of the pictures unless `truth` says it
+MOST = 4  # objects in a picture
+TRIES = 20  # places that are tried for an object
+SHOWN = 0.5  # least share of an object that is not hidden
+RADIUS = (0.14, 0.27)  # of the circle around an object, as a share of the shorter side
+APART = 150  # least difference of two colours, the sum over the channels
+SMALLEST = 32  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    truth: Literal["", "masks", "boxes"] = ""  # empty: masks for `shapes`, boxes for `shapes-boxes`
+    count_train: Positive = 2000
+    count_val: Count = 500
+    count_test: Count = 500
+    size: tuple[Positive, Positive] = (64, 64)  # height and width
+    seed: Count = 0
+
+
+def matches(path: str) -> bool:
+    """The word "shapes" or "shapes-boxes"."""
+    return path in NAMES
+
+
+def build(config: Config) -> Dataset:
+    """Pictures uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes), a millisecond or so each."""
+    if min(config.size) < SMALLEST:
+        raise UsageError(f"data.size is {config.size[0]} x {config.size[1]}", f"shapes are told apart from {SMALLEST} pixels a side")
+    kind = config.truth or NAMES.get(PurePath(config.path).name, "masks")
+    counts = {"train": config.count_train, "val": config.count_val, "test": config.count_test}
+    splits = {}
+    for number, (part, count) in enumerate(counts.items()):
+        if not count:
+            continue
+        pictures = np.empty((count, *config.size, 3), np.uint8)
+        masks = np.empty((count, *config.size), np.uint8)
+        found = []
+        for i in range(count):
+            random = np.random.Generator(np.random.Philox(key=np.array([config.seed, (number << 48) + i], np.uint64)))
+            pictures[i], masks[i], boxes = draw(random, *config.size)
+            found.append(boxes)
+        truth = ArrayReader(masks) if kind == "masks" else packed(found)
+        names = [f"{part}/{i}" for i in range(count)]
+        splits[part] = Split(names, np.zeros(count, np.int64), ArrayReader(pictures), truth)
+    note = f"pictures drawn with seed {config.seed}; no photograph is among them"
+    if kind == "masks":
+        return Dataset("shapes", ("background", *OBJECTS), splits, 3, notes=(note,), kind="masks")
+    return Dataset("shapes", OBJECTS, splits, 3, notes=(note,), kind="boxes")
+
+
+def draw(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, Boxes]:
+    """A picture uint8 [H W 3], its mask uint8 [H W] (0 is the ground, else 1 + place in `OBJECTS`), and its boxes."""
+    ground = random.integers(0, 256, 3)
+    picture = (ground + ramp(random, height, width)[..., None]).astype(np.float32)
+    owner = np.full((height, width), -1)  # which object a pixel shows
+    areas: list[int] = []
+    kinds: list[int] = []
+    for _ in range(int(random.integers(1, MOST + 1))):
+        kind = int(random.integers(len(OBJECTS)))
+        colour = unlike(random, ground)
+        for _ in range(TRIES):
+            inside = shape(random, OBJECTS[kind], height, width)
+            left = np.bincount(owner[(owner >= 0) & ~inside], minlength=len(areas))
+            if (left >= SHOWN * np.array(areas)).all():
+                owner[inside] = len(areas)
+                picture[inside] = colour
+                areas.append(int(inside.sum()))
+                kinds.append(kind)
+                break
+    picture = np.clip(picture + 12 * random.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
+    mask = np.array([0, *(k + 1 for k in kinds)], np.uint8)[owner + 1]
+    boxes = np.array([around(owner == i) for i in range(len(kinds))], np.float32)
+    return picture, mask, Boxes(boxes, np.array(kinds, np.int64), np.zeros(len(kinds), bool))
+
+
+def ramp(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A slope of brightness over the ground, [H W], at most 30 either way."""
+    down, across = random.uniform(-15, 15, 2)
+    return np.linspace(-down, down, height)[:, None] + np.linspace(-across, across, width)
+
+
+def unlike(random: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A colour that can be told from the ground."""
+    while True:
+        colour = random.integers(0, 256, 3)
+        if np.abs(colour - ground).sum() >= APART:
+            return colour
+
+
+def shape(random: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """bool [H W]: the pixels whose centres lie in an object somewhere in the picture, squares and triangles turned at will."""
+    radius = random.uniform(*RADIUS) * min(height, width)
+    y, x = (random.uniform(radius, side - radius) for side in (height, width))
+    rows, columns = np.arange(height)[:, None] + 0.5 - y, np.arange(width) + 0.5 - x
+    turn = random.uniform(0, 2 * np.pi)
+    if kind == "disc":
+        return rows**2 + columns**2 <= radius**2
+    corners = {"square": 4, "triangle": 3}[kind]
+    reach = radius * np.cos(np.pi / corners)  # from the centre to each side
+    inside = np.ones((height, width), bool)
+    for angle in turn + 2 * np.pi * np.arange(corners) / corners:
+        inside &= rows * np.sin(angle) + columns * np.cos(angle) <= reach
+    return inside
+
+
+def around(inside: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box of the true pixels: left, top, right, bottom, the last two beyond the last pixel."""
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,0 +1,85 @@
+"""The transformer of DETR (Carion et al. 2020, appendix A.3): post-norm layers in which positions are added to queries and keys only."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from vitrail.layers.attention import Attention, Projected, split_heads
+
+
+class Memory(NamedTuple):
+    """What there is to look at: the cells of one or more maps in a row."""
+
+    values: Tensor  # [B N W]
+    positions: Tensor  # [B N W], or [1 N W] where all pictures fill their canvas
+    bias: Tensor | None  # [B 1 1 N], minus infinity at padding; None where there is none
+    rows: tuple[Tensor, ...]  # of each map where the centres of its rows lie, as shares of the picture: [B h] or [1 h]
+    columns: tuple[Tensor, ...]  # likewise [B w]
+
+
+class Looking(Attention):
+    """Attention whose queries, keys and values each come from elsewhere."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__(width, heads, attention_dropout=dropout)
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+        for part in (self.q, self.k, self.v):  # as one matrix of three times the height, which is how the original draws it
+            nn.init.xavier_uniform_(part.weight, gain=2**-0.5)
+            nn.init.zeros_(part.bias)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def project(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Projected:
+        """[B N W], [B M W], [B M W] and what is added to the logits, broadcast to [B h N M]."""
+        q, k, v = self.q(queries), self.k(keys), self.v(values)
+        return Projected(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
+
+
+class EncoderLayer(nn.Module):
+    """The cells of the memory look at each other."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.self_attn, self.mlp = Looking(width, heads, dropout), feed_forward(width, hidden, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, memory: Memory) -> Memory:
+        x = memory.values
+        placed = x + memory.positions
+        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, memory.bias)))
+        return memory._replace(values=self.norm2(x + self.dropout(self.mlp(x))))
+
+
+class DecoderLayer(nn.Module):
+    """Queries look at each other, then at the memory."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.self_attn, self.cross_attn = Looking(width, heads, dropout), Looking(width, heads, dropout)
+        self.mlp = feed_forward(width, hidden, dropout)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, place: Tensor, keys: Tensor, memory: Memory, bias: Tensor | None) -> Tensor:
+        """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
+        placed = x + place
+        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x)))
+        x = self.norm2(x + self.dropout(self.cross_attn(x + place, keys, memory.values, bias)))
+        return self.norm3(x + self.dropout(self.mlp(x)))
+
+
+def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Two linear layers with ReLU between them; matrices Xavier-uniform, as everywhere in DETR's transformer."""
+    first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
+    for layer in (first, second):
+        nn.init.xavier_uniform_(layer.weight)
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second)
+
+
+def perceptron(inside: int, width: int, out: int, depth: int) -> nn.Sequential:
+    """`depth` linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(width if i else inside, width if i < depth - 1 else out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,78 @@
+"""The maps of any backbone as a pyramid: each normed, each half as fine as the one before.
+
+A hierarchical backbone has such maps. One whose maps are all as fine as its patches (a plain ViT), or nearly (CrossViT's two branches),
+gets four levels at 4, 2, 1 and 1/2 of that as in BEiT (Bao et al. 2021) and MAE (He et al. 2021), appendix of each: two deconvolutions,
+one, nothing, a maximum. The other way, bilinear and then a 3x3 convolution ("MultiLevelNeck"), costs seven times as many multiply-adds on
+the finest level, and deconvolutions of 2x2 with stride 2 fit every grid exactly, so that sizes need not divide anything.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from vitrail.heads.parts import ChannelNorm, NormKind, map_norm
+
+LEVELS = 4
+
+
+class Pyramid(nn.Module):
+    """Maps [B C h w] -> the levels of a pyramid, fine to coarse; `widths` and `strides` are theirs, `sources` the maps they are made of.
+
+    Every map goes through a LayerNorm first: between their blocks transformers leave maps unnormed (mmseg's Swin has these norms too).
+    With fewer maps than four a map serves several levels, the earlier depth for the finer ones.
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], norm: NormKind):
+        super().__init__()
+        self.sources, steps = tuple(range(len(widths))), (0,) * len(widths)
+        if not doubling(strides):
+            self.sources, steps = tuple(round(i * (len(widths) - 1) / (LEVELS - 1)) for i in range(LEVELS)), (2, 1, 0, -1)
+        self.widths = tuple(widths[source] for source in self.sources)
+        self.strides = tuple(strides[source] * 2.0**-step for source, step in zip(self.sources, steps, strict=True))
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
+        self.scales = nn.ModuleList(scale(step, width, norm) for step, width in zip(steps, self.widths, strict=True))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        taken = (maps[source] for source in self.sources)
+        return [scale(norm(x)) for x, norm, scale in zip(taken, self.norms, self.scales, strict=True)]
+
+
+class Skips(nn.Module):
+    """The last maps of a backbone, `most` of them at most, each normed and none resized: for a decoder that enlarges them itself."""
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], most: int):
+        super().__init__()
+        self.sources = tuple(range(len(widths)))[-most:]
+        self.widths, self.strides = tuple(widths[-most:]), tuple(strides[-most:])
+        self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [norm(maps[source]) for source, norm in zip(self.sources, self.norms, strict=True)]
+
+
+class Last(nn.Module):
+    """The last map alone, as the backbone gives it."""
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int]):
+        super().__init__()
+        self.sources, self.widths, self.strides = (len(widths) - 1,), tuple(widths[-1:]), tuple(strides[-1:])
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [maps[-1]]
+
+
+def doubling(strides: Sequence[int]) -> bool:
+    """Whether maps are a pyramid already: three or more, each half as fine as the one before."""
+    return len(strides) >= 3 and all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+
+
+def scale(step: int, width: int, norm: NormKind) -> nn.Module:
+    """A map 2^step times as large."""
+    if step < 0:
+        return nn.MaxPool2d(2, ceil_mode=True)
+    layers: list[nn.Module] = []
+    for i in range(step):
+        layers += [map_norm(norm, width), nn.GELU()] if i else []
+        layers.append(nn.ConvTranspose2d(width, width, 2, 2))
+    return nn.Sequential(*layers)

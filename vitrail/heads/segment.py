@@ -1,0 +1,133 @@
+"""Segmentation: a class for every pixel, from the maps of any backbone and one of several heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from vitrail.errors import UsageError
+from vitrail.heads.fpn import Progressive, SemanticFPN, doublings
+from vitrail.heads.idle import freeze_idle
+from vitrail.heads.masks import MaskTransformer
+from vitrail.heads.parts import Classify, NormKind, initialise, map_norm, stretch
+from vitrail.heads.pyramid import Last, Pyramid, Skips
+from vitrail.heads.upernet import Auxiliary, UPerNet
+
+HeadKind = Literal["linear", "fpn", "pup", "upernet", "mask"]
+WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on a backbone. `width` 0: the published one, for "mask" the last map's. `norm` "auto": group norm, which neither the
+    size of a batch nor the number of processes changes; none before "linear". `auxiliary`: with "upernet" a second head to train with."""
+
+    kind: HeadKind
+    classes: int
+    width: int = 0
+    norm: NormKind | Literal["auto"] = "auto"
+    dropout: float = 0.1
+    auxiliary: bool = False
+
+
+class Segmenter(nn.Module):
+    """Images [B C H W] -> logits [B K H W], in training and out of it alike.
+
+    What of the backbone no logit depends on, such as what makes its summaries, is frozen.
+    """
+
+    def __init__(self, backbone: Any, head: Head):
+        super().__init__()
+        check(head)
+        self.backbone = backbone
+        self.classes = head.classes
+        self.origin: object = None  # how it was made, so that it can be saved
+        neck = neck_of(head, backbone)
+        parts = {"neck": neck, "main": head_of(head, neck)}
+        if head.auxiliary:
+            parts["auxiliary"] = Auxiliary(neck.widths, head.classes, max(1, width_of(head, neck) // 2), norm_of(head), head.dropout)
+        self.heads = nn.ModuleDict(parts)
+        self.strides = {"main": stride_of(head, neck), "auxiliary": neck.strides[-2:][0]}
+        if head.kind != "mask":
+            initialise(self.heads)
+        freeze_idle(backbone, neck.sources)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.said("main", self.maps(images), images)
+
+    def each(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits and those of the auxiliary head, where there is one: what training listens to."""
+        maps = self.maps(images)
+        second = self.said("auxiliary", maps, images) if "auxiliary" in self.heads else None
+        return self.said("main", maps, images), second
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return self.heads["neck"](self.backbone(images).maps)
+
+    def said(self, name: str, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+        """The logits of a head, one for every pixel; what a backbone pads to whole cells is cut off again."""
+        logits = self.heads[name](maps)  # [B K h w]
+        size, cell = images.shape[2:], max(self.backbone.strides)
+        covered = [round(cells * self.strides[name]) for cells in logits.shape[2:]]
+        whole = [c if side <= c < side + cell else side for side, c in zip(size, covered, strict=True)]
+        return stretch(logits, whole)[:, :, : size[0], : size[1]]
+
+
+def check(head: Head) -> None:
+    """Errors: `UsageError` for settings that a head has no use for."""
+    if head.kind == "linear" and head.width:
+        raise UsageError(f"head linear classifies the map as it is, so width {head.width} is of no use", "leave width out")
+    if head.kind == "mask" and head.norm != "auto":
+        raise UsageError(f"head mask has norms of its own, so norm {head.norm!r} is of no use", "leave norm out")
+    if head.auxiliary and head.kind != "upernet":
+        raise UsageError(f"head {head.kind} has no auxiliary head", 'head="upernet"')
+
+
+def neck_of(head: Head, backbone: Any) -> Any:
+    widths, strides = backbone.map_widths, backbone.strides
+    if head.kind in ("linear", "mask"):
+        return Last(widths, strides)
+    if head.kind == "pup":
+        return Skips(widths, strides, doublings(strides[-1]))
+    return Pyramid(widths, strides, norm_of(head))
+
+
+def head_of(head: Head, neck: Any) -> nn.Module:
+    """What makes logits of the maps of `neck`."""
+    widths, classes, width, norm, dropout = neck.widths, head.classes, width_of(head, neck), norm_of(head), head.dropout
+    if head.kind == "linear":
+        return Linear(width, classes, norm, dropout)
+    if head.kind == "mask":
+        return MaskTransformer(widths, classes, width, dropout)
+    if head.kind == "pup":
+        return Progressive(widths, neck.strides[-1], classes, width, norm, dropout)
+    return (SemanticFPN if head.kind == "fpn" else UPerNet)(widths, classes, width, norm, dropout)
+
+
+class Linear(nn.Module):
+    """The last map -> logits [B K h w]: a linear layer over the channels of every cell, with "batch" after a norm as in DINOv2
+    (Oquab et al. 2023, section 7.4)."""
+
+    def __init__(self, width: int, classes: int, norm: NormKind, dropout: float):
+        super().__init__()
+        self.norm = map_norm(norm, width)
+        self.classify = Classify(width, classes, dropout)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.classify(self.norm(maps[-1]))
+
+
+def width_of(head: Head, neck: Any) -> int:
+    return head.width or WIDTHS.get(head.kind, neck.widths[-1])
+
+
+def norm_of(head: Head) -> NormKind:
+    if head.norm == "auto":
+        return "none" if head.kind == "linear" else "group"
+    return head.norm
+
+
+def stride_of(head: Head, neck: Any) -> float:
+    """How many pixels a side a cell of the logits stands for."""
+    return neck.strides[-1] / 2 ** doublings(neck.strides[-1]) if head.kind == "pup" else neck.strides[0]

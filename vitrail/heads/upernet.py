@@ -1,0 +1,52 @@
+"""UPerNet: unified perceptual parsing (Xiao et al. 2018, arxiv.org/abs/1807.10221), what Swin, BEiT and MAE are compared with on ADE20K."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.heads.parts import Classify, Conv, NormKind, stretch
+
+CELLS = (1, 2, 3, 6)  # a side, that the coarsest map is pooled to (PSPNet, Zhao et al. 2016)
+
+
+class UPerNet(nn.Module):
+    """A pyramid -> logits [B K h w] of its finest level.
+
+    The coarsest level is joined with what it is when pooled to 1, 4, 9 and 36 cells; each level is added to the next finer one; all
+    are brought to the size of the finest and joined.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
+        super().__init__()
+        self.pools = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), Conv(widths[-1], width, 1, norm)) for n in CELLS)
+        self.bottleneck = Conv(widths[-1] + len(CELLS) * width, width, 3, norm)
+        self.laterals = nn.ModuleList(Conv(inside, width, 1, norm) for inside in widths[:-1])
+        self.smooth = nn.ModuleList(Conv(width, width, 3, norm) for _ in widths[:-1])
+        self.fuse = Conv(len(widths) * width, width, 3, norm)
+        self.classify = Classify(width, classes, dropout)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        merged = [self.context(maps[-1])]  # coarse to fine
+        for lateral, x in zip(reversed(self.laterals), reversed(maps[:-1]), strict=True):
+            merged.append(lateral(x) + stretch(merged[-1], x.shape[2:]))
+        finest = maps[0].shape[2:]
+        smoothed = [smooth(x) for smooth, x in zip(self.smooth, reversed(merged[1:]), strict=True)]
+        joined = torch.cat([stretch(x, finest) for x in [*smoothed, merged[0]]], dim=1)
+        return self.classify(self.fuse(joined))
+
+    def context(self, x: Tensor) -> Tensor:
+        pooled = [stretch(pool(x), x.shape[2:]) for pool in self.pools]
+        return self.bottleneck(torch.cat([x, *pooled], dim=1))
+
+
+class Auxiliary(nn.Module):
+    """A second, shallow head on the last level but one, which training alone listens to: a 3x3 convolution and a classifier."""
+
+    def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
+        super().__init__()
+        self.conv = Conv(widths[-2], width, 3, norm)
+        self.classify = Classify(width, classes, dropout)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.classify(self.conv(maps[-2]))

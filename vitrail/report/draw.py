@@ -1,0 +1,79 @@
+"""Masks and boxes on pictures, as uint8 [H W 3], and label maps as PNG with a palette."""
+
+import colorsys
+import io
+
+import numpy as np
+from PIL import Image
+
+GOLDEN = 0.618033988749895  # steps of the hue by the golden ratio keep neighbouring classes apart
+STRENGTH = 0.5  # of a mask over its picture
+GROUND = (40, 40, 48)  # the colour of class 0 on a label map
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each class and for what is ignored (255), uint8 [256 3]; class 0, most often the ground, is dark."""
+    colours = np.zeros((256, 3), np.uint8)
+    for i in range(max(classes, 1)):
+        shade = colorsys.hsv_to_rgb(0.02 + GOLDEN * i, 0.75 - 0.25 * (i // 20 % 2), 0.95 - 0.2 * (i // 10 % 2))
+        colours[i] = [round(255 * part) for part in shade]
+    colours[0], colours[255] = GROUND, (255, 255, 255)
+    return colours
+
+
+def rgb(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H W C] -> [H W 3]; of more than three channels the first three."""
+    return np.repeat(pixels[:, :, :1], 3, axis=2) if pixels.shape[2] < 3 else np.ascontiguousarray(pixels[:, :, :3])
+
+
+def overlay(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+    """A picture with its label map [H W] laid over it; class 0 and what is ignored leave it as it is."""
+    picture = rgb(pixels).astype(np.float32)
+    colours = palette(classes)[mask].astype(np.float32)
+    shown = ((mask > 0) & (mask < 255))[:, :, None] * STRENGTH
+    return np.rint(picture * (1 - shown) + colours * shown).astype(np.uint8)
+
+
+def label_map(mask: np.ndarray, classes: int) -> bytes:
+    """A PNG whose pixels are the class indices and whose palette gives them colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette(classes).tobytes())
+    return encoded(image)
+
+
+def boxed(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
+    """A picture with boxes [n 4] drawn on it in the colours of their classes, each with its name."""
+    import torch
+    from torchvision.utils import draw_bounding_boxes
+
+    picture = torch.from_numpy(rgb(pixels).copy()).permute(2, 0, 1)
+    if not len(boxes):
+        return rgb(pixels)
+    colours = palette(len(labels) and int(labels.max()) + 2)[labels.astype(int) + 1]
+    line = max(1, round(min(picture.shape[1:]) / 200))
+    edges = torch.from_numpy(boxes.astype(np.float32).round())
+    edges[:, 2:] = edges[:, 2:].maximum(edges[:, :2] + 1)
+    drawn = draw_bounding_boxes(picture, edges, names, [tuple(int(v) for v in colour) for colour in colours], width=line)
+    return drawn.permute(1, 2, 0).numpy()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(pixels))
+
+
+def jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """At most `side` pixels long; a small picture is enlarged pixel by pixel."""
+    image = Image.fromarray(pixels)
+    if max(image.size) < side // 2:
+        times = side // max(image.size)
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=80)
+    return written.getvalue()
+
+
+def encoded(image: Image.Image) -> bytes:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()

@@ -1,0 +1,154 @@
+"""Detection as set prediction (DETR, Carion et al. 2020): every object is answered for by one query, the others say "nothing"."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Amount, Count, Fraction, Positive, Share
+from vitrail.data.dataset import Boxes
+from vitrail.heads.detect import Design, Detector
+from vitrail.heads.idle import freeze_idle
+from vitrail.metrics.detection import MOST, average_precision, f1
+from vitrail.tasks.detection.matching import corners, costs, giou, match, shares
+from vitrail.types import Batch, Found, Objects
+
+WIDTH = 6  # numbers that say a box: its edges, score, label
+NO_BOX = -1.0  # in their place, where a picture has fewer than others
+
+
+@dataclass(frozen=True)
+class Config:
+    """The published DETR is queries 100, kind "slots", encoder 6, decoder 6, width 256, hidden 2048, dropout 0.1, stride 32."""
+
+    classes: Count = 0  # 0: as many as the data has
+    multi_label: bool = False  # of no meaning here
+    queries: Positive = 50  # the most objects that can be found in a picture
+    kind: Literal["anchors", "slots"] = "anchors"  # queries are boxes that move and look where they are, or learn where to look
+    stride: Count = 0  # of the finest map that is looked at, with all coarser ones; 0: the coarsest with 8 cells across, and those
+    width: Positive = 128
+    heads: Positive = 8
+    encoder: Count = 0  # layers
+    decoder: Positive = 3
+    hidden: Positive = 512  # width inside the feed-forward parts
+    dropout: Fraction = 0.0
+    class_cost: Amount = 1.0  # in matching
+    box_cost: Amount = 5.0
+    giou_cost: Amount = 2.0
+    box_weight: Amount = 5.0  # in the loss, beside the class's 1
+    giou_weight: Amount = 2.0
+    nothing: Share = 0.1  # how much a query that answers for no object counts in the class loss
+
+
+class Detection:
+    """Loss and judgement of `Found` against `Objects`."""
+
+    truth = "boxes"
+    higher_is_better = "mAP"
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def assemble(self, backbone: nn.Module) -> Detector:
+        design = Design(**{f.name: getattr(self.config, f.name) for f in fields(Design)})
+        detector = Detector(backbone, self.config.classes, design)
+        freeze_idle(backbone, detector.maps)
+        return detector
+
+    def targets(self, labels: Objects) -> Objects:
+        return labels
+
+    def weigh(self, labels: Tensor) -> None:
+        """No class counts for more than another."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """{"class", "box", "giou"}, each summed over the layers of the decoder."""
+        objects: Objects = batch.targets
+        found = model.each(batch.inputs, objects.sizes)  # type: ignore[operator]
+        return {name: term.sum() for name, term in self.terms(found, objects).items()}
+
+    def terms(self, found: Found, objects: Objects) -> dict[str, Tensor]:
+        """The weighted terms of every layer [L]. Each layer is matched on its own.
+
+        All are divided by what the whole batch has on average, so that pieces of it weighed by their pictures add up to its loss.
+        """
+        config, labels = self.config, objects.labels
+        boxes, (b, q) = shares(objects), found.logits.shape[1:3]
+        weights = (config.class_cost, config.box_cost, config.giou_cost)
+        chosen = match(costs(found, boxes, labels, weights), labels)  # [L B M]
+        answered = chosen >= 0
+        usual = objects.usual.mean()
+        ours = found.boxes.gather(2, chosen.clamp(min=0)[..., None].expand(-1, -1, -1, 4))
+        away = ((ours - boxes).abs().sum(-1) * answered).sum((1, 2))
+        apart = ((1 - giou(corners(ours), corners(boxes))) * answered).sum((1, 2))
+        count = torch.where(usual > 0, usual * b, 1.0)
+        some = usual.clamp(max=q)
+        return {
+            "class": self.mistaken(found.logits, chosen, labels) / (b * (some + config.nothing * (q - some))),
+            "box": config.box_weight * away / count,
+            "giou": config.giou_weight * apart / count,
+        }
+
+    def mistaken(self, logits: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits [L B Q K+1] with what the queries answer for, summed over each layer; nothing counts less: [L]."""
+        layers, b, q, k = logits.shape
+        truth = torch.full((layers, b, q + 1), k - 1, device=logits.device)
+        where = torch.where(chosen < 0, q, chosen)  # objects without a query go to a column that is cut off
+        truth = truth.scatter(2, where, labels.clamp(min=0).expand_as(where))[..., :q]
+        weight = torch.where(truth == k - 1, self.config.nothing, 1.0)
+        each = F.cross_entropy(logits.flatten(0, 2), truth.flatten(), reduction="none").view(layers, b, q)
+        return (each * weight).sum((1, 2))
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """What fills the pictures [B C H W], as `decode` says it, in their pixels: [B Q 6]."""
+        height, width = images.shape[-2:]
+        return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
+
+    def decode(self, found: Found, sizes: Tensor) -> Tensor:
+        return decode(found, sizes)
+
+    def nothing(self) -> Tensor:
+        """The rows of no picture."""
+        return torch.zeros(0, MOST * WIDTH)
+
+    def row(self, said: Any, true: Boxes) -> Tensor:
+        """The best `MOST` of the boxes that were found in a picture, [n 6] as `decode` gives them, laid end to end: [W]."""
+        found = torch.as_tensor(said, dtype=torch.float32).reshape(-1, WIDTH)
+        found = found[found[:, 4].argsort(descending=True, stable=True)[:MOST]]
+        return torch.cat([found, found.new_full((MOST - len(found), WIDTH), NO_BOX)]).flatten()
+
+    def metrics(self, predictions: Tensor, targets: Sequence[Boxes]) -> Mapping[str, Any]:
+        """Judgement of rows [N W] against what is in the pictures."""
+        return average_precision(list(map(boxes_of, predictions)), targets, self.config.classes)
+
+    def scores(self, rows: Tensor, truths: Sequence[Boxes]) -> Tensor:
+        """F1 of the boxes of each picture, [N]."""
+        return torch.tensor([f1(boxes_of(row).numpy(), truth) for row, truth in zip(rows, truths, strict=True)])
+
+
+def boxes_of(row: Tensor) -> Tensor:
+    """What `Detection.row` was made of: [n 6]."""
+    found = row.reshape(-1, WIDTH)
+    return found[found[:, 4] >= 0]
+
+
+def decode(found: Found, sizes: Tensor) -> Tensor:
+    """Found -> left, top, right, bottom in pixels of pictures of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
+
+    Every query's likeliest class other than "nothing" (Carion et al. 2020); none is dropped and none suppressed.
+    """
+    score, label = found.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
+    scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height
+    rows = torch.cat([corners(found.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    return rows.gather(1, order[..., None].expand_as(rows))
+
+
+def build(config: Config) -> Detection:
+    """The task; `config.classes` must be known by now."""
+    if config.classes < 1:
+        raise ValueError("a detection needs its number of classes")
+    return Detection(config)

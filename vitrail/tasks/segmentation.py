@@ -1,0 +1,134 @@
+"""Semantic segmentation: one of K classes for every pixel of a picture. Background, where there is one, is an ordinary class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.checks import Above, Amount, Count, Fraction
+from vitrail.data.dataset import IGNORE
+from vitrail.errors import UsageError
+from vitrail.heads.segment import Head, HeadKind, Segmenter
+from vitrail.metrics.segmentation import counts, segmentation
+from vitrail.types import Batch
+
+LEAST = 1e-6  # what focal loss takes for the share of a class that is certain: its slope is infinite at 0 for gammas below 1
+
+
+@dataclass(frozen=True)
+class Config:
+    classes: Count = 0  # 0: as many as the data has
+    multi_label: bool = False  # a pixel has one class, so this stays
+    head: HeadKind = "fpn"
+    width: Count = 0  # of the head; 0: the published one (256, "upernet" 512, "mask" the backbone's)
+    norm: Literal["auto", "group", "batch", "none"] = "auto"  # of the head; published weights of "upernet" want "batch"
+    dropout: Fraction = 0.1  # of the head
+    dice: Amount = 0.0  # weight of the Dice loss beside the cross-entropy
+    focal: Amount = 0.0  # gamma: pixels of a class that is said with probability p count (1 - p)^gamma times (Lin et al. 2017)
+    class_weights: tuple[Above, ...] = ()  # how many times the pixels of each class count in the cross-entropy; none: once
+    auxiliary: Amount = 0.4  # weight of the second head's cross-entropy, which "upernet" alone has; 0: no such head
+
+
+class Segmentation:
+    """Loss and judgement of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` count for nothing.
+
+    Every term is the mean over pictures of something that depends on that picture alone, so that neither cutting a batch up nor
+    spreading it over processes changes it. Cross-entropy is divided by all pixels, those that are ignored included, as in mmseg.
+    """
+
+    truth = "masks"
+    higher_is_better = "miou"
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def assemble(self, backbone: nn.Module) -> Segmenter:
+        c = self.config
+        second = c.head == "upernet" and c.auxiliary > 0
+        return Segmenter(backbone, Head(c.head, c.classes, c.width, c.norm, c.dropout, second))
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Masks uint8 [B H W] as class indices int64."""
+        return labels.long()
+
+    def weigh(self, labels: Tensor) -> None:
+        """Nothing depends on the labels of the training part."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """{"cross_entropy", "dice" if it has a weight, "auxiliary" if there is such a head}, each with its weight, in float32."""
+        logits, second = model.each(batch.inputs)  # type: ignore[operator]
+        truth = batch.targets.long()
+        with torch.autocast(logits.device.type, enabled=False):
+            terms = {"cross_entropy": self.cross_entropy(logits.float(), truth)}
+            if self.config.dice:
+                terms["dice"] = self.config.dice * dice_loss(logits.float(), truth)
+            if second is not None:
+                terms["auxiliary"] = self.config.auxiliary * self.cross_entropy(second.float(), truth)
+        return terms
+
+    def cross_entropy(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """With focal factor and class weights, over all pixels; where all are ignored it is 0."""
+        pixels = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")  # [B H W], 0 where ignored
+        if self.config.focal:
+            pixels = pixels * (-torch.expm1(-pixels)).clamp_min(LEAST) ** self.config.focal
+        if self.config.class_weights:
+            weights = logits.new_tensor(self.config.class_weights)
+            pixels = pixels * weights[truth.where(truth != IGNORE, 0)]
+        return pixels.mean()
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Probabilities [B K H W]."""
+        return model(images).float().softmax(1)
+
+    def nothing(self) -> Tensor:
+        """The rows of no picture."""
+        return torch.zeros(0, 3 * self.config.classes, dtype=torch.int64)
+
+    def row(self, said: np.ndarray, true: np.ndarray) -> Tensor:
+        """Label maps uint8 [H W] of one picture -> its row of counts int64 [3 K], what `metrics` judges."""
+        return counts(torch.from_numpy(np.ascontiguousarray(said)), torch.from_numpy(np.ascontiguousarray(true)), self.config.classes)
+
+    def metrics(self, predictions: Tensor, targets: Any = None) -> Mapping[str, Any]:
+        """Judgement of rows of counts [N 3K]; the truth is in them already."""
+        return segmentation(predictions)
+
+    def scores(self, rows: Tensor, truths: Any = None) -> Tensor:
+        """The mean IoU of each picture over the classes that it has or is said to have, [N]."""
+        both, said, true = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
+        union = said + true - both
+        return (both / union.clamp_min(1)).sum(1) / (union > 0).sum(1).clamp_min(1)
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of a picture, mean over the classes that its truth has, then over pictures.
+
+    A class that is not there has nothing to overlap with; what is said of it is missing from those that are. logits [B K H W], class
+    indices [B H W]; a picture without known pixels gives 0.
+    """
+    known = (truth != IGNORE)[:, None]
+    hit = truth[:, None] == torch.arange(logits.shape[1], device=truth.device)[:, None, None]  # [B K H W]
+    share = logits.softmax(1) * known
+    both, said, true = (part.sum((2, 3)) for part in (share * hit, share, hit))  # [B K]
+    there = true > 0
+    lost = (1 - 2 * both / (said + true).clamp_min(1)) * there
+    return (lost.sum(1) / there.sum(1).clamp_min(1)).mean()
+
+
+def build(config: Config) -> Segmentation:
+    """The task; `config.classes` must be known by now. Errors: `UsageError`."""
+    if config.classes < 1:
+        raise ValueError("a segmentation needs its number of classes")
+    if config.classes == 1 or config.classes > IGNORE:
+        raise UsageError(f"a segmentation has 2 to {IGNORE} classes, background among them, not {config.classes}", "check the masks")
+    if config.multi_label:
+        raise UsageError("a pixel has one class, so segmentation.multi_label cannot be", "leave it out")
+    if config.class_weights and len(config.class_weights) != config.classes:
+        raise UsageError(
+            f"segmentation.class_weights has {len(config.class_weights)} numbers for {config.classes} classes",
+            "one for each, in their order",
+        )
+    return Segmentation(config)
