@@ -82,7 +82,7 @@ ARCHITECTURES = {
     "ViT (convolutional stem)": f"{NANO}",
     "ViT (plain patches)": f"{NANO} --model.stem patch --model.patch 7",
     "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 32 --model.patch 2 "
-              "--optim.lr 2e-3",
+    "--optim.lr 2e-3",
     "Swin": "--model swin/tiny --model.patch 2 --model.width 32 --model.depths 1 1 2 1 --model.heads 1 2 4 8 --optim.lr 2e-3",
     "ResNet": "--model resnet/18 --model.width 16 --optim.lr 2e-3",
 }

@@ -18,7 +18,7 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.engine.precision import Precision
 from vitrail.engine.train import Loop, Piece, train
 from vitrail.errors import UsageError
-from vitrail.recipe import Augment, Choice, Input, Plan, Recipe
+from vitrail.recipe import Augment, Choice, Input, Optim, Plan, Recipe, Start
 from vitrail.run import feed
 from vitrail.run.learning import learner
 from vitrail.run.scene import Viewer
@@ -238,6 +238,20 @@ def test_a_plain_vit_gives_maps_of_several_depths_and_a_task_fits_the_data(tmp_p
     assert running.recipe.model.keys["map_depths"] == [1, 2, 3, 4]
     assert running.recipe.input.size == (64, 64)
     assert running.recipe.input.resize == "fit"
+
+
+def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
+    path = tiny.pictures(tmp_path / "photos", size=72)
+    keys = {"depth": 4, "width": 16, "heads": 2, "patch": 8}
+    plan = Plan(steps=1, batch=4, precision="fp32")
+    tiny.finish(tiny.begin(Recipe(model=Choice("vit/nano", keys), data=Choice("", {"path": str(path)}), plan=plan), tmp_path / "before"))
+    made = recipe("segmentation", model=Choice(), start=Start(weights=str(tmp_path / "before")), optim=Optim(freeze="backbone"))
+    running = tiny.begin(made, tmp_path / "after")
+    assert running.recipe.input.resize != "crop" and running.recipe.model.keys["map_depths"] == [1, 2, 3, 4]  # noqa: PT018
+    before = vitrail.load(tmp_path / "before").model.backbone.state_dict()
+    tiny.finish(running)
+    after = vitrail.load(tmp_path / "after").model.backbone.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
         model.config(recipe.model)
     dataset, data = open_data(recipe.data, recipe.task.name)
     recipe, learned = purpose(recipe, dataset)
-    recipe, taken = start.known(recipe, origin, dataset.channels) if origin else (recipe, [])
+    recipe, taken = start.known(recipe, origin, dataset.channels, dataset.kind) if origin else (recipe, [])
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, found, recipe)
     dataset = sampled(without(dataset, left_out), recipe)

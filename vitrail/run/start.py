@@ -49,10 +49,11 @@ def find(start: Start) -> Origin | None:
     return Origin(path, raw, "vitrail", own.recipe, own.classes)
 
 
-def known(recipe: Recipe, origin: Origin, channels: int) -> tuple[Recipe, list[str]]:
+def known(recipe: Recipe, origin: Origin, channels: int, kind: str = "classes") -> tuple[Recipe, list[str]]:
     """The recipe with model and pictures as the weights know them where nothing else was said, and the reasons.
 
-    `channels` of the data: weights for fewer are widened rather than colour thrown away.
+    `channels` and `kind` of the data: weights for fewer channels are widened rather than colour thrown away, and the middle of a picture,
+    which is enough for its class, is not enough for masks and boxes.
     """
     reasons = [f"start.weights = {origin.path}"]
     if origin.recipe is None:
@@ -70,7 +71,8 @@ def known(recipe: Recipe, origin: Origin, channels: int) -> tuple[Recipe, list[s
     others = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
     for field in dataclasses.fields(Input):
         value = getattr(theirs.input, field.name)
-        if getattr(given, field.name) == field.default != value and not (others and field.name in ("channels", "mean", "std")):
+        unfit = (others and field.name in ("channels", "mean", "std")) or (kind != "classes" and (field.name, value) == ("resize", "crop"))
+        if getattr(given, field.name) == field.default != value and not unfit:
             taken[field.name] = value
     if taken:
         reasons.append(f"input.{', input.'.join(taken)}: {why}")
