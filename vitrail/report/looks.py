@@ -33,13 +33,14 @@ def sheet(sight: Sight, drawn: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     tiles = [(sight.said or "picture", rgb(sight.picture)), *drawn]
     across = min(ACROSS, len(tiles))
     down = -(-len(tiles) // across)
-    page = Image.new("RGB", (GAP + across * (TILE + GAP), GAP + down * (TILE + CAPTION + GAP)), "white")
+    tall = fitted(tiles[0][1]).height
+    page = Image.new("RGB", (GAP + across * (TILE + GAP), GAP + down * (tall + CAPTION + GAP)), "white")
     pen = ImageDraw.Draw(page)
     for number, (title, pixels) in enumerate(tiles):
         row, column = divmod(number, across)
-        left, top = GAP + column * (TILE + GAP), GAP + row * (TILE + CAPTION + GAP)
+        left, top = GAP + column * (TILE + GAP), GAP + row * (tall + CAPTION + GAP)
         page.paste(fitted(pixels), (left, top))
-        pen.text((left, top + TILE + 2), shortened(title), fill="black")
+        pen.text((left, top + tall + 2), shortened(title), fill="black")
     return np.asarray(page)
 
 
