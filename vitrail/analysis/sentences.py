@@ -11,7 +11,7 @@ from vitrail.analysis.tokens import Alike, Kernels
 
 GLOBAL = 0.9  # share of the distance of even attention from which a head looks everywhere
 CLEAR = 0.5  # rank correlation from which a trend is one
-SLIGHT = 0.05  # share of the greatest value up to which a change is none
+SLIGHT = 0.1  # share of the greatest value up to which a change is none
 EARLY = 0.25  # share of the layers that are the first ones
 
 

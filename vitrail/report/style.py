@@ -143,6 +143,9 @@ table.facts td { overflow-wrap: anywhere; }
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--fill); border-radius: 8px;
   margin-bottom: .3em;
 }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(196px, 1fr)) !important; }
+.pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 0 4px; } .pairs figcaption { grid-column: 1 / -1; }
+.charts img { max-width: 460px; width: 100%; image-rendering: pixelated; }
 .pictures .pixels { image-rendering: pixelated; }
 .mark { font-weight: 700; } .right .mark { color: var(--good); } .wrong .mark { color: var(--bad); }
 

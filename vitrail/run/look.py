@@ -97,14 +97,19 @@ def sight(predictor: Predictor, picture: np.ndarray, found: Ways, wish: tuple[La
     batch, maps = given(predictor, [picture]), list[Map]()
     if found.attention:
         maps += [one for look in attention(net, batch, layers, heads) for one in of_layer(net, look, heads)]
-    heats = {}
-    if found.rollout:
-        heats = {"rollout": rollout(net, batch), "relevance": relevance(net, batch, label)}
-    elif found.cam:
-        heats = {"gradient-cam": gradient_cam(net, batch, label)}
-    for name, heat in heats.items():
-        maps.append(Map(name, heat[0], extent(net, pre.size, (heat.shape[1], heat.shape[2]))))
+    kinds = ("rollout", "relevance") if found.rollout else ("gradient-cam",) if found.cam else ()
+    maps += [heat(predictor, picture, kind, label) for kind in kinds]
     return Sight(picture, said(predictor, picture), tuple(maps), pre)
+
+
+def heat(predictor: Predictor, picture: np.ndarray, kind: str, label: int | None = None) -> Map:
+    """Where on one picture an answer comes from, by "rollout", "relevance" or "gradient-cam" of a class, by default the likeliest."""
+    net, batch = predictor.model, given(predictor, [picture])
+    if kind == "rollout":
+        values = rollout(net, batch)
+    else:
+        values = (relevance if kind == "relevance" else gradient_cam)(net, batch, label)
+    return Map(kind, values[0], extent(net, predictor.preprocess.size, (values.shape[1], values.shape[2])))
 
 
 def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
@@ -112,9 +117,9 @@ def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
     if not look.keys.maps:
         return
     lead = look.queries.leading
-    heat = look.seen_by(0) if lead and bool(summary(net, look)[0, 0, :lead].any()) else look.received()
-    names = [heads] if isinstance(heads, str) else [f"head-{h}" for h in (range(heat.shape[1]) if heads is None else heads)]
-    for name, one in zip(names, heat[0], strict=True):
+    looks = look.seen_by(0) if lead and bool(summary(net, look)[0, 0, :lead].any()) else look.received()
+    names = [heads] if isinstance(heads, str) else [f"head-{h}" for h in (range(looks.shape[1]) if heads is None else heads)]
+    for name, one in zip(names, looks[0], strict=True):
         yield Map(f"{look.name.removeprefix('backbone.')}-{name}", one, look.keys.maps[0].extent)
 
 
