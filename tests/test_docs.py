@@ -68,12 +68,13 @@ def published(file):
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
 
 
-@pytest.mark.parametrize("page", ["docs/transfer.md", "docs/weights.md", "docs/dense.md"])
+@pytest.mark.parametrize("page", ["docs/dense.md", "docs/looking.md", "docs/transfer.md", "docs/weights.md"])
 def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """In this process, since many imports of torch would take minutes."""
     from vitrail.cli.main import main
 
     photos(tmp_path / "path/to/my/photos")
+    photos(tmp_path / "more/pictures")
     Image.new("L", (28, 28), 90).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     if page == "docs/weights.md":
@@ -86,6 +87,23 @@ def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     for python in blocks(page, "python"):
         said = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert said.returncode == 0, said.stderr[-2000:]
+
+
+def test_the_example_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch):
+    """As code, since a notebook's own libraries need not be installed."""
+    import json
+
+    from vitrail.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split("train --data mini --model vit/nano --plan.steps 3 --plan.eval-every 0 --out runs/mini --quiet")) == 0
+    cells = json.loads((ROOT / "examples/look_inside.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in cells)
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for piece in ("has softmax attention", "Mean attention distance", "direct neighbours", "CKA of", "The gradient is"):
+        assert piece in done.stdout
 
 
 def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):

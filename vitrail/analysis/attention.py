@@ -127,7 +127,7 @@ def choose(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
     known = sites(model)
     if not known:
         raise UsageError(f"{type(backbone_of(model)).__name__} has no softmax attention, so it has no weights to look at",
-                         "gradient CAM shows what it answers by: vitrail.analysis.cam.gradient_cam")  # fmt: skip
+                         "gradient CAM shows what it answers by: vitrail look, or vitrail.analysis.cam.gradient_cam")  # fmt: skip
     if layers is None:
         return known
     wanted: set[str] = set()

@@ -18,6 +18,8 @@ COMMANDS = {  # name: (module, what it does)
     "models": ("show", "list the models, or the settings of one"),
     "cost": ("show", "parameters, multiply-adds and memory of a model"),
     "report": ("use", "write the page that tells a run"),
+    "look": ("look", "show what a model looks at, and how it is made inside"),
+    "compare": ("compare", "set runs side by side"),
     "probe": ("probe", "judge the frozen features of a model: linear probe and neighbours"),
     "tune-lr": ("tune_lr", "find a learning rate by a range test, without touching a run"),
     "study": ("study", "experiments that show what a part of training does"),

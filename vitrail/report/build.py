@@ -4,7 +4,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from vitrail.report import judged, made, pictures, scenes
+from vitrail.report import inside, judged, made, pictures, scenes
 from vitrail.report.head import commands, curves, headline
 from vitrail.report.known import Known, look
 from vitrail.report.markup import Section, paragraphs, text
@@ -22,6 +22,7 @@ ORDER = (
     scenes.pictures,
     pictures.mistakes,
     pictures.samples,
+    inside.section,
     judged.calibration,
     made.price,
     made.data,

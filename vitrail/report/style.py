@@ -71,12 +71,14 @@ svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-num
 .grid { stroke: var(--edge); stroke-width: 1; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .line.s0 { stroke: rgb(var(--a)); } .line.s1 { stroke: rgb(var(--b)); } .line.s2 { stroke: var(--good); }
+.line.s3, .dot.s3 { stroke: #8a5bd0; } .line.s4, .dot.s4 { stroke: #b08a00; } .line.s5, .dot.s5 { stroke: #1f9c8f; }
 .dot.s0 { fill: rgb(var(--a)); } .dot.s1 { fill: rgb(var(--b)); } .dot.s2 { fill: var(--good); }
 .key::before {
   content: ""; display: inline-block; width: .7em; height: .7em; margin-right: .35em; border-radius: 50%;
   background: rgb(var(--a));
 }
 .key.s1::before { background: rgb(var(--b)); } .key.s2::before { background: var(--good); }
+.key.s3::before { background: #8a5bd0; } .key.s4::before { background: #b08a00; } .key.s5::before { background: #1f9c8f; }
 .column { fill: rgb(var(--a) / .3); } .count { fill: rgb(var(--a) / .55); }
 .ideal { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 4; }
 
@@ -143,6 +145,9 @@ table.facts td { overflow-wrap: anywhere; }
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--fill); border-radius: 8px;
   margin-bottom: .3em;
 }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(196px, 1fr)) !important; }
+.pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 0 4px; } .pairs figcaption { grid-column: 1 / -1; }
+.charts img { max-width: 460px; width: 100%; image-rendering: pixelated; }
 .pictures .pixels { image-rendering: pixelated; }
 .mark { font-weight: 700; } .right .mark { color: var(--good); } .wrong .mark { color: var(--bad); }
 

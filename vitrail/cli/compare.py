@@ -1,0 +1,62 @@
+"""`vitrail compare`: two runs or more, side by side."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.checks import place
+from vitrail.cli.tables import Column, table
+from vitrail.cli.words import arguments
+from vitrail.errors import UsageError
+
+WIDEST = 40  # letters of a setting
+
+
+@dataclass
+class Compare:
+    """Set runs side by side: what differs in their recipes, how good they are, where they disagree, what they cost.
+
+    vitrail compare runs/a runs/b --out a-b.html
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Two runs or more; the others are compared with the first."""
+    out: str = ""
+    """A new file for one offline page, with curves and pictures."""
+
+
+ARGUMENTS: dict[str, type] = {"compare": Compare}
+
+
+def compare(words: list[str]) -> None:
+    given = arguments(Compare, words, "vitrail compare")
+    path = place(given.out) if given.out else None
+    if path is not None and path.exists():
+        raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", "make it, or choose another --out")
+    from vitrail.report import compare as pages
+    from vitrail.report.versus import versus
+    from vitrail.weights.file import write_file
+
+    found = versus(given.runs)
+    print("\n".join(lines(found)))
+    if path is not None:
+        write_file(path, pages.page(found).encode("utf-8", errors="replace"))
+        print(f"written to {path}")
+
+
+def lines(found: Any) -> list[str]:
+    from vitrail.report import versus as v
+    from vitrail.report.compare import interval, metric_title
+
+    parts = [("What differs in the recipes", found.recipes),
+             (metric_title(found) + ", with intervals of 95 %", [(key, [interval(i) for i in row]) for key, row in found.metrics]),
+             ("What they cost", v.costs(found.runs))]  # fmt: skip
+    said = []
+    for title, rows in parts:
+        columns = [Column("", right=False), *(Column(name) for name in found.names)]
+        cells = [[key, *(value if len(value) <= WIDEST else f"{value[: WIDEST - 3]}..." for value in values)] for key, values in rows]
+        said += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
+    return [*said, *v.sentences(found)]

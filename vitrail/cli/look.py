@@ -1,0 +1,153 @@
+"""`vitrail look`: what a trained model looks at, and how it is made inside."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.checks import Positive, checked, place
+from vitrail.cli.words import arguments, device
+from vitrail.errors import BadImage, UsageError
+
+
+@dataclass
+class Look:
+    """Show what a trained model looks at on pictures, and how it is made inside.
+
+    vitrail look runs/a picture.jpg --layers 0 5 -1 --heads 0 3
+
+    vitrail look runs/a --distance --positions --tokens
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run, a model folder or a .safetensors file."""
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")] = ()
+    """Files, or folders of pictures: attention, rollout and relevance, or gradient CAM, over each."""
+    layers: tuple[str, ...] = ()
+    """Numbers in order of depth (-1 the last) or names of layers; by default four over the depth, and for --distance all."""
+    heads: tuple[str, ...] = ("mean",)
+    """Numbers of heads; or mean, min or max over them; or all."""
+    label: str = ""
+    """The class that relevance and gradient CAM speak for; by default the likeliest."""
+    distance: bool = False
+    """How far and how widely each head looks, over pictures of the data."""
+    positions: bool = False
+    """How the model tells places."""
+    filters: bool = False
+    """The filters that meet the picture first, by principal components."""
+    tokens: bool = False
+    """How alike patches grow with depth, and what they show, in colours."""
+    cka: tuple[str, ...] | None = None
+    """How alike the blocks are, to each other or to those of OTHER_RUN."""
+    gradients: bool = False
+    """Norms of activations and gradients by depth, and the share of residual branches, on one batch."""
+    count: int = 64
+    """How many pictures of the data are looked at."""
+    data: str = ""
+    """Another data set; by default the one it was trained on."""
+    split: str = ""
+    """Which part: test, val or train; by default the test part, else the validation part."""
+    out: str = ""
+    """A new folder for pictures, arrays and tables; by default looking."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+ARGUMENTS: dict[str, type] = {"look": Look}
+OF_DATA = ("distance", "tokens", "cka", "gradients")  # what needs pictures of the data
+
+
+def look(words: list[str]) -> int:
+    given = arguments(Look, words, "vitrail look")
+    device(given.device)
+    checked(given.count, Positive, "--count")
+    asked = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
+    if not given.pictures and not asked:
+        raise UsageError("there is nothing to look at",
+                         "vitrail look RUN PICTURE..., or --distance, --positions, --filters, --tokens, --cka, --gradients")  # fmt: skip
+    if given.cka and len(given.cka) > 1:
+        raise UsageError(f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; pictures stand before it")
+    layers, heads = numbers(given.layers), of_heads(given.heads)
+    from vitrail.cli.scenes import fresh, stems
+    from vitrail.cli.use import expanded
+
+    files = expanded(given.pictures) if given.pictures else []
+    folder = fresh(given.out, "looking")
+    from vitrail.report import looks
+    from vitrail.run import look as seeing
+    from vitrail.run.predict import load
+
+    predictor, failed = load(given.run, given.device), list[str]()
+    seeing.fit(predictor)
+    made = [one for name in asked for one in [inside(name, given, predictor, layers)]]
+    if files:
+        print(seeing.ways(predictor, layers).reason)
+    for name, file in zip(stems(files), files, strict=True):
+        try:
+            (sight,) = seeing.see(predictor, [file], layers, heads, given.label)
+        except BadImage as error:
+            failed.append(error.what)
+            continue
+        write(looks.pictured(folder, name, sight))
+        print(f"{file}: {f'{sight.said}, ' if sight.said else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}")
+    for one in made:
+        write(looks.found(folder, one))
+        print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.words))))
+    if folder.exists():
+        print(f"written to {folder}")
+    if failed:
+        sys.stderr.write("".join(f"{what}\n" for what in failed) + f"vitrail: {len(failed)} of {len(files)} pictures could not be read\n")
+    return BadImage.code if failed else 0
+
+
+def numbers(words: tuple[str, ...]) -> list[int | str] | None:
+    """Layers by number or by name; None where none is said."""
+    return [int(w) if w.lstrip("-").isdecimal() else w for w in words] or None
+
+
+def of_heads(words: tuple[str, ...]) -> Any:
+    """Errors: `UsageError` for what are neither numbers nor one way of joining heads."""
+    from vitrail.errors import pick
+
+    if all(w.isdecimal() for w in words) and words:
+        return [int(w) for w in words]
+    if len(words) != 1 or words[0].lstrip("-").isdecimal():
+        raise UsageError(f"--heads cannot be {' '.join(words) or 'nothing'}", "numbers from 0, as in --heads 0 3; or mean, min, max or all")
+    found = pick(words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number")
+    return None if found == "all" else found
+
+
+def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
+    """One look at the whole model."""
+    from vitrail.analysis import inside as look_at
+    from vitrail.run import look as seeing
+    from vitrail.run.predict import load
+    from vitrail.run.prepare import data_of, held_out
+
+    net = predictor.model
+    if name == "positions":
+        return look_at.places(net)
+    if name == "filters":
+        return look_at.filtering(net)
+    dataset, _ = data_of(given.run, given.data)
+    split = seeing.part_of(dataset, given.split, held_out(dataset, final=True))
+    if name == "gradients":
+        return look_at.gradients(net, seeing.loss_on(predictor, split, min(given.count, 32)))
+    batches = seeing.batches(predictor, split, given.count)
+    if name == "distance":
+        return look_at.distance(net, batches, layers)
+    if name == "tokens":
+        shown = [picture for _, picture in seeing.read(split, seeing.some(split, given.count)[: look_at.SHOWN])]
+        return look_at.patches(net, batches, shown)
+    if not given.cka:
+        return look_at.cka(net, batches)
+    other = seeing.alike(predictor, load(given.cka[0], given.device))
+    return look_at.cka(net, batches, other.model, (given.run, given.cka[0]))
+
+
+def write(files: Iterator[tuple[Any, bytes]]) -> None:
+    for path, content in files:
+        place(path.parent).mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,211 @@
+"""What a trained model looks at: on pictures one by one, and over pictures of its data."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.analysis.attention import Heads, Layers, Look, attention, choose, sites
+from vitrail.analysis.cam import gradient_cam
+from vitrail.analysis.onto import extent, onto
+from vitrail.analysis.places import Grid
+from vitrail.analysis.rollout import relevance, rollout, summary
+from vitrail.analysis.watch import Given
+from vitrail.data.dataset import Dataset, Split
+from vitrail.data.preprocess import Preprocess
+from vitrail.errors import BadImage, UsageError, pick
+from vitrail.run.model import is_multi
+from vitrail.run.predict import Predictor, one_by_one, pixels
+from vitrail.types import Batch, denoises
+
+BATCH = 8  # pictures at a time: the weights of all their layers are held
+LAYERS = 4  # layers that are shown where none are chosen
+
+
+class Map(NamedTuple):
+    """One map of a picture, [h w] over the model's canvas, or what its padding makes of it."""
+
+    name: str  # of files and arrays
+    values: Tensor
+    covers: Grid
+
+
+class Sight(NamedTuple):
+    """What was seen on one picture, uint8 [H W C]. `said`: what the model says of it, "" where it tells no class."""
+
+    picture: np.ndarray
+    said: str
+    maps: tuple[Map, ...]
+    preprocess: Preprocess
+
+    def overlay(self, one: Map) -> np.ndarray:
+        """uint8 [H W 3], at the picture's resolution."""
+        return onto(self.picture, one.values, self.preprocess, one.covers)
+
+
+class Ways(NamedTuple):
+    """How a model can be looked at, and why in a line."""
+
+    attention: bool
+    rollout: bool  # and relevance
+    cam: bool
+    reason: str
+
+
+def ways(predictor: Predictor, layers: Layers = None) -> Ways:
+    """Attention, rollout and relevance where the weights are there and follow one row of tokens; gradient CAM in their place.
+    Errors: `UsageError` where layers are asked for that are not there."""
+    net, name = predictor.model, predictor.recipe.model.name
+    if not sites(net):
+        if layers is not None:
+            choose(net, layers)
+        return Ways(False, False, True, f"{name} has no softmax attention, so gradient CAM is drawn: which cells the answer is told from")
+    choose(net, layers)
+    try:
+        rollout(net, given(predictor, [np.zeros((*predictor.preprocess.size, predictor.preprocess.channels), np.uint8)]))
+    except UsageError as error:
+        return Ways(True, False, True, f"{error.what}; so gradient CAM is drawn in place of rollout and relevance")
+    return Ways(True, True, False, f"{name} has softmax attention: its weights, rollout and relevance are drawn")
+
+
+def see(predictor: Predictor, pictures: Any, layers: Layers = None, heads: Heads = "mean", label: str = "") -> list[Sight]:
+    """What the model looks at on one picture or many, given as to `Predictor.predict`; one after the other.
+
+    layers: as `vitrail.attention` takes them, by default four spread evenly over the depth. heads: numbers, or "mean", "min", "max".
+    label: the class that relevance and gradient CAM speak for, by default the likeliest. Errors: `UsageError`, `BadImage`.
+    """
+    found, wanted = ways(predictor, layers), None if not label else named(label, predictor.classes)
+    shown = layers if layers is not None or not found.attention else spread(len(sites(predictor.model)))
+    return [sight(predictor, pixels(item, predictor.preprocess), found, (shown, heads, wanted)) for item in one_by_one(pictures)]
+
+
+def named(label: str, classes: Sequence[str]) -> int:
+    return list(classes).index(pick(label, classes, "class"))
+
+
+def spread(count: int) -> list[int]:
+    """A few layers of so many, evenly spaced, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(LAYERS, count)).round().astype(int).tolist()))
+
+
+def sight(predictor: Predictor, picture: np.ndarray, found: Ways, wish: tuple[Layers, Heads, int | None]) -> Sight:
+    """One picture. wish: layers, heads, class."""
+    (layers, heads, label), net, pre = wish, predictor.model, whole(predictor.preprocess)
+    batch, maps = given(predictor, [picture]), list[Map]()
+    if found.attention:
+        maps += [one for look in attention(net, batch, layers, heads) for one in of_layer(net, look, heads)]
+    kinds = ("rollout", "relevance") if found.rollout else ("gradient-cam",) if found.cam else ()
+    maps += [heat(predictor, picture, kind, label) for kind in kinds]
+    return Sight(picture, said(predictor, picture), tuple(maps), pre)
+
+
+def heat(predictor: Predictor, picture: np.ndarray, kind: str, label: int | None = None) -> Map:
+    """Where on one picture an answer comes from, by "rollout", "relevance" or "gradient-cam" of a class, by default the likeliest."""
+    net, batch = predictor.model, given(predictor, [picture])
+    if kind == "rollout":
+        values = rollout(net, batch)
+    else:
+        values = (relevance if kind == "relevance" else gradient_cam)(net, batch, label)
+    return Map(kind, values[0], extent(net, predictor.preprocess.size, (values.shape[1], values.shape[2])))
+
+
+def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
+    """What each head of a layer looks at: from the class token where there is one, else what the mean query looks at."""
+    if not look.keys.maps:
+        return
+    lead = look.queries.leading
+    looks = look.seen_by(0) if lead and bool(summary(net, look)[0, 0, :lead].any()) else look.received()
+    names = [heads] if isinstance(heads, str) else [f"head-{h}" for h in (range(looks.shape[1]) if heads is None else heads)]
+    for name, one in zip(names, looks[0], strict=True):
+        yield Map(f"{look.name.removeprefix('backbone.')}-{name}", one, look.keys.maps[0].extent)
+
+
+def fit(predictor: Predictor) -> None:
+    """Errors: `UsageError` for a model that makes pictures and looks at none."""
+    if denoises(predictor.model):
+        raise UsageError(f"{predictor.recipe.model.name} makes pictures and looks at none", "give a model that tells what is in pictures")
+
+
+def alike(predictor: Predictor, other: Predictor) -> Predictor:
+    """The other, if it takes the very same pictures. Errors: `UsageError`."""
+    one, two = predictor.preprocess, other.preprocess
+    if one != two:
+        different = [f.name for f in dataclasses.fields(one) if getattr(one, f.name) != getattr(two, f.name)]
+        raise UsageError(f"layers are compared on the same pictures, and these models want them prepared otherwise: {', '.join(different)}",
+                         "compare models of one data set and size")  # fmt: skip
+    return other
+
+
+def said(predictor: Predictor, picture: np.ndarray) -> str:
+    if predictor.task.truth != "classes":
+        return ""
+    labels, rows = predictor.predict([picture])
+    return labels[0] if is_multi(predictor.task) else f"{labels[0]} {float(rows[0].max()):.1%}"
+
+
+def whole(pre: Preprocess) -> Preprocess:
+    """A picture as one canvas, where the model looks at windows otherwise."""
+    return dataclasses.replace(pre, resize="fit") if pre.resize in ("slide", "tile") else pre
+
+
+def given(predictor: Predictor, pictures: Sequence[np.ndarray]) -> Given:
+    """Pictures uint8 [H W C] as the model takes them: normalised, and for boxes with how much of the canvas they fill."""
+    pre, device = whole(predictor.preprocess), next(predictor.model.parameters()).device
+    images = pre.batch(torch.stack([pre.picture(pixels(p, pre)) for p in pictures]).to(device))
+    if predictor.task.truth != "boxes":
+        return images
+    return images, torch.tensor([pre.scaled(*p.shape[:2]) for p in pictures], device=device)
+
+
+def part_of(dataset: Dataset, name: str, usual: str) -> Split:
+    """Errors: `UsageError` for a part that is not there."""
+    return dataset.splits[pick(name or usual, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
+
+
+def some(split: Split, count: int) -> list[int]:
+    """Places of so many pictures, evenly spaced through a part, those that cannot be read left out."""
+    if not len(split) or count < 1:
+        raise UsageError("there are no pictures to look at", "--count 64, and --split names a part of the data")
+    return np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)).tolist()
+
+
+def read(split: Split, places: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Those that can be read. Errors: `BadImage` where none can."""
+    failed: BadImage | None = None
+    count = 0
+    for place in places:
+        try:
+            pixels_of = split.read(place)
+        except BadImage as error:
+            failed = error
+            continue
+        count += 1
+        yield place, pixels_of
+    if failed is not None and not count:
+        raise failed
+
+
+def batches(predictor: Predictor, split: Split, count: int) -> Iterator[Given]:
+    """So many pictures of a part, a few at a time; a last batch of fewer than four goes with the one before."""
+    held: list[np.ndarray] = []
+    for _, picture in read(split, some(split, count)):
+        if len(held) == BATCH + 3:
+            yield given(predictor, held[:BATCH])
+            held = held[BATCH:]
+        held.append(picture)
+    if held:
+        yield given(predictor, held)
+
+
+def loss_on(predictor: Predictor, split: Split, count: int) -> Any:
+    """The loss of the labels on one batch of a part, as a function of the model. Errors: `UsageError` for tasks without such labels."""
+    if predictor.task.truth != "classes":
+        raise UsageError(f"gradients are of the loss of labels, and this model tells {predictor.task.truth}", "leave --gradients out")
+    places, pictures = zip(*read(split, some(split, count)), strict=True)
+    batch, labels = given(predictor, pictures), torch.from_numpy(np.asarray(split.labels[list(places)]))
+    task = getattr(predictor.task, "labels", predictor.task)  # of distillation, the part that needs no teacher
+    assert isinstance(batch, Tensor)
+    return lambda net: task.loss(net, Batch(batch, labels.to(batch.device)))
