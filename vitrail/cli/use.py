@@ -115,7 +115,9 @@ def resized(predictor: Any, size: tuple[int, int]) -> Any:
 
 def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
     """What another size than the model's own did to the metric that ranks models."""
-    name, own = predictor.task.higher_is_better, "x".join(map(str, predictor.preprocess.size))
+    from vitrail.types import ranks
+
+    name, own = ranks(predictor.task)[0], "x".join(map(str, predictor.preprocess.size))
     change = 100 * (metrics[name] - usual[name])
     print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
 

@@ -177,8 +177,8 @@ def price(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
     try:
         with torch.device("meta"):
             net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
-        blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
-        freeze(parts(net, net.backbone, blocks, recipe.optim.freeze))  # type: ignore
+        blocks: list[Any] = list(model.trunk(net).blocks)
+        freeze(parts(net, model.trunk(net), blocks, recipe.optim.freeze))
         return cost(net)
     except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # a family that cannot be counted costs its section only
         return None

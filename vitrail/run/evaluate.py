@@ -22,6 +22,7 @@ from vitrail.errors import DataError
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
 from vitrail.run.scene import GROUP, Viewer, ahead
+from vitrail.types import generates
 from vitrail.weights.file import write_file
 
 WORST, SPACED = 8, 6  # pictures whose label maps are kept
@@ -39,7 +40,8 @@ def judge(described: Described, split: Split, pre: Preprocess, world: World, wor
     batches = load(Fetch(split, pre), mine, some if len(split) > 4 * batch else 0)
     numbers = precision or Precision("fp32", world.device.type)
     parts = predict(described.model, described.task, batches, pre.batch, numbers)
-    found = collect(parts, world, len(described.classes), torch.from_numpy(split.labels[:0]))
+    width = 1 if generates(described.task) else len(described.classes)
+    found = collect(parts, world, width, torch.from_numpy(split.labels[:0]))
     return described.task.metrics(found.rows, found.targets), found
 
 

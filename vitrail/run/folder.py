@@ -8,6 +8,7 @@ checkpoints/       step-00000200/ and so on
 best/              step-00000150.safetensors: the weights of the best evaluation, where plan.patience is said
 divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
+ema2.safetensors   the same by the second average, where optim.ema2 is said
 evaluation/        test.json and test.npz, one pair per part of the data
 report.html        all of it on one page
 """
@@ -68,6 +69,10 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         return self.path / "model.safetensors"
+
+    @property
+    def second(self) -> Path:
+        return self.path / "ema2.safetensors"
 
     @property
     def evaluation(self) -> Path:

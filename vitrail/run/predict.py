@@ -13,6 +13,7 @@ from vitrail.checks import Positive, checked, place
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine import checkpoint
+from vitrail.engine.checkpoint import Saved
 from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
@@ -134,11 +135,13 @@ def shape(item: Any) -> str:
     return f"something of shape {tuple(item.shape)}" if hasattr(item, "shape") else f"a {type(item).__name__}"
 
 
-def load(source: str | Path, device: str = "cpu") -> Predictor:
+def load(source: str | Path, device: str = "cpu", average: int = 1) -> Predictor:
     """A predictor from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
 
-    A run that is not finished gives its newest sound checkpoint. Errors: `CheckpointError`.
+    A run that is not finished gives its newest sound checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
     """
+    if average == 2:
+        return second(folder.find(source), device)
     path = place(source)
     if path.is_file():
         return predictor(model.restore(path), path, device)
@@ -153,15 +156,30 @@ def load(source: str | Path, device: str = "cpu") -> Predictor:
     saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.newest(run.checkpoints)[0]
     if saved is None:
         raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} goes on with it")
+    return predictor(revived(run, saved, saved.parts.get("ema", saved.parts["model"])), saved.path, device)
+
+
+def second(run: RunFolder, device: str) -> Predictor:
+    """By the second average of a run. Errors: `CheckpointError` where it keeps none."""
+    if run.second.is_file():
+        return predictor(model.restore(run.second), run.second, device)
+    saved = checkpoint.newest(run.checkpoints)[0]
+    if saved is None or "ema2" not in saved.parts:
+        raise CheckpointError(f"{run.path} keeps no second average of its weights", "leave --ema out; optim.ema2 keeps one from the start")
+    return predictor(revived(run, saved, saved.parts["ema2"]), saved.path, device)
+
+
+def revived(run: RunFolder, saved: Saved, tensors: dict[str, Tensor]) -> Described:
+    """The model of a run with weights of one of its checkpoints. Errors: `CheckpointError`."""
     about = run.about()
     described = model.assemble(run.recipe(), tuple(about["classes"]), about["multi_label"])
     try:
-        described.model.load_state_dict(saved.parts.get("ema", saved.parts["model"]))
+        described.model.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{saved.path} does not fit its recipe ({' '.join(str(error).split())[:200]})", "was recipe.toml edited?"
         ) from None
-    return predictor(described, saved.path, device)
+    return described
 
 
 def predictor(described: Described, path: Path, device: str) -> Predictor:
