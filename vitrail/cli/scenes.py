@@ -42,15 +42,15 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
     return BadImage.code if failed else 0
 
 
-def fresh(out: str) -> Path:
-    """A folder that is not there yet. Errors: `UsageError` where the one that was asked for is."""
+def fresh(out: str, usual: str = "predictions") -> Path:
+    """A folder that is not there yet, called as is usual where nothing is said. Errors: `UsageError` where the one that was asked for is."""
     if out:
         path = place(out)
         if path.exists():
             raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
         return path
     number = 1
-    while (path := Path("predictions" if number == 1 else f"predictions-{number}")).exists():
+    while (path := Path(usual if number == 1 else f"{usual}-{number}")).exists():
         number += 1
     return path
 

@@ -154,8 +154,11 @@ def predict(words: list[str]) -> int:
         raise UsageError(f"{given.run} is a picture; the run comes first", "vitrail predict RUN PICTURE...")
     files = expanded(given.pictures)
     from vitrail.run.predict import load
+    from vitrail.types import generates
 
     predictor = load(given.run, given.device)
+    if generates(predictor.task):
+        raise UsageError(f"{given.run} makes pictures and does not tell what is in them", f"vitrail sample {given.run}")
     if predictor.task.truth != "classes":
         from vitrail.cli import scenes
 

@@ -83,11 +83,13 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
 
 
 def keep(folder: RunFolder, part: str, metrics: Mapping[str, Any], found: Predictions, split: Split, view: Viewer | None = None) -> None:
-    """Writes evaluation/PART.json (metrics) and PART.npz: probabilities and targets, or of masks and boxes what was counted in each
-    picture and how good that is; and the names of the pictures. Of masks, label maps of a few pictures go to evaluation/PART/."""
+    """Writes evaluation/PART.json (metrics) and PART.npz: probabilities and targets, or losses, or of masks and boxes what was counted in
+    each picture and how good that is; and the names of the pictures. Of masks, label maps of a few pictures go to evaluation/PART/."""
     folder.evaluation.mkdir(exist_ok=True)
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()
-    if view is None:
+    if "held_out_loss" in metrics:
+        np.savez_compressed(packed, losses=found.rows.numpy(), names=names)
+    elif view is None:
         np.savez_compressed(packed, probabilities=found.rows.numpy().astype(np.float32), targets=found.targets.numpy(), names=names)
     else:
         scores = view.task.scores(found.rows, found.truths).numpy()

@@ -17,8 +17,9 @@ from vitrail.errors import CheckpointError
 from vitrail.run import evaluate, model
 from vitrail.run.event import Event
 from vitrail.run.prepare import held_out
+from vitrail.run.sample import portrait
 from vitrail.run.session import Session
-from vitrail.types import ranks
+from vitrail.types import generates, ranks
 from vitrail.weights.file import pack, unpack, write_file
 
 
@@ -32,6 +33,8 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
     if final and session.world.first:
         view = evaluate.viewer(described, session.preprocess, session.precision)
         evaluate.keep(session.folder, part, metrics, found, split, view)
+        if generates(described.task):
+            write_file(session.folder.samples, portrait(described))
     return {"part": part, **evaluate.scalars(metrics), "eval_s": round(time.perf_counter() - start, 3)}
 
 

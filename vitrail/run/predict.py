@@ -16,11 +16,15 @@ from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import Saved
 from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.recipe import Recipe
+from vitrail.recipe import Recipe, Seed
 from vitrail.run import folder, model
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
+from vitrail.run.sample import BATCH, asked, several, usual
+from vitrail.run.sample import pictures as drawn
 from vitrail.run.scene import GROUP, Viewer
+from vitrail.tasks.diffusion import Sampling
+from vitrail.types import generates
 
 WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
@@ -73,6 +77,8 @@ class Predictor:
         With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
         Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
         """
+        if generates(self.task):
+            raise UsageError("the model makes pictures and does not tell what is in them", "sample() makes some")
         if self.task.truth != "classes":
             raise UsageError(f"the model tells {self.task.truth}, not the class of a picture", "scenes(pictures) tells them")
         pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
@@ -86,6 +92,18 @@ class Predictor:
         self.model.train(was_training)
         probabilities = torch.cat(rows) if rows else torch.zeros(0, len(self.classes))
         return Prediction([self.label(row) for row in probabilities], probabilities)
+
+    def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
+               steps: int = 50, how: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
+        """Pictures that a denoiser makes, uint8 [N H W C]: `count` of every class by name or index, by default of all.
+
+        The same seed gives the same pictures at any batch. how: everything else, in place of `guidance` and `steps`.
+        Errors: `UsageError`, for a model that makes no pictures too.
+        """
+        labels = asked(self.described, classes)
+        wish = several(labels, checked(count, Positive, "count"), checked(seed, Seed, "seed"))
+        chosen = usual(self.described, how, guidance, checked(steps, Positive, "steps"))
+        return drawn(self.described, wish, chosen, checked(batch, Positive, "batch"))
 
     def label(self, row: Tensor) -> str:
         if model.is_multi(self.task):
