@@ -139,8 +139,11 @@ class Console:
 
         steps = {
             f"vitrail eval {run}": "judge it on held-out pictures",
-            **({f"vitrail sample {run}": "make pictures"} if generates(session.described.task)
-               else {f"vitrail predict {run} PICTURE...": "say what is in pictures of yours"}),
+            **(
+                {f"vitrail sample {run}": "make pictures"}
+                if generates(session.described.task)
+                else {f"vitrail predict {run} PICTURE...": "say what is in pictures of yours"}
+            ),
             "vitrail train --data FOLDER": "train on a folder of class folders of yours",
         }
         for command, what in steps.items():

@@ -83,7 +83,13 @@ def sample(words: list[str]) -> None:
     write(folder, made, names, given.count)
     if given.film:
         write_film(folder, described, wish, how, given.count)
-    about = {"run": str(given.run), "seed": wish.seed, "sampling": dataclasses.asdict(how), "ema": given.ema, "classes": list(dict.fromkeys(names))}
+    about = {
+        "run": str(given.run),
+        "seed": wish.seed,
+        "sampling": dataclasses.asdict(how),
+        "ema": given.ema,
+        "classes": list(dict.fromkeys(names)),
+    }
     (folder / "sampling.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(made)} pictures in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
 
@@ -116,7 +122,9 @@ def wished(given: Sample, described: Any, labels: list[int]) -> tuple[Any, list[
         return Wish((label,) * given.count, (0,) * given.count, first, way, other=last), [named[label]] * given.count
     if given.interpolate_classes:
         here, there = asked(described, given.interpolate_classes)
-        return Wish((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [f"{named[here]}-{named[there]}"] * given.count
+        return Wish((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [
+            f"{named[here]}-{named[there]}"
+        ] * given.count
     return several(labels, given.count, given.seed), [named[label] for label in labels for _ in range(given.count)]
 
 

@@ -1,10 +1,16 @@
 """Pictures that the model made when it was judged."""
 
 import base64
+import json
 
 from vitrail.report.known import Known
-from vitrail.report.markup import Section, name
+from vitrail.report.markup import Section, name, paragraphs, table, text
+from vitrail.report.words import percent
 from vitrail.run.sample import ACROSS, GUIDANCE, STEPS, shown
+
+SPOKEN = {
+    "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage",
+}  # fmt: skip
 
 
 def pictures(known: Known) -> Section | None:
@@ -25,4 +31,18 @@ def pictures(known: Known) -> Section | None:
     if names:
         said.append(f"Row by row: {', '.join(names)}. Pictures in a column begin with the same noise.")
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return Section("made", title, said, f'<img alt="pictures that the model made" class="pixels made" src="{source}">')
+    return Section("made", title, said, f'<img alt="pictures that the model made" class="pixels made" src="{source}">{quality(known)}')
+
+
+def quality(known: Known) -> str:
+    """What `vitrail eval --features` found last."""
+    try:
+        found = json.loads(known.folder.quality.read_text(encoding="utf-8"))
+        rows = [[text(SPOKEN[key]), f"{value:.4g}"] for key, value in found["metrics"].items()]
+        if found["asked"] is not None:
+            rows.append(["Of the class asked for", f"{percent(found['asked'])} (of real pictures {percent(found['asked_of_real'])})"])
+        told = f"{found['made']:,} made and {found['real']:,} real pictures of the {found['part']} part, "
+        told += f"by {found['width']} features of {found['by']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return paragraphs([text(told) + "."]) + table(["", ""], rows, "facts")

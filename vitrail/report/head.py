@@ -78,7 +78,11 @@ def commands(known: Known) -> Section | None:
         rows.append(("Go on", f"vitrail train --resume {folder}"))
     else:
         rows.append(("Train it further", f"vitrail train --resume {folder} --plan.steps {2 * known.steps} --allow-change plan.steps"))
-    use = ("Make pictures", f"vitrail sample {folder}") if known.generates else ("Say what is in pictures", f"vitrail predict {folder} PICTURE...")
+    use = (
+        ("Make pictures", f"vitrail sample {folder}")
+        if known.generates
+        else ("Say what is in pictures", f"vitrail predict {folder} PICTURE...")
+    )
     rows += [use, ("Judge it again", f"vitrail eval {folder}")]
     body = "".join(f"<dt>{text(what)}</dt><dd><pre>{text(line)}</pre></dd>" for what, line in rows)
     said = ["The recipe in the folder holds every setting and the seed, so the second command repeats the run."]

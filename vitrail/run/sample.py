@@ -60,7 +60,9 @@ def asked(described: Described, names: Sequence[str | int]) -> list[int]:
         elif text.isdecimal() and int(text) < null:
             found.append(int(text))
         elif text.isdecimal():
-            raise UsageError(f"there is no class {text}: they are counted from 0 to {null - 1}", f"or by name, such as {described.classes[0]}")
+            raise UsageError(
+                f"there is no class {text}: they are counted from 0 to {null - 1}", f"or by name, such as {described.classes[0]}"
+            )
         else:
             pick(text, described.classes, "class", f"classes: {', '.join(described.classes[:12])}")
     return found
@@ -83,6 +85,7 @@ def pictures(described: Described, wish: Wish, how: Sampling, batch: int = BATCH
     made, count = [], len(wish.labels)
     for start in range(0, count, batch):
         some = part(wish, slice(start, start + batch))
+        state: Any = None
         for step, state in enumerate(denoised(described, some, how)):
             if progress:
                 progress(start * how.steps + (step + 1) * len(some.labels), count * how.steps)
