@@ -85,11 +85,11 @@ def pictures(described: Described, wish: Wish, how: Sampling, batch: int = BATCH
     made, count = [], len(wish.labels)
     for start in range(0, count, batch):
         some = part(wish, slice(start, start + batch))
-        state: Any = None
         for step, state in enumerate(denoised(described, some, how)):
+            last = state
             if progress:
                 progress(start * how.steps + (step + 1) * len(some.labels), count * how.steps)
-        made.append(shades(state))
+        made.append(shades(last))
     return np.concatenate(made)
 
 
