@@ -84,18 +84,19 @@ class Augment:
 class Optim:
     kind: Literal["adamw", "lamb", "sgd", "muon"] = "adamw"
     lr: Amount | None = None
-    weight_decay: Amount = 0.05  # of linear and convolution weights only
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Amount | None = None  # of linear and convolution weights only; None: 0.05, of denoisers 0
+    betas: tuple[Fraction, Fraction] | None = None  # None: 0.9 0.999, of JiT 0.9 0.95
     eps: Above = 1e-8
     momentum: Fraction = 0.9  # of SGD and Muon
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] | None = None  # None: cosine, of denoisers constant
     warmup: Count | None = None  # steps
     final: Share = 0.0  # share of the rate that is left at the end
     clip: Amount = 1.0  # largest norm of the gradient; 0: no clipping
     layer_decay: Above = 1.0  # factor on the rate from each block to the one below
     freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
     unfreeze: tuple[Count, ...] = ()  # steps at which what is frozen begins to learn, in equal parts from the head down
-    ema: Fraction = 0.0  # decay per step of the averaged weights; 0: off
+    ema: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, of denoisers 0.9999
+    ema2: Fraction | None = None  # of a second average beside it, for `vitrail sample --ema 2`
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class Plan:
 @dataclass(frozen=True)
 class Machine:
     """What may change when a run is resumed: none of it changes a picture, their order or the rate, and without dropout and
-    drop path none changes the result by more than rounding. Those draw their masks for a piece of the batch, so other pieces, or
-    another number of processes, draw others."""
+    drop path none changes the result by more than rounding. Those draw their masks for a piece of the batch, and denoisers their noise,
+    so other pieces, or another number of processes, draw others."""
 
     micro: Positive | None = None  # pictures at once in each process; smaller ones are accumulated to the batch
     workers: Workers | None = None  # processes that read pictures; None: none for data in memory
@@ -149,9 +150,15 @@ class Recipe:
     machine: Machine = field(default_factory=Machine)
 
 
+USUAL: dict[str, Any] = {"weight_decay": 0.05, "betas": (0.9, 0.999), "schedule": "cosine", "ema": 0.0, "ema2": 0.0}  # what None is
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
 CHOICES = ("model", "data", "task")
 FREE = ("machine",)
+
+
+def settled(optim: Optim) -> Optim:
+    """The same with what is usual in place of what is open, the rate and its warm-up left out."""
+    return dataclasses.replace(optim, **{key: value for key, value in USUAL.items() if getattr(optim, key) is None})
 
 
 class Change(NamedTuple):

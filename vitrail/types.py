@@ -81,7 +81,7 @@ class Task(Protocol):
 
     config: Any
     truth: str  # the kind of data that it learns from: "classes", "masks" or "boxes"
-    higher_is_better: str  # the name of the metric that ranks two runs
+    higher_is_better: str  # the name of the metric that ranks two runs; or else `lower_is_better`
 
     def assemble(self, backbone: nn.Module) -> nn.Module:
         """The backbone with its head."""
@@ -106,6 +106,17 @@ class Task(Protocol):
     def metrics(self, predictions: Tensor, targets: Any) -> Mapping[str, Any]:
         """Judgement of a whole set: scalars by name, and whatever the report draws."""
         ...
+
+
+def ranks(task: Any) -> tuple[str, int]:
+    """The metric of a task that ranks two runs, and 1 where more of it is better, -1 where less is."""
+    lower = getattr(task, "lower_is_better", "")
+    return (lower, -1) if lower else (task.higher_is_better, 1)
+
+
+def generates(task: Any) -> bool:
+    """Whether a task makes pictures. It has `sample`, and is judged by `held_out(model, images, labels, ids)`, a row [B 1]."""
+    return hasattr(task, "sample")
 
 
 class SceneTask(Task, Protocol):

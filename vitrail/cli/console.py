@@ -103,7 +103,7 @@ class Console:
         )
 
     def judged_line(self, step: int) -> str:
-        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error")
+        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss")
         numbers = "  ".join(f"{k} {self.judged[k]:.4f}" for k in shown if k in self.judged)
         return f"step {step}/{self.total}  {self.judged['part']}: {numbers}"
 
@@ -115,7 +115,7 @@ class Console:
         cells = [
             ("step", f"{v.get('step', 0)}/{self.total}"),
             ("loss", f"{v['loss']:.4f}" if v else "-"),
-            next(((k, f"{j[k]:.4f}") for k in ("top1", "miou", "mAP") if k in j), ("accuracy", "-")),
+            next(((k, f"{j[k]:.4f}") for k in ("top1", "miou", "mAP", "held_out_loss") if k in j), ("accuracy", "-")),
             ("lr", f"{v['lr']:.2e}" if v else "-"),
             ("img/s", f"{v['images_per_s']:,.0f}" if v else "-"),
             ("data wait", f"{v['data_wait']:.0%}" if v else "-"),
@@ -135,9 +135,15 @@ class Console:
             self.say(self.judged_line(self.judged["step"]))
         self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
         self.say("next:")
+        from vitrail.types import generates
+
         steps = {
             f"vitrail eval {run}": "judge it on held-out pictures",
-            f"vitrail predict {run} PICTURE...": "say what is in pictures of yours",
+            **(
+                {f"vitrail sample {run}": "make pictures"}
+                if generates(session.described.task)
+                else {f"vitrail predict {run} PICTURE...": "say what is in pictures of yours"}
+            ),
             "vitrail train --data FOLDER": "train on a folder of class folders of yours",
         }
         for command, what in steps.items():

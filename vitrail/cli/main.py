@@ -13,6 +13,7 @@ COMMANDS = {  # name: (module, what it does)
     "train": ("train", "train a model on pictures; continue a run with --resume"),
     "eval": ("use", "judge a trained model on held-out pictures"),
     "predict": ("use", "say what is in pictures"),
+    "sample": ("sample", "make pictures with a trained denoiser"),
     "check": ("check", "look a data set over before training on it"),
     "import": ("bring", "turn published weights into a model folder"),
     "models": ("show", "list the models, or the settings of one"),

@@ -42,15 +42,15 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
     return BadImage.code if failed else 0
 
 
-def fresh(out: str, stem: str = "predictions") -> Path:
-    """A folder that is not there yet, by default named after `stem`. Errors: `UsageError` where the one that was asked for is."""
+def fresh(out: str, usual: str = "predictions") -> Path:
+    """A folder that is not there yet, by default called `usual`. Errors: `UsageError` where the one that was asked for is."""
     if out:
         path = place(out)
         if path.exists():
             raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
         return path
     number = 1
-    while (path := Path(stem if number == 1 else f"{stem}-{number}")).exists():
+    while (path := Path(usual if number == 1 else f"{usual}-{number}")).exists():
         number += 1
     return path
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import place
+from vitrail.checks import Positive, checked, place
 from vitrail.cli.words import arguments, device
 from vitrail.errors import BadImage, DataError, UsageError, nearest, pick
 
@@ -25,6 +25,10 @@ class Eval:
     """Which part: test, val or train; by default the test part, else the validation part."""
     size: tuple[int, int] | None = None
     """Height and width to judge at instead of the model's own; what that costs is said."""
+    features: str = ""
+    """Of a model that makes pictures: a run of a classifier, by whose features made pictures are compared with real ones."""
+    count: int = 1000
+    """With --features: how many pictures to make, of all classes together."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     json: bool = False
@@ -75,6 +79,7 @@ def evaluate(words: list[str]) -> None:
 
     world = worlds.join(given.device)
     predictor = load(given.run, str(world.device))
+    check_made(given, predictor)
     dataset, folder = data_of(given.run, given.data)
     judging.match_classes(dataset, predictor.classes)
     part = given.split or held_out(dataset, final=True)
@@ -86,11 +91,51 @@ def evaluate(words: list[str]) -> None:
     if given.size:
         usual = metrics
         metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.size), world)
+    if given.features:
+        metrics = {**metrics, "made": made(given, predictor, dataset, part, folder, world)}
     if world.first:
         show_metrics(given, part, metrics, predictor.classes)
         if given.size and not given.json:
             show_change(given.size, predictor, usual, metrics)
     worlds.leave(world)
+
+
+def check_made(given: Eval, predictor: Any) -> None:
+    """Errors: `UsageError` for what cannot be asked of such a model."""
+    from vitrail.types import generates
+
+    if given.features and not generates(predictor.task):
+        raise UsageError(f"{given.run} makes no pictures that could be judged by features", "leave --features out")
+    if given.size and generates(predictor.task):
+        raise UsageError(f"{given.run} makes pictures of {'x'.join(map(str, predictor.recipe.input.size))}", "leave --size out")
+
+
+def made(given: Eval, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
+    """How good the pictures are that a model makes; kept in the folder of its run."""
+    import dataclasses
+
+    from vitrail.cli.console import Console
+    from vitrail.run.predict import load
+    from vitrail.run.quality import quality
+    from vitrail.weights.file import write_file
+
+    judge, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
+    progress = Console(given.json).progress("making pictures")
+    found = quality(predictor, judge, dataset, part, checked(given.count, Positive, "--count"), kept, world, progress)
+    said = {"by": given.features, **dataclasses.asdict(found)}
+    if folder is not None and world.first:
+        write_file(folder.quality, json.dumps(said, indent=1, ensure_ascii=False).encode())
+    return said
+
+
+def show_made(found: dict[str, Any]) -> None:
+    print(f"\n{found['made']:,} made pictures, {found['real']:,} real ones; {found['width']} features of {found['by']}")
+    for name, value in found["metrics"].items():
+        print(f"  {name:<18} {value:.4f}")
+    if found["asked"] is not None:
+        print(f"  {'of its class':<18} {found['asked']:.4f}   (of real pictures {found['asked_of_real']:.4f})")
+    for note in found["notes"]:
+        print(f"  note: {note}")
 
 
 def resized(predictor: Any, size: tuple[int, int]) -> Any:
@@ -115,7 +160,9 @@ def resized(predictor: Any, size: tuple[int, int]) -> Any:
 
 def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
     """What another size than the model's own did to the metric that ranks models."""
-    name, own = predictor.task.higher_is_better, "x".join(map(str, predictor.preprocess.size))
+    from vitrail.types import ranks
+
+    name, own = ranks(predictor.task)[0], "x".join(map(str, predictor.preprocess.size))
     change = 100 * (metrics[name] - usual[name])
     print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
 
@@ -130,6 +177,8 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
     for name, value in scalars(metrics).items():
         if name != "count":
             print(f"  {name:<18} {value:.4f}")
+    if "made" in metrics:
+        show_made(metrics["made"])
     table, wide = metrics["per_class"], min(32, max([5, *map(len, classes)]))
     columns = [key for key, values in table.items() if len(values) == len(classes)]
     print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))
@@ -152,8 +201,11 @@ def predict(words: list[str]) -> int:
         raise UsageError(f"{given.run} is a picture; the run comes first", "vitrail predict RUN PICTURE...")
     files = expanded(given.pictures)
     from vitrail.run.predict import load
+    from vitrail.types import generates
 
     predictor = load(given.run, given.device)
+    if generates(predictor.task):
+        raise UsageError(f"{given.run} makes pictures and does not tell what is in them", f"vitrail sample {given.run}")
     if predictor.task.truth != "classes":
         from vitrail.cli import scenes
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitrail.data.loader import Loaded
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
-from vitrail.types import Task
+from vitrail.types import Task, generates
 
 
 class Predictions(NamedTuple):
@@ -31,10 +31,17 @@ def predict(
     try:
         for loaded in batches:
             with precision.autocast():
-                rows = task.predict(model, prepare(loaded.pictures.to(device)))
+                rows = said(model, task, prepare(loaded.pictures.to(device)), loaded)
             yield loaded, rows.float().cpu()
     finally:
         model.train(was_training)
+
+
+def said(model: nn.Module, task: Any, images: Tensor, loaded: Loaded) -> Tensor:
+    """A row for each picture: what the model says of it, or how well it denoises it."""
+    if generates(task):
+        return task.held_out(model, images, loaded.labels.to(images.device), loaded.keys.ids)
+    return task.predict(model, images)
 
 
 def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, none: Tensor) -> Predictions:

@@ -21,23 +21,27 @@ class State:
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     standing: Standing = field(default_factory=Standing)
+    ema2: AveragedModel | None = None  # a second average, which nothing judges by
 
     @property
     def best(self) -> nn.Module:
         """The weights to judge and to keep: averaged where there is an average."""
         return self.model if self.ema is None else self.ema.module
 
+    @property
+    def averages(self) -> dict[str, AveragedModel]:
+        """The averages that there are, by the name of their file."""
+        return {name: average for name, average in (("ema", self.ema), ("ema2", self.ema2)) if average is not None}
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What is to be saved, by file."""
         parts = {"model": dict(self.model.state_dict()), "optimizer": flat(self.optimizer, self.model)}
-        if self.ema is not None:
-            parts["ema"] = dict(self.ema.module.state_dict())
-        return parts
+        return {**parts, **{name: dict(average.module.state_dict()) for name, average in self.averages.items()}}
 
     def numbers(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "averaged": 0 if self.ema is None else int(self.ema.n_averaged),
+            "averaged": max([0, *(int(average.n_averaged) for average in self.averages.values())]),
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "standing": self.standing.numbers(),
         }
@@ -45,9 +49,9 @@ class State:
     def load(self, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
         """Takes everything back, bit for bit. Errors: `CheckpointError` where names or shapes differ."""
         self.load_strict(self.model, parts["model"])
-        if self.ema is not None:
-            self.load_strict(self.ema.module, parts["ema"])
-            self.ema.n_averaged.fill_(numbers["averaged"])
+        for name, average in self.averages.items():
+            self.load_strict(average.module, parts[name])
+            average.n_averaged.fill_(numbers["averaged"])
         if self.scaler and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         unflatten(self.optimizer, self.model, parts["optimizer"])

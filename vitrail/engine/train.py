@@ -122,8 +122,8 @@ def update(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) ->
         state.scaler.update()
     else:
         state.optimizer.step()
-    if state.ema is not None:
-        state.ema.update_parameters(state.model)
+    for average in state.averages.values():
+        average.update_parameters(state.model)
     state.step += 1
     return terms, norm, stop
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from vitrail.report import inside, judged, made, pictures, scenes
+from vitrail.report import generated, inside, judged, made, pictures, scenes
 from vitrail.report.head import commands, curves, headline
 from vitrail.report.known import Known, look
 from vitrail.report.markup import Section, paragraphs, text
@@ -15,6 +15,7 @@ from vitrail.weights.file import write_file
 ORDER = (
     commands,
     curves,
+    generated.pictures,
     judged.confusion,
     judged.per_class,
     scenes.per_class,

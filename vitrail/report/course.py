@@ -76,7 +76,8 @@ def while_training(known: Known, key: str) -> list[Value]:
 
 def overfitting(known: Known) -> Iterator[Finding]:
     """Held-out pictures cost more and more while those of the training cost less and less."""
-    held, training, scores = while_training(known, "nll"), values(known.training, "loss"), while_training(known, known.metric)
+    held, training = while_training(known, known.metric if known.lower else "nll"), values(known.training, "loss")
+    scores = [] if known.lower else while_training(known, known.metric)
     badness = held or [Value(s.step, 1 - s.value) for s in scores]
     if len(badness) < LEAST or len(training) < LEAST:
         return
@@ -173,14 +174,14 @@ def length(known: Known) -> Iterator[Finding]:
     scores = while_training(known, known.metric)
     if not known.finished or len(scores) < LEAST:
         return
-    best, last = max(scores, key=lambda v: v.value), scores[-1]
+    best, last = max(scores, key=lambda v: -v.value if known.lower else v.value), scores[-1]
     if p.patience and known.done < known.steps:
         yield Finding(
             "stopped_early", False, "it stopped early, as plan.patience asks",
             f"at step {known.done:,} of {known.steps:,}; {known.metric} was best, {best.value:.3g}, at step {best.step:,}",
             f"nothing, if that is good enough; else a new run with --plan.patience {2 * p.patience}, or a lower rate",
         )  # fmt: skip
-    elif last.value >= best.value and last.value - scores[3 * len(scores) // 4 - 1].value > GAIN:
+    elif not known.lower and last.value >= best.value and last.value - scores[3 * len(scores) // 4 - 1].value > GAIN:
         before = scores[3 * len(scores) // 4 - 1]
         yield Finding(
             "still_improving", False, "it was still getting better when it ended",

@@ -1,6 +1,7 @@
 """The top of the page: how good the model is, how to make and use it again, and how the training went."""
 
 import shlex
+from collections.abc import Callable
 
 from vitrail.report import scenes, words
 from vitrail.report.figures import Series, chart
@@ -11,7 +12,7 @@ from vitrail.report.words import THIN, duration, percent, plural, short
 SPOKEN = {
     "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
     "exact": "All labels right", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
-    "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Right pixels", "AP50": "AP50", "AP75": "AP75",
+    "held_out_loss": "Held-out loss", "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Right pixels", "AP50": "AP50", "AP75": "AP75",
 }  # fmt: skip
 
 
@@ -42,7 +43,12 @@ def counted(known: Known, score: Score) -> str:
     part += "" if known.judged else f", after step {score.step:,}"
     metrics = known.judged.metrics if known.judged else {}
     more = words.baseline(metrics, known.classes) if known.metric == "top1" else []
-    return f'<div class="score"><b>{percent(score.value)}</b><div><p>{part}</p><p>{near}</p></div></div>{paragraphs(more)}'
+    return f'<div class="score"><b>{spelt(known)(score.value)}</b><div><p>{part}</p><p>{near}</p></div></div>{paragraphs(more)}'
+
+
+def spelt(known: Known) -> Callable[[float], str]:
+    """How the metric is written: as a share, or as the number it is."""
+    return (lambda value: f"{value:.4g}") if known.lower else percent
 
 
 def numbers(known: Known) -> list[tuple[str, str]]:
@@ -57,7 +63,7 @@ def numbers(known: Known) -> list[tuple[str, str]]:
     if "exact" in metrics:
         found.append((SPOKEN["exact"], percent(metrics["exact"])))
     found += scenes.summary(metrics)
-    found += [(f"{SPOKEN[known.metric]}, {part}", percent(m[known.metric])) for part, m in known.others.items() if known.metric in m]
+    found += [(f"{SPOKEN[known.metric]}, {part}", spelt(known)(m[known.metric])) for part, m in known.others.items() if known.metric in m]
     return found
 
 
@@ -72,7 +78,12 @@ def commands(known: Known) -> Section | None:
         rows.append(("Go on", f"vitrail train --resume {folder}"))
     else:
         rows.append(("Train it further", f"vitrail train --resume {folder} --plan.steps {2 * known.steps} --allow-change plan.steps"))
-    rows += [("Say what is in pictures", f"vitrail predict {folder} PICTURE..."), ("Judge it again", f"vitrail eval {folder}")]
+    use = (
+        ("Make pictures", f"vitrail sample {folder}")
+        if known.generates
+        else ("Say what is in pictures", f"vitrail predict {folder} PICTURE...")
+    )
+    rows += [use, ("Judge it again", f"vitrail eval {folder}")]
     body = "".join(f"<dt>{text(what)}</dt><dd><pre>{text(line)}</pre></dd>" for what, line in rows)
     said = ["The recipe in the folder holds every setting and the seed, so the second command repeats the run."]
     return Section("commands", "Run it again", said, f'<dl class="commands">{body}</dl>')
@@ -86,15 +97,15 @@ def curves(known: Known) -> Section | None:
     parts = list(dict.fromkeys(str(row.get("part", "")) for row in known.evals))
     scores = {part: series([row for row in known.evals if str(row.get("part", "")) == part], known.metric) for part in parts}
     longest = max(scores, key=lambda part: len(scores[part]), default="")
-    title = f"{SPOKEN[known.metric]}, held out"
+    title = SPOKEN[known.metric] if known.lower else f"{SPOKEN[known.metric]}, held out"
     drawn = [
         chart("Training loss", [Series("", losses)]),
-        chart(title, [Series(part if len(scores) > 1 else "", points) for part, points in scores.items()], percent),
+        chart(title, [Series(part if len(scores) > 1 else "", points) for part, points in scores.items()], spelt(known)),
         chart("Learning rate", [Series("", series(known.training, "lr"))], lambda v: f"{v:.3g}", zero=True, peak=True),
         chart("Gradient norm", [Series("", series(known.training, "grad_norm"))], zero=True),
         chart("Pictures per second", [Series("", series(known.training, "images_per_s"))], zero=True),
     ]
-    said = words.curves(losses, scores.get(longest, []), SPOKEN[known.metric], longest)
+    said = words.curves(losses, [] if known.lower else scores.get(longest, []), SPOKEN[known.metric], longest)
     said += stopped(known)
     return Section("curves", "How it went", said, f'<div class="charts">{"".join(drawn)}</div>' + judgements(known))
 
@@ -104,9 +115,9 @@ def stopped(known: Known) -> list[str]:
     patience, scores = known.recipe.plan.patience, series(known.evals[:-1], known.metric)
     if not (patience and scores and known.finished and known.done < known.steps):
         return []
-    step, value = max(scores, key=lambda point: (point[1], -point[0]))
+    step, value = max(scores, key=lambda point: (-point[1] if known.lower else point[1], -point[0]))
     return [
-        f"It stopped early at step {known.done:,} of {known.steps:,}: no better than {percent(value)} at step {int(step):,} for "
+        f"It stopped early at step {known.done:,} of {known.steps:,}: no better than {spelt(known)(value)} at step {int(step):,} for "
         f"{plural(patience, 'evaluation')}. The finished weights are those of that step."
     ]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitrail import catalog
 from vitrail.analysis.cost import Cost, cost
 from vitrail.data.dataset import Dataset
 from vitrail.engine import log
@@ -37,7 +38,7 @@ class Judged(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The number in the headline: `value` in [0, 1] over so many `pictures` of `part`, after `step` steps."""
+    """The number in the headline: `value`, a share unless less is better, over so many `pictures` of `part`, after `step` steps."""
 
     part: str
     value: float
@@ -79,6 +80,16 @@ class Known:
     @property
     def metric(self) -> str:
         return str(self.about.get("metric", "mAP" if self.multi else "top1"))
+
+    @property
+    def lower(self) -> bool:
+        """Whether less of the metric is better; then it is no share."""
+        return bool(self.about.get("lower_is_better"))
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model makes pictures."""
+        return catalog.kind(self.recipe.model.name) == "denoiser"
 
     @property
     def steps(self) -> int:
@@ -177,8 +188,8 @@ def price(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
     try:
         with torch.device("meta"):
             net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
-        blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
-        freeze(parts(net, net.backbone, blocks, recipe.optim.freeze))  # type: ignore
+        blocks: list[Any] = list(model.trunk(net).blocks)
+        freeze(parts(net, model.trunk(net), blocks, recipe.optim.freeze))
         return cost(net)
     except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # a family that cannot be counted costs its section only
         return None

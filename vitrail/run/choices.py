@@ -19,6 +19,7 @@ class Facts:
     mirrored: bool  # a mirror image is as good as the picture: not so for digits
     gpu: bool
     kind: str = "classes"  # what is true of a picture: its classes, a mask, or boxes
+    classes: int = 0
     tile: int = 0  # pixels of the tiles that training pictures were cut into
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from vitrail.recipe import Recipe, override
-from vitrail.run import choose_dense
+from vitrail.recipe import Recipe, override, settled
+from vitrail.run import choose_dense, choose_generation
 from vitrail.run.choices import Choices, Facts
 
 RATES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
@@ -17,12 +17,14 @@ SHOWN = {
 
 def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
     """The recipe with nothing open, and why each choice was made."""
-    c = Choices(recipe, facts)
-    pictures(c) if facts.kind == "classes" else choose_dense.pictures(c)
+    c, makes = Choices(recipe, facts), choose_generation.wanted(recipe)
+    other = choose_generation if makes else choose_dense
+    plain = facts.kind == "classes" and not makes
+    pictures(c) if plain else other.pictures(c)
     colours(c)
-    model(c) if facts.kind == "classes" else choose_dense.model(c)
+    model(c) if plain else other.model(c)
     amount(c)
-    augmentation(c) if facts.kind == "classes" else choose_dense.augmentation(c)
+    augmentation(c) if plain else other.augmentation(c)
     return c.recipe, c.reasons
 
 
@@ -82,14 +84,19 @@ def amount(c: Choices) -> None:
     c.settle("plan", "batch", batch, f"for {n:,} training pictures")
     batch = c.recipe.plan.batch or batch
     if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
-        shown = SHOWN[c.facts.kind][c.facts.gpu]
-        epochs = p.epochs or min(150, max(10, round(shown / n))) / (3 if begun else 1)
+        makes = choose_generation.wanted(c.recipe)
+        shown = (choose_generation.SHOWN if makes else SHOWN[c.facts.kind])[c.facts.gpu]
+        most = choose_generation.EPOCHS if makes else 150
+        epochs = p.epochs or min(most, max(10, round(shown / n))) / (3 if begun else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
         c.settle("plan", "steps", steps, f"{epochs:.3g} epochs, shows {round(epochs * n):,} pictures in all{fewer}")
     c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(c.recipe.plan, epochs=None))
     steps = c.recipe.plan.steps or 1
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
+    if choose_generation.wanted(c.recipe):
+        choose_generation.optimiser(c)
+    c.recipe = dataclasses.replace(c.recipe, optim=settled(c.recipe.optim))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = usual_rate(c.recipe)
     lower = "; half of it, since the weights have learned already" if begun else ""
@@ -99,7 +106,9 @@ def amount(c: Choices) -> None:
 def usual_rate(recipe: Recipe) -> float:
     """The peak rate to begin a model's training with at the recipe's batch, by the square root of the batch."""
     batch, dense = recipe.plan.batch or 1, choose_dense.PEAK.get(recipe.task.name)
-    if dense:
+    if choose_generation.wanted(recipe):
+        peak = choose_generation.peak(recipe)
+    elif dense:
         peak = dense * math.sqrt(batch / 16)
     else:
         peak = (3e-3 * math.sqrt(batch / 128)) if recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)

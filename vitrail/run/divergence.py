@@ -13,6 +13,7 @@ from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.engine.train import NotFinite, Report
 from vitrail.errors import RunError
+from vitrail.run.model import trunk
 from vitrail.run.session import Session
 from vitrail.weights.file import pack, write_file
 
@@ -89,12 +90,12 @@ def suggestions(error: NotFinite, session: Session, how: str, saved: bool) -> li
         found.append("look at input.mean, input.std and the pictures that are named")
     if p.precision == "fp16" and kind in ("forward", "gradient", "norm"):
         found.append("--plan.precision bf16, or fp32: fp16 ends at 65,504")
-    config = session.described.model.backbone.config  # type: ignore
+    config = trunk(session.described.model).config
     if kind == "forward" and ".attn" in where[0] and not getattr(config, "qk_norm", True):
         found.append("a new run with --model.qk-norm true holds the attention's logits")
     if not o.clip:
         found.append("--optim.clip 1")
-    if how.startswith("sudden") and o.kind in ("adamw", "lamb") and o.betas[1] > 0.99:
+    if how.startswith("sudden") and o.kind in ("adamw", "lamb") and o.betas and o.betas[1] > 0.99:
         found.append(f"--optim.betas {o.betas[0]:g} 0.95, which forgets a burst sooner")
     lower = f"--optim.lr {(o.lr or 1.0) / 3:.2g}"
     again = f"vitrail train --resume {session.folder.path} {lower} --allow-change optim.lr"

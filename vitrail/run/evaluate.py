@@ -22,6 +22,7 @@ from vitrail.errors import DataError
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
 from vitrail.run.scene import GROUP, Viewer, ahead
+from vitrail.types import generates
 from vitrail.weights.file import write_file
 
 WORST, SPACED = 8, 6  # pictures whose label maps are kept
@@ -39,7 +40,8 @@ def judge(described: Described, split: Split, pre: Preprocess, world: World, wor
     batches = load(Fetch(split, pre), mine, some if len(split) > 4 * batch else 0)
     numbers = precision or Precision("fp32", world.device.type)
     parts = predict(described.model, described.task, batches, pre.batch, numbers)
-    found = collect(parts, world, len(described.classes), torch.from_numpy(split.labels[:0]))
+    width = 1 if generates(described.task) else len(described.classes)
+    found = collect(parts, world, width, torch.from_numpy(split.labels[:0]))
     return described.task.metrics(found.rows, found.targets), found
 
 
@@ -81,11 +83,13 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
 
 
 def keep(folder: RunFolder, part: str, metrics: Mapping[str, Any], found: Predictions, split: Split, view: Viewer | None = None) -> None:
-    """Writes evaluation/PART.json (metrics) and PART.npz: probabilities and targets, or of masks and boxes what was counted in each
-    picture and how good that is; and the names of the pictures. Of masks, label maps of a few pictures go to evaluation/PART/."""
+    """Writes evaluation/PART.json (metrics) and PART.npz: probabilities and targets, or losses, or of masks and boxes what was counted in
+    each picture and how good that is; and the names of the pictures. Of masks, label maps of a few pictures go to evaluation/PART/."""
     folder.evaluation.mkdir(exist_ok=True)
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()
-    if view is None:
+    if "held_out_loss" in metrics:
+        np.savez_compressed(packed, losses=found.rows.numpy(), names=names)
+    elif view is None:
         np.savez_compressed(packed, probabilities=found.rows.numpy().astype(np.float32), targets=found.targets.numpy(), names=names)
     else:
         scores = view.task.scores(found.rows, found.truths).numpy()

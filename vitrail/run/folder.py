@@ -8,7 +8,9 @@ checkpoints/       step-00000200/ and so on
 best/              step-00000150.safetensors: the weights of the best evaluation, where plan.patience is said
 divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
-evaluation/        test.json and test.npz, one pair per part of the data
+ema2.safetensors   the same by the second average, where optim.ema2 is said
+evaluation/        test.json and test.npz, one pair per part of the data; samples.png and quality.json,
+                   where the model makes pictures
 report.html        all of it on one page
 """
 
@@ -70,8 +72,20 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def second(self) -> Path:
+        return self.path / "ema2.safetensors"
+
+    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation"
+
+    @property
+    def samples(self) -> Path:
+        return self.evaluation / "samples.png"
+
+    @property
+    def quality(self) -> Path:
+        return self.evaluation / "quality.json"
 
     @property
     def report(self) -> Path:

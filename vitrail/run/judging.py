@@ -17,7 +17,9 @@ from vitrail.errors import CheckpointError
 from vitrail.run import evaluate, model
 from vitrail.run.event import Event
 from vitrail.run.prepare import held_out
+from vitrail.run.sample import portrait
 from vitrail.run.session import Session
+from vitrail.types import generates, ranks
 from vitrail.weights.file import pack, unpack, write_file
 
 
@@ -31,6 +33,8 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
     if final and session.world.first:
         view = evaluate.viewer(described, session.preprocess, session.precision)
         evaluate.keep(session.folder, part, metrics, found, split, view)
+        if generates(described.task):
+            write_file(session.folder.samples, portrait(described))
     return {"part": part, **evaluate.scalars(metrics), "eval_s": round(time.perf_counter() - start, 3)}
 
 
@@ -39,6 +43,7 @@ class Evaluations:
 
     def __init__(self, session: Session):
         self.session, self.standing = session, session.state.standing
+        self.metric, self.sign = ranks(session.described.task)
         self.every, self.patience = session.recipe.plan.eval_every or 0, session.recipe.plan.patience
 
     @property
@@ -65,7 +70,7 @@ class Evaluations:
         yield Event("eval", step, values)
         if not self.patience:
             return
-        value = session.world.once(lambda: float(values[session.described.task.higher_is_better]))
+        value = session.world.once(lambda: self.sign * float(values[self.metric]))
         best = standing.better(value)
         refused = session.world.once(lambda: keep(session, step)) if best else ""
         if refused:  # it neither counts as the best nor as one that was no better
@@ -78,10 +83,10 @@ class Evaluations:
     def told(self) -> Event:
         """That the run has stopped early."""
         standing, step = self.standing, self.session.state.step
-        metric = self.session.described.task.higher_is_better
-        known = f"{metric} {standing.value:.4f} at step {standing.step}" if standing.value is not None else f"no number for {metric}"
+        best = None if standing.value is None else self.sign * standing.value
+        known = f"{self.metric} {best:.4f} at step {standing.step}" if best is not None else f"no number for {self.metric}"
         text = f"stopped early at step {step} of {self.session.steps}: no better than {known} for {standing.since} evaluations"
-        return Event("stopped", step, {"text": text, "best": standing.value, "best_step": standing.step, "evaluations": standing.since})
+        return Event("stopped", step, {"text": text, "best": best, "best_step": standing.step, "evaluations": standing.since})
 
 
 def file_of(session: Session, step: int) -> Path:

@@ -1,7 +1,6 @@
 """What of a recipe's model learns, by which optimiser and from which step on; and what contradicts itself there."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +9,8 @@ from vitrail.engine.freeze import Wave, freeze, parts, waves
 from vitrail.engine.optim import Numbers, groups, optimizer
 from vitrail.engine.state import State, averaged
 from vitrail.errors import UsageError, pick
-from vitrail.recipe import CHOICES, SECTIONS, Recipe
+from vitrail.recipe import CHOICES, SECTIONS, Recipe, settled
+from vitrail.run.model import trunk
 
 
 def learner(recipe: Recipe, net: nn.Module, device: torch.device) -> tuple[State, tuple[Wave, ...]]:
@@ -19,8 +19,8 @@ def learner(recipe: Recipe, net: nn.Module, device: torch.device) -> tuple[State
     Errors: `UsageError` for settings that contradict each other.
     """
     check(recipe)
-    o = recipe.optim
-    backbone: Any = net.backbone
+    o = settled(recipe.optim)
+    backbone = trunk(net)
     blocks = list(backbone.blocks)
     if recipe.machine.channels_last:
         net.to(memory_format=torch.channels_last)
@@ -29,10 +29,11 @@ def learner(recipe: Recipe, net: nn.Module, device: torch.device) -> tuple[State
     freeze(frozen)
     if not any(p.requires_grad for p in net.parameters()):
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to learn", "freeze less")
-    made = groups(net, blocks, o.weight_decay, o.layer_decay)
-    using = optimizer(o.kind, made, blocks, Numbers(o.betas, o.eps, o.momentum))
+    made = groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
+    using = optimizer(o.kind, made, blocks, Numbers(o.betas or (0.0, 0.0), o.eps, o.momentum))
     scaler = torch.amp.GradScaler(device.type) if recipe.plan.precision == "fp16" else None
-    return State(net, using, averaged(net, o.ema) if o.ema else None, scaler), planned
+    ema, ema2 = (averaged(net, decay) if decay else None for decay in (o.ema, o.ema2))
+    return State(net, using, ema, scaler, ema2=ema2), planned
 
 
 def check(recipe: Recipe) -> None:
@@ -40,6 +41,8 @@ def check(recipe: Recipe) -> None:
     o, p = recipe.optim, recipe.plan
     if p.patience and not p.eval_every:
         raise UsageError(f"plan.patience is {p.patience} evaluations, and plan.eval_every 0 makes none", "--plan.eval-every STEPS")
+    if o.ema2 and not o.ema:
+        raise UsageError(f"optim.ema2 {o.ema2} is a second average, and there is no first", "--optim.ema says the decay of one")
     if o.kind == "muon" and o.freeze == "backbone" and not o.unfreeze:
         raise UsageError("optim.kind muon moves the blocks, which optim.freeze backbone keeps still", "--optim.kind adamw")
 

@@ -86,6 +86,11 @@ def assemble(recipe: Recipe, classes: tuple[str, ...], multi_label: bool = False
     return Described(model, made, recipe, classes)
 
 
+def trunk(net: nn.Module) -> Any:
+    """The part of a model that holds its blocks in order: the backbone under a head, or a denoiser as a whole."""
+    return getattr(net, "backbone", net)
+
+
 def preprocess(given: Input) -> Preprocess:
     """The deterministic part of a recipe's input."""
     if given.size is None or given.mean is None or given.std is None or not given.channels:

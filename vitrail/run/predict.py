@@ -13,13 +13,18 @@ from vitrail.checks import Positive, checked, place
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine import checkpoint
+from vitrail.engine.checkpoint import Saved
 from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.recipe import Recipe
+from vitrail.recipe import Recipe, Seed
 from vitrail.run import folder, model
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
+from vitrail.run.sample import BATCH, asked, several, usual
+from vitrail.run.sample import pictures as drawn
 from vitrail.run.scene import GROUP, Viewer
+from vitrail.tasks.diffusion import Sampling
+from vitrail.types import generates
 
 WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
@@ -72,6 +77,8 @@ class Predictor:
         With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
         Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
         """
+        if generates(self.task):
+            raise UsageError("the model makes pictures and does not tell what is in them", "sample() makes some")
         if self.task.truth != "classes":
             raise UsageError(f"the model tells {self.task.truth}, not the class of a picture", "scenes(pictures) tells them")
         pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
@@ -85,6 +92,18 @@ class Predictor:
         self.model.train(was_training)
         probabilities = torch.cat(rows) if rows else torch.zeros(0, len(self.classes))
         return Prediction([self.label(row) for row in probabilities], probabilities)
+
+    def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
+               steps: int = 50, how: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
+        """Pictures that a denoiser makes, uint8 [N H W C]: `count` of every class by name or index, by default of all.
+
+        The same seed gives the same pictures at any batch. how: everything else, in place of `guidance` and `steps`.
+        Errors: `UsageError`, for a model that makes no pictures too.
+        """
+        labels = asked(self.described, classes)
+        wish = several(labels, checked(count, Positive, "count"), checked(seed, Seed, "seed"))
+        chosen = usual(self.described, how, guidance, checked(steps, Positive, "steps"))
+        return drawn(self.described, wish, chosen, checked(batch, Positive, "batch"))
 
     def label(self, row: Tensor) -> str:
         if model.is_multi(self.task):
@@ -134,11 +153,13 @@ def shape(item: Any) -> str:
     return f"something of shape {tuple(item.shape)}" if hasattr(item, "shape") else f"a {type(item).__name__}"
 
 
-def load(source: str | Path, device: str = "cpu") -> Predictor:
+def load(source: str | Path, device: str = "cpu", average: int = 1) -> Predictor:
     """A predictor from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
 
-    A run that is not finished gives its newest sound checkpoint. Errors: `CheckpointError`.
+    A run that is not finished gives its newest sound checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
     """
+    if average == 2:
+        return second(folder.find(source), device)
     path = place(source)
     if path.is_file():
         return predictor(model.restore(path), path, device)
@@ -153,15 +174,30 @@ def load(source: str | Path, device: str = "cpu") -> Predictor:
     saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.newest(run.checkpoints)[0]
     if saved is None:
         raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} goes on with it")
+    return predictor(revived(run, saved, saved.parts.get("ema", saved.parts["model"])), saved.path, device)
+
+
+def second(run: RunFolder, device: str) -> Predictor:
+    """By the second average of a run. Errors: `CheckpointError` where it keeps none."""
+    if run.second.is_file():
+        return predictor(model.restore(run.second), run.second, device)
+    saved = checkpoint.newest(run.checkpoints)[0]
+    if saved is None or "ema2" not in saved.parts:
+        raise CheckpointError(f"{run.path} keeps no second average of its weights", "leave --ema out; optim.ema2 keeps one from the start")
+    return predictor(revived(run, saved, saved.parts["ema2"]), saved.path, device)
+
+
+def revived(run: RunFolder, saved: Saved, tensors: dict[str, Tensor]) -> Described:
+    """The model of a run with weights of one of its checkpoints. Errors: `CheckpointError`."""
     about = run.about()
     described = model.assemble(run.recipe(), tuple(about["classes"]), about["multi_label"])
     try:
-        described.model.load_state_dict(saved.parts.get("ema", saved.parts["model"]))
+        described.model.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{saved.path} does not fit its recipe ({' '.join(str(error).split())[:200]})", "was recipe.toml edited?"
         ) from None
-    return predictor(described, saved.path, device)
+    return described
 
 
 def predictor(described: Described, path: Path, device: str) -> Predictor:

@@ -17,7 +17,7 @@ from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError, UsageError
 from vitrail.recipe import Augment, Choice, Recipe
-from vitrail.run import model, start
+from vitrail.run import choose_generation, model, start
 from vitrail.run.choices import Facts
 from vitrail.run.choose import fill
 from vitrail.run.folder import RunFolder, find
@@ -70,7 +70,7 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     if recipe.model.name:
         model.config(recipe.model)
     dataset, data = open_data(recipe.data, recipe.task.name)
-    recipe, learned = purpose(recipe, dataset)
+    recipe, learned = purpose(recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "")
     recipe, taken = start.known(recipe, origin, dataset.channels, dataset.kind) if origin else (recipe, [])
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, found, recipe)
@@ -87,14 +87,22 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     return Prepared(filled, dataset, found, (*learned, *taken, *reasons), tuple(notes), left_out, origin)
 
 
-def purpose(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, list[str]]:
-    """The recipe with a task that such data is for, and the reason. Errors: `UsageError` where another was asked for."""
-    usual = TASKS[dataset.kind]
+def purpose(recipe: Recipe, dataset: Dataset, begun: str) -> tuple[Recipe, list[str]]:
+    """The recipe with a task that such data and such a model are for, and the reason. `begun`: the model of the weights that it starts
+    from. Errors: `UsageError` where another was asked for."""
+    usual, asked = TASKS[dataset.kind], recipe.model.name or begun
+    makes = catalog.kind(asked) == "denoiser" if asked else recipe.task.name == choose_generation.TASK
+    if dataset.kind == "classes" and makes:
+        usual = choose_generation.TASK
     name = recipe.task.name or usual
     made = model.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
     if made.truth != dataset.kind:
         raise UsageError(f"{name} learns from {made.truth}, and this data has {dataset.kind}", f"--task {usual}")
-    told = [] if recipe.task.name or dataset.kind == "classes" else [f"task = {name}: the data has {dataset.kind}"]
+    if (name == choose_generation.TASK) != makes:
+        what, fix = ("makes pictures", "leave --task out") if makes else ("makes no pictures", "--model jit/nano or dit/nano does")
+        raise UsageError(f"{asked} {what}, so it cannot be trained for {name}", fix)
+    why = f"{asked} makes pictures" if usual == choose_generation.TASK else f"the data has {dataset.kind}"
+    told = [] if recipe.task.name or usual == TASKS["classes"] else [f"task = {name}: {why}"]
     return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), told
 
 
@@ -123,6 +131,8 @@ def fits(recipe: Recipe, dataset: Dataset) -> None:
     augments(recipe, given.channels)
     shown(recipe, dataset.multi_label)
     together(recipe, dataset.kind)
+    if choose_generation.wanted(recipe):
+        choose_generation.check(recipe)
 
 
 def augments(recipe: Recipe, channels: int) -> None:
@@ -183,6 +193,7 @@ def facts(dataset: Dataset, found: Survey, device: torch.device, keys: Mapping[s
         mirrored=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
         gpu=device.type == "cuda",
         kind=dataset.kind,
+        classes=len(dataset.classes),
         tile=int(keys.get("tile", 0)),
     )
 

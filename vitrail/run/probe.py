@@ -27,6 +27,7 @@ from vitrail.run import folder, model
 from vitrail.run.predict import Predictor
 from vitrail.run.predict import load as trained
 from vitrail.run.prepare import Progress, data_of, held_out, prepare
+from vitrail.types import generates
 from vitrail.version import __version__
 from vitrail.weights.file import digest, pack, unpack, write_file
 
@@ -73,6 +74,8 @@ class Summaries:
 def probe(wish: Wish, world: World, progress: Progress | None = None) -> Probed:
     """Errors: `UsageError`, `DataError`, `CheckpointError`; `RunError` for features that are not finite."""
     predictor, dataset, random = opened(wish, world, progress)
+    if generates(predictor.task):
+        raise UsageError(f"{wish.source} makes pictures; it has no features to probe", "a model that tells what is in pictures")
     part = wish.split or held_out(dataset, final=True)
     pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")
     if part == "train":

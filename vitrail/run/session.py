@@ -29,6 +29,7 @@ from vitrail.run.learning import check_keys, learner
 from vitrail.run.lock import held
 from vitrail.run.prepare import Prepared, Progress, check_keep, held_out, open_data, prepare, sampled, without
 from vitrail.run.teacher import hire
+from vitrail.types import ranks
 from vitrail.version import __version__
 from vitrail.weights.folder import clean_folder
 from vitrail.weights.report import LoadReport
@@ -95,7 +96,8 @@ def create(session: Session, prepared: Prepared) -> None:
         "classes": list(dataset.classes),
         "multi_label": dataset.multi_label,
         "kind": dataset.kind,
-        "metric": session.described.task.higher_is_better,
+        "metric": ranks(session.described.task)[0],
+        "lower_is_better": ranks(session.described.task)[1] < 0,
         "reasons": list(prepared.reasons),
         "notes": [*dataset.notes, *prepared.notes],
         "command": command(),
@@ -124,7 +126,7 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
     described = model.assemble(recipe, dataset.classes, dataset.multi_label)
     net = described.model.to(world.device)
     grown = growth(recipe, described, world.device)
-    blocks: list[Any] = list(net.backbone.blocks)  # type: ignore
+    blocks: list[Any] = list(model.trunk(net).blocks)
     state, waves = learner(recipe, net, world.device)
     if recipe.machine.grad_checkpoint:
         recompute(blocks)

@@ -105,7 +105,7 @@ def loop(session: Session, stop: Stop) -> Loop:
     o = session.recipe.optim
     peak, warmup, steps = o.lr or 0.0, o.warmup or 0, session.steps
     return Loop(
-        rate=lambda step: peak * rate(step, steps, warmup, o.schedule, o.final),
+        rate=lambda step: peak * rate(step, steps, warmup, o.schedule or "cosine", o.final),
         prepare=channels_last(session) if session.recipe.machine.channels_last else session.feed.prepare,
         clip=o.clip,
         seed=session.recipe.plan.seed,
@@ -214,6 +214,8 @@ def finish(session: Session, stop: Stop, saver: Saver) -> Iterator[Event]:
     try:
         if session.world.first:
             write_file(session.folder.weights, pack(dict(session.state.best.state_dict()), model.about(described)))
+            if session.state.ema2 is not None:
+                write_file(session.folder.second, pack(dict(session.state.ema2.module.state_dict()), model.about(described)))
         with leaving(session, stop):
             values = judged(session, final=True)
     except OSError as error:

@@ -3,20 +3,24 @@
 Labels are dropped at random, so that the network also learns what it says without one, and guidance can go beyond the difference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Amount, Count, Fraction, Positive, Share
+from vitrail.data.sampling import Keys, chance
 from vitrail.errors import UsageError
 from vitrail.tasks.diffusion import flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, device_of, guided
 from vitrail.types import Batch, denoises
 
 FULL = 256  # pixels of a side at which noise is taken as it is
+HELD_OUT, TIME = 0, 0  # the seed of what is held out, and the purpose of its chances
+EDGE = 1e-6  # of the chances that a time is made of
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class Sampling:
 class Diffusion:
     """Loss and sampling of a `Denoiser`. Pictures are expected in [-1, 1], labels are int64 [B]."""
 
+    truth = "classes"
+    lower_is_better = "held_out_loss"
+
     def __init__(self, config: Config):
         self.config = config
         self.chain = gaussian.linear(config.steps) if config.objective == "gaussian" else None
@@ -76,6 +83,37 @@ class Diffusion:
         noise = self.noise_scale(x) * torch.randn_like(x)
         return self.flow(model, x, t, noise, self.dropped(model, batch.targets))
 
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels as they are, int64 [B]."""
+        return labels
+
+    def weigh(self, labels: Tensor) -> None:
+        """The loss depends on no label's frequency."""
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Errors: `UsageError` always."""
+        raise UsageError("the model makes pictures and does not tell what is in them", "vitrail sample RUN")
+
+    def held_out(self, model: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
+        """The loss of each picture, [B 1], at a time and with noise that the picture's number alone decides; no label is dropped."""
+        u = torch.from_numpy(chance(HELD_OUT, Keys(np.zeros_like(ids), ids), TIME))
+        noise = Streams(HELD_OUT, ids.tolist(), tuple(images.shape[1:]), images.device)()
+        labels = labels if model.null else torch.zeros_like(labels)
+        if self.chain is not None:
+            found = self.each_gaussian(model, images, (u * len(self.chain)).long().to(images.device), noise, labels)
+        else:
+            t = torch.sigmoid(self.config.t_mean + self.config.t_std * torch.special.ndtri(u.clamp(EDGE, 1 - EDGE)))
+            found = self.each_flow(model, images, t.float().to(images.device), self.noise_scale(images) * noise, labels)
+        return torch.stack(list(found.values())).sum(0)[:, None]
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
+        """The mean of the losses [N 1], also by class."""
+        losses, classes = predictions[:, 0].double(), max(1, self.config.classes)
+        counts = torch.bincount(targets, minlength=classes)
+        sums = torch.zeros(classes, dtype=torch.float64).index_add(0, targets, losses)
+        by_class = {"held_out_loss": (sums / counts.clamp(min=1)).tolist(), "count": counts.tolist()}
+        return {"held_out_loss": float(losses.mean()), "count": len(losses), "per_class": by_class}
+
     def dropped(self, model: Any, labels: Tensor) -> Tensor:
         """Labels, some of them at random turned into that of no class."""
         drop = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
@@ -83,19 +121,28 @@ class Diffusion:
 
     def gaussian(self, model: nn.Module, x0: Tensor, places: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss at given places [B] in the chain and noise."""
+        return means(self.each_gaussian(model, x0, places, noise, labels))
+
+    def each_gaussian(self, model: nn.Module, x0: Tensor, places: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The same of each picture [B]."""
         assert self.chain is not None
         row = self.chain.rows(places)
         x = gaussian.noised(row, x0, noise)
         told = torch.tensor(self.chain.times, device=x.device)[places]
         out = model(x, told, labels).float()
-        return {name: each.mean() for name, each in gaussian.losses(row, out, x0, x, noise, places == 0).items()}
+        return gaussian.losses(row, out, x0, x, noise, places == 0)
 
     def flow(self, model: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss at given times [B] and noise, which is scaled already."""
+        return means(self.each_flow(model, x, t, noise, labels))
+
+    def each_flow(self, model: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The same of each picture [B]."""
         time = t[:, None, None, None]
         out = model(flow.mixed(x, noise, time), t, labels).float()
         error = out - flow.truth(x, noise, self.config.prediction)
-        return {self.config.loss_space: (flow.weight(time, self.config.prediction, self.config.loss_space) * error).square().mean()}
+        weighed = flow.weight(time, self.config.prediction, self.config.loss_space) * error
+        return {self.config.loss_space: weighed.square().flatten(1).mean(1)}
 
     def noise_scale(self, x: Tensor) -> float:
         scale = self.config.noise_scale
@@ -130,6 +177,10 @@ class Diffusion:
             return flow.velocity(denoise(z, t).float(), z, t, self.config.prediction)
 
         yield from (flow.heun if sampler == "heun" else flow.euler)(speed, self.noise_scale(noise) * noise, how.steps)
+
+
+def means(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each.mean() for name, each in terms.items()}
 
 
 def fitting(how: Sampling, objective: str) -> str:

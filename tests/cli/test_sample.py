@@ -1,0 +1,179 @@
+"""`vitrail sample`, and what else one does with a run that makes pictures, from the words to the end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from places import must, pictures, refused
+
+import vitrail
+from vitrail.errors import UsageError
+from vitrail.run.sample import Between
+from vitrail.tasks.diffusion.guidance import Streams
+
+USAGE, CHECKPOINT = 2, 4
+SMALL = ["--model.depth", "2", "--model.width", "16", "--model.heads", "2"]
+TINY = [*SMALL, "--plan.steps", "4", "--plan.batch", "4", "--plan.eval-every", "2", "--plan.precision", "fp32"]
+QUIET = ["--quiet", "--machine.workers", "0", "--optim.warmup", "0", "--optim.lr", "3e-3"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    pictures(root / "good", ("ant", "bee", "cat"), 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        jit = ["--model.context", "2", "--model.context-start", "1"]
+        must("train", "--data", "good", "--model", "jit/nano", "--out", "jit", "--optim.ema2", "0.1", *TINY, *jit, *QUIET)
+        must("train", "--data", "good", "--model", "dit/nano", "--model.classes", "0", "--out", "dit", *TINY, *QUIET)
+        must("train", "--data", "good", "--model", "vit/nano", "--out", "vit", *TINY, *QUIET)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def read(folder):
+    return {p.name: np.asarray(Image.open(p)).astype(int) for p in Path(folder).glob("*.png")}
+
+
+def test_pictures_grid_and_film(tmp_path):
+    said = must("sample", "jit", "--class", "bee", "--class", "0", "--count", "3", "--steps", "4", "--film", "--out", tmp_path / "a")
+    assert "6 pictures in" in said
+    found = read(tmp_path / "a")
+    assert sorted(found) == [*(f"{name}-0000{i}.png" for name in ("ant", "bee") for i in range(3)), "grid.png"]
+    assert all(found[name].shape == (12, 12, 3) for name in found if name != "grid.png")
+    assert found["grid.png"].shape == (2 * 14 + 2, 3 * 14 + 2, 3)
+    np.testing.assert_array_equal(found["grid.png"][2:14, 16:28], found["bee-00001.png"])
+    with Image.open(tmp_path / "a/film.webp") as film:
+        assert film.n_frames == 4
+    about = json.loads((tmp_path / "a/sampling.json").read_text())
+    assert (about["seed"], about["sampling"]["guidance"], about["classes"]) == (0, 2.0, ["bee", "ant"])
+
+
+def test_the_same_seed_gives_the_same_pictures_at_any_batch(tmp_path):
+    words = ["sample", "jit", "--count", "3", "--steps", "4", "--out"]
+    must(*words, tmp_path / "a")
+    must(*words, tmp_path / "b", "--batch", "2")
+    must(*words, tmp_path / "d", "--ema", "2")
+    a, b, d = (read(tmp_path / name) for name in "abd")
+    assert len(a) == 10
+    assert all(np.abs(a[name] - b[name]).max() <= 1 for name in a)
+    assert any(np.abs(a[name] - d[name]).max() > 0 for name in a), "another average of the weights"
+    dit = vitrail.load("dit")  # chance is in every step of this one
+    first, again, other = (dit.sample(count=3, steps=4, seed=seed, batch=batch).astype(int) for seed, batch in ((0, 3), (0, 1), (1, 3)))
+    assert np.abs(first - again).max() <= 1
+    assert np.abs(first - other).max() > 20
+    library = vitrail.load("jit").sample(["ant", 2], count=3, steps=4)
+    assert library.shape == (6, 12, 12, 3)
+    assert np.abs(library[0] - a["ant-00000.png"]).max() <= 1
+    assert np.abs(library[5] - a["cat-00002.png"]).max() <= 1
+
+
+def test_between_seeds_and_between_classes(tmp_path):
+    steps = ["--steps", "4"]
+    must("sample", "jit", "--class", "bee", "--interpolate-seeds", "0", "5", "--count", "4", "--out", tmp_path / "seeds", *steps)
+    must("sample", "jit", "--class", "bee", "--count", "1", "--out", tmp_path / "first", *steps)
+    must("sample", "jit", "--class", "bee", "--count", "1", "--seed", "5", "--out", tmp_path / "last", *steps)
+    seeds, first, last = (read(tmp_path / name) for name in ("seeds", "first", "last"))
+    assert np.abs(seeds["bee-00000.png"] - first["bee-00000.png"]).max() <= 1
+    assert np.abs(seeds["bee-00003.png"] - last["bee-00000.png"]).max() <= 1
+    here, there = (Streams(seed, [0, 0, 0], (3, 12, 12)) for seed in (0, 5))
+    between = Between(here, there, (0.0, 0.5, 1.0))()
+    np.testing.assert_allclose(between.std((1, 2, 3)), 1, atol=0.1, err_msg="noise between keeps its length")
+    must("sample", "jit", "--interpolate-classes", "bee", "cat", "--count", "3", "--out", tmp_path / "classes", *steps)
+    must("sample", "jit", "--class", "cat", "--count", "1", "--out", tmp_path / "cat", *steps)
+    classes, cat = read(tmp_path / "classes"), read(tmp_path / "cat")
+    assert np.abs(classes["bee-cat-00000.png"] - first["bee-00000.png"]).max() <= 1
+    assert np.abs(classes["bee-cat-00002.png"] - cat["cat-00000.png"]).max() <= 1
+
+
+def test_without_classes_and_by_another_way(tmp_path):
+    must("sample", "dit", "--count", "2", "--steps", "3", "--sampler", "ddim", "--out", tmp_path / "a")
+    assert sorted(read(tmp_path / "a")) == ["grid.png", "picture-00000.png", "picture-00001.png"]
+    with pytest.raises(UsageError, match="nothing to guide it by"):
+        vitrail.load("dit").sample(guidance=3.0)
+    with pytest.raises(UsageError, match="sample\\(\\) makes some"):
+        vitrail.load("dit").predict(np.zeros((12, 12, 3), np.uint8))
+
+
+def test_an_unfinished_run_gives_its_newest_checkpoint(tmp_path):
+    import shutil
+
+    shutil.copytree("jit", tmp_path / "cut")
+    for name in ("model.safetensors", "ema2.safetensors"):
+        (tmp_path / "cut" / name).unlink()
+    for number in (1, 2):
+        must("sample", tmp_path / "cut", "--count", "1", "--steps", "2", "--ema", number, "--out", tmp_path / f"out{number}")
+        whole = vitrail.load("jit") if number == 1 else vitrail.load("jit/ema2.safetensors")
+        assert np.abs(whole.sample(["ant"], count=1, steps=2)[0] - read(tmp_path / f"out{number}")["ant-00000.png"]).max() <= 1
+
+
+REFUSED = [
+    ("sample jit --class bea", USAGE, "did you mean 'bee'"),
+    ("sample jit --class 3", USAGE, "counted from 0 to 2"),
+    ("sample vit", USAGE, "makes none"),
+    ("sample nowhere", CHECKPOINT, "there is no run nowhere"),
+    ("sample dit --class ant", USAGE, "trained without classes"),
+    ("sample dit --ema 2 --count 0", USAGE, "--count takes"),
+    ("sample vit --ema 2", CHECKPOINT, "no second average"),
+    ("sample jit --sampler ddpm", USAGE, "not for the flow objective"),
+    ("sample dit --steps 2000", USAGE, "cannot be gone in 2000"),
+    ("sample jit --out good", USAGE, "never overwritten"),
+    ("sample jit --interpolate-seeds 0 1 --interpolate-classes ant bee", USAGE, "not both"),
+    ("sample jit --interpolate-classes ant bee --count 1", USAGE, "two ends"),
+    ("sample jit --guidance -1", USAGE, "--guidance"),
+    ("predict jit good", USAGE, "vitrail sample"),
+    ("eval vit --features vit", USAGE, "makes no pictures"),
+    ("eval jit --features dit", USAGE, "no classifier"),
+    ("eval jit --size 16 16", USAGE, "leave --size out"),
+    ("probe jit", USAGE, "no features to probe"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "piece"), REFUSED)
+def test_what_cannot_be_is_told(words, code, piece):
+    refused(Path(), words, code, piece)
+
+
+def test_eval_tells_the_loss_of_held_out_pictures():
+    said = json.loads(must("eval", "jit", "--json"))
+    assert said["held_out_loss"] == pytest.approx(json.loads(Path(f"jit/evaluation/{said['part']}.json").read_text())["held_out_loss"])
+    assert "held_out_loss" in must("eval", "dit")
+
+
+def test_the_report_shows_what_it_makes():
+    assert Path("jit/evaluation/samples.png").is_file()
+    with Image.open("jit/evaluation/samples.png") as made:
+        assert made.size == (8 * 14 + 2, 3 * 14 + 2)
+    for run, told in (("jit", "guidance 2"), ("dit", "no guidance")):
+        page = Path(run, "report.html").read_text()
+        assert told in page
+        assert "Held-out loss" in page
+        assert "The worst mistakes" not in page
+        assert f"vitrail sample {run}" in page
+        assert Path(must("report", run).strip()) == Path(run, "report.html")
+    assert "vitrail sample jit" not in Path("vit/report.html").read_text()
+
+
+def test_the_doctor_has_nothing_strange_to_say():
+    assert "Traceback" not in must("doctor", "jit")
+
+
+def test_made_pictures_are_compared_with_real_ones_by_features():
+    words = ["eval", "jit", "--features", "vit", "--count", "12", "--split", "train", "--json"]
+    made = json.loads(must(*words))["made"]
+    assert made["made"] == 12
+    assert made["real"] > 12
+    assert made["metrics"]["frechet"] > 0
+    assert all(0 <= made["metrics"][key] <= 1 for key in ("precision", "recall", "coverage"))
+    assert 0 <= made["asked"] <= 1
+    again = json.loads(must(*words))["made"]
+    assert "features from" in again["notes"][0], "those of real pictures are kept"
+    assert again["metrics"] == pytest.approx(made["metrics"], rel=1e-4, abs=1e-6)
+    assert "Fréchet distance" in Path(must("report", "jit").strip()).read_text()
+    assert "of its class" in must("eval", "jit", "--features", "vit", "--count", "12", "--split", "train")

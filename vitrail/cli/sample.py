@@ -1,0 +1,179 @@
+"""`vitrail sample`: pictures from a trained denoiser, on disk."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vitrail.checks import Amount, Positive, checked
+from vitrail.cli.console import Console
+from vitrail.cli.words import arguments, device
+from vitrail.errors import UsageError
+from vitrail.recipe import Seed
+
+SIDE = 128  # pixels from which on a picture is not enlarged in a film
+HOLD = 1000  # milliseconds that a film stands still at its end
+FRAME = 60  # milliseconds of every other frame
+
+
+@dataclass
+class Sample:
+    """Make pictures with a trained denoiser.
+
+    vitrail sample runs/a --class cat --count 16
+
+    vitrail sample runs/a --class 3 --class 5 --guidance 2 --steps 50 --seed 0
+
+    vitrail sample runs/a --interpolate-classes cat dog --count 9
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run, a model folder or a .safetensors file."""
+    class_: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="class")] = ()
+    """A class by name or number; say it once for each. By default all."""
+    count: int = 8
+    """Pictures of each class, or on the way between two."""
+    guidance: float | None = None
+    """How far beyond what the model says without a class it is driven towards it; 1: not at all. By default 2."""
+    steps: int = 50
+    """Steps from noise to picture."""
+    sampler: Literal["ddpm", "ddim", "heun", "euler"] | None = None
+    """By default ddpm for gaussian diffusion, heun for flows."""
+    seed: int = 0
+    """Decides the noise: the same seed, the same pictures."""
+    ema: Literal[1, 2] = 1
+    """Which average of the weights: 1 the usual, 2 the shorter."""
+    interpolate_seeds: tuple[int, int] | None = None
+    """Two seeds: pictures from the noise of one to that of the other."""
+    interpolate_classes: tuple[str, str] | None = None
+    """Two classes: pictures from one to the other, all from the same noise."""
+    film: bool = False
+    """Also film.webp: how the pictures come out of the noise."""
+    batch: int = 64
+    """Pictures at a time; changes nothing but the memory it takes."""
+    out: str = ""
+    """A new folder; by default samples."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+ARGUMENTS: dict[str, type] = {"sample": Sample}
+
+
+def sample(words: list[str]) -> None:
+    given = arguments(Sample, words, "vitrail sample")
+    check(given)
+    device(given.device)
+    from vitrail.cli import scenes
+    from vitrail.run.predict import load
+    from vitrail.run.sample import asked, pictures, usual
+
+    folder = scenes.fresh(given.out, "samples")
+    predictor = load(given.run, given.device, given.ema)
+    described = predictor.described
+    labels = asked(described, given.class_)
+    how = dataclasses.replace(usual(described, None, given.guidance, given.steps), sampler=given.sampler)
+    wish, names = wished(given, described, labels)
+    next(iter(tried(described, wish, how)))  # what cannot be is told before a folder is made
+    made = pictures(described, wish, how, given.batch, Console().progress("making pictures"))
+    folder.mkdir(parents=True)
+    write(folder, made, names, given.count)
+    if given.film:
+        write_film(folder, described, wish, how, given.count)
+    about = {
+        "run": str(given.run),
+        "seed": wish.seed,
+        "sampling": dataclasses.asdict(how),
+        "ema": given.ema,
+        "classes": list(dict.fromkeys(names)),
+    }
+    (folder / "sampling.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{len(made)} pictures in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
+
+
+def check(given: Sample) -> None:
+    """Errors: `UsageError` for numbers that cannot be, and words that do not go together."""
+    for name, kind in (("count", Positive), ("steps", Positive), ("batch", Positive), ("seed", Seed)):
+        checked(getattr(given, name), kind, f"--{name}")
+    if given.guidance is not None:
+        checked(given.guidance, Amount, "--guidance")
+    if given.interpolate_seeds and given.interpolate_classes:
+        raise UsageError("pictures lie between two seeds or between two classes, not both", "one of the two")
+    if given.interpolate_seeds and len(given.class_) > 1:
+        raise UsageError("between two seeds there is one class", "--class once")
+    if given.interpolate_classes and given.class_:
+        raise UsageError("--interpolate-classes says the classes already", "leave --class out")
+    if (given.interpolate_seeds or given.interpolate_classes) and given.count < 2:
+        raise UsageError(f"--count is {given.count}, and the way from one to another has two ends", "--count 9")
+
+
+def wished(given: Sample, described: Any, labels: list[int]) -> tuple[Any, list[str]]:
+    """What is to be made, and what each picture is called."""
+    from vitrail.run.sample import Wish, asked, several
+
+    named = [name if described.model.null else "picture" for name in described.classes] or ["picture"]
+    way = tuple(i / max(1, given.count - 1) for i in range(given.count))
+    if given.interpolate_seeds:
+        first, last = (checked(seed, Seed, "--interpolate-seeds") for seed in given.interpolate_seeds)
+        label = labels[0]
+        return Wish((label,) * given.count, (0,) * given.count, first, way, other=last), [named[label]] * given.count
+    if given.interpolate_classes:
+        here, there = asked(described, given.interpolate_classes)
+        return Wish((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [
+            f"{named[here]}-{named[there]}"
+        ] * given.count
+    return several(labels, given.count, given.seed), [named[label] for label in labels for _ in range(given.count)]
+
+
+def tried(described: Any, wish: Any, how: Any) -> Any:
+    """The first step of the first picture."""
+    from vitrail.run.sample import denoised, part
+
+    return denoised(described, part(wish, slice(0, 1)), how)
+
+
+def write(folder: Path, made: Any, names: list[str], columns: int) -> None:
+    """grid.png, a row for each class, and CLASS-00000.png and so on."""
+    from vitrail.run.sample import grid
+
+    numbers: dict[str, int] = {}
+    for one, name in zip(made, names, strict=True):
+        number = numbers[name] = numbers.get(name, -1) + 1
+        picture(one).save(folder / f"{plain(name)}-{number:05d}.png")
+    picture(grid(made, shape(len(made), columns))).save(folder / "grid.png")
+
+
+def shape(count: int, each: int) -> int:
+    """Columns of a grid: a row for each class, unless that would be too long."""
+    return each if count > each and each <= 16 else min(count, max(8, round(count**0.5)))
+
+
+def plain(name: str) -> str:
+    """A name that any disk takes."""
+    return "".join(ch if ch.isalnum() or ch in "-_" else "_" for ch in name)[:60] or "_"
+
+
+def picture(pixels: Any) -> Any:
+    """uint8 [H W C] -> a picture; of other numbers of channels the first, or the first three."""
+    from PIL import Image
+
+    channels = pixels.shape[2]
+    return Image.fromarray(pixels[:, :, 0] if channels < 3 else pixels[:, :, :3].copy())
+
+
+def write_film(folder: Path, described: Any, wish: Any, how: Any, columns: int) -> None:
+    """The pictures of the first rows, frame by frame."""
+    from PIL import Image
+
+    from vitrail.run.sample import BATCH, film, grid, part
+
+    some = part(wish, slice(0, BATCH))
+    shown = shape(len(some.labels), columns)
+    frames = [picture(grid(one, shown)) for one in film(described, some, how, Console().progress("filming"))]
+    times = max(1, SIDE // max(described.recipe.input.size))
+    large = [f.convert("RGB").resize((f.width * times, f.height * times), Image.Resampling.NEAREST) for f in frames]
+    lasting = [FRAME] * (len(large) - 1) + [HOLD]
+    large[0].save(folder / "film.webp", save_all=True, append_images=large[1:], duration=lasting, loop=0, lossless=True)

@@ -1,0 +1,78 @@
+"""How like real pictures made ones are, by features of both: Frechet distance, precision and recall, density and coverage.
+
+Sources: Heusel et al. 2017 (arxiv.org/abs/1706.08500), Kynkaanniemi et al. 2019 (arxiv.org/abs/1904.06991), Naeem et al. 2020
+(arxiv.org/abs/2002.09797). All depend on where the features come from and on how many pictures there are: numbers of different
+networks or counts are not to be compared.
+"""
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = {"precision_recall": 3, "density_coverage": 5}  # as published
+CHUNK = 1024  # rows of distances that are held at a time
+
+
+def judged(real: Tensor, made: Tensor) -> dict[str, float]:
+    """All of them, for features [N D] and [M D] of at least as many pictures as neighbours are looked at, and one more."""
+    real, made = real.double(), made.double()
+    precision, recall = precision_recall(real, made)
+    density, coverage = density_coverage(real, made)
+    return {"frechet": frechet(real, made), "precision": precision, "recall": recall, "density": density, "coverage": coverage}
+
+
+def least() -> int:
+    """The number of pictures that there must be of each."""
+    return max(NEIGHBOURS.values()) + 1
+
+
+def frechet(real: Tensor, made: Tensor) -> float:
+    """The distance of two normal distributions with the means and covariances of the features:
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+
+    The trace of the root is that of (A C2 A)^(1/2) with A the root of C1, which is symmetric, so its eigenvalues are real and rounding
+    can be held at 0. The root of a product that is not symmetric has imaginary parts where covariances are singular.
+    """
+    mean1, mean2 = real.mean(0), made.mean(0)
+    cov1, cov2 = (torch.cov(f.T).reshape(f.shape[1], f.shape[1]) for f in (real, made))
+    root = symmetric_root(cov1)
+    trace = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    return max(0.0, float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * trace))
+
+
+def symmetric_root(matrix: Tensor) -> Tensor:
+    """The root of a symmetric matrix whose eigenvalues are not negative, but for rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def precision_recall(real: Tensor, made: Tensor, k: int = NEIGHBOURS["precision_recall"]) -> tuple[float, float]:
+    """The share of made pictures that lie among real ones, and of real ones that lie among made ones: within the distance of some
+    picture of the others to its own k-th neighbour."""
+    return among(made, real, radii(real, k)), among(real, made, radii(made, k))
+
+
+def density_coverage(real: Tensor, made: Tensor, k: int = NEIGHBOURS["density_coverage"]) -> tuple[float, float]:
+    """In how many neighbourhoods of real pictures a made one lies, in parts of k; and the share of these that hold a made one."""
+    reach = radii(real, k)
+    hits = torch.zeros((), dtype=torch.float64)
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    for some in made.split(CHUNK):
+        inside = distances(some, real) <= reach  # [m N]
+        hits += inside.sum().cpu()
+        covered |= inside.any(0).cpu()
+    return float(hits) / (k * len(made)), float(covered.double().mean())
+
+
+def among(asked: Tensor, others: Tensor, reach: Tensor) -> float:
+    """The share of `asked` that is within `reach` [N] of some of `others` [N D]."""
+    return sum(float((distances(some, others) <= reach).any(1).sum()) for some in asked.split(CHUNK)) / len(asked)
+
+
+def radii(features: Tensor, k: int) -> Tensor:
+    """The distance of each to its k-th neighbour, itself left out, [N]."""
+    return torch.cat([distances(some, features).kthvalue(k + 1, dim=1).values for some in features.split(CHUNK)])
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """[n D], [m D] -> [n m]; differences are squared one by one, so that equal ones are at 0."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,0 +1,104 @@
+"""Choices for models that make pictures: pictures in [-1, 1], the objective of the family, a steady rate, and averages of the weights."""
+
+import math
+from typing import Any
+
+from vitrail import catalog
+from vitrail.errors import UsageError
+from vitrail.recipe import Augment, Recipe, override
+from vitrail.run.choices import Choices
+
+TASK = "diffusion"
+HALF = 0.5  # mean and std: [0, 1] becomes [-1, 1]
+SHOWN = (600_000, 60_000_000)  # pictures in all, on a CPU and on a GPU
+EPOCHS = 600  # at most
+EMA, SHORTER = 0.9999, 0.9996  # as published with JiT
+PART = 50  # the second average looks back a fiftieth of a run, where that is less than `SHORTER` does
+SIZES = (32, 64)  # of photographs, on a CPU and on a GPU, for a model that chance chose
+
+
+def wanted(recipe: Recipe) -> bool:
+    return recipe.task.name == TASK
+
+
+def pictures(c: Choices) -> None:
+    f, name = c.facts, c.recipe.model.name
+    tall, wide = f.size
+    c.settle("input", "channels", f.channels, "as the pictures have")
+    small = max(f.size) <= 64
+    if small:
+        c.settle("input", "size", list(f.size), "the pictures' own" if f.uniform else "the median of the pictures' sizes")
+    elif name:
+        c.settle("input", "size", list(c.recipe.model.keys.get("size", catalog.config("models", name).size)), f"what {name} is made for")
+    else:
+        c.settle("input", "size", [SIZES[f.gpu]] * 2, f"photographs (median {tall}x{wide}) on a {'GPU' if f.gpu else 'CPU'}")
+    c.settle("input", "resize", "stretch" if small else "crop", "small pictures are used whole" if small else "keeps proportions")
+    for key in ("mean", "std"):
+        c.settle("input", key, [HALF] * c.recipe.input.channels)
+    c.reasons.append(f"input.mean, input.std = {HALF}: pictures are made in [-1, 1]")
+
+
+def model(c: Choices) -> None:
+    """The model, its classes and its objective, which is that of its family: one that says a variance is of Gaussian diffusion."""
+    if not c.recipe.model.name:
+        name = "jit/tiny" if c.facts.gpu else "jit/nano"
+        c.recipe = override(c.recipe, "model", {"name": name})
+        c.reasons.append(f"model = {name}: for {c.facts.count:,} pictures on a {'GPU' if c.facts.gpu else 'CPU'}")
+    if "classes" not in c.recipe.model.keys:
+        c.recipe = override(c.recipe, "model", {"classes": c.facts.classes})
+        c.reasons.append(f"model.classes = {c.facts.classes}: as the data has")
+    if "objective" not in c.recipe.task.keys:
+        objective = "gaussian" if gaussian(c.recipe) else "flow"
+        c.recipe = override(c.recipe, "task", {"objective": objective})
+        c.reasons.append(f"task.objective = {objective}: that of {c.recipe.model.name}")
+
+
+def gaussian(recipe: Recipe) -> bool:
+    return hasattr(catalog.config("models", recipe.model.name), "learn_sigma")
+
+
+def optimiser(c: Choices) -> None:
+    """As published: AdamW without decay at a rate that stays, and averages of the weights, which are what pictures are made with."""
+    steps = c.recipe.plan.steps or 1
+    c.settle("optim", "weight_decay", 0.0)
+    c.settle("optim", "betas", [0.9, 0.999] if gaussian(c.recipe) else [0.9, 0.95])
+    c.settle("optim", "schedule", "constant", "denoisers are trained at a steady rate, without weight decay")
+    if gaussian(c.recipe):
+        c.settle("optim", "warmup", 0)
+    c.settle("optim", "ema", EMA, "pictures are made with averaged weights")
+    shorter = round(max(0.0, min(SHORTER, 1 - PART / steps)), 4) if c.recipe.optim.ema else 0.0
+    c.settle("optim", "ema2", shorter, "a shorter average to choose from: vitrail sample --ema 2" if shorter else "")
+
+
+def peak(recipe: Recipe) -> float:
+    """The rate of AdamW: as published (DiT 1e-4 at 256, JiT 2e-4 at 1024), narrow models faster."""
+    batch, width = recipe.plan.batch or 1, model_width(recipe)
+    usual = 1e-4 * math.sqrt(batch / 256) if gaussian(recipe) else 2e-4 * math.sqrt(batch / 1024)
+    return usual * max(1.0, min(10.0, 768 / width))
+
+
+def model_width(recipe: Recipe) -> int:
+    return int(recipe.model.keys.get("width", catalog.config("models", recipe.model.name).width))
+
+
+def augmentation(c: Choices) -> None:
+    c.settle("augment", "crop", "none", "what training does to pictures is learned: they are only mirrored")
+    mirrored = c.facts.mirrored
+    c.settle("augment", "flip", mirrored, "mirror images keep their class" if mirrored else "digits must not be mirrored")
+
+
+def check(recipe: Recipe) -> None:
+    """Errors: `UsageError` for what a model would learn to make as if it were of the pictures, and for pictures not in [-1, 1]."""
+    a, p, default, given = recipe.augment, recipe.plan, Augment(), recipe.input
+    learned = ("randaugment", "policy", "jitter", "erase", "mixup", "cutmix")
+    asked: dict[str, Any] = {
+        **{f"augment.{key}": getattr(a, key) != getattr(default, key) for key in learned},
+        "augment.crop pad": a.crop == "pad", "input.resize fit": given.resize == "fit",
+    }  # fmt: skip
+    for name in (name for name, on in asked.items() if on):
+        raise UsageError(f"{name} changes pictures, and a model that makes pictures would learn to make them so", "leave it out")
+    if p.grow_from is not None:
+        raise UsageError("plan.grow_from is for models that tell what is in pictures", "leave it out")
+    for name, values in (("mean", given.mean), ("std", given.std)):
+        if any(value != HALF for value in values or ()):
+            raise UsageError(f"input.{name} is {values}, and pictures are made in [-1, 1]: {HALF} for each channel", "leave it out")

@@ -1,0 +1,66 @@
+"""How good the pictures of a denoiser are, by the features of a classifier: near to real ones, various, and of the class asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitrail.data.dataset import ArrayReader, Dataset, Split
+from vitrail.engine.world import World
+from vitrail.errors import UsageError
+from vitrail.metrics import generation
+from vitrail.run.evaluate import judge as judged
+from vitrail.run.model import is_multi
+from vitrail.run.predict import Predictor
+from vitrail.run.probe import computed, of_part
+from vitrail.run.sample import Progress, Wish, asked, pictures, usual
+from vitrail.types import generates
+
+
+@dataclass(frozen=True)
+class Quality:
+    """real, made: how many pictures there were of each; width: features of one; asked: the share of made pictures that the classifier
+    takes for the class they were made of, None where it knows others; asked_of_real: the same share of real pictures."""
+
+    part: str
+    real: int
+    made: int
+    width: int
+    metrics: dict[str, float]
+    asked: float | None
+    asked_of_real: float | None
+    notes: tuple[str, ...]
+
+
+def quality(maker: Predictor, judge: Predictor, dataset: Dataset, part: str, count: int, kept: Path | None, world: World,
+            progress: Progress | None = None) -> Quality:  # fmt: skip
+    """Makes `count` pictures, of all classes equally many, and compares them with the real ones of a part. kept: the folder that features
+    of real pictures are kept in, by a hash of all they depend on. Errors: `UsageError`."""
+    fits(maker, judge, count, len(dataset.splits[part]))
+    labels = asked(maker.described, [])
+    wish = Wish(tuple(labels[i % len(labels)] for i in range(count)), tuple(range(count)))
+    made = pictures(maker.described, wish, usual(maker.described), progress=progress)
+    named = np.array(wish.labels, np.int64)
+    split = Split([str(i) for i in range(count)], named, ArrayReader(made))
+    real, notes = of_part(judge, dataset, part, kept, world)
+    features = computed(judge.model, split, judge.preprocess, world)
+    same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
+    shares = (right(judge, split, world), right(judge, dataset.splits[part], world)) if same else (None, None)
+    if not same:
+        notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
+    return Quality(part, len(real), count, real.shape[1], generation.judged(real, features), shares[0], shares[1], tuple(notes))
+
+
+def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:
+    """Errors: `UsageError` for models that are not of these kinds, and too few pictures."""
+    if not generates(maker.task):
+        raise UsageError(f"{maker.recipe.model.name} makes no pictures that could be judged by features", "leave --features out")
+    if judge.task.truth != "classes" or generates(judge.task):
+        raise UsageError(f"{judge.source} is no classifier", "--features names a run that tells classes")
+    if min(count, real) < generation.least():
+        raise UsageError(f"{count} made and {real} real pictures: there must be {generation.least()} of each", "a larger --count or part")
+
+
+def right(judge: Predictor, split: Split, world: World) -> float:
+    """The share of pictures that a classifier is right about."""
+    return float(judged(judge.described, split, judge.preprocess, world, 0)[0]["top1"])
