@@ -267,3 +267,30 @@ def test_what_cannot_be_done_with_masks_is_refused(changes, told, tmp_path):
     with pytest.raises(UsageError, match=told):
         tiny.begin(recipe("segmentation", **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_without_pictures_waits_for_the_others():
+    from vitrail.run.scene import ahead
+
+    assert list(ahead(lambda i: i, [])) == []
+    assert list(ahead(lambda i: 2 * i, [1, 2, 3])) == [2, 4, 6]
+
+
+def test_judged_on_data_of_another_kind(own_folder, capsys):
+    tiny.finish(tiny.begin(recipe("detection"), Path("run")))
+    assert main(["eval", "run", "--data", "mini"]) == 3
+    assert "the model tells boxes, and this data has classes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_mask_of_another_size_is_told_before_the_first_step(own_folder, capsys):
+    for part, mode in (("images", "RGB"), ("masks", "L")):
+        Path("set", part).mkdir(parents=True)
+        for i in range(8):
+            Image.new(mode, (40, 32) if i != 3 or part == "images" else (20, 20), i % 2).save(f"set/{part}/{i}.png")
+    words = ["train", "--data", "set", "--model", "vit/nano", "--model.depth", "1", "--model.map-depths", "1", "--task.head", "linear",
+             "--plan.steps", "1", "--plan.batch", "2", "--out", "run"]  # fmt: skip
+    assert main(words) == 3
+    assert "3.png" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert main([*words, "--plan.bad", "skip", "--plan.bad-budget", "0.2"]) == 0
+    assert "left out" in capsys.readouterr().out

@@ -56,9 +56,11 @@ def fresh(out: str, usual: str = "predictions") -> Path:
 
 
 def stems(files: list[Path]) -> list[str]:
-    """A name for each file, none twice."""
-    often = Counter(path.stem for path in files)
-    return [path.stem if often[path.stem] == 1 else f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
+    """A name for each file, such that no two of the files that are written meet, not even where case does not count."""
+    written = [f"{path.stem}{end}".lower() for path in files for end in ("", "-overlay", "-boxes")]
+    if len(set(written)) == len(written):
+        return [path.stem for path in files]
+    return [f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
 
 
 def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float) -> dict[str, Any]:

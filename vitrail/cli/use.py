@@ -80,8 +80,8 @@ def evaluate(words: list[str]) -> None:
     world = worlds.join(given.device)
     predictor = load(given.run, str(world.device))
     check_made(given, predictor)
-    dataset, folder = data_of(given.run, given.data)
-    judging.match_classes(dataset, predictor.classes)
+    dataset, folder = data_of(given.run, given.data, predictor.recipe.task.name)
+    judging.match_classes(dataset, predictor.classes, predictor.task.truth)
     part = given.split or held_out(dataset, final=True)
     split = dataset.splits[pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
     metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
@@ -195,6 +195,8 @@ def number(value: float) -> str:
 def predict(words: list[str]) -> int:
     given = arguments(Predict, words, "vitrail predict")
     device(given.device)
+    if not 0 <= given.score <= 1:
+        raise UsageError(f"--score is {given.score}", "a score is a share: 0 to 1")
     if given.top < 1:
         raise UsageError(f"--top is {given.top}", "name at least one class")
     if place(given.run).suffix.lower() in PICTURES:

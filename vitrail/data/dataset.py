@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vitrail.errors import BadImage
+
 
 class Entry(NamedTuple):
     """One file that a data set is made of; a list of these tells whether the set has changed since a run began."""
@@ -60,6 +62,14 @@ class Split:
     def array(self) -> np.ndarray | None:
         """All pictures at once, [N H W C], where they are in memory already and of one size."""
         return self.read.array if isinstance(self.read, ArrayReader) else None
+
+    def truth_bytes(self, index: int) -> bytes:
+        """A mask or boxes as bytes, to notice a change; nothing where they cannot be read, which is told elsewhere."""
+        try:
+            truth = self.truth(index) if self.truth else ()
+        except BadImage:
+            return b""
+        return b"".join(np.ascontiguousarray(part).tobytes() for part in (truth if isinstance(truth, tuple) else (truth,)))
 
     def take(self, indices: np.ndarray) -> "Split":
         """The same pictures, only those at `indices`, in that order."""

@@ -4,7 +4,7 @@ Every chance comes from (seed, epoch, picture) alone, as in `transforms`. Masks 
 padded with has the mean colour and counts for nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrail.data.dataset import IGNORE, Boxes, Kind, Split
-from vitrail.data.preprocess import Preprocess, normalise, padded, resized, to_tensor
+from vitrail.data.preprocess import Preprocess, Resize, normalise, padded, resized, to_tensor
 from vitrail.data.sampling import Keys, seed_of
 from vitrail.types import Objects
 
@@ -65,12 +65,7 @@ class Joint:
             scene = self.four(split, index)
         else:
             scene = self.part(split, index, self.preprocess)
-        scene = self.turned(scene)
-        if self.jitter:
-            from torchvision.transforms import v2
-
-            scene = scene._replace(picture=v2.ColorJitter(self.jitter, self.jitter, self.jitter)(scene.picture))
-        return scene
+        return self.turned(scene)
 
     def part(self, split: Split, index: int, pre: Preprocess) -> Scene:
         """A picture resized by chance, and of it a part of the canvas' size, padded where it is smaller."""
@@ -88,7 +83,12 @@ class Joint:
             cut = truth_cut(truth, top, left, area)
             if area == size or worth(cut, truth):
                 break
-        picture = padded(image[:, top : top + area[0], left : left + area[1]], pre.size, pre.fill)
+        part = image[:, top : top + area[0], left : left + area[1]]
+        if self.jitter:  # before padding, which stays as it is
+            from torchvision.transforms import v2
+
+            part = v2.ColorJitter(self.jitter, self.jitter, self.jitter)(part)
+        picture = padded(part, pre.size, pre.fill)
         return Scene(picture, truth_padded(cut, pre.size), area)
 
     def turned(self, scene: Scene) -> Scene:
@@ -110,8 +110,8 @@ class Joint:
         mask, found = np.empty((height, width), np.uint8), []
         corners = ((0, y, 0, x), (0, y, x, width), (y, height, 0, x), (y, height, x, width))
         for number, (top, bottom, left, right) in zip([index, *others], corners, strict=True):
-            pre = Preprocess((bottom - top, right - left), self.preprocess.channels, self.preprocess.mean, self.preprocess.std, "slide",
-                             interpolation=self.preprocess.interpolation)  # fmt: skip
+            resize: Resize = "tile" if self.preprocess.resize == "tile" else "slide"
+            pre = replace(self.preprocess, size=(bottom - top, right - left), resize=resize)
             corner = self.part(split, number, pre)
             picture[:, top:bottom, left:right] = corner.picture
             if isinstance(corner.truth, Boxes):

@@ -18,6 +18,7 @@ TABLES = ("classes.txt", "classes.csv", "labelmap.txt", "class_dict.csv", "label
 IGNORED = {"ignore", "ignored", "void"}  # classes of these names count for nothing
 MOST = 255  # classes that fit a mask beside the ignored value
 LOOKED_AT = 4096  # masks that are read to find out which values there are
+SAMPLE = 64  # masks that decide how they are meant
 LARGEST_TABLE = 2**20  # bytes
 TABLE_LINES = "a line is: name, or index,name, or name,red,green,blue"
 UNKNOWN = -1
@@ -186,17 +187,22 @@ def taken_apart(text: str) -> tuple[str, list[int]]:
     return " ".join(p for p in pieces if p not in numbers), [int(n) for p in numbers for n in p.split()]
 
 
+def fits(masks: Sequence[Path], classes: Classes, coloured: bool) -> bool:
+    """Whether all of some masks can be read in a way."""
+    try:
+        for mask in masks:
+            classed(mask, values(mask, coloured=coloured), classes)
+        return True
+    except BadImage:
+        return False
+
+
 def fitted(classes: Classes, masks: Sequence[Path], shift: int) -> Classes:
     """The classes of a table as some masks use them: grey values that count its lines though it has colours, or 0 and 255 for two names."""
     if classes.colours is not None:
-        try:
-            classed(masks[0], values(masks[0], coloured=True), classes)
-        except BadImage:
-            counted = numbered(classes.names, shift)
-            try:
-                classed(masks[0], values(masks[0]), counted)
-            except BadImage:
-                return classes
+        some = [masks[i] for i in np.unique(np.linspace(0, len(masks) - 1, min(SAMPLE, len(masks))).astype(int))]
+        counted = numbered(classes.names, shift)
+        if not fits(some, classes, True) and fits(some, counted, False):
             return counted
     elif len(classes.names) == 2 and not shift:
         seen, _ = looked(masks, shift)

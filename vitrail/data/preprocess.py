@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST = 64_000_000  # pixels of a picture that windows are cut out of: a sliver would be blown up without end
 Resize = Literal["stretch", "crop", "fit", "slide", "tile"]
 
 
@@ -67,6 +68,11 @@ class Preprocess:
         """uint8 [H W C] -> everything that the model has to see of it: one window, or several that overlap by a share of their size."""
         image = to_tensor(pixels, self.channels)
         size = self.scaled(*image.shape[1:])
+        if size[0] * size[1] > LARGEST:
+            from vitrail.errors import BadImage
+
+            told = f"a picture of {image.shape[1]} x {image.shape[2]} (height x width) would become one of {size[0]} x {size[1]}"
+            raise BadImage(told, "leave it out, or --input.resize fit")
         image = padded(image if tuple(image.shape[1:]) == size else resized(image, size, self.interpolation), self.size, self.fill)
         tops, lefts = (starts(size[i], self.size[i], overlap) for i in (0, 1))
         height, width = self.size

@@ -224,6 +224,9 @@ def _content(dataset: Dataset, every: list[tuple[Where, _Look]]) -> str:
     labels = {part: split.labels for part, split in dataset.splits.items()}
     for name, digest, label in sorted((w.name, look.digest, labels[w.split][w.number].tobytes()) for w, look in every):
         whole.update(name.encode(errors="surrogateescape") + b"\0" + digest + label)
+    for part in sorted(dataset.splits) if dataset.kind != "classes" else ():
+        for index in range(len(dataset.splits[part])):
+            whole.update(dataset.splits[part].truth_bytes(index))
     return whole.hexdigest()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from vitrail.checks import Amount, Count, Fraction
 from vitrail.data.boxes import Tidy, boxes_of, size_of
 from vitrail.data.dataset import Dataset, Entry, Split
-from vitrail.data.decode import LIMIT
+from vitrail.data.decode import LIMIT, header
 from vitrail.data.detection import Boxed, Told, assembled
 from vitrail.data.files import FileReader, channels_of, nearest
 from vitrail.data.listing import many
@@ -60,11 +60,16 @@ class Picture(NamedTuple):
 class Painter:
     """Paints the mask of picture i, uint8 [H W]. regions: of each picture (class, region, index for messages), larger ones first."""
 
+    root: Path
     names: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     regions: Sequence[Sequence[tuple[int, Any, Any]]]
 
     def __call__(self, index: int) -> np.ndarray:
+        size, told = header(self.root / self.names[index]).size, self.sizes[index]
+        if size != told:
+            what = f"{self.names[index]} is {size[0]} x {size[1]} (height x width), and the JSON says {told[0]} x {told[1]}"
+            raise BadImage(what, "was it turned since? correct height and width in the JSON, and the annotations")
         mask = np.zeros(self.sizes[index], np.uint8)
         for label, found, number in self.regions[index]:
             try:
@@ -152,7 +157,7 @@ def painted(
     splits = {}
     for part, chosen in places.items():
         mine = [called[i] for i in chosen]
-        truth = Painter(mine, [sizes[i] for i in chosen], [regions[i] for i in chosen])
+        truth = Painter(root, mine, [sizes[i] for i in chosen], [regions[i] for i in chosen])
         splits[part] = Split(mine, np.zeros(len(mine), np.int64), FileReader(root, mine, channels), truth)
     entries = tuple(sorted(set(told.entries)))
     return Dataset("coco", ("background", *names), splits, channels, entries, (*told.notes, *said), "masks")

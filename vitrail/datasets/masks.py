@@ -45,7 +45,9 @@ def matches(path: str) -> bool:
         pairs, _ = find(root)
     except (OSError, DataError):
         return True
-    return bool(pairs) and (any(word(name) for name in nested(root)) or all(alike(root, p) for p in pairs[:: max(1, len(pairs) // SIGNS)]))
+    if not pairs:  # pictures and masks that cannot be told to belong together are still no classes
+        return any(word(name) for name in nested(root))
+    return any(word(name) for name in nested(root)) or all(alike(root, p) for p in pairs[:: max(1, len(pairs) // SIGNS)])
 
 
 def build(config: Config) -> Dataset:

@@ -33,6 +33,11 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def share(self, values: Tensor) -> None:
+        """Puts the values of process 0 into those of all others."""
+        if self.size > 1:
+            dist.broadcast(values, 0)
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, however many each has, in the order of the processes; on every process."""
         if self.size == 1:

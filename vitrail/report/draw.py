@@ -6,6 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
+IGNORE = 255
 GOLDEN = 0.618033988749895  # steps of the hue by the golden ratio keep neighbouring classes apart
 STRENGTH = 0.5  # of a mask over its picture
 GROUND = (40, 40, 48)  # the colour of class 0 on a label map
@@ -49,7 +50,7 @@ def boxed(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list
     picture = torch.from_numpy(rgb(pixels).copy()).permute(2, 0, 1)
     if not len(boxes):
         return rgb(pixels)
-    colours = palette(len(labels) and int(labels.max()) + 2)[labels.astype(int) + 1]
+    colours = palette(IGNORE)[labels.astype(int) % (IGNORE - 1) + 1]  # more classes than colours share some
     line = max(1, round(min(picture.shape[1:]) / 200))
     edges = torch.from_numpy(boxes.astype(np.float32).round())
     edges[:, 2:] = edges[:, 2:].maximum(edges[:, :2] + 1)

@@ -93,7 +93,7 @@ def scene(known: Known, judged: Judged, split: Split, where: dict[str, int], pla
     try:
         pixels, truth = split.read(index), split.truth(index)
         shown = masks(known, judged, pixels, truth, place) if known.kind == "masks" else boxes(known, judged, pixels, truth, place)
-    except (BadImage, OSError):
+    except (BadImage, OSError, ValueError):  # gone, damaged, or of another size since
         return ""
     caption = f"{name(judged.names[place])}: {percent(float(judged.scores[place]))}"
     return f'<figure class="scene"><div>{"".join(map(image, shown))}</div><figcaption>{caption}</figcaption></figure>'

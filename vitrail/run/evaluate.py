@@ -72,8 +72,11 @@ def scenes(view: Viewer, split: Split, world: World) -> tuple[Mapping[str, Any],
     return view.task.metrics(found.rows, truths), found
 
 
-def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
-    """Errors: `DataError` where the data has a class that the model was not trained on; order is not enough."""
+def match_classes(dataset: Dataset, classes: tuple[str, ...], truth: str) -> None:
+    """Errors: `DataError` where the data has a class that the model was not trained on, in another order, or where it says something else
+    of its pictures than the model: `truth` is "classes", "masks" or "boxes"."""
+    if dataset.kind != truth:
+        raise DataError(f"the model tells {truth}, and this data has {dataset.kind}", f"name data that has {truth}")
     if dataset.classes != classes:
         strange = [c for c in dataset.classes if c not in classes]
         what = f"the model does not know {', '.join(map(repr, strange[:5]))}" if strange else "the classes are others, or in another order"

@@ -28,6 +28,8 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
     start = time.perf_counter()
     part = held_out(session.dataset, final)
     split = session.dataset.splits[part]
+    for buffer in session.state.best.buffers():  # of batch norms: every process has its own, and those that are saved are judged
+        session.world.share(buffer)
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
     metrics, found = evaluate.judge(described, split, session.preprocess, session.world, session.workers, session.precision)
     if final and session.world.first:

@@ -63,10 +63,12 @@ class Predictor:
         if self.task.truth == "classes":
             raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
         pre, found = self.preprocess, []
+        was_training = self.model.training
         view = Viewer(self.model.eval(), self.task, pre, Precision("fp32", next(self.model.parameters()).device.type), len(self.classes))
         items = one_by_one(pictures)
         for start in range(0, len(items), GROUP):
             found += view.said([pixels(item, pre) for item in items[start : start + GROUP]])
+        self.model.train(was_training)
         return found
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ from vitrail import catalog
 from vitrail.checks import checked, place, update
 from vitrail.data.dataset import Dataset, Kind
 from vitrail.data.subset import subset
-from vitrail.data.survey import Survey, survey
+from vitrail.data.survey import Bad, Survey, survey
+from vitrail.data.truths import look
 from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError, UsageError
@@ -73,7 +74,7 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     recipe, learned = purpose(recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "")
     recipe, taken = start.known(recipe, origin, dataset.channels, dataset.kind) if origin else (recipe, [])
     found = world.once(lambda: survey(dataset, progress))
-    left_out, notes = bad(dataset, found, recipe)
+    left_out, notes = bad(dataset, (*found.corrupt, *world.once(lambda: broken(dataset, found))), recipe)
     dataset = sampled(without(dataset, left_out), recipe)
     recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task))
     filled, reasons = fill(recipe, facts(dataset, found, world.device, data.keys))
@@ -128,6 +129,9 @@ def fits(recipe: Recipe, dataset: Dataset) -> None:
     model.preprocess(given)
     if low > high or high == 0:
         raise UsageError(f"augment.scale is from {low} to {high}", "the smaller share comes first: --augment.scale 0.35 1")
+    near, far = recipe.augment.resize
+    if near > far:
+        raise UsageError(f"augment.resize is from {near} to {far}", "the smaller factor comes first: --augment.resize 0.75 1.5")
     augments(recipe, given.channels)
     shown(recipe, dataset.multi_label)
     together(recipe, dataset.kind)
@@ -198,13 +202,21 @@ def facts(dataset: Dataset, found: Survey, device: torch.device, keys: Mapping[s
     )
 
 
-def bad(dataset: Dataset, found: Survey, recipe: Recipe) -> tuple[dict[str, list[int]], list[str]]:
+def broken(dataset: Dataset, found: Survey) -> tuple[Bad, ...]:
+    """Masks and boxes that cannot be read or do not fit their picture, of pictures that can be read."""
+    if dataset.kind == "classes":
+        return ()
+    unread = {(item.split, item.number) for item in found.corrupt}
+    return tuple(item for item in look(dataset).broken if (item.split, item.number) not in unread)
+
+
+def bad(dataset: Dataset, corrupt: tuple[Bad, ...], recipe: Recipe) -> tuple[dict[str, list[int]], list[str]]:
     """The pictures to leave out, by part, where the recipe allows that. Errors: `DataError`."""
-    if not found.corrupt:
+    if not corrupt:
         return {}, []
-    share = len(found.corrupt) / sum(len(s) for s in dataset.splits.values())
-    first, budget = found.corrupt[0], recipe.plan.bad_budget
-    count, ending = len(found.corrupt), "" if len(found.corrupt) == 1 else "s"
+    share = len(corrupt) / sum(len(s) for s in dataset.splits.values())
+    first, budget = corrupt[0], recipe.plan.bad_budget
+    count, ending = len(corrupt), "" if len(corrupt) == 1 else "s"
     what = f"{count:,} picture{ending} ({share:.2%}) cannot be read, the first: {first.name} ({first.reason})"
     if share == 1:
         raise DataError(what, "are these pictures at all? vitrail check lists them")
@@ -214,7 +226,7 @@ def bad(dataset: Dataset, found: Survey, recipe: Recipe) -> tuple[dict[str, list
     if share > budget:
         raise DataError(what, f"the budget is {budget:.2%}; --plan.bad-budget {share + 0.001:.3f} allows them")
     places: dict[str, list[int]] = {}
-    for item in found.corrupt:
+    for item in corrupt:
         places.setdefault(item.split, []).append(item.number)
     return places, [f"left out: {what}"]
 
@@ -243,10 +255,11 @@ def as_it_was(recipe: Recipe, about: dict[str, Any]) -> Dataset:
     return sampled(without(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
 
 
-def data_of(source: str, path: str = "") -> tuple[Dataset, RunFolder | None]:
-    """The data at `path`, or else that of the run `source`, and then its folder. Errors: `UsageError` for weights without a run."""
+def data_of(source: str, path: str = "", task: str = "") -> tuple[Dataset, RunFolder | None]:
+    """The data at `path`, as a task learns from it, or else that of the run `source`, and then its folder. Errors: `UsageError` for weights
+    without a run."""
     if path:
-        return open_data(Choice("", {"path": path}))[0], None
+        return open_data(Choice("", {"path": path}), task)[0], None
     try:
         run = find(source)
     except CheckpointError:

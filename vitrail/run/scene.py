@@ -6,6 +6,7 @@ two windows found are merged.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from vitrail.engine.precision import Precision
 T = TypeVar("T")
 GROUP = 16  # pictures at a time
 VALUES = 2**27  # largest number of logits that are held at a time
+LOOKED_AT = 5000  # boxes of all windows that are merged, the surest
 MOST = 300  # objects that are told of one picture
 SAME = 0.5  # overlap (intersection over union) from which on two windows have found the same object
 
@@ -37,18 +39,16 @@ class Viewer(NamedTuple):
         """uint8 [H W C] each -> a label map uint8 [H W] each, or found boxes float32 [n 6] each: left, top, right, bottom in the picture's
         pixels, score, class; the best first."""
         if self.task.truth == "masks":
-            return [probabilities.argmax(0).to(torch.uint8).cpu().numpy() for probabilities in self.shares(pictures)]
+            return [likeliest(logits, pixels.shape[:2]) for logits, pixels in zip(self.logits(pictures), pictures, strict=True)]
         return self.boxes(pictures)
 
     @torch.no_grad()
-    def shares(self, pictures: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """Probabilities of the classes, [K H W] for each picture at its own size."""
+    def logits(self, pictures: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """[K h w] for each picture, at the size that it was looked at."""
         windows = [self.preprocess.windows(pixels) for pixels in pictures]
         said = iter(self.each([w for some in windows for w in some], lambda images, sizes: self.model(images).float()))
         for pixels, some in zip(pictures, windows, strict=True):
-            height, width = self.preprocess.scaled(*pixels.shape[:2])
-            whole = averaged([(window, next(said)) for window in some], (height, width))
-            yield F.interpolate(whole[None], pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
+            yield averaged(((window, next(said)) for window in some), len(some), self.preprocess.scaled(*pixels.shape[:2]))
 
     @torch.no_grad()
     def boxes(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -80,16 +80,32 @@ class Viewer(NamedTuple):
                 yield from say(images, torch.tensor([w.size for w in some], device=device))
 
 
-def averaged(said: list[tuple[Window, Tensor]], size: tuple[int, int]) -> Tensor:
-    """Logits [K h w] of windows -> those of the whole resized picture, [K H W]; padding is left out."""
-    if len(said) == 1:
-        return said[0][1][:, : size[0], : size[1]]
-    total = torch.zeros(said[0][1].shape[0], *size, device=said[0][1].device)
+def likeliest(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Logits [K h w] -> the label map uint8 [H W] at another size, a few classes at a time: those of all would fill the memory."""
+    best = torch.full(size, -torch.inf, device=logits.device)
+    label = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    some = max(1, VALUES // (size[0] * size[1]))
+    for start in range(0, len(logits), some):
+        part = logits[None, start : start + some]
+        if tuple(part.shape[2:]) != tuple(size):
+            part = F.interpolate(part, size, mode="bilinear", align_corners=False)
+        value, place = part[0].max(0)
+        label = torch.where(value > best, (place + start).to(torch.uint8), label)
+        best = best.maximum(value)
+    return label.cpu().numpy()
+
+
+def averaged(said: Iterator[tuple[Window, Tensor]], count: int, size: tuple[int, int]) -> Tensor:
+    """Logits [K h w] of `count` windows -> those of the whole resized picture, [K H W]; padding is left out."""
+    window, logits = next(said)
+    if count == 1:
+        return logits[:, : size[0], : size[1]]
+    total = torch.zeros(logits.shape[0], *size, device=logits.device)
     times = torch.zeros(size, device=total.device)
-    for window, logits in said:
-        height, width = window.size
-        here = (slice(window.top, window.top + height), slice(window.left, window.left + width))
-        total[:, *here] += logits[:, :height, :width]
+    for part, seen in chain([(window, logits)], said):
+        height, width = part.size
+        here = (slice(part.top, part.top + height), slice(part.left, part.left + width))
+        total[:, *here] += seen[:, :height, :width]
         times[here] += 1
     return total / times
 
@@ -105,17 +121,19 @@ def merged(said: list[tuple[Window, Tensor]], size: tuple[int, int]) -> Tensor:
         boxes.append(moved)
         cut.append(touching(moved, place, size))
     every = torch.cat(boxes)
-    return every[merge(every[:, :4], every[:, 4], every[:, 5], SAME, torch.cat(cut))]
+    best = every[:, 4].argsort(descending=True, stable=True)[:LOOKED_AT]  # a query is never silent: most say next to nothing
+    every, parts = every[best], torch.cat(cut)[best]
+    return every[merge(every[:, :4], every[:, 4], every[:, 5], SAME, parts)]
 
 
 def ahead(read: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]:
     """What `read` makes of each item, in order; the next one is read while this one is used."""
+    if not items:
+        return
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, items[0]) if items else None
-        for following in [*items[1:], None]:
-            assert waiting is not None
+        waiting = pool.submit(read, items[0])
+        for following in items[1:]:
             value = waiting.result()
-            waiting = pool.submit(read, following) if following is not None else None
+            waiting = pool.submit(read, following)
             yield value
-            if waiting is None:
-                return
+        yield waiting.result()

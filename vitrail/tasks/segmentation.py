@@ -97,10 +97,11 @@ class Segmentation:
         return segmentation(predictions)
 
     def scores(self, rows: Tensor, truths: Any = None) -> Tensor:
-        """The mean IoU of each picture over the classes that it has or is said to have, [N]."""
+        """The mean IoU of each picture over the classes that it has or is said to have, [N]; 1 where all of it is ignored."""
         both, said, true = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
         union = said + true - both
-        return (both / union.clamp_min(1)).sum(1) / (union > 0).sum(1).clamp_min(1)
+        there = (union > 0).sum(1)
+        return torch.where(there > 0, (both / union.clamp_min(1)).sum(1) / there.clamp_min(1), 1.0)
 
 
 def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
