@@ -149,7 +149,7 @@ def test_eval_tells_the_loss_of_held_out_pictures():
 def test_the_report_shows_what_it_makes():
     assert Path("jit/evaluation/samples.png").is_file()
     with Image.open("jit/evaluation/samples.png") as made:
-        assert made.size == (8 * 14 + 2, 3 * 14 + 2)
+        assert made.size == (6 * 14 + 2, 3 * 14 + 2)
     for run, told in (("jit", "guidance 2"), ("dit", "no guidance")):
         page = Path(run, "report.html").read_text()
         assert told in page

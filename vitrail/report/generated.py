@@ -6,7 +6,7 @@ import json
 from vitrail.report.known import Known
 from vitrail.report.markup import Section, name, paragraphs, table, text
 from vitrail.report.words import percent
-from vitrail.run.sample import ACROSS, GUIDANCE, STEPS, shown
+from vitrail.run.sample import ACROSS, GUIDANCE, QUICK, shown
 
 SPOKEN = {
     "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage",
@@ -25,7 +25,7 @@ def pictures(known: Known) -> Section | None:
     guided = int(known.recipe.model.keys.get("classes", 1)) > 0
     names = [name(known.classes[i]) for i in shown(len(known.classes))] if guided else []
     said = [
-        f"{ACROSS} pictures {'of each class ' if guided else ''}as they come: seed 0, {STEPS} steps, "
+        f"{ACROSS} pictures {'of each class ' if guided else ''}as they come: seed 0, {QUICK} steps, "
         f"{f'guidance {GUIDANCE:g}' if guided else 'no guidance'}, averaged weights where there are such. Nothing was picked out.",
     ]
     if names:

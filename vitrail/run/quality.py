@@ -45,10 +45,10 @@ def quality(maker: Predictor, judge: Predictor, dataset: Dataset, part: str, cou
     real, notes = of_part(judge, dataset, part, kept, world)
     features = computed(judge.model, split, judge.preprocess, world)
     same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
-    shares = (right(judge, split, world), right(judge, dataset.splits[part], world)) if same else (None, None)
+    said, known = (right(judge, some, world) if same else None for some in (split, dataset.splits[part]))
     if not same:
         notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
-    return Quality(part, len(real), count, real.shape[1], generation.judged(real, features), shares[0], shares[1], tuple(notes))
+    return Quality(part, len(real), count, real.shape[1], generation.judged(real, features), said, known, tuple(notes))
 
 
 def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:
