@@ -197,11 +197,11 @@ def test_rows_of_pictures_are_judged():
     truths = [boxes((0, 0, 10, 10, 1), (20, 20, 40, 50, 3)), boxes(), boxes((5, 5, 25, 25, 0))]
     sure = np.array([[0, 0, 10, 10, 0.9, 1], [20, 20, 40, 50, 0.8, 3]], np.float32)
     wrong = np.array([[0, 0, 9, 9, 0.7, 2]], np.float32)
-    many = torch.cat([torch.rand(150, 6) * 0.2, torch.tensor([[5.0, 5.0, 25.0, 25.0, 0.95, 0.0]])])
+    many = torch.cat([torch.rand(550, 6) * 0.2, torch.tensor([[5.0, 5.0, 25.0, 25.0, 0.95, 0.0]])])
     rows = torch.stack([TASK.row(said, truth) for said, truth in zip((sure, wrong, many), truths, strict=True)])
     assert torch.cat([TASK.nothing(), rows]).shape == rows.shape
     assert boxes_of(rows[0]).tolist() == torch.from_numpy(sure).tolist()
-    assert len(boxes_of(rows[2])) == 100
+    assert len(boxes_of(rows[2])) == 500
     assert TASK.metrics(rows, truths) == average_precision([sure, wrong, many], truths, K)
     assert TASK.metrics(rows, truths)[TASK.higher_is_better] == pytest.approx(1.0)  # what is wrong is of a class that never occurs
     assert TASK.scores(rows, truths).tolist() == [1, 0, 1]

@@ -46,7 +46,7 @@ def matches(path: str) -> bool:
     except (OSError, DataError):
         return True
     if not pairs:  # pictures and masks that cannot be told to belong together are still no classes
-        return any(word(name) for name in nested(root))
+        return bool(walk(root).entries) and any(word(name) for name in nested(root))
     return any(word(name) for name in nested(root)) or all(alike(root, p) for p in pairs[:: max(1, len(pairs) // SIGNS)])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitrail.data.dataset import Boxes
 
 SIZES = ("small", "medium", "large")  # objects below 32^2 pixels, below 96^2, and the rest
-MOST = 100  # findings in a picture that count, the best first
+MOST = 100  # findings in a picture that count, the best first; where a picture has more objects, as many as that
 SURE, SAME = 0.3, 0.5  # for F1: the score that a finding needs, and the overlap from which on it has found an object
 
 
@@ -27,6 +27,7 @@ def average_precision(found: Sequence[Any], truths: Sequence[Boxes], classes: in
         raise ValueError("there is no picture to judge")
     metric = MeanAveragePrecision(  # its own thresholds are rounded to float32, and a recall of exactly 0.35 then falls below 0.35
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(), rec_thresholds=np.linspace(0, 1, 101).tolist(),
+        max_detection_thresholds=[10, MOST, max([MOST, *(len(t.labels) for t in truths)])],  # more in pictures that have more
         backend="faster_coco_eval", extended_summary=True,
     )  # fmt: skip
     metric.warn_on_many_detections = False

@@ -22,7 +22,7 @@ T = TypeVar("T")
 GROUP = 16  # pictures at a time
 VALUES = 2**27  # largest number of logits that are held at a time
 LOOKED_AT = 5000  # boxes of all windows that are merged, the surest
-MOST = 300  # objects that are told of one picture
+MOST = 500  # objects that are told of one picture
 SAME = 0.5  # overlap (intersection over union) from which on two windows have found the same object
 
 

@@ -12,10 +12,11 @@ from vitrail.checks import Amount, Count, Fraction, Positive, Share
 from vitrail.data.dataset import Boxes
 from vitrail.heads.detect import Design, Detector
 from vitrail.heads.idle import freeze_idle
-from vitrail.metrics.detection import MOST, average_precision, f1
+from vitrail.metrics.detection import average_precision, f1
 from vitrail.tasks.detection.matching import corners, costs, giou, match, shares
 from vitrail.types import Batch, Found, Objects
 
+MOST = 500  # findings in a picture that are kept, the best
 WIDTH = 6  # numbers that say a box: its edges, score, label
 NO_BOX = -1.0  # in their place, where a picture has fewer than others
 
