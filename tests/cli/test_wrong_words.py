@@ -102,7 +102,7 @@ WRONG = [
     (f"{T} --model vti/nano", USAGE, "vit/nano"),
     (f"{T} --model vit/nono", USAGE, "did you mean 'vit/nano'"),
     (f"{T} --model vit", USAGE, "vit/small"),
-    (f"{T} --model nano", USAGE, "did you mean vit/nano"),
+    (f"{T} --model nano", USAGE, "did you mean dit/nano, jit/nano, vit/nano"),
     (f"{T} --model vit/", USAGE, "not the whole name"),
     (f"{T} --model /nano", USAGE, "vit/nano"),
     (f"{T} --model vit/nano/extra", USAGE, "did you mean 'vit/nano'"),
