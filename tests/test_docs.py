@@ -68,10 +68,10 @@ def published(file):
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
 
 
-SLOW = pytest.param("docs/generation.md", marks=pytest.mark.slow)
+SLOW = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/generation.md", "docs/looking.md")]
 
 
-@pytest.mark.parametrize("page", ["docs/dense.md", "docs/looking.md", "docs/transfer.md", "docs/weights.md", SLOW])
+@pytest.mark.parametrize("page", ["docs/dense.md", "docs/transfer.md", "docs/weights.md", *SLOW])
 def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """In this process, since many imports of torch would take minutes."""
     from vitrail.cli.main import main
