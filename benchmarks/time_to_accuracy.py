@@ -9,6 +9,7 @@ functions. Ours is `vit/nano` by the recipe that vitrail chooses for this set, w
 """
 
 import argparse
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -82,6 +83,8 @@ def theirs(running: session.Session, epochs: int, turn: int, patch: int) -> Iter
     from timm.optim import create_optimizer_v2
     from timm.scheduler import CosineLRScheduler
 
+    random.seed(0)  # timm augments by both of these, so that without them no two races are the same
+    np.random.seed(0)
     # timm sometimes asks for 0 bits, which today's Pillow refuses
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **rest: ImageOps.posterize(image, max(1, bits))
     split, test, batch = running.dataset.splits["train"], running.dataset.splits["test"], 128
@@ -94,11 +97,11 @@ def theirs(running: session.Session, epochs: int, turn: int, patch: int) -> Iter
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
     each = len(split) // batch
     schedule = CosineLRScheduler(optimizer, epochs * each, lr_min=1e-5, warmup_t=max(1, epochs * each // 10), warmup_lr_init=1e-6)
-    loss_of, random = SoftTargetCrossEntropy(), np.random.default_rng(0)
+    loss_of, shuffle = SoftTargetCrossEntropy(), np.random.default_rng(0)
     held = torch.stack([plain(Image.fromarray(test.read(i)[:, :, 0])) for i in range(len(test))])
     done, seconds = 0, 0.0
     while done < epochs * each:
-        order = random.permutation(len(split))
+        order = shuffle.permutation(len(split))
         for start in range(0, each * batch, batch):
             began, ids = time.perf_counter(), order[start : start + batch]
             images = torch.stack([look(Image.fromarray(split.read(int(i))[:, :, 0])) for i in ids])
