@@ -48,9 +48,7 @@ class Input:
     channels: Count = 0  # 1, 3 or more; 0: as the data
     mean: tuple[Share, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
     std: tuple[Above, ...] | None = None
-    resize: Literal["stretch", "crop", "fit", "slide", "tile"] | None = (
-        None  # see `data/preprocess.py`; "slide" and "tile" for masks and boxes
-    )
+    resize: Literal["stretch", "crop", "fit", "slide", "tile"] | None = None  # "slide" and "tile" for masks and boxes: `Preprocess`
     crop_ratio: Above = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels

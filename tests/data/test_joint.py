@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitrail.data.boxes import area
 from vitrail.data.dataset import IGNORE, ArrayReader, Boxes, Split
-from vitrail.data.joint import Joint, areas, together
+from vitrail.data.joint import Joint, together
 from vitrail.data.preprocess import Preprocess, starts
 from vitrail.data.sampling import Keys
 
@@ -118,7 +119,7 @@ def test_objects_that_are_hardly_seen_are_left_out_and_crowds_are_not_learned():
     assert truth_cut(boxes, 0, 5, (20, 20)).boxes[0].tolist() == [0, 0, 5, 10]
     objects = together([Scene(torch.zeros(3, 4, 4), boxes, (4, 4)), Scene(torch.zeros(3, 4, 4), boxes._replace(labels=boxes.labels[:0], boxes=boxes.boxes[:0], crowd=boxes.crowd[:0]), (4, 4))])  # fmt: skip  # noqa: E501
     assert objects.labels.tolist() == [[0], [-1]]
-    assert areas(np.array([[0, 0, 2, 3], [1, 1, 0, 5]], np.float32)).tolist() == [6, 0]
+    assert area(np.array([[0, 0, 2, 3], [1, 1, 0, 5]], np.float32)).tolist() == [6, 0]
 
 
 @given(length=st.integers(1, 500), window=st.integers(8, 100))

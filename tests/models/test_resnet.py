@@ -36,6 +36,25 @@ def test_maps_are_as_declared():
     assert [tuple(m.shape) for m in maps] == [(2, 256 << i, 64 // s, 96 // s) for i, s in enumerate((4, 8, 16, 32))]
 
 
+@pytest.mark.parametrize("stem", [2, 1])
+def test_finer_stems_are_torchvisions_without_pooling(tmp_path, stem):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    theirs = resnet18(num_classes=5).eval()
+    theirs.maxpool = torch.nn.Identity()
+    if stem == 1:  # as for CIFAR: He et al. 2015, section 4.2
+        theirs.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    ours = vitrail.create("resnet/18", classes=5, stem_stride=stem, size=[32, 48]).eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    assert vitrail.load_weights(ours, tmp_path / "x.pth").fraction == 1.0
+    pictures = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(ours(pictures), theirs(pictures), rtol=1e-5, atol=1e-5)
+    maps = ours.backbone(pictures).maps
+    assert ours.backbone.strides == (stem, 2 * stem, 4 * stem, 8 * stem)
+    assert [tuple(m.shape[2:]) for m in maps] == [(32 // s, 48 // s) for s in ours.backbone.strides]
+
+
 def test_names_are_torchvisions():
     from torchvision.models import resnet18
 

@@ -13,6 +13,7 @@ from vitrail.analysis.distance import Profile
 from vitrail.analysis.flow import Flow
 from vitrail.analysis.positions import Encoding, Filters
 from vitrail.analysis.tokens import Alike, Coloured, Kernels
+from vitrail.data.encode import rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,12 +35,6 @@ def overlay(picture: np.ndarray, heat: Tensor, extent: Sequence[int] | None = No
     level = ((large - low) / (high - low).clamp(min=1e-12)).numpy()
     colours = 255 * colormaps[HEAT](level)[:, :, :3]
     return np.rint((1 - STRENGTH) * rgb(picture) + STRENGTH * colours).astype(np.uint8)
-
-
-def rgb(picture: np.ndarray) -> np.ndarray:
-    """uint8 [H W C] or [H W] -> [H W 3]; grey is repeated, channels after the third are left out."""
-    deep = picture[:, :, None] if picture.ndim == 2 else picture
-    return np.repeat(deep[:, :, :1], 3, axis=2) if deep.shape[2] < 3 else deep[:, :, :3]
 
 
 def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:

@@ -6,9 +6,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from vitrail.analysis.cam import on_picture
-from vitrail.analysis.figures import overlay, rgb
+from vitrail.analysis.figures import overlay
 from vitrail.analysis.places import Around, Grid, strides_of
 from vitrail.analysis.watch import backbone_of
+from vitrail.data.encode import rgb
 from vitrail.data.preprocess import Preprocess
 
 

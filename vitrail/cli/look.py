@@ -124,7 +124,7 @@ def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | Non
     from vitrail.analysis import inside as look_at
     from vitrail.run import look as seeing
     from vitrail.run.predict import load
-    from vitrail.run.prepare import data_of, held_out
+    from vitrail.run.prepare import data_of, held_out, part_of
 
     net = predictor.model
     if name == "positions":
@@ -132,7 +132,7 @@ def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | Non
     if name == "filters":
         return look_at.filtering(net)
     dataset, _ = data_of(given.run, given.data)
-    split = seeing.part_of(dataset, given.split, held_out(dataset, final=True))
+    split = part_of(dataset, given.split, held_out(dataset, final=True))
     if name == "gradients":
         return look_at.gradients(net, seeing.loss_on(predictor, split, min(given.count, 32)))
     batches = seeing.batches(predictor, split, given.count)

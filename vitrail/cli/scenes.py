@@ -65,10 +65,11 @@ def stems(files: list[Path]) -> list[str]:
 
 def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float) -> dict[str, Any]:
     """NAME.png, the label map; NAME-overlay.png; the share of the picture that each class takes."""
+    from vitrail.data.encode import png
     from vitrail.report import draw
 
     (folder / f"{name}.png").write_bytes(draw.label_map(said, len(classes)))
-    (folder / f"{name}-overlay.png").write_bytes(draw.png(draw.overlay(pixels, said, len(classes))))
+    (folder / f"{name}-overlay.png").write_bytes(png(draw.overlay(pixels, said, len(classes))))
     counts = np.bincount(said.ravel(), minlength=len(classes))
     pixels_of = {c: int(n) for c, n in zip(classes, counts, strict=True)}
     areas = {"pixels": pixels_of, "shares": {c: round(n / said.size, 6) for c, n in pixels_of.items()}}
@@ -78,11 +79,12 @@ def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes
 
 def boxes(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float) -> dict[str, Any]:
     """NAME-boxes.png with the objects of at least a score; all of at least `LEAST` are told."""
+    from vitrail.data.encode import png
     from vitrail.report import draw
 
     sure = said[said[:, 4] >= least]
     words = [f"{classes[int(label)]} {score:.2f}" for score, label in sure[:, 4:6]]
-    (folder / f"{name}-boxes.png").write_bytes(draw.png(draw.boxed(pixels, sure[:, :4], sure[:, 5], words)))
+    (folder / f"{name}-boxes.png").write_bytes(png(draw.boxed(pixels, sure[:, :4], sure[:, 5], words)))
     told = [
         {
             "label": classes[int(label)],

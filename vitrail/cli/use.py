@@ -10,7 +10,7 @@ import tyro
 
 from vitrail.checks import Positive, checked, place
 from vitrail.cli.words import arguments, device
-from vitrail.errors import BadImage, DataError, UsageError, nearest, pick
+from vitrail.errors import BadImage, DataError, UsageError, nearest
 
 
 @dataclass
@@ -75,7 +75,7 @@ def evaluate(words: list[str]) -> None:
     from vitrail.engine.precision import Precision
     from vitrail.run import evaluate as judging
     from vitrail.run.predict import load
-    from vitrail.run.prepare import data_of, held_out
+    from vitrail.run.prepare import data_of, held_out, part_of
 
     world = worlds.join(given.device)
     predictor = load(given.run, str(world.device))
@@ -83,7 +83,7 @@ def evaluate(words: list[str]) -> None:
     dataset, folder = data_of(given.run, given.data, predictor.recipe.task.name)
     judging.match_classes(dataset, predictor.classes, predictor.task.truth)
     part = given.split or held_out(dataset, final=True)
-    split = dataset.splits[pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
+    split = part_of(dataset, given.split, part)
     metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
     if world.first and folder is not None:
         view = judging.viewer(predictor.described, predictor.preprocess, Precision("fp32", world.device.type))

@@ -40,6 +40,20 @@ def boxes_of(boxes: Sequence[Sequence[float]], labels: Sequence[int], crowd: Seq
     return Boxes(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(crowd, bool))
 
 
+def area(boxes: np.ndarray) -> np.ndarray:
+    """Of boxes [n 4], [n]; 0 where an edge lies beyond its opposite."""
+    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
+
+
+def cut(truth: Boxes, place: Sequence[int] | np.ndarray, share: float) -> Boxes:
+    """The boxes of which at least a share lies in a place (left, top, right, bottom), cut at its border and in its own pixels."""
+    edges = np.asarray(place)
+    moved = truth.boxes - np.tile(edges[:2], 2).astype(np.float32)
+    inside = moved.clip(0, np.tile(edges[2:] - edges[:2], 2).astype(np.float32))
+    seen = area(inside) >= np.maximum(share * area(moved), 1e-6)
+    return Boxes(inside[seen], truth.labels[seen], truth.crowd[seen])
+
+
 @dataclass
 class Tidy:
     """Brings the boxes of one picture after another in order, and counts what was done, for the notes of a data set."""

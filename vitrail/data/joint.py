@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.data.boxes import cut
 from vitrail.data.dataset import IGNORE, Boxes, Kind, Split
 from vitrail.data.preprocess import Preprocess, Resize, normalise, padded, resized, to_tensor
 from vitrail.data.sampling import Keys, seed_of
@@ -80,8 +81,8 @@ class Joint:
         for _ in range(TRIES):
             top, left = (int(torch.randint(max(0, size[i] - pre.size[i]) + 1, ())) for i in (0, 1))
             area = (min(pre.size[0], size[0]), min(pre.size[1], size[1]))
-            cut = truth_cut(truth, top, left, area)
-            if area == size or worth(cut, truth):
+            shown = truth_cut(truth, top, left, area)
+            if area == size or worth(shown, truth):
                 break
         part = image[:, top : top + area[0], left : left + area[1]]
         if self.jitter:  # before padding, which stays as it is
@@ -89,7 +90,7 @@ class Joint:
 
             part = v2.ColorJitter(self.jitter, self.jitter, self.jitter)(part)
         picture = padded(part, pre.size, pre.fill)
-        return Scene(picture, truth_padded(cut, pre.size), area)
+        return Scene(picture, truth_padded(shown, pre.size), area)
 
     def turned(self, scene: Scene) -> Scene:
         """Mirrored by chance; the padding stays below and to the right."""
@@ -134,10 +135,7 @@ def truth_cut(truth: Any, top: int, left: int, area: tuple[int, int]) -> Any:
     """The truth of a part; an object of which too little is seen is left out."""
     if not isinstance(truth, Boxes):
         return truth[top : top + area[0], left : left + area[1]]
-    moved = truth.boxes - np.array([left, top, left, top], np.float32)
-    inside = moved.clip(0, np.array([area[1], area[0]] * 2, np.float32))
-    seen = areas(inside) >= np.maximum(SEEN * areas(moved), 1e-6)
-    return Boxes(inside[seen], truth.labels[seen], truth.crowd[seen])
+    return cut(truth, (left, top, left + area[1], top + area[0]), SEEN)
 
 
 def truth_padded(truth: Any, size: tuple[int, int]) -> Any:
@@ -158,16 +156,12 @@ def truth_mirrored(truth: Any, size: tuple[int, int], axis: int) -> Any:
     return mask
 
 
-def worth(cut: Any, truth: Any) -> bool:
+def worth(shown: Any, truth: Any) -> bool:
     """Whether there is something to learn from a part: an object where the picture has some, more than nearly one class of a mask."""
-    if isinstance(cut, Boxes):
-        return len(cut.labels) > 0 or len(truth.labels) == 0
-    counts = np.bincount(cut.ravel(), minlength=256)[:IGNORE]
+    if isinstance(shown, Boxes):
+        return len(shown.labels) > 0 or len(truth.labels) == 0
+    counts = np.bincount(shown.ravel(), minlength=256)[:IGNORE]
     return bool(counts.sum()) and counts.max() < MAIN * counts.sum()
-
-
-def areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
 
 
 def together(scenes: list[Scene]) -> Objects:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.data.boxes import BoxReader, packed
-from vitrail.data.dataset import Boxes, Split
+from vitrail.data.boxes import BoxReader, cut, packed
+from vitrail.data.dataset import Split
 from vitrail.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def tiled(split: Split, sizes: Sequence[tuple[int, int] | None], tile: int, over
     for i, size in enumerate(sizes):
         truth = split.truth(i)
         for place in places(size, tile, overlap) if size else np.zeros((1, 4), np.int64):
-            own = cut(truth, place) if size else truth
+            own = cut(truth, place, INSIDE) if size else truth
             if not (empty or len(own.labels)):
                 continue
             names.append(f"{split.names[i]} [{place[0]},{place[1]}]")
@@ -81,19 +81,6 @@ def tiled(split: Split, sizes: Sequence[tuple[int, int] | None], tile: int, over
     reader = TileReader(Last(split.read), np.array(pictures, np.int64), np.array(corners, np.int64).reshape(-1, 4))
     truths: BoxReader = packed(found)
     return Split(names, np.zeros(len(names), np.int64), reader, truths)
-
-
-def cut(truth: Boxes, place: np.ndarray) -> Boxes:
-    """The boxes that lie in a tile, in its own pixels."""
-    moved = truth.boxes - np.tile(place[:2], 2).astype(np.float32)
-    size = np.tile(place[2:] - place[:2], 2).astype(np.float32)
-    inside = moved.clip(0, size)
-    seen = area(inside) >= np.maximum(INSIDE * area(moved), 1e-6)
-    return Boxes(inside[seen], truth.labels[seen], truth.crowd[seen])
-
-
-def area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
 
 
 def touching(boxes: "Tensor", place: Sequence[int], size: tuple[int, int]) -> "Tensor":

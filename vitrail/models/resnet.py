@@ -21,6 +21,7 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: Positive = 64  # of the first stage; each stage doubles it
+    stem_stride: Literal[4, 2, 1] = 4  # of the first map: 2 leaves out the pooling; 1 is a 3x3 convolution, as for CIFAR
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
     eps: float = 1e-5
@@ -77,16 +78,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32."""
+    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32 (less for a finer stem)."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         kind = Basic if config.block == "basic" else Bottleneck
         width = config.width
-        self.conv1 = nn.Conv2d(config.channels, width, 7, 2, 3, bias=False)
+        stem = config.stem_stride
+        kernel, step, edge = (3, 1, 1) if stem == 1 else (7, 2, 3)
+        self.conv1 = nn.Conv2d(config.channels, width, kernel, step, edge, bias=False)
         self.bn1 = nn.BatchNorm2d(width, config.eps)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == 4 else nn.Identity()
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
         inside, widths = width, []
         for i, depth in enumerate(config.depths):
@@ -96,7 +99,7 @@ class ResNet(nn.Module):
                 inside = (width << i) * kind.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             widths.append(inside)
-        self.summary_widths, self.map_widths, self.strides = (inside,), tuple(widths), (4, 8, 16, 32)
+        self.summary_widths, self.map_widths, self.strides = (inside,), tuple(widths), tuple(stem << i for i in range(4))
         initialise(self, config.zero_last)
 
     @property

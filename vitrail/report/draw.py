@@ -6,7 +6,9 @@ import io
 import numpy as np
 from PIL import Image
 
-IGNORE = 255
+from vitrail.data.dataset import IGNORE
+from vitrail.data.encode import png, rgb
+
 GOLDEN = 0.618033988749895  # steps of the hue by the golden ratio keep neighbouring classes apart
 STRENGTH = 0.5  # of a mask over its picture
 GROUND = (40, 40, 48)  # the colour of class 0 on a label map
@@ -22,11 +24,6 @@ def palette(classes: int) -> np.ndarray:
     return colours
 
 
-def rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H W C] -> [H W 3]; of more than three channels the first three."""
-    return np.repeat(pixels[:, :, :1], 3, axis=2) if pixels.shape[2] < 3 else np.ascontiguousarray(pixels[:, :, :3])
-
-
 def overlay(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """A picture with its label map [H W] laid over it; class 0 and what is ignored leave it as it is."""
     picture = rgb(pixels).astype(np.float32)
@@ -39,7 +36,7 @@ def label_map(mask: np.ndarray, classes: int) -> bytes:
     """A PNG whose pixels are the class indices and whose palette gives them colours."""
     image = Image.fromarray(mask)
     image.putpalette(palette(classes).tobytes())
-    return encoded(image)
+    return png(image)
 
 
 def boxed(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
@@ -58,10 +55,6 @@ def boxed(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list
     return drawn.permute(1, 2, 0).numpy()
 
 
-def png(pixels: np.ndarray) -> bytes:
-    return encoded(Image.fromarray(pixels))
-
-
 def jpeg(pixels: np.ndarray, side: int) -> bytes:
     """At most `side` pixels long; a small picture is enlarged pixel by pixel."""
     image = Image.fromarray(pixels)
@@ -71,10 +64,4 @@ def jpeg(pixels: np.ndarray, side: int) -> bytes:
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     written = io.BytesIO()
     image.save(written, "JPEG", quality=80)
-    return written.getvalue()
-
-
-def encoded(image: Image.Image) -> bytes:
-    written = io.BytesIO()
-    image.save(written, "PNG")
     return written.getvalue()

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vitrail.analysis.figures import rgb
 from vitrail.analysis.inside import Found
-from vitrail.report import draw
+from vitrail.data.encode import png, rgb
 from vitrail.run.look import Sight
 
 TILE, CAPTION, GAP = 160, 15, 6  # pixels of a contact sheet
@@ -22,10 +21,10 @@ DPI = 110
 def pictured(folder: Path, name: str, sight: Sight) -> Iterator[tuple[Path, bytes]]:
     """The files of one picture: NAME-sheet.png, NAME.npz and an overlay for each map in NAME/."""
     drawn = [(one.name, sight.overlay(one)) for one in sight.maps]
-    yield folder / f"{name}-sheet.png", draw.png(sheet(sight, drawn))
+    yield folder / f"{name}-sheet.png", png(sheet(sight, drawn))
     yield folder / f"{name}.npz", packed({one.name: one.values.numpy() for one in sight.maps})
     for title, pixels in drawn:
-        yield folder / name / f"{safe(title)}.png", draw.png(pixels)
+        yield folder / name / f"{safe(title)}.png", png(pixels)
 
 
 def sheet(sight: Sight, drawn: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

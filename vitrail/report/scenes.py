@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data.dataset import IGNORE, Boxes, Split
+from vitrail.data.encode import rgb
 from vitrail.errors import BadImage
 from vitrail.report import draw
 from vitrail.report.figures import Series, curve
@@ -103,7 +104,7 @@ def masks(known: Known, judged: Judged, pixels: np.ndarray, truth: np.ndarray, p
     kept = known.folder.evaluation / judged.part / f"{place:08d}.png"
     said = np.asarray(Image.open(kept))
     classes = len(known.classes)
-    return [draw.rgb(pixels), draw.overlay(pixels, truth, classes), draw.overlay(pixels, np.where(truth == IGNORE, IGNORE, said), classes)]
+    return [rgb(pixels), draw.overlay(pixels, truth, classes), draw.overlay(pixels, np.where(truth == IGNORE, IGNORE, said), classes)]
 
 
 def boxes(known: Known, judged: Judged, pixels: np.ndarray, truth: Boxes, place: int) -> list[np.ndarray]:

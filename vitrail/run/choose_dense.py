@@ -1,15 +1,20 @@
 """Choices for pictures with masks or boxes: their size and proportions, the model and the maps it gives, what is done to them."""
 
+import math
+
 from vitrail import catalog
-from vitrail.recipe import override
+from vitrail.recipe import Recipe, override
 from vitrail.run.choices import Choices
 
 LARGE = 4  # canvases that fit along the shorter side of a picture from which on it is looked at in tiles
 MAPS = 4  # of a plain ViT, from as many depths
-MODELS = {"masks": "pvt_v2/b0", "boxes": "resnet/18"}
+MODELS = {("masks", False): "resnet/18", ("masks", True): "pvt_v2/b0", ("boxes", False): "resnet/18", ("boxes", True): "resnet/18"}
+SHOWN = {"masks": (10_000, 640_000), "boxes": (40_000, 1_600_000)}  # pictures in all, on a CPU and on a GPU
+EPOCHS = 150  # at most
 PEAK = {"segmentation": 1e-3, "detection": 5e-4}  # rate of AdamW at a batch of 16, for weights drawn by chance
 NARROW = 64  # width of a head on a CPU: the published 256 would take more time than the model
-SLIM = 32  # width of the detector's backbone there
+SLIM = 32  # width of a ResNet there, half of it with the finer stem
+FINE = 96  # pictures with a shorter side keep more detail in the stem
 STEP = 32  # sides are multiples of the coarsest map's stride
 
 
@@ -40,18 +45,32 @@ def pictures(c: Choices) -> None:
 
 def model(c: Choices) -> None:
     if not c.recipe.model.name:
-        name = MODELS[c.facts.kind]
-        c.recipe = override(c.recipe, "model", {"name": name})
-        c.reasons.append(f"model = {name}: small, and its maps are of several sizes")
-        if c.facts.kind == "boxes" and not c.facts.gpu and "width" not in c.recipe.model.keys:
-            c.recipe = override(c.recipe, "model", {"width": SLIM})
-            c.reasons.append(f"model.width = {SLIM}: a quarter of the time of the published width")
+        chosen(c)
     plain(c)
     keys = c.recipe.task.keys
     wide = c.facts.kind == "masks" and keys.get("head", "fpn") in ("fpn", "pup", "upernet") and not keys.get("width")
     if wide and not c.facts.gpu:
         c.recipe = override(c.recipe, "task", {"width": NARROW})
         c.reasons.append(f"task.width = {NARROW}: the published width would take most of the time on a CPU")
+
+
+def chosen(c: Choices) -> None:
+    """A model where none is said."""
+    f, given, size = c.facts, c.recipe.model.keys, c.recipe.input.size
+    assert size is not None
+    name = MODELS[f.kind, f.gpu]
+    c.recipe = override(c.recipe, "model", {"name": name})
+    c.reasons.append(f"model = {name}: small, its maps are of several sizes, and it learns where things are from few pictures")
+    if not name.startswith("resnet/"):
+        return
+    fine = min(size) < FINE
+    if fine and "stem_stride" not in given:
+        c.recipe = override(c.recipe, "model", {"stem_stride": 2})
+        c.reasons.append("model.stem_stride = 2: small pictures, whose details the published stem would lose")
+    if not f.gpu and "width" not in given:
+        width = SLIM // 2 if fine else SLIM
+        c.recipe = override(c.recipe, "model", {"width": width})
+        c.reasons.append(f"model.width = {width}: much less time than the published 64")
 
 
 def plain(c: Choices) -> None:
@@ -65,6 +84,11 @@ def plain(c: Choices) -> None:
         depths = [round(depth * (i + 1) / MAPS) for i in range(MAPS)]
         c.recipe = override(c.recipe, "model", {"map_depths": depths})
         c.reasons.append(f"model.map_depths = {', '.join(map(str, depths))}: maps of {MAPS} depths make up for one stride")
+
+
+def peak(recipe: Recipe) -> float:
+    """The rate of AdamW."""
+    return PEAK[recipe.task.name] * math.sqrt((recipe.plan.batch or 1) / 16)
 
 
 def augmentation(c: Choices) -> None:

@@ -10,7 +10,7 @@ from vitrail.run.choices import Choices
 
 TASK = "diffusion"
 HALF = 0.5  # mean and std: [0, 1] becomes [-1, 1]
-SHOWN = (600_000, 60_000_000)  # pictures in all, on a CPU and on a GPU
+SHOWN = {"classes": (600_000, 60_000_000)}  # pictures in all, on a CPU and on a GPU
 EPOCHS = 600  # at most
 EMA, SHORTER = 0.9999, 0.9996  # as published with JiT
 PART = 50  # the second average looks back a fiftieth of a run, where that is less than `SHORTER` does

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vitrail.data.dataset import Dataset, Split
+from vitrail.data.encode import png
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import share_of
@@ -116,9 +116,7 @@ def keep_maps(folder: Path, split: Split, view: Viewer, places: list[int]) -> No
         shutil.rmtree(folder)
     folder.mkdir()
     for place in places:
-        written = io.BytesIO()
-        Image.fromarray(view.said([split.read(place)])[0]).save(written, "PNG")
-        write_file(folder / f"{place:08d}.png", written.getvalue())
+        write_file(folder / f"{place:08d}.png", png(view.said([split.read(place)])[0]))
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

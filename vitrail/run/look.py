@@ -14,7 +14,7 @@ from vitrail.analysis.onto import extent, onto
 from vitrail.analysis.places import Grid
 from vitrail.analysis.rollout import relevance, rollout, summary
 from vitrail.analysis.watch import Given
-from vitrail.data.dataset import Dataset, Split
+from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import BadImage, UsageError, pick
 from vitrail.run.model import is_multi
@@ -158,11 +158,6 @@ def given(predictor: Predictor, pictures: Sequence[np.ndarray]) -> Given:
     if predictor.task.truth != "boxes":
         return images
     return images, torch.tensor([pre.scaled(*p.shape[:2]) for p in pictures], device=device)
-
-
-def part_of(dataset: Dataset, name: str, usual: str) -> Split:
-    """Errors: `UsageError` for a part that is not there."""
-    return dataset.splits[pick(name or usual, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
 
 
 def some(split: Split, count: int) -> list[int]:

@@ -18,11 +18,12 @@ from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe, Seed
 from vitrail.run import folder, model
+from vitrail.run.evaluate import viewer
 from vitrail.run.folder import RunFolder
 from vitrail.run.model import Described
 from vitrail.run.sample import BATCH, asked, several, usual
 from vitrail.run.sample import pictures as drawn
-from vitrail.run.scene import GROUP, Viewer
+from vitrail.run.scene import GROUP
 from vitrail.tasks.diffusion import Sampling
 from vitrail.types import generates
 
@@ -60,11 +61,12 @@ class Predictor:
         Masks: a label map uint8 [H W] each, at the picture's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the picture's
         pixels, score, class; the best first. Errors: as `predict`.
         """
-        if self.task.truth == "classes":
-            raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
         pre, found = self.preprocess, []
+        view = viewer(self.described, pre, Precision("fp32", next(self.model.parameters()).device.type))
+        if view is None:
+            raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
         was_training = self.model.training
-        view = Viewer(self.model.eval(), self.task, pre, Precision("fp32", next(self.model.parameters()).device.type), len(self.classes))
+        self.model.eval()
         items = one_by_one(pictures)
         for start in range(0, len(items), GROUP):
             found += view.said([pixels(item, pre) for item in items[start : start + GROUP]])

@@ -10,13 +10,13 @@ import torch
 
 from vitrail import catalog
 from vitrail.checks import checked, place, update
-from vitrail.data.dataset import Dataset, Kind
+from vitrail.data.dataset import Dataset, Kind, Split
 from vitrail.data.subset import subset
 from vitrail.data.survey import Bad, Survey, survey
 from vitrail.data.truths import look
 from vitrail.engine import precision
 from vitrail.engine.world import World
-from vitrail.errors import CheckpointError, DataError, UsageError
+from vitrail.errors import CheckpointError, DataError, UsageError, pick
 from vitrail.recipe import Augment, Choice, Recipe
 from vitrail.run import choose_generation, model, start
 from vitrail.run.choices import Facts
@@ -265,6 +265,11 @@ def data_of(source: str, path: str = "", task: str = "") -> tuple[Dataset, RunFo
     except CheckpointError:
         raise UsageError("a model without its run does not know its data", "--data FOLDER says where it is") from None
     return as_it_was(run.recipe(), run.about()), run
+
+
+def part_of(dataset: Dataset, name: str, usual: str) -> Split:
+    """The part that is asked for, or the usual one. Errors: `UsageError` for a part that is not there."""
+    return dataset.splits[pick(name or usual, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")]
 
 
 def held_out(dataset: Dataset, final: bool) -> str:

@@ -1,7 +1,6 @@
 """Pictures made by a trained denoiser: of classes, from seeds, on the way between two of them, and how they come about."""
 
 import copy
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
+from vitrail.data.encode import png, rgb
 from vitrail.errors import UsageError, pick
 from vitrail.run.model import Described
 from vitrail.tasks.diffusion import Sampling
@@ -161,9 +160,8 @@ def portrait(described: Described) -> bytes:
     if described.task.config.objective == "gaussian":
         how = replace(how, sampler="ddim")  # chance in so few steps would be seen
     made = pictures(described, several(shown(null) if null else [0], ACROSS, 0), how)
-    written, whole = io.BytesIO(), grid(made, ACROSS)
-    Image.fromarray(whole[:, :, 0] if whole.shape[2] < 3 else np.ascontiguousarray(whole[:, :, :3])).save(written, "PNG")
-    return written.getvalue()
+    whole = grid(made, ACROSS)
+    return png(whole[:, :, 0] if whole.shape[2] < 3 else rgb(whole))
 
 
 def shown(classes: int) -> list[int]:
