@@ -18,7 +18,7 @@ from vitrail.tasks.diffusion import flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, device_of, guided
 from vitrail.types import Batch, denoises
 
-FULL = 256  # pixels of a side at which noise is taken as it is
+FULL = 256  # pixels of a side up to which noise is taken as it is; above, it grows with the side
 HELD_OUT, TIME = 0, 0  # the seed of what is held out, and the purpose of its chances
 EDGE = 1e-6  # of the chances that a time is made of
 
@@ -34,7 +34,7 @@ class Config:
     loss_space: flow.Space = "v"  # flow: where its error is measured
     t_mean: float = -0.8  # flow: the time is the sigmoid of a normal number
     t_std: Above = 0.8
-    noise_scale: Amount | None = None  # flow: of the noise; None: the side of the picture / 256
+    noise_scale: Amount | None = None  # flow: of the noise; None: the side of the picture / 256, at least 1
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Diffusion:
 
     def noise_scale(self, x: Tensor) -> float:
         scale = self.config.noise_scale
-        return (x.shape[-2] * x.shape[-1]) ** 0.5 / FULL if scale is None else scale
+        return max(1.0, (x.shape[-2] * x.shape[-1]) ** 0.5 / FULL) if scale is None else scale
 
     @torch.no_grad()
     def sample(self, model: nn.Module, labels: Tensor, how: Sampling, seed: int, numbers: Sequence[int] | None = None,
