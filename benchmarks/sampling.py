@@ -72,7 +72,7 @@ def their_way(model: torch.nn.Module, labels: Tensor, null: int, steps: int) -> 
 
 def our_way(model: torch.nn.Module, labels: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
     chain = gaussian.only(gaussian.linear(), [i * (gaussian.STEPS // steps) for i in range(steps)])
-    denoise = guided(model, labels, Guidance(SCALE))
+    denoise = guided(model, labels, Guidance(SCALE), chain.times[::-1])
 
     def sample(noise: Tensor) -> Tensor:
         *_, last = gaussian.ddim(denoise, noise, chain, lambda: noise)

@@ -12,6 +12,7 @@ from vitrail.analysis.cost import weightless
 from vitrail.errors import UsageError
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.tasks.diffusion import Config, Sampling, build
+from vitrail.tasks.diffusion.guidance import Ahead
 from vitrail.types import Batch, denoises
 
 SMALL = {
@@ -132,6 +133,21 @@ def test_a_picture_is_the_same_whatever_is_made_beside_it(family):
     assert torch.isfinite(together).all()
     assert (together - other).norm() > 0.1 * together.norm()
     torch.testing.assert_close(alone, together[1:2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_depends_on_no_picture_is_worked_out_once_for_each_class(family, monkeypatch):
+    model, asked_for, told = shaken(family), [], type(small(family)).told
+    monkeypatch.setattr(type(model), "told", lambda self, t, label: asked_for.append(len(t)) or told(self, t, label))
+    labels, times = torch.tensor([2, 0, 2, 3]), [5.0, 3.0, 0.0]
+    ahead = Ahead(model, labels, times)
+    for t in times:
+        found, alone = ahead(t, labels), told(model, torch.full((4,), t), labels)
+        for mine, theirs in zip((*found.moves, found.label), (*alone.moves, alone.label), strict=True):
+            torch.testing.assert_close(mine, theirs)
+    assert asked_for == [3 * 3], "three times at once, classes 0 and 2 and none of them"
+    ahead(4.0, labels)
+    assert asked_for == [9, 3], "a time that nobody announced"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -68,7 +68,17 @@ class Denoiser(Protocol):
         """In order of depth."""
         ...
 
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """`denoise(x, told(t, label))`."""
+        ...
+
+    def told(self, t: Tensor, label: Tensor) -> Any:
+        """What of it depends on no picture, as a `vitrail.layers.condition.Told`."""
+        ...
+
+    def denoise(self, x: Tensor, told: Any) -> Tensor:
+        """The rest."""
+        ...
 
 
 def denoises(model: Any) -> bool:

@@ -8,6 +8,7 @@ from oracles import DIT, JIT, golden, relative_error, take
 from torch import nn
 
 from vitrail.errors import UsageError
+from vitrail.layers.condition import Told
 from vitrail.tasks.diffusion import Config, Sampling, build, flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, guided
 from vitrail.types import Batch
@@ -77,7 +78,7 @@ def test_heun_sampling_is_the_originals(jit):
     model, held, task = jit
     noise = held["sample.z0"] / task.noise_scale(held["sample.z0"])
     calls = []
-    hook = model.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+    hook = model.patch_embed.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
     states = list(task.states(model, noise, held["sample.labels"], Sampling(steps=8, guidance=2.5), None))
     hook.remove()
     assert len(states) == 8
@@ -159,7 +160,13 @@ class Knows(nn.Module):
         self.anything = nn.Parameter(torch.zeros(1))
 
     def forward(self, z, t, label):
-        return self.say(z, t[:, None, None, None], self.x)
+        return self.denoise(z, self.told(t, label))
+
+    def told(self, t, label):
+        return Told((t[:, None, None, None],), label[:, None])
+
+    def denoise(self, z, told):
+        return self.say(z, told.moves[0], self.x)
 
 
 SAID = {

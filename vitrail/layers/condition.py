@@ -4,6 +4,7 @@ Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the waves of the ti
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +47,25 @@ class ClassEmbed(nn.Embedding):
 
 
 class Modulation(nn.Module):
-    """The condition [B D] -> `parts` vectors [B 1 D]: shifts, scales and gates, all zero at first."""
+    """The condition [B D] -> `parts` vectors beside each other [B 1 parts*D]: shifts, scales and gates, all zero at first."""
 
     def __init__(self, width: int, parts: int):
         super().__init__()
-        self.parts = parts
         self.linear = nn.Linear(width, parts * width)
 
-    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(c)[:, None].chunk(self.parts, dim=-1)
+    def forward(self, c: Tensor) -> Tensor:
+        return self.linear(c)[:, None]
+
+
+class Told(NamedTuple):
+    """What a denoiser makes of times and classes before it sees a picture: whoever makes many of the same classes works it out once."""
+
+    moves: tuple[Tensor, ...]  # what `Modulation` gives every block [B 1 6D], and the output last [B 1 2D]
+    label: Tensor  # of the class alone [B D]
+
+    def rows(self, which: Tensor | slice) -> "Told":
+        """The same for other pictures, by the place of what each is told, int64 [B'] or a slice."""
+        return Told(tuple(each[which] for each in self.moves), self.label[which])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -63,7 +74,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class PatchOut(nn.Module):
-    """Tokens [B hw D] and the condition [B D] -> a picture [B C H W] of `size`, cut from whole patches; nothing but zeros at first."""
+    """Tokens [B hw D] and what `modulation` makes of the condition -> a picture [B C H W] of `size`, cut from whole patches; nothing but zeros at first."""
 
     def __init__(self, norm: nn.Module, width: int, patch: int, channels: int):
         super().__init__()
@@ -72,8 +83,8 @@ class PatchOut(nn.Module):
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, patch * patch * channels)
 
-    def forward(self, x: Tensor, c: Tensor, size: tuple[int, int]) -> Tensor:
-        shift, scale = self.modulation(c)
+    def forward(self, x: Tensor, moves: Tensor, size: tuple[int, int]) -> Tensor:
+        shift, scale = moves.chunk(2, dim=-1)
         x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
         picture = lay_out(x, grid_of(size, (self.patch, self.patch)), self.patch)
         return picture[..., : size[0], : size[1]]

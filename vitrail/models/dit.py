@@ -6,6 +6,7 @@ Sizes are those of latents, a picture of 256 pixels being 32 x 32 of them; `nano
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.checks import Count
 from vitrail.layers.attention import SelfAttention
-from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
@@ -63,8 +64,9 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio), "tanh")
         self.modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, c: Tensor, grid: tuple[int, int]) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+    def forward(self, x: Tensor, moves: Tensor, grid: tuple[int, int]) -> Tensor:
+        """moves: what `modulation` makes of the condition."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), grid))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -87,13 +89,23 @@ class DiT(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return self.denoise(x, self.told(t, label))
+
+    def told(self, t: Tensor, label: Tensor) -> Told:
+        """Times [B] and labels [B] worked out for all blocks."""
+        said = self.label(label)
+        c = F.silu(self.time(t) + said)  # [B D]
+        blocks: Any = self.blocks
+        return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
+
+    def denoise(self, x: Tensor, told: Told) -> Tensor:
+        """What is in pictures [B C H W], given what `told` made of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
         grid = (tokens.shape[1], tokens.shape[2])
-        tokens = tokens.flatten(1, 2)  # [B hw D]
-        c = F.silu(self.time(t) + self.label(label))  # [B D]
-        for block in self.blocks:
-            tokens = block(tokens, c, grid)
-        return self.out(tokens, c, (x.shape[2], x.shape[3]))
+        tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
+        for block, moves in zip(self.blocks, told.moves, strict=False):
+            tokens = block(tokens, moves, grid)
+        return self.out(tokens, told.moves[-1], (x.shape[2], x.shape[3]))
 
 
 def bare_norm(config: Config) -> nn.LayerNorm:

@@ -7,6 +7,7 @@ Norms are RMSNorm, of queries and keys as well, the feed-forward half is SwiGLU,
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from vitrail.checks import Count, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
-from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width
@@ -117,8 +118,9 @@ class Block(nn.Module):
         self.mlp = FeedForward(config, dropout)
         self.modulation = Modulation(config.width, 6)
 
-    def forward(self, x: Tensor, c: Tensor, angles: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
+    def forward(self, x: Tensor, moves: Tensor, angles: Tensor) -> Tensor:
+        """moves: what `modulation` makes of the condition."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), angles))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -142,16 +144,25 @@ class JiT(nn.Module):
         nn.init.normal_(self.context, std=0.02)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        tokens = self.position(self.patch_embed(x))  # [B h w D]
-        turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]
-        tokens = tokens.flatten(1, 2)  # [B hw D]
-        said, leading = self.label(label), self.config.context
+        return self.denoise(x, self.told(t, label))
+
+    def told(self, t: Tensor, label: Tensor) -> Told:
+        """Times [B] and labels [B] worked out for all blocks."""
+        said = self.label(label)
         c = F.silu(self.time(t) + said)  # [B D]
-        for i, block in enumerate(self.blocks):
+        blocks: Any = self.blocks
+        return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
+
+    def denoise(self, x: Tensor, told: Told) -> Tensor:
+        """Clean pictures of noisy ones [B C H W], given what `told` made of their times and classes."""
+        tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
+        turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]
+        tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
+        for i, (block, moves) in enumerate(zip(self.blocks, told.moves, strict=False)):
             if i == self.config.context_start:
-                tokens = torch.cat([said[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
-            tokens = block(tokens, c, turns[leading:] if i < self.config.context_start else turns)
-        return self.out(tokens[:, leading:], c, (x.shape[2], x.shape[3]))
+                tokens = torch.cat([told.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
+            tokens = block(tokens, moves, turns[leading:] if i < self.config.context_start else turns)
+        return self.out(tokens[:, leading:], told.moves[-1], (x.shape[2], x.shape[3]))
 
     def angles(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """By how much each pair of channels of a head is turned, [M+hw d/2]: the first half by the row, the second by the column;

@@ -164,9 +164,11 @@ class Diffusion:
         sampler = fitting(how, self.config.objective)
         low, high = (float("-inf"), float("inf")) if self.chain is not None else how.interval or (0.1, 1.0)
         low = low or float("-inf")  # from time 0 on means time 0 as well
-        denoise = guided(model, labels if model.null else labels * 0, Guidance(how.guidance, how.guided_channels, low, high))
-        if self.chain is not None:
-            chain = gaussian.shortened(self.chain, how.steps)
+        chain = None if self.chain is None else gaussian.shortened(self.chain, how.steps)
+        times = flow.times(how.steps) if chain is None else chain.times[::-1]
+        labels, guidance = labels if model.null else labels * 0, Guidance(how.guidance, how.guided_channels, low, high)
+        denoise = guided(model, labels, guidance, times)
+        if chain is not None:
             if sampler == "ddpm":
                 yield from gaussian.ddpm(denoise, noise, chain, draw, how.clip)
             else:
