@@ -68,6 +68,15 @@ def published(file):
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
 
 
+def autoencoder(folder):
+    """What the folder of an autoencoder holds, with weights of chance."""
+    diffusers = pytest.importorskip("diffusers", reason="autoencoders are read by diffusers")
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=4,
+    ).save_pretrained(folder)  # fmt: skip
+
+
 SLOW = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/generation.md", "docs/looking.md")]
 
 
@@ -82,6 +91,8 @@ def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if page == "docs/weights.md":
         published(tmp_path / "vit_tiny.safetensors")
+    if page == "docs/generation.md":
+        autoencoder(tmp_path / "path/to/vae")
     found = commands(page)
     assert found
     for line in found:

@@ -104,11 +104,14 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
     return keep(model, folder, classes)
 
 
-def load(source: "str | Path", device: str = "cpu") -> "Predictor":
-    """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`, `.predict(...)`."""
+def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
+    """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`, `.predict(...)`.
+
+    vae: of a model that makes latents, where its autoencoder lies now. Errors: `CheckpointError`.
+    """
     from vitrail.run.predict import load as take
 
-    return take(source, device)
+    return take(source, device, vae=vae)
 
 
 def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", strict: bool = True, resize: bool = False,

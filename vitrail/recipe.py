@@ -52,6 +52,8 @@ class Input:
     crop_ratio: Above = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
+    vae: str | None = None  # denoisers: a folder with an AutoencoderKL of diffusers', whose latents are learned in place of pixels
+    vae_hash: str | None = None  # of its weights and config; None: as it lies there
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Machine:
     workers: Workers | None = None  # processes that read pictures; None: none for data in memory
     grad_checkpoint: bool = False  # compute activations again in the backward pass to save memory
     cache: bool = False  # keep decoded pictures in memory
+    latents: str = ""  # folder that latents are kept in; "": latents/ beside the folder of the run
     channels_last: bool = False  # the layout in memory that some machines' convolutions prefer
     log_every: Positive = 10
     save_every: Positive = 200

@@ -50,6 +50,8 @@ class Sample:
     """Two seeds: pictures from the noise of one to that of the other."""
     interpolate_classes: tuple[str, str] | None = None
     """Two classes: pictures from one to the other, all from the same noise."""
+    vae: str = ""
+    """Of a model that makes latents: where its autoencoder lies now, if it was moved."""
     film: bool = False
     """Also film.webp: how the pictures come out of the noise."""
     batch: int = 64
@@ -72,7 +74,7 @@ def sample(words: list[str]) -> None:
     from vitrail.run.sample import asked, pictures, usual
 
     folder = scenes.fresh(given.out, "samples")
-    predictor = load(given.run, given.device, given.ema)
+    predictor = load(given.run, given.device, given.ema, given.vae)
     described = predictor.described
     labels = asked(described, given.class_)
     how = dataclasses.replace(usual(described, None, given.guidance, given.steps), sampler=given.sampler)

@@ -143,6 +143,9 @@ def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     out = wanted or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
     new, prepared = session.new(recipe, out, world, console.progress("reading pictures"))
     console.prepared(prepared)
+    for note in new.notes:
+        if note not in (*prepared.dataset.notes, *prepared.notes):
+            console.say(f"  note: {note}")
     console.taken(new.taken)
     follow(new, console)
 

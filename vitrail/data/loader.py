@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from vitrail.data.dataset import Split
 from vitrail.data.joint import Joint
+from vitrail.data.latents import Latents
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
 from vitrail.data.transforms import Augmentation
@@ -26,7 +27,7 @@ from vitrail.errors import RunError, VitrailError
 
 
 class Loaded(NamedTuple):
-    """Pictures as they come from a reader, uint8 [B C h w], what is true of them, and which they are."""
+    """Pictures as they come from a reader, uint8 [B C h w] or latents float32 [B c h w], what is true of them, and which they are."""
 
     pictures: Tensor
     labels: Any  # class indices [B], classes [B K], masks [B h w], or `Objects`
@@ -38,7 +39,7 @@ class Fetch:
     """Reads the pictures of some keys: what a worker runs. Sent to workers whole."""
 
     split: Split
-    transform: Augmentation | Joint | Preprocess
+    transform: Augmentation | Joint | Latents | Preprocess
 
     def __call__(self, keys: Keys) -> Loaded:
         if isinstance(self.transform, Joint):
@@ -46,14 +47,14 @@ class Fetch:
         labels = torch.from_numpy(np.ascontiguousarray(self.split.labels[keys.ids]))
         return Loaded(self.pictures(self.transform, keys), labels, keys)
 
-    def pictures(self, transform: Augmentation | Preprocess, keys: Keys) -> Tensor:
+    def pictures(self, transform: Augmentation | Latents | Preprocess, keys: Keys) -> Tensor:
         array, single = self.split.array, isinstance(transform, Preprocess) or not transform.per_picture
         pre = transform if isinstance(transform, Preprocess) else transform.preprocess
         if array is not None and single and array.shape[1:] == (*pre.size, pre.channels):
             return torch.from_numpy(array[keys.ids].transpose(0, 3, 1, 2).copy())  # nothing to do picture by picture
         return torch.stack([self.one(transform, int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)])
 
-    def one(self, transform: Augmentation | Preprocess, epoch: int, index: int) -> Tensor:
+    def one(self, transform: Augmentation | Latents | Preprocess, epoch: int, index: int) -> Tensor:
         pixels = self.split.read(index)
         return transform.picture(pixels) if isinstance(transform, Preprocess) else transform.picture(pixels, epoch, index)
 

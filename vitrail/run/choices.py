@@ -1,9 +1,17 @@
 """What choosing needs to know of the data, and the recipe on its way from open to filled, with its reasons."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitrail.recipe import Recipe, override
+
+
+class Coded(NamedTuple):
+    """What an autoencoder makes of pictures: their channels, those of latents, and by how much these are smaller."""
+
+    channels: int
+    latents: int
+    factor: int
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class Facts:
     kind: str = "classes"  # what is true of a picture: its classes, a mask, or boxes
     classes: int = 0
     tile: int = 0  # pixels of the tiles that training pictures were cut into
+    coded: Coded | None = None  # pictures are learned as latents
 
 
 class Choices:

@@ -6,7 +6,7 @@ from typing import Any
 from vitrail import catalog
 from vitrail.errors import UsageError
 from vitrail.recipe import Augment, Recipe, override
-from vitrail.run.choices import Choices
+from vitrail.run.choices import Choices, Coded
 
 TASK = "diffusion"
 HALF = 0.5  # mean and std: [0, 1] becomes [-1, 1]
@@ -24,15 +24,23 @@ def wanted(recipe: Recipe) -> bool:
 def pictures(c: Choices) -> None:
     f, name = c.facts, c.recipe.model.name
     tall, wide = f.size
+    if f.coded:
+        c.settle("input", "channels", f.coded.channels, "as the autoencoder takes")
     c.settle("input", "channels", f.channels, "as the pictures have")
-    small = max(f.size) <= 64
+    small, factor = max(f.size) <= 64, f.coded.factor if f.coded else 1
     if small:
-        c.settle("input", "size", list(f.size), "the pictures' own" if f.uniform else "the median of the pictures' sizes")
-    elif name:
-        c.settle("input", "size", list(c.recipe.model.keys.get("size", catalog.config("models", name).size)), f"what {name} is made for")
+        whole = [-(-side // factor) * factor for side in f.size]
+        c.settle("input", "size", whole, "the pictures' own" if f.uniform else "the median of the pictures' sizes")
+    elif name or f.coded:
+        name = name or unnamed(c)
+        own = c.recipe.model.keys.get("size", catalog.config("models", name).size)
+        c.settle("input", "size", [factor * side for side in own], f"what {name} is made for")
     else:
         c.settle("input", "size", [SIZES[f.gpu]] * 2, f"photographs (median {tall}x{wide}) on a {'GPU' if f.gpu else 'CPU'}")
     c.settle("input", "resize", "stretch" if small else "crop", "small pictures are used whole" if small else "keeps proportions")
+    if any(side % factor for side in c.recipe.input.size or ()):
+        fix = "x".join(str(-(-side // factor) * factor) for side in c.recipe.input.size or ())
+        raise UsageError(f"the autoencoder makes pictures {factor} times smaller, and input.size does not divide by that", f"such as {fix}")
     for key in ("mean", "std"):
         c.settle("input", key, [HALF] * c.recipe.input.channels)
     c.reasons.append(f"input.mean, input.std = {HALF}: pictures are made in [-1, 1]")
@@ -41,7 +49,7 @@ def pictures(c: Choices) -> None:
 def model(c: Choices) -> None:
     """The model, its classes and its objective, which is that of its family: one that says a variance is of Gaussian diffusion."""
     if not c.recipe.model.name:
-        name = "jit/tiny" if c.facts.gpu else "jit/nano"
+        name = unnamed(c)
         c.recipe = override(c.recipe, "model", {"name": name})
         c.reasons.append(f"model = {name}: for {c.facts.count:,} pictures on a {'GPU' if c.facts.gpu else 'CPU'}")
     if "classes" not in c.recipe.model.keys:
@@ -51,6 +59,29 @@ def model(c: Choices) -> None:
         objective = "gaussian" if gaussian(c.recipe) else "flow"
         c.recipe = override(c.recipe, "task", {"objective": objective})
         c.reasons.append(f"task.objective = {objective}: that of {c.recipe.model.name}")
+    if c.facts.coded:
+        of_latents(c, c.facts.coded)
+
+
+def unnamed(c: Choices) -> str:
+    """The model where none is said: DiT for latents, JiT for pixels."""
+    if c.facts.coded:
+        return "dit/small_2" if c.facts.gpu else "dit/nano"
+    return "jit/tiny" if c.facts.gpu else "jit/nano"
+
+
+def of_latents(c: Choices, coded: Coded) -> None:
+    """What a model of latents must be. Errors: `UsageError` where something else was said."""
+    assert c.recipe.input.size is not None
+    for key, value in (("size", [side // coded.factor for side in c.recipe.input.size]), ("channels", coded.latents)):
+        said = c.recipe.model.keys.get(key)
+        if said is not None and (list(said) if isinstance(said, tuple | list) else said) != value:
+            raise UsageError(f"model.{key} is {said}, and latents of these pictures have {value}", "leave it out")
+        c.recipe = override(c.recipe, "model", {key: value})
+        c.reasons.append(f"model.{key} = {value}: as latents have")
+    if c.recipe.task.keys["objective"] == "flow" and c.recipe.task.keys.get("noise_scale") is None:
+        c.recipe = override(c.recipe, "task", {"noise_scale": 1.0})
+        c.reasons.append("task.noise_scale = 1: latents are scaled to a spread of one, however large the picture")
 
 
 def gaussian(recipe: Recipe) -> bool:
@@ -95,6 +126,8 @@ def check(recipe: Recipe) -> None:
         **{f"augment.{key}": getattr(a, key) != getattr(default, key) for key in learned},
         "augment.crop pad": a.crop == "pad", "input.resize fit": given.resize == "fit",
     }  # fmt: skip
+    if given.vae is not None and a.crop == "random":
+        raise UsageError("augment.crop random shows another part every time, and latents are computed once", "leave it out, or input.vae")
     for name in (name for name, on in asked.items() if on):
         raise UsageError(f"{name} changes pictures, and a model that makes pictures would learn to make them so", "leave it out")
     if p.grow_from is not None:

@@ -3,15 +3,17 @@
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.encode import png
+from vitrail.data.latents import Latents
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import share_of
@@ -20,6 +22,7 @@ from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.run.folder import RunFolder
+from vitrail.run.latents import encoder
 from vitrail.run.model import Described
 from vitrail.run.scene import GROUP, Viewer, ahead
 from vitrail.types import generates
@@ -28,26 +31,31 @@ from vitrail.weights.file import write_file
 WORST, SPACED = 8, 6  # pictures whose label maps are kept
 
 
-def judge(described: Described, split: Split, pre: Preprocess, world: World, workers: int | None = None,
+def judge(described: Described, split: Split, pre: Preprocess | Latents, world: World, workers: int | None = None,
           precision: Precision | None = None, batch: int = 256) -> tuple[Mapping[str, Any], Predictions]:  # fmt: skip
     """Metrics of a part, and the prediction of every picture in it; each is counted once on any number of processes."""
     if not len(split):
         raise DataError("there is nothing to evaluate: this part of the data is empty", "--split names another part")
+    prepare: Callable[[Tensor], Tensor] = pre.batch
+    if isinstance(pre, Preprocess) and described.recipe.input.vae_hash is not None:
+        prepare = encoder(described.recipe.input, world.device)
     if view := viewer(described, pre, precision or Precision("fp32", world.device.type)):
         return scenes(view, split, world)
     mine = evaluation(split, share_of(len(split), world.rank, world.size), batch)
     some = default_workers(split, False, world.size) if workers is None else workers
     batches = load(Fetch(split, pre), mine, some if len(split) > 4 * batch else 0)
     numbers = precision or Precision("fp32", world.device.type)
-    parts = predict(described.model, described.task, batches, pre.batch, numbers)
+    parts = predict(described.model, described.task, batches, prepare, numbers)
     width = 1 if generates(described.task) else len(described.classes)
     found = collect(parts, world, width, torch.from_numpy(split.labels[:0]))
     return described.task.metrics(found.rows, found.targets), found
 
 
-def viewer(described: Described, pre: Preprocess, precision: Precision) -> Viewer | None:
+def viewer(described: Described, pre: Preprocess | Latents, precision: Precision) -> Viewer | None:
     """What looks at whole pictures, where the model is for masks or boxes."""
-    return None if described.task.truth == "classes" else Viewer(described.model, described.task, pre, precision, len(described.classes))
+    if isinstance(pre, Latents) or described.task.truth == "classes":
+        return None
+    return Viewer(described.model, described.task, pre, precision, len(described.classes))
 
 
 def scenes(view: Viewer, split: Split, world: World) -> tuple[Mapping[str, Any], Predictions]:

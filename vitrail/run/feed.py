@@ -9,6 +9,7 @@ from torch import Tensor
 from vitrail.data.dataset import Kind, Split
 from vitrail.data.growth import Growth
 from vitrail.data.joint import Joint
+from vitrail.data.latents import Latents
 from vitrail.data.loader import Loaded
 from vitrail.data.mixing import Mixing, draw, mix
 from vitrail.data.preprocess import Preprocess
@@ -26,7 +27,7 @@ from vitrail.types import Batch, Objects, Task, each_tensor
 class Feed:
     """`batch` is the global batch; a process holds `share` of it, in pieces of at most `micro`."""
 
-    augmentation: Augmentation | Joint
+    augmentation: Augmentation | Joint | Latents
     task: Task
     device: torch.device
     batch: int
@@ -99,9 +100,11 @@ def stream(recipe: Recipe, split: Split) -> Stream:
     return Stream(p.seed, len(split), p.batch or 1, recipe.augment.repeats, split.labels if p.sampling == "balanced" else None)
 
 
-def augmentation(recipe: Recipe, preprocess: Preprocess, truth: str) -> Augmentation | Joint:
+def augmentation(recipe: Recipe, preprocess: Preprocess, truth: str) -> Augmentation | Joint | Latents:
     """What a recipe says of single pictures, and of what is true of them."""
     a = recipe.augment
+    if recipe.input.vae is not None:
+        return Latents(preprocess, recipe.plan.seed)
     if truth in ("masks", "boxes"):
         kind: Kind = "masks" if truth == "masks" else "boxes"
         resize = (1.0, 1.0) if a.crop == "none" else a.resize

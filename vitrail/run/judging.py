@@ -31,9 +31,9 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
     for buffer in session.state.best.buffers():  # of batch norms: every process has its own, and those that are saved are judged
         session.world.share(buffer)
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
-    metrics, found = evaluate.judge(described, split, session.preprocess, session.world, session.workers, session.precision)
+    metrics, found = evaluate.judge(described, split, session.judging, session.world, session.workers, session.precision)
     if final and session.world.first:
-        view = evaluate.viewer(described, session.preprocess, session.precision)
+        view = evaluate.viewer(described, session.judging, session.precision)
         evaluate.keep(session.folder, part, metrics, found, split, view)
         if generates(described.task):
             write_file(session.folder.samples, portrait(described))

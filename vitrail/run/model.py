@@ -108,6 +108,7 @@ def about(described: Described) -> dict[str, Any]:
     tables = to_tables(described.recipe)
     tables["data"] = {"name": described.recipe.data.name}
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in ("teacher", "teacher_weights", "keep")}
+    tables["input"].pop("vae", None)
     del tables["machine"], tables["start"]
     return {"format": FORMAT, "recipe": tables, "classes": list(described.classes), "multi_label": is_multi(described.task)}
 

@@ -1,5 +1,6 @@
 """A trained model ready for use: pictures of any kind in, labels with probabilities out."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from vitrail.recipe import Recipe, Seed
 from vitrail.run import folder, model
 from vitrail.run.evaluate import viewer
 from vitrail.run.folder import RunFolder
+from vitrail.run.latents import elsewhere
 from vitrail.run.model import Described
 from vitrail.run.sample import BATCH, asked, several, usual
 from vitrail.run.sample import pictures as drawn
@@ -157,7 +159,13 @@ def shape(item: Any) -> str:
     return f"something of shape {tuple(item.shape)}" if hasattr(item, "shape") else f"a {type(item).__name__}"
 
 
-def load(source: str | Path, device: str = "cpu", average: int = 1) -> Predictor:
+def load(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
+    """As `found`; vae: where the autoencoder of a model of latents lies now. Errors: `CheckpointError`, also for another autoencoder."""
+    made = found(source, device, average)
+    return dataclasses.replace(made, recipe=elsewhere(made.recipe, vae))
+
+
+def found(source: str | Path, device: str, average: int) -> Predictor:
     """A predictor from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
 
     A run that is not finished gives its newest sound checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
@@ -174,7 +182,7 @@ def load(source: str | Path, device: str = "cpu", average: int = 1) -> Predictor
         return predictor(described, path, device)
     run = folder.find(source)
     if run.weights.is_file() and not (path / "state.json").is_file():
-        return load(run.weights.parent, device)
+        return found(run.weights.parent, device, 1)
     saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.newest(run.checkpoints)[0]
     if saved is None:
         raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} goes on with it")
@@ -184,7 +192,7 @@ def load(source: str | Path, device: str = "cpu", average: int = 1) -> Predictor
 def second(run: RunFolder, device: str) -> Predictor:
     """By the second average of a run. Errors: `CheckpointError` where it keeps none."""
     if run.second.is_file():
-        return predictor(model.restore(run.second), run.second, device)
+        return predictor(dataclasses.replace(model.restore(run.second), recipe=run.recipe()), run.second, device)
     saved = checkpoint.newest(run.checkpoints)[0]
     if saved is None or "ema2" not in saved.parts:
         raise CheckpointError(f"{run.path} keeps no second average of its weights", "leave --ema out; optim.ema2 keeps one from the start")

@@ -18,7 +18,7 @@ from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError, UsageError, pick
 from vitrail.recipe import Augment, Choice, Recipe
-from vitrail.run import choose_generation, model, start
+from vitrail.run import choose_generation, latents, model, start
 from vitrail.run.choices import Facts
 from vitrail.run.choose import fill
 from vitrail.run.folder import RunFolder, find
@@ -73,11 +73,14 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
     dataset, data = open_data(recipe.data, recipe.task.name)
     recipe, learned = purpose(recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "")
     recipe, taken = start.known(recipe, origin, dataset.channels, dataset.kind) if origin else (recipe, [])
+    if recipe.input.vae is not None and not choose_generation.wanted(recipe):
+        raise UsageError("input.vae is for models that make pictures", "leave it out, or --model dit/small_2")
+    recipe, coded = latents.known(recipe)
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, (*found.corrupt, *world.once(lambda: broken(dataset, found))), recipe)
     dataset = sampled(without(dataset, left_out), recipe)
     recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task))
-    filled, reasons = fill(recipe, facts(dataset, found, world.device, data.keys))
+    filled, reasons = fill(recipe, dataclasses.replace(facts(dataset, found, world.device, data.keys), coded=coded))
     chosen = world.once(lambda: precision.choose(filled.plan.precision, world.device))
     if filled.plan.precision == "auto":
         reasons.append(f"plan.precision = {chosen.name}: {chosen.reason}")
@@ -124,7 +127,7 @@ def fits(recipe: Recipe, dataset: Dataset) -> None:
     given, have, low, high = recipe.input, dataset.channels, *recipe.augment.scale
     if not (have == given.channels or have == 1 or (given.channels == 1 and have in (3, 4)) or (given.channels, have) == (3, 4)):
         raise UsageError(f"input.channels is {given.channels}, and pictures with {have} cannot be made into that", "leave it out")
-    if (takes := recipe.model.keys.get("channels", given.channels)) != given.channels:
+    if given.vae is None and (takes := recipe.model.keys.get("channels", given.channels)) != given.channels:
         raise UsageError(f"model.channels is {takes}, but the pictures have {given.channels}", f"--input.channels {takes}, or leave it out")
     model.preprocess(given)
     if low > high or high == 0:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from vitrail.data.encode import png, rgb
 from vitrail.errors import UsageError, pick
+from vitrail.run.latents import decoder
 from vitrail.run.model import Described
 from vitrail.tasks.diffusion import Sampling
-from vitrail.tasks.diffusion.guidance import Streams
+from vitrail.tasks.diffusion.guidance import Streams, device_of
 from vitrail.types import generates
 
 BATCH = 64  # pictures at a time
@@ -68,35 +69,36 @@ def asked(described: Described, names: Sequence[str | int]) -> list[int]:
 
 
 def usual(described: Described, how: Sampling | None = None, guidance: float | None = None, steps: int = STEPS) -> Sampling:
-    """How pictures are made where little is said: those of Gaussian diffusion are held in [-1, 1], and a model without classes has
-    nothing to be guided by."""
+    """How pictures are made where little is said: those of Gaussian diffusion are held in [-1, 1], if they are no latents, and a model
+    without classes has nothing to be guided by."""
     if how is not None:
         return how
     null: Any = described.model.null
+    gaussian = described.task.config.objective == "gaussian"
     scale = 1.0 if not null else GUIDANCE if guidance is None else guidance
     if not null and guidance not in (None, 1.0):
         raise UsageError("the model was trained without classes, so there is nothing to guide it by", "leave --guidance out")
-    return Sampling(steps=steps, guidance=scale, clip=described.task.config.objective == "gaussian")
+    return Sampling(steps=steps, guidance=scale, clip=gaussian and described.recipe.input.vae_hash is None)
 
 
 def pictures(described: Described, wish: Wish, how: Sampling, batch: int = BATCH, progress: Progress | None = None) -> np.ndarray:
     """uint8 [N H W C], the same whatever `batch` is, but for rounding. progress: of (done, of). Errors: `UsageError`."""
-    made, count = [], len(wish.labels)
+    made, count, decode = [], len(wish.labels), decoder(described.recipe.input, device_of(described.model))
     for start in range(0, count, batch):
         some = part(wish, slice(start, start + batch))
         for step, state in enumerate(denoised(described, some, how)):
             last = state
             if progress:
                 progress(start * how.steps + (step + 1) * len(some.labels), count * how.steps)
-        made.append(shades(last))
+        made.append(shades(decode(last)))
     return np.concatenate(made)
 
 
 def film(described: Described, wish: Wish, how: Sampling, progress: Progress | None = None) -> list[np.ndarray]:
     """All of them after every step, uint8 [N H W C] each."""
-    found = []
+    found, decode = [], decoder(described.recipe.input, device_of(described.model))
     for step, state in enumerate(denoised(described, wish, how)):
-        found.append(shades(state))
+        found.append(shades(decode(state)))
         if progress:
             progress(step + 1, how.steps)
     return found
@@ -108,10 +110,8 @@ def part(wish: Wish, which: slice) -> Wish:
 
 @torch.no_grad()
 def denoised(described: Described, wish: Wish, how: Sampling) -> Iterator[Tensor]:
-    """One batch, step by step, floats in [-1, 1] [B C H W]."""
-    model, given = described.model, described.recipe.input
-    assert given.size is not None
-    device, shape = next(model.parameters()).device, (given.channels, *given.size)
+    """One batch, step by step, floats in [-1, 1] [B C H W], or latents."""
+    model, device, shape = described.model, device_of(described.model), shape_of(described)
     draw: Any = Streams(wish.seed, wish.numbers, shape, device)
     labels = torch.tensor(wish.labels, device=device)
     if wish.other is not None:
@@ -124,6 +124,13 @@ def denoised(described: Described, wish: Wish, how: Sampling) -> Iterator[Tensor
         yield from described.task.states(model, draw(), labels, how, draw)
     finally:
         model.train(was_training)
+
+
+def shape_of(described: Described) -> tuple[int, ...]:
+    """Of what a model makes [C H W]: a picture, or the latent of one."""
+    given, config = described.recipe.input, getattr(described.model, "config", None)
+    assert given.size is not None
+    return (given.channels, *given.size) if given.vae_hash is None or config is None else (config.channels, *config.size)
 
 
 class Between:

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from vitrail.checks import place
 from vitrail.data import changes as entries
 from vitrail.data.cache import cached
 from vitrail.data.dataset import Dataset
+from vitrail.data.latents import Latents
 from vitrail.data.loader import default_workers
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.survey import survey
@@ -22,7 +24,7 @@ from vitrail.engine.state import State
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override, to_tables
-from vitrail.run import model, start
+from vitrail.run import latents, model, start
 from vitrail.run.feed import Feed, augmentation, growth, mixing, shares
 from vitrail.run.folder import RunFolder, command
 from vitrail.run.learning import check_keys, learner
@@ -57,6 +59,12 @@ class Session:
         return self.feed.augmentation.preprocess
 
     @property
+    def judging(self) -> Preprocess | Latents:
+        """What becomes of pictures that the model is judged by."""
+        through = self.feed.augmentation
+        return dataclasses.replace(through, drawn=False) if isinstance(through, Latents) else through.preprocess
+
+    @property
     def precision(self) -> Precision:
         return Precision(self.recipe.plan.precision, self.world.device.type)
 
@@ -71,10 +79,21 @@ def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = Non
     prepared = prepare(recipe, world, progress)
     world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
     session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
+    lay_up(session, progress)
     session.taken = begin(session, prepared)
     world.once(lambda: create(session, prepared))
     session.notes += prepared.notes
     return session, prepared
+
+
+def lay_up(session: Session, progress: Progress | None = None) -> None:
+    """Latents in place of pictures, where the recipe names an autoencoder: of those that are trained on, and of those that judge."""
+    if session.recipe.input.vae is None:
+        return
+    dataset = session.dataset
+    parts = list(dict.fromkeys(["train", held_out(dataset, final=False), held_out(dataset, final=True)]))
+    session.dataset, notes = latents.laid_up(dataset, session.recipe, parts, session.folder.path, session.world, progress)
+    session.notes += notes
 
 
 def begin(session: Session, prepared: Prepared) -> LoadReport | None:
@@ -142,7 +161,7 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
     taught = hasattr(task.config, "teacher")
     teacher = hire(recipe, dataset.classes, pre, len(train), world.device) if taught else None
     feed = Feed(augmented, task, world.device, p.batch or 1, share, each, mixed, grown, teacher)
-    kept, notes = in_memory(dataset, world) if recipe.machine.cache else (dataset, [])
+    kept, notes = in_memory(dataset, world) if recipe.machine.cache and recipe.input.vae is None else (dataset, [])
     workers = recipe.machine.workers
     if workers is None:
         workers = default_workers(dataset.splits["train"], augmented.per_picture, world.size)
@@ -186,6 +205,9 @@ def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> 
     dataset = reopen(folder, after, about)
     world.agree({"the data set": entries.fingerprint(dataset.entries)})
     session = build(after, dataset, folder, world)
+    lay_up(session)
+    if after.input.vae != before.input.vae:
+        world.once(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))
     session.changed = tuple(c for c in changes(before, after) if not same_place(c))
     saved, damaged = world.once(lambda: checkpoint.newest(folder.checkpoints))
     session.notes = session.notes[len(dataset.notes) :]  # those of the data set were told when the run began
@@ -211,6 +233,8 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
         after = override(after, section, values)
     check_keep(after)
     check_keys(before, allowed)
+    if after.input.vae is not None:
+        after = dataclasses.replace(after, input=dataclasses.replace(after.input, vae=str(place(after.input.vae).absolute())))
     found = [c for c in changes(before, after) if not same_place(c)]
     found.sort(key=lambda c: not c.key.endswith(".name"))  # another model loses all keys of the old one: its name says more
     refused = [c for c in found if c.key not in allowed]
@@ -219,13 +243,14 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
         keys = " ".join(f"--allow-change {c.key}" for c in refused[:3])
         raise UsageError(f"that would change the result of the run: {lines}", f"leave it out, start a new run, or {keys}")
     if not found:
-        return dataclasses.replace(before, machine=after.machine)
+        return dataclasses.replace(before, machine=after.machine, input=after.input)
     return after
 
 
 def same_place(change: Change) -> bool:
-    """Whether the data lies where it did, said in another way."""
-    return change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)
+    """Whether the data lies where it did, said in another way. An autoencoder may be moved: its hash says whether it is the same."""
+    both = change.new is not None and change.old is not None
+    return (change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)) or (change.key == "input.vae" and both)
 
 
 def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:

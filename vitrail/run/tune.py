@@ -73,7 +73,8 @@ def range_test(recipe: Recipe, rates: Range, world: World, progress: Progress | 
     optim = dataclasses.replace(recipe.optim, lr=rates.high, warmup=0, ema=0.0, unfreeze=())
     plan = dataclasses.replace(recipe.plan, steps=rates.steps, epochs=None, eval_every=0, patience=0, grow_from=None)
     prepared = prepare(dataclasses.replace(recipe, optim=optim, plan=plan), world, progress)
-    made = session.build(prepared.recipe, prepared.dataset, RunFolder(Path(".")), world)  # writes nothing
+    made = session.build(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # makes no folder
+    session.lay_up(made, progress)
     made.taken = session.begin(made, prepared)
     losses: list[float] = []
     ended = ""
