@@ -184,10 +184,10 @@ def parts(model: nn.Module) -> dict[str, str]:
 
 
 def inside_of(module: nn.Module, path: str, counts: Mapping[str, int]) -> int:
-    """A list of modules is never called, so the counter does not know it; what is in it counts."""
-    if path in counts:
-        return counts[path]
-    return sum(inside_of(child, f"{path}.{name}", counts) for name, child in module.named_children())
+    """What the counter saw in a module, or in what it consists of, if that is more: a list is never called, and a denoiser calls the
+    modulations of its blocks before the blocks."""
+    within = sum(inside_of(child, f"{path}.{name}", counts) for name, child in module.named_children())
+    return max(counts.get(path, 0), within)
 
 
 def exponent(costs: Sequence[Cost], name: str) -> float | None:

@@ -74,7 +74,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class PatchOut(nn.Module):
-    """Tokens [B hw D] and what `modulation` makes of the condition -> a picture [B C H W] of `size`, cut from whole patches; nothing but zeros at first."""
+    """Tokens [B hw D] and what `modulation` makes of the condition -> a picture [B C H W] of `size`, cut from whole patches; at first all
+    zeros."""
 
     def __init__(self, norm: nn.Module, width: int, patch: int, channels: int):
         super().__init__()
