@@ -131,6 +131,10 @@ REFUSED = [
     ("eval vit --features vit", USAGE, "makes no pictures"),
     ("eval jit --features dit", USAGE, "no classifier"),
     ("eval jit --size 16 16", USAGE, "leave --size out"),
+    ("eval jit --sweep-guidance 1 2", USAGE, "--features RUN names one"),
+    ("eval jit --features vit --sweep-ema 1 2 --data good", USAGE, "leave --data out"),
+    ("eval jit --vae good", CHECKPOINT, "trained on pixels"),
+    ("sample jit --vae good", CHECKPOINT, "trained on pixels"),
     ("probe jit", USAGE, "no features to probe"),
 ]
 
@@ -177,3 +181,26 @@ def test_made_pictures_are_compared_with_real_ones_by_features():
     assert again["metrics"] == pytest.approx(made["metrics"], rel=1e-4, abs=1e-6)
     assert "Fréchet distance" in Path(must("report", "jit").strip()).read_text()
     assert "of its class" in must("eval", "jit", "--features", "vit", "--count", "12", "--split", "train")
+
+
+def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
+    words = ["eval", "jit", "--features", "vit", "--count", "12", "--split", "train"]
+    first = json.loads(must(*words, "--sweep-guidance", "1", "2", "--json"))["sweep"]
+    assert [(p["average"], p["guidance"]) for p in first] == [(1, 1.0), (1, 2.0)]
+    assert first[1]["metrics"] == pytest.approx(json.loads(must(*words, "--json"))["made"]["metrics"], rel=1e-4, abs=1e-6)
+    assert first[0]["metrics"] != first[1]["metrics"]
+    journal = Path("jit/evaluation/sweep.jsonl")
+    journal.write_bytes(journal.read_bytes()[:-9])
+    said = must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
+    assert "1 of 4 rows were there already" in said
+    assert "the least Fréchet distance: average" in said
+    kept = json.loads(Path("jit/evaluation/sweep.json").read_text())["points"]
+    assert [(p["average"], p["guidance"]) for p in kept] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
+    assert all(a["metrics"] == pytest.approx(b["metrics"], rel=1e-4, abs=1e-6) for a, b in zip(kept, first, strict=False))
+    assert kept[2]["metrics"] != kept[0]["metrics"]
+    assert "4 of 4 rows" in must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
+    drawn, rows = Path("jit/evaluation/sweep.svg").read_text(), Path("jit/evaluation/sweep.md").read_text().splitlines()
+    assert all(text in drawn for text in ("average 1", "average 2", "precision and recall"))
+    assert len([row for row in rows if row.startswith("| ") and "---" not in row]) == 5
+    assert sum("**" in row for row in rows) == 1
+    assert "0 of 1 rows" not in must(*words[:-3], "13", "--split", "train", "--sweep-guidance", "1"), "another count is another row"

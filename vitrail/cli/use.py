@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from vitrail.checks import Positive, checked, place
+from vitrail.checks import place
+from vitrail.cli import made
 from vitrail.cli.words import arguments, device
 from vitrail.errors import BadImage, DataError, UsageError, nearest
 
@@ -27,6 +28,12 @@ class Eval:
     """Height and width to judge at instead of the model's own; what that costs is said."""
     features: str = ""
     """Of a model that makes pictures: a run of a classifier, by whose features made pictures are compared with real ones."""
+    sweep_guidance: tuple[float, ...] = ()
+    """With --features: judge at each of these strengths of guidance; a table and a figure in evaluation/ of the run."""
+    sweep_ema: tuple[Literal[1, 2], ...] = ()
+    """With --features: judge by these averages of the weights, 1 the usual, 2 the shorter."""
+    vae: str = ""
+    """Of a model that makes latents: where its autoencoder lies now, if it was moved."""
     count: int = 1000
     """With --features: how many pictures to make, of all classes together."""
     device: str = "auto"
@@ -78,8 +85,8 @@ def evaluate(words: list[str]) -> None:
     from vitrail.run.prepare import data_of, held_out, part_of
 
     world = worlds.join(given.device)
-    predictor = load(given.run, str(world.device))
-    check_made(given, predictor)
+    predictor = load(given.run, str(world.device), vae=given.vae)
+    made.check(given, predictor)
     dataset, folder = data_of(given.run, given.data, predictor.recipe.task.name)
     judging.match_classes(dataset, predictor.classes, predictor.task.truth)
     part = given.split or held_out(dataset, final=True)
@@ -91,51 +98,15 @@ def evaluate(words: list[str]) -> None:
     if given.size:
         usual = metrics
         metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.size), world)
-    if given.features:
-        metrics = {**metrics, "made": made(given, predictor, dataset, part, folder, world)}
-    if world.first:
+    if made.swept(given):
+        metrics = {**metrics, "sweep": made.sweep(given, predictor, dataset, part, folder, world)}
+    elif given.features:
+        metrics = {**metrics, "made": made.once(given, predictor, dataset, part, folder, world)}
+    if world.first and (given.json or not made.swept(given)):
         show_metrics(given, part, metrics, predictor.classes)
         if given.size and not given.json:
             show_change(given.size, predictor, usual, metrics)
     worlds.leave(world)
-
-
-def check_made(given: Eval, predictor: Any) -> None:
-    """Errors: `UsageError` for what cannot be asked of such a model."""
-    from vitrail.types import generates
-
-    if given.features and not generates(predictor.task):
-        raise UsageError(f"{given.run} makes no pictures that could be judged by features", "leave --features out")
-    if given.size and generates(predictor.task):
-        raise UsageError(f"{given.run} makes pictures of {'x'.join(map(str, predictor.recipe.input.size))}", "leave --size out")
-
-
-def made(given: Eval, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
-    """How good the pictures are that a model makes; kept in the folder of its run."""
-    import dataclasses
-
-    from vitrail.cli.console import Console
-    from vitrail.run.predict import load
-    from vitrail.run.quality import quality
-    from vitrail.weights.file import write_file
-
-    judge, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
-    progress = Console(given.json).progress("making pictures")
-    found = quality(predictor, judge, dataset, part, checked(given.count, Positive, "--count"), kept, world, progress)
-    said = {"by": given.features, **dataclasses.asdict(found)}
-    if folder is not None and world.first:
-        write_file(folder.quality, json.dumps(said, indent=1, ensure_ascii=False).encode())
-    return said
-
-
-def show_made(found: dict[str, Any]) -> None:
-    print(f"\n{found['made']:,} made pictures, {found['real']:,} real ones; {found['width']} features of {found['by']}")
-    for name, value in found["metrics"].items():
-        print(f"  {name:<18} {value:.4f}")
-    if found["asked"] is not None:
-        print(f"  {'of its class':<18} {found['asked']:.4f}   (of real pictures {found['asked_of_real']:.4f})")
-    for note in found["notes"]:
-        print(f"  note: {note}")
 
 
 def resized(predictor: Any, size: tuple[int, int]) -> Any:
@@ -178,7 +149,7 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
         if name != "count":
             print(f"  {name:<18} {value:.4f}")
     if "made" in metrics:
-        show_made(metrics["made"])
+        made.show(metrics["made"])
     table, wide = metrics["per_class"], min(32, max([5, *map(len, classes)]))
     columns = [key for key, values in table.items() if len(values) == len(classes)]
     print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))

@@ -9,7 +9,7 @@ best/              step-00000150.safetensors: the weights of the best evaluation
 divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
 ema2.safetensors   the same by the second average, where optim.ema2 is said
-evaluation/        test.json and test.npz, one pair per part of the data; samples.png and quality.json,
+evaluation/        test.json and test.npz, one pair per part of the data; samples.png, quality.json and sweep.*,
                    where the model makes pictures
 report.html        all of it on one page
 """

@@ -14,6 +14,7 @@ from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor
 from vitrail.run.probe import computed, of_part
 from vitrail.run.sample import Progress, Wish, asked, pictures, usual
+from vitrail.tasks.diffusion import Sampling
 from vitrail.types import generates
 
 
@@ -32,23 +33,37 @@ class Quality:
     notes: tuple[str, ...]
 
 
+class Real:
+    """The real pictures of a part, looked at once: what made ones are compared with."""
+
+    def __init__(self, maker: Predictor, judge: Predictor, dataset: Dataset, part: str, count: int, kept: Path | None, world: World):
+        """count: how many pictures will be made each time. kept: the folder that features of real pictures are kept in, by a hash of
+        all they depend on. Errors: `UsageError`."""
+        fits(maker, judge, count, len(dataset.splits[part]))
+        self.judge, self.part, self.count, self.world = judge, part, count, world
+        self.features, notes = of_part(judge, dataset, part, kept, world)
+        self.same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
+        self.known = right(judge, dataset.splits[part], world) if self.same else None
+        if not self.same:
+            notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
+        self.notes = tuple(notes)
+
+    def judged(self, maker: Predictor, how: Sampling | None = None, progress: Progress | None = None) -> Quality:
+        """Makes pictures of all classes, equally many, and compares them."""
+        labels, judge, world = asked(maker.described, []), self.judge, self.world
+        wish = Wish(tuple(labels[i % len(labels)] for i in range(self.count)), tuple(range(self.count)))
+        made = pictures(maker.described, wish, usual(maker.described, how), progress=progress)
+        split = Split([str(i) for i in range(self.count)], np.array(wish.labels, np.int64), ArrayReader(made))
+        features = computed(judge.model, split, judge.preprocess, world)
+        said = right(judge, split, world) if self.same else None
+        metrics = generation.judged(self.features, features)
+        return Quality(self.part, len(self.features), self.count, features.shape[1], metrics, said, self.known, self.notes)
+
+
 def quality(maker: Predictor, judge: Predictor, dataset: Dataset, part: str, count: int, kept: Path | None, world: World,
             progress: Progress | None = None) -> Quality:  # fmt: skip
-    """Makes `count` pictures, of all classes equally many, and compares them with the real ones of a part. kept: the folder that features
-    of real pictures are kept in, by a hash of all they depend on. Errors: `UsageError`."""
-    fits(maker, judge, count, len(dataset.splits[part]))
-    labels = asked(maker.described, [])
-    wish = Wish(tuple(labels[i % len(labels)] for i in range(count)), tuple(range(count)))
-    made = pictures(maker.described, wish, usual(maker.described), progress=progress)
-    named = np.array(wish.labels, np.int64)
-    split = Split([str(i) for i in range(count)], named, ArrayReader(made))
-    real, notes = of_part(judge, dataset, part, kept, world)
-    features = computed(judge.model, split, judge.preprocess, world)
-    same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
-    said, known = (right(judge, some, world) if same else None for some in (split, dataset.splits[part]))
-    if not same:
-        notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
-    return Quality(part, len(real), count, real.shape[1], generation.judged(real, features), said, known, tuple(notes))
+    """Makes `count` pictures as is usual and compares them with the real ones of a part; all else as `Real`."""
+    return Real(maker, judge, dataset, part, count, kept, world).judged(maker, progress=progress)
 
 
 def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:
