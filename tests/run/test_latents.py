@@ -224,5 +224,5 @@ def test_choices_for_latents(place):
     with pytest.raises(UsageError, match="such as 32x32"):
         prepare(recipe(place, input=whole), tiny.ALONE)
     jit = prepare(recipe(place, model=Choice("jit/nano")), tiny.ALONE).recipe
-    assert (jit.task.keys["noise_scale"], jit.model.keys["channels"]) == (1.0, 4)
+    assert (jit.task.keys["objective"], jit.model.keys["channels"]) == ("flow", 4)
     assert prepare(recipe(place, model=Choice(), task=Choice("diffusion")), tiny.ALONE).recipe.model.name == "dit/nano"

@@ -79,9 +79,6 @@ def of_latents(c: Choices, coded: Coded) -> None:
             raise UsageError(f"model.{key} is {said}, and latents of these pictures have {value}", "leave it out")
         c.recipe = override(c.recipe, "model", {key: value})
         c.reasons.append(f"model.{key} = {value}: as latents have")
-    if c.recipe.task.keys["objective"] == "flow" and c.recipe.task.keys.get("noise_scale") is None:
-        c.recipe = override(c.recipe, "task", {"noise_scale": 1.0})
-        c.reasons.append("task.noise_scale = 1: latents are scaled to a spread of one, however large the picture")
 
 
 def gaussian(recipe: Recipe) -> bool:
