@@ -24,7 +24,7 @@ def place(own_folder):
 
 def test_a_study_writes_its_table_its_figure_and_its_numbers(place):
     said = must("study", "stability", *shlex.split(WORDS), "--seeds", "2", "--out", "here")
-    names = {"results.json", "table.md", "figure.svg", "manifest.json"}
+    names = {"results.json", "table.md", "figure.svg", "manifest.json", "study.json", "journal.jsonl"}
     assert everything(place) == {"tiny.npz", "here", *(f"here/{name}" for name in names)}
     found = json.loads((place / "here" / "results.json").read_text())
     assert found["config"]["steps"] == 6
@@ -74,12 +74,14 @@ def test_numbers_that_are_not_finite_are_a_result(place):
     config = stability.Config(data="tiny.npz", steps=8, batch=8, depth=1, width=16, patch=4)
     prepared = stability.prepare(stability.recipe(config), tiny.ALONE)
     row = stability.Row("wild", "", {"optim": {"kind": "sgd", "lr": 1e30, "clip": 0.0, "warmup": 0}})
-    found = stability.trained(row, 0, prepared, place, tiny.ALONE)
+    found = stability.outcome(row, 0, prepared, tiny.ALONE)
     assert "not finite" in found.reason
     assert found.lost == len(found.losses) + 1 < 8
     assert math.isinf(found.final)
     assert "not finite" in "\n".join(stability.table((row,), [found]))
-    assert json.loads(json.dumps(stability.as_json(row, [found]), allow_nan=False))["trainings"][0]["final_loss"] is None
+    said = json.loads(json.dumps(stability.as_json(found), allow_nan=False))
+    assert said["final_loss"] is None
+    assert stability.from_json(stability.Job("wild"), said) == found
 
 
 def test_when_a_training_is_lost():
@@ -97,7 +99,7 @@ def test_the_table_says_what_became_of_each_training():
 
 def test_the_list_of_studies_and_the_help_of_one():
     said = must("study")
-    assert said.startswith("stability ")
+    assert "\nstability " in f"\n{said}"
     helped = must("study", "stability", "--help")
     for f in dataclasses.fields(stability.Config):
         assert f"--{f.name}" in helped

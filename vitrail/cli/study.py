@@ -1,7 +1,6 @@
 """`vitrail study`: experiments that show what a part of training does."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.checks import place, update
+from vitrail.cli.console import Console, clock
 from vitrail.cli.words import arguments, device
-from vitrail.errors import UsageError, pick
+from vitrail.errors import Interrupted, UsageError, pick
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,73 @@ class Study(Words):
 
     vitrail study stability --steps 200
 
+    vitrail study --resume studies/stability       goes on with one that was broken off
+
     What else a study takes is said by its own help: vitrail study stability --help
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
     """Which study. Left out: all are listed."""
+    resume: str = ""
+    """The folder of a study that was broken off: rows that are finished are not measured again, and the result is the same."""
 
 
 ARGUMENTS: dict[str, type] = {"study": Study}
 
 
-def study(words: list[str]) -> None:
-    from vitrail import catalog
-
+def study(words: list[str]) -> int:
+    if any(word.partition("=")[0] == "--resume" for word in words):
+        return resume(words)
     if not words or words[0].startswith("-"):
         given = arguments(Study, words, "vitrail study")
         if given != Study():
-            raise UsageError("the name of the study comes first", f"vitrail study {catalog.rooms('studies')[0]} {words[0]} ...")
+            raise UsageError("the name of the study comes first", f"vitrail study stability {words[0]} ...")
         return overview()
-    name = pick(words[0], catalog.rooms("studies"), "study", "vitrail study lists them")
-    module = catalog.module("studies", name)
+    from vitrail import catalog
+
+    name = pick(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
+    module = catalog.module("studies", name.replace("-", "_"))
     given = arguments(joined(module), words[1:], f"vitrail study {name}")
     device(given.device)
     keys = {f.name: getattr(given, f.name) for f in dataclasses.fields(module.Config)}
     config = update(module.Config(), keys, name)
-    conduct(name, module, config, given)
-    return None
+    from vitrail.run import bench
+
+    out: Path = place(given.out) if given.out else fresh(name)
+    meter = Meter()
+    return conduct(module, config, bench.new(name, config, out, world(given.device), meter.done), meter)
 
 
-def overview() -> None:
+def resume(words: list[str]) -> int:
+    """Takes a study up again. Its settings are in its folder, and none can be given."""
+    for word in words:
+        if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--help"):
+            raise UsageError(f"{word} would change the study: it goes on with what it was begun with", "vitrail study --resume FOLDER")
+    given = arguments(Study, words, "vitrail study")
+    from vitrail.run import bench
+
+    path, head = bench.read_head(given.resume)
+    if given.name and given.name != head["study"]:
+        raise UsageError(f"{path} is of the study {head['study']}, not {given.name}", bench.again(path))
+    meter = Meter()
+    opened, module, config = bench.resumed(given.resume, world(head["device"]), meter.done)
+    return conduct(module, config, opened, meter)
+
+
+def names() -> list[str]:
+    """Studies as they are said: their modules with hyphens."""
     from vitrail import catalog
 
-    for name in catalog.rooms("studies"):
-        print(f"{name:<12} {catalog.about('studies', name)[0]}")
-    print(f"\none of them:  vitrail study {catalog.rooms('studies')[0]}")
+    return [room.replace("_", "-") for room in catalog.rooms("studies")]
+
+
+def overview() -> int:
+    from vitrail import catalog
+
+    for name in names():
+        print(f"{name:<12} {catalog.about('studies', name.replace('-', '_'))[0]}")
+    print("\none of them:  vitrail study stability")
+    return 0
 
 
 def joined(module: Any) -> type:
@@ -73,22 +106,32 @@ def joined(module: Any) -> type:
     return dataclasses.make_dataclass("Config", [], bases=(module.Config, Words), frozen=True, namespace=told)
 
 
-def conduct(name: str, module: Any, config: Any, given: Any) -> None:
-    """Runs the study and writes its folder, whole or not at all."""
-    from vitrail.engine import world as worlds
-    from vitrail.run import folder
-    from vitrail.run.evaluate import alone
-    from vitrail.weights.folder import write_folder
+def conduct(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
+    """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be taken up."""
+    from vitrail.report.study import page
+    from vitrail.run.bench import again
 
-    out = place(given.out) if given.out else fresh(name)
-    folder.check_writable(out)
-    here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
-    files = module.run(config, out, alone(here), say)
-    try:
-        write_folder(out, files)
-    except OSError as error:
-        raise folder.unwritable(out, error) from None
-    print(f"written: {', '.join(str(out / file) for file in files)}")
+    with opened as bench, meter:
+        try:
+            told = module.run(config, bench)
+            files = told.files(bench.head)
+            if told.parts:
+                files["report.html"] = page(told, bench.head["command"])
+            bench.finish(files)
+        except KeyboardInterrupt:
+            if not bench.open:
+                raise
+            raise Interrupted(f"stopped; every finished row is in {bench.path}", f"go on with: {again(bench.path)}") from None
+        meter.say("\n".join(["", *told.lines, "", f"measured in {clock(bench.seconds())}"]))
+        meter.say(f"written: {', '.join(str(bench.path / file) for file in files)}")
+    return 0
+
+
+def world(name: str) -> Any:
+    from vitrail.engine import world as worlds
+    from vitrail.run.evaluate import alone
+
+    return alone(worlds.best_device() if name == "auto" else worlds.named_device(name))
 
 
 def fresh(name: str) -> Path:
@@ -100,6 +143,48 @@ def fresh(name: str) -> Path:
     return path
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+class Meter:
+    """A line for each row that is finished; on a terminal a bar below them that says how many are, and how long the others will take."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = self.console.live = None
+
+    def say(self, text: str) -> None:
+        self.stop()
+        self.console.say(text)
+
+    def done(self, done: Any) -> None:
+        """Shows a row. The bar ends with the last one."""
+        eta = "" if done.left is None or done.number == done.of else f"eta {clock(done.left)}"
+        seed = f"seed {done.job.seed}"
+        if self.console.terminal:
+            self.advance(done, eta)
+            self.console.say(f"{done.job.row:<24} {seed}  {done.line}".rstrip())
+        else:
+            self.console.say(f"{done.number:>{len(str(done.of))}}/{done.of}  {done.job.row:<24} {seed}  {done.line}  {eta}".rstrip())
+        if done.number == done.of:
+            self.stop()
+
+    def advance(self, done: Any, eta: str) -> None:
+        from rich.console import Console as Rich
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        if self.bar is None:
+            columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[eta]}"))
+            self.bar = self.console.live = Progress(*columns, console=Rich(), transient=True)
+            self.task = self.bar.add_task("rows", total=done.of, eta="")
+            self.bar.start()
+        self.bar.update(self.task, completed=done.number, eta=eta)

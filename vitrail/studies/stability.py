@@ -6,26 +6,21 @@ small pieces must give the curve of the whole batch: that row checks the code, n
 """
 
 import dataclasses
-import io
-import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitrail.checks import Above, Positive
-from vitrail.engine.stop import Stop
-from vitrail.engine.train import NotFinite, train
 from vitrail.engine.world import World
-from vitrail.recipe import Choice, Recipe, from_tables, override
-from vitrail.run import evaluate, session
-from vitrail.run.folder import RunFolder, command
+from vitrail.recipe import Choice, Recipe, from_tables
+from vitrail.run.bench import Bench, Job
 from vitrail.run.model import is_multi
-from vitrail.run.prepare import Prepared, held_out, prepare
-from vitrail.run.train import batches, loop
+from vitrail.run.prepare import Prepared
+from vitrail.run.told import Told, svg
+from vitrail.run.told import table as markdown
+from vitrail.run.trial import judged, trained
 
 SMOOTH = 5  # steps whose mean loss decides whether a training was lost
 
@@ -105,55 +100,49 @@ def recipe(config: Config) -> Recipe:
     return dataclasses.replace(given, data=Choice("", {"path": config.data}))
 
 
-def run(config: Config, out: Path, world: World, say: Callable[[str], None]) -> dict[str, bytes]:
-    """Trains every row, one after another, and returns the files of the study by name. Errors: those of preparing a run."""
-    prepared = prepare(recipe(config), world)
-    rows, found = build(config), []
-    for row in rows:
-        for seed in range(config.seeds):
-            found.append(trained(row, seed, prepared, out, world))
-            say(f"{row.name:<24} seed {seed}  loss {found[-1].final:.4f}  accuracy {found[-1].accuracy:.4f}  {fate(found[-1])}")
+def run(config: Config, bench: Bench) -> Told:
+    """Trains every row, one after another. Errors: those of preparing a run."""
+    prepared = bench.prepare(recipe(config))
+    rows = build(config)
+    named = {row.name: row for row in rows}
+    jobs = [Job(row.name, seed) for row in rows for seed in range(config.seeds)]
+    values = bench.measure(jobs, lambda job: as_json(outcome(named[job.row], job.seed, prepared, bench.world)), line)
+    found = [from_json(job, value) for job, value in zip(jobs, values, strict=True)]
     apart = difference(rows, found)
-    lines = table(rows, found)
-    say("\n" + "\n".join(lines))
-    say(f"\nlargest difference in loss between the whole batch and its pieces: {apart:.1e}")
-    results = {
-        "study": "stability", "command": command(), "config": dataclasses.asdict(config), "versions": session.versions(),
-        "whole_and_pieces_differ": apart, "rows": [as_json(row, found) for row in rows],
-    }  # fmt: skip
-    note = f"\nLargest difference in loss between the whole batch and its pieces: {apart:.1e}.\n"
-    return {
-        "results.json": (json.dumps(results, indent=1) + "\n").encode(),
-        "table.md": ("\n".join(lines) + "\n" + note).encode(),
-        "figure.svg": figure(rows, found),
+    note = f"Largest difference in loss between the whole batch and its pieces: {apart:.1e}."
+    trainings = {row.name: [value for job, value in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    numbers = {
+        "whole_and_pieces_differ": apart,
+        "rows": [{"name": row.name, "changes": row.changes, "trainings": trainings[row.name]} for row in rows],
     }
+    return Told(numbers, [*table(rows, found), "", note], {"figure.svg": figure(rows, found)})
 
 
-def trained(row: Row, seed: int, prepared: Prepared, out: Path, world: World) -> Outcome:
+def outcome(row: Row, seed: int, prepared: Prepared, world: World) -> Outcome:
     """One training, and its judgement on the held-out part."""
-    changed = override(prepared.recipe, "plan", {"seed": seed})
-    for section, keys in row.changes.items():
-        changed = override(changed, section, keys)
-    made = session.build(changed, prepared.dataset, RunFolder(out), world)  # writes nothing
-    losses, norms, reason = [], [], ""
-    try:
-        for loss, norm in steps(made):
-            losses.append(loss)
-            norms.append(norm)
-    except NotFinite as error:
-        reason = error.what
-    split = prepared.dataset.splits[held_out(prepared.dataset, final=True)]
-    metrics, _ = evaluate.judge(made.described, split, made.preprocess, world, 0, made.precision)
-    guessing = math.log(2) if is_multi(made.described.task) else math.log(len(prepared.dataset.classes))
-    lost = len(losses) + 1 if reason else first_lost(losses, guessing)
-    accuracy = metrics[made.described.task.higher_is_better]
-    return Outcome(row.name, seed, tuple(losses), tuple(norms), float(accuracy), lost, reason)
+    trial = trained(prepared, row.changes, seed, world)
+    task, classes, losses = trial.session.described.task, prepared.dataset.classes, trial.losses
+    lost = len(losses) + 1 if trial.reason else first_lost(losses, math.log(2 if is_multi(task) else len(classes)))
+    return Outcome(row.name, seed, tuple(losses), tuple(trial.norms), judged(trial), lost, trial.reason)
 
 
-def steps(made: session.Session) -> Iterator[tuple[float, float]]:
-    """Loss and norm of the gradient, step after step."""
-    for report in train(made.state, made.described.task, batches(made), loop(made, Stop())):
-        yield sum(float(term) for term in report.terms.values()), float(report.grad_norm)
+def as_json(o: Outcome) -> dict[str, Any]:
+    """A training as it is written down; a norm that is not finite is None."""
+    return {
+        "seed": o.seed, "final_loss": o.final if math.isfinite(o.final) else None, "accuracy": o.accuracy,
+        "largest_grad_norm": max(filter(math.isfinite, o.norms), default=None), "diverged_at": o.lost or None, "reason": o.reason,
+        "losses": list(o.losses), "grad_norms": [n if math.isfinite(n) else None for n in o.norms],
+    }  # fmt: skip
+
+
+def from_json(job: Job, said: dict[str, Any]) -> Outcome:
+    norms = tuple(math.inf if n is None else n for n in said["grad_norms"])
+    return Outcome(job.row, job.seed, tuple(said["losses"]), norms, said["accuracy"], said["diverged_at"] or 0, said["reason"])
+
+
+def line(job: Job, said: dict[str, Any]) -> str:
+    o = from_json(job, said)
+    return f"loss {o.final:.4f}  accuracy {o.accuracy:.4f}  {fate(o)}"
 
 
 def first_lost(losses: list[float], guessing: float) -> int:
@@ -181,34 +170,19 @@ def difference(rows: tuple[Row, ...], found: list[Outcome]) -> float:
 
 def table(rows: tuple[Row, ...], found: list[Outcome]) -> list[str]:
     """Markdown, a line a row: means over the seeds, the largest norm of all, and the fate of each seed that was lost."""
-    lines = ["| training | final loss | accuracy | largest gradient norm | diverged at step |", "|---|---|---|---|---|"]
+    cells = []
     for row in rows:
         mine = [o for o in found if o.row == row.name]
         loss, accuracy = np.mean([o.final for o in mine]), np.mean([o.accuracy for o in mine])
-        norm = max((n for o in mine for n in o.norms), default=math.nan)
+        norm = max((n for o in mine for n in o.norms if math.isfinite(n)), default=math.nan)
         told = ", ".join(fate(o) for o in mine if o.lost)
         ending = f"{loss:.3f}" if math.isfinite(loss) else "not finite"
-        lines.append(f"| {row.name} | {ending} | {accuracy:.1%} | {norm:.2g} | {told or '-'} |")
-    return lines
-
-
-def as_json(row: Row, found: list[Outcome]) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "changes": row.changes,
-        "trainings": [
-            {"seed": o.seed, "final_loss": o.final if math.isfinite(o.final) else None, "accuracy": o.accuracy,
-             "largest_grad_norm": max(o.norms, default=None), "diverged_at": o.lost or None, "reason": o.reason,
-             "losses": list(o.losses), "grad_norms": list(o.norms)}
-            for o in found if o.row == row.name
-        ],
-    }  # fmt: skip
+        cells.append([row.name, ending, f"{accuracy:.1%}", f"{norm:.2g}", told or "-"])
+    return markdown(["training", "final loss", "accuracy", "largest gradient norm", "diverged at step"], cells)
 
 
 def figure(rows: tuple[Row, ...], found: list[Outcome]) -> bytes:
-    """Loss above, gradient norm below, a column for each thing that was changed; the plain training in each. SVG; the same numbers make
-    the same bytes."""
-    import matplotlib
+    """Loss above, gradient norm below, a column for each thing that was changed; the plain training in each. SVG."""
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(row.panel for row in rows if row.panel))
@@ -228,7 +202,4 @@ def figure(rows: tuple[Row, ...], found: list[Outcome]) -> bytes:
         below.set(xlabel="step", yscale="log")
     grid[0][0].set_ylabel("loss")
     grid[1][0].set_ylabel("norm of the gradient")
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
-        made.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return svg(made)

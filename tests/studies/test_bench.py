@@ -1,0 +1,208 @@
+"""What all studies share: rows that are kept at once, studies that are taken up again, and what is shown on the way."""
+
+import json
+import shlex
+
+import pytest
+import tiny
+from places import must, npz, refused, vitrail
+
+from vitrail.cli.study import Meter
+from vitrail.errors import CheckpointError, DataError, RunError
+from vitrail.report.study import page
+from vitrail.run import bench as benches
+from vitrail.run import journal
+from vitrail.run.bench import Bench, Done, Job
+from vitrail.run.told import Part, Told, table
+from vitrail.studies import stability
+from vitrail.weights.folder import verify_folder
+
+USAGE, DATA, CHECKPOINT = 2, 3, 4
+WORDS = shlex.split("stability --steps 2 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz")
+JOBS = [Job("a"), Job("b"), Job("b", 1)]
+
+
+@pytest.fixture
+def place(own_folder):
+    npz(own_folder / "tiny.npz")
+    return own_folder
+
+
+def opened(path, show=lambda done: None) -> Bench:
+    if path.exists():
+        return benches.resumed(str(path), tiny.ALONE, show)[0]
+    return benches.new("stability", stability.Config(), path, tiny.ALONE, show)
+
+
+def spelled(job, value):
+    return str(value)
+
+
+def broken_after(rows, monkeypatch):
+    """Ctrl-C in the middle of the row after so many."""
+    count, outcome = [0], stability.outcome
+
+    def some(*given):
+        count[0] += 1
+        if count[0] > rows:
+            raise KeyboardInterrupt
+        return outcome(*given)
+
+    monkeypatch.setattr(stability, "outcome", some)
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("study.json", "journal.jsonl", "manifest.json")}
+
+
+def test_a_study_that_was_broken_off_gives_the_same_bytes(place, monkeypatch):
+    words = ["study", *WORDS, "--seeds", "2"]
+    monkeypatch.setattr(benches.folder, "command", lambda: ["vitrail", *words])
+    must(*words, "--out", "whole")
+    with monkeypatch.context() as patched:
+        broken_after(5, patched)
+        code, out, err = vitrail(*words, "--out", "cut")
+    assert code == 130
+    assert "5/28" in out
+    assert "vitrail study --resume cut" in err
+    assert {p.name for p in (place / "cut").iterdir()} == {"study.json", "journal.jsonl"}
+    with (place / "cut" / "journal.jsonl").open("ab") as file:
+        file.write(b'{"row": "norm after", "seed": 1, "val')  # a power cut
+    with monkeypatch.context() as patched:
+        broken_after(23, patched)  # what is in the journal is not trained again
+        said = must("study", "--resume", "cut")
+    assert "28/28" in said
+    assert files(place / "cut") == files(place / "whole")
+    verify_folder(place / "cut")
+    must("study", "stability", "--resume", "cut")  # a finished one is only written again
+    assert files(place / "cut") == files(place / "whole")
+
+
+def test_other_settings_and_other_data_are_refused(place, monkeypatch):
+    with monkeypatch.context() as patched:
+        broken_after(1, patched)
+        vitrail("study", *WORDS, "--out", "cut")
+    refused(place, "study --resume cut --steps 3", USAGE, "would change the study")
+    refused(place, "study gradients --resume cut", USAGE, "is of the study stability")
+    refused(place, "study stability --out cut", USAGE, "vitrail study --resume cut goes on with it")
+    refused(place, "study --resume tiny.npz", CHECKPOINT, "is not the folder of a study")
+    refused(place, "study --resume nowhere", CHECKPOINT, "vitrail study NAME begins one")
+    said = (place / "cut" / "study.json").read_text()
+    (place / "cut" / "study.json").write_text(said.replace('"steps": 2', '"steps": 3'))
+    refused(place, "study --resume cut", CHECKPOINT, "rows belong to other settings")
+    (place / "cut" / "study.json").write_text(said.replace('"vitrail": "', '"vitrail": "9'))
+    refused(place, "study --resume cut", USAGE, "begun with vitrail 9")
+    (place / "cut" / "study.json").write_text(said)
+    npz(place / "tiny.npz", classes=2)
+    other = dict(__import__("numpy").load(place / "tiny.npz"))
+    other["train_images"] = 255 - other["train_images"]
+    __import__("numpy").savez(place / "tiny.npz", **other)
+    refused(place, "study --resume cut", DATA, "not those that cut was begun with")
+
+
+def test_what_cannot_be_prepared_leaves_no_folder(own_folder):
+    refused(own_folder, "study stability --data nothere", DATA, "there is no file or folder nothere")
+
+
+def test_rows_are_measured_once_and_read_as_they_were_written(tmp_path):
+    seen, done = [], []
+
+    def work(job):
+        seen.append(job)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {"third": 1 / 3, "seed": job.seed, "pair": (1, 2)}
+
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "s") as bench:
+        bench.measure(JOBS, work, spelled)
+    with opened(tmp_path / "s", done.append) as bench:
+        found = bench.measure(JOBS, work, spelled)
+    assert seen == [*JOBS, JOBS[2]]
+    assert found == [{"third": 1 / 3, "seed": job.seed, "pair": [1, 2]} for job in JOBS]
+    assert [(d.number, d.of) for d in done] == [(1, 3), (2, 3), (3, 3)]
+    assert [d.left for d in done] == [None, None, 0.0]
+    assert bench.seconds() >= 0
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path):
+    import subprocess
+    import sys
+
+    with opened(tmp_path / "s") as bench:
+        bench.measure(JOBS, lambda job: 1, spelled)
+        code = (
+            "import torch; from pathlib import Path; from vitrail.run.lock import take\n"
+            f"from vitrail.errors import RunError\ntry: take(Path({str(tmp_path / 's')!r}))\nexcept RunError as e: print(e)"
+        )
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "is working in" in said.stdout
+    assert RunError.code == 1
+
+
+def test_a_journal_ends_with_its_last_whole_line(tmp_path):
+    file = tmp_path / "j"
+    for number in range(3):
+        journal.add(file, {"n": number})
+    whole = file.read_bytes()
+    for torn in (b'{"n": 3', b"\x00" * 40 + b"\n", b'{"n": 3}'):
+        file.write_bytes(whole + torn)
+        assert journal.read(file) == ([{"n": 0}, {"n": 1}, {"n": 2}], len(whole))
+    journal.trim(file, len(whole))
+    assert file.read_bytes() == whole
+    with pytest.raises(ValueError, match="JSON"):
+        journal.add(file, {"n": float("nan")})
+    assert file.read_bytes() == whole
+    file.write_bytes(whole.replace(b'{"n": 1}', b'{"n": 1'))
+    assert journal.read(file)[0] == [{"n": 0}]
+
+
+def test_settings_that_no_study_has(tmp_path):
+    with opened(tmp_path / "s") as bench:
+        bench.begin("x")
+    head = json.loads((tmp_path / "s" / "study.json").read_text())
+    head["config"]["more"] = 1
+    (tmp_path / "s" / "study.json").write_text(json.dumps(head))
+    with pytest.raises(CheckpointError, match="settings that the study"):
+        opened(tmp_path / "s")
+    (tmp_path / "s" / "study.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="does not say"):
+        opened(tmp_path / "s")
+
+
+def test_other_data_is_noticed_by_the_bench(tmp_path):
+    with opened(tmp_path / "s") as bench:
+        bench.begin("x")
+    with pytest.raises(DataError, match="not those"), opened(tmp_path / "s") as bench:
+        bench.begin("y")
+
+
+def test_lines_in_a_pipe_and_a_bar_on_a_terminal(capsys, monkeypatch):
+    meter = Meter()
+    for number in (1, 2):
+        meter.done(Done(Job("plain"), "loss 1", number, 2, 65.0))
+    assert (
+        capsys.readouterr().out == "1/2  plain                    seed 0  loss 1  eta 1:05\n2/2  plain                    seed 0  loss 1\n"
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with Meter() as meter:
+        meter.done(Done(Job("plain"), "loss 1", 1, 2, 65.0))
+        assert meter.bar is not None
+        assert meter.bar.tasks[0].fields["eta"] == "eta 1:05"
+        meter.done(Done(Job("wide"), "loss 2", 2, 2, 0.0))
+        assert meter.bar is None
+    out = capsys.readouterr().out
+    assert out.index("plain") < out.index("wide")
+
+
+def test_the_page_holds_figures_tables_and_words_and_fetches_nothing():
+    told = Told(
+        {}, [], {"a.svg": b"<svg/>"}, "A <study>", (Part("One", ("5 < 6",), "a.svg"), Part("Two", (), "", ("x", "y"), (("1", "2"),)))
+    )
+    made = page(told, ["vitrail", "study", "x"]).decode()
+    assert "A &lt;study&gt;" in made
+    assert "5 &lt; 6" in made
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in made
+    assert "<td>2</td>" in made
+    assert "http" not in made.replace("http-equiv", "")
+    assert table(["a"], [["1"]]) == ["| a |", "|---|", "| 1 |"]
