@@ -9,6 +9,7 @@ import pytest
 import tiny
 from places import everything, must, npz, refused
 
+from vitrail.run.prepare import prepare
 from vitrail.run.session import build as session
 from vitrail.studies import stability
 
@@ -59,7 +60,7 @@ def test_no_study_is_overwritten(place):
 
 def test_every_row_can_be_built_and_differs_from_the_plain_one(place):
     config = stability.Config(data="tiny.npz", steps=2, batch=8, depth=1, width=16, patch=4)
-    prepared = stability.prepare(stability.recipe(config), tiny.ALONE)
+    prepared = prepare(stability.recipe(config), tiny.ALONE)
     rows = stability.build(config)
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
@@ -72,7 +73,7 @@ def test_every_row_can_be_built_and_differs_from_the_plain_one(place):
 
 def test_numbers_that_are_not_finite_are_a_result(place):
     config = stability.Config(data="tiny.npz", steps=8, batch=8, depth=1, width=16, patch=4)
-    prepared = stability.prepare(stability.recipe(config), tiny.ALONE)
+    prepared = prepare(stability.recipe(config), tiny.ALONE)
     row = stability.Row("wild", "", {"optim": {"kind": "sgd", "lr": 1e30, "clip": 0.0, "warmup": 0}})
     found = stability.outcome(row, 0, prepared, tiny.ALONE)
     assert "not finite" in found.reason
