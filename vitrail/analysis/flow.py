@@ -125,7 +125,7 @@ class Seen:
                 break
             stream = stream + branch
             found.append(rms(branch) / max(rms(stream), TINY))
-        if found and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
+        if found and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
             return tuple(found)
         return (rms(out - x) / max(rms(out), TINY),)
 

@@ -172,9 +172,9 @@ class Meter:
         seed = f"seed {done.job.seed}"
         if self.console.terminal:
             self.advance(done, eta)
-            self.console.say(f"{done.job.row:<24} {seed}  {done.line}".rstrip())
+            self.console.say(f"{done.job.row:<32} {seed}  {done.line}".rstrip())
         else:
-            self.console.say(f"{done.number:>{len(str(done.of))}}/{done.of}  {done.job.row:<24} {seed}  {done.line}  {eta}".rstrip())
+            self.console.say(f"{done.number:>{len(str(done.of))}}/{done.of}  {done.job.row:<32} {seed}  {done.line}  {eta}".rstrip())
         if done.number == done.of:
             self.stop()
 

@@ -1,14 +1,22 @@
 """A training that leaves nothing on the disk: of a row of a study."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.analysis.watch import still
 from vitrail.data.dataset import Split
+from vitrail.data.preprocess import Preprocess
 from vitrail.engine.stop import Stop
 from vitrail.engine.train import NotFinite, train
 from vitrail.engine.world import World
+from vitrail.errors import DataError
 from vitrail.recipe import override
 from vitrail.run import evaluate, session
 from vitrail.run.folder import RunFolder
@@ -51,3 +59,33 @@ def judged(trial: Trial, split: Split | None = None) -> float:
     part = split or made.dataset.splits[held_out(made.dataset, final=True)]
     metrics, _ = evaluate.judge(made.described, part, made.preprocess, made.world, 0, made.precision)
     return float(metrics[made.described.task.higher_is_better])
+
+
+def batch(split: Split, places: Sequence[int], pre: Preprocess) -> tuple[Tensor, Tensor]:
+    """Some pictures of a part as the model takes them, float [B C H W], and their labels."""
+    pictures = torch.stack([pre.picture(split.read(int(i))) for i in places])
+    return pre.batch(pictures), torch.from_numpy(split.labels[np.asarray(places)])
+
+
+def held(prepared: Prepared, most: int) -> Split:
+    """The part that judges at the end, or so many of its pictures, evenly spaced. Errors: `DataError` for pictures of several classes."""
+    if prepared.dataset.multi_label:
+        raise DataError(
+            "these pictures have several classes each, and this study counts right answers", "give data with one class a picture"
+        )
+    split = prepared.dataset.splits[held_out(prepared.dataset, final=True)]
+    return split if len(split) <= most else split.take(np.linspace(0, len(split) - 1, most).astype(int))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 250) -> float:
+    """The share of pictures [N C H W] that a classifier, in evaluation mode, tells rightly."""
+    with still(model):
+        right = [model(x).argmax(1) == y for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)]
+    return float(torch.cat(right).double().mean())
+
+
+def resized(split: Split, pre: Preprocess, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """All pictures of a part as a model takes them, at a size, [N C h w] and their labels."""
+    images, labels = batch(split, range(len(split)), dataclasses.replace(pre, size=size))
+    return images.to(device), labels.to(device)
