@@ -164,12 +164,13 @@ def rescale(model: nn.Module, scale: float) -> None:
 
 @torch.no_grad()
 def alike(model: nn.Module, images: Tensor) -> float:
-    """The mean cosine between two tokens of a picture after the last block: 1 where all have become one."""
+    """The mean cosine between two tokens of a picture after the last block: 1 where all have become one, NaN where nothing is left."""
     seen: list[Tensor] = []
     last = list(blocks_of(model).values())[-1]
     with still(model), hooked([last.register_forward_hook(lambda module, args, out: seen.append(out))]):
         model(images)
-    unit = F.normalize(seen[0].double(), dim=-1)
+    x = seen[0].double()
+    unit = x / x.norm(dim=-1, keepdim=True)
     count = unit.shape[1]
     return float(((unit.sum(1).square().sum(-1) - count) / (count * (count - 1))).mean())
 

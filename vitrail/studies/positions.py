@@ -37,15 +37,15 @@ Grid = tuple[int, int]
 @dataclass(frozen=True)
 class Config:
     data: str = "mini"  # what is learned: "mini", or any data set that vitrail train takes
-    steps: Positive = 300  # of every training
+    steps: Positive = 200  # of every training
     seeds: Positive = 3  # how often each kind is trained, with seeds 0, 1, ...
     batch: Positive = 64  # pictures a step
     lr: Above = 2e-3
     depth: Positive = 3  # blocks of the model
     width: Positive = 64  # of its tokens; a multiple of 16
-    patch: Positive = 4  # pixels
+    patch: Positive = 7  # pixels
     factors: tuple[Above, ...] = (0.75, 1.25, 1.5)  # sizes to be judged at, times that of training; rounded to whole patches
-    test: Positive = 1000  # held-out pictures, at most
+    test: Positive = 500  # held-out pictures, at most
 
 
 @dataclass(frozen=True)
