@@ -14,7 +14,7 @@ from vitrail.run.model import create
 from vitrail.studies import cnn_vs_vit as study
 from vitrail.studies.cnn_vs_vit import disturb, field, words
 
-SMALL = "--steps 2 --seeds 2 --batch 4 --shares 0.5 1 --data tiny.npz"
+SMALL = "--steps 1 --seeds 1 --batch 4 --shares 0.5 1 --data tiny.npz"
 SHAPE = {"size": [28, 28], "channels": 1}
 
 

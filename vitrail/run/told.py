@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def svg(figure: "Figure") -> bytes:
     import matplotlib
 
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    paths = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), file.getvalue())  # a hundredth of a point will do
+    return re.sub(rb"\n +", rb"\n", paths)

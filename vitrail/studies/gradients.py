@@ -271,10 +271,14 @@ def figure(config: Config, found: dict[str, list[Any]]) -> bytes:
                 one = found[Row(norm, residual, deepest, scale).name][0]
                 for axis, what in zip(grid[:, column], ("activations", "gradients"), strict=True):
                     values = [v or math.nan for v in one[what]]  # a logarithm shows no zero
-                    style = {"color": f"C{number}", "linestyle": "-" if residual else ":"}
-                    axis.plot(range(1, deepest + 1), values, label=f"scale {scale:g}{'' if residual else ', no residual'}", **style)
+                    name = f"scale {scale:g}{'' if residual else ', no residual'}"
+                    axis.plot(range(1, deepest + 1), values, label=name, color=f"C{number}", linestyle="-" if residual else ":")
         grid[0, column].set(title=f"norm: {norm}", yscale="log")
         grid[1, column].set(xlabel="block", yscale="log")
+        for axis in grid[:, column]:
+            axis.minorticks_off()
+            low, high = axis.get_ylim()
+            axis.set_ylim(min(low, high / 100), max(high, 100 * low))  # what hardly changes shall look so
     grid[0, 0].legend(fontsize="x-small")
     grid[0, 0].set_ylabel("activations, root mean square")
     grid[1, 0].set_ylabel("gradients, root mean square")

@@ -123,14 +123,14 @@ def placed(model: nn.Module, way: str, grid: Grid) -> nn.Module:
     backbone.position = Elsewhere(old, grid, way == "stretched") if way and isinstance(old, Position) else old
     for part in attentions(model).values():
         if isinstance(part, SelfAttention):
-            part.rotary = of(part.rotary, Turned, way, "stretched", grid)  # type: ignore[assignment]
-            part.relative = of(part.relative, Clamped, way, "kept", grid)  # type: ignore[assignment]
+            part.rotary = of(part.rotary, Turned, way, "stretched", grid)
+            part.relative = of(part.relative, Clamped, way, "kept", grid)
     return model
 
 
-def of(part: Any, wrapper: type, way: str, wanted: str, grid: Grid) -> Any:
+def of(part: Any, wrapper: type["Turned | Clamped"], way: str, wanted: str, grid: Grid) -> Any:
     """A part of attention in its wrapper where the way is the one that it does not take by itself."""
-    bare = part.inner if isinstance(part, wrapper) else part
+    bare: Any = part.inner if isinstance(part, wrapper) else part
     return wrapper(bare, grid) if bare is not None and way == wanted else bare
 
 

@@ -54,7 +54,7 @@ def disturbed(found: Mapping[str, Curves]) -> bytes:
     made, axes = figure(4, -(-len(found) // 4))
     for axis, (kind, lines) in zip(axes, found.items(), strict=False):
         levels = list(next(iter(lines.values())))
-        numbered = {name: dict(enumerate(line.values())) for name, line in lines.items()}
+        numbered = {name: {float(i): values for i, values in enumerate(line.values())} for name, line in lines.items()}
         curves(axis, numbered, kind, "level")
         axis.set_xticks(range(len(levels)), ["as it is", *(f"{level:g}" for level in levels[1:])])
     for axis in axes[len(found) :]:
