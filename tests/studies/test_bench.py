@@ -18,7 +18,7 @@ from vitrail.studies import stability
 from vitrail.weights.folder import verify_folder
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
-WORDS = shlex.split("stability --steps 2 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz")
+WORDS = shlex.split("stability --steps 1 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz")
 JOBS = [Job("a"), Job("b"), Job("b", 1)]
 
 
@@ -88,7 +88,7 @@ def test_other_settings_and_other_data_are_refused(place, monkeypatch):
     refused(place, "study --resume tiny.npz", CHECKPOINT, "is not the folder of a study")
     refused(place, "study --resume nowhere", CHECKPOINT, "vitrail study NAME begins one")
     said = (place / "cut" / "study.json").read_text()
-    (place / "cut" / "study.json").write_text(said.replace('"steps": 2', '"steps": 3'))
+    (place / "cut" / "study.json").write_text(said.replace('"steps": 1', '"steps": 3'))
     refused(place, "study --resume cut", CHECKPOINT, "rows belong to other settings")
     (place / "cut" / "study.json").write_text(said.replace('"vitrail": "', '"vitrail": "9'))
     refused(place, "study --resume cut", USAGE, "begun with vitrail 9")
@@ -180,9 +180,8 @@ def test_lines_in_a_pipe_and_a_bar_on_a_terminal(capsys, monkeypatch):
     meter = Meter()
     for number in (1, 2):
         meter.done(Done(Job("plain"), "loss 1", number, 2, 65.0))
-    assert (
-        capsys.readouterr().out == "1/2  plain                    seed 0  loss 1  eta 1:05\n2/2  plain                    seed 0  loss 1\n"
-    )
+    plain = f"{'plain':<32} seed 0  loss 1"
+    assert capsys.readouterr().out == f"1/2  {plain}  eta 1:05\n2/2  {plain}\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with Meter() as meter:

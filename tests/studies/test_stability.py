@@ -9,6 +9,7 @@ import pytest
 import tiny
 from places import everything, must, npz, refused
 
+from vitrail.recipe import override
 from vitrail.run.prepare import prepare
 from vitrail.run.session import build as session
 from vitrail.studies import stability
@@ -66,7 +67,7 @@ def test_every_row_can_be_built_and_differs_from_the_plain_one(place):
     for row in rows:
         made = prepared.recipe
         for section, keys in row.changes.items():
-            made = stability.override(made, section, keys)
+            made = override(made, section, keys)
         assert session(made, prepared.dataset, tiny.RunFolder(place), tiny.ALONE).recipe == made
         assert (made == prepared.recipe) == (row.name == "plain")
 
