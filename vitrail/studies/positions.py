@@ -37,7 +37,7 @@ Grid = tuple[int, int]
 @dataclass(frozen=True)
 class Config:
     data: str = "mini"  # what is learned: "mini", or any data set that vitrail train takes
-    steps: Positive = 800  # of every training
+    steps: Positive = 600  # of every training
     seeds: Positive = 3  # how often each kind is trained, with seeds 0, 1, ...
     batch: Positive = 64  # pictures a step
     lr: Above = 2e-3
