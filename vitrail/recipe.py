@@ -136,6 +136,7 @@ class Machine:
     save_every: Positive = 200
     keep: int = 2  # checkpoints, at least 2
     tensorboard: bool = False
+    judge: str = ""  # of a model that makes pictures: a run of a classifier, by which evaluations also measure the Frechet distance
 
 
 @dataclass(frozen=True)

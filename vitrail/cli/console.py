@@ -103,7 +103,8 @@ class Console:
         )
 
     def judged_line(self, step: int) -> str:
-        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss")
+        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss",
+                 "frechet")  # fmt: skip
         numbers = "  ".join(f"{k} {self.judged[k]:.4f}" for k in shown if k in self.judged)
         return f"step {step}/{self.total}  {self.judged['part']}: {numbers}"
 

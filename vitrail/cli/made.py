@@ -49,16 +49,20 @@ def swept(given: Given) -> bool:
 
 def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
     """How good the pictures are that a model makes; kept in the folder of its run."""
+    from vitrail.run import copying
     from vitrail.run.predict import load
-    from vitrail.run.quality import quality
+    from vitrail.run.quality import Real, near
     from vitrail.weights.file import write_file
 
     judge, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
     progress = Console(given.json).progress("making pictures")
-    found = quality(predictor, judge, dataset, part, checked(given.count, Positive, "--count"), kept, world, progress)
-    said = {"by": given.features, **dataclasses.asdict(found)}
+    real = Real(predictor, judge, dataset, part, checked(given.count, Positive, "--count"), kept, world)
+    said = {"by": given.features, **dataclasses.asdict(real.judged(predictor, progress=progress))}
+    copied = near(predictor, judge, dataset, real.made, kept, world) if real.made else None
+    said["copied"] = None if copied is None else dataclasses.asdict(copied.found)
     if folder is not None and world.first:
         write_file(folder.quality, json.dumps(said, indent=1, ensure_ascii=False).encode())
+        copying.write(folder.evaluation, "features", copied)
     return said
 
 
@@ -120,5 +124,9 @@ def show(found: dict[str, Any]) -> None:
         print(f"  {name:<18} {value:.4f}")
     if found["asked"] is not None:
         print(f"  {'of its class':<18} {found['asked']:.4f}   (of real pictures {found['asked_of_real']:.4f})")
+    if found["copied"] is not None:
+        from vitrail.run.copying import Copying, sentence
+
+        print(f"  {sentence(Copying(**found['copied']))}")
     for note in found["notes"]:
         print(f"  note: {note}")

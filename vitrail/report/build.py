@@ -16,6 +16,8 @@ ORDER = (
     commands,
     curves,
     generated.pictures,
+    generated.through,
+    generated.copies,
     judged.confusion,
     judged.per_class,
     scenes.per_class,

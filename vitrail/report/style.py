@@ -147,6 +147,14 @@ table.facts td { overflow-wrap: anywhere; }
 }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(196px, 1fr)) !important; }
 .pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 0 4px; } .pairs figcaption { grid-column: 1 / -1; }
+.made, .moments img { display: block; max-width: 100%; height: auto; margin: .6em 0; } .made { width: min(100%, 420px); }
+.moments figure { display: grid; grid-template-columns: 5.2rem minmax(0, 560px); align-items: center; font-size: .85rem; }
+.moments figcaption { color: var(--soft); } .moments img { width: 100%; margin: .1em 0; }
+.copies { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 12px 32px; margin: .4em 0 1.2em; }
+.copies figure { display: grid; grid-template-columns: 1.15fr 1fr 1fr 1fr; gap: 6px; font-size: .8rem; color: var(--soft); }
+.copies figure > div:first-child { padding-right: .5em; border-right: 2px solid var(--edge); color: var(--ink); }
+.copies img { display: block; width: 100%; border-radius: 6px; margin-bottom: .2em; }
+.made.pixels, .moments .pixels, .copies .pixels { image-rendering: pixelated; }
 .charts img { max-width: 460px; width: 100%; image-rendering: pixelated; }
 .pictures .pixels { image-rendering: pixelated; }
 .mark { font-weight: 700; } .right .mark { color: var(--good); } .wrong .mark { color: var(--bad); }

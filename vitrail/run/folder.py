@@ -9,8 +9,9 @@ best/              step-00000150.safetensors: the weights of the best evaluation
 divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
 ema2.safetensors   the same by the second average, where optim.ema2 is said
-evaluation/        test.json and test.npz, one pair per part of the data; samples.png, quality.json and sweep.*,
-                   where the model makes pictures
+evaluation/        test.json and test.npz, one pair per part of the data; where the model makes pictures, also
+                   samples.png, quality.json, sweep.*, moments/ (a row of pictures at moments of the run) and copying-*.json
+                   and .npz (made pictures and the training pictures nearest to them)
 report.html        all of it on one page
 """
 
@@ -82,6 +83,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.evaluation / "samples.png"
+
+    @property
+    def moments(self) -> Path:
+        return self.evaluation / "moments"
 
     @property
     def quality(self) -> Path:

@@ -14,16 +14,17 @@ from typing import Any
 from vitrail.engine import checkpoint
 from vitrail.engine.state import State
 from vitrail.errors import CheckpointError
-from vitrail.run import evaluate, model
+from vitrail.run import copying, evaluate, model
 from vitrail.run.event import Event
+from vitrail.run.frechet import Frechet
 from vitrail.run.prepare import held_out
-from vitrail.run.sample import portrait
+from vitrail.run.sample import ACROSS, portrayed, sheet
 from vitrail.run.session import Session
 from vitrail.types import generates, ranks
 from vitrail.weights.file import pack, unpack, write_file
 
 
-def judged(session: Session, final: bool = False) -> dict[str, Any]:
+def judged(session: Session, frechet: Frechet, final: bool = False) -> dict[str, Any]:
     """The numbers of the held-out part, and the seconds they took. At the end the judgement is kept."""
     start = time.perf_counter()
     part = held_out(session.dataset, final)
@@ -36,8 +37,17 @@ def judged(session: Session, final: bool = False) -> dict[str, Any]:
         view = evaluate.viewer(described, session.judging, session.precision)
         evaluate.keep(session.folder, part, metrics, found, split, view)
         if generates(described.task):
-            write_file(session.folder.samples, portrait(described))
-    return {"part": part, **evaluate.scalars(metrics), "eval_s": round(time.perf_counter() - start, 3)}
+            portray(session, described)
+    return {"part": part, **evaluate.scalars(metrics), **frechet.measured(described), "eval_s": round(time.perf_counter() - start, 3)}
+
+
+def portray(session: Session, described: model.Described) -> None:
+    """Keeps pictures of every class, and the training pictures nearest to them."""
+    made, recipe = portrayed(described), session.recipe
+    write_file(session.folder.samples, sheet(made, ACROSS))
+    seen = session.state.step * (recipe.plan.batch or 1)
+    found = copying.by_pixels(made, session.pictures, session.preprocess, seen, bool(recipe.augment.flip), session.world)
+    copying.write(session.folder.evaluation, "pixels", found)
 
 
 class Evaluations:
@@ -45,6 +55,8 @@ class Evaluations:
 
     def __init__(self, session: Session):
         self.session, self.standing = session, session.state.standing
+        kept = session.folder.path / "features"
+        self.frechet = Frechet(session.recipe, session.described.task, session.pictures, kept, session.world)
         self.metric, self.sign = ranks(session.described.task)
         self.every, self.patience = session.recipe.plan.eval_every or 0, session.recipe.plan.patience
 
@@ -68,7 +80,7 @@ class Evaluations:
     def judge(self) -> Iterator[Event]:
         """One evaluation, and with patience what it is worth; every process is told the same."""
         session, step, standing = self.session, self.session.state.step, self.standing
-        values = judged(session)
+        values = judged(session, self.frechet)
         yield Event("eval", step, values)
         if not self.patience:
             return

@@ -1,17 +1,23 @@
 """How good the pictures of a denoiser are, by the features of a classifier: near to real ones, various, and of the class asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
 from vitrail.metrics import generation
+from vitrail.run import copying
+from vitrail.run.copying import Copied
 from vitrail.run.evaluate import judge as judged
 from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor
+from vitrail.run.prepare import held_out
 from vitrail.run.probe import computed, of_part
 from vitrail.run.sample import Progress, Wish, asked, pictures, usual
 from vitrail.tasks.diffusion import Sampling
@@ -33,6 +39,13 @@ class Quality:
     notes: tuple[str, ...]
 
 
+class Made(NamedTuple):
+    """Pictures uint8 [N H W C] and their features [N D]."""
+
+    pictures: np.ndarray
+    features: Tensor
+
+
 class Real:
     """The real pictures of a part, looked at once: what made ones are compared with."""
 
@@ -47,6 +60,7 @@ class Real:
         if not self.same:
             notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
         self.notes = tuple(notes)
+        self.made: Made | None = None  # what was judged last
 
     def judged(self, maker: Predictor, how: Sampling | None = None, progress: Progress | None = None) -> Quality:
         """Makes pictures of all classes, equally many, and compares them."""
@@ -57,13 +71,20 @@ class Real:
         features = computed(judge.model, split, judge.preprocess, world)
         said = right(judge, split, world) if self.same else None
         metrics = generation.judged(self.features, features)
+        self.made = Made(made, features)
         return Quality(self.part, len(self.features), self.count, features.shape[1], metrics, said, self.known, self.notes)
 
 
-def quality(maker: Predictor, judge: Predictor, dataset: Dataset, part: str, count: int, kept: Path | None, world: World,
-            progress: Progress | None = None) -> Quality:  # fmt: skip
-    """Makes `count` pictures as is usual and compares them with the real ones of a part; all else as `Real`."""
-    return Real(maker, judge, dataset, part, count, kept, world).judged(maker, progress=progress)
+def near(maker: Predictor, judge: Predictor, dataset: Dataset, made: Made, kept: Path | None, world: World) -> Copied | None:
+    """The training pictures nearest to made ones by such features; None where nothing is held out."""
+    if (part := held_out(dataset, final=True)) == "train":
+        return None
+    places = copying.spaced(len(dataset.splits["train"]), copying.MOST)
+    train = replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"].take(places)})
+    learned, held = (of_part(judge, some, name, kept, world)[0] for some, name in ((train, "train"), (dataset, part)))
+    held = held[torch.from_numpy(copying.spaced(len(held), copying.HELD_OUT))]
+    features = (made.features, learned, held)
+    return copying.by_features(str(judge.source), made.pictures, features, places, dataset, part, maker.preprocess)
 
 
 def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:

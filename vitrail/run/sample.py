@@ -160,14 +160,18 @@ def mixed(model: nn.Module, labels: Tensor, towards: int, way: Sequence[float]) 
     return made, torch.arange(len(labels), device=labels.device) + len(table)
 
 
-def portrait(described: Described) -> bytes:
-    """A PNG of pictures of every class, or of some evenly spaced, from the same seed whenever it is made."""
+def portrayed(described: Described) -> np.ndarray:
+    """Pictures of every class, or of some evenly spaced, `ACROSS` of each, from the same seed whenever they are made; uint8 [N H W C]."""
     null: Any = described.model.null
     how = usual(described, steps=QUICK)
     if described.task.config.objective == "gaussian":
         how = replace(how, sampler="ddim")  # chance in so few steps would be seen
-    made = pictures(described, several(shown(null) if null else [0], ACROSS, 0), how)
-    whole = grid(made, ACROSS)
+    return pictures(described, several(shown(null) if null else [0], ACROSS, 0), how)
+
+
+def sheet(made: np.ndarray, columns: int) -> bytes:
+    """Pictures [N H W C] as one PNG; of other numbers of channels the first, or the first three."""
+    whole = grid(made, columns)
     return png(whole[:, :, 0] if whole.shape[2] < 3 else rgb(whole))
 
 

@@ -24,7 +24,7 @@ from vitrail.engine.state import State
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override, to_tables
-from vitrail.run import latents, model, start
+from vitrail.run import frechet, latents, model, start
 from vitrail.run.feed import Feed, augmentation, growth, mixing, shares
 from vitrail.run.folder import RunFolder, command
 from vitrail.run.learning import check_keys, learner
@@ -53,10 +53,16 @@ class Session:
     changed: tuple[Change, ...] = ()  # what the user allowed to change on resuming
     waves: tuple[Wave, ...] = ()  # what of the frozen weights begins to learn when
     taken: LoadReport | None = None  # what became of the weights that the run began with
+    seen: Dataset | None = None  # the pictures, where the data set holds latents of them
 
     @property
     def preprocess(self) -> Preprocess:
         return self.feed.augmentation.preprocess
+
+    @property
+    def pictures(self) -> Dataset:
+        """The data set as people see it."""
+        return self.seen or self.dataset
 
     @property
     def judging(self) -> Preprocess | Latents:
@@ -79,6 +85,7 @@ def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = Non
     prepared = prepare(recipe, world, progress)
     world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
     session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
+    frechet.check(session.recipe, session.described.task)
     lay_up(session, progress)
     session.taken = begin(session, prepared)
     world.once(lambda: create(session, prepared))
@@ -92,6 +99,7 @@ def lay_up(session: Session, progress: Progress | None = None) -> None:
         return
     dataset = session.dataset
     parts = list(dict.fromkeys(["train", held_out(dataset, final=False), held_out(dataset, final=True)]))
+    session.seen = dataset
     session.dataset, notes = latents.laid_up(dataset, session.recipe, parts, session.folder.path, session.world, progress)
     session.notes += notes
 
@@ -205,6 +213,7 @@ def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> 
     dataset = reopen(folder, after, about)
     world.agree({"the data set": entries.fingerprint(dataset.entries)})
     session = build(after, dataset, folder, world)
+    frechet.check(after, session.described.task)
     lay_up(session)
     if after.input.vae != before.input.vae:
         world.once(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))

@@ -18,6 +18,7 @@ from vitrail.run.event import Event
 from vitrail.run.feed import stream
 from vitrail.run.judging import Evaluations, judged, restore, tidy
 from vitrail.run.lock import held
+from vitrail.run.moments import Moments
 from vitrail.run.session import Session, record
 from vitrail.types import Batch
 from vitrail.weights.file import pack, write_file
@@ -49,16 +50,17 @@ def events(session: Session) -> Iterator[Event]:
     with Stop() as stop, losses_told():
         saver, evaluations = Saver(session), Evaluations(session)
         yield from evaluations.missed()
+        yield from Moments(session).missed()
         if not evaluations.enough:
             yield from stepping(session, stop, saver, evaluations)
         if evaluations.enough and session.state.step < session.steps:
             yield evaluations.told()
-        yield from finish(session, stop, saver)
+        yield from finish(session, stop, saver, evaluations)
 
 
 def stepping(session: Session, stop: Stop, saver: "Saver", evaluations: Evaluations) -> Iterator[Event]:
     """Every step that is still to do, or those until it is known that more would bring nothing."""
-    machine, window, looping = session.recipe.machine, Window(session), loop(session, stop)
+    machine, window, looping, moments = session.recipe.machine, Window(session), loop(session, stop), Moments(session)
     try:
         for report in train(session.state, session.described.task, batches(session), looping):
             window.add(report)
@@ -67,6 +69,8 @@ def stepping(session: Session, stop: Stop, saver: "Saver", evaluations: Evaluati
                 yield from window.close(report)
             if evaluations.due(report.step) and not report.stop:
                 yield from evaluations.judge()
+            if moments.due(report.step) and not report.stop:
+                yield from moments.make()
             enough = evaluations.enough
             if enough and not (logged or last):
                 yield from window.close(report)
@@ -206,7 +210,7 @@ def reason(error: Exception, session: Session) -> str:
         return f"{error.strerror} at {session.folder.checkpoints} ({need:,} bytes needed)"
 
 
-def finish(session: Session, stop: Stop, saver: Saver) -> Iterator[Event]:
+def finish(session: Session, stop: Stop, saver: Saver, evaluations: Evaluations) -> Iterator[Event]:
     """The finished weights, then the judgement of them. All is saved by now, so a signal ends it at once."""
     step = session.state.step
     restore(session)
@@ -217,7 +221,7 @@ def finish(session: Session, stop: Stop, saver: Saver) -> Iterator[Event]:
             if session.state.ema2 is not None:
                 write_file(session.folder.second, pack(dict(session.state.ema2.module.state_dict()), model.about(described)))
         with leaving(session, stop):
-            values = judged(session, final=True)
+            values = judged(session, evaluations.frechet, final=True)
     except OSError as error:
         told = f"the finished weights could not be written: {reason(error, session)}"
         raise RunError(told, f"the run is saved; free some space, then: vitrail train --resume {session.folder.path}") from None
