@@ -1,0 +1,228 @@
+"""What a denoiser should say, the picture, the noise or the velocity, when a patch has more numbers than the network is wide.
+
+Small JiTs learn the same pictures, each with one of three predictions (x, eps, v) and its error measured in one of three spaces: once with
+patches of fewer numbers than the network's width, once with a patch as large as the picture. Noise fills every number of a patch and does
+not go through a narrow network; pictures need fewer. After table 2 of Li & He 2025 (arxiv.org/abs/2511.13720). Rows are compared by the
+Fréchet distance of made to held-out pictures in the pixels themselves, and by the held-out loss of every row in x, whatever it learned by.
+"""
+
+import base64
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrail.checks import Above, Positive
+from vitrail.data.dataset import Split
+from vitrail.data.loader import Fetch
+from vitrail.data.sampling import Keys
+from vitrail.engine.world import World
+from vitrail.metrics.generation import frechet
+from vitrail.recipe import Choice, Recipe, from_tables
+from vitrail.run import evaluate
+from vitrail.run.bench import Bench, Job
+from vitrail.run.model import Described, preprocess
+from vitrail.run.prepare import Prepared, held_out
+from vitrail.run.sample import Wish, grid, pictures, png
+from vitrail.run.told import Part, Told, svg
+from vitrail.run.told import table as markdown
+from vitrail.run.trial import Trial, trained
+from vitrail.tasks.diffusion import Diffusion, Sampling
+
+SPACES = ("x", "eps", "v")
+SAMPLER = Sampling(sampler="euler", steps=25)  # no guidance, which would hide what the network cannot
+SHOWN = 6  # pictures of a cell in the figure
+REAL = 4000  # held-out pictures at most
+FAILS = 3.0  # times the distance of the best cell at the same patch
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "mini"  # what is learned: "mini", or any data set of pictures in classes that vitrail train takes
+    steps: Positive = 300  # of every row
+    seeds: Positive = 1  # how often each row is trained, with seeds 0, 1, ...
+    batch: Positive = 64  # pictures a step
+    lr: Above = 2e-3  # of every row
+    side: Positive = 28  # pixels of a picture's side, and of the large patch
+    small: Positive = 7  # pixels of the small patch
+    width: Positive = 64  # of the tokens; a multiple of 16, below the numbers of the large patch and above those of the small one
+    depth: Positive = 3  # blocks of the model
+    count: Positive = 300  # pictures made to judge a row
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training: a cell of the table of its patch."""
+
+    patch: int
+    prediction: str
+    loss: str
+
+    @property
+    def name(self) -> str:
+        return f"patch {self.patch}, says {self.prediction}, loss in {self.loss}"
+
+    @property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        return {"model": {"patch": self.patch}, "task": {"prediction": self.prediction, "loss_space": self.loss}}
+
+
+@dataclass(frozen=True)
+class Real:
+    """Held-out pictures in [0, 1] [N D], and the distance that as many training pictures have from them as are made."""
+
+    pictures: Tensor
+    floor: float
+
+
+def build(config: Config) -> tuple[Row, ...]:
+    """Nine cells for each patch."""
+    return tuple(Row(patch, said, loss) for patch in (config.small, config.side) for said in SPACES for loss in SPACES)
+
+
+def recipe(config: Config) -> Recipe:
+    """What all rows have in common. Noise is as strong as pictures in [-1, 1] can be, and nothing is mirrored."""
+    model = {"name": "jit/nano", "width": config.width, "depth": config.depth, "heads": max(1, config.width // 16),
+             "bottleneck": config.width, "context": 1, "context_start": min(1, config.depth - 1)}  # fmt: skip
+    given = from_tables({
+        "model": model,
+        "task": {"name": "diffusion", "objective": "flow", "noise_scale": 1.0},
+        "input": {"size": [config.side, config.side]},
+        "augment": {"crop": "none", "flip": False},
+        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 10), "ema": 0.99, "ema2": 0.0},
+        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
+        "machine": {"workers": 0},
+    })  # fmt: skip
+    return dataclasses.replace(given, data=Choice("", {"path": config.data}))
+
+
+def run(config: Config, bench: Bench) -> Told:
+    """Trains every row, one after another. Errors: those of preparing a run."""
+    prepared = bench.prepare(recipe(config))
+    rows, known = build(config), real(config, prepared)
+    named = {row.name: row for row in rows}
+    jobs = [Job(row.name, seed, float(config.side // row.patch) ** 2 + 1) for row in rows for seed in range(config.seeds)]
+    values = bench.measure(jobs, lambda job: measured(named[job.row], job.seed, config, prepared, known, bench.world), line)
+    cells = {row: [value for job, value in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    numbers = {
+        "distance_of_training_pictures": known.floor,
+        "rows": [{**dataclasses.asdict(row), "trainings": [{k: v for k, v in one.items() if k != "pictures"} for one in found]}
+                 for row, found in cells.items()],
+    }  # fmt: skip
+    head = ("the network says", *(f"patch {patch}, loss in {loss}" for patch in patches(config) for loss in SPACES))
+    distances, losses = (cell_rows(config, cells, key) for key in ("frechet", "x_loss"))
+    said = sentences(config, cells, known)
+    lines = ["Fréchet distance in pixels:", "", *markdown(head, distances), "", "Held-out loss in x:", "", *markdown(head, losses), ""]
+    drawn = figure(config, cells)
+    parts = (
+        Part("What each cell makes", tuple(said), "figure.svg"),
+        Part("Fréchet distance in pixels", ("Less is better.",), "", head, distances),
+        Part("Held-out loss, in x for every row", ("Less is better.",), "", head, losses),
+    )
+    return Told(numbers, [*lines, *said], {"figure.svg": drawn}, "Prediction space", parts)
+
+
+def patches(config: Config) -> tuple[int, int]:
+    return config.small, config.side
+
+
+def real(config: Config, prepared: Prepared) -> Real:
+    """Held-out pictures, and what pictures of the training part are worth by them."""
+    splits = prepared.dataset.splits
+    held = taken(splits[held_out(prepared.dataset, final=True)], prepared, REAL)
+    train = taken(splits["train"], prepared, config.count)
+    return Real(held, frechet(held, train))
+
+
+def taken(split: Split, prepared: Prepared, most: int) -> Tensor:
+    """Pictures evenly spaced through a part, as the model sees them, float64 [N D] in [0, 1]."""
+    ids = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64))
+    found = Fetch(split, preprocess(prepared.recipe.input))(Keys(np.zeros_like(ids), ids)).pictures
+    return found.flatten(1).double() / 255
+
+
+def measured(row: Row, seed: int, config: Config, prepared: Prepared, known: Real, world: World) -> dict[str, Any]:
+    """One training, judged with averaged weights."""
+    trial = trained(prepared, row.changes, seed, world)
+    if trial.reason:
+        return {"frechet": None, "x_loss": None, "final_loss": None, "reason": trial.reason, "pictures": ""}
+    session = trial.session
+    described = Described(session.state.best, session.described.task, session.recipe, session.described.classes)
+    classes = len(described.classes)
+    wish = Wish(tuple(i % classes for i in range(config.count)), tuple(range(config.count)))
+    made = pictures(described, wish, SAMPLER)
+    flat = torch.from_numpy(made.transpose(0, 3, 1, 2).copy()).flatten(1).double() / 255
+    return {
+        "frechet": frechet(known.pictures, flat), "x_loss": x_loss(described, trial), "final_loss": float(np.mean(trial.losses[-20:])),
+        "reason": "", "pictures": base64.b64encode(png(grid(made[:SHOWN], SHOWN))).decode(),
+    }  # fmt: skip
+
+
+def x_loss(described: Described, trial: Trial) -> float:
+    """The held-out loss with its error measured in x, so that rows that learned by others can be compared."""
+    session = trial.session
+    common = Diffusion(dataclasses.replace(described.task.config, loss_space="x"))
+    split = session.dataset.splits[held_out(session.dataset, final=True)]
+    asked = dataclasses.replace(described, task=common)
+    return float(evaluate.judge(asked, split, session.preprocess, session.world, 0, session.precision)[0]["held_out_loss"])
+
+
+def line(job: Job, value: dict[str, Any]) -> str:
+    return value["reason"] or f"distance {value['frechet']:8.2f}  loss in x {value['x_loss']:.4f}"
+
+
+def mean(found: list[dict[str, Any]], key: str) -> float:
+    """Over the seeds; infinite where one was not finite."""
+    values = [one[key] for one in found]
+    return math.inf if None in values else float(np.mean(values))
+
+
+def cell_rows(config: Config, cells: dict[Row, list[dict[str, Any]]], key: str) -> tuple[tuple[str, ...], ...]:
+    """A row for each prediction, a column for each patch and loss."""
+    return tuple(
+        (said, *(spelt(mean(cells[Row(patch, said, loss)], key)) for patch in patches(config) for loss in SPACES)) for said in SPACES
+    )
+
+
+def spelt(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not finite"
+
+
+def sentences(config: Config, cells: dict[Row, list[dict[str, Any]]], known: Real) -> list[str]:
+    """What the distances say, patch by patch."""
+    channels = known.pictures.shape[1] // config.side**2
+    found = []
+    for patch in patches(config):
+        best = {said: min(mean(cells[Row(patch, said, loss)], "frechet") for loss in SPACES) for said in SPACES}
+        first = min(best.values())
+        failed = [said for said in SPACES if best[said] > FAILS * first]
+        told = f"{' and '.join(failed)} {'fail' if len(failed) > 1 else 'fails'}" if failed else "none fails"
+        each = ", ".join(f"{said} {spelt(value)}" for said, value in best.items())
+        found.append(
+            f"Patch {patch}, {patch**2 * channels} numbers to a width of {config.width}: at its best loss each prediction reaches {each}; "
+            f"{told} (more than {FAILS:g} times the best)."
+        )
+    return [*found, f"As many training pictures as were made have a distance of {spelt(known.floor)} from the held-out ones."]
+
+
+def figure(config: Config, cells: dict[Row, list[dict[str, Any]]]) -> bytes:
+    """Pictures of each cell, the first of seed 0, with its distance: predictions downwards, patches and losses across."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(15, 3.4), layout="constrained")
+    axes = made.subplots(3, 6, squeeze=False)
+    for row, found in cells.items():
+        column = 3 * (row.patch == config.side) + SPACES.index(row.loss)
+        axis = axes[SPACES.index(row.prediction)][column]
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"patch {row.patch}, says {row.prediction}, loss {row.loss}: {spelt(mean(found, 'frechet'))}", fontsize=7)
+        if found[0]["pictures"]:
+            with Image.open(io.BytesIO(base64.b64decode(found[0]["pictures"]))) as strip:
+                axis.imshow(np.asarray(strip), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    return svg(made)
