@@ -11,6 +11,7 @@ import torch
 from vitrail.engine import world as worlds
 from vitrail.engine.train import LossOf, gradients
 from vitrail.errors import Interrupted, VitrailError
+from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe
 from vitrail.run import session, train
 from vitrail.run.evaluate import judge
 from vitrail.run.folder import RunFolder
@@ -39,6 +40,21 @@ def one_gradient(folder: Path, world: worlds.World) -> None:
 
 def whole_run(folder: Path, world: worlds.World, name: str, model=()) -> None:
     running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
+    for _ in train.run(running):
+        pass
+
+
+def denoiser(folder: Path, world: worlds.World, name: str) -> None:
+    """A run that makes pictures, judged by the classifier that was trained before, with pictures kept at every moment."""
+    from vitrail.run import moments
+
+    moments.SHARE = 100.0
+    small = Choice("jit/nano", {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8})
+    plan = Plan(steps=4, batch=16, precision="fp32", eval_every=2)
+    machine = Machine(micro=4, workers=0, judge=str(folder / "alone"))
+    made = Recipe(model=small, data=Choice("", {"path": str(folder / "tiny.npz")}), optim=Optim(lr=3e-3, ema=0.5, warmup=0), plan=plan,
+                  machine=machine)  # fmt: skip
+    running, _ = session.new(made, folder / name, world)
     for _ in train.run(running):
         pass
 
@@ -154,6 +170,8 @@ def main() -> None:
                 whole_run(folder, world, name)
             case ["still", name]:
                 whole_run(folder, world, name, STILL)
+            case ["denoise", name]:
+                denoiser(folder, world, name)
             case ["judge"]:
                 judgements(folder, world)
             case ["differ", key]:

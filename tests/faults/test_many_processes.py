@@ -56,7 +56,7 @@ def launch(folder):
     for job in (ranks.one_gradient, ranks.judgements):
         job(folder, tiny.ALONE)
     ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
-    torchrun(folder, "gradient", "run:first", "run:second", "still:still", "judge", "nan")
+    torchrun(folder, "gradient", "run:first", "run:second", "still:still", "judge", "nan", "denoise:made", "denoise:again")
     (folder / "second").rename(folder / "finished")
     torchrun(folder, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
 
@@ -82,6 +82,18 @@ def test_two_runs_are_equal_to_the_bit(folder):
     """Dropout, averaged weights, accumulation and mixing on."""
     assert tiny.digest(folder / "first" / "model.safetensors") == tiny.digest(folder / "finished" / "model.safetensors")
     assert tiny.steps(folder / "first") == ["step-00000009", "step-00000012"]
+
+
+def test_denoisers_learn_keep_their_pictures_and_are_judged_once(folder):
+    rows = [json.loads(line) for line in (folder / "made" / "log.jsonl").read_text().splitlines()]
+    found = [row["frechet"] for row in rows if row["kind"] == "eval"]
+    assert len(found) == 2
+    assert all(distance > 0 for distance in found)
+    kept = folder / "made" / "evaluation"
+    assert sorted(p.name for p in (kept / "moments").iterdir()) == [f"step-{step:08d}.png" for step in (1, 2, 4)]
+    assert (kept / "copying-pixels.json").is_file()
+    for file in ("model.safetensors", "evaluation/samples.png", "evaluation/moments/step-00000004.png"):
+        assert tiny.digest(folder / "made" / file) == tiny.digest(folder / "again" / file)
 
 
 @pytest.mark.parametrize("name", ["17", "33", "1", "multi"])

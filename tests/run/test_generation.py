@@ -9,6 +9,7 @@ import torch
 
 from vitrail.errors import UsageError
 from vitrail.recipe import Augment, Choice, Input, Machine, Optim, Plan, Recipe
+from vitrail.report.build import build
 from vitrail.run import predict
 from vitrail.run import train as runs
 from vitrail.run.prepare import prepare
@@ -65,6 +66,51 @@ def test_what_may_change_changes_nothing_or_runs(machine, data, tmp_path):
     other = dataclasses.replace(made, machine=dataclasses.replace(made.machine, **machine))
     found = tiny.finish(tiny.begin(other, tmp_path / "other"))[-1].values["held_out_loss"]
     assert found == pytest.approx(plain, rel=1e-6 if "grad_checkpoint" in machine else 0.05)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_compiled_blocks_learn_the_same(family, data, tmp_path, monkeypatch):
+    """Traced by torch.compile; what a compiler would make of it takes minutes, so the trace is run as it is."""
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="eager", fullgraph=True))
+    made = recipe(family, data, plan=Plan(steps=2, batch=16, precision="fp32", eval_every=0))
+    plain = tiny.finish(tiny.begin(made, tmp_path / "plain"))[-1].values["held_out_loss"]
+    other = dataclasses.replace(made, plan=dataclasses.replace(made.plan, compile=True))
+    found = tiny.finish(tiny.begin(other, tmp_path / "other"))[-1].values["held_out_loss"]
+    assert found == pytest.approx(plain, rel=1e-5)
+    assert predict.load(tmp_path / "other").sample(count=1, steps=2).shape == (3, 12, 12, 1)
+
+
+SHAPES = {"wide": (8, 20, 3), "four channels": (12, 12, 4), "two channels": (9, 12, 2)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", SMALL)
+def test_pictures_of_any_shape_with_and_without_classes(family, shape, tmp_path):
+    import numpy as np
+
+    random, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 16), ("val", 6)):
+        arrays[f"{part}_images"] = random.integers(0, 256, (count, *SHAPES[shape]), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count) % 3
+    np.savez(tmp_path / "data.npz", **arrays)
+    classes = {"classes": 0} if shape == "wide" else {}
+    model = Choice(SMALL[family].name, {**SMALL[family].keys, **classes})
+    made = recipe(family, tmp_path / "data.npz", model=model, plan=Plan(steps=2, batch=8, precision="fp32", eval_every=0))
+    tiny.finish(tiny.begin(made, tmp_path / "run"))
+    again = predict.load(tmp_path / "run")
+    assert again.sample(count=1, steps=2).shape == (1 if classes else 3, *SHAPES[shape])
+    page = build(tmp_path / "run").read_text()
+    assert "Does it copy?" in page
+    assert ("of each class" in page) == (not classes)
+
+
+def test_pictures_of_several_classes_are_refused(tmp_path):
+    path = tiny.npz(tmp_path / "data", multi=True)
+    for keys in ({}, {"classes": 0}):
+        with pytest.raises(UsageError, match="a picture is made of one class"):
+            tiny.begin(recipe("jit", path, model=Choice("jit/nano", {**SMALL["jit"].keys, **keys})), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def filled(made):

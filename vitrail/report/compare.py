@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from vitrail.report import generated
 from vitrail.report import versus as v
 from vitrail.report.figures import Series, chart
-from vitrail.report.head import SPOKEN, series
+from vitrail.report.head import SPOKEN, series, spelt
 from vitrail.report.markup import Section, name, table, text
 from vitrail.report.pictures import thumbnail
 from vitrail.report.words import percent
@@ -50,7 +51,8 @@ def rows(pairs: Sequence[tuple[str, list[str]]]) -> list[list[str]]:
 
 def metrics(found: v.Versus) -> str:
     ways = {key: next((i.way for i in row if i and i.way), "") for key, row in found.metrics}
-    body = [[text(SPOKEN.get(key, key)), *(text(interval(i)) for i in row), text(ways[key])] for key, row in found.metrics]
+    spoken = {**generated.SPOKEN, **SPOKEN}
+    body = [[text(spoken.get(key, key)), *(text(interval(i)) for i in row), text(ways[key])] for key, row in found.metrics]
     return table(["", *map(name, found.names), "95 % interval"], body, "facts")
 
 
@@ -61,7 +63,9 @@ def curves(found: v.Versus) -> list[str]:
     metric = found.runs[0].metric
     if all(k.metric == metric for k in found.runs):
         scores = [Series(n, series(k.evals, metric)) for n, k in zip(found.names, found.runs, strict=True)]
-        drawn.append(chart(f"{SPOKEN[metric]}, held out", scores, percent))
+        first = found.runs[0]
+        title = SPOKEN[metric] if first.lower else f"{SPOKEN[metric]}, held out"
+        drawn.append(chart(title, scores, spelt(first)))
     return drawn
 
 

@@ -25,7 +25,8 @@ ORDER = ("test", "val", "train")  # which part judges a model, where there are s
 class Judged(NamedTuple):
     """One judged part of the data. probabilities [N K], targets [N] or [N K] and names are empty where they are not kept.
 
-    rows, scores: of masks and boxes instead, what was counted in each picture [N W] and how good that is [N].
+    rows, scores: of masks and boxes instead, what was counted in each picture [N W] and how good that is [N]; rows of a model that makes
+    pictures are the losses [N 1].
     """
 
     part: str
@@ -166,6 +167,7 @@ def judgement(folder: RunFolder, part: str, metrics: dict[str, Any]) -> Judged:
     try:
         with np.load(folder.evaluation / f"{part}.npz") as kept:
             found = {key: kept.get(key, NOTHING) for key in ("probabilities", "targets", "rows", "scores")}
+            found["rows"] = kept.get("losses", found["rows"])
             return Judged(part, metrics, names=[str(name) for name in kept["names"]], **found)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return Judged(part, metrics, np.zeros((0, 0)), np.zeros(0, int), [])

@@ -10,12 +10,13 @@ from vitrail.errors import UsageError
 from vitrail.recipe import to_tables
 from vitrail.report.known import ORDER, Judged, Known, evaluations, judgement, look
 from vitrail.report.pictures import wrongness
+from vitrail.report.versus_made import differing, qualities
 from vitrail.report.words import wilson
 from vitrail.run.folder import find
 
 RESAMPLES = 1000
 LEVEL = 0.95
-SAID = ("top1", "mAP", "miou", "macro_f1", "exact", "nll", "calibration_error", "AP50", "dice", "pixel_accuracy")
+SAID = ("top1", "mAP", "miou", "macro_f1", "exact", "nll", "calibration_error", "AP50", "dice", "pixel_accuracy", "held_out_loss")
 SHARES = ("top1", "exact")  # metrics that are a share of the pictures
 MOST = 1 << 27  # numbers that all resamples may go through
 
@@ -65,7 +66,8 @@ def versus(sources: Sequence[str | Path]) -> Versus:
     judged = [judgement(k.folder, part, evaluations(k.folder)[part]) if part else k.judged for k in runs]
     kept = why == "" and all(j is not None and len(j.probabilities) for j in judged)
     disagreements = [disagreement(judged[0], other, runs[0].multi) for other in judged[1:]] if kept else []  # type: ignore[arg-type]
-    return Versus(called(folders), runs, different(runs), part, why, judged, table(runs, judged), disagreements)
+    metrics = [*table(runs, judged), *((name, [Interval(v) for v in values]) for name, values in qualities(runs))]
+    return Versus(called(folders), runs, different(runs), part, why, judged, metrics, disagreements)
 
 
 def called(folders: Sequence[Any]) -> list[str]:
@@ -121,6 +123,8 @@ def measured(name: str, judged: Judged, multi: bool) -> Interval:
     value, count = float(judged.metrics[name]), int(judged.metrics["count"])
     if name in SHARES:
         return Interval(value, *wilson(value, count), "Wilson")
+    if name == "held_out_loss" and len(judged.rows):
+        return Interval(value, *bounds(mean_of(judged.rows[:, 0]), count), "bootstrap")
     if not len(judged.probabilities) or multi:
         return Interval(value)
     of = {"macro_f1": f1_of, "nll": nll_of}.get(name)
@@ -138,9 +142,13 @@ def bounds(of: Callable[[np.ndarray], float], count: int) -> tuple[float, float]
     return float(low), float(high)
 
 
+def mean_of(each: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda drawn: float(each[drawn].mean())
+
+
 def nll_of(judged: Judged) -> Callable[[np.ndarray], float]:
     each = -np.log(np.take_along_axis(judged.probabilities, judged.targets[:, None], 1)[:, 0].clip(1e-12))
-    return lambda drawn: float(each[drawn].mean())
+    return mean_of(each)
 
 
 def f1_of(judged: Judged) -> Callable[[np.ndarray], float]:
@@ -186,8 +194,28 @@ def sentences(found: Versus) -> list[str]:
         said.append(f"{name} is right {gain:+.2f} points more often than {found.names[0]} ({between}), {sure}.")
         said.append(f"Only {found.names[0]} is right on {len(other.first):,} pictures, only {name} on {len(other.second):,}; both are "
                     f"wrong in different ways on {len(other.neither):,}.")  # fmt: skip
+    said += losses(found)
     if not found.recipes:
         said.append("Their recipes are the same.")
+    return said
+
+
+def losses(found: Versus) -> list[str]:
+    """How denoisers differ in their loss of the same pictures, or why that says nothing."""
+    if not all(known.generates for known in found.runs):
+        return []
+    if apart := differing(found.runs):
+        return [f"Their held-out losses measure different things and cannot be compared ({', '.join(apart)})."]
+    rows = [j.rows[:, 0] for j in found.judged if j is not None and len(j.rows)]
+    if found.why or len(rows) < len(found.runs):
+        return []
+    said = []
+    for name, other in zip(found.names[1:], rows[1:], strict=True):
+        change = other - rows[0]
+        low, high = bounds(mean_of(change), len(change))
+        sure = "so the difference is no chance of the pictures" if low * high > 0 else "so it may be chance of the pictures"
+        said.append(f"The held-out loss of {name} is {change.mean():+.4f} against that of {found.names[0]} (95 % interval {low:+.4f} to "
+                    f"{high:+.4f}, bootstrap over the same {len(change):,} pictures, each with the same noise), {sure}.")  # fmt: skip
     return said
 
 

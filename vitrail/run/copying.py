@@ -126,7 +126,7 @@ def sentence(found: Copying) -> str:
     how = ("closer to" if found.deviations > 0 else "farther from") if abs(found.deviations) > CLEAR else "about as close to"
     than = "as" if how.startswith("about") else "than"
     some = f"{found.train:,} of {found.of:,} training pictures" if found.train < found.of else f"all {found.of:,} training pictures"
-    each = f"{found.nearer:,} lie" if found.nearer != 1 else "1 lies"
+    each = f"{found.nearer:,} lie" if found.nearer > 1 else "1 lies" if found.nearer else "none lies"
     return (
         f"By {kind}, made pictures lie {how} training pictures {than} held-out ones do: at {found.relative:.2f} times their distance "
         f"(median), and closer in {found.closer:.0%} of pairs; {each} closer than any held-out one. {found.made:,} made and "

@@ -14,8 +14,9 @@ from torch import nn
 from vitrail.checks import place
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, Input, Recipe, Start
-from vitrail.run import bring, folder, model
+from vitrail.run import bring, choose_generation, folder, model
 from vitrail.run.predict import load as trained
+from vitrail.types import denoises
 from vitrail.weights.load import Chosen, Options, choose, load
 from vitrail.weights.pictures import IMAGENET
 from vitrail.weights.read import Raw, read
@@ -63,10 +64,13 @@ def known(recipe: Recipe, origin: Origin, channels: int, kind: str = "classes") 
     else:
         theirs, why = origin.recipe, "as the weights were trained"
     same = recipe.model.name in ("", theirs.model.name)
-    keys = {**(theirs.model.keys if same else {}), **recipe.model.keys}
+    keys = {**(lasting(theirs.model.keys) if same else {}), **recipe.model.keys}
     chosen = Choice(recipe.model.name or theirs.model.name, keys)
     if chosen != recipe.model:
         reasons.append(f"model = {chosen.name}: {why}")
+    task = recipe.task
+    if same and task.name == theirs.task.name == choose_generation.TASK:  # what a denoiser says and of which noise is in its weights
+        task = Choice(task.name, {**lasting(theirs.task.keys), **task.keys})
     given, taken = recipe.input, {}
     others = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
     for field in dataclasses.fields(Input):
@@ -77,7 +81,12 @@ def known(recipe: Recipe, origin: Origin, channels: int, kind: str = "classes") 
     if taken:
         reasons.append(f"input.{', input.'.join(taken)}: {why}")
     start = dataclasses.replace(recipe.start, weights=str(origin.path.absolute()))
-    return dataclasses.replace(recipe, model=chosen, input=dataclasses.replace(given, **taken), start=start), reasons
+    return dataclasses.replace(recipe, model=chosen, task=task, input=dataclasses.replace(given, **taken), start=start), reasons
+
+
+def lasting(keys: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's or task's keys holds for other data: not the number of its classes, unless it was to know none."""
+    return {key: value for key, value in keys.items() if key != "classes" or value == 0}
 
 
 def published(recipe: Recipe, origin: Origin) -> tuple[Recipe, str]:
@@ -99,6 +108,8 @@ def begin(made: nn.Module, origin: Origin, start: Start, classes: tuple[str, ...
     Errors: `CheckpointError`, and then the model is as it was.
     """
     chosen = choose(made, origin.raw, bring.table(bring.family(made)).sources, origin.source)
+    if denoises(made):
+        return denoiser(made, origin, chosen, start, classes)
     fits = keeps(chosen, origin, classes)
     if start.head == "keep" and not fits:
         there = f"for {len(origin.classes)} other classes" if origin.classes else "for another number of classes, or not there"
@@ -112,3 +123,23 @@ def keeps(chosen: Chosen, origin: Origin, classes: tuple[str, ...]) -> bool:
         return origin.classes == classes
     head = chosen.tensors.get("heads.0.weight")
     return head is not None and head.shape[0] == len(classes)
+
+
+def denoiser(made: Any, origin: Origin, chosen: Chosen, start: Start, classes: tuple[str, ...]) -> LoadReport:
+    """The same for a model that makes pictures. In place of a head it has a vector for each class and a last one for none: classes that
+    the weights know by name keep theirs, others begin as none."""
+    table, place = chosen.tensors.get("label.weight"), made.label.weight
+    named = origin.classes if origin.classes is not None else classes if table is not None and len(table) == len(classes) + 1 else ()
+    wanted = classes if made.null else ()
+    theirs = named if table is not None and len(table) == len(named) + 1 else ()
+    if start.head == "keep" and wanted != theirs:
+        there = f"for {len(theirs)} other classes" if theirs else "not there"
+        raise CheckpointError(f"the table of classes in {origin.path} is {there}", "--start.head auto keeps classes of the same name")
+    if table is None or table.shape[1:] != place.shape[1:]:
+        return load(made, origin.raw, chosen, Options(resize=True))  # tells what does not fit
+    kept = [theirs.index(name) if name in theirs and start.head != "new" else -1 for name in wanted]
+    tensors = {**chosen.tensors, "label.weight": table[[*kept, -1]]}
+    report = load(made, origin.raw, dataclasses.replace(chosen, tensors=tensors), Options(resize=True))
+    fresh = kept.count(-1)
+    told = (f"{len(kept) - fresh} of {len(kept)} classes are known by name; the others begin as no class",) if fresh else ()
+    return dataclasses.replace(report, notes=(*report.notes, *told))

@@ -5,9 +5,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from vitrail.engine.stop import Stop
 from vitrail.engine.train import NotFinite, train
@@ -19,6 +21,7 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.prepare import Prepared, Progress, prepare
 from vitrail.run.session import Session
 from vitrail.run.train import batches, loop
+from vitrail.types import Batch, generates
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 BLOWN = 4.0  # times the lowest smoothed loss, and above the first: the rest of the test would show nothing
@@ -70,7 +73,7 @@ class Tested:
 
 def range_test(recipe: Recipe, rates: Range, world: World, progress: Progress | None = None) -> tuple[Tested, Prepared]:
     """Trains a new model of a recipe through all rates. Errors: those of preparing a run; `RunError` where no rate lowers the loss."""
-    optim = dataclasses.replace(recipe.optim, lr=rates.high, warmup=0, ema=0.0, unfreeze=())
+    optim = dataclasses.replace(recipe.optim, lr=rates.high, warmup=0, ema=0.0, ema2=0.0, unfreeze=())
     plan = dataclasses.replace(recipe.plan, steps=rates.steps, epochs=None, eval_every=0, patience=0, grow_from=None)
     prepared = prepare(dataclasses.replace(recipe, optim=optim, plan=plan), world, progress)
     made = session.build(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # makes no folder
@@ -93,8 +96,22 @@ def range_test(recipe: Recipe, rates: Range, world: World, progress: Progress | 
 def steps(made: Session, rates: Range) -> Iterator[float]:
     """The loss of step after step, in the order of the rates. Errors: `NotFinite`."""
     settings = dataclasses.replace(loop(made, Stop()), rate=rates.rate)
-    for report in train(made.state, made.described.task, batches(made), settings):
+    told: Any = Steady(made.described.task) if generates(made.described.task) else made.described.task
+    for report in train(made.state, told, batches(made), settings):
         yield sum(float(term) for term in report.terms.values())
+
+
+class Steady:
+    """A task whose times and noise are the same at every step of the test. A denoiser's loss depends on them more than on the rate: drawn
+    anew, they would decide where it seems least."""
+
+    def __init__(self, task: Any):
+        self.task = task
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        found: dict[str, Tensor] = self.task.loss(model, batch)
+        return found
 
 
 def smoothed(losses: list[float]) -> list[float]:
