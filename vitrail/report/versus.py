@@ -66,7 +66,8 @@ def versus(sources: Sequence[str | Path]) -> Versus:
     judged = [judgement(k.folder, part, evaluations(k.folder)[part]) if part else k.judged for k in runs]
     kept = why == "" and all(j is not None and len(j.probabilities) for j in judged)
     disagreements = [disagreement(judged[0], other, runs[0].multi) for other in judged[1:]] if kept else []  # type: ignore[arg-type]
-    metrics = [*table(runs, judged), *((name, [Interval(v) for v in values]) for name, values in qualities(runs))]
+    metrics = table(runs, judged)
+    metrics += [(name, [Interval(v) for v in values]) for name, values in qualities(runs)]
     return Versus(called(folders), runs, different(runs), part, why, judged, metrics, disagreements)
 
 

@@ -29,7 +29,7 @@ from vitrail.run import evaluate
 from vitrail.run.bench import Bench, Job
 from vitrail.run.model import Described, preprocess
 from vitrail.run.prepare import Prepared, held_out
-from vitrail.run.sample import Wish, grid, pictures, png
+from vitrail.run.sample import Wish, pictures, sheet
 from vitrail.run.told import Part, Told, svg
 from vitrail.run.told import table as markdown
 from vitrail.run.trial import Trial, trained
@@ -160,7 +160,7 @@ def measured(row: Row, seed: int, config: Config, prepared: Prepared, known: Rea
     flat = torch.from_numpy(made.transpose(0, 3, 1, 2).copy()).flatten(1).double() / 255
     return {
         "frechet": frechet(known.pictures, flat), "x_loss": x_loss(described, trial), "final_loss": float(np.mean(trial.losses[-20:])),
-        "reason": "", "pictures": base64.b64encode(png(grid(made[:SHOWN], SHOWN))).decode(),
+        "reason": "", "pictures": base64.b64encode(sheet(made[:SHOWN], SHOWN)).decode(),
     }  # fmt: skip
 
 
@@ -212,17 +212,17 @@ def sentences(config: Config, cells: dict[Row, list[dict[str, Any]]], known: Rea
 
 
 def figure(config: Config, cells: dict[Row, list[dict[str, Any]]]) -> bytes:
-    """Pictures of each cell, the first of seed 0, with its distance: predictions downwards, patches and losses across."""
+    """Pictures of each cell, the first of seed 0, with its distance: patches and predictions downwards, losses across."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(15, 3.4), layout="constrained")
-    axes = made.subplots(3, 6, squeeze=False)
+    made = Figure(figsize=(9, 5.4), layout="constrained")
+    axes = made.subplots(6, 3, squeeze=False)
     for row, found in cells.items():
-        column = 3 * (row.patch == config.side) + SPACES.index(row.loss)
-        axis = axes[SPACES.index(row.prediction)][column]
+        place = 3 * patches(config).index(row.patch) + SPACES.index(row.prediction)
+        axis = axes[place][SPACES.index(row.loss)]
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"patch {row.patch}, says {row.prediction}, loss {row.loss}: {spelt(mean(found, 'frechet'))}", fontsize=7)
+        axis.set_title(f"patch {row.patch}, says {row.prediction}, loss in {row.loss}: {spelt(mean(found, 'frechet'))}", fontsize=8)
         if found[0]["pictures"]:
             with Image.open(io.BytesIO(base64.b64decode(found[0]["pictures"]))) as strip:
-                axis.imshow(np.asarray(strip), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axis.imshow(np.asarray(strip), cmap="gray", vmin=0, vmax=255, interpolation="none")
     return svg(made)
