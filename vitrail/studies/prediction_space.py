@@ -37,7 +37,7 @@ from vitrail.tasks.diffusion import Diffusion, Sampling
 
 SPACES = ("x", "eps", "v")
 SAMPLER = Sampling(sampler="euler", steps=25)  # no guidance, which would hide what the network cannot
-SHOWN = 6  # pictures of a cell in the figure
+SHOWN, LEVELS = 6, 7  # pictures of a cell in the figure, and its shades of grey beside black
 REAL = 4000  # held-out pictures at most
 FAILS = 3.0  # times the distance of the best cell at the same patch
 
@@ -224,5 +224,6 @@ def figure(config: Config, cells: dict[Row, list[dict[str, Any]]]) -> bytes:
         axis.set_title(f"patch {row.patch}, says {row.prediction}, loss in {row.loss}: {spelt(mean(found, 'frechet'))}", fontsize=8)
         if found[0]["pictures"]:
             with Image.open(io.BytesIO(base64.b64decode(found[0]["pictures"]))) as strip:
-                axis.imshow(np.asarray(strip), cmap="gray", vmin=0, vmax=255, interpolation="none")
+                shades = np.round(np.asarray(strip) / 255 * LEVELS) / LEVELS  # noise of 256 shades would be most of the file
+                axis.imshow(shades, cmap="gray", vmin=0, vmax=1, interpolation="none")
     return svg(made)
