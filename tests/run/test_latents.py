@@ -226,3 +226,19 @@ def test_choices_for_latents(place):
     jit = prepare(recipe(place, model=Choice("jit/nano")), tiny.ALONE).recipe
     assert (jit.task.keys["objective"], jit.model.keys["channels"]) == ("flow", 4)
     assert prepare(recipe(place, model=Choice(), task=Choice("diffusion")), tiny.ALONE).recipe.model.name == "dit/nano"
+
+
+def test_moments_copies_and_a_judge_see_pictures_not_latents(place, tmp_path, monkeypatch):
+    from vitrail.run import copying, moments
+
+    monkeypatch.setattr(moments, "SHARE", 100.0)
+    tiny.finish(tiny.begin(tiny.recipe(place / "data", plan={"steps": 2, "eval_every": 0}, machine={"cache": True}), tmp_path / "judge"))
+    made = recipe(place, plan=Plan(steps=4, batch=8, precision="fp32", eval_every=2))
+    made = dataclasses.replace(made, machine=dataclasses.replace(made.machine, judge=str(tmp_path / "judge")))
+    events = tiny.finish(tiny.begin(made, tmp_path / "run"))
+    assert [e.values["frechet"] > 0 for e in events if e.kind == "eval"] == [True, True]
+    (found,) = copying.known(tmp_path / "run/evaluation")
+    assert found.pictures.shape[1:] == (1 + copying.NEIGHBOURS, SIDE, SIDE, 3)
+    assert len(list((tmp_path / "run/evaluation/moments").iterdir())) == 3
+    again = predict.load(tmp_path / "run")
+    assert again.sample(count=1, steps=2).shape == (2, SIDE, SIDE, 3)

@@ -40,4 +40,4 @@ def measure(known: Known) -> dict[str, Any]:
         said[key] = None  # has no meaning for this objective
     model = config(known.recipe.model)
     return {**said, "model.learn_sigma": getattr(model, "learn_sigma", False), "input.size": list(known.recipe.input.size or ()),
-            "input.channels": known.recipe.input.channels}  # fmt: skip
+            "input.channels": known.recipe.input.channels, "input.vae_hash": known.recipe.input.vae_hash}  # fmt: skip
