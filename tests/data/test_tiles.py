@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitrail.data import tiles
 from vitrail.data.boxes import boxes_of, packed
 from vitrail.data.dataset import ArrayReader, Split
 from vitrail.data.tiles import INSIDE, merge, places, tiled, touching
@@ -116,3 +117,24 @@ def test_the_border_of_the_picture_cuts_nothing():
     boxes = torch.tensor([[0, 0, 5, 5], [15, 5, 20, 9], [55, 35, 60, 40]], dtype=torch.float32)
     assert touching(boxes[:2], (0, 0, 20, 20), (40, 60)).tolist() == [False, True]
     assert touching(boxes[2:], (40, 20, 60, 40), (40, 60)).tolist() == [False]
+
+
+def test_whole_pictures_are_read_once_while_they_fit(monkeypatch):
+    asked = []
+
+    def read(index):
+        asked.append(index)
+        return np.full((10, 10, 3), index, np.uint8)
+
+    monkeypatch.setattr(tiles, "KEPT", 2 * 300)
+    recent = tiles.Recent(read)
+    assert [int(recent(i)[0, 0, 0]) for i in (0, 1, 0, 1)] == [0, 1, 0, 1]
+    assert asked == [0, 1]
+    recent(2)  # the third takes the place of the one that was asked for longest ago
+    recent(1)
+    recent(0)
+    assert asked == [0, 1, 2, 0]
+    monkeypatch.setattr(tiles, "KEPT", 1)
+    recent(3)
+    recent(3)  # larger than all that is kept, and still not read twice in a row
+    assert asked == [0, 1, 2, 0, 3]

@@ -1,5 +1,6 @@
 """Large pictures cut into tiles that overlap, with the boxes in each; and what was found in the tiles put together again."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -14,35 +15,40 @@ from vitrail.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+KEPT = 256 * 2**20  # bytes of whole pictures that are held decoded
 INSIDE = 0.4  # share of a box's area that must be in a tile for the box to be in it
 CUT = 0.5  # factor on the score of a box that a border of a tile may have cut, when boxes are ranked
 COVERED = 0.8  # share of such a box within a whole one of its class from which both are the same object
 BORDER = 1.0  # pixels from the border of a tile within which a box counts as cut
 
 
-class Last:
-    """Reads pictures and keeps the last one, in every process for itself: tiles of one picture mostly come one after another."""
+class Recent:
+    """Reads pictures and keeps those that were asked for last, in every process for itself: a tile needs the whole picture decoded, and in
+    training the tiles of all pictures are mixed. The last one is kept whatever its size."""
 
     def __init__(self, read: Callable[[int], np.ndarray]):
         self.read = read
         self.lock = Lock()
-        self.index, self.picture = -1, np.empty(0)
+        self.kept: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __call__(self, index: int) -> np.ndarray:
         with self.lock:
-            if index != self.index:
-                self.picture, self.index = self.read(index), index
-            return self.picture
+            if index not in self.kept:
+                self.kept[index] = self.read(index)
+                while len(self.kept) > 1 and sum(picture.nbytes for picture in self.kept.values()) > KEPT:
+                    self.kept.popitem(last=False)
+            self.kept.move_to_end(index)
+            return self.kept[index]
 
-    def __reduce__(self) -> tuple[type["Last"], tuple[Any]]:
-        return Last, (self.read,)
+    def __reduce__(self) -> tuple[type["Recent"], tuple[Any]]:
+        return Recent, (self.read,)
 
 
 @dataclass(frozen=True)
 class TileReader:
     """Reads tile i. whole: reads whole pictures. pictures: int64 [T], which picture. places: int64 [T 4] left, top, right, bottom in it."""
 
-    whole: Last
+    whole: Recent
     pictures: np.ndarray
     places: np.ndarray
 
@@ -78,7 +84,7 @@ def tiled(split: Split, sizes: Sequence[tuple[int, int] | None], tile: int, over
             found.append(own)
             pictures.append(i)
             corners.append(place)
-    reader = TileReader(Last(split.read), np.array(pictures, np.int64), np.array(corners, np.int64).reshape(-1, 4))
+    reader = TileReader(Recent(split.read), np.array(pictures, np.int64), np.array(corners, np.int64).reshape(-1, 4))
     truths: BoxReader = packed(found)
     return Split(names, np.zeros(len(names), np.int64), reader, truths)
 
