@@ -1,6 +1,6 @@
 """Trees in aerial pictures: a detector trained on all pictures but one, against a constant guess and a blob finder on that one.
 
-    python benchmarks/trees.py --data data/trees --held-out OSBS_029 --steps 1200
+    python benchmarks/trees.py --data data/trees --held-out OSBS_029 --steps 2000
 
 `--data` is a folder of pictures with Pascal VOC boxes. The detector learns from tiles of the other pictures and looks at the held-out
 one in windows; what it is compared with knows the same training boxes:
@@ -24,10 +24,11 @@ from vitrail.data.dataset import Boxes, Dataset
 from vitrail.datasets import voc
 from vitrail.metrics.detection import average_precision
 
-TILE = 256
+TILE = 128
 WORDS = (
-    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --plan.eval-every 0 --plan.batch 8 "
-    "--model resnet/18 --model.width 32 --task.queries 100 --augment.flip-vertical --augment.jitter 0.3 --optim.lr 7e-4"
+    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --plan.eval-every 0 --plan.batch 16 "
+    "--model resnet/18 --model.width 32 --task.queries 50 --augment.resize 0.8 1.25 --augment.flip-vertical --augment.jitter 0.3 "
+    "--optim.lr 1e-3"
 )
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--data", type=Path, default=Path("data/trees"))
     asked.add_argument("--held-out", required=True, help="the name of a picture, without its suffix")
-    asked.add_argument("--steps", type=int, default=1200)
+    asked.add_argument("--steps", type=int, default=2000)
     asked.add_argument("--out", type=Path, default=Path("runs/trees"))
     asked.add_argument("--only-baselines", action="store_true")
     given = asked.parse_args()
