@@ -187,3 +187,20 @@ def test_features_find_neighbours_too(data, judge, tmp_path):
     assert json.loads((tmp_path / "run/evaluation/quality.json").read_text())["copied"]["relative"] == features.found.relative
     assert copying.sentence(features.found).startswith(f"By the features of {judge}, made pictures lie")
     assert "copies" in build(tmp_path / "run").read_text()
+
+
+def test_the_page_stays_small_whatever_the_size_of_the_pictures(tmp_path):
+    """Noise is the hardest to pack: a portrait of ten classes of 256 pixels, six moments, and twice the neighbours."""
+    from vitrail.report import generated
+    from vitrail.run.sample import sheet
+
+    noise = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), np.uint8)
+    (tmp_path / "portrait.png").write_bytes(sheet(noise, 6))
+    (tmp_path / "moment.png").write_bytes(sheet(noise[:8], 8))
+    portrait, moment = (len(generated.embedded(tmp_path / f"{name}.png")) for name in ("portrait", "moment"))
+    beside = len(generated.image(noise[0]))
+    assert portrait + 6 * moment + 48 * beside < 1_600_000
+    small = generated.embedded(tmp_path / "nothing.png")
+    assert small == ""
+    (tmp_path / "small.png").write_bytes(sheet(noise[:1, :28, :28], 1))
+    assert generated.embedded(tmp_path / "small.png").startswith("data:image/png;base64,")

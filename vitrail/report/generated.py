@@ -25,7 +25,7 @@ SPOKEN = {
     "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage",
 }  # fmt: skip
 LIGHT, SMALL = 60_000, 4000  # bytes up to which a grid, or one picture, is shown as it is
-WIDEST = 900  # pixels of a grid
+WIDEST = 640  # pixels of a grid
 
 
 def pictures(known: Known) -> Section | None:
@@ -112,7 +112,7 @@ def address(data: bytes, light: int) -> str:
         picture = whole.convert("RGB")
     picture.thumbnail((WIDEST, 2 * WIDEST), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    picture.save(packed, "WEBP", quality=85)
+    picture.save(packed, "WEBP", quality=75)
     return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
 
 
