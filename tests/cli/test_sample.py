@@ -22,7 +22,7 @@ QUIET = ["--quiet", "--machine.workers", "0", "--optim.warmup", "0", "--optim.lr
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
-    pictures(root / "good", ("ant", "bee", "cat"), 8)
+    pictures(root / "good", ("ant", "bee", "cat"), 30)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         jit = ["--model.context", "2", "--model.context-start", "1"]
@@ -176,6 +176,8 @@ def test_made_pictures_are_compared_with_real_ones_by_features():
     assert made["metrics"]["frechet"] > 0
     assert all(0 <= made["metrics"][key] <= 1 for key in ("precision", "recall", "coverage"))
     assert 0 <= made["asked"] <= 1
+    assert set(made["metrics_of_real"]) == set(made["metrics"])
+    assert made["metrics_of_real"]["frechet"] < made["metrics"]["frechet"], "real pictures are nearer to real ones than those of six steps"
     again = json.loads(must(*words))["made"]
     assert "features from" in again["notes"][0], "those of real pictures are kept"
     assert again["metrics"] == pytest.approx(made["metrics"], rel=1e-4, abs=1e-6)
@@ -201,6 +203,7 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     assert "4 of 4 rows" in must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
     drawn, rows = Path("jit/evaluation/sweep.svg").read_text(), Path("jit/evaluation/sweep.md").read_text().splitlines()
     assert all(text in drawn for text in ("average 1", "average 2", "precision and recall"))
-    assert len([row for row in rows if row.startswith("| ") and "---" not in row]) == 5
+    assert len([row for row in rows if row.startswith("| ") and "---" not in row]) == 6
+    assert rows[-1].startswith("| real | - |")
     assert sum("**" in row for row in rows) == 1
     assert "0 of 1 rows" not in must(*words[:-3], "13", "--split", "train", "--sweep-guidance", "1"), "another count is another row"

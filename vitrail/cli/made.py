@@ -120,8 +120,9 @@ def draw(points: Sequence[Any], file: Path) -> Path:
 
 def show(found: dict[str, Any]) -> None:
     print(f"\n{found['made']:,} made pictures, {found['real']:,} real ones; {found['width']} features of {found['by']}")
+    floor = found["metrics_of_real"] or {}
     for name, value in found["metrics"].items():
-        print(f"  {name:<18} {value:.4f}")
+        print(f"  {name:<18} {value:.4f}" + (f"   (of real pictures {floor[name]:.4f})" if floor else ""))
     if found["asked"] is not None:
         print(f"  {'of its class':<18} {found['asked']:.4f}   (of real pictures {found['asked_of_real']:.4f})")
     if found["copied"] is not None:

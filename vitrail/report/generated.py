@@ -134,7 +134,9 @@ def quality(known: Known) -> str:
     """What `vitrail eval --features` found last."""
     try:
         found = json.loads(known.folder.quality.read_text(encoding="utf-8"))
-        rows = [[text(SPOKEN[key]), f"{value:.4g}"] for key, value in found["metrics"].items()]
+        floor = found["metrics_of_real"] or {}
+        beside = {key: f" (of real pictures {value:.4g})" for key, value in floor.items()}
+        rows = [[text(SPOKEN[key]), f"{value:.4g}{beside.get(key, '')}"] for key, value in found["metrics"].items()]
         if found["asked"] is not None:
             rows.append(["Of the class asked for", f"{percent(found['asked'])} (of real pictures {percent(found['asked_of_real'])})"])
         told = f"{found['made']:,} made and {found['real']:,} real pictures of the {found['part']} part, "

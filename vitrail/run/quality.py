@@ -27,13 +27,16 @@ from vitrail.types import generates
 @dataclass(frozen=True)
 class Quality:
     """real, made: how many pictures there were of each; width: features of one; asked: the share of made pictures that the classifier
-    takes for the class they were made of, None where it knows others; asked_of_real: the same share of real pictures."""
+    takes for the class they were made of, None where it knows others; asked_of_real: the same share of real pictures; metrics_of_real:
+    what as many real pictures of another part have in place of made ones, which no denoiser can be asked to be better than; None where
+    there are not that many."""
 
     part: str
     real: int
     made: int
     width: int
     metrics: dict[str, float]
+    metrics_of_real: dict[str, float] | None
     asked: float | None
     asked_of_real: float | None
     notes: tuple[str, ...]
@@ -56,11 +59,21 @@ class Real:
         self.judge, self.part, self.count, self.world = judge, part, count, world
         self.features, notes = of_part(judge, dataset, part, kept, world)
         self.same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
+        self.floor = self.others(dataset)
         self.known = right(judge, dataset.splits[part], world) if self.same else None
         if not self.same:
             notes = [*notes, "the classifier knows other classes, so it is not asked which class a picture is of"]
         self.notes = tuple(notes)
         self.made: Made | None = None  # what was judged last
+
+    def others(self, dataset: Dataset) -> dict[str, float] | None:
+        """The metrics of `count` real pictures of another part, spread over all of it."""
+        other = "train" if self.part != "train" else held_out(dataset, final=True)
+        split = dataset.splits[other]
+        if other == self.part or len(split) < self.count:
+            return None
+        some = split.take(np.arange(self.count) * len(split) // self.count)
+        return generation.judged(self.features, computed(self.judge.model, some, self.judge.preprocess, self.world))
 
     def judged(self, maker: Predictor, how: Sampling | None = None, progress: Progress | None = None) -> Quality:
         """Makes pictures of all classes, equally many, and compares them."""
@@ -72,7 +85,7 @@ class Real:
         said = right(judge, split, world) if self.same else None
         metrics = generation.judged(self.features, features)
         self.made = Made(made, features)
-        return Quality(self.part, len(self.features), self.count, features.shape[1], metrics, said, self.known, self.notes)
+        return Quality(self.part, len(self.features), self.count, features.shape[1], metrics, self.floor, said, self.known, self.notes)
 
 
 def near(maker: Predictor, judge: Predictor, dataset: Dataset, made: Made, kept: Path | None, world: World) -> Copied | None:

@@ -7,7 +7,6 @@ for more, or after a break, has only those points computed that are not in it.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from vitrail.data.changes import fingerprint
 from vitrail.data.dataset import Dataset
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
+from vitrail.run import journal
 from vitrail.run.predict import Predictor
 from vitrail.run.quality import Quality, Real
 from vitrail.run.sample import Progress, usual
@@ -50,9 +50,9 @@ class Range:
 def sweep(wanted: Range, judge: Predictor, dataset: Dataset, part: str, folder: Path, world: World,
           progress: Progress | None = None) -> list[Point]:  # fmt: skip
     """Every average at every guidance, in that order. folder: of the run. Errors: `UsageError`."""
-    journal, known = folder / "evaluation/sweep.jsonl", hashes(wanted, judge, dataset, part)
+    file, known = folder / "evaluation/sweep.jsonl", hashes(wanted, judge, dataset, part)
     places = [(a, g, usual(m.described, None, g)) for a, m in wanted.makers.items() for g in dict.fromkeys(wanted.guidances)]
-    kept = read(journal)
+    kept = read(file)
     missing = [place for place in places if named(known, *place) not in kept]
     done: dict[str, Quality] = {}
     if missing:
@@ -61,8 +61,8 @@ def sweep(wanted: Range, judge: Predictor, dataset: Dataset, part: str, folder: 
             name = named(known, average, guidance, how)
             made = real.judged(wanted.makers[average], how, along(progress, i, len(missing)))
             done[name] = made
-            append(journal, {"key": name, "average": average, "guidance": guidance, "quality": dataclasses.asdict(made)})
-    kept = read(journal)
+            append(file, {"key": name, "average": average, "guidance": guidance, "quality": dataclasses.asdict(made)})
+    kept = read(file)
     found = []
     for average, guidance, how in places:
         name = named(known, average, guidance, how)
@@ -93,33 +93,25 @@ def along(progress: Progress | None, number: int, count: int) -> Callable[[int, 
     return None if progress is None else lambda done, of: progress(number * of + done, count * of)
 
 
-def read(journal: Path) -> dict[str, Quality]:
-    """The points of a journal by their hashes; a line that was cut short is as if it had not been written."""
-    try:
-        lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
+def read(path: Path) -> dict[str, Quality]:
+    """The points of a journal by their hashes."""
     found = {}
-    for line in lines:
+    for row in journal.read(path)[0]:
         try:
-            row = json.loads(line)
             found[str(row["key"])] = Quality(**{**row["quality"], "notes": tuple(row["quality"]["notes"])})
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):  # of another version
             continue
     return found
 
 
-def append(journal: Path, row: dict[str, Any]) -> None:
+def append(path: Path, row: dict[str, Any]) -> None:
     """A line more, on the disk before this returns. Errors: `UsageError` where it cannot be written."""
     try:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        torn = journal.exists() and not journal.read_bytes().endswith(b"\n")
-        with journal.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        journal.trim(path, journal.read(path)[1])
+        journal.add(path, row)
     except OSError as error:
-        raise UsageError(f"{journal} cannot be written: {error.strerror or error}", "free the space it needs") from None
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}", "free the space it needs") from None
 
 
 COLUMNS = {
@@ -133,7 +125,7 @@ def best(points: Sequence[Point]) -> Point:
 
 
 def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
-    """The titles and the rows of a table."""
+    """The titles and the rows of a table; the last one says what real pictures of another part have."""
     asked = any(p.found.asked is not None for p in points)
     titles = ["average", "guidance", *COLUMNS.values(), *(["of its class"] if asked else [])]
     rows = [
@@ -141,13 +133,17 @@ def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
          *([f"{p.found.asked:.4f}" if p.found.asked is not None else "-"] if asked else [])]
         for p in points
     ]  # fmt: skip
+    first = points[0].found
+    if first.metrics_of_real is not None:
+        known = "-" if first.asked_of_real is None else f"{first.asked_of_real:.4f}"
+        rows.append(["real", "-", *(f"{first.metrics_of_real[key]:.4f}" for key in COLUMNS), *([known] if asked else [])])
     return titles, rows
 
 
 def write(points: Sequence[Point], folder: Path, by: str) -> list[Path]:
     """sweep.json and sweep.md, anew each time. Errors: `UsageError`."""
     first, (titles, rows) = points[0].found, cells(points)
-    for row, point in zip(rows, points, strict=True):
+    for row, point in zip(rows, points, strict=False):
         if point == best(points):
             row[2] = f"**{row[2]}**"
     head = f"{first.made:,} made pictures a row, {first.real:,} real ones of the part {first.part}, {first.width} features of {by}."
