@@ -2,7 +2,12 @@
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 import tiny
 from places import must, npz, refused, vitrail
@@ -14,11 +19,11 @@ from vitrail.run import bench as benches
 from vitrail.run import journal
 from vitrail.run.bench import Bench, Done, Job
 from vitrail.run.told import Part, Told, table
-from vitrail.studies import stability
+from vitrail.studies import gradients, stability
 from vitrail.weights.folder import verify_folder
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
-WORDS = shlex.split("stability --steps 1 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz")
+WORDS = shlex.split("gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz")
 JOBS = [Job("a"), Job("b"), Job("b", 1)]
 
 
@@ -40,15 +45,15 @@ def spelled(job, value):
 
 def broken_after(rows, monkeypatch):
     """Ctrl-C in the middle of the row after so many."""
-    count, outcome = [0], stability.outcome
+    count, measured = [0], gradients.measured
 
     def some(*given):
         count[0] += 1
         if count[0] > rows:
             raise KeyboardInterrupt
-        return outcome(*given)
+        return measured(*given)
 
-    monkeypatch.setattr(stability, "outcome", some)
+    monkeypatch.setattr(gradients, "measured", some)
 
 
 def files(folder):
@@ -63,19 +68,17 @@ def test_a_study_that_was_broken_off_gives_the_same_bytes(place, monkeypatch):
         broken_after(5, patched)
         code, out, err = vitrail(*words, "--out", "cut")
     assert code == 130
-    assert "5/14" in out
+    assert "5/13" in out
     assert "vitrail study --resume cut" in err
     assert {p.name for p in (place / "cut").iterdir()} == {"study.json", "journal.jsonl"}
     with (place / "cut" / "journal.jsonl").open("ab") as file:
-        file.write(b'{"row": "norm after", "seed": 0, "val')  # a power cut
+        file.write(b'{"row": "post, 2 blocks, scale 1", "seed": 0, "val')  # a power cut
     with monkeypatch.context() as patched:
-        broken_after(9, patched)  # what is in the journal is not trained again
+        broken_after(8, patched)  # what is in the journal is not trained again
         said = must("study", "--resume", "cut")
-    assert "14/14" in said
+    assert "13/13" in said
     assert files(place / "cut") == files(place / "whole")
     verify_folder(place / "cut")
-    must("study", "stability", "--resume", "cut")  # a finished one is only written again
-    assert files(place / "cut") == files(place / "whole")
 
 
 def test_other_settings_and_other_data_are_refused(place, monkeypatch):
@@ -83,21 +86,36 @@ def test_other_settings_and_other_data_are_refused(place, monkeypatch):
         broken_after(1, patched)
         vitrail("study", *WORDS, "--out", "cut")
     refused(place, "study --resume cut --steps 3", USAGE, "would change the study")
-    refused(place, "study gradients --resume cut", USAGE, "is of the study stability")
-    refused(place, "study stability --out cut", USAGE, "vitrail study --resume cut goes on with it")
+    refused(place, "study stability --resume cut", USAGE, "is of the study gradients")
+    refused(place, "study gradients --out cut", USAGE, "vitrail study --resume cut goes on with it")
     refused(place, "study --resume tiny.npz", CHECKPOINT, "is not the folder of a study")
     refused(place, "study --resume nowhere", CHECKPOINT, "vitrail study NAME begins one")
     said = (place / "cut" / "study.json").read_text()
-    (place / "cut" / "study.json").write_text(said.replace('"steps": 1', '"steps": 3'))
+    (place / "cut" / "study.json").write_text(said.replace('"steps": 2', '"steps": 3'))
     refused(place, "study --resume cut", CHECKPOINT, "rows belong to other settings")
     (place / "cut" / "study.json").write_text(said.replace('"vitrail": "', '"vitrail": "9'))
     refused(place, "study --resume cut", USAGE, "begun with vitrail 9")
     (place / "cut" / "study.json").write_text(said)
-    npz(place / "tiny.npz", classes=2)
-    other = dict(__import__("numpy").load(place / "tiny.npz"))
+    other = dict(np.load(place / "tiny.npz"))
     other["train_images"] = 255 - other["train_images"]
-    __import__("numpy").savez(place / "tiny.npz", **other)
+    np.savez(place / "tiny.npz", **other)
     refused(place, "study --resume cut", DATA, "not those that cut was begun with")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_told_to_stop_says_how_to_go_on(place):
+    words = [sys.executable, "-m", "vitrail", "study", *WORDS, "--seeds", "50", "--out", "cut"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    book = place / "cut" / "journal.jsonl"
+    while running.poll() is None and len(journal.read(book)[0]) < 3:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == 130
+    assert "go on with: vitrail study --resume cut" in err
+    kept = len(journal.read(book)[0]) - 1
+    assert kept >= len(out.splitlines()) >= 1
+    assert "Traceback" not in err
 
 
 def test_what_cannot_be_prepared_leaves_no_folder(own_folder):
@@ -125,9 +143,6 @@ def test_rows_are_measured_once_and_read_as_they_were_written(tmp_path):
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path):
-    import subprocess
-    import sys
-
     with opened(tmp_path / "s") as bench:
         bench.measure(JOBS, lambda job: 1, spelled)
         code = (
@@ -158,7 +173,8 @@ def test_a_journal_ends_with_its_last_whole_line(tmp_path):
 
 def test_settings_that_no_study_has(tmp_path):
     with opened(tmp_path / "s") as bench:
-        bench.begin("x")
+        bench.data = "x"
+        bench.begin()
     head = json.loads((tmp_path / "s" / "study.json").read_text())
     head["config"]["more"] = 1
     (tmp_path / "s" / "study.json").write_text(json.dumps(head))
@@ -171,9 +187,12 @@ def test_settings_that_no_study_has(tmp_path):
 
 def test_other_data_is_noticed_by_the_bench(tmp_path):
     with opened(tmp_path / "s") as bench:
-        bench.begin("x")
-    with pytest.raises(DataError, match="not those"), opened(tmp_path / "s") as bench:
-        bench.begin("y")
+        bench.data = "x"
+        bench.begin()
+    with opened(tmp_path / "s") as bench:
+        bench.data = "y"
+        with pytest.raises(DataError, match="not those"):
+            bench.begin()
 
 
 def test_lines_in_a_pipe_and_a_bar_on_a_terminal(capsys, monkeypatch):

@@ -56,11 +56,13 @@ class Done:
 
 
 class Bench:
-    """Holds the folder of a study while it is open. `head` is what study.json says; "data" is None until the data is known."""
+    """Holds the folder of a study while it is open. `head` is what study.json says. A new folder is made when the first row is to
+    be measured, so that what is refused before leaves nothing behind."""
 
     def __init__(self, path: Path, head: dict[str, Any], world: World, show: Callable[[Done], None], begun: bool = False):
         self.path, self.head, self.world, self.show = path, head, world, show
         self.begun = begun
+        self.data = ""  # what tells the content of the data from any other
         self.open = False
         self.known: dict[tuple[str, int], Any] = {}
         self.lock = ExitStack()
@@ -72,16 +74,16 @@ class Bench:
         self.lock.close()
 
     def prepare(self, recipe: Recipe) -> Prepared:
-        """The data of the study, read once. Errors: those of preparing a run, and `DataError` where the data is not what it was."""
+        """The data of the study, read once; its rows belong to this content. Errors: those of preparing a run."""
         prepared = prepare(recipe, self.world)
-        self.begin(prepared.survey.content)
+        self.data = prepared.survey.content
         return prepared
 
-    def begin(self, data: str = "") -> None:
-        """Makes or opens the folder. data: what tells its content from any other. Errors: `DataError`, `RunError`, `CheckpointError`."""
-        if self.begun and self.head["data"] != data:
+    def begin(self) -> None:
+        """Makes or opens the folder. Errors: `DataError` for other data or no place to write, `RunError`, `CheckpointError`."""
+        if self.begun and self.head["data"] != self.data:
             raise DataError(f"the pictures are not those that {self.path} was begun with", "restore them, or start a new study")
-        self.head["data"] = data
+        self.head["data"] = self.data
         try:
             self.path.mkdir(parents=True, exist_ok=self.begun)
             self.lock.enter_context(held(self.path, self.world))
