@@ -174,13 +174,17 @@ def test_what_is_said_of_hunger():
     level = {0.1: of(ResNet=0.5, ViT=0.4), 1.0: of(ResNet=0.6, ViT=0.5)}
     level[1.0]["ViT"] = [0.47, 0.5, 0.53]
     assert "does not change clearly" in words.hunger(level)[2]
+    assert "no gain from 100 times the pictures for: ViT." in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
     assert words.hunger({1.0: of(ResNet=0.5, ViT=0.4)}) == [
         "With 100% of the pictures: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
     ]
 
 
 def test_a_claim_fares_as_the_numbers_say():
-    assert "So it is here (ResNet 90.0 %, ViT 80.0 %)" in words.shift({4.0: of(ResNet=0.9, ViT=0.8)})[1]
+    same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
+    first, second = words.shift(same)
+    assert first == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
+    assert second.endswith("Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4.")
     assert "Here it is the other way round" in words.texture(of(ResNet=0.4, ViT=0.5))[0]
     assert "So it is here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
     assert "Here the seeds do not tell them apart" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
@@ -201,7 +205,8 @@ def test_what_is_said_of_frequencies():
 
 def test_what_is_said_of_compute():
     macs = {"ResNet": 1.0, "ViT": 4.0}
-    assert "The cheapest, ResNet, is also the most accurate" in words.compute(of(ResNet=0.9, ViT=0.8), macs)[0]
+    assert "None is clearly more accurate than the cheapest, ResNet." in words.compute(of(ResNet=0.9, ViT=0.8), macs)[0]
+    assert "None is clearly more accurate than the cheapest, ResNet." in words.compute(of(ResNet=0.8, ViT=0.805), macs)[0]
     assert "ViT is the most accurate and costs 4.0 times as much as ResNet" in words.compute(of(ResNet=0.8, ViT=0.9), macs)[0]
 
 

@@ -103,6 +103,6 @@ KINDS: dict[str, tuple[Disturb, tuple[float, ...]]] = {  # by what is done: how,
     "occlusion": (occluded, (0.1, 0.25, 0.5)),
     "patch shuffle": (shuffled, (2, 4, 7)),
     "low frequencies only": (low_passed, (0.5, 0.25, 0.125)),
-    "high frequencies only": (high_passed, (0.05, 0.125, 0.25)),
+    "high frequencies only": (high_passed, (0.125, 0.25)),
     "small objects": (smaller, (0.8, 0.6, 0.4)),
 }

@@ -23,7 +23,7 @@ def curves(axis: Any, found: Curves, title: str, across: str, factor: float = 10
         places = sorted(line)
         values = [factor * np.array(line[place]) for place in places]
         spread = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values]
-        axis.errorbar(places, [v.mean() for v in values], spread, color=f"C{number}", marker="o", markersize=4, capsize=2, label=name)
+        axis.errorbar(places, [v.mean() for v in values], spread, color=f"C{number}", marker="o", markersize=4, label=name)
     axis.set(title=title, xlabel=across)
     axis.grid(alpha=0.3)
 

@@ -70,6 +70,9 @@ def hunger(accuracy: Mapping[float, Values]) -> list[str]:
     gained = {name: mean(accuracy[all_][name]) - mean(accuracy[few][name]) for name in accuracy[few]}
     most = max(gained, key=lambda name: gained[name])
     least = min(gained, key=lambda name: gained[name])
+    still = [name for name in accuracy[few] if apart(accuracy[all_][name], accuracy[few][name]) == 0]
+    if still:
+        said.append(f"With these steps the seeds show no gain from {all_ / few:g} times the pictures for: {', '.join(still)}.")
     said.append(f"The more pictures bring {most} most ({100 * gained[most]:+.1f} points) and {least} least ({100 * gained[least]:+.1f}).")
     return said
 
@@ -83,8 +86,15 @@ def shift(same: Mapping[float, Values]) -> list[str]:
     """same: by pixels, the share of answers that a shift leaves as they were."""
     middle = sorted(same)[len(same) // 2]
     said = [f"Shifted by {middle:g} pixels, answers stay the same for: {order(same[middle])}."]
-    book = "Convolutions are said not to mind where a thing is, and patches to mind."
-    return [*said, f"{book} {verdict('ResNet', 'ViT', same[middle])}"]
+    ways = {pixels: apart(values["ResNet"], values["ViT"]) for pixels, values in sorted(same.items())}
+    groups = {1: "so it is at", -1: "it is the other way round at", 0: "they are not told apart at"}
+    told = [f"{what} {joined([f'{p:g}' for p, w in ways.items() if w == way])}" for way, what in groups.items() if way in ways.values()]
+    book = "Convolutions are said not to mind where a thing is, and patches to mind: a ResNet should keep more of its answers."
+    return [*said, f"{book} Here, in pixels, {'; '.join(told)}."]
+
+
+def joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def kept(clean: Values, disturbed: Values, chance: float) -> Values:
@@ -122,8 +132,8 @@ def compute(accuracy: Values, macs: Mapping[str, float]) -> list[str]:
     best, cheap = ranked(accuracy)[0], min(macs, key=lambda name: macs[name])
     listed = ", ".join(f"{name} {percent(mean(accuracy[name]))} for {macs[name]:.1f} M" for name in sorted(macs, key=lambda n: macs[n]))
     said = f"Accuracy and multiply-adds a picture: {listed}."
-    if best == cheap:
-        return [f"{said} The cheapest, {cheap}, is also the most accurate."]
+    if best == cheap or apart(accuracy[best], accuracy[cheap]) == 0:
+        return [f"{said} None is clearly more accurate than the cheapest, {cheap}."]
     return [f"{said} {best} is the most accurate and costs {macs[best] / macs[cheap]:.1f} times as much as {cheap}, the cheapest."]
 
 
