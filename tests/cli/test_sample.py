@@ -207,3 +207,12 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     assert rows[-1].startswith("| real | - |")
     assert sum("**" in row for row in rows) == 1
     assert "0 of 1 rows" not in must(*words[:-3], "13", "--split", "train", "--sweep-guidance", "1"), "another count is another row"
+
+
+def test_what_a_denoiser_looks_at_is_drawn_at_times(tmp_path):
+    picture = next(Path("good").rglob("*.png"))
+    said = must("look", "jit", picture, "--times", "0.3", "0.9", "--layers", "-1", "--positions", "--out", tmp_path / "seen")
+    assert "at several times" in said
+    names = np.load(tmp_path / "seen" / f"{picture.stem}.npz").files
+    assert [name.split("-")[0] for name in names] == ["0.3", "0.9"]
+    refused(Path(), "look jit --gradients", USAGE, "makes pictures")

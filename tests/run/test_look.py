@@ -14,10 +14,11 @@ from vitrail.analysis.positions import Encoding
 from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import BadImage, UsageError
+from vitrail.models import dit, jit
 from vitrail.recipe import Choice, Input, Recipe
 from vitrail.run import look
 from vitrail.run.predict import Predictor
-from vitrail.tasks import classification
+from vitrail.tasks import classification, diffusion
 
 HALF = (0.5,) * 3
 
@@ -175,3 +176,38 @@ def test_near_and_far_places():
     assert "somewhat more alike" in sentences.positions(table)[0]
     bias = -torch.arange(-3, 4).abs().float()[None, :, None] - torch.arange(-3, 4).abs().float()[None, None]
     assert "1 of 2 heads add more" in sentences.positions(Encoding("a", "relative", torch.cat([bias, -bias])))[0]
+
+
+def maker(family, **keys):
+    """A denoiser of chance for three classes, as it would come from a run."""
+    small = {"width": 32, "depth": 2, "heads": 2, "patch": 4, "size": (12, 20), "channels": 3, "classes": 3, **keys}
+    torch.manual_seed(0)
+    module = {"dit": dit, "jit": jit}[family]
+    net = module.build(module.Config(**small))
+    with torch.no_grad():  # from zeros, nothing depends on the time
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    task = diffusion.build(diffusion.Config("flow" if family == "jit" else "gaussian", classes=3))
+    given = Input(size=(12, 20), channels=3, mean=HALF, std=HALF, resize="stretch")
+    return Predictor(net.eval(), ("ant", "bee", "cow"), Recipe(model=Choice(family), input=given), task, Path("run"))
+
+
+@pytest.mark.parametrize("family", ["dit", "jit"])
+def test_denoisers_are_looked_at_at_times(family):
+    one = maker(family, **({"context": 3, "context_start": 1, "bottleneck": 8} if family == "jit" else {}))
+    picture = noise(12, 20)
+    (sight,) = look.see(one, picture, times=[0, 0.5, 1], label="bee")
+    names = [m.name for m in sight.maps]
+    assert len(names) == len(set(names)) == 3 * 2
+    assert all(name.startswith(start) for name, start in zip(names, ["0-"] * 2 + ["0.5-"] * 2 + ["1-"] * 2, strict=True))
+    assert all(tuple(m.values.shape) == (3, 5) for m in sight.maps)
+    assert sight.overlay(sight.maps[0]).shape == (12, 20, 3)
+    assert sight.said == ""
+    (other,) = look.see(one, noise(12, 20, seed=1), times=[0, 1], label="bee")
+    assert torch.equal(other.maps[0].values, sight.maps[0].values) == (family == "jit"), "noise alone is the same for every picture"
+    assert not torch.equal(other.maps[2].values, sight.maps[4].values)
+    assert [m.name.split("-")[0] for m in look.see(one, picture)[0].maps[::2]] == ["0.2", "0.5", "0.8"]
+    with pytest.raises(UsageError, match="a time cannot be 2"):
+        look.see(one, picture, times=[2])
+    with pytest.raises(UsageError, match="at no time"):
+        look.see(predictor("vit"), noise(), times=[0.5])

@@ -30,7 +30,9 @@ class Look:
     heads: tuple[str, ...] = ("mean",)
     """Numbers of heads; or mean, min or max over them; or all."""
     label: str = ""
-    """The class that relevance and gradient CAM speak for; by default the likeliest."""
+    """The class that relevance and gradient CAM speak for, by default the likeliest. A model that makes pictures is told it."""
+    times: tuple[float, ...] = ()
+    """Of a model that makes pictures: when it is looked at, from 0 (noise) to 1 (the picture); by default 0.2, 0.5 and 0.8."""
     distance: bool = False
     """How far and how widely each head looks, over pictures of the data."""
     positions: bool = False
@@ -80,13 +82,14 @@ def look(words: list[str]) -> int:
     from vitrail.run.predict import load
 
     predictor, failed = load(given.run, given.device), list[str]()
-    seeing.fit(predictor)
+    seeing.moments(predictor, given.times)
+    fit(predictor, asked)
     made = [one for name in asked for one in [inside(name, given, predictor, layers)]]
     if files:
         print(seeing.ways(predictor, layers).reason)
     for name, file in zip(stems(files), files, strict=True):
         try:
-            (sight,) = seeing.see(predictor, [file], layers, heads, given.label)
+            (sight,) = seeing.see(predictor, [file], layers, heads, given.label, given.times)
         except BadImage as error:
             failed.append(error.what)
             continue
@@ -100,6 +103,15 @@ def look(words: list[str]) -> int:
     if failed:
         sys.stderr.write("".join(f"{what}\n" for what in failed) + f"vitrail: {len(failed)} of {len(files)} pictures could not be read\n")
     return BadImage.code if failed else 0
+
+
+def fit(predictor: Any, asked: list[str]) -> None:
+    """Errors: `UsageError` for looks that are of models which tell what is in pictures."""
+    from vitrail.types import denoises
+
+    for name in (name for name in OF_DATA if name in asked and denoises(predictor.model)):
+        raise UsageError(f"{predictor.recipe.model.name} makes pictures, and --{name} is of models that tell what is in them",
+                         "look at pictures with it, or --positions and --filters")  # fmt: skip
 
 
 def numbers(words: tuple[str, ...]) -> list[int | str] | None:

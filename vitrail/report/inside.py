@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
 def section(known: Known) -> Section | None:
     """Of classification alone; a sentence stands in its place where the model cannot be looked into, or is large."""
-    if known.kind != "classes" or not known.finished or known.judged is None or not len(known.judged.names):
+    if known.kind != "classes" or known.generates or not known.finished or known.judged is None or not len(known.judged.names):
         return None
     title = "What it looks at"
     if known.cost is None or known.cost.macs > HEAVY:
@@ -44,7 +44,6 @@ def section(known: Known) -> Section | None:
         return Section("inside", title, ["Its pictures are not there any more, so nothing is drawn."], "")
     try:
         predictor = load(known.folder.weights)
-        look.fit(predictor)
     except VitrailError:
         return Section("inside", title, ["Its weights cannot be read, so nothing is drawn."], "")
     where = {split.names[i]: i for i in range(len(split))}

@@ -19,10 +19,13 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.errors import BadImage, UsageError, pick
 from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor, one_by_one, pixels
+from vitrail.tasks.diffusion.guidance import Streams
 from vitrail.types import Batch, denoises
 
 BATCH = 8  # pictures at a time: the weights of all their layers are held
 LAYERS = 4  # layers that are shown where none are chosen
+TIMES = (0.2, 0.5, 0.8)  # at which a model that makes pictures is looked at: how much of a picture is there
+SEED = 0  # of the noise in them
 
 
 class Map(NamedTuple):
@@ -59,6 +62,9 @@ def ways(predictor: Predictor, layers: Layers = None) -> Ways:
     """Attention, rollout and relevance where the weights are there and follow one row of tokens; gradient CAM in their place.
     Errors: `UsageError` where layers are asked for that are not there."""
     net, name = predictor.model, predictor.recipe.model.name
+    if denoises(net):
+        choose(net, layers)
+        return Ways(True, False, False, f"{name} makes pictures: its attention is drawn, at several times on the way from noise to picture")
     if not sites(net):
         if layers is not None:
             choose(net, layers)
@@ -71,15 +77,30 @@ def ways(predictor: Predictor, layers: Layers = None) -> Ways:
     return Ways(True, True, False, f"{name} has softmax attention: its weights, rollout and relevance are drawn")
 
 
-def see(predictor: Predictor, pictures: Any, layers: Layers = None, heads: Heads = "mean", label: str = "") -> list[Sight]:
+def see(predictor: Predictor, pictures: Any, layers: Layers = None, heads: Heads = "mean", label: str = "",
+        times: Sequence[float] = ()) -> list[Sight]:  # fmt: skip
     """What the model looks at on one picture or many, given as to `Predictor.predict`; one after the other.
 
     layers: as `vitrail.attention` takes them, by default four spread evenly over the depth. heads: numbers, or "mean", "min", "max".
-    label: the class that relevance and gradient CAM speak for, by default the likeliest. Errors: `UsageError`, `BadImage`.
+    label: the class that relevance and gradient CAM speak for, by default the likeliest; that a denoiser is told, by default none.
+    times: of a denoiser, from 0 (noise) to 1 (the picture), by default `TIMES`. Errors: `UsageError`, `BadImage`.
     """
     found, wanted = ways(predictor, layers), None if not label else named(label, predictor.classes)
     shown = layers if layers is not None or not found.attention else spread(len(sites(predictor.model)))
-    return [sight(predictor, pixels(item, predictor.preprocess), found, (shown, heads, wanted)) for item in one_by_one(pictures)]
+    at = moments(predictor, times)
+    return [sight(predictor, pixels(item, predictor.preprocess), found, (shown, heads, wanted), at) for item in one_by_one(pictures)]
+
+
+def moments(predictor: Predictor, times: Sequence[float]) -> tuple[float, ...]:
+    """Those at which a denoiser is looked at; none of other models. Errors: `UsageError`."""
+    if not denoises(predictor.model):
+        if times:
+            raise UsageError(f"{predictor.recipe.model.name} sees pictures without noise, at no time", "leave --times out")
+        return ()
+    for time in times:
+        if not 0 <= time <= 1:
+            raise UsageError(f"a time cannot be {time:g}", "from 0, noise alone, to 1, the picture")
+    return tuple(times) or TIMES
 
 
 def named(label: str, classes: Sequence[str]) -> int:
@@ -91,12 +112,17 @@ def spread(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(LAYERS, count)).round().astype(int).tolist()))
 
 
-def sight(predictor: Predictor, picture: np.ndarray, found: Ways, wish: tuple[Layers, Heads, int | None]) -> Sight:
-    """One picture. wish: layers, heads, class."""
+def sight(predictor: Predictor, picture: np.ndarray, found: Ways, wish: tuple[Layers, Heads, int | None],
+          times: Sequence[float] = ()) -> Sight:  # fmt: skip
+    """One picture. wish: layers, heads, class. times: of a denoiser."""
     (layers, heads, label), net, pre = wish, predictor.model, whole(predictor.preprocess)
-    batch, maps = given(predictor, [picture]), list[Map]()
-    if found.attention:
-        maps += [one for look in attention(net, batch, layers, heads) for one in of_layer(net, look, heads)]
+    maps = list[Map]()
+    for time in times:
+        batch = noisy(predictor, given(predictor, [picture]), time, label)
+        looks = attention(net, batch, layers, heads)
+        maps += [one._replace(name=f"{time:g}-{one.name}") for look in looks for one in of_layer(net, look, heads)]
+    if found.attention and not times:
+        maps += [one for look in attention(net, given(predictor, [picture]), layers, heads) for one in of_layer(net, look, heads)]
     kinds = ("rollout", "relevance") if found.rollout else ("gradient-cam",) if found.cam else ()
     maps += [heat(predictor, picture, kind, label) for kind in kinds]
     return Sight(picture, said(predictor, picture), tuple(maps), pre)
@@ -123,10 +149,15 @@ def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
         yield Map(f"{look.name.removeprefix('backbone.')}-{name}", one, look.keys.maps[0].extent)
 
 
-def fit(predictor: Predictor) -> None:
-    """Errors: `UsageError` for a model that makes pictures and looks at none."""
-    if denoises(predictor.model):
-        raise UsageError(f"{predictor.recipe.model.name} makes pictures and looks at none", "give a model that tells what is in pictures")
+def noisy(predictor: Predictor, images: Given, time: float, label: int | None) -> Given:
+    """Pictures as a denoiser takes them: with noise of `SEED`, the time, and a class, by default that of none."""
+    task, null = predictor.task, getattr(predictor.model, "null", 0)
+    assert isinstance(images, Tensor)
+    draw = Streams(SEED, range(len(images)), tuple(images.shape[1:]), images.device)
+    if predictor.recipe.input.vae is not None:
+        raise UsageError(f"{predictor.recipe.model.name} sees latents, which are not looked at", "look at a denoiser of pixels")
+    z, t = task.part_way(images, time, draw())
+    return z, t, torch.full((len(images),), label if null and label is not None else null, device=images.device)
 
 
 def alike(predictor: Predictor, other: Predictor) -> Predictor:
@@ -140,7 +171,7 @@ def alike(predictor: Predictor, other: Predictor) -> Predictor:
 
 
 def said(predictor: Predictor, picture: np.ndarray) -> str:
-    if predictor.task.truth != "classes":
+    if predictor.task.truth != "classes" or denoises(predictor.model):
         return ""
     labels, rows = predictor.predict([picture])
     return labels[0] if is_multi(predictor.task) else f"{labels[0]} {float(rows[0].max()):.1%}"

@@ -144,6 +144,14 @@ class Diffusion:
         weighed = flow.weight(time, self.config.prediction, self.config.loss_space) * error
         return {self.config.loss_space: weighed.square().flatten(1).mean(1)}
 
+    def part_way(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [B C H W] with noise in them, and the times [B] that the network is told: from noise alone at 0 to the picture at 1."""
+        if self.chain is not None:
+            places = torch.full((len(x),), round((1 - share) * (len(self.chain) - 1)), device=x.device)
+            return gaussian.noised(self.chain.rows(places), x, noise), torch.tensor(self.chain.times, device=x.device)[places]
+        t = torch.full((len(x),), share, device=x.device)
+        return flow.mixed(x, self.noise_scale(x) * noise, t[:, None, None, None]), t
+
     def noise_scale(self, x: Tensor) -> float:
         scale = self.config.noise_scale
         return max(1.0, (x.shape[-2] * x.shape[-1]) ** 0.5 / FULL) if scale is None else scale
