@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 def scores(monkeypatch):
     """What the evaluation of each step gives; the last one of a run is a real one."""
     table = dict(SCORES)
-    monkeypatch.setattr(judging, "judged", lambda session: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
+    monkeypatch.setattr(judging, "judged", lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
     return table
 
 
