@@ -77,10 +77,12 @@ def autoencoder(folder):
     ).save_pretrained(folder)  # fmt: skip
 
 
-SLOW = [pytest.param(page, marks=pytest.mark.slow) for page in ("docs/generation.md", "docs/looking.md")]
+SLOW = [
+    pytest.param(page, marks=pytest.mark.slow) for page in ("docs/dense.md", "docs/generation.md", "docs/looking.md", "docs/transfer.md")
+]
 
 
-@pytest.mark.parametrize("page", ["docs/dense.md", "docs/transfer.md", "docs/weights.md", *SLOW])
+@pytest.mark.parametrize("page", ["docs/weights.md", *SLOW])
 def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """In this process, since many imports of torch would take minutes."""
     from vitrail.cli.main import main

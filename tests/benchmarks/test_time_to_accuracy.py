@@ -16,6 +16,7 @@ def race():
     return module
 
 
+@pytest.mark.slow
 def test_both_learn(race):
     running, mine = race.ours("mini", epochs=3, turn=23, share=0.1)
     found = race.race({"ours": mine, "timm": race.theirs(running, epochs=6, turn=21, patch=7)}, target=101.0)

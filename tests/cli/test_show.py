@@ -132,6 +132,7 @@ def words_of(size):
     return json.loads(must("cost", "vit/nano", "--json", "--size", *size))
 
 
+@pytest.mark.slow
 def test_every_way_to_say_a_size():
     assert words_of(["28"])["size"] == words_of(["28", "28"])["size"] == words_of(["28x28"])["size"] == [28, 28]
     assert words_of(["28", "56"])["size"] == words_of(["28x56"])["size"] == [28, 56]
@@ -166,7 +167,7 @@ def test_parts_and_batch():
     assert "33.41 MiB if written out, 4 pictures" in must("cost", "swin/tiny", "--batch", "4")
 
 
-@pytest.mark.parametrize(("ending", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+@pytest.mark.parametrize(("ending", "begin"), [pytest.param("svg", b"<?xml", marks=pytest.mark.slow), ("png", b"\x89PNG")])
 def test_a_plot_is_drawn_once_and_never_over_another(tmp_path, ending, begin):
     words = ("cost", "vit/nano", "efficientvit/b0", "--size", "28,56x28,56", "--plot")
     first, second = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
@@ -180,6 +181,7 @@ def test_a_plot_is_drawn_once_and_never_over_another(tmp_path, ending, begin):
     assert (code, "there is already" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_page_about_costs_says_what_the_commands_print(tmp_path, monkeypatch):
     """Each command of docs/cost.md, to the last figure, and its plot the one that stands there."""
     monkeypatch.chdir(tmp_path)
