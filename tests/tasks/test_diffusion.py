@@ -276,3 +276,19 @@ def test_what_does_not_go_together_is_told(dit, jit):
     ):
         with pytest.raises(UsageError, match=said):
             next(task.states(dit[0], noise, labels, how, None))
+
+
+@pytest.mark.parametrize(("size", "scale"), [((28, 28), 1.0), ((256, 256), 1.0), ((512, 512), 2.0), ((1024, 256), 2.0)])
+def test_noise_grows_with_the_side_and_is_never_weaker_than_pictures(size, scale):
+    pictures = torch.zeros(2, 1, *size)
+    assert build(Config(objective="flow")).noise_scale(pictures) == scale
+    assert build(Config(objective="flow", noise_scale=0.5)).noise_scale(pictures) == 0.5
+
+
+@pytest.mark.parametrize("objective", ["flow", "gaussian"])
+def test_part_way_is_noise_at_first_and_the_picture_at_last(objective):
+    task, x, noise = build(Config(objective=objective)), torch.full((2, 1, 8, 8), 0.5), torch.randn(2, 1, 8, 8)
+    far, _ = task.part_way(x, 0.0, noise)
+    near, _ = task.part_way(x, 1.0, noise)
+    torch.testing.assert_close(near, x, atol=0.05, rtol=0)
+    torch.testing.assert_close(far, noise, atol=0.05, rtol=0)
