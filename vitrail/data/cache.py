@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Split
+from vitrail.data.subset import spaced
 
 BLOCK = 256  # pictures that wait for being stored at a time
 LOOKED_AT = 64  # pictures from which the size of all is estimated
@@ -95,7 +96,7 @@ def unnamed() -> BinaryIO:
 
 def estimate(split: Split) -> int:
     """How many bytes the decoded pictures take, from some that lie spread over all."""
-    some = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int))
+    some = spaced(len(split), LOOKED_AT)
     return int(np.mean([split.read(int(i)).nbytes for i in some]) * len(split))
 
 

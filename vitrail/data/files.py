@@ -13,6 +13,7 @@ import numpy as np
 
 from vitrail.data.dataset import Entry
 from vitrail.data.decode import GREY, decode, header
+from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, DataError, UsageError
 
 PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
@@ -138,7 +139,7 @@ def channels_of(wanted: int, root: Path, names: Sequence[str]) -> int:
     if wanted:
         return wanted
     grey = False
-    for i in np.unique(np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names))).astype(int)):
+    for i in spaced(len(names), LOOKED_AT):
         try:
             if header(root / names[i]).mode not in GREY:
                 return 3

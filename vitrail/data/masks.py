@@ -12,6 +12,7 @@ import numpy as np
 
 from vitrail.data.dataset import IGNORE
 from vitrail.data.decode import LIMIT, _bad, _check_size, _check_whole, _contents, _open, header
+from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, DataError
 
 TABLES = ("classes.txt", "classes.csv", "labelmap.txt", "class_dict.csv", "label_colors.txt")
@@ -200,7 +201,7 @@ def fits(masks: Sequence[Path], classes: Classes, coloured: bool) -> bool:
 def fitted(classes: Classes, masks: Sequence[Path], shift: int) -> Classes:
     """The classes of a table as some masks use them: grey values that count its lines though it has colours, or 0 and 255 for two names."""
     if classes.colours is not None:
-        some = [masks[i] for i in np.unique(np.linspace(0, len(masks) - 1, min(SAMPLE, len(masks))).astype(int))]
+        some = [masks[i] for i in spaced(len(masks), SAMPLE)]
         counted = numbered(classes.names, shift)
         if not fits(some, classes, True) and fits(some, counted, False):
             return counted
@@ -216,7 +217,7 @@ def looked(paths: Sequence[Path], shift: int) -> tuple[Classes, list[str]]:
 
     Errors: `DataError` where the values are no classes. Masks that cannot be read are told where they are read.
     """
-    some = np.unique(np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).astype(int))
+    some = spaced(len(paths), LOOKED_AT)
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda i: distinct(paths[i]), some))
     if all(f is None for f in found):

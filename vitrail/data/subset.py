@@ -1,6 +1,11 @@
-"""A share of the training pictures, to see how much data a model needs."""
+"""Some of many pictures: a share of the training pictures, to see how much data a model needs, and a few, evenly spaced."""
 
 import numpy as np
+
+
+def spaced(count: int, most: int) -> np.ndarray:
+    """At most so many places of `count`, int64, evenly spaced from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

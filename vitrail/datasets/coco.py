@@ -25,6 +25,7 @@ from vitrail.data.listing import many
 from vitrail.data.pairs import entry_of, text_of
 from vitrail.data.parts import PARTS, arrange
 from vitrail.data.rle import region
+from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, DataError, UsageError
 
 LARGEST = 2**32  # bytes of a JSON
@@ -126,7 +127,7 @@ def build(config: Config) -> Dataset:
 def other_sizes(root: Path, pictures: list[Picture]) -> list[str]:
     """A note on pictures whose size is not what the file says, of some hundreds that are looked at."""
     sized = [p for p in pictures if min(p.size)]
-    some = [sized[i] for i in np.unique(np.linspace(0, len(sized) - 1, min(LOOKED_AT, len(sized))).astype(int))]
+    some = [sized[i] for i in spaced(len(sized), LOOKED_AT)]
     wrong = [(p, size) for p in some if (size := size_of(root / p.name)) not in (None, p.size)]
     if not wrong:
         return []

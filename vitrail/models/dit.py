@@ -6,15 +6,13 @@ Sizes are those of latents, a picture of 256 pixels being 32 x 32 of them; `nano
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Count
 from vitrail.layers.attention import SelfAttention
-from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Conditioned, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
@@ -71,7 +69,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class DiT(nn.Module):
+class DiT(Conditioned):
     """Noisy pictures [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
     least and the greatest variance of a step, from -1 to 1."""
 
@@ -87,16 +85,6 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.out = PatchOut(bare_norm(config), config.width, config.patch, config.channels * (1 + config.learn_sigma))
         initialise(self)
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        return self.denoise(x, self.told(t, label))
-
-    def told(self, t: Tensor, label: Tensor) -> Told:
-        """Times [B] and labels [B] worked out for all blocks."""
-        said = self.label(label)
-        c = F.silu(self.time(t) + said)  # [B D]
-        blocks: Any = self.blocks
-        return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
 
     def denoise(self, x: Tensor, told: Told) -> Tensor:
         """What is in pictures [B C H W], given what `told` made of their times and classes."""

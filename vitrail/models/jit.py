@@ -7,7 +7,6 @@ Norms are RMSNorm, of queries and keys as well, the feed-forward half is SwiGLU,
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from vitrail.checks import Count, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
-from vitrail.layers.condition import ClassEmbed, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Conditioned, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width
@@ -125,7 +124,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class JiT(nn.Module):
+class JiT(Conditioned):
     """Noisy pictures [B C H W], times [B] from 0 (noise) to 1 (picture), labels [B] -> clean pictures [B C H W]."""
 
     def __init__(self, config: Config):
@@ -142,16 +141,6 @@ class JiT(nn.Module):
         self.out = PatchOut(norm("rms", width, config.eps), width, config.patch, config.channels)
         initialise(self)
         nn.init.normal_(self.context, std=0.02)
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        return self.denoise(x, self.told(t, label))
-
-    def told(self, t: Tensor, label: Tensor) -> Told:
-        """Times [B] and labels [B] worked out for all blocks."""
-        said = self.label(label)
-        c = F.silu(self.time(t) + said)  # [B D]
-        blocks: Any = self.blocks
-        return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
 
     def denoise(self, x: Tensor, told: Told) -> Tensor:
         """Clean pictures of noisy ones [B C H W], given what `told` made of their times and classes."""

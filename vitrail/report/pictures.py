@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vitrail.data import subset
 from vitrail.data.dataset import Split
 from vitrail.errors import BadImage
 from vitrail.report.known import Judged, Known
@@ -74,7 +75,7 @@ def wrongness(judged: Judged, multi: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def spaced(places: np.ndarray, count: int) -> np.ndarray:
     """`count` of `places`, evenly spaced, from the first to the last."""
-    return places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int))]
+    return places[subset.spaced(len(places), count)]
 
 
 def told(judged: Judged, known: Known, place: int, worst: bool) -> str:

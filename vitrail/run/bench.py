@@ -151,6 +151,14 @@ class Bench:
         return float(sum(line.get("seconds", 0.0) for line in journal.read(self.path / JOURNAL)[0]))
 
 
+def by_row(jobs: Sequence[Job], values: Sequence[Any]) -> dict[str, list[Any]]:
+    """What `measure` found, by row: of each the seeds in their order."""
+    found: dict[str, list[Any]] = {}
+    for job, value in zip(jobs, values, strict=True):
+        found.setdefault(job.row, []).append(value)
+    return found
+
+
 def spelled(head: dict[str, Any]) -> bytes:
     return (json.dumps(head, indent=1) + "\n").encode()
 

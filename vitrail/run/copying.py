@@ -18,6 +18,7 @@ from vitrail.data.dataset import Dataset, Split
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys
+from vitrail.data.subset import spaced
 from vitrail.engine.world import World
 from vitrail.metrics.copying import Nearest, compared, nearest
 from vitrail.run.prepare import held_out
@@ -97,11 +98,6 @@ def told(by: str, part: str, made: np.ndarray, found: Nearest, train: Split, loo
     pictures = np.concatenate([made[shown][:, None], beside.reshape(*near.shape, *beside.shape[1:])], axis=1)
     values = compared(first[:count], first[count:])
     return Copied(Copying(by, part, count, len(first) - count, looked, len(train), *values, rows=tuple(rows)), pictures)
-
-
-def spaced(count: int, most: int) -> np.ndarray:
-    """At most so many places, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def read(split: Split, places: np.ndarray, pre: Preprocess, mirrored: bool = False) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
-from vitrail.data.dataset import ArrayReader, Dataset, Split
+from vitrail.data.dataset import Dataset
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
 from vitrail.metrics.generation import frechet
@@ -20,7 +19,7 @@ from vitrail.recipe import Recipe
 from vitrail.run.model import Described
 from vitrail.run.predict import Predictor, load
 from vitrail.run.prepare import held_out
-from vitrail.run.probe import computed, of_part
+from vitrail.run.probe import of_part, of_pictures
 from vitrail.run.sample import Wish, pictures, usual
 from vitrail.tasks.diffusion import Sampling
 from vitrail.types import generates
@@ -77,8 +76,8 @@ class Frechet:
         many, null = count(self.recipe), getattr(described.model, "null", 0)
         labels = tuple(i % null if null else 0 for i in range(many))
         made = pictures(described, Wish(labels, tuple(range(many))), quick(described, STEPS))
-        split = Split([str(i) for i in range(many)], np.array(labels, np.int64), ArrayReader(made))
-        return {"frechet": frechet(self.real, computed(self.judge.model, split, self.judge.preprocess, self.world).double())}
+        _, features = of_pictures(self.judge, made, labels, self.world)
+        return {"frechet": frechet(self.real, features.double())}
 
 
 def quick(described: Described, steps: int) -> Sampling:

@@ -16,6 +16,7 @@ from vitrail.analysis.rollout import relevance, rollout, summary
 from vitrail.analysis.watch import Given
 from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
+from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, UsageError, pick
 from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor, one_by_one, pixels
@@ -195,7 +196,7 @@ def some(split: Split, count: int) -> list[int]:
     """Places of so many pictures, evenly spaced through a part, those that cannot be read left out."""
     if not len(split) or count < 1:
         raise UsageError("there are no pictures to look at", "--count 64, and --split names a part of the data")
-    return np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)).tolist()
+    return [int(i) for i in spaced(len(split), count)]
 
 
 def read(split: Split, places: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vitrail.data.subset import spaced
 from vitrail.engine.checkpoint import name_of
 from vitrail.recipe import Recipe
 from vitrail.run.event import Event
@@ -37,7 +36,7 @@ def labels(classes: int) -> tuple[int, ...]:
     """The classes of the pictures at a moment, `WIDE` of them: each of a few classes equally often, or some of many."""
     if not classes:
         return (0,) * WIDE
-    some = np.unique(np.linspace(0, classes - 1, min(WIDE, classes)).astype(int)).tolist()
+    some = spaced(classes, WIDE).tolist()
     return tuple(sorted((some * WIDE)[:WIDE]))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vitrail import catalog
 from vitrail.analysis import probe as maths
 from vitrail.checks import place
 from vitrail.data.changes import fingerprint
-from vitrail.data.dataset import Dataset, Split
+from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine.evaluate import predict
@@ -173,6 +174,12 @@ def of_part(predictor: Predictor, dataset: Dataset, part: str, kept: Path | None
     if file is not None:
         notes += written(file, features, about)
     return features, notes
+
+
+def of_pictures(predictor: Predictor, pictures: np.ndarray, labels: Sequence[int], world: World) -> tuple[Split, Tensor]:
+    """Pictures uint8 [N H W C] as a part of their own, and its features [N D]."""
+    split = Split([str(i) for i in range(len(pictures))], np.array(labels, np.int64), ArrayReader(pictures))
+    return split, computed(predictor.model, split, predictor.preprocess, world)
 
 
 def computed(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.data.dataset import ArrayReader, Dataset, Split
+from vitrail.data.dataset import Dataset, Split
+from vitrail.data.subset import spaced
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
 from vitrail.metrics import generation
@@ -18,7 +19,7 @@ from vitrail.run.evaluate import judge as judged
 from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor
 from vitrail.run.prepare import held_out
-from vitrail.run.probe import computed, of_part
+from vitrail.run.probe import computed, of_part, of_pictures
 from vitrail.run.sample import Progress, Wish, asked, pictures, usual
 from vitrail.tasks.diffusion import Sampling
 from vitrail.types import generates
@@ -80,8 +81,7 @@ class Real:
         labels, judge, world = asked(maker.described, []), self.judge, self.world
         wish = Wish(tuple(labels[i % len(labels)] for i in range(self.count)), tuple(range(self.count)))
         made = pictures(maker.described, wish, usual(maker.described, how), progress=progress)
-        split = Split([str(i) for i in range(self.count)], np.array(wish.labels, np.int64), ArrayReader(made))
-        features = computed(judge.model, split, judge.preprocess, world)
+        split, features = of_pictures(judge, made, wish.labels, world)
         said = right(judge, split, world) if self.same else None
         metrics = generation.judged(self.features, features)
         self.made = Made(made, features)
@@ -92,10 +92,10 @@ def near(maker: Predictor, judge: Predictor, dataset: Dataset, made: Made, kept:
     """The training pictures nearest to made ones by such features; None where nothing is held out."""
     if (part := held_out(dataset, final=True)) == "train":
         return None
-    places = copying.spaced(len(dataset.splits["train"]), copying.MOST)
+    places = spaced(len(dataset.splits["train"]), copying.MOST)
     train = replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"].take(places)})
     learned, held = (of_part(judge, some, name, kept, world)[0] for some, name in ((train, "train"), (dataset, part)))
-    held = held[torch.from_numpy(copying.spaced(len(held), copying.HELD_OUT))]
+    held = held[torch.from_numpy(spaced(len(held), copying.HELD_OUT))]
     features = (made.features, learned, held)
     return copying.by_features(str(judge.source), made.pictures, features, places, dataset, part, maker.preprocess)
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from vitrail.analysis.watch import still
 from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
+from vitrail.data.subset import spaced
 from vitrail.engine.stop import Stop
 from vitrail.engine.train import NotFinite, train
 from vitrail.engine.world import World
 from vitrail.errors import DataError
-from vitrail.recipe import override
+from vitrail.recipe import Recipe, from_tables, override
 from vitrail.run import evaluate, session
 from vitrail.run.folder import RunFolder
 from vitrail.run.prepare import Prepared, held_out, sampled
@@ -33,6 +34,19 @@ class Trial:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     reason: str = ""
+
+
+def short(config: Any, model: Mapping[str, Any], warm: int = 10) -> Recipe:
+    """What all rows of a study have in common: AdamW, nothing augmented, no evaluation on the way. config: of a study, with `data`, `lr`,
+    `steps` and `batch`. model: its name and keys. warm: one part in so many of the steps is warm-up."""
+    return from_tables({
+        "model": dict(model),
+        "data": {"path": config.data},
+        "augment": {"crop": "none", "flip": False},
+        "optim": {"lr": config.lr, "warmup": max(1, config.steps // warm), "clip": 1.0},
+        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
+        "machine": {"workers": 0},
+    })  # fmt: skip
 
 
 def trained(prepared: Prepared, changes: Mapping[str, dict[str, Any]], seed: int, world: World) -> Trial:
@@ -74,7 +88,7 @@ def held(prepared: Prepared, most: int) -> Split:
             "these pictures have several classes each, and this study counts right answers", "give data with one class a picture"
         )
     split = prepared.dataset.splits[held_out(prepared.dataset, final=True)]
-    return split if len(split) <= most else split.take(np.linspace(0, len(split) - 1, most).astype(int))
+    return split if len(split) <= most else split.take(spaced(len(split), most))
 
 
 @torch.no_grad()

@@ -21,12 +21,12 @@ from vitrail.layers.position import Factorised, Learned, Position
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import displacements, resample
 from vitrail.layers.rotary import Rotary, axis_angles, rotate
-from vitrail.recipe import Recipe, from_tables
-from vitrail.run.bench import Bench, Job
+from vitrail.recipe import Recipe
+from vitrail.run.bench import Bench, Job, by_row
 from vitrail.run.model import trunk
 from vitrail.run.prepare import Prepared
 from vitrail.run.told import Told, svg, table
-from vitrail.run.trial import accuracy, held, resized, trained
+from vitrail.run.trial import accuracy, held, resized, short, trained
 
 KINDS = {"none": "none", "learned": "learned", "sin-cos 1-D": "sincos1d", "sin-cos 2-D": "sincos2d", "factorised": "factorised",
          "relative": "relative", "rotary": "rope"}  # fmt: skip
@@ -62,15 +62,8 @@ def build(config: Config) -> tuple[Row, ...]:
 
 def recipe(config: Config) -> Recipe:
     """Nothing is augmented and nothing dropped: kinds differ in their positions only."""
-    return from_tables({
-        "model": {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
-                  "heads": max(1, config.width // 16)},
-        "data": {"path": config.data},
-        "augment": {"crop": "none", "flip": False},
-        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 10), "clip": 1.0},
-        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
-        "machine": {"workers": 0},
-    })  # fmt: skip
+    return short(config, {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
+                          "heads": max(1, config.width // 16)})  # fmt: skip
 
 
 def run(config: Config, bench: Bench) -> Told:
@@ -80,7 +73,7 @@ def run(config: Config, bench: Bench) -> Told:
     named = {row.name: row for row in rows}
     jobs = [Job(row.name, seed) for seed in range(config.seeds) for row in rows]
     values = bench.measure(jobs, lambda job: measured(named[job.row], job.seed, config, prepared, split, bench.world), line)
-    found = {row.name: [v for job, v in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    found = by_row(jobs, values)
     numbers = {"rows": [{"name": row.name, "position": row.position, "trainings": found[row.name]} for row in rows]}
     return Told(numbers, lines(found), {"figure.svg": figure(config, found)})
 

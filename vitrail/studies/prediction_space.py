@@ -22,17 +22,18 @@ from vitrail.checks import Above, Positive
 from vitrail.data.dataset import Split
 from vitrail.data.loader import Fetch
 from vitrail.data.sampling import Keys
+from vitrail.data.subset import spaced
 from vitrail.engine.world import World
 from vitrail.metrics.generation import frechet
-from vitrail.recipe import Choice, Recipe, from_tables
+from vitrail.recipe import Recipe, override
 from vitrail.run import evaluate
-from vitrail.run.bench import Bench, Job
+from vitrail.run.bench import Bench, Job, by_row
 from vitrail.run.model import Described, preprocess
 from vitrail.run.prepare import Prepared, held_out
 from vitrail.run.sample import Wish, pictures, sheet
 from vitrail.run.told import Part, Told, svg
 from vitrail.run.told import table as markdown
-from vitrail.run.trial import Trial, trained
+from vitrail.run.trial import Trial, short, trained
 from vitrail.tasks.diffusion import Diffusion, Sampling
 
 SPACES = ("x", "eps", "v")
@@ -90,16 +91,9 @@ def recipe(config: Config) -> Recipe:
     """What all rows have in common. Noise is as strong as pictures in [-1, 1] can be, and nothing is mirrored."""
     model = {"name": "jit/nano", "width": config.width, "depth": config.depth, "heads": max(1, config.width // 16),
              "bottleneck": config.width, "context": 1, "context_start": min(1, config.depth - 1)}  # fmt: skip
-    given = from_tables({
-        "model": model,
-        "task": {"name": "diffusion", "objective": "flow", "noise_scale": 1.0},
-        "input": {"size": [config.side, config.side]},
-        "augment": {"crop": "none", "flip": False},
-        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 10), "ema": 0.99, "ema2": 0.0},
-        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
-        "machine": {"workers": 0},
-    })  # fmt: skip
-    return dataclasses.replace(given, data=Choice("", {"path": config.data}))
+    common = override(short(config, model), "optim", {"ema": 0.99, "ema2": 0.0})
+    sized = override(common, "input", {"size": [config.side, config.side]})
+    return override(sized, "task", {"name": "diffusion", "objective": "flow", "noise_scale": 1.0})
 
 
 def run(config: Config, bench: Bench) -> Told:
@@ -109,7 +103,8 @@ def run(config: Config, bench: Bench) -> Told:
     named = {row.name: row for row in rows}
     jobs = [Job(row.name, seed, float(config.side // row.patch) ** 2 + 1) for row in rows for seed in range(config.seeds)]
     values = bench.measure(jobs, lambda job: measured(named[job.row], job.seed, config, prepared, known, bench.world), line)
-    cells = {row: [value for job, value in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    measurements = by_row(jobs, values)
+    cells = {row: measurements[row.name] for row in rows}
     numbers = {
         "distance_of_training_pictures": known.floor,
         "rows": [{**dataclasses.asdict(row), "trainings": [{k: v for k, v in one.items() if k != "pictures"} for one in found]}
@@ -142,7 +137,7 @@ def real(config: Config, prepared: Prepared) -> Real:
 
 def taken(split: Split, prepared: Prepared, most: int) -> Tensor:
     """Pictures evenly spaced through a part, as the model sees them, float64 [N D] in [0, 1]."""
-    ids = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64))
+    ids = spaced(len(split), most)
     found = Fetch(split, preprocess(prepared.recipe.input))(Keys(np.zeros_like(ids), ids)).pictures
     return found.flatten(1).double() / 255
 

@@ -5,7 +5,6 @@ the gradient (before clipping) at every step, the accuracy at the end, and the s
 small pieces must give the curve of the whole batch: that row checks the code, not the idea.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +13,13 @@ import numpy as np
 
 from vitrail.checks import Above, Positive
 from vitrail.engine.world import World
-from vitrail.recipe import Choice, Recipe, from_tables
-from vitrail.run.bench import Bench, Job
+from vitrail.recipe import Recipe
+from vitrail.run.bench import Bench, Job, by_row
 from vitrail.run.model import is_multi
 from vitrail.run.prepare import Prepared
 from vitrail.run.told import Told, svg
 from vitrail.run.told import table as markdown
-from vitrail.run.trial import judged, trained
+from vitrail.run.trial import judged, short, trained
 
 SMOOTH = 5  # steps whose mean loss decides whether a training was lost
 
@@ -90,14 +89,7 @@ def recipe(config: Config) -> Recipe:
     """The plain row. Nothing is augmented and nothing dropped, so that rows differ in one thing only."""
     model = {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
              "heads": max(1, config.width // 16), "position": "learned"}  # fmt: skip
-    given = from_tables({
-        "model": model,
-        "augment": {"crop": "none", "flip": False},
-        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 5), "clip": 1.0},
-        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
-        "machine": {"workers": 0},
-    })  # fmt: skip
-    return dataclasses.replace(given, data=Choice("", {"path": config.data}))
+    return short(config, model, warm=5)
 
 
 def run(config: Config, bench: Bench) -> Told:
@@ -110,7 +102,7 @@ def run(config: Config, bench: Bench) -> Told:
     found = [from_json(job, value) for job, value in zip(jobs, values, strict=True)]
     apart = difference(rows, found)
     note = f"Largest difference in loss between the whole batch and its pieces: {apart:.1e}."
-    trainings = {row.name: [value for job, value in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    trainings = by_row(jobs, values)
     numbers = {
         "whole_and_pieces_differ": apart,
         "rows": [{"name": row.name, "changes": row.changes, "trainings": trainings[row.name]} for row in rows],

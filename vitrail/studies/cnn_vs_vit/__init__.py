@@ -17,11 +17,11 @@ from vitrail.analysis.watch import still
 from vitrail.checks import Above, Positive
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
-from vitrail.recipe import Recipe, from_tables
-from vitrail.run.bench import Bench, Job
+from vitrail.recipe import Recipe
+from vitrail.run.bench import Bench, Job, by_row
 from vitrail.run.prepare import Prepared
 from vitrail.run.told import Part, Told, table
-from vitrail.run.trial import held, resized, trained
+from vitrail.run.trial import held, resized, short, trained
 from vitrail.studies.cnn_vs_vit import draw, words
 from vitrail.studies.cnn_vs_vit.disturb import KINDS, SHIFTS, shifted
 from vitrail.studies.cnn_vs_vit.field import even, fields, radius
@@ -68,14 +68,7 @@ def build(config: Config) -> tuple[Row, ...]:
 
 def recipe(config: Config) -> Recipe:
     """The same for every model: AdamW, warm-up, nothing augmented."""
-    return from_tables({
-        "model": {"name": "vit/nano"},
-        "data": {"path": config.data},
-        "augment": {"crop": "none", "flip": False},
-        "optim": {"lr": config.lr, "warmup": max(1, config.steps // 10), "clip": 1.0},
-        "plan": {"steps": config.steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
-        "machine": {"workers": 0},
-    })  # fmt: skip
+    return short(config, {"name": "vit/nano"})
 
 
 def run(config: Config, bench: Bench) -> Told:
@@ -90,7 +83,8 @@ def run(config: Config, bench: Bench) -> Told:
         return measured(row, job.seed, prepared, split, bench.world, row.share == most)
 
     values = bench.measure(jobs, work, lambda job, found: f"accuracy {found['accuracy']:.4f}  {found['lost']}")
-    found = {row: [v for job, v in zip(jobs, values, strict=True) if job.row == row.name] for row in rows}
+    measurements = by_row(jobs, values)
+    found = {row: measurements[row.name] for row in rows}
     return tell(found, 1 / len(prepared.dataset.classes))
 
 
