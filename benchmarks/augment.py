@@ -29,8 +29,8 @@ from vitrail.datasets import imagefolder
 from vitrail.engine.world import World
 from vitrail.recipe import Augment, Choice, Machine, Plan, Recipe
 from vitrail.run import session, train
-from vitrail.run.feed import Feed, augmentation, mixing, stream
-from vitrail.run.model import task
+from vitrail.run.feed import Feed, mixing, stream
+from vitrail.run.resolve import Names
 
 BATCH, PHOTOS, STEPS = 128, 32, 6  # pictures a step, pictures a step of photographs, steps a timing
 WORLD = World(0, 1, torch.device("cpu"))
@@ -75,8 +75,9 @@ def photographs(augment: dict[str, Any]) -> Step:
     split = Split([""] * 128, np.arange(128) % 10, ArrayReader(random.integers(0, 256, (128, 256, 320, 3), np.uint8)))
     recipe = Recipe(augment=Augment(**{**NONE, **augment}), plan=Plan(batch=PHOTOS))
     pre = Preprocess((224, 224), 3, (0.5,) * 3, (0.25,) * 3, "crop")
-    feed = Feed(augmentation(recipe, pre), task(Choice("classification"), 10), WORLD.device, PHOTOS, PHOTOS, PHOTOS, mixing(recipe))
-    fetch, order = Fetch(split, feed.augmentation), stream(recipe, split)
+    task = Names().task(Choice("classification"), 10)
+    feed = Feed(task.transform(recipe, pre), 0, task, WORLD.device, PHOTOS, PHOTOS, PHOTOS, mixing(recipe))
+    fetch, order = Fetch(split, feed.transform), stream(recipe, split)
 
     def steps() -> Iterator[object]:
         for step in range(10**9):

@@ -57,7 +57,7 @@ def ours(data: str, epochs: float, turn: int, share: float = 1.0) -> tuple[sessi
                 seconds += report.step_s
                 if report.step % turn == 0 or report.step == running.steps:
                     split = running.dataset.splits["test"]
-                    found = evaluate.judge(running.described, split, running.preprocess, ALONE, 0)[0]
+                    found = evaluate.evaluate(running.described, split, ALONE, running.preprocess, 0).metrics
                     yield Turn(report.step, seconds, 100 * float(found["top1"]))
 
     return running, turns()

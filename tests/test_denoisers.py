@@ -9,11 +9,12 @@ from torch.utils.checkpoint import checkpoint
 import vitrail
 from vitrail import catalog
 from vitrail.analysis.cost import weightless
+from vitrail.contracts import Denoiser
 from vitrail.errors import UsageError
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.tasks.diffusion import Config, Sampling, build
 from vitrail.tasks.diffusion.guidance import Ahead
-from vitrail.types import Batch, denoises
+from vitrail.types import Batch
 
 SMALL = {
     "dit": ("dit/nano", {"width": 32, "depth": 2, "heads": 2, "size": (16, 16), "classes": 3}),
@@ -43,8 +44,8 @@ def asked(batch=2, size=(16, 16), channels=3, classes=3):
 
 def test_every_denoiser_is_under_contract_and_no_backbone_is_one():
     assert sorted(SMALL) == FAMILIES
-    assert all(denoises(small(family)) for family in FAMILIES)
-    assert not denoises(vitrail.backbone("vit/nano"))
+    assert all(isinstance(small(family), Denoiser) for family in FAMILIES)
+    assert not isinstance(vitrail.backbone("vit/nano"), Denoiser)
     assert catalog.kind("vit/base") == catalog.kind("nobody") == catalog.kind("mine.own/small") == "backbone"
 
 
@@ -137,12 +138,12 @@ def test_a_picture_is_the_same_whatever_is_made_beside_it(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_depends_on_no_picture_is_worked_out_once_for_each_class(family, monkeypatch):
-    model, asked_for, told = shaken(family), [], type(small(family)).told
-    monkeypatch.setattr(type(model), "told", lambda self, t, label: asked_for.append(len(t)) or told(self, t, label))
+    model, asked_for, condition = shaken(family), [], type(small(family)).condition
+    monkeypatch.setattr(type(model), "condition", lambda self, t, label: asked_for.append(len(t)) or condition(self, t, label))
     labels, times = torch.tensor([2, 0, 2, 3]), [5.0, 3.0, 0.0]
     ahead = Ahead(model, labels, times)
     for t in times:
-        found, alone = ahead(t, labels), told(model, torch.full((4,), t), labels)
+        found, alone = ahead(t, labels), condition(model, torch.full((4,), t), labels)
         for mine, theirs in zip((*found.moves, found.label), (*alone.moves, alone.label), strict=True):
             torch.testing.assert_close(mine, theirs)
     assert asked_for == [3 * 3], "three times at once, classes 0 and 2 and none of them"

@@ -12,7 +12,8 @@ import tiny
 from vitrail import catalog
 from vitrail.checks import update
 from vitrail.recipe import Choice, Recipe, override, read
-from vitrail.run import model, session, train
+from vitrail.run import session, train
+from vitrail.run.resolve import Names
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [p for p in sorted((ROOT / "recipes").glob("*.toml")) if "\n# Source: " in p.read_text(encoding="utf-8")]
@@ -87,7 +88,7 @@ def test_what_a_recipe_names_is_there(path):
     room, _, variant = recipe.model.name.partition("/")
     assert recipe.model.name in catalog.names("models", room)
     assert variant
-    model.config(recipe.model)
+    Names().model_config(recipe.model)
     update(catalog.module("tasks", recipe.task.name).Config(), recipe.task.keys, recipe.task.name)
     update(catalog.module("datasets", "imagefolder").Config(), recipe.data.keys, "data")
 

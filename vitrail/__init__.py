@@ -48,9 +48,9 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
 def backbone(name: str, **keys: Any) -> "nn.Module":
     """A backbone: images [B C H W] -> `Features(summaries, maps)`. Keywords as in `create`."""
     from vitrail.recipe import Choice
-    from vitrail.run import model
+    from vitrail.run.resolve import Names
 
-    return model.backbone(Choice(name, sized(keys)))
+    return Names().model(Choice(name, sized(keys)))
 
 
 def sized(keys: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitrail.checks import place
 from vitrail.errors import DataError, UsageError, nearest, pick
@@ -24,6 +24,19 @@ KINDS = {
 
 GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # layouts that may take what another takes for a better reason: asked last, so
 WORDS = ("mini", "shapes", "shapes-boxes")  # data sets that are no path
+
+
+class Entry(NamedTuple):
+    """What a name stands for. config: the default one of the variant."""
+
+    name: str
+    module: ModuleType
+    config: Any
+
+    @property
+    def kind(self) -> str:
+        """Of a family, "backbone" or what KIND says in its source."""
+        return str(vars(self.module).get("KIND", "backbone"))
 
 
 def rooms(floor: str) -> list[str]:
@@ -60,11 +73,26 @@ def known(floor: str, name: str) -> str:
 
 def kind(name: str) -> str:
     """What the models of a family are: "backbone", or what KIND says in its source. `name`: of the family or one of its models."""
-    spec = find_spec(f"vitrail.models.{name.partition('/')[0]}") if name.partition("/")[0] in rooms("models") else None
+    room = name.partition("/")[0]
+    return constant("models", room, "KIND") or "backbone" if room in rooms("models") else "backbone"
+
+
+def constant(floor: str, room: str, name: str) -> str:
+    """The text that a module calls by a name, read from its source without importing it; "" where there is none."""
+    spec = find_spec(f"vitrail.{floor}.{room}")
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "KIND" and isinstance(node.value, ast.Constant):
-            return str(node.value.value)
-    return "backbone"
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        if target is not None and ast.unparse(target) == name and isinstance(node.value, ast.Constant):  # type: ignore[attr-defined]
+            return str(node.value.value)  # type: ignore[attr-defined]
+    return ""
+
+
+def default_task(annotations: str, kind: str) -> str:
+    """The task that is taken for data with such annotations and models of a kind, where none is named; "" where there is none."""
+    for room in rooms("tasks"):
+        if (constant("tasks", room, "ANNOTATIONS"), constant("tasks", room, "DEFAULT_FOR")) == (annotations, kind):
+            return room
+    return ""
 
 
 def fields(floor: str, room: str) -> list[str]:
@@ -97,7 +125,7 @@ def module(floor: str, name: str) -> ModuleType:
             found = import_module(room)
         except ImportError as error:
             raise UsageError(f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours") from None
-        if lacking := [part for part in ("Config", "build") if not hasattr(found, part)]:
+        if lacking := [part for part in ("Config", "build") if part not in vars(found)]:
             raise UsageError(f"the module {room!r} has no {' and no '.join(lacking)}", f"a module of the {floor} has Config and build")
         return found
     return import_module(f"vitrail.{floor.replace('/', '.')}.{known(floor, name)}")
@@ -105,6 +133,11 @@ def module(floor: str, name: str) -> ModuleType:
 
 def config(floor: str, name: str) -> Any:
     """The default config that a name stands for."""
+    return find(floor, name).config
+
+
+def find(floor: str, name: str) -> Entry:
+    """What a name stands for. Errors: `UsageError` with the nearest names."""
     if not isinstance(name, str):
         raise UsageError(f"a name is a text such as 'vit/base', not a {type(name).__name__}", "vitrail models lists them all")
     room, _, variant = name.partition("/")
@@ -114,9 +147,9 @@ def config(floor: str, name: str) -> Any:
         raise UsageError(f"{name!r} is not the whole name of a model", told)
     found = module(floor, name)
     if not variant:
-        return found.Config()
-    known = [f"{room}/{v}" for v in getattr(found, "VARIANTS", {})]
-    return found.VARIANTS[pick(name, known, "model").partition("/")[2]]
+        return Entry(name, found, found.Config())
+    variants = vars(found).get("VARIANTS", {})
+    return Entry(name, found, variants[pick(name, [f"{room}/{v}" for v in variants], "model").partition("/")[2]])
 
 
 def layout(path: str) -> str:

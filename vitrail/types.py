@@ -1,9 +1,9 @@
 """The few shapes of thing that cross floors. What a model returns are named tuples, so torch's pytrees see through them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Features(NamedTuple):
@@ -39,107 +39,3 @@ class Found(NamedTuple):
 
     logits: Tensor  # [B Q K+1], the last for "nothing"
     boxes: Tensor  # [B Q 4] centre x, centre y, width, height as shares of the picture, its padding left out
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """Images [B C H W] -> `Features`. What heads, layer decay, freezing, sharding and analysis walk over."""
-
-    summary_widths: tuple[int, ...]
-    map_widths: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """In order of depth."""
-        ...
-
-    def __call__(self, images: Tensor) -> Features: ...
-
-
-class Denoiser(Protocol):
-    """Noisy pictures [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance."""
-
-    config: Any
-    null: int  # the label of no class, one above the last; 0 for a model without classes
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """In order of depth."""
-        ...
-
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """`denoise(x, told(t, label))`."""
-        ...
-
-    def told(self, t: Tensor, label: Tensor) -> Any:
-        """What of it depends on no picture, as a `vitrail.layers.condition.Told`."""
-        ...
-
-    def denoise(self, x: Tensor, told: Any) -> Tensor:
-        """The rest."""
-        ...
-
-
-def denoises(model: Any) -> bool:
-    """Whether a model is a `Denoiser`. isinstance would not do: from Python 3.12 on it does not see the parts of a module."""
-    return all(hasattr(model, part) for part in ("config", "null", "blocks"))
-
-
-class Task(Protocol):
-    """What is learned: a head for a backbone, a loss, numbers that judge it. It holds no optimiser, device or loop."""
-
-    config: Any
-    truth: str  # the kind of data that it learns from: "classes", "masks" or "boxes"
-    higher_is_better: str  # the name of the metric that ranks two runs; or else `lower_is_better`
-
-    def assemble(self, backbone: nn.Module) -> nn.Module:
-        """The backbone with its head."""
-        ...
-
-    def targets(self, labels: Any) -> Any:
-        """What is true of the pictures of a batch, as `loss` wants it and, of classes, as mixing can blend it."""
-        ...
-
-    def weigh(self, labels: Tensor) -> None:
-        """Looks at all labels of the training part before the first step, for a loss that depends on them."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each a scalar; training descends their sum."""
-        ...
-
-    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What the model says of each image, as one row of numbers an image [B ...]."""
-        ...
-
-    def metrics(self, predictions: Tensor, targets: Any) -> Mapping[str, Any]:
-        """Judgement of a whole set: scalars by name, and whatever the report draws."""
-        ...
-
-
-def ranks(task: Any) -> tuple[str, int]:
-    """The metric of a task that ranks two runs, and 1 where more of it is better, -1 where less is."""
-    lower = getattr(task, "lower_is_better", "")
-    return (lower, -1) if lower else (task.higher_is_better, 1)
-
-
-def generates(task: Any) -> bool:
-    """Whether a task makes pictures. It has `sample`, and is judged by `held_out(model, images, labels, ids)`, a row [B 1]."""
-    return hasattr(task, "sample")
-
-
-class SceneTask(Task, Protocol):
-    """A task that is judged picture by picture at the pictures' own sizes: of masks or boxes."""
-
-    def nothing(self) -> Tensor:
-        """The rows of no picture, [0 W]."""
-        ...
-
-    def row(self, said: Any, true: Any) -> Tensor:
-        """What `metrics` needs of one picture, [W]: of a label map and a mask, or of found boxes [n 6] and `Boxes`."""
-        ...
-
-    def scores(self, rows: Tensor, truths: Any) -> Tensor:
-        """How good each picture's prediction is, [N] in [0, 1], to show the worst."""
-        ...

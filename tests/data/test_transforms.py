@@ -100,7 +100,7 @@ def test_jitter_keeps_within_its_bounds():
 
 def test_without_anything_a_picture_is_only_preprocessed():
     made = augmentation()
-    assert not made.per_picture
+    assert not made.works_per_image
     assert torch.equal(made.picture(noise(), 3, 4), to_tensor(noise(), 3))
 
 

@@ -13,7 +13,7 @@ from vitrail.engine.train import LossOf, gradients
 from vitrail.errors import Interrupted, VitrailError
 from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe
 from vitrail.run import session, train
-from vitrail.run.evaluate import judge
+from vitrail.run.evaluate import evaluate
 from vitrail.run.folder import RunFolder
 from vitrail.tasks.classification import Classification
 
@@ -65,7 +65,7 @@ def judgements(folder: Path, world: worlds.World) -> None:
         running, _ = session.new(tiny.recipe(folder / f"data{name}" / "tiny.npz", augment={"mixup": 0.0, "cutmix": 0.0}),
                                  folder / f"judged{name}-{world.size}", world)  # fmt: skip
         split = running.dataset.splits["val"]
-        metrics, found = judge(running.described, split, running.preprocess, world, 0, batch=4)
+        metrics, found, _ = evaluate(running.described, split, world, running.preprocess, 0, batch=4)
         said = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         place = folder / f"judged{name}-{world.size}-{world.rank}"
         place.with_suffix(".json").write_text(json.dumps(said))

@@ -97,14 +97,14 @@ def test_a_key_that_no_recipe_has_cannot_be_allowed_to_change(run):
 
 
 def test_a_signal_in_the_last_judgement_ends_a_run_that_is_saved(run, monkeypatch):
-    judge, done = evaluate.judge, []
+    judge, done = evaluate.evaluate, []
 
     def told(*given):
         os.kill(os.getpid(), signal.SIGTERM)
         done.append(judge(*given))
         return done[-1]
 
-    monkeypatch.setattr(evaluate, "judge", told)
+    monkeypatch.setattr(evaluate, "evaluate", told)
     with pytest.raises(Interrupted, match="stopped at step 12 of 12, saved") as said:
         tiny.finish(tiny.again(run))
     assert said.value.code == 143

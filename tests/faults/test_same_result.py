@@ -80,7 +80,7 @@ def test_prefetching_changes_no_pixel(prefetch, persistent, folder, tmp_path, mo
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_picture_is_augmented_alike_in_any_batch_and_on_any_process(workers, folder, tmp_path):
     running = tiny.begin(tiny.recipe(folder, augment=AUGMENTS["randaugment"]), tmp_path / "run")
-    fetch = Fetch(running.dataset.splits["train"], running.feed.augmentation)
+    fetch = Fetch(running.dataset.splits["train"], running.feed.transform)
     stream = Stream(0, len(running.dataset.splits["train"]), 12)
     whole = list(load(fetch, TrainRequests(stream, 0, 3, 0, 1), 0))
     for world in (2, 3, 4):
@@ -178,12 +178,12 @@ def test_judging_does_not_change_training(data, tmp_path):
 
 
 def test_judging_in_other_batches_gives_the_same_numbers(data, tmp_path):
-    from vitrail.run.evaluate import judge
+    from vitrail.run.evaluate import evaluate
 
     running = tiny.begin(tiny.recipe(data), tmp_path / "run")
     split = running.dataset.splits["val"]
-    results = [judge(running.described, split, running.preprocess, tiny.ALONE, 0, batch=b) for b in (1, 5, 17, 256)]
-    for metrics, found in results:
+    results = [evaluate(running.described, split, tiny.ALONE, running.preprocess, 0, batch=b) for b in (1, 5, 17, 256)]
+    for metrics, found, _ in results:
         assert metrics["top1"] == results[0][0]["top1"]
         assert metrics["count"] == 17
         torch.testing.assert_close(found.rows, results[0][1].rows)

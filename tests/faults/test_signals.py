@@ -37,7 +37,7 @@ import torch
 torch.set_num_threads(1)
 from vitrail.engine import evaluate, train
 from vitrail.run import evaluate as run_evaluate
-update, judge, slow = train.update, run_evaluate.judge, sys.argv[1]
+update, judge, slow = train.update, run_evaluate.evaluate, sys.argv[1]
 def slow_update(*given):
     time.sleep(0.05)
     return update(*given)
@@ -46,7 +46,7 @@ def slow_judge(*given):
         print("judging", flush=True)
         time.sleep(0.7)
     return judge(*given)
-train.update, run_evaluate.judge = slow_update, slow_judge
+train.update, run_evaluate.evaluate = slow_update, slow_judge
 from vitrail.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -9,11 +9,11 @@ from oracles import count, crossvit_timm, relative_error
 from torch import nn
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.crossvit import VARIANTS, Config, build, sizes
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.crossvit import SOURCES
 

@@ -10,11 +10,11 @@ from oracles import count, efficientvit_timm, relative_error, stir
 from torch import nn
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions
 from vitrail.models.efficientvit import VARIANTS, Config, Fused, LinearAttention, Residual, build
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.efficientvit import SOURCES
 

@@ -8,11 +8,11 @@ from oracles import MSRA as TINY
 from oracles import count, msra_timm, relative_error, stir
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions
 from vitrail.models.efficientvit_msra import VARIANTS, build, distances
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.efficientvit_msra import SOURCES
 

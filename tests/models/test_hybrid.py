@@ -11,10 +11,10 @@ from oracles import count, hybrid_timm, relative_error, stir, timm_hybrid
 from torch import nn
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.norm import norm
 from vitrail.models.hybrid import VARIANTS, StandardConv, build, same
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.hybrid import SOURCES
 

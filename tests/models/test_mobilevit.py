@@ -8,9 +8,9 @@ from oracles import MOBILE as TINY
 from oracles import count, mobilevit_timm, mobilevit_transformers, relative_error
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.mobilevit import build, fold, resize, unfold
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.mobilevit import SOURCES
 

@@ -9,11 +9,11 @@ from oracles import compare, count, pvt_golden, pvt_transformers, relative_error
 from torch import nn
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.pvt import VARIANTS, Config, build
-from vitrail.types import Backbone
 
 
 def with_eps(made, eps):

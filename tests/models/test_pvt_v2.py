@@ -9,10 +9,10 @@ from oracles import compare, count, pvt_v2_timm, pvt_v2_transformers, relative_e
 from torch import nn
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.pvt_v2 import VARIANTS, build
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.pvt_v2 import SOURCES
 

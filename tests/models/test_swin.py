@@ -10,11 +10,12 @@ from oracles import SWIN_SHAPE, count, relative_error, stir, swin_torchvision, s
 from safetensors.torch import load_file
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.layers.windows import APART, attend, cut, join, shift_mask
 from vitrail.models.swin import VARIANTS, Config, build, refit, windows
-from vitrail.types import Backbone, Features
+from vitrail.types import Features
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.swin import SOURCES
 

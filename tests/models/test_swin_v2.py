@@ -10,10 +10,10 @@ from oracles import SWIN_2 as TINY
 from safetensors.torch import load_file
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.engine.optim import groups
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.swin_v2 import VARIANTS, build
-from vitrail.types import Backbone
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.swin_v2 import SOURCES
 

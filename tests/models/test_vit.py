@@ -7,11 +7,12 @@ import torch
 from oracles import count, relative_error, vit_timm
 
 import vitrail
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, attentions, merge_heads
 from vitrail.layers.position import Learned
 from vitrail.models.vit import VARIANTS, Config, build
-from vitrail.types import Backbone, Features
+from vitrail.types import Features
 
 TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
 POSITIONS = ["none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"]

@@ -21,7 +21,7 @@ from vitrail.errors import UsageError
 from vitrail.recipe import Augment, Choice, Input, Optim, Plan, Recipe, Start
 from vitrail.run import feed
 from vitrail.run.learning import learner
-from vitrail.run.scene import Viewer
+from vitrail.run.scene import WindowedPredictor
 from vitrail.tasks import detection, segmentation
 from vitrail.types import Batch, Objects
 
@@ -123,18 +123,11 @@ def test_pieces_of_a_batch_change_nothing_but_rounding(name, tmp_path):
 
 
 def test_how_many_objects_are_usual_is_a_matter_of_all_processes():
-    class Two:
-        size = 2
-
-        def total(self, values):
-            return values + 3  # what the other process has
-
-        device = torch.device("cpu")
-
     objects = Objects(torch.zeros(2, 2, 4), torch.tensor([[0, 1], [2, -1]]), torch.zeros(2, 2), torch.zeros(2))
-    assert feed.counted(objects, 4, Two()).usual.tolist() == [1.5, 1.5]
+    task = detection.build(detection.Config(classes=3))
+    assert task.count_targets(objects, 4, lambda count: count + 3).usual.tolist() == [1.5, 1.5]  # what the other process has
     none = objects._replace(labels=torch.full((2, 2), -1))
-    assert feed.counted(none, 2, tiny.ALONE).usual.tolist() == [0.5, 0.5]
+    assert task.count_targets(none, 2, lambda count: count).usual.tolist() == [0.5, 0.5]
 
 
 class Seeing(nn.Module):
@@ -154,8 +147,7 @@ def test_whole_pictures_are_looked_at_in_windows_and_put_together(resize):
     random = np.random.default_rng(0)
     pixels = np.kron(random.integers(0, 2, (7, 12), np.uint8) * 255, np.ones((16, 16), np.uint8))[:, :, None].repeat(3, axis=2)
     pre = Preprocess((48, 64), 3, (0.5,) * 3, (0.5,) * 3, resize)
-    view = Viewer(Seeing(), segmentation.build(segmentation.Config(classes=2)), pre, FP32, 2)
-    said = view.said([pixels, pixels[:20, :30]])
+    said = WindowedPredictor(Seeing(), pre, FP32, 2).label_maps([pixels, pixels[:20, :30]])
     assert said[0].shape == pixels.shape[:2]
     assert said[1].shape == (20, 30)
     assert (said[0] == (pixels[:, :, 0] > 127)).mean() > (0.99 if resize == "tile" else 0.85)
@@ -173,25 +165,22 @@ class Finding(nn.Module):
         return images.mean(1) > 0.1  # padding is a little above 0
 
 
-class Boxing:
-    truth = "boxes"
-
-    def decode(self, bright, sizes):
-        rows = []
-        for one in bright:
-            ys, xs = torch.where(one)
-            there = bool(len(xs))
-            edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if there else [0, 0, 1, 1]
-            rows.append(torch.tensor([[*map(float, edges), 0.9 if there else 0.01, 0.0]]))
-        return torch.stack(rows)
+def boxes_of_bright(bright, sizes):
+    rows = []
+    for one in bright:
+        ys, xs = torch.where(one)
+        there = bool(len(xs))
+        edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if there else [0, 0, 1, 1]
+        rows.append(torch.tensor([[*map(float, edges), 0.9 if there else 0.01, 0.0]]))
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("resize", ["fit", "tile", "stretch"])
 def test_boxes_of_windows_are_one_where_the_object_is_one(resize):
     pixels = np.zeros((120, 180, 3), np.uint8)
     pixels[40:60, 70:95] = 255
-    view = Viewer(Finding(), Boxing(), Preprocess((64, 64), 3, (0.5,) * 3, (0.5,) * 3, resize), FP32, 1)
-    found = view.said([pixels])[0]
+    view = WindowedPredictor(Finding(), Preprocess((64, 64), 3, (0.5,) * 3, (0.5,) * 3, resize), FP32, 1)
+    found = view.boxes([pixels], boxes_of_bright)[0]
     sure = found[found[:, 4] > 0.5]
     assert len(sure) == 1
     assert np.abs(sure[0, :4] - [70, 40, 95, 60]).max() <= (0 if resize == "tile" else 3)

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from vitrail.contracts import Predictions
 from vitrail.errors import UsageError
 from vitrail.recipe import Augment, Choice, Input, Machine, Optim, Plan, Recipe
 from vitrail.report.build import build
@@ -168,7 +169,7 @@ def test_what_is_held_out_depends_on_the_picture_alone(data, tmp_path):
         moved = task.held_out(net, images[2:3], labels[2:3], ids[3:])
     torch.testing.assert_close(alone, together[2:3])
     assert abs(float(moved - alone)) > 1e-4
-    metrics = task.metrics(together, labels)
+    metrics = task.evaluator().metrics(Predictions(together, labels))
     assert metrics["held_out_loss"] == pytest.approx(float(together.mean()), rel=1e-6)
     assert metrics["per_class"]["held_out_loss"][2] == pytest.approx(float(together[2]), rel=1e-6)
     assert net.null == 0, "without classes"

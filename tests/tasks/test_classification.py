@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitrail.contracts import Predictions
 from vitrail.tasks.classification import Config, build
 from vitrail.types import Batch
 
@@ -43,7 +44,7 @@ def test_bce_and_several_labels():
 def test_the_metric_that_ranks_runs_is_among_the_metrics():
     for multi, targets in ((False, torch.arange(6) % 3), (True, torch.eye(3, dtype=torch.uint8).repeat(2, 1))):
         task = build(Config(classes=3, multi_label=multi))
-        assert task.higher_is_better in task.metrics(torch.rand(6, 3), targets)
+        assert task.metric.name in task.evaluator().metrics(Predictions(torch.rand(6, 3), targets))
 
 
 def test_needs_classes():

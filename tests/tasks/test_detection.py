@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from vitrail.contracts import Predictions
 from vitrail.data.dataset import Boxes
 from vitrail.metrics.detection import average_precision
 from vitrail.tasks.detection import Config, boxes_of, build, decode
@@ -16,6 +17,7 @@ from vitrail.types import Batch, Found, Objects
 
 L, B, Q, K, M = 3, 4, 6, 5, 3
 TASK = build(Config(classes=K))
+EVALUATOR = TASK.evaluator()
 
 
 def found(seed=0, scale=2.0):
@@ -198,13 +200,13 @@ def test_rows_of_pictures_are_judged():
     sure = np.array([[0, 0, 10, 10, 0.9, 1], [20, 20, 40, 50, 0.8, 3]], np.float32)
     wrong = np.array([[0, 0, 9, 9, 0.7, 2]], np.float32)
     many = torch.cat([torch.rand(550, 6) * 0.2, torch.tensor([[5.0, 5.0, 25.0, 25.0, 0.95, 0.0]])])
-    rows = torch.stack([TASK.row(said, truth) for said, truth in zip((sure, wrong, many), truths, strict=True)])
-    assert torch.cat([TASK.nothing(), rows]).shape == rows.shape
+    rows = torch.stack([EVALUATOR.row(said, truth) for said, truth in zip((sure, wrong, many), truths, strict=True)])
     assert boxes_of(rows[0]).tolist() == torch.from_numpy(sure).tolist()
     assert len(boxes_of(rows[2])) == 500
-    assert TASK.metrics(rows, truths) == average_precision([sure, wrong, many], truths, K)
-    assert TASK.metrics(rows, truths)[TASK.higher_is_better] == pytest.approx(1.0)  # what is wrong is of a class that never occurs
-    assert TASK.scores(rows, truths).tolist() == [1, 0, 1]
+    metrics = EVALUATOR.metrics(Predictions(rows, torch.zeros(0), truths))
+    assert metrics == average_precision([sure, wrong, many], truths, K)
+    assert metrics[TASK.metric.name] == pytest.approx(1.0)  # what is wrong is of a class that never occurs
+    assert EVALUATOR.scores(rows, truths).tolist() == [1, 0, 1]
 
 
 def test_a_task_needs_classes():

@@ -8,7 +8,7 @@ from oracles import DIT, JIT, golden, relative_error, take
 from torch import nn
 
 from vitrail.errors import UsageError
-from vitrail.layers.condition import Told
+from vitrail.layers.condition import Conditioning
 from vitrail.tasks.diffusion import Config, Sampling, build, flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, guided
 from vitrail.types import Batch
@@ -160,10 +160,10 @@ class Knows(nn.Module):
         self.anything = nn.Parameter(torch.zeros(1))
 
     def forward(self, z, t, label):
-        return self.denoise(z, self.told(t, label))
+        return self.denoise(z, self.condition(t, label))
 
-    def told(self, t, label):
-        return Told((t[:, None, None, None],), label[:, None])
+    def condition(self, t, label):
+        return Conditioning((t[:, None, None, None],), label[:, None])
 
     def denoise(self, z, told):
         return self.say(z, told.moves[0], self.x)
@@ -286,9 +286,9 @@ def test_noise_grows_with_the_side_and_is_never_weaker_than_pictures(size, scale
 
 
 @pytest.mark.parametrize("objective", ["flow", "gaussian"])
-def test_part_way_is_noise_at_first_and_the_picture_at_last(objective):
+def test_noisy_is_noise_at_first_and_the_picture_at_last(objective):
     task, x, noise = build(Config(objective=objective)), torch.full((2, 1, 8, 8), 0.5), torch.randn(2, 1, 8, 8)
-    far, _ = task.part_way(x, 0.0, noise)
-    near, _ = task.part_way(x, 1.0, noise)
+    far, _ = task.noisy(x, 0.0, noise)
+    near, _ = task.noisy(x, 1.0, noise)
     torch.testing.assert_close(near, x, atol=0.05, rtol=0)
     torch.testing.assert_close(far, noise, atol=0.05, rtol=0)

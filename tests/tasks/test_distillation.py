@@ -20,7 +20,7 @@ class Heads(nn.Module):
         super().__init__()
         self.answers = each
         self.backbone = nn.Module()
-        self.backbone.config = type("Config", (), {"tokens": tokens})()
+        self.backbone.has_distillation_token = tokens == 2
 
     def each(self, images):
         return self.answers
@@ -83,7 +83,7 @@ def test_the_second_head_and_token_learn_from_the_teacher_alone():
 def test_weights_of_classes_are_those_of_the_labels():
     each, labels, said = parts()
     task = build(Config(classes=K, smoothing=0.0, class_weights="balanced"))
-    task.weigh(torch.tensor([0, 0, 0, 1, 2, 3, 4, 4]))
+    task.fit_class_weights(torch.tensor([0, 0, 0, 1, 2, 3, 4, 4]))
     weights = 8 / (5 * torch.tensor([3.0, 1, 1, 1, 2]))
     found = task.loss(Heads(each, 2), Batch(torch.zeros(B, 1), torch.cat([task.targets(labels), said], 1)))
     wanted = (F.cross_entropy(each[:, 0], labels, reduction="none") * weights[labels]).mean()

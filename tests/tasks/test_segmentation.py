@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitrail.contracts import Predictions
 from vitrail.data.dataset import IGNORE
 from vitrail.errors import UsageError
 from vitrail.models import vit
@@ -165,12 +166,10 @@ def test_predictions_are_probabilities_of_pixels():
 def test_rows_become_metrics():
     task = build(Config(classes=3))
     truth = np.array([[0, 1, 255], [2, 2, 1]], np.uint8)
-    row = task.row(np.flipud(np.flipud(truth).copy()), truth)  # the first with strides that torch does not know
+    row = task.evaluator().row(np.flipud(np.flipud(truth).copy()), truth)  # the first with strides that torch does not know
     assert row.tolist() == [1, 2, 2] * 3
-    assert row.shape == task.nothing().shape[1:]
-    found = task.metrics(row[None])
-    assert task.higher_is_better in found
-    assert found == task.metrics(row[None])
+    found = task.evaluator().metrics(Predictions(row[None], torch.zeros(0)))
+    assert task.metric.name in found
     assert found["miou"] == 1.0
 
 
@@ -202,5 +201,5 @@ def test_learns_a_picture_by_heart():
         sum(task.loss(model, Batch(images, truth)).values()).backward()
         optimizer.step()
     said = task.predict(model.eval(), images).argmax(1).to(torch.uint8)
-    rows = torch.stack([task.row(s.numpy(), t.to(torch.uint8).numpy()) for s, t in zip(said, truth, strict=True)])
-    assert task.metrics(rows)["miou"] > 0.95
+    rows = torch.stack([task.evaluator().row(s.numpy(), t.to(torch.uint8).numpy()) for s, t in zip(said, truth, strict=True)])
+    assert task.evaluator().metrics(Predictions(rows, torch.zeros(0)))["miou"] > 0.95

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from vitrail.contracts import Denoiser
 from vitrail.layers.attention import attentions
-from vitrail.types import denoises
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Watch:
 def given(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """What a model takes: images, and a denoiser their times and labels too."""
     images = torch.empty(batch, channels, *size)
-    return (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64)) if denoises(model) else (images,)
+    return (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64)) if isinstance(model, Denoiser) else (images,)
 
 
 def watched(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> Watch:

@@ -39,7 +39,7 @@ def check(words: list[str]) -> int:
     found = survey(dataset, Console().progress("reading pictures"))
     print("\n".join(render(dataset, found)))
     broken = bool(found.corrupt)
-    if dataset.kind != "classes":
+    if dataset.is_annotated:
         seen = truths.look(dataset, Console().progress(f"reading {dataset.kind}"))
         print("\n" + "\n".join(truths.render(dataset, seen)))
         broken |= bool(seen.broken)
@@ -49,15 +49,18 @@ def check(words: list[str]) -> int:
     return 3 if broken else 0
 
 
-def suggestion(keys: dict[str, Any], dataset: object, found: object) -> list[str]:
+def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
     """The command to train with, and what would be chosen and why."""
     import torch
 
     from vitrail.recipe import Recipe
     from vitrail.run.choose import fill
-    from vitrail.run.prepare import facts
+    from vitrail.run.prepare import facts, purpose
+    from vitrail.run.resolve import Names
 
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _, reasons = fill(Recipe(data=Choice("", keys)), facts(dataset, found, gpu, keys))  # type: ignore[arg-type]
+    names = Names()
+    recipe, task, _ = purpose(Recipe(data=Choice("", keys)), dataset, "", names)
+    _, reasons = fill(recipe, facts(dataset, found, gpu, keys), task.defaults(), names.model_config)
     words = [f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in keys.items() if key != "path"]
     return [" ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]), *(f"  {reason}" for reason in reasons)]

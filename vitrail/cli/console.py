@@ -136,13 +136,12 @@ class Console:
             self.say(self.judged_line(self.judged["step"]))
         self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
         self.say("next:")
-        from vitrail.types import generates
 
         steps = {
             f"vitrail eval {run}": "judge it on held-out pictures",
             **(
                 {f"vitrail sample {run}": "make pictures"}
-                if generates(session.described.task)
+                if session.described.task.is_generative
                 else {f"vitrail predict {run} PICTURE...": "say what is in pictures of yours"}
             ),
             "vitrail train --data FOLDER": "train on a folder of class folders of yours",

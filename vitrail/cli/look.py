@@ -107,9 +107,8 @@ def look(words: list[str]) -> int:
 
 def fit(predictor: Any, asked: list[str]) -> None:
     """Errors: `UsageError` for looks that are of models which tell what is in pictures."""
-    from vitrail.types import denoises
 
-    for name in (name for name in OF_DATA if name in asked and denoises(predictor.model)):
+    for name in (name for name in OF_DATA if name in asked and predictor.task.is_generative):
         raise UsageError(f"{predictor.recipe.model.name} makes pictures, and --{name} is of models that tell what is in them",
                          "look at pictures with it, or --positions and --filters")  # fmt: skip
 

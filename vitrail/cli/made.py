@@ -31,15 +31,13 @@ class Given(Protocol):
 
 def check(given: Given, predictor: Any) -> None:
     """Errors: `UsageError` for what cannot be asked of such a model."""
-    from vitrail.types import generates
-
     if swept(given) and not given.features:
         raise UsageError("a sweep judges made pictures by a classifier's features", "--features RUN names one")
     if swept(given) and given.data:
         raise UsageError("a sweep is kept in the folder of the run and judged on its data", "leave --data out")
-    if given.features and not generates(predictor.task):
+    if given.features and not predictor.task.is_generative:
         raise UsageError(f"{given.run} makes no pictures that could be judged by features", "leave --features out")
-    if given.size and generates(predictor.task):
+    if given.size and predictor.task.is_generative:
         raise UsageError(f"{given.run} makes pictures of {'x'.join(map(str, predictor.recipe.input.size))}", "leave --size out")
 
 

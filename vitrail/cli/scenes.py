@@ -21,7 +21,7 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
     folder = fresh(out)
     folder.mkdir(parents=True)
     pre, names, coco, failed = predictor.preprocess, stems(files), [], 0
-    write = masks if predictor.task.truth == "masks" else boxes
+    write = WRITERS[predictor.task.output]
     for number, path in enumerate(files):
         try:
             pixels = decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)
@@ -33,7 +33,7 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
         told = write(folder, names[number], pixels, said, predictor.classes, least)
         coco += [{"image_id": number, "file_name": str(path), **found} for found in told.get("objects", [])]
         print(json.dumps({"path": str(path), **told}) if as_json else f"{path}: {line(told, least)}")
-    if predictor.task.truth == "boxes":
+    if write is boxes:
         (folder / "predictions.json").write_text(json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8")
     if not as_json:
         print(f"written to {folder}")
@@ -115,3 +115,6 @@ def coco_file(files: list[Path], classes: tuple[str, ...], found: list[dict[str,
         "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
         "annotations": kept,
     }
+
+
+WRITERS = {"masks": masks, "boxes": boxes}  # by what a model's predictions are

@@ -127,21 +127,19 @@ def asked(given: Asked, keys: Given) -> Recipe:
 
 def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.run import folder, session
-    from vitrail.run.prepare import open_data, prepare
+    from vitrail.run.prepare import prepare
 
     wanted = place(given.out) if given.out else None
     world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare(recipe, world, console.progress("reading pictures"))
-        made = session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world)
+        made = session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names)
         made.taken = session.begin(made, prepared)
         console.prepared(prepared)
         console.taken(made.taken)
         console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
         return
-    _, data = open_data(recipe.data, recipe.task.name)
-    out = wanted or world.once(lambda: folder.fresh(str(data.keys.get("path") or data.name), recipe.model.name or "vit/auto"))
-    new, prepared = session.new(recipe, out, world, console.progress("reading pictures"))
+    new, prepared = session.new(recipe, wanted, world, console.progress("reading pictures"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):

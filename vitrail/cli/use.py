@@ -79,7 +79,6 @@ def evaluate(words: list[str]) -> None:
     given = arguments(Eval, words, "vitrail eval")
     device(given.device)
     from vitrail.engine import world as worlds
-    from vitrail.engine.precision import Precision
     from vitrail.run import evaluate as judging
     from vitrail.run.predict import load
     from vitrail.run.prepare import data_of, held_out, part_of
@@ -87,17 +86,16 @@ def evaluate(words: list[str]) -> None:
     world = worlds.join(given.device)
     predictor = load(given.run, str(world.device), vae=given.vae)
     made.check(given, predictor)
-    dataset, folder = data_of(given.run, given.data, predictor.recipe.task.name)
-    judging.match_classes(dataset, predictor.classes, predictor.task.truth)
+    dataset, folder = data_of(given.run, given.data, predictor.task.annotations)
+    judging.match_classes(dataset, predictor.classes, predictor.task)
     part = given.split or held_out(dataset, final=True)
     split = part_of(dataset, given.split, part)
-    metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
+    found = judging.evaluate(predictor.described, split, world)
+    metrics = usual = found.metrics
     if world.first and folder is not None:
-        view = judging.viewer(predictor.described, predictor.preprocess, Precision("fp32", world.device.type))
-        judging.keep(folder, part, metrics, found, split, view)
+        judging.keep(folder, part, found)
     if given.size:
-        usual = metrics
-        metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.size), world)
+        metrics = judging.evaluate(predictor.described, split, world, resized(predictor, given.size)).metrics
     if made.swept(given):
         metrics = {**metrics, "sweep": made.sweep(given, predictor, dataset, part, folder, world)}
     elif given.features:
@@ -131,9 +129,7 @@ def resized(predictor: Any, size: tuple[int, int]) -> Any:
 
 def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
     """What another size than the model's own did to the metric that ranks models."""
-    from vitrail.types import ranks
-
-    name, own = ranks(predictor.task)[0], "x".join(map(str, predictor.preprocess.size))
+    name, own = predictor.task.metric.name, "x".join(map(str, predictor.preprocess.size))
     change = 100 * (metrics[name] - usual[name])
     print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
 
@@ -174,12 +170,11 @@ def predict(words: list[str]) -> int:
         raise UsageError(f"{given.run} is a picture; the run comes first", "vitrail predict RUN PICTURE...")
     files = expanded(given.pictures)
     from vitrail.run.predict import load
-    from vitrail.types import generates
 
     predictor = load(given.run, given.device)
-    if generates(predictor.task):
+    if predictor.task.is_generative:
         raise UsageError(f"{given.run} makes pictures and does not tell what is in them", f"vitrail sample {given.run}")
-    if predictor.task.truth != "classes":
+    if predictor.task.is_dense:
         from vitrail.cli import scenes
 
         return scenes.predict(predictor, files, given.out, given.score, given.json)

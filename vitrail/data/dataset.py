@@ -17,7 +17,7 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds
 
 
-Kind = Literal["classes", "masks", "boxes"]
+Kind = Literal["classes", "masks", "boxes", "none"]
 IGNORE = 255  # the value of pixels in a mask that count for nothing
 
 
@@ -102,6 +102,11 @@ class Dataset:
     entries: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = field(default=())  # what a user should know: how a split was made, what was left out, licence
     kind: Kind = "classes"  # what is true of a picture: its classes, a class for every pixel, or the boxes of its objects
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether its images have masks or boxes beside a label."""
+        return any(split.truth is not None for split in self.splits.values())
 
     @property
     def multi_label(self) -> bool:

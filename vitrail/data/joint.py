@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.data.base import Transform
 from vitrail.data.boxes import cut
 from vitrail.data.dataset import IGNORE, Boxes, Kind, Split
 from vitrail.data.preprocess import Preprocess, Resize, normalise, padded, resized, to_tensor
@@ -31,7 +32,7 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(Transform):
     """Everything `augment` in a recipe says of pictures with masks or boxes, plus the preprocessing it ends in."""
 
     preprocess: Preprocess
@@ -44,7 +45,7 @@ class Joint:
     mosaic: float = 0.0  # probability that a picture is one of four on its canvas
 
     @property
-    def per_picture(self) -> bool:
+    def works_per_image(self) -> bool:
         return True
 
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Any]:
@@ -55,9 +56,12 @@ class Joint:
             return pictures, torch.stack([torch.from_numpy(scene.truth) for scene in scenes])
         return pictures, together(scenes)
 
-    def batch(self, pictures: Tensor, keys: Keys) -> Tensor:
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, normalised."""
-        return normalise(pictures, self.preprocess.mean, self.preprocess.std)
+        return normalise(images, self.preprocess.mean, self.preprocess.std)
+
+    def deterministic(self) -> Preprocess:
+        return self.preprocess
 
     def scene(self, split: Split, epoch: int, index: int) -> Scene:
         """One picture as it is trained on."""

@@ -4,7 +4,7 @@ Both moments are kept, of a picture and of its mirror images: the latent of a mi
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.data.base import Transform, load_each
+from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, seed_of
 from vitrail.errors import DataError
@@ -51,7 +53,7 @@ def begins(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(Transform):
     """What becomes of kept moments, in place of an `Augmentation`. drawn: one of the mirror images and a latent of it, by chance that
     comes from (seed, epoch, picture) alone, as in training; otherwise the mean of the picture as it is.
 
@@ -63,8 +65,12 @@ class Latents:
     drawn: bool = True
 
     @property
-    def per_picture(self) -> bool:
+    def works_per_image(self) -> bool:
         return True
+
+    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
+        """Latents float32 [B c h w] and labels."""
+        return load_each(split, keys, self.picture)
 
     def picture(self, moments: np.ndarray, epoch: int, index: int) -> Tensor:
         """float32 [T 2 c h w] -> [c h w]."""
@@ -74,6 +80,9 @@ class Latents:
         mean, deviation = torch.from_numpy(moments[int(torch.randint(len(moments), (), generator=chance, device="cpu"))])
         return mean + deviation * torch.randn(mean.shape, generator=chance, device="cpu")
 
-    def batch(self, latents: Tensor, keys: Keys | None = None) -> Tensor:
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """Latents [B c h w] are what the model takes."""
-        return latents
+        return images
+
+    def deterministic(self) -> "Latents":
+        return replace(self, drawn=False)

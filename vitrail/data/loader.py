@@ -17,12 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vitrail.data.base import Transform
 from vitrail.data.dataset import Split
-from vitrail.data.joint import Joint
-from vitrail.data.latents import Latents
-from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
-from vitrail.data.transforms import Augmentation
 from vitrail.errors import RunError, VitrailError
 
 
@@ -39,24 +36,10 @@ class Fetch:
     """Reads the pictures of some keys: what a worker runs. Sent to workers whole."""
 
     split: Split
-    transform: Augmentation | Joint | Latents | Preprocess
+    transform: Transform
 
     def __call__(self, keys: Keys) -> Loaded:
-        if isinstance(self.transform, Joint):
-            return Loaded(*self.transform.load(self.split, keys), keys)
-        labels = torch.from_numpy(np.ascontiguousarray(self.split.labels[keys.ids]))
-        return Loaded(self.pictures(self.transform, keys), labels, keys)
-
-    def pictures(self, transform: Augmentation | Latents | Preprocess, keys: Keys) -> Tensor:
-        array, single = self.split.array, isinstance(transform, Preprocess) or not transform.per_picture
-        pre = transform if isinstance(transform, Preprocess) else transform.preprocess
-        if array is not None and single and array.shape[1:] == (*pre.size, pre.channels):
-            return torch.from_numpy(array[keys.ids].transpose(0, 3, 1, 2).copy())  # nothing to do picture by picture
-        return torch.stack([self.one(transform, int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)])
-
-    def one(self, transform: Augmentation | Latents | Preprocess, epoch: int, index: int) -> Tensor:
-        pixels = self.split.read(index)
-        return transform.picture(pixels) if isinstance(transform, Preprocess) else transform.picture(pixels, epoch, index)
+        return Loaded(*self.transform.load(self.split, keys), keys)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.data.base import Transform, load_at_once, load_each
+from vitrail.data.dataset import Split
+from vitrail.data.sampling import Keys
+
 LARGEST = 64_000_000  # pixels of a picture that windows are cut out of: a sliver would be blown up without end
 Resize = Literal["stretch", "crop", "fit", "slide", "tile"]
 
@@ -22,7 +26,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Transform):
     """Deterministic preprocessing; belongs to a trained model and is saved with it.
 
     size:    (height, width) in pixels.
@@ -42,6 +46,18 @@ class Preprocess:
     crop_ratio: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[int, int, int] = (255, 255, 255)
+
+    @property
+    def works_per_image(self) -> bool:
+        return False
+
+    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
+        """uint8 [B C h w] and labels."""
+        at_once = load_at_once(split, keys, self.size, self.channels)
+        return at_once or load_each(split, keys, lambda pixels, epoch, index: self.picture(pixels))
+
+    def deterministic(self) -> "Preprocess":
+        return self
 
     def picture(self, pixels: np.ndarray) -> Tensor:
         """uint8 [H W C] of any size -> uint8 [C h w] of the model's size."""
@@ -86,9 +102,9 @@ class Preprocess:
         """The colour of padding."""
         return tuple(round(255 * m) for m in self.mean)
 
-    def batch(self, pictures: Tensor) -> Tensor:
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, normalised, on the same device."""
-        return normalise(pictures, self.mean, self.std)
+        return normalise(images, self.mean, self.std)
 
 
 def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:

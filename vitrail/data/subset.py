@@ -2,6 +2,8 @@
 
 import numpy as np
 
+WORST, SPACED = 8, 6  # pictures that are shown of many
+
 
 def spaced(count: int, most: int) -> np.ndarray:
     """At most so many places of `count`, int64, evenly spaced from the first to the last."""
@@ -18,3 +20,10 @@ def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         return np.sort(shuffled[: max(1, round(share * len(labels)))])
     parts = [shuffled[labels[shuffled] == k] for k in np.unique(labels)]
     return np.sort(np.concatenate([part[: max(1, round(share * len(part)))] for part in parts]))
+
+
+def worst_and_spaced(scores: np.ndarray) -> list[int]:
+    """Places of pictures to be shown: the worst, the worst first, and some evenly spaced through all by their score."""
+    order = np.argsort(scores, kind="stable")
+    some = order[np.linspace(0, len(order) - 1, min(SPACED, len(order))).astype(int)]
+    return list(dict.fromkeys([*order[:WORST].tolist(), *some.tolist()]))

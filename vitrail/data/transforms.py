@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitrail.data.base import Transform, load_at_once, load_each
+from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess, normalise, to_tensor
 from vitrail.data.sampling import Keys, chance, seed_of
 
@@ -23,7 +25,7 @@ Policy = Literal["none", "autoaugment", "trivialaugment", "3-augment"]
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Transform):
     """Everything `augment` in a recipe says, plus the preprocessing it ends in."""
 
     preprocess: Preprocess
@@ -40,7 +42,7 @@ class Augmentation:
     erase: float = 0.0
 
     @property
-    def per_picture(self) -> bool:
+    def works_per_image(self) -> bool:
         return self.crop == "random" or self.coloured
 
     @property
@@ -48,9 +50,17 @@ class Augmentation:
         """Whether something is done that is defined for grey and RGB pictures only."""
         return self.randaugment > 0 or self.policy != "none" or self.jitter > 0
 
+    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
+        """uint8 [B C h w] and labels: the stage that runs in data workers."""
+        at_once = None if self.works_per_image else load_at_once(split, keys, self.preprocess.size, self.preprocess.channels)
+        return at_once or load_each(split, keys, self.picture)
+
+    def deterministic(self) -> Preprocess:
+        return self.preprocess
+
     def picture(self, pixels: np.ndarray, epoch: int, index: int) -> Tensor:
-        """uint8 [H W C] -> uint8 [C h w]: the stage that runs in data workers."""
-        if not self.per_picture:
+        """uint8 [H W C] -> uint8 [C h w]."""
+        if not self.works_per_image:
             return self.preprocess.picture(pixels)
         # training sets its own seed at every step; torch.manual_seed would seed every other kind of device too, which takes longer
         torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
@@ -85,8 +95,11 @@ class Augmentation:
             found.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
         return found
 
-    def batch(self, pictures: Tensor, keys: Keys) -> Tensor:
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, augmented and normalised: the stage that runs where the model is."""
+        pictures = images
+        if keys is None:
+            raise ValueError("what happens to an image depends on its key")
         if self.crop == "pad" and self.pad:
             pictures = shifted(pictures, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
         for wanted, purpose, axis in ((self.flip, FLIP, 3), (self.flip_vertical, FLIP_VERTICAL, 2)):

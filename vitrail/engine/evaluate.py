@@ -1,28 +1,22 @@
 """Predictions over a whole set, every picture once, on any number of processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitrail.contracts import Predictions
 from vitrail.data.loader import Loaded
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
-from vitrail.types import Task, generates
 
-
-class Predictions(NamedTuple):
-    """Row i is what was said of the i-th picture, and what is true of it."""
-
-    rows: Tensor
-    targets: Tensor
-    truths: Sequence[Any] = ()  # of boxes, where what is true of a picture is no tensor
+Row = Callable[[nn.Module, Tensor, Tensor, np.ndarray], Tensor]  # model, images [B C H W], labels [B ...], ids [B] -> [B W]
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, task: Task, batches: Iterable[Loaded], prepare: Callable[[Tensor], Tensor], precision: Precision
+    model: nn.Module, row: Row, batches: Iterable[Loaded], prepare: Callable[[Tensor], Tensor], precision: Precision
 ) -> Iterator[tuple[Loaded, Tensor]]:
     """Batch by batch, what the model says, in fp32 on the CPU. The model's mode is put back at the end."""
     was_training = model.training
@@ -31,17 +25,10 @@ def predict(
     try:
         for loaded in batches:
             with precision.autocast():
-                rows = said(model, task, prepare(loaded.pictures.to(device)), loaded)
+                rows = row(model, prepare(loaded.pictures.to(device)), loaded.labels.to(device), loaded.keys.ids)
             yield loaded, rows.float().cpu()
     finally:
         model.train(was_training)
-
-
-def said(model: nn.Module, task: Any, images: Tensor, loaded: Loaded) -> Tensor:
-    """A row for each picture: what the model says of it, or how well it denoises it."""
-    if generates(task):
-        return task.held_out(model, images, loaded.labels.to(images.device), loaded.keys.ids)
-    return task.predict(model, images)
 
 
 def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, none: Tensor) -> Predictions:

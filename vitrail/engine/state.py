@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from vitrail.contracts import Task
 from vitrail.engine.patience import Standing
 from vitrail.errors import CheckpointError
 
@@ -22,6 +23,7 @@ class State:
     step: int = 0
     standing: Standing = field(default_factory=Standing)
     ema2: AveragedModel | None = None  # a second average, which nothing judges by
+    task: Task | None = None  # whose own tensors are saved with the rest
 
     @property
     def best(self) -> nn.Module:
@@ -36,7 +38,9 @@ class State:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What is to be saved, by file."""
         parts = {"model": dict(self.model.state_dict()), "optimizer": flat(self.optimizer, self.model)}
-        return {**parts, **{name: dict(average.module.state_dict()) for name, average in self.averages.items()}}
+        averages = {name: dict(average.module.state_dict()) for name, average in self.averages.items()}
+        own = self.task.state() if self.task else {}
+        return {**parts, **averages, **({"task": own} if own else {})}
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -55,6 +59,8 @@ class State:
         if self.scaler and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         unflatten(self.optimizer, self.model, parts["optimizer"])
+        if self.task:
+            self.task.load_state(parts.get("task", {}))
         self.step = int(numbers["step"])
         self.standing = Standing(**numbers.get("standing", {}))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vitrail.contracts import Task
 from vitrail.data.loader import Loaded
 from vitrail.data.sampling import Keys, seed_of
 from vitrail.engine.divergence import Finding, examine
@@ -19,7 +20,7 @@ from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
 from vitrail.engine.world import World
 from vitrail.errors import RunError
-from vitrail.types import Batch, Task
+from vitrail.types import Batch
 
 SMALLEST_SCALE = 2.0**-14  # of fp16's gradients, which begins at 2^16 and is halved at every overflow
 
@@ -64,6 +65,7 @@ class Loop:
     world: World
     stopping: Callable[[], bool]
     waves: tuple[Wave, ...] = ()
+    same_chance: bool = False  # every step draws the same: a denoiser's loss depends on its times and noise more than on the rate
 
 
 class LossOf(nn.Module):
@@ -89,6 +91,7 @@ def train(state: State, task: Task, batches: Iterable[list[Piece]], loop: Loop) 
             del loss_of  # before another is made: each hangs its hooks on the parameters
             loss_of = wrapped(LossOf(state.model, task), loop.world)
         terms, norm, stop = update(state, loss_of, pieces, loop)
+        task.after_step(state.model, state.step)
         now = time.perf_counter()
         rate = loop.rate(state.step - 1)
         yield Report(state.step, terms, norm, rate, ready - start, now - start, stop)
@@ -134,7 +137,7 @@ def gradients(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop)
     total: dict[str, Tensor] = {}
     for i, piece in enumerate(pieces):
         batch = loop.prepare(piece, state.step)
-        torch.manual_seed(seed_of(loop.seed, state.step, piece.first))  # dropout is a function of the step
+        torch.manual_seed(0 if loop.same_chance else seed_of(loop.seed, state.step, piece.first))  # dropout is a function of the step
         share = len(batch.inputs) / count
         with together(loss_of, i == len(pieces) - 1):
             with loop.precision.autocast():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
 from vitrail.heads.looking import DecoderLayer, EncoderLayer, Memory, perceptron
 from vitrail.heads.places import centres, inside, positions
@@ -32,18 +33,19 @@ class Design:
     stride: int  # of the finest map that is looked at, together with all coarser ones; 0: as `choose` finds
 
 
-class Detector(nn.Module):
+class Detector(HeadedModel):
     """Images [B C H W] -> `Found`, in training and out of it alike.
 
     `sizes` [B 2] says how high and wide each picture is that lies at the top left of the canvas; without it they fill the canvas.
     """
+
+    takes_sizes = True
 
     def __init__(self, backbone: Any, classes: int, design: Design):
         super().__init__()
         check_width(design.width, 4, "a detector")
         width, heads = design.width, design.heads
         self.backbone, self.classes, self.design = backbone, classes, design
-        self.origin: object = None  # how it was made, so that it can be saved
         self.maps = choose(backbone.strides, design.stride, backbone.config.size)
         self.input_proj = nn.ModuleList(nn.Conv2d(backbone.map_widths[i], width, 1) for i in self.maps)
         self.levels = nn.Embedding(len(self.maps), width) if len(self.maps) > 1 else None

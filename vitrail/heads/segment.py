@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
 from vitrail.heads.fpn import Progressive, SemanticFPN, doublings
 from vitrail.heads.idle import freeze_idle
@@ -31,7 +32,7 @@ class Head:
     auxiliary: bool = False
 
 
-class Segmenter(nn.Module):
+class Segmenter(HeadedModel):
     """Images [B C H W] -> logits [B K H W], in training and out of it alike.
 
     What of the backbone no logit depends on, such as what makes its summaries, is frozen.
@@ -42,7 +43,6 @@ class Segmenter(nn.Module):
         check(head)
         self.backbone = backbone
         self.classes = head.classes
-        self.origin: object = None  # how it was made, so that it can be saved
         neck = neck_of(head, backbone)
         parts = {"neck": neck, "main": head_of(head, neck)}
         if head.auxiliary:

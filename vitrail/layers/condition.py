@@ -4,7 +4,7 @@ Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the waves of the ti
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,15 +57,15 @@ class Modulation(nn.Module):
         return self.linear(c)[:, None]
 
 
-class Told(NamedTuple):
+class Conditioning(NamedTuple):
     """What a denoiser makes of times and classes before it sees a picture: whoever makes many of the same classes works it out once."""
 
     moves: tuple[Tensor, ...]  # what `Modulation` gives every block [B 1 6D], and the output last [B 1 2D]
     label: Tensor  # of the class alone [B D]
 
-    def rows(self, which: Tensor | slice) -> "Told":
-        """The same for other pictures, by the place of what each is told, int64 [B'] or a slice."""
-        return Told(tuple(each[which] for each in self.moves), self.label[which])
+    def rows(self, which: Tensor | slice) -> "Conditioning":
+        """The same for other pictures, by the place of each, int64 [B'] or a slice."""
+        return Conditioning(tuple(each[which] for each in self.moves), self.label[which])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -113,26 +113,3 @@ def initialise(root: nn.Module) -> None:
             nn.init.normal_(m.weight, std=0.02)
         elif isinstance(m, Modulation | PatchOut):
             nn.init.zeros_(m.linear.weight)
-
-
-class Conditioned(nn.Module):
-    """A denoiser whose blocks, and whose output, are each moved by a `Modulation` of time and class."""
-
-    time: TimeEmbed
-    label: ClassEmbed
-    blocks: nn.ModuleList
-    out: PatchOut
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        return self.denoise(x, self.told(t, label))
-
-    def told(self, t: Tensor, label: Tensor) -> Told:
-        """Times [B] and labels [B] worked out for all blocks."""
-        said = self.label(label)
-        c = F.silu(self.time(t) + said)  # [B D]
-        blocks: Any = self.blocks
-        return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
-
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
-        """Pictures [B C H W], given what `told` made of their times and classes."""
-        raise NotImplementedError

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
@@ -139,11 +140,13 @@ class MultiScale(nn.Module):
         return out
 
 
-class CrossViT(nn.Module):
+class CrossViT(Backbone):
     """Images [B C H W] -> `Features`: a class token [B D] and a map [B D h w] of each branch, small patches first.
 
     The second map's stride is that of its patches on the image as given, rounded: 16 pixels at 14/15 are 17.1.
     """
+
+    blocks: nn.ModuleList
 
     def __init__(self, config: Config):
         super().__init__()

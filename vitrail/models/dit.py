@@ -6,13 +6,16 @@ Sizes are those of latents, a picture of 256 pixels being 32 x 32 of them; `nano
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Count
+from vitrail.contracts import Denoiser
 from vitrail.layers.attention import SelfAttention
-from vitrail.layers.condition import ClassEmbed, Conditioned, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
@@ -69,7 +72,23 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class DiT(Conditioned):
+class AdaLNDenoiser(Denoiser):
+    """A denoiser whose blocks, and whose output, are each moved by a `Modulation` of time and class. The rest is its family's."""
+
+    time: TimeEmbed
+    label: ClassEmbed
+    blocks: nn.ModuleList
+    out: PatchOut
+
+    def condition(self, t: Tensor, label: Tensor) -> Conditioning:
+        """Times [B] and labels [B] worked out for all blocks."""
+        embedded = self.label(label)
+        c = F.silu(self.time(t) + embedded)  # [B D]
+        blocks: Any = self.blocks
+        return Conditioning((*(block.modulation(c) for block in blocks), self.out.modulation(c)), embedded)
+
+
+class DiT(AdaLNDenoiser):
     """Noisy pictures [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
     least and the greatest variance of a step, from -1 to 1."""
 
@@ -81,19 +100,19 @@ class DiT(Conditioned):
         self.position = SinCos(grid_of(config.size, patch), config.width)
         self.time = TimeEmbed(config.width)
         self.label = ClassEmbed(config.classes, config.width)
-        self.null = self.label.null
+        self.null, self.learns_variance = self.label.null, config.learn_sigma
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.out = PatchOut(bare_norm(config), config.width, config.patch, config.channels * (1 + config.learn_sigma))
         initialise(self)
 
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
-        """What is in pictures [B C H W], given what `told` made of their times and classes."""
+    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
+        """What is in pictures [B C H W], given what `condition` made of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
         grid = (tokens.shape[1], tokens.shape[2])
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
-        for block, moves in zip(self.blocks, told.moves, strict=False):
+        for block, moves in zip(self.blocks, condition.moves, strict=False):
             tokens = block(tokens, moves, grid)
-        return self.out(tokens, told.moves[-1], (x.shape[2], x.shape[3]))
+        return self.out(tokens, condition.moves[-1], (x.shape[2], x.shape[3]))
 
 
 def bare_norm(config: Config) -> nn.LayerNorm:

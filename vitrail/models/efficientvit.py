@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.drop import DropPath
 from vitrail.types import Features
@@ -188,7 +189,7 @@ class PreLogits(nn.Module):
         return self.act(self.norm(self.fc(self.in_conv(x).mean((2, 3)))))
 
 
-class EfficientViT(nn.Module):
+class EfficientViT(Backbone):
     """Images [B C H W] -> `Features`: one vector, what the original's last linear layer takes, and four maps at strides 4, 8, 16, 32.
 
     With `pre_logits` None the vector is the mean of the last map.

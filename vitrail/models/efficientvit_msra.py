@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected
 from vitrail.layers.drop import DropPath, drop_rates
@@ -186,7 +187,7 @@ class Stage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-class EfficientViT(nn.Module):
+class EfficientViT(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides 16, 32, 64."""
 
     def __init__(self, config: Config):

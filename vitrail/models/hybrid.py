@@ -185,7 +185,7 @@ class Hybrid(vit.ViT):
 
     def __init__(self, config: Config):
         super().__init__(transformer(config))
-        self.config = config  # type: ignore[assignment]
+        self.config = config
         self.patch_embed = Stem(config)
 
 

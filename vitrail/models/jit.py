@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from vitrail.checks import Count, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
-from vitrail.layers.condition import ClassEmbed, Conditioned, Modulation, PatchOut, TimeEmbed, Told, initialise, modulate
+from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width
 from vitrail.layers.rotary import axis_angles, rotate
+from vitrail.models.dit import AdaLNDenoiser
 
 KIND = "denoiser"
 
@@ -124,7 +125,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
-class JiT(Conditioned):
+class JiT(AdaLNDenoiser):
     """Noisy pictures [B C H W], times [B] from 0 (noise) to 1 (picture), labels [B] -> clean pictures [B C H W]."""
 
     def __init__(self, config: Config):
@@ -142,16 +143,16 @@ class JiT(Conditioned):
         initialise(self)
         nn.init.normal_(self.context, std=0.02)
 
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
-        """Clean pictures of noisy ones [B C H W], given what `told` made of their times and classes."""
+    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
+        """Clean pictures of noisy ones [B C H W], given what `condition` made of their times and classes."""
         tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
         turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
-        for i, (block, moves) in enumerate(zip(self.blocks, told.moves, strict=False)):
+        for i, (block, moves) in enumerate(zip(self.blocks, condition.moves, strict=False)):
             if i == self.config.context_start:
-                tokens = torch.cat([told.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
+                tokens = torch.cat([condition.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
             tokens = block(tokens, moves, turns[leading:] if i < self.config.context_start else turns)
-        return self.out(tokens[:, leading:], told.moves[-1], (x.shape[2], x.shape[3]))
+        return self.out(tokens[:, leading:], condition.moves[-1], (x.shape[2], x.shape[3]))
 
     def angles(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """By how much each pair of channels of a head is turned, [M+hw d/2]: the first half by the row, the second by the column;

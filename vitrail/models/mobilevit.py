@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Amount, Count, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.types import Features
@@ -122,7 +123,7 @@ class MobileViTBlock(nn.Module):
         return self.conv_fusion(torch.cat([x, self.conv_proj(y)], dim=1))
 
 
-class MobileViT(nn.Module):
+class MobileViT(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, widened, and four maps at strides 4, 8, 16, 32."""
 
     def __init__(self, config: Config):

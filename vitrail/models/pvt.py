@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
@@ -137,7 +138,7 @@ class Stage(nn.Module):
         return x[:, leading:].mT.unflatten(2, grid), x[:, :leading]
 
 
-class PVT(nn.Module):
+class PVT(Backbone):
     """Images [B C H W] -> `Features`: the class token after its norm, and four maps at strides 4, 8, 16, 32 as the blocks leave them."""
 
     def __init__(self, config: Config):

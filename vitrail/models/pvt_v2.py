@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.models.pvt import ReducedAttention
@@ -138,7 +139,7 @@ class Stage(nn.Module):
         return self.norm(x).mT.unflatten(2, grid)
 
 
-class PVTv2(nn.Module):
+class PVTv2(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32, each after its norm."""
 
     def __init__(self, config: Config):

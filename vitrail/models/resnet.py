@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from vitrail.checks import Amount, Positive
+from vitrail.contracts import Backbone
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.types import Features
 
@@ -77,7 +78,7 @@ class Bottleneck(nn.Module):
         return (self.drop_path(y) + self.downsample(x)).relu_()
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32 (less for a finer stem)."""
 
     def __init__(self, config: Config):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.init import zero
@@ -112,7 +113,7 @@ class Stage(nn.Module):
         return x
 
 
-class Swin(nn.Module):
+class Swin(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, and the maps of the four stages at strides 4, 8, 16, 32 (for a patch
     of 4), the last of them normed.
 

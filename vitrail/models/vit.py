@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.checks import Count, Fraction, Positive
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Places, SelfAttention
 from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
@@ -112,12 +113,14 @@ class Block(nn.Module):
         return x + self.drop_path(branch(x)) if self.residual else self.drop_path(branch(x))
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as a map [B D h w].
 
     With `map_depths` there are several maps, all at the patch's stride: those between blocks are as the blocks leave them, and
     the last has gone through the final norm. What reads them brings norms of its own.
     """
+
+    blocks: nn.ModuleList
 
     def __init__(self, config: Config):
         super().__init__()
@@ -135,6 +138,7 @@ class ViT(nn.Module):
         self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
         self.pre_logits = pre_logits(config)
         self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
+        self.has_distillation_token = config.tokens == 2
         self.between = between(config)  # after how many blocks there is a map besides the last
         maps = len(self.between) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps

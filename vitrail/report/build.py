@@ -12,26 +12,13 @@ from vitrail.report.style import SCRIPT, STYLE
 from vitrail.run.folder import RunFolder
 from vitrail.weights.file import write_file
 
-ORDER = (
-    commands,
-    curves,
-    generated.pictures,
-    generated.through,
-    generated.copies,
-    judged.confusion,
-    judged.per_class,
-    scenes.per_class,
-    scenes.curves,
-    scenes.pictures,
-    pictures.mistakes,
-    pictures.samples,
-    inside.section,
-    judged.calibration,
-    made.price,
-    made.data,
-    made.recipe,
-    made.versions,
-)
+FIRST, LAST = (commands, curves), (made.price, made.data, made.recipe, made.versions)
+BY_OUTPUT = {  # between them, by what a model's predictions are
+    "classes": (judged.confusion, judged.per_class, pictures.mistakes, pictures.samples, inside.section, judged.calibration),
+    "masks": (scenes.per_class, scenes.pictures),
+    "boxes": (scenes.per_class, scenes.curves, scenes.pictures),
+    "images": (generated.pictures, generated.through, generated.copies),
+}
 
 
 def build(run: Path) -> Path:
@@ -46,7 +33,8 @@ def build(run: Path) -> Path:
 
 def page(known: Known) -> str:
     """The whole page, top to bottom."""
-    sections = [section for make in ORDER if (section := make(known)) is not None]
+    order = (*FIRST, *BY_OUTPUT[known.task.output], *LAST)
+    sections = [section for make in order if (section := make(known)) is not None]
     links = " ".join(f'<a href="#{s.key}">{text(s.title)}</a>' for s in sections)
     return (
         f"{top(known.recipe.model.name)}<body><main>{headline(known)}<nav>{links}</nav>"

@@ -1,13 +1,13 @@
 """What the log of a run tells of its course: whether it learned, steadily, fast enough, long enough."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator
 
 from vitrail.report.finding import Finding, Value, quarters, values
 from vitrail.report.known import Known
-from vitrail.run.choose import usual_rate
+from vitrail.run.choose import usual_lr
+from vitrail.run.resolve import Names
 
 LEAST = 4  # numbers that a trend is read from
 FALL = 0.97  # of the first loss: what has not fallen below this has not fallen
@@ -38,9 +38,7 @@ def loss(known: Known) -> Iterator[Finding]:
     if len(found) < LEAST:
         return
     parts, first, last = quarters(found), found[0], found[-1]
-    task = known.recipe.task
-    entropy = task.name == "classification" and task.keys.get("loss") != "bce" and not known.multi
-    guess = math.log(len(known.classes)) if entropy else 0.0
+    guess = known.task.chance_loss or 0.0
     seen = f"{first.value:.3g} at step {first.step:,}, {parts[3]:.3g} in the last quarter, up to step {last.step:,}"
     if min(parts) > FALL * first.value:
         if parts[3] < LEARNED * guess:
@@ -130,7 +128,7 @@ def gradient(known: Known) -> Iterator[Finding]:
 
 def rate(known: Known) -> Iterator[Finding]:
     """Whether the peak rate is far from what the family's recipes have at such a batch."""
-    lr, usual = known.recipe.optim.lr, usual_rate(known.recipe)
+    lr, usual = known.recipe.optim.lr, usual_lr(known.recipe, known.task.defaults(), Names().model_config(known.recipe.model))
     if lr is None:
         return
     least = usual / (GENTLE if known.recipe.start.weights else RATES)

@@ -141,7 +141,7 @@ def data(known: Known, disk: Disk) -> Iterator[Finding]:
 
 
 def uneven(known: Known) -> Iterator[Finding]:
-    if known.dataset is None or known.dataset.kind != "classes" or len(known.dataset.classes) != len(known.classes):
+    if known.dataset is None or not known.task.is_classifier or known.dataset.classes != tuple(known.classes):
         return
     labels = known.dataset.splits["train"].labels
     counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(known.classes))
@@ -159,7 +159,7 @@ def uneven(known: Known) -> Iterator[Finding]:
 
 def answers(known: Known) -> Iterator[Finding]:
     """What the model says of the part that counts: classes that it never says, and whether it is better than a guess."""
-    if known.judged is None or known.kind != "classes":
+    if known.judged is None or not known.task.is_classifier:
         return
     part, metrics = known.judged.part, known.judged.metrics
     confusion = metrics.get("confusion")

@@ -30,8 +30,6 @@ WIDEST = 640  # pixels of a grid
 
 def pictures(known: Known) -> Section | None:
     """A row for each class, from a seed that is always the same."""
-    if not known.generates:
-        return None
     title = "What it makes"
     source = embedded(known.folder.samples)
     if not source:
@@ -50,7 +48,7 @@ def pictures(known: Known) -> Section | None:
 
 def through(known: Known) -> Section | None:
     """The same few pictures at moments of the run, one row each."""
-    files = sorted(known.folder.moments.glob("step-*.png")) if known.generates else []
+    files = sorted(known.folder.moments.glob("step-*.png"))
     files = [files[i] for i in spaced(len(files), MOST)] if files else []
     rows = [
         f'<figure><figcaption>step {int(file.stem.rpartition("-")[2]):,}</figcaption><img alt="" class="pixels" src="{source}"></figure>'
@@ -67,7 +65,7 @@ def through(known: Known) -> Section | None:
 
 def copies(known: Known) -> Section | None:
     """A few made pictures beside the training pictures nearest to them."""
-    if not known.generates or not (found := written(known.folder.evaluation)):
+    if not (found := written(known.folder.evaluation)):
         return None
     said = [
         f"Made pictures, each with the {NEIGHBOURS} training pictures nearest to it, and their distances. 1 is the usual distance of a "

@@ -32,9 +32,14 @@ def unfinished(known: Known) -> str:
     return f"<b>This run is not finished</b>: {where}. What comes at the end of a run is left out below."
 
 
+def spoken(known: Known) -> str:
+    """The metric that ranks models, as a heading has it."""
+    return SPOKEN.get(known.metric, known.metric)
+
+
 def counted(known: Known, score: Score) -> str:
     """The score, large, with what it is a score of."""
-    what = SPOKEN[known.metric]
+    what = spoken(known)
     near = ""
     if known.metric == "top1" and score.pictures:
         low, high = words.wilson(score.value, score.pictures)
@@ -63,7 +68,7 @@ def numbers(known: Known) -> list[tuple[str, str]]:
     if "exact" in metrics:
         found.append((SPOKEN["exact"], percent(metrics["exact"])))
     found += scenes.summary(metrics)
-    found += [(f"{SPOKEN[known.metric]}, {part}", spelt(known)(m[known.metric])) for part, m in known.others.items() if known.metric in m]
+    found += [(f"{spoken(known)}, {part}", spelt(known)(m[known.metric])) for part, m in known.others.items() if known.metric in m]
     return found
 
 
@@ -80,7 +85,7 @@ def commands(known: Known) -> Section | None:
         rows.append(("Train it further", f"vitrail train --resume {folder} --plan.steps {2 * known.steps} --allow-change plan.steps"))
     use = (
         ("Make pictures", f"vitrail sample {folder}")
-        if known.generates
+        if known.task.is_generative
         else ("Say what is in pictures", f"vitrail predict {folder} PICTURE...")
     )
     rows += [use, ("Judge it again", f"vitrail eval {folder}")]
@@ -97,7 +102,7 @@ def curves(known: Known) -> Section | None:
     parts = list(dict.fromkeys(str(row.get("part", "")) for row in known.evals))
     scores = {part: series([row for row in known.evals if str(row.get("part", "")) == part], known.metric) for part in parts}
     longest = max(scores, key=lambda part: len(scores[part]), default="")
-    title = SPOKEN[known.metric] if known.lower else f"{SPOKEN[known.metric]}, held out"
+    title = spoken(known) if known.lower else f"{spoken(known)}, held out"
     drawn = [
         chart("Training loss", [Series("", losses)]),
         chart(title, [Series(part if len(scores) > 1 else "", points) for part, points in scores.items()], spelt(known)),
@@ -105,7 +110,7 @@ def curves(known: Known) -> Section | None:
         chart("Gradient norm", [Series("", series(known.training, "grad_norm"))], zero=True),
         chart("Pictures per second", [Series("", series(known.training, "images_per_s"))], zero=True),
     ]
-    said = words.curves(losses, [] if known.lower else scores.get(longest, []), SPOKEN[known.metric], longest)
+    said = words.curves(losses, [] if known.lower else scores.get(longest, []), spoken(known), longest)
     said += stopped(known)
     return Section("curves", "How it went", said, f'<div class="charts">{"".join(drawn)}</div>' + judgements(known))
 

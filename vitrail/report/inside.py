@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
 def section(known: Known) -> Section | None:
     """Of classification alone; a sentence stands in its place where the model cannot be looked into, or is large."""
-    if known.kind != "classes" or known.generates or not known.finished or known.judged is None or not len(known.judged.names):
+    if not known.finished or known.judged is None or not len(known.judged.names):
         return None
     title = "What it looks at"
     if known.cost is None or known.cost.macs > HEAVY:

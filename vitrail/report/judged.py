@@ -77,7 +77,7 @@ def shade(share: float, right: bool) -> float:
 
 def per_class(known: Known) -> Section | None:
     """Hardest first; a click on a heading sorts by it."""
-    if known.judged is None or known.kind != "classes" or "f1" not in known.judged.metrics.get("per_class", {}):
+    if known.judged is None or "f1" not in known.judged.metrics.get("per_class", {}):
         return None
     numbers = known.judged.metrics["per_class"]
     columns = [key for key in COLUMNS if key in numbers]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitrail import catalog
 from vitrail.analysis.cost import Cost, cost
+from vitrail.contracts import Task, trunk_of
 from vitrail.data.dataset import Dataset
 from vitrail.engine import log
 from vitrail.engine.freeze import freeze, parts
@@ -17,6 +17,7 @@ from vitrail.recipe import Recipe
 from vitrail.run import model
 from vitrail.run.folder import RunFolder
 from vitrail.run.prepare import as_it_was
+from vitrail.run.resolve import Names
 
 NOTHING = np.zeros((0, 0))
 ORDER = ("test", "val", "train")  # which part judges a model, where there are several
@@ -56,6 +57,7 @@ class Known:
 
     folder: RunFolder
     recipe: Recipe
+    task: Task
     about: dict[str, Any]
     training: list[dict[str, Any]]
     evals: list[dict[str, Any]]
@@ -74,23 +76,13 @@ class Known:
         return bool(self.about.get("multi_label"))
 
     @property
-    def kind(self) -> str:
-        """Of the data: "classes", "masks" or "boxes"."""
-        return str(self.about.get("kind", "classes"))
-
-    @property
     def metric(self) -> str:
-        return str(self.about.get("metric", "mAP" if self.multi else "top1"))
+        return self.task.metric.name
 
     @property
     def lower(self) -> bool:
         """Whether less of the metric is better; then it is no share."""
-        return bool(self.about.get("lower_is_better"))
-
-    @property
-    def generates(self) -> bool:
-        """Whether the model makes pictures."""
-        return catalog.kind(self.recipe.model.name) == "denoiser"
+        return not self.task.metric.higher_is_better
 
     @property
     def steps(self) -> int:
@@ -132,7 +124,7 @@ class Known:
 
 def look(folder: RunFolder) -> Known:
     """Errors: `UsageError` or `CheckpointError` where the folder is no run; whatever else is missing is left out."""
-    recipe, about = folder.recipe(), folder.about()
+    recipe, about, names = folder.recipe(), folder.about(), Names()
     rows = [row for row in log.rows(folder.log) if isinstance(row, dict) and isinstance(row.get("step"), int)]
     metrics = evaluations(folder)
     parts = sorted(metrics, key=lambda part: (ORDER.index(part) if part in ORDER else len(ORDER), part))
@@ -140,6 +132,7 @@ def look(folder: RunFolder) -> Known:
     return Known(
         folder=folder,
         recipe=recipe,
+        task=names.task(recipe.task, len(about["classes"]), bool(about.get("multi_label"))),
         about=about,
         training=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
@@ -147,7 +140,7 @@ def look(folder: RunFolder) -> Known:
         others={part: metrics[part] for part in parts[1:]},
         dataset=dataset,
         absent=absent,
-        cost=price(recipe, about),
+        cost=price(recipe, about, names),
     )
 
 
@@ -183,15 +176,15 @@ def pictures(recipe: Recipe, about: dict[str, Any]) -> tuple[Dataset | None, str
         return None, f"the data set cannot be read ({error})"
 
 
-def price(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
+def price(recipe: Recipe, about: dict[str, Any], names: Names) -> Cost | None:
     """What the model of a recipe costs; its structure is enough, so no weight is read or made."""
     import torch
 
     try:
         with torch.device("meta"):
-            net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
-        blocks: list[Any] = list(model.trunk(net).blocks)
-        freeze(parts(net, model.trunk(net), blocks, recipe.optim.freeze))
+            net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label")), names).model
+        trunk = trunk_of(net)
+        freeze(parts(net, trunk, list(trunk.blocks), recipe.optim.freeze))
         return cost(net)
     except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # a family that cannot be counted costs its section only
         return None

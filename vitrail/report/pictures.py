@@ -31,7 +31,7 @@ class Shown(NamedTuple):
 
 def mistakes(known: Known) -> Section | None:
     """The wrong ones, the surest first."""
-    if known.judged is None or known.kind != "classes" or known.generates:
+    if known.judged is None:
         return None
     title, judged = "The worst mistakes", known.judged
     if not len(judged.names):
@@ -52,7 +52,7 @@ def mistakes(known: Known) -> Section | None:
 
 def samples(known: Known) -> Section | None:
     """Right ones and wrong ones, evenly spaced through the part: no luck and no choice in it."""
-    if known.judged is None or known.kind != "classes" or known.generates or not len(known.judged.names):
+    if known.judged is None or not len(known.judged.names):
         return None
     judged = known.judged
     wrong, _ = wrongness(judged, known.multi)

@@ -1,6 +1,7 @@
 """Pictures with masks or boxes: what is true and what was said side by side, the worst first; precision against recall."""
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,13 @@ from PIL import Image
 
 from vitrail.data.dataset import IGNORE, Boxes, Split
 from vitrail.data.encode import rgb
+from vitrail.data.subset import SPACED, WORST, worst_and_spaced
 from vitrail.errors import BadImage
 from vitrail.report import draw
 from vitrail.report.figures import Series, curve
 from vitrail.report.known import Judged, Known
 from vitrail.report.markup import Section, bar, name, table, text
 from vitrail.report.words import percent, plural
-from vitrail.run.evaluate import SPACED, WORST, chosen
 
 SIDE = 220  # pixels of the longer side of what is shown
 CURVES = 5  # classes whose curve is drawn, those with the most objects
@@ -28,7 +29,7 @@ AMOUNTS = {"pixels": "Pixels", "objects": "Objects"}
 def per_class(known: Known) -> Section | None:
     """The classes, the hardest first."""
     judged = known.judged
-    if judged is None or known.kind == "classes" or "per_class" not in judged.metrics:
+    if judged is None or "per_class" not in judged.metrics:
         return None
     numbers = judged.metrics["per_class"]
     shares, amounts = ([key for key in keys if key in numbers] for keys in (NUMBERS, AMOUNTS))
@@ -72,17 +73,16 @@ def curves(known: Known) -> Section | None:
 def pictures(known: Known) -> Section | None:
     """The worst first, then some of every degree, by a rule."""
     judged = known.judged
-    if judged is None or known.kind == "classes" or not len(judged.scores):
+    if judged is None or not len(judged.scores):
         return None
     split = known.dataset.splits.get(judged.part) if known.dataset else None
-    what = "IoU of the picture's classes" if known.kind == "masks" else "F1 of its boxes"
+    what, legend, _ = SHOWN[known.task.output]
     said = [f"The {WORST} worst of {plural(len(judged.scores), 'picture')}, then {SPACED} evenly spaced by how good they are ({what})."]
-    said.append("Left: the picture. Middle: what is true. Right: what was said." if known.kind == "masks"
-                else "Left: what is true. Right: what was said.")  # fmt: skip
+    said.append(legend)
     if split is None:
         return Section("scenes", "Pictures", [*said, f"They are not shown: {text(known.absent or 'the part is gone')}."], "")
     where = {split.names[i]: i for i in range(len(split))}
-    rows = [row for place in chosen(judged.scores) if (row := scene(known, judged, split, where, place))]
+    rows = [row for place in worst_and_spaced(judged.scores) if (row := scene(known, judged, split, where, place))]
     return Section("scenes", "Pictures", said, "".join(rows))
 
 
@@ -93,7 +93,7 @@ def scene(known: Known, judged: Judged, split: Split, where: dict[str, int], pla
         return ""
     try:
         pixels, truth = split.read(index), split.truth(index)
-        shown = masks(known, judged, pixels, truth, place) if known.kind == "masks" else boxes(known, judged, pixels, truth, place)
+        shown = SHOWN[known.task.output][2](known, judged, pixels, truth, place)
     except (BadImage, OSError, ValueError):  # gone, damaged, or of another size since
         return ""
     caption = f"{name(judged.names[place])}: {percent(float(judged.scores[place]))}"
@@ -115,6 +115,12 @@ def boxes(known: Known, judged: Judged, pixels: np.ndarray, truth: Boxes, place:
     if len(true) + len(found) > 2 * SIDE // 10:  # names would cover the picture
         true, found = [""] * len(true), [""] * len(found)
     return [draw.boxed(pixels, truth.boxes, truth.labels, true), draw.boxed(pixels, said[:, :4], said[:, 5], found)]
+
+
+SHOWN: dict[str, tuple[str, str, Callable[..., list[np.ndarray]]]] = {  # by output: the score of a picture, the legend, how it is drawn
+    "masks": ("IoU of the picture's classes", "Left: the picture. Middle: what is true. Right: what was said.", masks),
+    "boxes": ("F1 of its boxes", "Left: what is true. Right: what was said.", boxes),
+}
 
 
 def image(pixels: np.ndarray) -> str:

@@ -92,8 +92,8 @@ def spelt(value: Any) -> str:
 def common(runs: Sequence[Known]) -> tuple[str, str]:
     """The part of the data that all runs are judged on ("" where there is none), and why it is not of the same pictures ("" where it
     is)."""
-    if len({k.kind for k in runs}) > 1:
-        return "", "they tell different things: " + ", ".join(sorted({k.kind for k in runs}))
+    if len(told := {k.task.output for k in runs}) > 1:
+        return "", "they tell different things: " + ", ".join(sorted(told))
     if any(k.classes != runs[0].classes for k in runs):
         return "", "their classes are not the same"
     found = [evaluations(k.folder) for k in runs]
@@ -203,7 +203,7 @@ def sentences(found: Versus) -> list[str]:
 
 def losses(found: Versus) -> list[str]:
     """How denoisers differ in their loss of the same pictures, or why that says nothing."""
-    if not all(known.generates for known in found.runs):
+    if not all(known.task.is_generative for known in found.runs):
         return []
     if apart := differing(found.runs):
         return [f"Their held-out losses measure different things and cannot be compared ({', '.join(apart)})."]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitrail.report.known import Known
-from vitrail.run.model import config
+from vitrail.run.resolve import Names
 from vitrail.tasks.diffusion import Config
 
 QUALITY = ("frechet", "precision", "recall", "density", "coverage")
@@ -38,6 +38,6 @@ def measure(known: Known) -> dict[str, Any]:
     flow = said["task.objective"] == "flow"
     for key in ("task.steps",) if flow else ("task.loss_space", "task.t_mean", "task.t_std", "task.noise_scale"):
         said[key] = None  # has no meaning for this objective
-    model = config(known.recipe.model)
-    return {**said, "model.learn_sigma": getattr(model, "learn_sigma", False), "input.size": list(known.recipe.input.size or ()),
+    model = vars(Names().model_config(known.recipe.model))
+    return {**said, "model.learn_sigma": model.get("learn_sigma", False), "input.size": list(known.recipe.input.size or ()),
             "input.channels": known.recipe.input.channels, "input.vae_hash": known.recipe.input.vae_hash}  # fmt: skip

@@ -10,10 +10,12 @@ from torch import nn
 
 from vitrail import catalog
 from vitrail.checks import Positive, checked, place
+from vitrail.contracts import HeadedModel, trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, Input, Recipe, override
 from vitrail.run import model
 from vitrail.run.model import Described
+from vitrail.run.resolve import Names
 from vitrail.weights.file import pack
 from vitrail.weights.folder import write_folder
 from vitrail.weights.load import Chosen, Options, choose, load
@@ -62,8 +64,9 @@ def load_weights(made: nn.Module, path: str | Path, source: str = "auto", option
 
 def family(made: nn.Module) -> str:
     """The name of the family that a model is of."""
-    origin = getattr(made, "origin", None)
-    return origin.name.partition("/")[0] if isinstance(origin, Choice) else type(getattr(made, "backbone", made)).__module__.split(".")[-1]
+    if isinstance(made, HeadedModel) and isinstance(made.origin, Choice):
+        return made.origin.name.partition("/")[0]
+    return type(trunk_of(made)).__module__.split(".")[-1]
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def table(name: str) -> Known:
     if name not in catalog.rooms("weights/tables"):
         return Known()
     found = catalog.module("weights/tables", name)
-    return Known(found.SOURCES, getattr(found, "PICTURES", {}), getattr(found, "SETTINGS", {}))
+    return Known(found.SOURCES, vars(found).get("PICTURES", {}), vars(found).get("SETTINGS", {}))
 
 
 def said(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:
@@ -96,18 +99,19 @@ def bring(wish: Wish) -> Brought:
     """Reads, loads, and writes the folder `wish.out`. Errors: `CheckpointError`; `UsageError` where the folder is there already."""
     if wish.out.exists():
         raise UsageError(f"{wish.out} is there already and is never overwritten", "choose another folder")
-    model.config(wish.model)
+    names = Names()
+    names.model_config(wish.model)
     raw = read(wish.file, wish.sha256)
     known = table(wish.model.name.partition("/")[0])
     with torch.device("meta"):  # only names and shapes are needed to recognise a file
         chosen = choose(model.create(wish.model.name, 1, wish.model.keys), raw, known.sources, wish.source)
-    names = class_names(wish, chosen)
-    keys, reasons = settings(wish, known, chosen)
-    made = model.create(wish.model.name, len(names), keys)
+    classes = class_names(wish, chosen)
+    keys, reasons = settings(wish, known, chosen, names)
+    made = model.create(wish.model.name, len(classes), keys)
     report = load(made, raw, chosen, wish.options)
     given, why = pictures(wish, known, chosen.source, made)
     recipe = Recipe(model=Choice(wish.model.name, keys), input=given, task=Choice("classification"))
-    described = Described(made, model.task(recipe.task, len(names)), recipe, names)
+    described = Described(made, names.task(recipe.task, len(classes)), recipe, classes)
     new = () if any(n.startswith("heads.") for n in report.loaded) else ("the head is new: train it before believing a prediction",)
     return Brought(write(described, wish, report), report, (*reasons, *why, *licence(wish), *new))
 
@@ -127,10 +131,10 @@ def class_names(wish: Wish, chosen: Chosen) -> tuple[str, ...]:
     return tuple(map(str, range(count or CLASSES)))
 
 
-def settings(wish: Wish, known: Known, chosen: Chosen) -> tuple[dict[str, Any], tuple[str, ...]]:
+def settings(wish: Wish, known: Known, chosen: Chosen, names: Names) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Keys of the model with which its numbers are those of the source, unless they were given."""
     keys, reasons = dict(wish.model.keys), []
-    fields = {f.name for f in dataclasses.fields(catalog.config("models", wish.model.name))}
+    fields = {f.name for f in dataclasses.fields(names.find("models", wish.model.name).config)}
     spelled = {key.replace("-", "_") for key in keys}
     for key, value in said(known.settings, chosen.source, {}).items():
         if key in fields and key not in spelled:
@@ -141,7 +145,7 @@ def settings(wish: Wish, known: Known, chosen: Chosen) -> tuple[dict[str, Any], 
 
 def pictures(wish: Wish, known: Known, source: str, made: nn.Module) -> tuple[Input, tuple[str, ...]]:
     """What pictures become, by the source and by what was said."""
-    config: Any = made.backbone.config  # type: ignore[union-attr]
+    config: Any = trunk_of(made).config
     found = said(known.pictures, source, IMAGENET)
     rows = {name: adapted(getattr(found, name), config.channels) for name in ("mean", "std")}
     given = Input(config.size, config.channels, rows["mean"], rows["std"], found.resize, found.crop_ratio, found.interpolation)

@@ -2,25 +2,24 @@
 
 import dataclasses
 import math
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
-from vitrail.recipe import Recipe, settled
-from vitrail.run import choose_classes, choose_dense, choose_generation
-from vitrail.run.choices import Choices, Facts
+from vitrail.contracts import Defaults
+from vitrail.facts import Choices, Facts
+from vitrail.recipe import Choice, Recipe, settled
 
-RATES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
+LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
 
 
-def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[str]]:
-    """The recipe with nothing open, and why each choice was made."""
-    c, room = Choices(recipe, facts), choose_classes if facts.kind == "classes" else choose_dense
-    if choose_generation.wanted(recipe):
-        room = choose_generation
-    room.pictures(c)
+def fill(recipe: Recipe, facts: Facts, defaults: Defaults, config_of: Callable[[Choice], Any]) -> tuple[Recipe, list[str]]:
+    """The recipe with nothing open, and why each choice was made. config_of a model: as the catalogue has it."""
+    c = Choices(recipe, facts, config_of)
+    defaults.choose_input(c)
     colours(c)
-    room.model(c)
-    amount(c, room)
-    room.augmentation(c)
+    defaults.choose_model(c)
+    amount(c, defaults)
+    defaults.choose_augmentation(c)
     return c.recipe, c.reasons
 
 
@@ -42,32 +41,28 @@ def spread(values: tuple[float, ...], channels: int) -> list[float]:
     return [round(sum(values) / len(values), 6)] * channels
 
 
-def amount(c: Choices, room: ModuleType) -> None:
+def amount(c: Choices, defaults: Defaults) -> None:
     n, p, begun = c.facts.count, c.recipe.plan, bool(c.recipe.start.weights)
     batch = next(b for least, b in ((8000, 128), (2000, 64), (500, 32), (0, 16)) if n >= least) * (4 if c.facts.gpu else 1)
     c.settle("plan", "batch", batch, f"for {n:,} training pictures")
     batch = c.recipe.plan.batch or batch
     if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
-        shown = room.SHOWN[c.facts.kind][c.facts.gpu]
-        epochs = p.epochs or min(room.EPOCHS, max(10, round(shown / n))) / (3 if begun else 1)
+        shown = defaults.images_shown(c.facts.gpu)
+        epochs = p.epochs or min(defaults.max_epochs, max(10, round(shown / n))) / (3 if begun else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
         c.settle("plan", "steps", steps, f"{epochs:.3g} epochs, shows {round(epochs * n):,} pictures in all{fewer}")
     c.recipe = dataclasses.replace(c.recipe, plan=dataclasses.replace(c.recipe.plan, epochs=None))
     steps = c.recipe.plan.steps or 1
     c.settle("plan", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
-    if choose_generation.wanted(c.recipe):
-        choose_generation.optimiser(c)
+    defaults.choose_optimizer(c)
     c.recipe = dataclasses.replace(c.recipe, optim=settled(c.recipe.optim))
     c.settle("optim", "warmup", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
-    peak = usual_rate(c.recipe)
+    peak = usual_lr(c.recipe, defaults, c.model_config)
     lower = "; half of it, since the weights have learned already" if begun else ""
     c.settle("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root{lower}")
 
 
-def usual_rate(recipe: Recipe) -> float:
+def usual_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
     """The peak rate to begin a model's training with at the recipe's batch, by the square root of the batch."""
-    room = choose_dense if recipe.task.name in choose_dense.PEAK else choose_classes
-    if choose_generation.wanted(recipe):
-        room = choose_generation
-    return room.peak(recipe) * RATES[recipe.optim.kind] * (0.5 if recipe.start.weights else 1.0)
+    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.kind] * (0.5 if recipe.start.weights else 1.0)

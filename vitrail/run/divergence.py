@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from vitrail.contracts import trunk_of
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.engine.train import NotFinite, Report
 from vitrail.errors import RunError
-from vitrail.run.model import trunk
 from vitrail.run.session import Session
 from vitrail.weights.file import pack, write_file
 
@@ -90,8 +90,8 @@ def suggestions(error: NotFinite, session: Session, how: str, saved: bool) -> li
         found.append("look at input.mean, input.std and the pictures that are named")
     if p.precision == "fp16" and kind in ("forward", "gradient", "norm"):
         found.append("--plan.precision bf16, or fp32: fp16 ends at 65,504")
-    config = trunk(session.described.model).config
-    if kind == "forward" and ".attn" in where[0] and not getattr(config, "qk_norm", True):
+    settings = vars(trunk_of(session.described.model).config)
+    if kind == "forward" and ".attn" in where[0] and not settings.get("qk_norm", True):
         found.append("a new run with --model.qk-norm true holds the attention's logits")
     if not o.clip:
         found.append("--optim.clip 1")

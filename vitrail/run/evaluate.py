@@ -4,88 +4,104 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail.contracts import ImageReader, Predictions, Task
+from vitrail.data.base import Transform
 from vitrail.data.dataset import Dataset, Split
-from vitrail.data.encode import png
-from vitrail.data.latents import Latents
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
-from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import share_of
-from vitrail.engine.evaluate import Predictions, collect, predict
+from vitrail.engine.evaluate import Row, collect, predict
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.run.folder import RunFolder
-from vitrail.run.latents import encoder
-from vitrail.run.model import Described
-from vitrail.run.scene import GROUP, Viewer, ahead
-from vitrail.types import generates
+from vitrail.run.latents import evaluation_transform
+from vitrail.run.model import Described, preprocess
+from vitrail.run.scene import GROUP, WindowedPredictor, ahead
 from vitrail.weights.file import write_file
 
-WORST, SPACED = 8, 6  # pictures whose label maps are kept
+
+class Evaluation(NamedTuple):
+    """What was measured. images: to look again at some of them."""
+
+    metrics: Mapping[str, Any]
+    predictions: Predictions
+    images: "SplitReader"
 
 
-def judge(described: Described, split: Split, pre: Preprocess | Latents, world: World, workers: int | None = None,
-          precision: Precision | None = None, batch: int = 256) -> tuple[Mapping[str, Any], Predictions]:  # fmt: skip
-    """Metrics of a part, and the prediction of every picture in it; each is counted once on any number of processes."""
+class SplitReader(ImageReader):
+    """The images of a split, read for a model, each by one of the processes."""
+
+    def __init__(self, described: Described, split: Split, transform: Transform, world: World, workers: int | None = None,
+                 precision: Precision | None = None, batch: int = 256):  # fmt: skip
+        self.described, self.split, self.transform, self.world, self.batch = described, split, transform, world, batch
+        self.workers = workers
+        self.precision = precision or Precision("fp32", world.device.type)
+
+    def by_batch(self, row: Row, width: int) -> Predictions:
+        split, world = self.split, self.world
+        mine = evaluation(split, share_of(len(split), world.rank, world.size), self.batch)
+        some = default_workers(split, False, world.size) if self.workers is None else self.workers
+        batches = load(Fetch(split, self.transform), mine, some if len(split) > 4 * self.batch else 0)
+        parts = predict(self.described.model, row, batches, self.transform.batch, self.precision)
+        return collect(parts, world, width, torch.from_numpy(split.labels[:0]))
+
+    def by_image(self, row: Callable[[Any, Any], Tensor], none: Tensor, keep_annotations: bool) -> Predictions:
+        """Boxes lie in memory, so that all may be kept."""
+        split, world, model = self.split, self.world, self.described.model
+        truth = split.truth
+        assert truth is not None
+        mine = share_of(len(split), world.rank, world.size)
+        groups = [mine[i : i + GROUP] for i in range(0, len(mine), GROUP)]
+        rows = [none]
+        was_training = model.training
+        model.eval()
+        try:
+            for images, truths in ahead(lambda some: ([split.read(int(i)) for i in some], [truth(int(i)) for i in some]), groups):
+                rows.append(torch.stack([row(one, true) for one, true in zip(self.predicted(images), truths, strict=True)]))
+        finally:
+            model.train(was_training)
+        held = [torch.cat(rows), torch.from_numpy(mine)]
+        everything, ids = (world.gather(t.to(world.device)).cpu() for t in held)
+        truths = [truth(i) for i in range(len(split))] if keep_annotations else []
+        return Predictions(everything[torch.argsort(ids)], torch.zeros(0), truths)
+
+    def predict(self, index: int) -> np.ndarray:
+        return self.predicted([self.split.read(index)])[0]
+
+    def predicted(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        task: Any = self.described.task
+        return task.predict_images(windowed(self.described, self.precision), images)
+
+
+def windowed(described: Described, precision: Precision) -> WindowedPredictor:
+    """What looks at whole pictures."""
+    return WindowedPredictor(described.model, preprocess(described.recipe.input), precision, len(described.classes))
+
+
+def evaluate(described: Described, split: Split, world: World, transform: Transform | None = None, workers: int | None = None,
+             precision: Precision | None = None, batch: int = 256) -> Evaluation:  # fmt: skip
+    """Metrics of a part, and the prediction of every picture in it; each is counted once on any number of processes. transform: from
+    pictures to what the model takes, by default as its recipe says."""
     if not len(split):
         raise DataError("there is nothing to evaluate: this part of the data is empty", "--split names another part")
-    prepare: Callable[[Tensor], Tensor] = pre.batch
-    if isinstance(pre, Preprocess) and described.recipe.input.vae_hash is not None:
-        prepare = encoder(described.recipe.input, world.device)
-    if view := viewer(described, pre, precision or Precision("fp32", world.device.type)):
-        return scenes(view, split, world)
-    mine = evaluation(split, share_of(len(split), world.rank, world.size), batch)
-    some = default_workers(split, False, world.size) if workers is None else workers
-    batches = load(Fetch(split, pre), mine, some if len(split) > 4 * batch else 0)
-    numbers = precision or Precision("fp32", world.device.type)
-    parts = predict(described.model, described.task, batches, prepare, numbers)
-    width = 1 if generates(described.task) else len(described.classes)
-    found = collect(parts, world, width, torch.from_numpy(split.labels[:0]))
-    return described.task.metrics(found.rows, found.targets), found
+    through = transform or evaluation_transform(described.recipe.input, world.device)
+    images, evaluator = SplitReader(described, split, through, world, workers, precision, batch), described.task.evaluator()
+    predictions = evaluator.predictions(images)
+    return Evaluation(evaluator.metrics(predictions), predictions, images)
 
 
-def viewer(described: Described, pre: Preprocess | Latents, precision: Precision) -> Viewer | None:
-    """What looks at whole pictures, where the model is for masks or boxes."""
-    if isinstance(pre, Latents) or described.task.truth == "classes":
-        return None
-    return Viewer(described.model, described.task, pre, precision, len(described.classes))
-
-
-def scenes(view: Viewer, split: Split, world: World) -> tuple[Mapping[str, Any], Predictions]:
-    """The same of pictures with masks or boxes, each at its own size: a row is what the task counts in a picture."""
-    truth = split.truth
-    assert truth is not None
-    mine = share_of(len(split), world.rank, world.size)
-    groups = [mine[i : i + GROUP] for i in range(0, len(mine), GROUP)]
-    rows = [view.task.nothing()]
-    was_training = view.model.training
-    view.model.eval()
-    try:
-        for pictures, truths in ahead(lambda some: ([split.read(int(i)) for i in some], [truth(int(i)) for i in some]), groups):
-            said = view.said(pictures)
-            rows.append(torch.stack([view.task.row(one, true) for one, true in zip(said, truths, strict=True)]))
-    finally:
-        view.model.train(was_training)
-    held = [torch.cat(rows), torch.from_numpy(mine)]
-    everything, ids = (world.gather(t.to(world.device)).cpu() for t in held)
-    truths = [truth(i) for i in range(len(split))] if view.task.truth == "boxes" else []  # boxes lie in memory
-    found = Predictions(everything[torch.argsort(ids)], torch.zeros(0), truths)
-    return view.task.metrics(found.rows, truths), found
-
-
-def match_classes(dataset: Dataset, classes: tuple[str, ...], truth: str) -> None:
+def match_classes(dataset: Dataset, classes: tuple[str, ...], task: Task) -> None:
     """Errors: `DataError` where the data has a class that the model was not trained on, in another order, or where it says something else
-    of its pictures than the model: `truth` is "classes", "masks" or "boxes"."""
-    if dataset.kind != truth:
-        raise DataError(f"the model tells {truth}, and this data has {dataset.kind}", f"name data that has {truth}")
-    if dataset.classes != classes:
+    of its pictures than what the task learns from."""
+    if not task.learns_from(dataset.kind):
+        raise DataError(f"the model tells {task.annotations}, and this data has {dataset.kind}", f"name data that has {task.annotations}")
+    if task.output_names(dataset.classes) != classes:
         strange = [c for c in dataset.classes if c not in classes]
         what = f"the model does not know {', '.join(map(repr, strange[:5]))}" if strange else "the classes are others, or in another order"
         raise DataError(
@@ -93,38 +109,22 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...], truth: str) -> Non
         )
 
 
-def keep(folder: RunFolder, part: str, metrics: Mapping[str, Any], found: Predictions, split: Split, view: Viewer | None = None) -> None:
-    """Writes evaluation/PART.json (metrics) and PART.npz: probabilities and targets, or losses, or of masks and boxes what was counted in
-    each picture and how good that is; and the names of the pictures. Of masks, label maps of a few pictures go to evaluation/PART/."""
+def keep(folder: RunFolder, part: str, found: Evaluation) -> None:
+    """Writes evaluation/PART.json (metrics), PART.npz (what the evaluator keeps of each picture, and their names), and PART/ with further
+    files of a few pictures, where there are such."""
     folder.evaluation.mkdir(exist_ok=True)
+    split, evaluator = found.images.split, found.images.described.task.evaluator()
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()
-    if "held_out_loss" in metrics:
-        np.savez_compressed(packed, losses=found.rows.numpy(), names=names)
-    elif view is None:
-        np.savez_compressed(packed, probabilities=found.rows.numpy().astype(np.float32), targets=found.targets.numpy(), names=names)
-    else:
-        scores = view.task.scores(found.rows, found.truths).numpy()
-        np.savez_compressed(packed, rows=found.rows.numpy(), scores=scores, names=names)
-        if view.task.truth == "masks":
-            keep_maps(folder.evaluation / part, split, view, chosen(scores))
+    np.savez_compressed(packed, **evaluator.arrays(found.predictions), names=names)  # type: ignore[arg-type]
+    files, beside = evaluator.files(found.predictions, found.images), folder.evaluation / part
+    if beside.is_dir():
+        shutil.rmtree(beside)
+    if files:
+        beside.mkdir()
+    for name, content in files.items():
+        write_file(beside / name, content)
     write_file(folder.evaluation / f"{part}.npz", packed.getvalue())
-    write_file(folder.evaluation / f"{part}.json", json.dumps(dict(metrics), indent=1).encode())
-
-
-def chosen(scores: np.ndarray) -> list[int]:
-    """Pictures to be shown: the worst, the worst first, and some evenly spaced through all by their score."""
-    order = np.argsort(scores, kind="stable")
-    spaced = order[np.linspace(0, len(order) - 1, min(SPACED, len(order))).astype(int)]
-    return list(dict.fromkeys([*order[:WORST].tolist(), *spaced.tolist()]))
-
-
-def keep_maps(folder: Path, split: Split, view: Viewer, places: list[int]) -> None:
-    """Label maps as grey PNG, named after the places of the pictures."""
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir()
-    for place in places:
-        write_file(folder / f"{place:08d}.png", png(view.said([split.read(place)])[0]))
+    write_file(folder.evaluation / f"{part}.json", json.dumps(dict(found.metrics), indent=1).encode())
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

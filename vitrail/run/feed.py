@@ -2,32 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitrail.data.dataset import Kind, Split
+from vitrail.contracts import Task, trunk_of
+from vitrail.data.base import Transform
+from vitrail.data.dataset import Split
 from vitrail.data.growth import Growth
-from vitrail.data.joint import Joint
-from vitrail.data.latents import Latents
 from vitrail.data.loader import Loaded
 from vitrail.data.mixing import Mixing, draw, mix
-from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, Stream
-from vitrail.data.transforms import Augmentation
 from vitrail.engine.train import Piece
 from vitrail.engine.world import World
 from vitrail.errors import UsageError, VitrailError
 from vitrail.recipe import Recipe
 from vitrail.run.model import Described
-from vitrail.types import Batch, Objects, Task, each_tensor
+from vitrail.types import Batch, each_tensor
 
 
 @dataclass(frozen=True)
 class Feed:
     """`batch` is the global batch; a process holds `share` of it, in pieces of at most `micro`."""
 
-    augmentation: Augmentation | Joint | Latents
+    transform: Transform
+    seed: int
     task: Task
     device: torch.device
     batch: int
@@ -39,15 +39,15 @@ class Feed:
 
     def pieces(self, loaded: Loaded, world: World) -> list[Piece]:
         """A process's share, cut up."""
-        if isinstance(loaded.labels, Objects):
-            loaded = loaded._replace(labels=counted(loaded.labels, self.batch, world))
+        labels = self.task.count_targets(loaded.labels, self.batch, lambda count: world.total(count.to(world.device)).cpu())
+        loaded = loaded._replace(labels=labels)
         starts = range(0, len(loaded.pictures), self.micro)
         return [Piece(cut(loaded, slice(s, s + self.micro)), world.rank * self.share + s) for s in starts]
 
     def prepare(self, piece: Piece, step: int) -> Batch:
         """The batch of a piece, on the device."""
         pictures, labels = (each_tensor(self.moved, part) for part in piece.loaded[:2])
-        images = self.augmentation.batch(pictures, piece.loaded.keys)
+        images = self.transform.batch(pictures, piece.loaded.keys)
         if self.growth is not None:
             images = self.growth.batch(images, step)
         return self.taught(self.mixed(Batch(images, self.task.targets(labels)), piece, step), piece.loaded.keys)
@@ -60,7 +60,7 @@ class Feed:
         if not self.mixing.on:
             return batch
         pairs = slice(piece.first // 2, (piece.first + len(batch.inputs)) // 2)
-        return mix(batch, draw(self.augmentation.seed, step, self.batch // 2, self.mixing).part(pairs))
+        return mix(batch, draw(self.seed, step, self.batch // 2, self.mixing).part(pairs))
 
     def taught(self, batch: Batch, keys: Keys) -> Batch:
         """The targets with what the teacher says of the very same pictures beside them, [B 2K]."""
@@ -72,13 +72,6 @@ class Feed:
 def cut(loaded: Loaded, part: slice) -> Loaded:
     keys = loaded.keys
     return Loaded(loaded.pictures[part], each_tensor(lambda t: t[part], loaded.labels), Keys(keys.epochs[part], keys.ids[part]))
-
-
-def counted(objects: Objects, batch: int, world: World) -> Objects:
-    """The same objects, with how many a picture of the whole batch has in the mean, at least one in all: of all processes, so that
-    their number changes no loss."""
-    count = world.total((objects.labels >= 0).sum().float().to(world.device)).cpu()
-    return objects._replace(usual=(count.clamp(min=1) / batch).expand(len(objects.labels)).clone())
 
 
 def shares(batch: int, processes: int, micro: int | None, mixing: bool) -> tuple[int, int]:
@@ -100,19 +93,6 @@ def stream(recipe: Recipe, split: Split) -> Stream:
     return Stream(p.seed, len(split), p.batch or 1, recipe.augment.repeats, split.labels if p.sampling == "balanced" else None)
 
 
-def augmentation(recipe: Recipe, preprocess: Preprocess, truth: str) -> Augmentation | Joint | Latents:
-    """What a recipe says of single pictures, and of what is true of them."""
-    a = recipe.augment
-    if recipe.input.vae is not None:
-        return Latents(preprocess, recipe.plan.seed)
-    if truth in ("masks", "boxes"):
-        kind: Kind = "masks" if truth == "masks" else "boxes"
-        resize = (1.0, 1.0) if a.crop == "none" else a.resize
-        return Joint(preprocess, recipe.plan.seed, kind, resize, bool(a.flip), a.flip_vertical, a.jitter, a.mosaic)
-    return Augmentation(preprocess, recipe.plan.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical,
-                        a.randaugment, a.magnitude, a.policy, a.jitter, a.erase)  # fmt: skip
-
-
 def mixing(recipe: Recipe) -> Mixing:
     """What a recipe says of pairs of pictures."""
     a = recipe.augment
@@ -124,7 +104,8 @@ def growth(recipe: Recipe, described: Described, device: torch.device) -> Growth
     start, full, steps = recipe.plan.grow_from, recipe.input.size, recipe.plan.steps or 1
     if start is None or full is None:
         return None
-    stride: int = described.model.backbone.strides[0]  # type: ignore
+    trunk: Any = trunk_of(described.model)
+    stride: int = trunk.strides[0]
     grown = Growth(start, full, max(1, round(recipe.plan.grow_until * steps)), stride)
     net = described.model.eval()
     for height, width in grown.sizes:

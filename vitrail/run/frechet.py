@@ -20,9 +20,8 @@ from vitrail.run.model import Described
 from vitrail.run.predict import Predictor, load
 from vitrail.run.prepare import held_out
 from vitrail.run.probe import of_part, of_pictures
-from vitrail.run.sample import Wish, pictures, usual
+from vitrail.run.sample import Wish, null_label, pictures, usual
 from vitrail.tasks.diffusion import Sampling
-from vitrail.types import generates
 
 STEPS = 10
 STEP_COST = 3  # a picture of a training step costs three times what it costs to ask the network: there and back
@@ -35,10 +34,10 @@ def check(recipe: Recipe, task: Any, device: str = "cpu") -> Predictor | None:
     name = recipe.machine.judge
     if not name:
         return None
-    if not generates(task):
+    if not task.is_generative:
         raise UsageError(f"machine.judge judges made pictures, and {recipe.model.name} makes none", "leave --machine.judge out")
     judge = load(name, device)
-    if judge.task.truth != "classes" or generates(judge.task):
+    if not judge.task.is_classifier:
         raise UsageError(f"{name} is no classifier", "--machine.judge names a run that tells classes")
     if judge.preprocess.channels != recipe.input.channels and recipe.input.channels not in (1, 3):
         raise UsageError(f"{name} takes pictures of {judge.preprocess.channels} channels", "a classifier of such pictures")
@@ -73,7 +72,7 @@ class Frechet:
         """The distance by its name; nothing where no classifier is named or another process measures."""
         if not self.world.first or self.judge is None:
             return {}
-        many, null = count(self.recipe), getattr(described.model, "null", 0)
+        many, null = count(self.recipe), null_label(described)
         labels = tuple(i % null if null else 0 for i in range(many))
         made = pictures(described, Wish(labels, tuple(range(many))), quick(described, STEPS))
         _, features = of_pictures(self.judge, made, labels, self.world)

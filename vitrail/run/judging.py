@@ -20,7 +20,6 @@ from vitrail.run.frechet import Frechet
 from vitrail.run.prepare import held_out
 from vitrail.run.sample import ACROSS, portrayed, sheet
 from vitrail.run.session import Session
-from vitrail.types import generates, ranks
 from vitrail.weights.file import pack, unpack, write_file
 
 
@@ -32,13 +31,12 @@ def judged(session: Session, frechet: Frechet, final: bool = False) -> dict[str,
     for buffer in session.state.best.buffers():  # of batch norms: every process has its own, and those that are saved are judged
         session.world.share(buffer)
     described = model.Described(session.state.best, session.described.task, session.recipe, session.described.classes)
-    metrics, found = evaluate.judge(described, split, session.judging, session.world, session.workers, session.precision)
+    found = evaluate.evaluate(described, split, session.world, session.judging, session.workers, session.precision)
     if final and session.world.first:
-        view = evaluate.viewer(described, session.judging, session.precision)
-        evaluate.keep(session.folder, part, metrics, found, split, view)
-        if generates(described.task):
+        evaluate.keep(session.folder, part, found)
+        if described.task.is_generative:
             portray(session, described)
-    return {"part": part, **evaluate.scalars(metrics), **frechet.measured(described), "eval_s": round(time.perf_counter() - start, 3)}
+    return {"part": part, **evaluate.scalars(found.metrics), **frechet.measured(described), "eval_s": round(time.perf_counter() - start, 3)}
 
 
 def portray(session: Session, described: model.Described) -> None:
@@ -57,7 +55,7 @@ class Evaluations:
         self.session, self.standing = session, session.state.standing
         kept = session.folder.path / "features"
         self.frechet = Frechet(session.recipe, session.described.task, session.pictures, kept, session.world)
-        self.metric, self.sign = ranks(session.described.task)
+        self.metric, self.sign = session.described.task.metric.name, session.described.task.metric.sign
         self.every, self.patience = session.recipe.plan.eval_every or 0, session.recipe.plan.patience
 
     @property

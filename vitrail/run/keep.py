@@ -5,10 +5,12 @@ from pathlib import Path
 from torch import nn
 
 from vitrail.checks import place
+from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
 from vitrail.recipe import Choice, Input, Recipe
 from vitrail.run import model
 from vitrail.run.predict import Predictor
+from vitrail.run.resolve import Names
 from vitrail.weights.file import pack
 from vitrail.weights.folder import write_folder
 
@@ -30,15 +32,14 @@ def save(made: nn.Module | Predictor, folder: str | Path, classes: tuple[str, ..
 
 
 def describe(made: nn.Module, classes: tuple[str, ...] | list[str] | None) -> model.Described:
-    origin, config = getattr(made, "origin", None), getattr(getattr(made, "backbone", None), "config", None)
-    count = getattr(made, "classes", 0)
-    if not isinstance(origin, Choice) or config is None:
+    if not isinstance(made, HeadedModel) or not isinstance(made.origin, Choice):
         raise UsageError(f"a {type(made).__name__} does not know its name", "save models that vitrail.create or vitrail.load returned")
+    config, count = made.backbone.config, made.classes
     names = tuple(classes) if classes else tuple(map(str, range(count)))
     if len(names) != count:
         raise UsageError(f"{len(names)} class names for {count} classes", "give one name per class, or none")
     if len(set(names)) != count or not all(isinstance(name, str) and name for name in names):
         raise UsageError(f"classes are told apart by their names, not by {', '.join(map(repr, names[:8]))}", "give distinct texts")
     given = Input(config.size, config.channels, (NEUTRAL,) * config.channels, (NEUTRAL,) * config.channels, "crop")
-    recipe = Recipe(model=origin, input=given, task=Choice("classification"))
-    return model.Described(made, model.task(recipe.task, count), recipe, names)
+    recipe = Recipe(model=made.origin, input=given, task=Choice("classification"))
+    return model.Described(made, Names().task(recipe.task, count), recipe, names)

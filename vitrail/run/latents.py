@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import torch
 from torch import Tensor
 
 from vitrail.checks import place
+from vitrail.data.base import Transform
 from vitrail.data.changes import fingerprint
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.latents import LatentReader, begins
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
 from vitrail.data.preprocess import Preprocess
+from vitrail.data.sampling import Keys
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError
+from vitrail.facts import Coded
 from vitrail.recipe import Input, Recipe
-from vitrail.run.choices import Coded
 from vitrail.run.model import preprocess
 from vitrail.weights.file import pack, unpack, write_file
 from vitrail.weights.vae import AT_ONCE, Autoencoder, opened
@@ -73,10 +76,31 @@ def decoder(given: Input, device: torch.device) -> Callable[[Tensor], Tensor]:
     return (lambda made: made) if given.vae_hash is None else autoencoder(given, device).decode
 
 
-def encoder(given: Input, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """From pictures uint8 [B C H W] to the means of their latents, for looking at each once."""
-    vae, pre = autoencoder(given, device), preprocess(given)
-    return lambda pictures: vae.moments(pre.batch(pictures))[:, 0]
+@dataclass(frozen=True)
+class Encoded(Transform):
+    """Pictures as the means of their latents, for looking at each once."""
+
+    preprocess: Preprocess
+    encode: Callable[[Tensor], Tensor]  # images float [B C H W] -> means and deviations [B 2 c h w]
+
+    @property
+    def works_per_image(self) -> bool:
+        return False
+
+    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Any]:
+        return self.preprocess.load(split, keys)
+
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
+        return self.encode(self.preprocess.batch(images))[:, 0]
+
+    def deterministic(self) -> "Encoded":
+        return self
+
+
+def evaluation_transform(given: Input, device: torch.device) -> Transform:
+    """From pictures as they are read to what a model takes, as evaluation sees them."""
+    pre = preprocess(given)
+    return pre if given.vae_hash is None else Encoded(pre, autoencoder(given, device).moments)
 
 
 def laid_up(dataset: Dataset, recipe: Recipe, parts: list[str], run: Path, world: World,

@@ -14,14 +14,14 @@ from vitrail.analysis.onto import extent, onto
 from vitrail.analysis.places import Grid
 from vitrail.analysis.rollout import relevance, rollout, summary
 from vitrail.analysis.watch import Given
+from vitrail.contracts import Denoiser, GenerativeTask, HeadedModel
 from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, UsageError, pick
-from vitrail.run.model import is_multi
 from vitrail.run.predict import Predictor, one_by_one, pixels
 from vitrail.tasks.diffusion.guidance import Streams
-from vitrail.types import Batch, denoises
+from vitrail.types import Batch
 
 BATCH = 8  # pictures at a time: the weights of all their layers are held
 LAYERS = 4  # layers that are shown where none are chosen
@@ -63,7 +63,7 @@ def ways(predictor: Predictor, layers: Layers = None) -> Ways:
     """Attention, rollout and relevance where the weights are there and follow one row of tokens; gradient CAM in their place.
     Errors: `UsageError` where layers are asked for that are not there."""
     net, name = predictor.model, predictor.recipe.model.name
-    if denoises(net):
+    if isinstance(net, Denoiser):
         choose(net, layers)
         return Ways(True, False, False, f"{name} makes pictures: its attention is drawn, at several times on the way from noise to picture")
     if not sites(net):
@@ -94,7 +94,7 @@ def see(predictor: Predictor, pictures: Any, layers: Layers = None, heads: Heads
 
 def moments(predictor: Predictor, times: Sequence[float]) -> tuple[float, ...]:
     """Those at which a denoiser is looked at; none of other models. Errors: `UsageError`."""
-    if not denoises(predictor.model):
+    if not isinstance(predictor.model, Denoiser):
         if times:
             raise UsageError(f"{predictor.recipe.model.name} sees pictures without noise, at no time", "leave --times out")
         return ()
@@ -152,12 +152,15 @@ def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
 
 def noisy(predictor: Predictor, images: Given, time: float, label: int | None) -> Given:
     """Pictures as a denoiser takes them: with noise of `SEED`, the time, and a class, by default that of none."""
-    task, null = predictor.task, getattr(predictor.model, "null", 0)
+    task, model = predictor.task, predictor.model
     assert isinstance(images, Tensor)
+    assert isinstance(task, GenerativeTask)
+    assert isinstance(model, Denoiser)
+    null = model.null
     draw = Streams(SEED, range(len(images)), tuple(images.shape[1:]), images.device)
     if predictor.recipe.input.vae is not None:
         raise UsageError(f"{predictor.recipe.model.name} sees latents, which are not looked at", "look at a denoiser of pixels")
-    z, t = task.part_way(images, time, draw())
+    z, t = task.noisy(images, time, draw())
     return z, t, torch.full((len(images),), label if null and label is not None else null, device=images.device)
 
 
@@ -172,10 +175,10 @@ def alike(predictor: Predictor, other: Predictor) -> Predictor:
 
 
 def said(predictor: Predictor, picture: np.ndarray) -> str:
-    if predictor.task.truth != "classes" or denoises(predictor.model):
+    if not predictor.task.is_classifier:
         return ""
     labels, rows = predictor.predict([picture])
-    return labels[0] if is_multi(predictor.task) else f"{labels[0]} {float(rows[0].max()):.1%}"
+    return labels[0] if predictor.task.multi_label else f"{labels[0]} {float(rows[0].max()):.1%}"
 
 
 def whole(pre: Preprocess) -> Preprocess:
@@ -187,7 +190,7 @@ def given(predictor: Predictor, pictures: Sequence[np.ndarray]) -> Given:
     """Pictures uint8 [H W C] as the model takes them: normalised, and for boxes with how much of the canvas they fill."""
     pre, device = whole(predictor.preprocess), next(predictor.model.parameters()).device
     images = pre.batch(torch.stack([pre.picture(pixels(p, pre)) for p in pictures]).to(device))
-    if predictor.task.truth != "boxes":
+    if not (isinstance(predictor.model, HeadedModel) and predictor.model.takes_sizes):
         return images
     return images, torch.tensor([pre.scaled(*p.shape[:2]) for p in pictures], device=device)
 
@@ -229,10 +232,9 @@ def batches(predictor: Predictor, split: Split, count: int) -> Iterator[Given]:
 
 def loss_on(predictor: Predictor, split: Split, count: int) -> Any:
     """The loss of the labels on one batch of a part, as a function of the model. Errors: `UsageError` for tasks without such labels."""
-    if predictor.task.truth != "classes":
-        raise UsageError(f"gradients are of the loss of labels, and this model tells {predictor.task.truth}", "leave --gradients out")
+    if predictor.task.is_dense:
+        raise UsageError(f"gradients are of the loss of labels, and this model tells {predictor.task.output}", "leave --gradients out")
     places, pictures = zip(*read(split, some(split, count)), strict=True)
     batch, labels = given(predictor, pictures), torch.from_numpy(np.asarray(split.labels[list(places)]))
-    task = getattr(predictor.task, "labels", predictor.task)  # of distillation, the part that needs no teacher
     assert isinstance(batch, Tensor)
-    return lambda net: task.loss(net, Batch(batch, labels.to(batch.device)))
+    return lambda net: predictor.task.loss(net, Batch(batch, labels.to(batch.device)))

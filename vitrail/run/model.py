@@ -7,21 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from vitrail import catalog
-from vitrail.checks import Above, Count, Fraction, Positive, checked, shown, update
+from vitrail.checks import Positive, checked
+from vitrail.contracts import Task
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import CheckpointError, UsageError, pick
 from vitrail.recipe import Choice, Input, Recipe, from_tables, to_tables
-from vitrail.types import Task
+from vitrail.run.resolve import Names
 from vitrail.weights.file import unpack
 
 FORMAT = 1
-VOCABULARY = {  # one vocabulary for all families, so what a field may be is said once
-    **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
-    **dict.fromkeys(("depth", "tokens", "registers"), Count),
-    **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
-    **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), Above),
-}
 
 
 @dataclass(frozen=True)
@@ -29,66 +23,32 @@ class Described:
     """A model with all that is known of it: how it was made, its classes, what its pictures must become."""
 
     model: nn.Module
-    task: Any
+    task: Task
     recipe: Recipe
     classes: tuple[str, ...]
 
 
-def config(choice: Choice) -> Any:
-    """The config that a name and its keys stand for. Errors: `UsageError` for unknown keys, wrong kinds, and numbers that cannot be."""
-    made = update(catalog.config("models", choice.name), choice.keys, choice.name)
-    for name, kind in VOCABULARY.items():
-        value = getattr(made, name, None)
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int | float):
-                checked(one, kind, f"{choice.name}.{name}")
-    return made
-
-
-def backbone(choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
-    """The backbone that a name and its keys stand for, freshly initialised. Errors: `UsageError` for unknown or wrong keys."""
-    keys = dict(choice.keys)
-    if size is not None:
-        keys.setdefault("size", list(size))
-    if channels:
-        keys.setdefault("channels", channels)
-    return catalog.module("models", choice.name).build(config(Choice(choice.name, keys)))
-
-
 def create(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
     """A classifier by name, which remembers how it was asked for, so that it can be saved; or a denoiser of so many classes."""
-    known = [f.name for f in dataclasses.fields(catalog.config("models", name))]
-    if catalog.kind(name) == "denoiser":
-        return backbone(Choice(name, {"classes": classes, **keys}))
+    names = Names()
+    entry = names.find("models", name)
+    if entry.kind == "denoiser":
+        return names.model(Choice(name, {"classes": classes, **keys}))
+    known = [f.name for f in dataclasses.fields(entry.config)]
     for key in keys:
         pick(key, [*known, "classes"], "key", f"keys: classes, {', '.join(known)}", f" in {name}")
-    head = task(Choice("classification"), checked(classes, Positive, "classes"))
-    made = head.assemble(backbone(Choice(name, keys)))
+    task = names.task(Choice("classification"), checked(classes, Positive, "classes"))
+    made: Any = task.assemble(names.model(Choice(name, keys)))
     made.origin = Choice(name, keys)
     return made
 
 
-def task(choice: Choice, classes: int, multi_label: bool = False) -> Any:
-    """The task that a name and its keys stand for. Errors: `UsageError` for unknown or wrong keys."""
-    module = catalog.module("tasks", choice.name)
-    own = {"classes": classes, "multi_label": multi_label}
-    made = update(module.Config(), {**own, **choice.keys}, choice.name)
-    for key, value in own.items():
-        if getattr(made, key) != value:
-            raise UsageError(f"{choice.name}.{key} is {shown(getattr(made, key))}, but the data says {shown(value)}", "leave it out")
-    return module.build(made)
-
-
-def assemble(recipe: Recipe, classes: tuple[str, ...], multi_label: bool = False) -> Described:
-    """The model of a recipe with nothing left open."""
-    made = task(recipe.task, len(classes), multi_label)
-    model = made.assemble(backbone(recipe.model, recipe.input.size, recipe.input.channels))
-    return Described(model, made, recipe, classes)
-
-
-def trunk(net: nn.Module) -> Any:
-    """The part of a model that holds its blocks in order: the backbone under a head, or a denoiser as a whole."""
-    return getattr(net, "backbone", net)
+def assemble(recipe: Recipe, classes: tuple[str, ...], multi_label: bool = False, names: Names | None = None) -> Described:
+    """The model of a recipe with nothing left open. names: where its names were looked up before."""
+    names = names or Names()
+    task = names.task(recipe.task, len(classes), multi_label)
+    model = task.assemble(names.model(recipe.model, recipe.input.size, recipe.input.channels))
+    return Described(model, task, recipe, task.output_names(classes))
 
 
 def preprocess(given: Input) -> Preprocess:
@@ -107,14 +67,10 @@ def about(described: Described) -> dict[str, Any]:
     """What a weights file says of itself. No path, name of a machine or word of a command line is in it."""
     tables = to_tables(described.recipe)
     tables["data"] = {"name": described.recipe.data.name}
-    tables["task"] = {k: v for k, v in tables["task"].items() if k not in ("teacher", "teacher_weights", "keep")}
+    tables["task"] = {k: v for k, v in tables["task"].items() if k not in described.task.path_keys}
     tables["input"].pop("vae", None)
     del tables["machine"], tables["start"]
-    return {"format": FORMAT, "recipe": tables, "classes": list(described.classes), "multi_label": is_multi(described.task)}
-
-
-def is_multi(task: Task) -> bool:
-    return bool(getattr(getattr(task, "config", None), "multi_label", False))
+    return {"format": FORMAT, "recipe": tables, "classes": list(described.classes), "multi_label": described.task.multi_label}
 
 
 def restore(path: Path) -> Described:

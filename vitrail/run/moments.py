@@ -6,7 +6,6 @@ again makes the same ones. They have noise of their own: nothing that training d
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vitrail.data.subset import spaced
 from vitrail.engine.checkpoint import name_of
@@ -14,9 +13,8 @@ from vitrail.recipe import Recipe
 from vitrail.run.event import Event
 from vitrail.run.frechet import STEP_COST, quick
 from vitrail.run.model import Described
-from vitrail.run.sample import Wish, pictures, sheet
+from vitrail.run.sample import Wish, null_label, pictures, sheet
 from vitrail.run.session import Session
-from vitrail.types import generates
 from vitrail.weights.file import write_file
 
 MOST = 6  # moments
@@ -45,7 +43,7 @@ class Moments:
 
     def __init__(self, session: Session):
         self.session = session
-        self.at = moments(session.recipe) if generates(session.described.task) else ()
+        self.at = moments(session.recipe) if session.described.task.is_generative else ()
 
     def missed(self) -> Iterator[Event]:
         """Those of the step that a run goes on from, where a signal came before them."""
@@ -75,6 +73,5 @@ class Moments:
 
 def drawn(described: Described) -> bytes:
     """A PNG of one row of pictures."""
-    null: Any = described.model.null
-    made = pictures(described, Wish(labels(null), tuple(range(WIDE))), quick(described, STEPS))
+    made = pictures(described, Wish(labels(null_label(described)), tuple(range(WIDE))), quick(described, STEPS))
     return sheet(made, WIDE)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.checks import Positive, checked, place
+from vitrail.contracts import DenseTask, Task
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import Preprocess
 from vitrail.engine import checkpoint
@@ -19,7 +20,7 @@ from vitrail.engine.precision import Precision
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe, Seed
 from vitrail.run import folder, model
-from vitrail.run.evaluate import viewer
+from vitrail.run.evaluate import windowed
 from vitrail.run.folder import RunFolder
 from vitrail.run.latents import elsewhere
 from vitrail.run.model import Described
@@ -27,8 +28,12 @@ from vitrail.run.sample import BATCH, asked, several, usual
 from vitrail.run.sample import pictures as drawn
 from vitrail.run.scene import GROUP
 from vitrail.tasks.diffusion import Sampling
-from vitrail.types import generates
 
+OTHER = {  # what a model that tells no classes does, and the remedy
+    "images": ("the model makes pictures and does not tell what is in them", "sample() makes some"),
+    "masks": ("the model tells masks, not the class of a picture", "scenes(pictures) tells them"),
+    "boxes": ("the model tells boxes, not the class of a picture", "scenes(pictures) tells them"),
+}
 WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
 
@@ -46,7 +51,7 @@ class Predictor:
     model: nn.Module
     classes: tuple[str, ...]
     recipe: Recipe
-    task: Any
+    task: Task
     source: Path
 
     @property
@@ -63,15 +68,15 @@ class Predictor:
         Masks: a label map uint8 [H W] each, at the picture's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the picture's
         pixels, score, class; the best first. Errors: as `predict`.
         """
-        pre, found = self.preprocess, []
-        view = viewer(self.described, pre, Precision("fp32", next(self.model.parameters()).device.type))
-        if view is None:
+        pre, task, found = self.preprocess, self.task, []
+        if not isinstance(task, DenseTask):
             raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
+        windows = windowed(self.described, Precision("fp32", next(self.model.parameters()).device.type))
         was_training = self.model.training
         self.model.eval()
         items = one_by_one(pictures)
         for start in range(0, len(items), GROUP):
-            found += view.said([pixels(item, pre) for item in items[start : start + GROUP]])
+            found += task.predict_images(windows, [pixels(item, pre) for item in items[start : start + GROUP]])
         self.model.train(was_training)
         return found
 
@@ -83,10 +88,8 @@ class Predictor:
         With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
         Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
         """
-        if generates(self.task):
-            raise UsageError("the model makes pictures and does not tell what is in them", "sample() makes some")
-        if self.task.truth != "classes":
-            raise UsageError(f"the model tells {self.task.truth}, not the class of a picture", "scenes(pictures) tells them")
+        if not self.task.is_classifier:
+            raise UsageError(*OTHER[self.task.output])
         pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
         items = one_by_one(pictures)
         was_training = self.model.training
@@ -112,7 +115,7 @@ class Predictor:
         return drawn(self.described, wish, chosen, checked(batch, Positive, "batch"))
 
     def label(self, row: Tensor) -> str:
-        if model.is_multi(self.task):
+        if self.task.multi_label:
             return "|".join(name for name, p in zip(self.classes, row.tolist(), strict=True) if p >= 0.5)
         return self.classes[int(row.argmax())]
 

@@ -2,31 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 
 from vitrail import catalog
-from vitrail.checks import checked, place, update
-from vitrail.data.dataset import Dataset, Kind, Split
+from vitrail.checks import checked, literals, place, update
+from vitrail.contracts import Task
+from vitrail.data.dataset import Dataset, Split
 from vitrail.data.subset import subset
 from vitrail.data.survey import Bad, Survey, survey
 from vitrail.data.truths import look
 from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError, UsageError, pick
-from vitrail.recipe import Augment, Choice, Recipe
-from vitrail.run import choose_generation, latents, model, start
-from vitrail.run.choices import Facts
+from vitrail.facts import Facts
+from vitrail.recipe import Choice, Recipe
+from vitrail.run import latents, model, start
 from vitrail.run.choose import fill
 from vitrail.run.folder import RunFolder, find
+from vitrail.run.resolve import Names
 from vitrail.run.start import Origin
 
 Progress = Callable[[int, int], None]
-TASKS: dict[Kind, str] = {"classes": "classification", "masks": "segmentation", "boxes": "detection"}
-PATHS = ("teacher", "teacher_weights")  # keys of tasks that name a file or folder
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Prepared:
     notes: tuple[str, ...]  # what was found in the data and left out
     left_out: dict[str, list[int]]  # by part, the places of pictures that could not be read
     origin: Origin | None = None  # the weights that the run begins with
+    names: Names = field(default_factory=Names)  # what the recipe's names stand for
 
 
-def open_data(choice: Choice, task: str = "") -> tuple[Dataset, Choice]:
-    """The data set that a recipe names, and the choice with its layout found out and its path made absolute. Of a set that has masks and
-    boxes, those that the task learns from."""
+def open_data(choice: Choice, annotations: str = "", names: Names | None = None) -> tuple[Dataset, Choice]:
+    """The data set that a recipe names, and the choice with its layout found out and its path made absolute. annotations: of a set that has
+    several, those that are learned from."""
     path = checked(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of pictures per class")
-    name = choice.name or catalog.layout(path)
-    module = catalog.module("datasets", name)
+    entry = (names or Names()).find("datasets", choice.name or catalog.layout(path))
     keys = dict(choice.keys)
     if path and place(path).exists():
         keys["path"] = str(place(path).absolute())
-    learned = next((kind for kind, usual in TASKS.items() if usual == task), "")
-    if learned in ("masks", "boxes") and not keys.get("truth") and hasattr(module.Config(), "truth"):
-        keys["truth"] = learned
-    config = update(module.Config(), keys, f"data ({name})")
-    return module.build(config), Choice(name, keys)
+    offered = literals(get_type_hints(type(entry.config)).get("truth"))
+    if not keys.get("truth") and annotations in offered:
+        keys["truth"] = annotations
+    config = update(entry.config, keys, f"data ({entry.name})")
+    return entry.module.build(config), Choice(entry.name, keys)
 
 
 def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> Prepared:
@@ -65,55 +65,67 @@ def prepare(recipe: Recipe, world: World, progress: Progress | None = None) -> P
 
     Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that cannot be.
     """
-    if recipe.task.name:
-        catalog.module("tasks", recipe.task.name)  # wrong names are found before any picture is read
+    names = Names()  # wrong ones are found before any picture is read
+    asked_for = annotations_of(recipe, names)
     origin = start.find(recipe.start)
     if recipe.model.name:
-        model.config(recipe.model)
-    dataset, data = open_data(recipe.data, recipe.task.name)
-    recipe, learned = purpose(recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "")
-    recipe, taken = start.known(recipe, origin, dataset.channels, dataset.kind) if origin else (recipe, [])
-    if recipe.input.vae is not None and not choose_generation.wanted(recipe):
+        names.model_config(recipe.model)
+    dataset, data = open_data(recipe.data, asked_for, names)
+    recipe, task, learned = purpose(recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "", names)
+    recipe, taken = start.known(recipe, origin, dataset.channels, task, names) if origin else (recipe, [])
+    if recipe.input.vae is not None and not task.is_generative:
         raise UsageError("input.vae is for models that make pictures", "leave it out, or --model dit/small_2")
     recipe, coded = latents.known(recipe)
     found = world.once(lambda: survey(dataset, progress))
     left_out, notes = bad(dataset, (*found.corrupt, *world.once(lambda: broken(dataset, found))), recipe)
     dataset = sampled(without(dataset, left_out), recipe)
-    recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task))
-    filled, reasons = fill(recipe, dataclasses.replace(facts(dataset, found, world.device, data.keys), coded=coded))
+    recipe = dataclasses.replace(recipe, data=data, task=absolute(recipe.task, task))
+    known = dataclasses.replace(facts(dataset, found, world.device, data.keys), coded=coded)
+    filled, reasons = fill(recipe, known, task.defaults(), names.model_config)
     chosen = world.once(lambda: precision.choose(filled.plan.precision, world.device))
     if filled.plan.precision == "auto":
         reasons.append(f"plan.precision = {chosen.name}: {chosen.reason}")
     plan = dataclasses.replace(filled.plan, precision=chosen.name)  # type: ignore[arg-type]
     filled = dataclasses.replace(filled, plan=plan)
     check_keep(filled)
-    fits(filled, dataset)
-    return Prepared(filled, dataset, found, (*learned, *taken, *reasons), tuple(notes), left_out, origin)
+    fits(filled, dataset, task)
+    return Prepared(filled, dataset, found, (*learned, *taken, *reasons), tuple(notes), left_out, origin, names)
 
 
-def purpose(recipe: Recipe, dataset: Dataset, begun: str) -> tuple[Recipe, list[str]]:
-    """The recipe with a task that such data and such a model are for, and the reason. `begun`: the model of the weights that it starts
-    from. Errors: `UsageError` where another was asked for."""
-    usual, asked = TASKS[dataset.kind], recipe.model.name or begun
-    makes = catalog.kind(asked) == "denoiser" if asked else recipe.task.name == choose_generation.TASK
-    if dataset.kind == "classes" and makes:
-        usual = choose_generation.TASK
-    name = recipe.task.name or usual
-    made = model.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
-    if made.truth != dataset.kind:
-        raise UsageError(f"{name} learns from {made.truth}, and this data has {dataset.kind}", f"--task {usual}")
-    if (name == choose_generation.TASK) != makes:
-        what, fix = ("makes pictures", "leave --task out") if makes else ("makes no pictures", "--model jit/nano or dit/nano does")
+def annotations_of(recipe: Recipe, names: Names) -> str:
+    """What the task that a recipe names learns from; "" where it names none. Errors: `UsageError` for an unknown one."""
+    return str(vars(names.find("tasks", recipe.task.name).module)["ANNOTATIONS"]) if recipe.task.name else ""
+
+
+def purpose(recipe: Recipe, dataset: Dataset, begun: str, names: Names) -> tuple[Recipe, Task, list[str]]:
+    """The recipe with a task that such data and such a model are for, the task, and the reason. `begun`: the model of the weights that it
+    starts from. Errors: `UsageError` where another was asked for."""
+    asked = recipe.model.name or begun
+    kind = names.find("models", asked).kind if asked else "backbone"
+    usual = catalog.default_task(dataset.kind, kind)
+    backbones = catalog.default_task(dataset.kind, "backbone")
+    name = recipe.task.name or usual or backbones
+    task = names.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
+    if not task.learns_from(dataset.kind):
+        raise UsageError(f"{name} learns from {task.annotations}, and this data has {dataset.kind}", f"--task {usual or backbones}")
+    if asked and task.trains != kind:
+        what, fix = TRAINS[task.trains]
         raise UsageError(f"{asked} {what}, so it cannot be trained for {name}", fix)
-    why = f"{asked} makes pictures" if usual == choose_generation.TASK else f"the data has {dataset.kind}"
-    told = [] if recipe.task.name or usual == TASKS["classes"] else [f"task = {name}: {why}"]
-    return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), told
+    why = f"{asked} makes pictures" if task.is_generative else f"the data has {dataset.kind}"
+    told = [] if recipe.task.name or usual == catalog.default_task("classes", "backbone") else [f"task = {name}: {why}"]
+    return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), task, told
 
 
-def absolute(task: Choice) -> Choice:
+TRAINS = {  # what a task is for: what another kind of model does, and the remedy
+    "denoiser": ("makes no pictures", "--model jit/nano or dit/nano does"),
+    "backbone": ("makes pictures", "leave --task out"),
+}
+
+
+def absolute(choice: Choice, task: Task) -> Choice:
     """A task whose paths hold wherever the run is taken up again."""
-    there = {k: str(p.absolute()) for k, v in task.keys.items() if k in PATHS and v and (p := place(v)).exists()}
-    return Choice(task.name, {**task.keys, **there})
+    there = {k: str(p.absolute()) for k, v in choice.keys.items() if k in task.path_keys and v and (p := place(v)).exists()}
+    return Choice(choice.name, {**choice.keys, **there})
 
 
 def check_keep(recipe: Recipe) -> None:
@@ -122,7 +134,7 @@ def check_keep(recipe: Recipe) -> None:
         raise UsageError(f"machine.keep is {keep}: fewer than 2 checkpoints cannot survive a damaged one", "--machine.keep 2")
 
 
-def fits(recipe: Recipe, dataset: Dataset) -> None:
+def fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
     """Errors: `UsageError` for settings that contradict each other or the data, which would only be noticed at some step."""
     given, have, low, high = recipe.input, dataset.channels, *recipe.augment.scale
     if not (have == given.channels or have == 1 or (given.channels == 1 and have in (3, 4)) or (given.channels, have) == (3, 4)):
@@ -137,9 +149,7 @@ def fits(recipe: Recipe, dataset: Dataset) -> None:
         raise UsageError(f"augment.resize is from {near} to {far}", "the smaller factor comes first: --augment.resize 0.75 1.5")
     augments(recipe, given.channels)
     shown(recipe, dataset.multi_label)
-    together(recipe, dataset.kind)
-    if choose_generation.wanted(recipe):
-        choose_generation.check(recipe)
+    task.defaults().check(recipe)
 
 
 def augments(recipe: Recipe, channels: int) -> None:
@@ -153,23 +163,6 @@ def augments(recipe: Recipe, channels: int) -> None:
         if channels not in (1, 3):
             raise UsageError(f"augment.{name} is defined for grey and RGB pictures, and these have {channels} channels",
                              "leave it out; crops, flips, shifts, erasing and mixing take any number of channels")  # fmt: skip
-
-
-def together(recipe: Recipe, kind: Kind) -> None:
-    """Errors: `UsageError` for what is done to pictures alone, or to pictures with masks or boxes alone."""
-    a, p, default = recipe.augment, recipe.plan, Augment()
-    if kind == "classes":
-        asked = {"augment.mosaic": a.mosaic > 0, f"input.resize {recipe.input.resize}": recipe.input.resize in ("slide", "tile")}
-        why = "is for pictures with masks or boxes"
-    else:
-        asked = {
-            **{f"augment.{k}": getattr(a, k) != getattr(default, k) for k in ("randaugment", "policy", "erase", "mixup", "cutmix")},
-            "augment.crop pad": a.crop == "pad", "plan.sampling balanced": p.sampling == "balanced",
-            "plan.grow_from": p.grow_from is not None, "input.resize crop": recipe.input.resize == "crop",
-        }  # fmt: skip
-        why = f"would change a picture and not its {kind}"
-    for name in (name for name, on in asked.items() if on):
-        raise UsageError(f"{name} {why}", "leave it out")
 
 
 def shown(recipe: Recipe, multi_label: bool) -> None:
@@ -199,7 +192,6 @@ def facts(dataset: Dataset, found: Survey, device: torch.device, keys: Mapping[s
         std=found.std,
         mirrored=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
         gpu=device.type == "cuda",
-        kind=dataset.kind,
         classes=len(dataset.classes),
         tile=int(keys.get("tile", 0)),
     )
@@ -207,7 +199,7 @@ def facts(dataset: Dataset, found: Survey, device: torch.device, keys: Mapping[s
 
 def broken(dataset: Dataset, found: Survey) -> tuple[Bad, ...]:
     """Masks and boxes that cannot be read or do not fit their picture, of pictures that can be read."""
-    if dataset.kind == "classes":
+    if not dataset.is_annotated:
         return ()
     unread = {(item.split, item.number) for item in found.corrupt}
     return tuple(item for item in look(dataset).broken if (item.split, item.number) not in unread)
@@ -258,11 +250,13 @@ def as_it_was(recipe: Recipe, about: dict[str, Any]) -> Dataset:
     return sampled(without(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
 
 
-def data_of(source: str, path: str = "", task: str = "") -> tuple[Dataset, RunFolder | None]:
-    """The data at `path`, as a task learns from it, or else that of the run `source`, and then its folder. Errors: `UsageError` for weights
-    without a run."""
+def data_of(source: str, path: str = "", annotations: str = "") -> tuple[Dataset, RunFolder | None]:
+    """The data at `path`, with such annotations where it has several, or else that of the run `source`, and then its folder.
+
+    Errors: `UsageError` for weights without a run.
+    """
     if path:
-        return open_data(Choice("", {"path": path}), task)[0], None
+        return open_data(Choice("", {"path": path}), annotations)[0], None
     try:
         run = find(source)
     except CheckpointError:

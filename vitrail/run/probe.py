@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitrail import catalog
 from vitrail.analysis import probe as maths
 from vitrail.checks import place
+from vitrail.contracts import trunk_of
 from vitrail.data.changes import fingerprint
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.data.loader import Fetch, default_workers, evaluation, load
@@ -28,7 +29,6 @@ from vitrail.run import folder, model
 from vitrail.run.predict import Predictor
 from vitrail.run.predict import load as trained
 from vitrail.run.prepare import Progress, data_of, held_out, prepare
-from vitrail.types import generates
 from vitrail.version import __version__
 from vitrail.weights.file import digest, pack, unpack, write_file
 
@@ -65,17 +65,15 @@ class Probed:
     notes: tuple[str, ...]
 
 
-class Summaries:
-    """What a task is to `predict`, only that the backbone's summaries are said, side by side, [B D]."""
-
-    def predict(self, net: Any, images: Tensor) -> Tensor:
-        return torch.cat(net.backbone(images).summaries, dim=1)
+def summaries(net: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
+    """The backbone's summaries side by side, [B D]."""
+    return torch.cat(net.backbone(images).summaries, dim=1)
 
 
 def probe(wish: Wish, world: World, progress: Progress | None = None) -> Probed:
     """Errors: `UsageError`, `DataError`, `CheckpointError`; `RunError` for features that are not finite."""
     predictor, dataset, random = opened(wish, world, progress)
-    if generates(predictor.task):
+    if predictor.task.is_generative:
         raise UsageError(f"{wish.source} makes pictures; it has no features to probe", "a model that tells what is in pictures")
     part = wish.split or held_out(dataset, final=True)
     pick(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")
@@ -184,7 +182,6 @@ def of_pictures(predictor: Predictor, pictures: np.ndarray, labels: Sequence[int
 
 def computed(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:
     """What the backbone makes of every picture, fp32 on the CPU."""
-    summaries: Any = Summaries()
     workers = default_workers(split, False, 1) if len(split) > 4 * BATCH else 0
     batches = load(Fetch(split, pre), evaluation(split, np.arange(len(split)), BATCH), workers)
     return torch.cat([rows for _, rows in predict(net, summaries, batches, pre.batch, Precision("fp32", world.device.type))])
@@ -192,8 +189,8 @@ def computed(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Ten
 
 def described(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
     """Everything that features depend on. Files are told apart by name, size and time of change, as on resuming."""
-    backbone: Any = predictor.model.backbone
-    config = dataclasses.asdict(backbone.config) if dataclasses.is_dataclass(getattr(backbone, "config", None)) else {}
+    backbone = trunk_of(predictor.model)
+    config = dataclasses.asdict(backbone.config)
     names = hashlib.sha256("\0".join(dataset.splits[part].names).encode(errors="surrogateescape")).hexdigest()
     said = {
         "model": {"name": predictor.recipe.model.name, **config},

@@ -15,14 +15,12 @@ from vitrail.errors import UsageError
 from vitrail.metrics import generation
 from vitrail.run import copying
 from vitrail.run.copying import Copied
-from vitrail.run.evaluate import judge as judged
-from vitrail.run.model import is_multi
+from vitrail.run.evaluate import evaluate
 from vitrail.run.predict import Predictor
 from vitrail.run.prepare import held_out
 from vitrail.run.probe import computed, of_part, of_pictures
 from vitrail.run.sample import Progress, Wish, asked, pictures, usual
 from vitrail.tasks.diffusion import Sampling
-from vitrail.types import generates
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Real:
         fits(maker, judge, count, len(dataset.splits[part]))
         self.judge, self.part, self.count, self.world = judge, part, count, world
         self.features, notes = of_part(judge, dataset, part, kept, world)
-        self.same = judge.classes == maker.classes and maker.model.null != 0 and not is_multi(judge.task)
+        self.same = judge.classes == maker.classes and maker.model.null != 0 and not judge.task.multi_label
         self.floor = self.others(dataset)
         self.known = right(judge, dataset.splits[part], world) if self.same else None
         if not self.same:
@@ -102,9 +100,9 @@ def near(maker: Predictor, judge: Predictor, dataset: Dataset, made: Made, kept:
 
 def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:
     """Errors: `UsageError` for models that are not of these kinds, and too few pictures."""
-    if not generates(maker.task):
+    if not maker.task.is_generative:
         raise UsageError(f"{maker.recipe.model.name} makes no pictures that could be judged by features", "leave --features out")
-    if judge.task.truth != "classes" or generates(judge.task):
+    if not judge.task.is_classifier:
         raise UsageError(f"{judge.source} is no classifier", "--features names a run that tells classes")
     if min(count, real) < generation.least():
         raise UsageError(f"{count} made and {real} real pictures: there must be {generation.least()} of each", "a larger --count or part")
@@ -112,4 +110,4 @@ def fits(maker: Predictor, judge: Predictor, count: int, real: int) -> None:
 
 def right(judge: Predictor, split: Split, world: World) -> float:
     """The share of pictures that a classifier is right about."""
-    return float(judged(judge.described, split, judge.preprocess, world, 0)[0]["top1"])
+    return float(evaluate(judge.described, split, world, workers=0).metrics["top1"])

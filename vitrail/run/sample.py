@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.contracts import Denoiser, GenerativeTask, trunk_of
 from vitrail.data.encode import png, rgb
 from vitrail.errors import UsageError, pick
 from vitrail.run.latents import decoder
 from vitrail.run.model import Described
 from vitrail.tasks.diffusion import Sampling
 from vitrail.tasks.diffusion.guidance import Streams, device_of
-from vitrail.types import generates
 
 BATCH = 64  # pictures at a time
 GUIDANCE, STEPS = 2.0, 50  # where nobody says
@@ -38,6 +38,13 @@ class Wish:
     towards: int | None = None
 
 
+def null_label(described: Described) -> int:
+    """The label of no class; 0 for a model without classes. Errors: `UsageError` for a model that makes no pictures."""
+    if not isinstance(described.model, Denoiser):
+        raise UsageError(f"{described.recipe.model.name} tells what is in pictures and makes none", "give a run of a dit or jit model")
+    return described.model.null
+
+
 def several(labels: Sequence[int], count: int, seed: int) -> Wish:
     """`count` pictures of every class; picture i of each begins with the same noise."""
     return Wish(tuple(label for label in labels for _ in range(count)), tuple(range(count)) * len(labels), seed)
@@ -45,9 +52,9 @@ def several(labels: Sequence[int], count: int, seed: int) -> Wish:
 
 def asked(described: Described, names: Sequence[str | int]) -> list[int]:
     """Classes by name or index; all where none is said, and 0 for a model without classes. Errors: `UsageError` with the nearest."""
-    if not generates(described.task):
+    if not described.task.is_generative:
         raise UsageError(f"{described.recipe.model.name} tells what is in pictures and makes none", "give a run of a dit or jit model")
-    null: Any = described.model.null
+    null = null_label(described)
     if null == 0:
         if names:
             raise UsageError("the model was trained without classes", "leave --class out")
@@ -73,7 +80,7 @@ def usual(described: Described, how: Sampling | None = None, guidance: float | N
     without classes has nothing to be guided by."""
     if how is not None:
         return how
-    null: Any = described.model.null
+    null = null_label(described)
     gaussian = described.task.config.objective == "gaussian"
     scale = 1.0 if not null else GUIDANCE if guidance is None else guidance
     if not null and guidance not in (None, 1.0):
@@ -111,7 +118,8 @@ def part(wish: Wish, which: slice) -> Wish:
 @torch.no_grad()
 def denoised(described: Described, wish: Wish, how: Sampling) -> Iterator[Tensor]:
     """One batch, step by step, floats in [-1, 1] [B C H W], or latents."""
-    model, device, shape = described.model, device_of(described.model), shape_of(described)
+    model, task, device, shape = described.model, described.task, device_of(described.model), shape_of(described)
+    assert isinstance(task, GenerativeTask)
     draw: Any = Streams(wish.seed, wish.numbers, shape, device)
     labels = torch.tensor(wish.labels, device=device)
     if wish.other is not None:
@@ -121,16 +129,16 @@ def denoised(described: Described, wish: Wish, how: Sampling) -> Iterator[Tensor
     was_training = model.training
     model.eval()
     try:
-        yield from described.task.states(model, draw(), labels, how, draw)
+        yield from task.states(model, draw(), labels, how, draw)
     finally:
         model.train(was_training)
 
 
 def shape_of(described: Described) -> tuple[int, ...]:
     """Of what a model makes [C H W]: a picture, or the latent of one."""
-    given, config = described.recipe.input, getattr(described.model, "config", None)
+    given, config = described.recipe.input, trunk_of(described.model).config
     assert given.size is not None
-    return (given.channels, *given.size) if given.vae_hash is None or config is None else (config.channels, *config.size)
+    return (given.channels, *given.size) if given.vae_hash is None else (config.channels, *config.size)
 
 
 class Between:
@@ -162,7 +170,7 @@ def mixed(model: nn.Module, labels: Tensor, towards: int, way: Sequence[float]) 
 
 def portrayed(described: Described) -> np.ndarray:
     """Pictures of every class, or of some evenly spaced, `ACROSS` of each, from the same seed whenever they are made; uint8 [N H W C]."""
-    null: Any = described.model.null
+    null = null_label(described)
     how = usual(described, steps=QUICK)
     if described.task.config.objective == "gaussian":
         how = replace(how, sampler="ddim")  # chance in so few steps would be seen

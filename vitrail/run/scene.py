@@ -6,14 +6,16 @@ two windows found are merged.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.contracts import Windows
 from vitrail.data.preprocess import Preprocess, Window
 from vitrail.data.tiles import merge, touching
 from vitrail.engine.precision import Precision
@@ -26,21 +28,17 @@ MOST = 500  # objects that are told of one picture
 SAME = 0.5  # overlap (intersection over union) from which on two windows have found the same object
 
 
-class Viewer(NamedTuple):
-    """A model that looks at whole pictures. `truth`: "masks" or "boxes"."""
+@dataclass(frozen=True)
+class WindowedPredictor(Windows):
+    """A model for masks or boxes that looks at whole pictures."""
 
     model: nn.Module
-    task: Any
     preprocess: Preprocess
     precision: Precision
     classes: int
 
-    def said(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """uint8 [H W C] each -> a label map uint8 [H W] each, or found boxes float32 [n 6] each: left, top, right, bottom in the picture's
-        pixels, score, class; the best first."""
-        if self.task.truth == "masks":
-            return [likeliest(logits, pixels.shape[:2]) for logits, pixels in zip(self.logits(pictures), pictures, strict=True)]
-        return self.boxes(pictures)
+    def label_maps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [likeliest(logits, pixels.shape[:2]) for logits, pixels in zip(self.logits(images), images, strict=True)]
 
     @torch.no_grad()
     def logits(self, pictures: Sequence[np.ndarray]) -> Iterator[Tensor]:
@@ -51,9 +49,13 @@ class Viewer(NamedTuple):
             yield averaged(((window, next(said)) for window in some), len(some), self.preprocess.scaled(*pixels.shape[:2]))
 
     @torch.no_grad()
-    def boxes(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        windows = [self.preprocess.windows(pixels) for pixels in pictures]
-        said = iter(self.each([w for some in windows for w in some], self.found))
+    def boxes(self, images: Sequence[np.ndarray], decode: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
+        pictures, windows = images, [self.preprocess.windows(pixels) for pixels in images]
+
+        def found_in(batch: Tensor, sizes: Tensor) -> Tensor:  # [B Q 6] in pixels of the canvas
+            return decode(self.model(batch, sizes), sizes).float()
+
+        said = iter(self.each([w for some in windows for w in some], found_in))
         results = []
         for pixels, some in zip(pictures, windows, strict=True):
             height, width = self.preprocess.scaled(*pixels.shape[:2])
@@ -62,11 +64,6 @@ class Viewer(NamedTuple):
             found[:, :4] = found[:, :4].clip(0, np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32))
             results.append(found[np.argsort(-found[:, 4], kind="stable")][:MOST])
         return results
-
-    def found(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """[B Q 6] in pixels of the canvas."""
-        said: Tensor = self.task.decode(self.model(images, sizes), sizes)
-        return said.float()
 
     def each(self, windows: list[Window], say: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
         """What the model says of every window, a few at a time."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from vitrail.checks import place
+from vitrail.contracts import trunk_of
 from vitrail.data import changes as entries
+from vitrail.data.base import Transform
 from vitrail.data.cache import cached
 from vitrail.data.dataset import Dataset
-from vitrail.data.latents import Latents
 from vitrail.data.loader import default_workers
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.survey import survey
@@ -25,13 +26,13 @@ from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override, to_tables
 from vitrail.run import frechet, latents, model, start
-from vitrail.run.feed import Feed, augmentation, growth, mixing, shares
-from vitrail.run.folder import RunFolder, command
+from vitrail.run.feed import Feed, growth, mixing, shares
+from vitrail.run.folder import RunFolder, command, fresh
 from vitrail.run.learning import check_keys, learner
 from vitrail.run.lock import held
 from vitrail.run.prepare import Prepared, Progress, check_keep, held_out, open_data, prepare, sampled, without
+from vitrail.run.resolve import Names
 from vitrail.run.teacher import hire
-from vitrail.types import ranks
 from vitrail.version import __version__
 from vitrail.weights.folder import clean_folder
 from vitrail.weights.report import LoadReport
@@ -57,7 +58,7 @@ class Session:
 
     @property
     def preprocess(self) -> Preprocess:
-        return self.feed.augmentation.preprocess
+        return model.preprocess(self.recipe.input)
 
     @property
     def pictures(self) -> Dataset:
@@ -65,10 +66,9 @@ class Session:
         return self.seen or self.dataset
 
     @property
-    def judging(self) -> Preprocess | Latents:
+    def judging(self) -> Transform:
         """What becomes of pictures that the model is judged by."""
-        through = self.feed.augmentation
-        return dataclasses.replace(through, drawn=False) if isinstance(through, Latents) else through.preprocess
+        return self.feed.transform.deterministic()
 
     @property
     def precision(self) -> Precision:
@@ -79,12 +79,17 @@ class Session:
         return self.recipe.plan.steps or 0
 
 
-def new(recipe: Recipe, out: Path, world: World, progress: Progress | None = None) -> tuple[Session, Prepared]:
-    """A run that has not begun, its folder made. Errors: `UsageError`, `DataError`; nothing is left behind by them."""
+def new(recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None) -> tuple[Session, Prepared]:
+    """A run that has not begun, its folder made: by default a new one under runs/, named after data and model.
+
+    Errors: `UsageError`, `DataError`; nothing is left behind by them.
+    """
     world.agree({**spelled(recipe), "torch": torch.__version__, "out": str(out)})
     prepared = prepare(recipe, world, progress)
     world.agree({"the data set": entries.fingerprint(prepared.dataset.entries)})
-    session = build(prepared.recipe, prepared.dataset, RunFolder(out), world)
+    data, name = prepared.recipe.data, prepared.recipe.model.name
+    place_of = out or world.once(lambda: fresh(str(data.keys.get("path") or data.name), name))
+    session = build(prepared.recipe, prepared.dataset, RunFolder(place_of), world, prepared.names)
     frechet.check(session.recipe, session.described.task)
     lay_up(session, progress)
     session.taken = begin(session, prepared)
@@ -117,14 +122,14 @@ def spelled(recipe: Recipe) -> dict[str, Any]:
 
 
 def create(session: Session, prepared: Prepared) -> None:
-    dataset = prepared.dataset
+    dataset, task = prepared.dataset, session.described.task
     about = {
         "format": model.FORMAT,
-        "classes": list(dataset.classes),
-        "multi_label": dataset.multi_label,
-        "kind": dataset.kind,
-        "metric": ranks(session.described.task)[0],
-        "lower_is_better": ranks(session.described.task)[1] < 0,
+        "classes": list(session.described.classes),
+        "multi_label": task.multi_label,
+        "kind": task.annotations,
+        "metric": task.metric.name,
+        "lower_is_better": not task.metric.higher_is_better,
         "reasons": list(prepared.reasons),
         "notes": [*dataset.notes, *prepared.notes],
         "command": command(),
@@ -147,14 +152,14 @@ def versions() -> dict[str, str]:
     return {"vitrail": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> Session:
+def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World, names: Names | None = None) -> Session:
     """Model, optimiser and feed of a recipe with nothing left open; the same on every process."""
     torch.manual_seed(recipe.plan.seed)
-    described = model.assemble(recipe, dataset.classes, dataset.multi_label)
+    described = model.assemble(recipe, dataset.classes, dataset.multi_label, names)
     net = described.model.to(world.device)
     grown = growth(recipe, described, world.device)
-    blocks: list[Any] = list(model.trunk(net).blocks)
-    state, waves = learner(recipe, net, world.device)
+    blocks: list[Any] = list(trunk_of(net).blocks)
+    state, waves = learner(recipe, net, described.task, world.device)
     if recipe.machine.grad_checkpoint:
         recompute(blocks)
     if recipe.plan.compile:
@@ -162,17 +167,16 @@ def build(recipe: Recipe, dataset: Dataset, folder: RunFolder, world: World) -> 
             block.compile()
     p = recipe.plan
     pre, mixed = model.preprocess(recipe.input), mixing(recipe)
-    augmented = augmentation(recipe, pre, described.task.truth)
-    share, each = shares(p.batch or 1, world.size, recipe.machine.micro, mixed.on)
     task, train = described.task, dataset.splits["train"]
-    task.weigh(torch.from_numpy(train.labels))
-    taught = hasattr(task.config, "teacher")
-    teacher = hire(recipe, dataset.classes, pre, len(train), world.device) if taught else None
-    feed = Feed(augmented, task, world.device, p.batch or 1, share, each, mixed, grown, teacher)
+    transform = task.transform(recipe, pre)
+    share, each = shares(p.batch or 1, world.size, recipe.machine.micro, mixed.on)
+    task.fit_class_weights(torch.from_numpy(train.labels))
+    teacher = None if task.teacher is None else hire(recipe, dataset.classes, pre, len(train), world.device)
+    feed = Feed(transform, p.seed, task, world.device, p.batch or 1, share, each, mixed, grown, teacher)
     kept, notes = in_memory(dataset, world) if recipe.machine.cache and recipe.input.vae is None else (dataset, [])
     workers = recipe.machine.workers
     if workers is None:
-        workers = default_workers(dataset.splits["train"], augmented.per_picture, world.size)
+        workers = default_workers(dataset.splits["train"], transform.works_per_image, world.size)
     return Session(folder, recipe, kept, described, state, feed, world, workers, [*dataset.notes, *notes], waves=waves)
 
 
@@ -213,6 +217,8 @@ def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> 
     dataset = reopen(folder, after, about)
     world.agree({"the data set": entries.fingerprint(dataset.entries)})
     session = build(after, dataset, folder, world)
+    if list(session.described.classes) != about["classes"]:
+        raise DataError("the classes are not those that the run began with", "start a new run, or restore them")
     frechet.check(after, session.described.task)
     lay_up(session)
     if after.input.vae != before.input.vae:
@@ -275,6 +281,4 @@ def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
         if found:
             raise DataError(f"the data set changed since the run began: {'; '.join(found)}"[:400],
                             "start a new run; if only dates changed, new runs with --plan.fingerprint content do not mind")  # fmt: skip
-    if list(dataset.classes) != about["classes"]:
-        raise DataError("the classes are not those that the run began with", "start a new run, or restore them")
     return sampled(without(dataset, about["data"]["left_out"]), recipe)

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from vitrail.checks import place
+from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, Input, Recipe, Start
-from vitrail.run import bring, choose_generation, folder, model
+from vitrail.run import bring, folder, model
 from vitrail.run.predict import load as trained
-from vitrail.types import denoises
+from vitrail.run.resolve import Names
 from vitrail.weights.load import Chosen, Options, choose, load
 from vitrail.weights.pictures import IMAGENET
 from vitrail.weights.read import Raw, read
@@ -50,17 +51,17 @@ def find(start: Start) -> Origin | None:
     return Origin(path, raw, "vitrail", own.recipe, own.classes)
 
 
-def known(recipe: Recipe, origin: Origin, channels: int, kind: str = "classes") -> tuple[Recipe, list[str]]:
+def known(recipe: Recipe, origin: Origin, channels: int, task: Task, names: Names) -> tuple[Recipe, list[str]]:
     """The recipe with model and pictures as the weights know them where nothing else was said, and the reasons.
 
-    `channels` and `kind` of the data: weights for fewer channels are widened rather than colour thrown away, and the middle of a picture,
+    `channels` of the data: weights for fewer channels are widened rather than colour thrown away, and the middle of a picture,
     which is enough for its class, is not enough for masks and boxes.
     """
     reasons = [f"start.weights = {origin.path}"]
     if origin.recipe is None:
         if not recipe.model.name:
             raise UsageError(f"{origin.path} does not say which model it is of", "--model NAME says it; vitrail models lists them")
-        theirs, why = published(recipe, origin)
+        theirs, why = published(recipe, origin, names)
     else:
         theirs, why = origin.recipe, "as the weights were trained"
     same = recipe.model.name in ("", theirs.model.name)
@@ -68,20 +69,20 @@ def known(recipe: Recipe, origin: Origin, channels: int, kind: str = "classes") 
     chosen = Choice(recipe.model.name or theirs.model.name, keys)
     if chosen != recipe.model:
         reasons.append(f"model = {chosen.name}: {why}")
-    task = recipe.task
-    if same and task.name == theirs.task.name == choose_generation.TASK:  # what a denoiser says and of which noise is in its weights
-        task = Choice(task.name, {**lasting(theirs.task.keys), **task.keys})
+    wanted = recipe.task
+    if same and wanted.name == theirs.task.name and task.is_generative:  # what a denoiser says and of which noise is in its weights
+        wanted = Choice(wanted.name, {**lasting(theirs.task.keys), **wanted.keys})
     given, taken = recipe.input, {}
     others = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
     for field in dataclasses.fields(Input):
         value = getattr(theirs.input, field.name)
-        unfit = (others and field.name in ("channels", "mean", "std")) or (kind != "classes" and (field.name, value) == ("resize", "crop"))
+        unfit = (others and field.name in ("channels", "mean", "std")) or (task.is_dense and (field.name, value) == ("resize", "crop"))
         if getattr(given, field.name) == field.default != value and not unfit:
             taken[field.name] = value
     if taken:
         reasons.append(f"input.{', input.'.join(taken)}: {why}")
     start = dataclasses.replace(recipe.start, weights=str(origin.path.absolute()))
-    return dataclasses.replace(recipe, model=chosen, task=task, input=dataclasses.replace(given, **taken), start=start), reasons
+    return dataclasses.replace(recipe, model=chosen, task=wanted, input=dataclasses.replace(given, **taken), start=start), reasons
 
 
 def lasting(keys: dict[str, Any]) -> dict[str, Any]:
@@ -89,14 +90,14 @@ def lasting(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key != "classes" or value == 0}
 
 
-def published(recipe: Recipe, origin: Origin) -> tuple[Recipe, str]:
+def published(recipe: Recipe, origin: Origin, names: Names) -> tuple[Recipe, str]:
     """What the table of a family knows of a file: keys of the model, and what its pictures become."""
     about = bring.table(recipe.model.name.partition("/")[0])
     with torch.device("meta"):
         chosen = choose(model.create(recipe.model.name, 1, recipe.model.keys), origin.raw, about.sources, origin.source)
-    fields = {f.name for f in dataclasses.fields(model.config(recipe.model))}
+    fields = {f.name for f in dataclasses.fields(names.model_config(recipe.model))}
     keys = {k: v for k, v in bring.said(about.settings, chosen.source, {}).items() if k in fields}
-    config: Any = model.config(Choice(recipe.model.name, {**keys, **recipe.model.keys}))
+    config: Any = names.model_config(Choice(recipe.model.name, {**keys, **recipe.model.keys}))
     kept = bring.said(about.pictures, chosen.source, IMAGENET)
     given = Input(config.size, config.channels, kept.mean, kept.std, kept.resize, kept.crop_ratio, kept.interpolation)
     return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}"
@@ -108,7 +109,7 @@ def begin(made: nn.Module, origin: Origin, start: Start, classes: tuple[str, ...
     Errors: `CheckpointError`, and then the model is as it was.
     """
     chosen = choose(made, origin.raw, bring.table(bring.family(made)).sources, origin.source)
-    if denoises(made):
+    if isinstance(made, Denoiser):
         return denoiser(made, origin, chosen, start, classes)
     fits = keeps(chosen, origin, classes)
     if start.head == "keep" and not fits:

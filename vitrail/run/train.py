@@ -101,7 +101,7 @@ def batches(session: Session) -> Iterator[list[Piece]]:
     """The pieces of every step that is still to do."""
     split, world = session.dataset.splits["train"], session.world
     requests = TrainRequests(stream(session.recipe, split), session.state.step, session.steps, world.rank, world.size)
-    for loaded in load(Fetch(split, session.feed.augmentation), requests, session.workers):
+    for loaded in load(Fetch(split, session.feed.transform), requests, session.workers):
         yield session.feed.pieces(loaded, world)
 
 

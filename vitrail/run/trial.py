@@ -71,8 +71,8 @@ def judged(trial: Trial, split: Split | None = None) -> float:
     """The metric that ranks models, on the held-out part or on another."""
     made = trial.session
     part = split or made.dataset.splits[held_out(made.dataset, final=True)]
-    metrics, _ = evaluate.judge(made.described, part, made.preprocess, made.world, 0, made.precision)
-    return float(metrics[made.described.task.higher_is_better])
+    found = evaluate.evaluate(made.described, part, made.world, made.preprocess, 0, made.precision)
+    return float(found.metrics[made.described.task.metric.name])
 
 
 def batch(split: Split, places: Sequence[int], pre: Preprocess) -> tuple[Tensor, Tensor]:

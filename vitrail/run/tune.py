@@ -5,11 +5,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from vitrail.engine.stop import Stop
 from vitrail.engine.train import NotFinite, train
@@ -21,7 +19,6 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.prepare import Prepared, Progress, prepare
 from vitrail.run.session import Session
 from vitrail.run.train import batches, loop
-from vitrail.types import Batch, generates
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 BLOWN = 4.0  # times the lowest smoothed loss, and above the first: the rest of the test would show nothing
@@ -95,23 +92,9 @@ def range_test(recipe: Recipe, rates: Range, world: World, progress: Progress | 
 
 def steps(made: Session, rates: Range) -> Iterator[float]:
     """The loss of step after step, in the order of the rates. Errors: `NotFinite`."""
-    settings = dataclasses.replace(loop(made, Stop()), rate=rates.rate)
-    told: Any = Steady(made.described.task) if generates(made.described.task) else made.described.task
-    for report in train(made.state, told, batches(made), settings):
+    settings = dataclasses.replace(loop(made, Stop()), rate=rates.rate, same_chance=made.described.task.is_generative)
+    for report in train(made.state, made.described.task, batches(made), settings):
         yield sum(float(term) for term in report.terms.values())
-
-
-class Steady:
-    """A task whose times and noise are the same at every step of the test. A denoiser's loss depends on them more than on the rate: drawn
-    anew, they would decide where it seems least."""
-
-    def __init__(self, task: Any):
-        self.task = task
-
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(0)
-        found: dict[str, Tensor] = self.task.loss(model, batch)
-        return found
 
 
 def smoothed(losses: list[float]) -> list[float]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Positive
+from vitrail.contracts import trunk_of
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
 from vitrail.layers.attention import SelfAttention, attentions
@@ -23,7 +24,6 @@ from vitrail.layers.resample import displacements, resample
 from vitrail.layers.rotary import Rotary, axis_angles, rotate
 from vitrail.recipe import Recipe
 from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.model import trunk
 from vitrail.run.prepare import Prepared
 from vitrail.run.told import Told, svg, table
 from vitrail.run.trial import accuracy, held, resized, short, trained
@@ -111,7 +111,7 @@ def shuffled(images: Tensor, patch: int, seed: int) -> Tensor:
 
 def placed(model: nn.Module, way: str, grid: Grid) -> nn.Module:
     """The model with its positions on other grids than its own as `way` says: "stretched", "kept", or "" as it was built."""
-    backbone = trunk(model)
+    backbone = trunk_of(model)
     old = backbone.position.inner if isinstance(backbone.position, Elsewhere) else backbone.position
     backbone.position = Elsewhere(old, grid, way == "stretched") if way and isinstance(old, Position) else old
     for part in attentions(model).values():

@@ -165,7 +165,7 @@ def x_loss(described: Described, trial: Trial) -> float:
     common = Diffusion(dataclasses.replace(described.task.config, loss_space="x"))
     split = session.dataset.splits[held_out(session.dataset, final=True)]
     asked = dataclasses.replace(described, task=common)
-    return float(evaluate.judge(asked, split, session.preprocess, session.world, 0, session.precision)[0]["held_out_loss"])
+    return float(evaluate.evaluate(asked, split, session.world, session.preprocess, 0, session.precision).metrics["held_out_loss"])
 
 
 def line(job: Job, value: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from vitrail.checks import Above, Positive
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
 from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.model import is_multi
 from vitrail.run.prepare import Prepared
 from vitrail.run.told import Told, svg
 from vitrail.run.told import table as markdown
@@ -114,7 +113,7 @@ def outcome(row: Row, seed: int, prepared: Prepared, world: World) -> Outcome:
     """One training, and its judgement on the held-out part."""
     trial = trained(prepared, row.changes, seed, world)
     task, classes, losses = trial.session.described.task, prepared.dataset.classes, trial.losses
-    lost = len(losses) + 1 if trial.reason else first_lost(losses, math.log(2 if is_multi(task) else len(classes)))
+    lost = len(losses) + 1 if trial.reason else first_lost(losses, math.log(2 if task.multi_label else len(classes)))
     return Outcome(row.name, seed, tuple(losses), tuple(trial.norms), judged(trial), lost, trial.reason)
 
 

@@ -1,16 +1,28 @@
 """Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where pictures are mixed."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Count, Fraction
+from vitrail.contracts import Evaluator, ImageReader, Metric, Output, Predictions, StatelessTask
+from vitrail.data.dataset import Kind
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms import Augmentation
 from vitrail.heads.linear import Classifier
 from vitrail.metrics.classification import multi_label, single_label
+from vitrail.recipe import Recipe
+from vitrail.tasks._defaults.classes import ClassDefaults
+from vitrail.tasks._transforms import augmentation
 from vitrail.types import Batch
+
+ANNOTATIONS: Kind = "classes"
+DEFAULT_FOR = "backbone"
 
 
 @dataclass(frozen=True)
@@ -22,18 +34,31 @@ class Config:
     class_weights: Literal["none", "balanced"] = "none"  # "balanced": a class counts for more the rarer it is in training
 
 
-class Classification:
-    """Loss and judgement of logits [B K] against class indices [B], soft targets [B K] or multi-hot labels [B K]."""
+class Classification(StatelessTask):
+    """Loss of logits [B K] against class indices [B], soft targets [B K] or multi-hot labels [B K]."""
 
-    truth = "classes"
+    annotations: Kind = ANNOTATIONS
+    output: Output = "classes"
 
     def __init__(self, config: Config):
         self.config = config
         self.weights: Tensor | None = None  # of the classes [K], mean 1 over the training pictures
-        self.higher_is_better = "mAP" if config.multi_label else "top1"
+        self.multi_label = config.multi_label
+        self.chance_loss = None if config.multi_label or config.loss == "bce" else math.log(config.classes)
+        self.metric = Metric("mAP" if config.multi_label else "top1")
 
-    def assemble(self, backbone: nn.Module) -> Classifier:
-        return Classifier(backbone, self.config.classes)
+    def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return classes
+
+    def assemble(self, trunk: nn.Module) -> Classifier:
+        return Classifier(trunk, self.config.classes)
+
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Augmentation:
+        return augmentation(recipe, preprocess)
+
+    def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
+        """Every picture counts for itself."""
+        return labels
 
     def targets(self, labels: Tensor) -> Tensor:
         """Labels as a distribution over classes, float [B K], smoothed: what mixing and the loss work on."""
@@ -43,7 +68,7 @@ class Classification:
             return hard * (1 - s) + s / 2
         return hard * (1 - s) + s / self.config.classes
 
-    def weigh(self, labels: Tensor) -> None:
+    def fit_class_weights(self, labels: Tensor) -> None:
         """Class indices [N] or multi-hot labels [N K] of the training part, of which "balanced" weights are made."""
         if self.config.class_weights == "balanced":
             counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=self.config.classes)
@@ -66,8 +91,34 @@ class Classification:
         logits = model(images).float()
         return logits.sigmoid() if self.config.multi_label else logits.softmax(-1)
 
-    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
-        return (multi_label if self.config.multi_label else single_label)(predictions, targets)
+    def defaults(self) -> ClassDefaults:
+        return ClassDefaults()
+
+    def evaluator(self) -> "ClassEvaluator":
+        return ClassEvaluator(self, self.config.classes, self.config.multi_label)
+
+
+class ClassEvaluator(Evaluator):
+    """Of a task whose `predict` gives probabilities [B K]."""
+
+    def __init__(self, task: StatelessTask, classes: int, multi_label: bool):
+        self.task, self.classes, self.multi_label = task, classes, multi_label
+
+    def predictions(self, images: ImageReader) -> Predictions:
+        return images.by_batch(self.row, self.classes)
+
+    def row(self, model: nn.Module, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
+        return self.task.predict(model, images)
+
+    def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
+        return (multi_label if self.multi_label else single_label)(predictions.rows, predictions.targets)
+
+    def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        return {"probabilities": predictions.rows.numpy().astype(np.float32), "targets": predictions.targets.numpy()}
+
+    def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
+        """The arrays say it all."""
+        return {}
 
 
 def build(config: Config) -> Classification:

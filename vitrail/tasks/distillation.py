@@ -4,7 +4,7 @@ A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has 
 the second to the teacher, and the prediction is the mean of both. Any other model listens to both with its one answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Count, Fraction, Share
+from vitrail.contracts import Metric, Output, StatelessTask
+from vitrail.data.dataset import Kind
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms import Augmentation
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
+from vitrail.recipe import Recipe
 from vitrail.tasks import classification
+from vitrail.tasks._defaults.classes import ClassDefaults
 from vitrail.types import Batch
+
+ANNOTATIONS: Kind = "classes"
 
 
 @dataclass(frozen=True)
@@ -33,30 +41,44 @@ class Config:
     class_weights: Literal["none", "balanced"] = "none"
 
 
-class Distillation:
+class Distillation(StatelessTask):
     """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's logits."""
 
-    truth = "classes"
+    annotations: Kind = ANNOTATIONS
+    output: Output = "classes"
+    path_keys = ("teacher", "teacher_weights", "keep")
 
     def __init__(self, config: Config, labels: classification.Classification):
         self.config, self.labels = config, labels
-        self.higher_is_better = labels.higher_is_better
+        self.metric: Metric = labels.metric
+        self.teacher = config.teacher
 
-    def assemble(self, backbone: nn.Module) -> Classifier:
-        return self.labels.assemble(backbone)
+    def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return classes
 
-    def weigh(self, labels: Tensor) -> None:
-        self.labels.weigh(labels)
+    def assemble(self, trunk: nn.Module) -> Classifier:
+        return self.labels.assemble(trunk)
+
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Augmentation:
+        return self.labels.transform(recipe, preprocess)
+
+    def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
+        return labels
+
+    def fit_class_weights(self, labels: Tensor) -> None:
+        self.labels.fit_class_weights(labels)
 
     def targets(self, labels: Tensor) -> Tensor:
         """The part of the targets that comes from the labels, [B K]."""
         return self.labels.targets(labels)
 
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """{"labels": (1 - alpha) times theirs, "teacher": alpha times its}."""
+    def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """{"labels": (1 - alpha) times theirs, "teacher": alpha times its}; of integer labels alone, their loss."""
+        if not batch.targets.is_floating_point():
+            return self.labels.loss(model, batch)
         targets, said = batch.targets.chunk(2, dim=1)  # [B K] each
-        each = model.each(batch.inputs)  # type: ignore[operator]  # [B S K]
-        own, heard = (each[:, 0], each[:, 1]) if has_token(model) else (each.mean(1), each.mean(1))
+        each = model.each(batch.inputs)  # [B S K]
+        own, heard = (each[:, 0], each[:, 1]) if model.backbone.has_distillation_token else (each.mean(1), each.mean(1))
         alpha = self.config.alpha
         return {"labels": (1 - alpha) * self.labels.distance(own, targets), "teacher": alpha * self.distance(heard, said)}
 
@@ -71,13 +93,11 @@ class Distillation:
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         return self.labels.predict(model, images)
 
-    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
-        return self.labels.metrics(predictions, targets)
+    def defaults(self) -> ClassDefaults:
+        return self.labels.defaults()
 
-
-def has_token(model: nn.Module) -> bool:
-    """Whether the model has a summary of its own for the teacher. Two summaries alone do not say so: CrossViT's are its branches."""
-    return getattr(getattr(model.backbone, "config", None), "tokens", 0) == 2
+    def evaluator(self) -> classification.ClassEvaluator:
+        return self.labels.evaluator()
 
 
 def build(config: Config) -> Distillation:

@@ -1,6 +1,6 @@
 """Semantic segmentation: one of K classes for every pixel of a picture. Background, where there is one, is an ordinary class."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Amount, Count, Fraction
-from vitrail.data.dataset import IGNORE
+from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
+from vitrail.data.dataset import IGNORE, Kind
+from vitrail.data.encode import png
+from vitrail.data.joint import Joint
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.subset import worst_and_spaced
 from vitrail.errors import UsageError
 from vitrail.heads.segment import Head, HeadKind, Segmenter
 from vitrail.metrics.segmentation import counts, segmentation
+from vitrail.recipe import Recipe
+from vitrail.tasks._defaults.dense import MaskDefaults
+from vitrail.tasks._transforms import joint
 from vitrail.types import Batch
+
+ANNOTATIONS: Kind = "masks"
+DEFAULT_FOR = "backbone"
 
 LEAST = 1e-6  # what focal loss takes for the share of a class that is certain: its slope is infinite at 0 for gammas below 1
 
@@ -33,29 +44,46 @@ class Config:
     auxiliary: Amount = 0.4  # weight of the second head's cross-entropy, which "upernet" alone has; 0: no such head
 
 
-class Segmentation:
-    """Loss and judgement of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` count for nothing.
+class Segmentation(DenseTask):
+    """Loss of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` count for nothing.
 
     Every term is the mean over pictures of something that depends on that picture alone, so that neither cutting a batch up nor
     spreading it over processes changes it. Cross-entropy is divided by all pixels, those that are ignored included, as in mmseg.
     """
 
-    truth = "masks"
-    higher_is_better = "miou"
+    annotations: Kind = ANNOTATIONS
+    output: Output = "masks"
+    metric = Metric("miou")
 
     def __init__(self, config: Config):
         self.config = config
 
-    def assemble(self, backbone: nn.Module) -> Segmenter:
+    def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return classes
+
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Joint:
+        return joint(recipe, preprocess, "masks")
+
+    def defaults(self) -> MaskDefaults:
+        return MaskDefaults()
+
+    def evaluator(self) -> "MaskEvaluator":
+        return MaskEvaluator(self.config.classes)
+
+    def assemble(self, trunk: nn.Module) -> Segmenter:
         c = self.config
         second = c.head == "upernet" and c.auxiliary > 0
-        return Segmenter(backbone, Head(c.head, c.classes, c.width, c.norm, c.dropout, second))
+        return Segmenter(trunk, Head(c.head, c.classes, c.width, c.norm, c.dropout, second))
 
     def targets(self, labels: Tensor) -> Tensor:
         """Masks uint8 [B H W] as class indices int64."""
         return labels.long()
 
-    def weigh(self, labels: Tensor) -> None:
+    def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
+        """Every picture counts for itself."""
+        return labels
+
+    def fit_class_weights(self, labels: Tensor) -> None:
         """Nothing depends on the labels of the training part."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -84,19 +112,37 @@ class Segmentation:
         """Probabilities [B K H W]."""
         return model(images).float().softmax(1)
 
-    def nothing(self) -> Tensor:
-        """The rows of no picture."""
-        return torch.zeros(0, 3 * self.config.classes, dtype=torch.int64)
+    def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A label map uint8 [H W] of each."""
+        return windows.label_maps(images)
+
+
+class MaskEvaluator(Evaluator):
+    """Of label maps at the pictures' own sizes: a row is what is counted in a picture, int64 [3 K]."""
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def predictions(self, images: ImageReader) -> Predictions:
+        return images.by_image(self.row, torch.zeros(0, 3 * self.classes, dtype=torch.int64), keep_annotations=False)
 
     def row(self, said: np.ndarray, true: np.ndarray) -> Tensor:
         """Label maps uint8 [H W] of one picture -> its row of counts int64 [3 K], what `metrics` judges."""
-        return counts(torch.from_numpy(np.ascontiguousarray(said)), torch.from_numpy(np.ascontiguousarray(true)), self.config.classes)
+        return counts(torch.from_numpy(np.ascontiguousarray(said)), torch.from_numpy(np.ascontiguousarray(true)), self.classes)
 
-    def metrics(self, predictions: Tensor, targets: Any = None) -> Mapping[str, Any]:
-        """Judgement of rows of counts [N 3K]; the truth is in them already."""
-        return segmentation(predictions)
+    def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
+        """The truth is in the rows [N 3K] already."""
+        return segmentation(predictions.rows)
 
-    def scores(self, rows: Tensor, truths: Any = None) -> Tensor:
+    def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        return {"rows": predictions.rows.numpy(), "scores": self.scores(predictions.rows).numpy()}
+
+    def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
+        """Label maps of a few pictures as grey PNG, named after the places of the pictures."""
+        places = worst_and_spaced(self.scores(predictions.rows).numpy())
+        return {f"{place:08d}.png": png(images.predict(place)) for place in places}
+
+    def scores(self, rows: Tensor) -> Tensor:
         """The mean IoU of each picture over the classes that it has or is said to have, [N]; 1 where all of it is ignored."""
         both, said, true = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
         union = said + true - both

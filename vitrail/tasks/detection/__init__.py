@@ -1,21 +1,30 @@
 """Detection as set prediction (DETR, Carion et al. 2020): every object is answered for by one query, the others say "nothing"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.checks import Amount, Count, Fraction, Positive, Share
-from vitrail.data.dataset import Boxes
+from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
+from vitrail.data.dataset import Boxes, Kind
+from vitrail.data.joint import Joint
+from vitrail.data.preprocess import Preprocess
 from vitrail.heads.detect import Design, Detector
 from vitrail.heads.idle import freeze_idle
 from vitrail.metrics.detection import average_precision, f1
+from vitrail.recipe import Recipe
+from vitrail.tasks._defaults.dense import BoxDefaults
+from vitrail.tasks._transforms import joint
 from vitrail.tasks.detection.matching import corners, costs, giou, match, shares
 from vitrail.types import Batch, Found, Objects
 
+ANNOTATIONS: Kind = "boxes"
+DEFAULT_FOR = "backbone"
 MOST = 500  # findings in a picture that are kept, the best
 WIDTH = 6  # numbers that say a box: its edges, score, label
 NO_BOX = -1.0  # in their place, where a picture has fewer than others
@@ -44,25 +53,44 @@ class Config:
     nothing: Share = 0.1  # how much a query that answers for no object counts in the class loss
 
 
-class Detection:
-    """Loss and judgement of `Found` against `Objects`."""
+class Detection(DenseTask):
+    """Loss of `Found` against `Objects`."""
 
-    truth = "boxes"
-    higher_is_better = "mAP"
+    annotations: Kind = ANNOTATIONS
+    output: Output = "boxes"
+    metric = Metric("mAP")
 
     def __init__(self, config: Config):
         self.config = config
 
-    def assemble(self, backbone: nn.Module) -> Detector:
+    def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return classes
+
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Joint:
+        return joint(recipe, preprocess, "boxes")
+
+    def defaults(self) -> BoxDefaults:
+        return BoxDefaults()
+
+    def evaluator(self) -> "BoxEvaluator":
+        return BoxEvaluator(self.config.classes)
+
+    def assemble(self, trunk: nn.Module) -> Detector:
         design = Design(**{f.name: getattr(self.config, f.name) for f in fields(Design)})
-        detector = Detector(backbone, self.config.classes, design)
-        freeze_idle(backbone, detector.maps)
+        detector = Detector(trunk, self.config.classes, design)
+        freeze_idle(trunk, detector.maps)
         return detector
 
     def targets(self, labels: Objects) -> Objects:
         return labels
 
-    def weigh(self, labels: Tensor) -> None:
+    def count_targets(self, labels: Objects, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Objects:
+        """The same objects, with how many a picture of the whole batch has in the mean, at least one in all: of all processes, so that
+        their number changes no loss."""
+        count = all_reduce_sum((labels.labels >= 0).sum().float())
+        return labels._replace(usual=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
+
+    def fit_class_weights(self, labels: Tensor) -> None:
         """No class counts for more than another."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -108,12 +136,19 @@ class Detection:
         height, width = images.shape[-2:]
         return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
 
-    def decode(self, found: Found, sizes: Tensor) -> Tensor:
-        return decode(found, sizes)
+    def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Boxes float32 [n 6] of each: left, top, right, bottom in its pixels, score, class; the best first."""
+        return windows.boxes(images, decode)
 
-    def nothing(self) -> Tensor:
-        """The rows of no picture."""
-        return torch.zeros(0, MOST * WIDTH)
+
+class BoxEvaluator(Evaluator):
+    """Of boxes in the pictures' own pixels: a row is the best that were found in a picture."""
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def predictions(self, images: ImageReader) -> Predictions:
+        return images.by_image(self.row, torch.zeros(0, MOST * WIDTH), keep_annotations=True)
 
     def row(self, said: Any, true: Boxes) -> Tensor:
         """The best `MOST` of the boxes that were found in a picture, [n 6] as `decode` gives them, laid end to end: [W]."""
@@ -121,9 +156,16 @@ class Detection:
         found = found[found[:, 4].argsort(descending=True, stable=True)[:MOST]]
         return torch.cat([found, found.new_full((MOST - len(found), WIDTH), NO_BOX)]).flatten()
 
-    def metrics(self, predictions: Tensor, targets: Sequence[Boxes]) -> Mapping[str, Any]:
-        """Judgement of rows [N W] against what is in the pictures."""
-        return average_precision(list(map(boxes_of, predictions)), targets, self.config.classes)
+    def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
+        return average_precision(list(map(boxes_of, predictions.rows)), predictions.annotations, self.classes)
+
+    def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        scores = self.scores(predictions.rows, predictions.annotations)
+        return {"rows": predictions.rows.numpy(), "scores": scores.numpy()}
+
+    def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
+        """The rows hold the boxes."""
+        return {}
 
     def scores(self, rows: Tensor, truths: Sequence[Boxes]) -> Tensor:
         """F1 of the boxes of each picture, [N]."""

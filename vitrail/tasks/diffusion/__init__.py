@@ -3,7 +3,7 @@
 Labels are dropped at random, so that the network also learns what it says without one, and guidance can go beyond the difference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.checks import Above, Amount, Count, Fraction, Positive, Share
+from vitrail.contracts import Denoiser, Evaluator, GenerativeTask, ImageReader, Metric, Output, Predictions, Transform
+from vitrail.data.dataset import Kind
+from vitrail.data.latents import Latents
+from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, chance
 from vitrail.errors import UsageError
+from vitrail.recipe import Recipe
+from vitrail.tasks._defaults.generation import GenerationDefaults
+from vitrail.tasks._transforms import augmentation
 from vitrail.tasks.diffusion import flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, device_of, guided
-from vitrail.types import Batch, denoises
+from vitrail.types import Batch
 
+ANNOTATIONS: Kind = "classes"
+DEFAULT_FOR = "denoiser"
 FULL = 256  # pixels of a side up to which noise is taken as it is; above, it grows with the side
 HELD_OUT, TIME = 0, 0  # the seed of what is held out, and the purpose of its chances
 EDGE = 1e-6  # of the chances that a time is made of
@@ -50,27 +59,42 @@ class Sampling:
     clip: bool = False  # gaussian: keeps what is guessed in [-1, 1], for pictures, not latents
 
 
-class Diffusion:
+class Diffusion(GenerativeTask):
     """Loss and sampling of a `Denoiser`. Pictures are expected in [-1, 1], labels are int64 [B]."""
 
-    truth = "classes"
-    lower_is_better = "held_out_loss"
+    annotations: Kind = ANNOTATIONS
+    trains = "denoiser"
+    output: Output = "images"
+    metric = Metric("held_out_loss", higher_is_better=False)
 
     def __init__(self, config: Config):
         self.config = config
         self.chain = gaussian.linear(config.steps) if config.objective == "gaussian" else None
 
-    def assemble(self, denoiser: Any) -> nn.Module:
+    def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return classes
+
+    def assemble(self, trunk: nn.Module) -> Denoiser:
         """The denoiser itself. Errors: `UsageError` for a model that is none, or does not go with the objective or the classes."""
-        if not denoises(denoiser):
-            raise UsageError(f"a {type(denoiser).__name__} takes no noise out of pictures", "--model dit/nano or jit/nano")
-        if self.chain is None and getattr(denoiser.config, "learn_sigma", False):
+        if not isinstance(trunk, Denoiser):
+            raise UsageError(f"a {type(trunk).__name__} takes no noise out of pictures", "--model dit/nano or jit/nano")
+        if self.chain is None and trunk.learns_variance:
             raise UsageError("a learned variance is for the gaussian objective", "--model.learn-sigma false, or --task.objective gaussian")
-        if denoiser.null not in (0, self.config.classes):
-            raise UsageError(
-                f"the model knows {denoiser.null} classes, the data has {self.config.classes}", "leave model.classes out, or 0"
-            )
-        return denoiser
+        if trunk.null not in (0, self.config.classes):
+            what = f"the model knows {trunk.null} classes, the data has {self.config.classes}"
+            raise UsageError(what, "leave model.classes out, or 0")
+        return trunk
+
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Transform:
+        if recipe.input.vae is not None:
+            return Latents(preprocess, recipe.plan.seed)
+        return augmentation(recipe, preprocess)
+
+    def defaults(self) -> GenerationDefaults:
+        return GenerationDefaults()
+
+    def evaluator(self) -> "LossEvaluator":
+        return LossEvaluator(self)
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Named terms. Time, noise and dropped labels come from torch's global generator, in this order."""
@@ -87,7 +111,11 @@ class Diffusion:
         """Labels as they are, int64 [B]."""
         return labels
 
-    def weigh(self, labels: Tensor) -> None:
+    def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
+        """Every picture counts for itself."""
+        return labels
+
+    def fit_class_weights(self, labels: Tensor) -> None:
         """The loss depends on no label's frequency."""
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -105,14 +133,6 @@ class Diffusion:
             t = torch.sigmoid(self.config.t_mean + self.config.t_std * torch.special.ndtri(u.clamp(EDGE, 1 - EDGE)))
             found = self.each_flow(model, images, t.float().to(images.device), self.noise_scale(images) * noise, labels)
         return torch.stack(list(found.values())).sum(0)[:, None]
-
-    def metrics(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Any]:
-        """The mean of the losses [N 1], also by class."""
-        losses, classes = predictions[:, 0].double(), max(1, self.config.classes)
-        counts = torch.bincount(targets, minlength=classes)
-        sums = torch.zeros(classes, dtype=torch.float64).index_add(0, targets, losses)
-        by_class = {"held_out_loss": (sums / counts.clamp(min=1)).tolist(), "count": counts.tolist()}
-        return {"held_out_loss": float(losses.mean()), "count": len(losses), "per_class": by_class}
 
     def dropped(self, model: Any, labels: Tensor) -> Tensor:
         """Labels, some of them at random turned into that of no class."""
@@ -144,7 +164,7 @@ class Diffusion:
         weighed = flow.weight(time, self.config.prediction, self.config.loss_space) * error
         return {self.config.loss_space: weighed.square().flatten(1).mean(1)}
 
-    def part_way(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def noisy(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B C H W] with noise in them, and the times [B] that the network is told: from noise alone at 0 to the picture at 1."""
         if self.chain is not None:
             places = torch.full((len(x),), round((1 - share) * (len(self.chain) - 1)), device=x.device)
@@ -187,6 +207,31 @@ class Diffusion:
             return flow.velocity(denoise(z, t).float(), z, t, self.config.prediction)
 
         yield from (flow.heun if sampler == "heun" else flow.euler)(speed, self.noise_scale(noise) * noise, how.steps)
+
+
+class LossEvaluator(Evaluator):
+    """Of a denoiser: the loss of every held-out picture."""
+
+    def __init__(self, task: Diffusion):
+        self.task = task
+
+    def predictions(self, images: ImageReader) -> Predictions:
+        return images.by_batch(self.task.held_out, 1)
+
+    def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
+        """The mean of the losses [N 1], also by class."""
+        losses, targets, classes = predictions.rows[:, 0].double(), predictions.targets, max(1, self.task.config.classes)
+        counts = torch.bincount(targets, minlength=classes)
+        sums = torch.zeros(classes, dtype=torch.float64).index_add(0, targets, losses)
+        by_class = {"held_out_loss": (sums / counts.clamp(min=1)).tolist(), "count": counts.tolist()}
+        return {"held_out_loss": float(losses.mean()), "count": len(losses), "per_class": by_class}
+
+    def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        return {"losses": predictions.rows.numpy()}
+
+    def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
+        """Made pictures are kept by whoever makes them."""
+        return {}
 
 
 def means(terms: dict[str, Tensor]) -> dict[str, Tensor]:

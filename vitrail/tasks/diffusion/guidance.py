@@ -61,8 +61,8 @@ class Ahead:
         count, first = len(self.classes), self.times.index(t) if t in self.times else None
         times = [t] if first is None else self.times[first : first + max(1, ROWS // count)]
         each = torch.tensor(times, device=self.classes.device).repeat_interleave(count)
-        told = self.model.told(each, self.classes.repeat(len(times)))
-        self.known = {time: told.rows(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
+        condition = self.model.condition(each, self.classes.repeat(len(times)))
+        self.known = {time: condition.rows(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
 
 
 class Streams:
