@@ -45,7 +45,7 @@ def truths(head, size):
 def begun(family, head):
     torch.manual_seed(0)
     made = task(head)
-    return made, *learner(Recipe(plan=Plan(steps=2, precision="fp32")), made.assemble(small(family)), torch.device("cpu"))
+    return made, *learner(Recipe(plan=Plan(steps=2, precision="fp32")), made.assemble(small(family)), made, torch.device("cpu"))
 
 
 def every_third(family, head):
