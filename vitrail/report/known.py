@@ -3,17 +3,19 @@
 import json
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitrail import catalog
 from vitrail.analysis.cost import Cost, cost
 from vitrail.contracts import Task, trunk_of
 from vitrail.data.dataset import Dataset
 from vitrail.engine import log
 from vitrail.engine.freeze import freeze, parts
 from vitrail.errors import VitrailError
-from vitrail.recipe import Recipe
+from vitrail.recipe import Choice, Recipe
 from vitrail.run import model
 from vitrail.run.folder import RunFolder
 from vitrail.run.prepare import as_it_was
@@ -57,7 +59,6 @@ class Known:
 
     folder: RunFolder
     recipe: Recipe
-    task: Task
     about: dict[str, Any]
     training: list[dict[str, Any]]
     evals: list[dict[str, Any]]
@@ -66,6 +67,12 @@ class Known:
     dataset: Dataset | None
     absent: str
     cost: Cost | None
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        name = self.recipe.task.name or catalog.default_task(str(self.about.get("kind", "classes")), "backbone")
+        return Names().task(Choice(name, self.recipe.task.keys), len(self.classes), self.multi)
 
     @property
     def classes(self) -> list[str]:
@@ -124,7 +131,7 @@ class Known:
 
 def look(folder: RunFolder) -> Known:
     """Errors: `UsageError` or `CheckpointError` where the folder is no run; whatever else is missing is left out."""
-    recipe, about, names = folder.recipe(), folder.about(), Names()
+    recipe, about = folder.recipe(), folder.about()
     rows = [row for row in log.rows(folder.log) if isinstance(row, dict) and isinstance(row.get("step"), int)]
     metrics = evaluations(folder)
     parts = sorted(metrics, key=lambda part: (ORDER.index(part) if part in ORDER else len(ORDER), part))
@@ -132,7 +139,6 @@ def look(folder: RunFolder) -> Known:
     return Known(
         folder=folder,
         recipe=recipe,
-        task=names.task(recipe.task, len(about["classes"]), bool(about.get("multi_label"))),
         about=about,
         training=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
@@ -140,7 +146,7 @@ def look(folder: RunFolder) -> Known:
         others={part: metrics[part] for part in parts[1:]},
         dataset=dataset,
         absent=absent,
-        cost=price(recipe, about, names),
+        cost=price(recipe, about),
     )
 
 
@@ -176,13 +182,13 @@ def pictures(recipe: Recipe, about: dict[str, Any]) -> tuple[Dataset | None, str
         return None, f"the data set cannot be read ({error})"
 
 
-def price(recipe: Recipe, about: dict[str, Any], names: Names) -> Cost | None:
+def price(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
     """What the model of a recipe costs; its structure is enough, so no weight is read or made."""
     import torch
 
     try:
         with torch.device("meta"):
-            net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label")), names).model
+            net = model.assemble(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
         trunk = trunk_of(net)
         freeze(parts(net, trunk, list(trunk.blocks), recipe.optim.freeze))
         return cost(net)
