@@ -5,15 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.heads.with_head import ModelWithHead
 
-class Classifier(nn.Module):
+
+class Classifier(ModelWithHead):
     """Images [B C H W] -> logits [B K], in training and out of it alike."""
 
     def __init__(self, backbone: Any, classes: int, init_std: float = 0.02):
-        super().__init__()
-        self.backbone = backbone
-        self.classes = classes
-        self.origin: object = None  # how `vitrail.create` was called, so that `vitrail.save` can say it
+        super().__init__(backbone, classes)
         self.heads = nn.ModuleList(nn.Linear(width, classes) for width in backbone.summary_widths)
         for head in self.heads.children():
             assert isinstance(head, nn.Linear)

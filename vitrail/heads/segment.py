@@ -13,6 +13,7 @@ from vitrail.heads.masks import MaskTransformer
 from vitrail.heads.parts import Classify, NormKind, initialise, map_norm, stretch
 from vitrail.heads.pyramid import Last, Pyramid, Skips
 from vitrail.heads.upernet import Auxiliary, UPerNet
+from vitrail.heads.with_head import ModelWithHead
 
 HeadKind = Literal["linear", "fpn", "pup", "upernet", "mask"]
 WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
@@ -31,18 +32,15 @@ class Head:
     auxiliary: bool = False
 
 
-class Segmenter(nn.Module):
+class Segmenter(ModelWithHead):
     """Images [B C H W] -> logits [B K H W], in training and out of it alike.
 
     What of the backbone no logit depends on, such as what makes its summaries, is frozen.
     """
 
     def __init__(self, backbone: Any, head: Head):
-        super().__init__()
         check(head)
-        self.backbone = backbone
-        self.classes = head.classes
-        self.origin: object = None  # how it was made, so that it can be saved
+        super().__init__(backbone, head.classes)
         neck = neck_of(head, backbone)
         parts = {"neck": neck, "main": head_of(head, neck)}
         if head.auxiliary:
@@ -99,7 +97,7 @@ def head_of(head: Head, neck: Any) -> nn.Module:
     if head.kind == "linear":
         return Linear(width, classes, norm, dropout)
     if head.kind == "mask":
-        return MaskTransformer(widths, classes, width, dropout)
+        return MaskTransformer(widths, classes, width, dropout, neck.strides[-1])
     if head.kind == "pup":
         return Progressive(widths, neck.strides[-1], classes, width, norm, dropout)
     return (SemanticFPN if head.kind == "fpn" else UPerNet)(widths, classes, width, norm, dropout)
