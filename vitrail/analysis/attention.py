@@ -46,18 +46,19 @@ class Look:
         return whole[:, :, :-1, :-1]
 
     def seen_by(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
-        """What one query looks at, on a map of the keys: [B h hk wk]. query: a leading token by its number, or a cell (row, column)."""
+        """What one query looks at, on a map of the keys: [B h hk wk]. query: a token without a place by its number, those before
+        the cells first, or a cell (row, column)."""
         if isinstance(query, tuple):
             cells = on_one_map(self, self.queries, "queries")
             if not (0 <= query[0] < cells[0] and 0 <= query[1] < cells[1]):
                 raise UsageError(f"there is no cell {query}", f"the grid is {cells[0]} x {cells[1]}")
             number = self.queries.leading + query[0] * cells[1] + query[1]
         else:
-            number = query
-            if not 0 <= query < self.queries.leading:
-                raise UsageError(
-                    f"{self.name} has no token {query} without a place", f"it has {self.queries.leading}; or give (row, column)"
-                )
+            side = self.queries
+            if not 0 <= query < side.leading + side.trailing:
+                raise UsageError(f"{self.name} has no token {query} without a place",
+                                 f"it has {side.leading + side.trailing}; or give (row, column)")  # fmt: skip
+            number = query if query < side.leading else query + side.cells
         group, place = (int(i) for i in (self.query_index == number).nonzero()[0])
         return self.on_map(self.scattered(self.parts[:, group, :, place], self.key_index[group]), level)
 
