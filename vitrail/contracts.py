@@ -92,6 +92,14 @@ class HeadedModel(nn.Module, ABC):
     takes_sizes: bool = False  # beside images [B C H W] the sizes [B 2] of what of them is no padding
     origin: object = None  # how `vitrail.create` was called, so that `vitrail.save` can say it
 
+    def __init__(self, backbone: Any, classes: int):
+        super().__init__()
+        self.backbone, self.classes = backbone, classes
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Any:
+        """One type of output, in training and out of it alike."""
+
 
 def trunk_of(net: nn.Module) -> Trunk:
     """The backbone under a head, or a trunk as a whole. Errors: `UsageError` for a model that is neither."""

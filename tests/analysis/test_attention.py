@@ -8,13 +8,15 @@ from torch import nn
 
 import vitrail
 from vitrail.analysis.attention import Look, attention, sites
-from vitrail.analysis.places import Cells, overlap
+from vitrail.analysis.rollout import overlap
 from vitrail.errors import UsageError
 from vitrail.heads.detect import Design, Detector
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads, split_heads
+from vitrail.layers.token_layout import Cells
 from vitrail.layers.windows import attend, join
 from vitrail.models import dit, jit
+from vitrail.types import TokenLayout
 
 SOFTMAX = sorted(set(SMALL) - NO_SOFTMAX - {"dit", "jit"})
 
@@ -80,8 +82,8 @@ def test_windows_are_put_back_where_they_were(family, block):
     qkv = inner.attn.qkv(fmap.flatten(1, 2))
     values = qkv.chunk(3, dim=-1)[2] + (inner.attn.v_bias if family == "swin_v2" else 0)
     mixed = inner.attn.proj(merge_heads(one.weights @ split_heads(values, inner.attn.heads)))
-    wanted = attend(inner.attn, fmap, inner.window, inner.shift).flatten(1, 2)
-    assert any(inner.shift) == bool(block)
+    wanted = attend(inner.attn, fmap, TokenLayout((fmap.shape[1], fmap.shape[2]), (4, 4)), inner.windows).flatten(1, 2)
+    assert any(inner.windows.shift) == bool(block)
     torch.testing.assert_close(mixed, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -282,7 +284,7 @@ def test_an_attention_by_itself_is_a_model_too():
             self.inner = nn.ModuleList([nn.ModuleDict({"attn": SelfAttention(8, 2)})])
 
         def forward(self, x):
-            return self.inner[0]["attn"](x.flatten(2).mT, (x.shape[2], x.shape[3]))
+            return self.inner[0]["attn"](x.flatten(2).mT, TokenLayout((x.shape[2], x.shape[3]), (1, 1)))
 
     (one,) = attention(One(), torch.randn(1, 8, 3, 5))
     assert one.name == "inner.0.attn"

@@ -87,7 +87,7 @@ def test_windows_that_see_themselves_alone_are_nowhere_far():
     model = small("swin")
     for stage in model.layers:
         for block in stage.blocks:
-            h, w = block.window
+            h, w = block.windows.size
             block.attn.relative.table.data.fill_(-1000)
             block.attn.relative.table.data[(h - 1) * (2 * w - 1) + w - 1] = 0  # the displacement of nothing
     for p in profile(model, [images("swin")]):

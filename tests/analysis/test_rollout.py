@@ -62,7 +62,7 @@ def test_what_is_read_is_the_summary():
     x = images("vit")
     for keys, wanted in (({"tokens": 1, "registers": 2}, [0]), ({"tokens": 0, "registers": 2}, range(2, 66)), ({"tokens": 2}, [0, 1])):
         model = shaken("vit", **keys)
-        shares = summary(model, attention(model, x, -1, "mean")[0])
+        shares = summary(attention(model, x, -1, "mean")[0])
         assert shares[0, 0].nonzero().flatten().tolist() == list(wanted)
         torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
 
@@ -149,6 +149,8 @@ class Twice(nn.Module):
 
 class Linear(nn.Module):
     """Mean of the last map, then a linear layer."""
+
+    summary_widths, map_widths, strides = (3,), (3,), (1,)
 
     def __init__(self):
         super().__init__()

@@ -47,6 +47,8 @@ def test_every_family_has_tokens_after_every_block(family):
 class Turned(nn.Module):
     """Two blocks: what is given, and the same through a fixed matrix."""
 
+    summary_widths, map_widths, strides = (4,), (4,), (1,)
+
     def __init__(self, matrix, scale=1.0):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)])

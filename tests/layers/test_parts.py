@@ -10,6 +10,10 @@ from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.mlp import Mlp, SwiGLU
 from vitrail.layers.norm import LayerScale, norm
 from vitrail.layers.patch import ConvStem
+from vitrail.layers.token_layout import cross_attention_layout, side_of
+from vitrail.types import TokenLayout, unplaced_tokens
+
+GRID = TokenLayout((3, 4), (16, 16))
 
 
 def test_self_attention_equals_torchs():
@@ -18,11 +22,11 @@ def test_self_attention_equals_torchs():
     ours.proj.load_state_dict(theirs.out_proj.state_dict())
     x = torch.randn(2, 12, 32)
     out, weights = theirs(x, x, x, average_attn_weights=False)
-    torch.testing.assert_close(ours(x, (3, 4)), out, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours.weights(x, (3, 4)), weights, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(x, GRID), out, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.weights(x, GRID), weights, rtol=1e-5, atol=1e-6)
 
 
-def test_another_attention_needs_only_to_project():
+def test_another_attention_needs_only_to_project_and_to_say_where_its_tokens_are():
     class Cross(Attention):
         def __init__(self):
             super().__init__(16, 2)
@@ -30,6 +34,9 @@ def test_another_attention_needs_only_to_project():
 
         def project(self, x, context):
             return Projected(*(split_heads(t, 2) for t in (self.q(x), *self.kv(context).chunk(2, -1))))
+
+        def locate(self, x, context):
+            return cross_attention_layout(*(side_of(unplaced_tokens(t.shape[1])) for t in (x, context)))
 
     cross = Cross()
     x, context = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
@@ -42,8 +49,8 @@ def test_another_attention_needs_only_to_project():
 def test_attention_dropout_acts_in_training_only():
     attention = SelfAttention(32, 4, attention_dropout=0.5)
     x = torch.randn(2, 12, 32)
-    assert not torch.equal(attention.train()(x, (3, 4)), attention(x, (3, 4)))
-    assert torch.equal(attention.eval()(x, (3, 4)), attention(x, (3, 4)))
+    assert not torch.equal(attention.train()(x, GRID), attention(x, GRID))
+    assert torch.equal(attention.eval()(x, GRID), attention(x, GRID))
 
 
 def test_heads_must_divide():

@@ -14,6 +14,7 @@ from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.crossvit import VARIANTS, Config, build, sizes
+from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.crossvit import SOURCES
 
@@ -120,19 +121,19 @@ def test_evaluation_does_not_depend_on_the_batch_and_training_is_random():
 
 def test_the_exchange_is_parallel_and_leaves_patches_alone():
     scale = build(TINY).blocks[0].eval()
-    x, grids = [torch.randn(2, 13, 16), torch.randn(2, 7, 32)], [(3, 4), (2, 3)]
-    fine, coarse = scale(x, grids)
+    x, layouts = [torch.randn(2, 13, 16), torch.randn(2, 7, 32)], [TokenLayout((3, 4), (12, 12), 1), TokenLayout((2, 3), (16, 16), 1)]
+    fine, coarse = scale(x, layouts)
     alone = []
-    for tokens, grid, blocks in zip(x, grids, scale.blocks, strict=True):
+    for tokens, layout, blocks in zip(x, layouts, scale.blocks, strict=True):
         for block in blocks:
-            tokens = block(tokens, grid)
+            tokens = block(tokens, layout)
         alone.append(tokens)
     torch.testing.assert_close(fine[:, 1:], alone[0][:, 1:])
     torch.testing.assert_close(coarse[:, 1:], alone[1][:, 1:])
     for i, got in enumerate((fine, coarse)):
         token = scale.projs[i](alone[i][:, :1])
         shown = torch.cat([token, alone[1 - i][:, 1:]], dim=1)  # the other's patches, not its class token
-        token = token + scale.fusion[i].attn(scale.fusion[i].norm1(shown))
+        token = token + scale.fusion[i].attn(scale.fusion[i].norm1(shown), layouts[1 - i])
         torch.testing.assert_close(got[:, :1], scale.revert_projs[i](token))
 
 

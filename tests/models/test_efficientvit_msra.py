@@ -13,6 +13,7 @@ from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions
 from vitrail.models.efficientvit_msra import VARIANTS, build, distances
+from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.efficientvit_msra import SOURCES
 
@@ -175,7 +176,7 @@ def test_each_head_hears_the_one_before_it():
     for head in cascade.cascade:
         head.register_forward_hook(lambda m, args, out: heard.append((args[0], out)))
     x = torch.randn(2, 36, 4, 4)
-    cascade(x)
+    cascade(x, TokenLayout((4, 4), (64, 64)))
     for share, (seen, _), (_, before) in zip(x.chunk(4, dim=1)[1:], heard[1:], heard, strict=False):
         torch.testing.assert_close(seen, share + before.mT.unflatten(2, (4, 4)))
 

@@ -36,8 +36,14 @@ def test_dropout_is_in_the_middle_half_of_the_large_ones():
 
 
 def test_rows_turn_the_first_half_of_a_head_columns_the_second_and_class_tokens_nothing():
-    model = build(JIT)
-    found = model.angles((2, 3), torch.device("cpu"))
+    model, handed = build(JIT).eval(), []
+    for block in model.blocks:
+        block.attn.register_forward_hook(lambda m, args, out: handed.append(args))
+    side = JIT.patch
+    model(torch.randn(1, 3, 2 * side, 3 * side), torch.tensor([0.5]), torch.tensor([3]))
+    assert [layout.leading for _, layout, _ in handed] == [0, 0, 4, 4]
+    assert torch.equal(handed[0][2], handed[-1][2][4:])
+    found = handed[-1][2]
     assert found.shape == (4 + 6, 8)
     assert not found[:4].any()
     omega = 10000.0 ** (-torch.arange(4) / 4)

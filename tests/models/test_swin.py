@@ -13,9 +13,9 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import attentions, merge_heads
-from vitrail.layers.windows import APART, attend, cut, join, shift_mask
+from vitrail.layers.windows import APART, Windows, attend, cut, join, shift_mask
 from vitrail.models.swin import VARIANTS, Config, build, refit, windows
-from vitrail.types import Features
+from vitrail.types import Features, TokenLayout
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.swin import SOURCES
 
@@ -135,8 +135,8 @@ def test_drop_path_rises_over_the_blocks_of_all_stages():
 def test_windows_shrink_to_the_map_and_blocks_shift_by_turns():
     model = build(Config(**{**SWIN_SHAPE, "window": 5}, size=(64, 256)))
     assert windows(model.config) == [(5, 5), (5, 5), (4, 5), (2, 5)]
-    assert [b.shift for b in model.layers[0].blocks] == [(0, 0), (2, 2)]
-    assert [b.shift for b in model.layers[3].blocks] == [(0, 0), (1, 2)]
+    assert [b.windows.shift for b in model.layers[0].blocks] == [(0, 0), (2, 2)]
+    assert [b.windows.shift for b in model.layers[3].blocks] == [(0, 0), (1, 2)]
     assert model.blocks[-1].attn.relative.table.shape == (3 * 9, 4)
 
 
@@ -154,8 +154,9 @@ def test_the_mask_parts_what_was_not_together_before_the_shift(grid, window, shi
 def test_a_window_over_the_whole_map_is_not_shifted():
     block = build(TINY).blocks[-1].eval()
     x = torch.randn(2, 4, 4, 128)
-    assert block.shift == (2, 2)
-    torch.testing.assert_close(attend(block.attn, x, (4, 4), (2, 2)), attend(block.attn, x, (4, 4), (0, 0)))
+    assert block.windows == Windows((4, 4), (2, 2))
+    layout = TokenLayout((4, 4), (32, 32))
+    torch.testing.assert_close(attend(block.attn, x, layout, block.windows), attend(block.attn, x, layout, Windows((4, 4))))
 
 
 def test_tables_go_to_other_windows_as_the_original_resamples_them():
@@ -207,9 +208,9 @@ def test_exports_for_any_batch(size):
 @pytest.mark.slow
 def test_a_compiled_block_equals_eager():
     block = build(TINY).blocks[1].eval()
-    x = torch.randn(2, 18, 25, 16)
+    x, layout = torch.randn(2, 18, 25, 16), TokenLayout((18, 25), (4, 4))
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -14,6 +14,7 @@ from vitrail.contracts import Backbone
 from vitrail.engine.optim import groups
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.models.swin_v2 import VARIANTS, build
+from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.swin_v2 import SOURCES
 
@@ -85,7 +86,7 @@ def test_parameters_and_multiply_adds_are_the_published(name):
         ours, theirs = vitrail.create(f"swin_v2/{name}", classes=1000), timm.create_model(other, num_classes=1000)
     assert count(ours) == count(theirs)
     assert abs(count(ours) / 1e6 - millions) < 0.006
-    assert [b.window for b in ours.backbone.blocks] == [b.window_size for s in theirs.layers for b in s.blocks]
+    assert [b.windows.size for b in ours.backbone.blocks] == [b.window_size for s in theirs.layers for b in s.blocks]
     if name in ("tiny_w8", "tiny_w16", "small_w8"):  # counting takes a while, and the others differ in width or depth alone
         assert abs(vitrail.cost(ours).macs / 1e9 / billions - 1) < 0.005
 
@@ -103,7 +104,7 @@ def test_every_size_gives_four_maps_and_their_mean(size):
 def test_starts_with_blocks_that_do_nothing_and_the_published_numbers():
     model = build(TINY)
     x = torch.randn(2, 8, 8, 16)
-    torch.testing.assert_close(model.blocks[1](x), x)
+    torch.testing.assert_close(model.blocks[1](x, TokenLayout((8, 8), (4, 4))), x)
     for block in model.blocks:
         attn = block.attn
         assert torch.allclose(attn.logit_scale, torch.tensor(math.log(10)))
@@ -190,6 +191,6 @@ def test_exports_for_any_batch():
 @pytest.mark.slow
 def test_a_compiled_block_equals_eager():
     block = warm(build(TINY)).blocks[1]
-    x = torch.randn(2, 18, 25, 16)
+    x, layout = torch.randn(2, 18, 25, 16), TokenLayout((18, 25), (4, 4))
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ from test_models import NO_SOFTMAX, shaken
 from vitrail.analysis import inside, sentences
 from vitrail.analysis.distance import Profile
 from vitrail.analysis.onto import extent, onto, seen
-from vitrail.analysis.positions import Encoding
+from vitrail.analysis.positions import Bias, Similarity
 from vitrail.data.dataset import Split
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import BadImage, UsageError
@@ -169,13 +169,13 @@ def test_sentences_say_what_the_numbers_are():
 def test_near_and_far_places():
     line = torch.arange(4.0)
     near = torch.exp(-(line[:, None] - line).abs())
-    table = Encoding("position", "table", (near[:, None, :, None] * near[None, :, None, :]).contiguous())
-    direct, distant = sentences.near_and_far(table)
+    table = Similarity("position", (near[:, None, :, None] * near[None, :, None, :]).contiguous(), "table")
+    direct, distant = table.near_and_far()
     assert direct == pytest.approx(np.exp(-1), abs=1e-6)
     assert distant < np.exp(-2) + 1e-6
-    assert "somewhat more alike" in sentences.positions(table)[0]
+    assert "somewhat more alike" in table.sentences()[0]
     bias = -torch.arange(-3, 4).abs().float()[None, :, None] - torch.arange(-3, 4).abs().float()[None, None]
-    assert "1 of 2 heads add more" in sentences.positions(Encoding("a", "relative", torch.cat([bias, -bias])))[0]
+    assert "1 of 2 heads add more" in Bias("a", torch.cat([bias, -bias])).sentences()[0]
 
 
 def maker(family, **keys):

@@ -121,7 +121,7 @@ class Blocks(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1)) for _ in range(depth))
         for block in self.blocks:
             nn.init.ones_(block[0].weight)
-        self.strides = (1,)
+        self.summary_widths, self.map_widths, self.strides = (1,), (1,), (1,)
 
     def forward(self, x):
         for block in self.blocks:

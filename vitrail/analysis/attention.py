@@ -12,10 +12,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.places import Around, Layout, Side, layout
 from vitrail.analysis.watch import Given, backbone_of, inputs, run
 from vitrail.errors import UsageError, pick
 from vitrail.layers.attention import Attention, attentions
+from vitrail.layers.token_layout import AttentionLayout, Side
 
 Reduction = Literal["mean", "min", "max"]
 Heads = Reduction | Sequence[int] | None
@@ -46,18 +46,19 @@ class Look:
         return whole[:, :, :-1, :-1]
 
     def seen_by(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
-        """What one query looks at, on a map of the keys: [B h hk wk]. query: a leading token by its number, or a cell (row, column)."""
+        """What one query looks at, on a map of the keys: [B h hk wk]. query: a token without a place by its number, those before
+        the cells first, or a cell (row, column)."""
         if isinstance(query, tuple):
             cells = on_one_map(self, self.queries, "queries")
             if not (0 <= query[0] < cells[0] and 0 <= query[1] < cells[1]):
                 raise UsageError(f"there is no cell {query}", f"the grid is {cells[0]} x {cells[1]}")
             number = self.queries.leading + query[0] * cells[1] + query[1]
         else:
-            number = query
-            if not 0 <= query < self.queries.leading:
-                raise UsageError(
-                    f"{self.name} has no token {query} without a place", f"it has {self.queries.leading}; or give (row, column)"
-                )
+            side = self.queries
+            if not 0 <= query < side.leading + side.trailing:
+                raise UsageError(f"{self.name} has no token {query} without a place",
+                                 f"it has {side.leading + side.trailing}; or give (row, column)")  # fmt: skip
+            number = query if query < side.leading else query + side.cells
         group, place = (int(i) for i in (self.query_index == number).nonzero()[0])
         return self.on_map(self.scattered(self.parts[:, group, :, place], self.key_index[group]), level)
 
@@ -92,14 +93,14 @@ def attention(model: nn.Module, images: Given, layers: Layers = None, heads: Hea
     chosen = choose(model, layers)
     args, made, looks = inputs(model, images), dict[str, list[Tensor]](), dict[str, Look]()
 
-    def see(name: str, module: Attention, args: tuple, out: Tensor, around: Around) -> None:
+    def see(name: str, module: Attention, args: tuple, out: Tensor) -> None:
         weights = module.weights(*args).float()
         site = next(s for s, modules in chosen.items() if name in modules)
         alone = len(chosen[site]) == 1
         made.setdefault(site, []).append((some_heads(weights, heads, name) if alone else weights).cpu())
         if len(made[site]) == len(chosen[site]):
             joined = made[site][0] if alone else some_heads(torch.cat(made[site], dim=1), heads, site)
-            looks[site] = look(site, joined, layout(module, args, weights.shape, around))
+            looks[site] = look(site, joined, module.locate(*args))
             del made[site]
 
     watched = {name: m for modules in chosen.values() for name, m in modules.items()}
@@ -108,7 +109,7 @@ def attention(model: nn.Module, images: Given, layers: Layers = None, heads: Hea
     return [looks[site] for site in chosen if site in looks]
 
 
-def look(name: str, weights: Tensor, at: Layout) -> Look:
+def look(name: str, weights: Tensor, at: AttentionLayout) -> Look:
     """Weights [B*g h n m] with their places."""
     return Look(name, weights.unflatten(0, (-1, len(at.query_index))), *at)
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vitrail.contracts import Denoiser
+from vitrail.analysis.watch import backbone_of, block_list
+from vitrail.contracts import Denoiser, Trunk
 from vitrail.layers.attention import attentions
 
 
@@ -60,9 +61,9 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = getattr(getattr(model, "backbone", model), "config", None)
-    size = getattr(config, "size", (224, 224)) if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-    ghost, channels = on_meta(model), getattr(config, "channels", 3)
+    channels, own = images_of(model)
+    size = own if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+    ghost = on_meta(model)
     with torch.no_grad(), weightless():
         seen = watched(ghost, given(ghost, batch, channels, size))
         with FlopCounterMode(display=False) as counter:  # looking costs operations of its own, so it is not done while counting
@@ -80,6 +81,13 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         by_part=by_part,
     )
+
+
+def images_of(model: nn.Module) -> tuple[int, tuple[int, int]]:
+    """Channels and size of the images that a model is made for."""
+    inner: Any = backbone_of(model)
+    known = isinstance(inner, Trunk)
+    return (inner.config.channels, inner.config.size) if known else (3, (224, 224))
 
 
 class EverythingOnMeta(TorchFunctionMode):
@@ -170,8 +178,8 @@ def parts(model: nn.Module) -> dict[str, str]:
     """Names of the parts of a model and their paths: those of the backbone, then the head. Blocks in a list are one part; other
     lists, such as stages, are as many parts as they have entries."""
     found = {}
-    backbone = getattr(model, "backbone", model)
-    blocks = {id(block) for block in getattr(backbone, "blocks", ())}
+    backbone = backbone_of(model)
+    blocks = {id(block) for block in block_list(model)}
     prefix = "" if backbone is model else "backbone."
     for name, part in backbone.named_children():
         if isinstance(part, nn.ModuleList) and not all(id(m) in blocks for m in part):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.analysis.attention import Layers, Look, attention
 from vitrail.analysis.watch import Given
+from vitrail.layers.token_layout import Side
 
 TINY = torch.finfo(torch.float32).tiny  # less than any weight that was not masked
 
@@ -42,7 +43,7 @@ def mean_distance(one: Look) -> Tensor:
 
     Tokens without a place and padding are left out, and the weights of the others brought to a sum of one.
     """
-    queries, keys = at_places(one.query_index, one.queries.leading), at_places(one.key_index, one.keys.leading)
+    queries, keys = at_places(one.query_index, one.queries), at_places(one.key_index, one.keys)
     if not one.queries.maps or not one.keys.maps:
         return one.parts.new_full((one.parts.shape[0], one.parts.shape[2]), float("nan"))
     here, there = one.queries.centres[queries.clamp(min=0)], one.keys.centres[keys.clamp(min=0)]  # [g n 2], [g m 2]
@@ -62,9 +63,9 @@ def entropy(one: Look) -> tuple[Tensor, Tensor]:
     return over_queries(nats, real), over_queries(share, real)
 
 
-def at_places(index: Tensor, leading: int) -> Tensor:
+def at_places(index: Tensor, side: Side) -> Tensor:
     """The cells at places of the sequence; below zero what has none."""
-    return torch.where(index >= leading, index - leading, -1)
+    return torch.where((index >= side.leading) & (index < side.leading + side.cells), index - side.leading, -1)
 
 
 def over_queries(values: Tensor, counted: Tensor) -> Tensor:

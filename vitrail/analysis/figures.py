@@ -18,7 +18,7 @@ from vitrail.data.encode import rgb
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEAT, DIVERGING = "inferno", "RdBu_r"
+HEAT = "inferno"
 STRENGTH = 0.6  # of the colours over a picture
 TILE = 1.4  # inches
 
@@ -97,17 +97,11 @@ def distance_figure(profiles: Sequence[Profile]) -> "Figure":
 
 def position_figure(encoding: Encoding) -> "Figure":
     """Tiles of likeness, one a cell where the cell is; or the bias by displacement, one a head, red for what is added."""
-    values = encoding.values
-    if encoding.kind == "relative":
-        figure, axes = tiles(1, len(values))
-        most = max(float(values.abs().max()), 1e-12)
-        for axis, head in zip(axes[0], values, strict=True):
-            drawn = axis.imshow(head.numpy(), cmap=DIVERGING, vmin=-most, vmax=most)
-    else:
-        figure, axes = tiles(values.shape[0], values.shape[1], 0.5)
-        for row, tile_row in zip(axes, values, strict=True):
-            for axis, tile in zip(row, tile_row, strict=True):
-                drawn = axis.imshow(tile.numpy(), cmap="viridis", vmin=-1, vmax=1)
+    panels = encoding.panels()
+    figure, axes = tiles(panels.values.shape[0], panels.values.shape[1], panels.side)
+    for row, values in zip(axes, panels.values, strict=True):
+        for axis, panel in zip(row, values, strict=True):
+            drawn = axis.imshow(panel.numpy(), cmap=panels.colours, vmin=panels.low, vmax=panels.high)
     figure.colorbar(drawn, ax=axes)
     figure.suptitle(f"{encoding.name} ({encoding.kind})", fontsize=9)
     return figure

@@ -60,7 +60,7 @@ def places(model: nn.Module) -> Found:
     """How a model tells places. Errors: `UsageError` for one that has no position encoding."""
     found = positions.encodings(model)
     drawn = {one.name: figures.position_figure(one) for one in found}
-    words = [sentence for one in found for sentence in sentences.positions(one)]
+    words = [sentence for one in found for sentence in one.sentences()]
     return Found("positions", words, {f"{one.kind}/{one.name}": one.values.numpy() for one in found}, drawn)
 
 

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from vitrail.analysis.cam import on_picture
 from vitrail.analysis.figures import overlay
-from vitrail.analysis.places import Around, Grid, strides_of
 from vitrail.analysis.watch import backbone_of
+from vitrail.contracts import Backbone
 from vitrail.data.encode import rgb
 from vitrail.data.preprocess import Preprocess
+from vitrail.types import Grid
 
 
 class Seen(NamedTuple):
@@ -37,8 +38,12 @@ def seen(pre: Preprocess, height: int, width: int) -> Seen:
 
 
 def extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
-    """The height and width in pixels that a grid of cells covers on a canvas of a size, what pads it included."""
-    return Around(1, size, strides_of(backbone_of(model)), ()).cells(grid).extent
+    """The height and width in pixels that a grid of cells covers on a canvas of a size, what pads it included: cells are as wide as the
+    stride of a map that has so many of them, or share the canvas evenly."""
+    backbone = backbone_of(model)
+    strides = backbone.strides if isinstance(backbone, Backbone) else ()
+    down, across = (next((s * n for s in strides if -(-side // s) == n), side) for side, n in zip(size, grid, strict=True))
+    return down, across
 
 
 def onto(picture: np.ndarray, heat: Tensor, pre: Preprocess, covers: Grid) -> np.ndarray:

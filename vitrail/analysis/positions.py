@@ -1,30 +1,113 @@
 """How a model tells places, without any picture: tables, rotations and relative biases; and the filters that cut the patches."""
 
-from typing import Any, Literal, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.places import Grid, is_grid, strides_of
 from vitrail.analysis.watch import backbone_of
 from vitrail.errors import UsageError
-from vitrail.layers.patch import grid_of
+from vitrail.layers.attention import attentions
 from vitrail.layers.position import Position
-from vitrail.layers.rotary import Rotary
+from vitrail.layers.relative import Displacements
+from vitrail.layers.rotary import Rotation
+from vitrail.types import Grid
 
 
-class Encoding(NamedTuple):
-    """How one part tells places.
+class Panels(NamedTuple):
+    """How an encoding is drawn: panels [rows columns h w] of colours between `low` and `high`."""
 
-    "table"     the cosine between what is joined to two cells, [h w h w]: one tile a cell
-    "rotary"    by how much turning alone lets a query and a key of two cells agree, [h w h w]; 1 for a cell and itself
-    "relative"  what is added to the logits, by displacement of the key from the query: [heads 2h-1 2w-1]
-    """
-
-    name: str  # of the module
-    kind: Literal["table", "rotary", "relative"]
     values: Tensor
+    low: float
+    high: float
+    colours: str  # the name of a colour map
+    side: float  # of a panel, in inches
+
+
+@dataclass(frozen=True)
+class Encoding(ABC):
+    """How one part tells places. name: of the module."""
+
+    name: str
+    values: Tensor
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """In a word."""
+
+    @abstractmethod
+    def panels(self) -> Panels:
+        """How it is drawn."""
+
+    @abstractmethod
+    def sentences(self) -> list[str]:
+        """What it amounts to."""
+
+
+@dataclass(frozen=True)
+class Similarity(Encoding):
+    """How alike two cells are, [h w h w]: one panel a cell. "table": the cosine between what is joined to them. "rotary":
+    by how much turning alone lets a query and a key of theirs agree; 1 for a cell and itself."""
+
+    source: Literal["table", "rotary"]
+
+    @property
+    def kind(self) -> str:
+        return self.source
+
+    def panels(self) -> Panels:
+        return Panels(self.values, -1.0, 1.0, "viridis", 0.5)
+
+    def sentences(self) -> list[str]:
+        near, far = self.near_and_far()
+        if not np.isfinite([near, far]).all():
+            return [f"{self.name}: the grid is too small to tell near from far."]
+        how = "clearly" if near > far + 0.5 else "somewhat" if near > far + 0.1 else "hardly"
+        return [f"{self.name} ({self.kind}): direct neighbours have a similarity of {near:.2f} in the mean, cells half the grid apart "
+                f"and farther {far:.2f}: near places are {how} more alike than far ones."]  # fmt: skip
+
+    def near_and_far(self) -> tuple[float, float]:
+        """The mean of cells that share an edge, and of those at least half the grid apart in a direction; NaN where there are none."""
+        values = self.values.numpy()
+        h, w = values.shape[:2]
+        cells = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 2)
+        apart = np.abs(cells[:, None] - cells[None])
+        flat = values.reshape(h * w, h * w)
+        direct, distant = apart.sum(-1) == 1, ((apart >= (max(2, h / 2), max(2, w / 2))).any(-1))
+        near, far = (float(flat[which].mean()) if which.any() else float("nan") for which in (direct, distant))
+        return near, far
+
+
+@dataclass(frozen=True)
+class Bias(Encoding):
+    """What is added to the logits, by displacement of the key from the query: [heads 2h-1 2w-1]; one panel a head."""
+
+    @property
+    def kind(self) -> str:
+        return "relative"
+
+    def panels(self) -> Panels:
+        most = max(float(self.values.abs().max()), 1e-12)
+        return Panels(self.values[None], -most, most, "RdBu_r", 1.4)
+
+    def sentences(self) -> list[str]:
+        nearer, farther = self.near_and_far()
+        more = int((nearer > farther).sum())
+        return [f"{self.name}: {more} of {len(nearer)} heads add more to the next keys than to those half a window away and farther."]
+
+    def near_and_far(self) -> tuple[np.ndarray, np.ndarray]:
+        """By head the mean of what is added one cell away, and half a window away and farther."""
+        values = self.values.numpy()
+        h, w = values.shape[1] // 2, values.shape[2] // 2
+        down, across = np.abs(np.arange(-h, h + 1))[:, None], np.abs(np.arange(-w, w + 1))[None]
+        direct, distant = down + across == 1, (down >= max(1, (h + 1) / 2)) | (across >= max(1, (w + 1) / 2))
+        return values[:, direct].mean(1), values[:, distant].mean(1)
 
 
 class Filters(NamedTuple):
@@ -39,28 +122,37 @@ def encodings(model: nn.Module, grid: Grid | None = None) -> list[Encoding]:
     """All of a model's ways to tell places. grid: (height, width) in cells that tables and rotations are taken at, by default that
     which they were made for. Errors: `UsageError` for a model that has none."""
     backbone = backbone_of(model)
-    found: list[Encoding] = []
-    turned: set[tuple] = set()
-    inside: set[int] = set()
-    for name, module in backbone.named_modules():
-        if isinstance(module, Position):
-            at = grid or grid_of_table(module)
-            found.append(Encoding(name, "table", similarity(module.encoding(at), at)))
-        elif isinstance(module, Rotary) and (same := (module.head_width, module.base, module.pairs)) not in turned:
-            turned.add(same)  # nothing is learned, so all layers turn alike
-            at = grid or own_grid(backbone)
-            found.append(Encoding(name, "rotary", kernel(module.angles(at), at)))
-        elif id(module) not in inside and (bias := biases(backbone, name, module)) is not None:
-            inside |= {id(m) for m in module.modules()}
-            found.append(Encoding(name, "relative", bias))
-    angles: Any = getattr(backbone, "angles", None)
-    if callable(angles):  # a model that turns queries and keys by itself, tokens without a place first
-        at = grid or own_grid(backbone)
-        found.append(Encoding("angles", "rotary", kernel(angles(at, torch.device("cpu"))[-at[0] * at[1] :], at)))
+    found = list(encodings_of(backbone, grid))
     if not found:
         raise UsageError(f"{type(backbone).__name__} has no position encoding",
                          "nothing is to be drawn: its convolutions tell places by the zeros around the picture")  # fmt: skip
     return found
+
+
+def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
+    inside = attentions(backbone)
+    rotations = list[Tensor]()
+    for name, module in backbone.named_modules():
+        if isinstance(module, Position):
+            at = grid or module.grid
+            yield Similarity(name, similarity(module.encoding(at), at), "table")
+        elif isinstance(module, Rotation):
+            at = at_grid(module, grid)
+            angles = module.angles(at)
+            if not any(torch.equal(angles, other) for other in rotations):  # nothing is learned, so all layers turn alike
+                rotations.append(angles)
+                yield Similarity(name, kernel(angles, at), "rotary")
+        elif isinstance(module, Displacements):
+            owner = name.rpartition(".")[0]
+            yield Bias(owner if owner in inside else name, module.by_displacement().detach().float().cpu())
+
+
+def at_grid(rotation: Rotation, grid: Grid | None) -> Grid:
+    """Errors: `UsageError` where neither the caller nor the model says one."""
+    at = grid or rotation.grid
+    if at is None:
+        raise UsageError("rotations are the same on every grid, and the model has none of its own", "give grid=(height, width)")
+    return at
 
 
 def similarity(table: Tensor, grid: Grid) -> Tensor:
@@ -76,45 +168,6 @@ def kernel(angles: Tensor, grid: Grid) -> Tensor:
     """
     waves = torch.cat([angles.cos(), angles.sin()], dim=1).double().cpu()
     return (waves @ waves.T / angles.shape[1]).float().view(*grid, *grid)
-
-
-def biases(backbone: nn.Module, name: str, module: nn.Module) -> Tensor | None:
-    """The relative bias of an attention [heads 2h-1 2w-1], if it has one: a part `relative` that gives [heads N N], or a table of
-    absolute displacements [heads side*side]."""
-    relative: Any = getattr(module, "relative", None)
-    if isinstance(relative, nn.Module):
-        window = getattr(relative, "grid", None) or getattr(backbone.get_submodule(name.rpartition(".")[0]), "window", None)
-        return by_displacement(relative(), window) if is_grid(window) else None
-    table: Any = getattr(module, "attention_biases", None)
-    side = getattr(module, "window", None)
-    if isinstance(table, Tensor) and isinstance(side, int) and table.shape[-1] == side * side:
-        quarter = table.detach().float().cpu().view(-1, side, side)
-        half = torch.cat([quarter[:, :, 1:].flip(2), quarter], dim=2)
-        return torch.cat([half[:, 1:].flip(1), half], dim=1)
-    return None
-
-
-def by_displacement(bias: Tensor, window: Any) -> Tensor:
-    """A bias [heads N N], tokens without a place first, as one number a displacement (key minus query): [heads 2h-1 2w-1]."""
-    h, w = window
-    leading = bias.shape[-1] - h * w
-    cells = bias[:, leading:, leading:].detach().float().cpu().unflatten(2, (h, w)).unflatten(1, (h, w))  # [heads h w h w]
-    down, across = torch.arange(1 - h, h), torch.arange(1 - w, w)
-    top, left = (-down).clamp(min=0)[:, None], (-across).clamp(min=0)[None]  # a query from which the key is on the map
-    return cells[:, top, left, top + down[:, None], left + across[None]]
-
-
-def grid_of_table(position: Position) -> Grid:
-    """The grid that a table was made for."""
-    made: Any = getattr(position, "grid", None)
-    return (made[0], made[1]) if made is not None else (len(position.rows), len(position.columns))  # type: ignore[arg-type]
-
-
-def own_grid(backbone: nn.Module) -> Grid:
-    """The grid of a model on pictures of its own size."""
-    config: Any = backbone.config
-    patch = config.patch if isinstance(config.patch, tuple) else (strides_of(backbone)[0],) * 2
-    return grid_of(config.size, patch)
 
 
 @torch.no_grad()

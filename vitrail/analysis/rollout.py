@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.analysis.attention import Layers, Look, Reduction, attention, choose, look
-from vitrail.analysis.places import Around, Cells, Side, layout, overlap
-from vitrail.analysis.watch import Given, backbone_of, inputs, run, scores
+from vitrail.analysis.watch import Given, block_list, inputs, run, scores
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, merge_heads
+from vitrail.layers.token_layout import Cells, Side
 
 TINY = 1e-12
 
@@ -38,7 +38,7 @@ def rollout(model: nn.Module, images: Given, layers: Layers = None, heads: Reduc
     looks = attention(model, images, layers, heads)
     check(looks, model, discard)
     steps = [kept(one, discard) for one in looks]
-    return trace(looks, steps, summary(model, looks[-1]), residual, 1.0 - residual).cells[:, 0]
+    return trace(looks, steps, summary(looks[-1]), residual, 1.0 - residual).cells[:, 0]
 
 
 def relevance(model: nn.Module, images: Given, classes: Tensor | int | None = None, layers: Layers = None) -> Tensor:
@@ -51,7 +51,7 @@ def relevance(model: nn.Module, images: Given, classes: Tensor | int | None = No
     looks = speaking(model, images, classes, layers)
     check(looks, model, 0.0)
     steps = [one.parts[:, :, 0] for one in looks]
-    start = summary(model, looks[-1])
+    start = summary(looks[-1])
     nothing = trace(looks, [torch.zeros_like(step) for step in steps], start, 1.0, 1.0)
     return (trace(looks, steps, start, 1.0, 1.0).cells - nothing.cells)[:, 0]
 
@@ -64,10 +64,10 @@ def speaking(model: nn.Module, images: Given, classes: Tensor | int | None, laye
     weights: dict[str, Tensor] = {}
     places = {}
 
-    def see(name: str, module: Attention, args: tuple, out: Tensor, around: Around) -> Tensor:
+    def see(name: str, module: Attention, args: tuple, out: Tensor) -> Tensor:
         found = module.weights(*args)
         values = module.project(*args).values
-        weights[name], places[name] = found, layout(module, args, found.shape, around)
+        weights[name], places[name] = found, module.locate(*args)
         return module.dropout(module.proj(merge_heads(found.to(values.dtype) @ values)))
 
     watched = {name: m for modules in chosen.values() for name, m in modules.items()}
@@ -90,11 +90,11 @@ def check(looks: Sequence[Look], model: nn.Module, discard: float) -> None:
     """Errors: `UsageError` where the layers are not one stack over ever coarser grids."""
     if not 0.0 <= discard < 1.0:
         raise UsageError(f"discard is a share of the weights, not {discard}", "take at least 0 and less than 1")
-    owners = {id(m): i for i, block in enumerate(getattr(backbone_of(model), "blocks", ())) for m in block.modules()}
+    owners = {id(m): i for i, block in enumerate(block_list(model)) for m in block.modules()}
     grids: dict[int, tuple[int, int]] = {}
     before = None
     for one in looks:
-        if len(one.queries.maps) != 1 or len(one.keys.maps) != 1:
+        if len(one.queries.maps) != 1 or len(one.keys.maps) != 1 or one.queries.trailing:
             raise UsageError(f"{one.name} looks from one thing at another, and this follows one row of tokens", "choose layers without it")
         grid, owner = one.queries.maps[0].grid, owners.get(id(model.get_submodule(one.name)), -1)
         finer = before is not None and (grid[0] > before[0] or grid[1] > before[1])
@@ -104,14 +104,12 @@ def check(looks: Sequence[Look], model: nn.Module, discard: float) -> None:
         before = grid
 
 
-def summary(model: nn.Module, last: Look) -> Tensor:
+def summary(last: Look) -> Tensor:
     """Which tokens of the last layer the summary is made of, as shares [B 1 N]: the class tokens, or all cells alike."""
-    backbone, leading = backbone_of(model), last.queries.leading
-    tokens = getattr(backbone, "tokens", None)
-    read = min(leading, len(getattr(backbone, "summary_widths", ())) if tokens is None else len(tokens))
-    shares = torch.zeros(len(last.parts), 1, last.queries.tokens)
-    chosen = slice(0, read) if read else slice(leading, None)
-    shares[:, :, chosen] = 1.0 / shares[:, :, chosen].shape[2]
+    side = last.queries
+    shares = torch.zeros(len(last.parts), 1, side.tokens)
+    first, count = (0, side.summaries) if side.summaries else (side.leading, side.cells)
+    shares[:, :, first : first + count] = 1.0 / max(1, count)
     return shares
 
 
@@ -166,3 +164,9 @@ def stretched(cells: Tensor, new: Cells, old: Cells) -> Tensor:
     """Shares of the cells of one map [B r N], spread over those of another by the area that they cover: [B r N']."""
     down, across = overlap(new.rows, old.rows), overlap(new.columns, old.columns)
     return torch.einsum("brij,iy,jx->bryx", cells.unflatten(2, new.grid), down, across).flatten(2)
+
+
+def overlap(new: Tensor, old: Tensor) -> Tensor:
+    """Which share of each new interval [n 2] lies in each old one [m 2], rows summing to one: [n m]."""
+    shared = (torch.minimum(new[:, None, 1], old[:, 1]) - torch.maximum(new[:, None, 0], old[:, 0])).clamp(min=0)
+    return shared / shared.sum(1, keepdim=True).clamp(min=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 
 from vitrail.analysis.distance import Profile
 from vitrail.analysis.flow import Flow
-from vitrail.analysis.positions import Encoding, Filters
+from vitrail.analysis.positions import Filters
 from vitrail.analysis.tokens import Alike, Kernels
 
 GLOBAL = 0.9  # share of the distance of even attention from which a head looks everywhere
@@ -76,40 +76,6 @@ def distances(profiles: Sequence[Profile], even: Sequence[float]) -> list[str]:
     shares = [float(p.share.mean()) for p in profiles]
     said.append(f"Entropy, as a share of the most there could be, is {shares[0]:.2f} in the first layer and {shares[-1]:.2f} in the last.")
     return said
-
-
-def positions(encoding: Encoding) -> list[str]:
-    """What one way to tell places amounts to."""
-    if encoding.kind == "relative":
-        nearer, farther = by_displacement(encoding)
-        more = int((nearer > farther).sum())
-        return [f"{encoding.name}: {more} of {len(nearer)} heads add more to the next keys than to those half a window away and farther."]
-    near, far = near_and_far(encoding)
-    if not np.isfinite([near, far]).all():
-        return [f"{encoding.name}: the grid is too small to tell near from far."]
-    how = "clearly" if near > far + 0.5 else "somewhat" if near > far + 0.1 else "hardly"
-    return [f"{encoding.name} ({encoding.kind}): direct neighbours have a similarity of {near:.2f} in the mean, cells half the grid apart "
-            f"and farther {far:.2f}: near places are {how} more alike than far ones."]  # fmt: skip
-
-
-def near_and_far(encoding: Encoding) -> tuple[float, float]:
-    """Mean likeness of cells that share an edge, and of those at least half the grid apart in a direction; NaN where there are none."""
-    values = encoding.values.numpy()
-    h, w = values.shape[:2]
-    cells = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 2)
-    apart = np.abs(cells[:, None] - cells[None])
-    flat = values.reshape(h * w, h * w)
-    direct, distant = apart.sum(-1) == 1, ((apart >= (max(2, h / 2), max(2, w / 2))).any(-1))
-    return tuple(float(flat[which].mean()) if which.any() else float("nan") for which in (direct, distant))  # type: ignore[return-value]
-
-
-def by_displacement(encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
-    """Of a relative bias, the mean by head of what is added one cell away, and half a window away and farther."""
-    values = encoding.values.numpy()
-    h, w = values.shape[1] // 2, values.shape[2] // 2
-    down, across = np.abs(np.arange(-h, h + 1))[:, None], np.abs(np.arange(-w, w + 1))[None]
-    direct, distant = down + across == 1, (down >= max(1, (h + 1) / 2)) | (across >= max(1, (w + 1) / 2))
-    return values[:, direct].mean(1), values[:, distant].mean(1)
 
 
 def filters(found: Filters) -> list[str]:

@@ -7,28 +7,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.places import Around, grids_in, told
 from vitrail.analysis.watch import blocks_of, run
+from vitrail.types import Grid, TokenLayout
 
 
 @dataclass(frozen=True)
 class State:
-    """The output of a block, or one of its branches. `raw` is the very tensor, [B T+hw D], [B h w D] or [B D h w]."""
+    """The output of a block, or one of its branches. `raw` is the very tensor: with a layout, which the block was handed, [B N D] or
+    [B h w D]; without one a map [B D h w], or [B N D] whose places nobody tells."""
 
     block: str  # its name
     name: str  # that of the block, and of the branch where there are several
     raw: Tensor
-    leading: int
-    grid: tuple[int, int] | None  # None where the cells could not be placed
-    channels_first: bool
+    layout: TokenLayout | None
+
+    @property
+    def grid(self) -> Grid | None:
+        """That of the cells, where it is told."""
+        if self.layout is None:
+            return (self.raw.shape[2], self.raw.shape[3]) if self.raw.ndim == 4 else None
+        return self.layout.grid
 
     def cells(self, of: Tensor | None = None) -> Tensor:
         """The patches [B h w D] of the output, or of something shaped like it, such as its gradient."""
-        x = self.raw if of is None else of
-        if x.ndim == 4:
-            return x.permute(0, 2, 3, 1) if self.channels_first else x
-        patches = x[:, self.leading :]
-        return patches.unflatten(1, self.grid) if self.grid else patches[:, None]
+        x, layout = self.raw if of is None else of, self.layout
+        if layout is None:
+            return x.permute(0, 2, 3, 1) if x.ndim == 4 else x[:, None]
+        return x if x.ndim == 4 else x[:, layout.leading : layout.leading + layout.cells].unflatten(1, layout.grid)
 
 
 def states(model: nn.Module, args: tuple, see: Callable[[State], Any], before: bool = False) -> Any:
@@ -37,35 +42,32 @@ def states(model: nn.Module, args: tuple, see: Callable[[State], Any], before: b
     blocks = blocks_of(model)
     first = next(iter(blocks))
 
-    def after(name: str, block: nn.Module, args: tuple, out: Any, around: Around) -> None:
+    def after(name: str, block: nn.Module, args: tuple, out: Any) -> None:
         if before and name == first:
-            for state in split(f"into {name}", block, args, args[0], around):
+            for state in split(f"into {name}", args, args[0]):
                 see(state)
-        for state in split(name, block, args, out, around):
+        for state in split(name, args, out):
             see(state)
 
     return run(model, args, blocks, after)
 
 
-def split(name: str, block: nn.Module, args: tuple, out: Any, around: Around) -> Iterator[State]:
-    """One state for each tensor that a block returns."""
+def split(name: str, args: tuple, out: Any) -> Iterator[State]:
+    """One state for each tensor that a block returns, with the layout that it was handed for it."""
     branches = [out] if isinstance(out, Tensor) else [x for x in out if isinstance(x, Tensor)]
-    grids = list(grids_in(args[1:]))
+    layouts = list(layouts_in(args))
     for i, raw in enumerate(branches):
         title = name if len(branches) == 1 else f"{name}[{i}]"
-        if raw.ndim == 4:
-            first = any(isinstance(m, nn.Conv2d) for m in block.modules())  # linear layers want channels last, convolutions first
-            grid = (raw.shape[2], raw.shape[3]) if first else (raw.shape[1], raw.shape[2])
-            yield State(name, title, raw, 0, grid, first)
-        elif raw.ndim == 3:
-            at = grids[i] if i < len(grids) else grid_of_tokens(raw, around)
-            yield State(name, title, raw, raw.shape[1] - at[0] * at[1] if at else 0, at, False)
+        yield State(name, title, raw, layouts[i] if i < len(layouts) else None)
 
 
-def grid_of_tokens(x: Tensor, around: Around) -> tuple[int, int] | None:
-    """The grid of tokens [B N D], by what modules around say."""
-    maps = told(x.shape[1], around).maps
-    return maps[0].grid if maps else None
+def layouts_in(value: Any) -> Iterator[TokenLayout]:
+    """All layouts among arguments, those in lists included."""
+    if isinstance(value, TokenLayout):
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from layouts_in(inner)
 
 
 def each(model: nn.Module, args: tuple, make: Callable[[State], Any]) -> tuple[list[str], list[Any]]:

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ def filled(split: Split) -> CachedReader:
 
 def unnamed() -> BinaryIO:
     """A file that no folder holds. It lives as long as its readers; unlike /dev/shm it has no limit but that of the memory."""
-    if hasattr(os, "memfd_create"):
+    if sys.platform == "linux":
         return open(os.memfd_create("pictures"), "wb+")
     return tempfile.TemporaryFile()
 

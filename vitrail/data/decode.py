@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vitrail.errors import BadImage, UsageError
 
@@ -96,7 +97,8 @@ def header(source: Path | bytes) -> Header:
             mode = image.mode
             bands = 3 + image.has_transparency_data if mode in ("P", "PA") else len(image.getbands())
             kind = "JPEG" if image.format == "MPO" else str(image.format)
-            return Header((height, width), mode, _bits(image, start), bands, getattr(image, "n_frames", 1), orientation, kind)
+            frames = getattr(image, "n_frames", 1)  # Pillow's images have it where their format may hold several
+            return Header((height, width), mode, _bits(image, start), bands, frames, orientation, kind)
     except Exception as error:
         raise _bad(NAMELESS if isinstance(source, bytes) else str(source), error, LIMIT) from None
 
@@ -191,7 +193,7 @@ def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int])
 def _deep(image: Image.Image) -> Image.Image:
     """A grey picture of more than 8 bits as L, or LA where one value of it stands for transparent."""
     values = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow reads unsigned numbers as signed ones
     if image.mode.startswith("I;16") and tags.get(262) == 0:
@@ -226,8 +228,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _bits(image: Image.Image, start: bytes) -> int:
     if image.format == "PNG" and start[12:16] == b"IHDR":
         return start[24]
-    if image.format == "TIFF":
-        return max(getattr(image, "tag_v2", {}).get(258, (1,)))
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(258, (1,)))
     return BITS.get(image.mode, 8)
 
 

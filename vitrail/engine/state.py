@@ -93,8 +93,11 @@ def flat(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor
 def unflatten(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
+    empty = {name.partition("|")[0] for name, value in tensors.items() if not value.numel()} - set(parameters)  # no parameter of any model
     for name, value in tensors.items():
         parameter, _, key = name.partition("|")
+        if parameter in empty:
+            continue
         if parameter not in parameters:
             raise CheckpointError(f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?")
         p = parameters[parameter]

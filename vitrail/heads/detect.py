@@ -13,7 +13,7 @@ from vitrail.heads.looking import DecoderLayer, EncoderLayer, Memory, perceptron
 from vitrail.heads.places import centres, inside, positions
 from vitrail.heads.queries import Anchors, Queries, Slots
 from vitrail.layers.position import check_width
-from vitrail.types import Found
+from vitrail.types import Found, TokenLayout
 
 CELLS = 8  # across the shorter side of a picture: what the finest map has at least, where there is such a map
 
@@ -42,10 +42,9 @@ class Detector(HeadedModel):
     takes_sizes = True
 
     def __init__(self, backbone: Any, classes: int, design: Design):
-        super().__init__()
         check_width(design.width, 4, "a detector")
-        width, heads = design.width, design.heads
-        self.backbone, self.classes, self.design = backbone, classes, design
+        super().__init__(backbone, classes)
+        width, heads, self.design = design.width, design.heads, design
         self.maps = choose(backbone.strides, design.stride, backbone.config.size)
         self.input_proj = nn.ModuleList(nn.Conv2d(backbone.map_widths[i], width, 1) for i in self.maps)
         self.levels = nn.Embedding(len(self.maps), width) if len(self.maps) > 1 else None
@@ -77,7 +76,7 @@ class Detector(HeadedModel):
         canvas = images.shape[-2:]
         maps = self.backbone(images).maps
         extents = torch.tensor([canvas], device=images.device) if sizes is None else sizes.to(images.device)
-        values, places, biases, rows, columns = [], [], [], [], []
+        values, places, biases, rows, columns, layouts = [], [], [], [], [], []
         for level, (i, proj) in enumerate(zip(self.maps, self.input_proj, strict=True)):
             h, w = maps[i].shape[-2:]
             down, across = inside(extents[:, 0], canvas[0], h), inside(extents[:, 1], canvas[1], w)
@@ -87,9 +86,10 @@ class Detector(HeadedModel):
             biases.append((down[:, :, None] & across[:, None]).flatten(1))
             rows.append(centres(extents[:, 0], canvas[0], h))
             columns.append(centres(extents[:, 1], canvas[1], w))
+            layouts.append(TokenLayout((h, w), (self.backbone.strides[i], self.backbone.strides[i])))
         seen = torch.cat(biases, dim=1)[:, None, None]
         bias = None if sizes is None else torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-        memory = Memory(torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns))
+        memory = Memory(torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns), tuple(layouts))
         for layer in self.encoder:
             memory = layer(memory)
         return memory

@@ -12,9 +12,7 @@ class Classifier(HeadedModel):
     """Images [B C H W] -> logits [B K], in training and out of it alike."""
 
     def __init__(self, backbone: Any, classes: int, init_std: float = 0.02):
-        super().__init__()
-        self.backbone = backbone
-        self.classes = classes
+        super().__init__(backbone, classes)
         self.heads = nn.ModuleList(nn.Linear(width, classes) for width in backbone.summary_widths)
         for head in self.heads.children():
             assert isinstance(head, nn.Linear)

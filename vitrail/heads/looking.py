@@ -5,6 +5,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of_maps
+from vitrail.types import TokenLayout, unplaced_tokens
+
+Layouts = tuple[TokenLayout, ...]  # of the maps that stand in a row
 
 
 class Memory(NamedTuple):
@@ -15,6 +19,7 @@ class Memory(NamedTuple):
     bias: Tensor | None  # [B 1 1 N], minus infinity at padding; None where there is none
     rows: tuple[Tensor, ...]  # of each map where the centres of its rows lie, as shares of the picture: [B h] or [1 h]
     columns: tuple[Tensor, ...]  # likewise [B w]
+    layouts: Layouts  # of each map
 
 
 class Looking(Attention):
@@ -29,10 +34,15 @@ class Looking(Attention):
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def project(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Projected:
-        """[B N W], [B M W], [B M W] and what is added to the logits, broadcast to [B h N M]."""
+    def project(self, queries: Tensor, keys: Tensor, values: Tensor, places: tuple[Layouts, Layouts],
+                bias: Tensor | None = None) -> Projected:  # fmt: skip
+        """[B N W], [B M W], [B M W], where the queries and the keys are, and what is added to the logits, broadcast to [B h N M]."""
         q, k, v = self.q(queries), self.k(keys), self.v(values)
         return Projected(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
+
+    def locate(self, queries: Tensor, keys: Tensor, values: Tensor, places: tuple[Layouts, Layouts],
+               bias: Tensor | None = None) -> AttentionLayout:  # fmt: skip
+        return cross_attention_layout(side_of_maps(places[0]), side_of_maps(places[1]))
 
 
 class EncoderLayer(nn.Module):
@@ -47,7 +57,7 @@ class EncoderLayer(nn.Module):
     def forward(self, memory: Memory) -> Memory:
         x = memory.values
         placed = x + memory.positions
-        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, memory.bias)))
+        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (memory.layouts, memory.layouts), memory.bias)))
         return memory._replace(values=self.norm2(x + self.dropout(self.mlp(x))))
 
 
@@ -63,9 +73,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, place: Tensor, keys: Tensor, memory: Memory, bias: Tensor | None) -> Tensor:
         """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
-        placed = x + place
-        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x)))
-        x = self.norm2(x + self.dropout(self.cross_attn(x + place, keys, memory.values, bias)))
+        own, placed = (unplaced_tokens(x.shape[1]),), x + place
+        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (own, own))))
+        x = self.norm2(x + self.dropout(self.cross_attn(x + place, keys, memory.values, (own, memory.layouts), bias)))
         return self.norm3(x + self.dropout(self.mlp(x)))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitrail.layers import init
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.mlp import Mlp
+from vitrail.types import TokenLayout
 
 DEPTH = 2
 HEAD_WIDTH = 64
@@ -23,17 +24,18 @@ class Block(nn.Module):
         self.attn = SelfAttention(width, heads, dropout=dropout, attention_dropout=dropout)
         self.mlp = Mlp(width, 4 * width, dropout=dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), (x.shape[1], 1))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.attn(self.norm1(x), layout)
         return x + self.mlp(self.norm2(x))
 
 
 class MaskTransformer(nn.Module):
-    """The last map -> logits [B K h w]: an embedding of each class goes through two blocks together with the cells, and the logit of a
-    cell is the cosine between it and the class, normed over the classes."""
+    """The last map, of `stride` pixels a cell -> logits [B K h w]: an embedding of each class goes through two blocks together
+    with the cells, and the logit of a cell is the cosine between it and the class, normed over the classes."""
 
-    def __init__(self, widths: Sequence[int], classes: int, width: int, dropout: float):
+    def __init__(self, widths: Sequence[int], classes: int, width: int, dropout: float, stride: float):
         super().__init__()
+        self.stride = stride
         self.inside = nn.Linear(widths[-1], width)
         self.classes = nn.Parameter(torch.empty(classes, width))
         self.blocks = nn.ModuleList(Block(width, heads_of(width), dropout) for _ in range(DEPTH))
@@ -46,15 +48,17 @@ class MaskTransformer(nn.Module):
             nn.init.normal_(projection, std=width**-0.5)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        grid = (maps[-1].shape[2], maps[-1].shape[3])
+        layout = TokenLayout(grid, (self.stride, self.stride), trailing=len(self.classes))
         x = self.inside(maps[-1].flatten(2).mT)  # [B hw D]
-        cells = x.shape[1]
+        cells = layout.cells
         x = torch.cat([x, self.classes.expand(len(x), -1, -1)], dim=1)  # [B hw+K D]
         for block in self.blocks:
-            x = block(x)
+            x = block(x, layout)
         x = self.norm(x)
         cell, kind = x[:, :cells] @ self.cell_proj, x[:, cells:] @ self.class_proj
         masks = F.normalize(cell, dim=-1) @ F.normalize(kind, dim=-1).mT  # [B hw K]
-        return self.mask_norm(masks).mT.unflatten(2, maps[-1].shape[2:])
+        return self.mask_norm(masks).mT.unflatten(2, grid)
 
 
 def heads_of(width: int) -> int:

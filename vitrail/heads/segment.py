@@ -39,10 +39,8 @@ class Segmenter(HeadedModel):
     """
 
     def __init__(self, backbone: Any, head: Head):
-        super().__init__()
         check(head)
-        self.backbone = backbone
-        self.classes = head.classes
+        super().__init__(backbone, head.classes)
         neck = neck_of(head, backbone)
         parts = {"neck": neck, "main": head_of(head, neck)}
         if head.auxiliary:
@@ -99,7 +97,7 @@ def head_of(head: Head, neck: Any) -> nn.Module:
     if head.kind == "linear":
         return Linear(width, classes, norm, dropout)
     if head.kind == "mask":
-        return MaskTransformer(widths, classes, width, dropout)
+        return MaskTransformer(widths, classes, width, dropout, neck.strides[-1])
     if head.kind == "pup":
         return Progressive(widths, neck.strides[-1], classes, width, norm, dropout)
     return (SemanticFPN if head.kind == "fpn" else UPerNet)(widths, classes, width, norm, dropout)

@@ -1,7 +1,7 @@
 """Attention, once. Every softmax attention in the house is this class with its own way of making q, k and v.
 
 `forward` runs torch's fused kernel and never forms the weights; `weights` forms them, for whoever wants to look.
-Both are final: a subclass writes `project` and nothing else.
+Both are final: a subclass writes `project`, and `locate`, which says where on the image queries and keys are.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,8 @@ from vitrail.layers.neighbourhood import Neighbourhood, Seen
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
+from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
+from vitrail.types import TokenLayout
 
 
 class Places(NamedTuple):
@@ -65,6 +67,10 @@ class Attention(nn.Module, ABC):
     def project(self, *args: Any) -> Projected:
         """Queries, keys, values and bias from whatever `forward` is given."""
 
+    @abstractmethod
+    def locate(self, *args: Any) -> AttentionLayout:
+        """Where on the image queries and keys stand, from the same arguments."""
+
     def forward(self, *args: Any) -> Tensor:
         found = self.project(*args)
         q, k, v = found[:3]
@@ -95,14 +101,17 @@ class SelfAttention(Attention):
         self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.rotary, self.relative, self.neighbourhood = places
 
-    def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
-        leading = x.shape[1] - grid[0] * grid[1]
+        grid, leading = layout.grid, layout.leading
         if self.rotary is not None:
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
         bias = None if self.relative is None else self.relative(grid)
         return Projected(q, k, v, bias, None if self.neighbourhood is None else Seen(self.neighbourhood.radius, grid, leading))
+
+    def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
+        return self_attention_layout(layout)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

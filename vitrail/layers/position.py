@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
 from vitrail.layers.resample import Resampling, resample_1d, resample_as
+from vitrail.types import Grid
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
@@ -68,6 +69,8 @@ def _waves(places: Tensor, bands: int, span: int) -> Tensor:
 
 class Position(nn.Module, ABC):
     """Adds an encoding of the place to every patch. What is added is `encoding(grid)`, in the dtype and on the device of the table."""
+
+    grid: Grid  # that it was made for
 
     @abstractmethod
     def encoding(self, grid: tuple[int, int]) -> Tensor:
@@ -131,6 +134,7 @@ class Factorised(Position):
 
     def __init__(self, grid: tuple[int, int], width: int, init: str = "normal"):
         super().__init__()
+        self.grid = (grid[0], grid[1])
         self.rows = nn.Parameter(torch.empty(grid[0], width))
         self.columns = nn.Parameter(torch.empty(grid[1], width))
         _fill(self.rows, init)

@@ -3,6 +3,8 @@
 Source: Swin (Liu et al. 2021), section 3.2; the rows for tokens without a place are those of BEiT (Bao et al. 2021).
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,15 @@ from vitrail.layers.resample import displacements, resample_bias
 TOKEN_ROWS = 3  # token -> patch, patch -> token, token -> token
 
 
-class RelativeBias(nn.Module):
+class Displacements(nn.Module, ABC):
+    """What a head adds to the logits of two cells depends on their displacement alone."""
+
+    @abstractmethod
+    def by_displacement(self) -> Tensor:
+        """What is added, by displacement of the key from the query: [heads 2h-1 2w-1]."""
+
+
+class RelativeBias(Displacements):
     """A bias [heads N N] for N = tokens + h*w tokens in raster order, the tokens without a place first.
 
     `table` is [(2h-1)(2w-1) heads], and with tokens three rows more at its end: a token looking at a patch, a patch looking at a token,
@@ -36,11 +46,21 @@ class RelativeBias(nn.Module):
             bias = self._table_for(grid)[_with_tokens(grid, self.tokens, self.table.device)]
         return bias.permute(2, 0, 1).contiguous()  # [N N heads] -> [heads N N]
 
+    def by_displacement(self) -> Tensor:
+        return displacement_map(self.table, self.grid)
+
     def _table_for(self, grid: tuple[int, int]) -> Tensor:
         if not self.tokens:
             return resample_bias(self.table, self.grid, grid)
         cells, rest = self.table[:-TOKEN_ROWS], self.table[-TOKEN_ROWS:]
         return torch.cat([resample_bias(cells, self.grid, grid), rest])
+
+
+def displacement_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Rows of a table [(2h-1)(2w-1)... heads], by displacement of the query from the key -> of the key from the query:
+    [heads 2h-1 2w-1]."""
+    down, across = displacements(grid)
+    return rows[: down * across].T.unflatten(1, (down, across)).flip(1, 2)
 
 
 def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:

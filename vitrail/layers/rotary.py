@@ -3,25 +3,40 @@
 Source: RoFormer (Su et al. 2021) taken to two axes as in "Rotary Position Embedding for Vision Transformer" (Heo et al. 2024), section 3.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
 from vitrail.layers.position import check_width
+from vitrail.types import Grid
 
 PAIRS = ("interleaved", "half")
 
 
-class Rotary(nn.Module):
-    """Axial RoPE over integer places (row y, column x), omega_j = base^(-j/(d/4)), j < d/4. Nothing learned, nothing stored.
+class Rotation(nn.Module, ABC):
+    """Queries and keys are turned by where they are: pairs of channels, each pair by an angle of its own. Nothing is learned
+    or stored."""
+
+    grid: Grid | None  # that of images of the model's own size, where it is known
+
+    @abstractmethod
+    def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
+        """The angle of every pair of channels at every cell in raster order: [h*w d/2], float32."""
+
+
+class Rotary(Rotation):
+    """Axial RoPE over integer places (row y, column x), omega_j = base^(-j/(d/4)), j < d/4.
 
     "interleaved"  channels (2j, 2j+1) turn together; first half of the head by x, second half by y: the rope-vit models.
     "half"         channels (j, j + d/2) turn together; angles are those of y, then of x, tiled twice: the layout of DINOv3, which
                    however takes places in [-1, 1] and periods instead of integers.
     """
 
-    def __init__(self, head_width: int, base: float = 100.0, pairs: str = "interleaved"):
+    def __init__(self, head_width: int, base: float = 100.0, pairs: str = "interleaved", grid: Grid | None = None):
         super().__init__()
+        self.grid = grid
         check_width(head_width, 4, "axial RoPE (width of one head)")
         self.head_width, self.base = head_width, base
         self.pairs = pick(pairs, PAIRS, "pairing of rotary channels")
@@ -29,7 +44,7 @@ class Rotary(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
 
-    def forward(self, x: Tensor, grid: tuple[int, int], skip: int = 0) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, skip: int = 0) -> Tensor:
         """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) stay as they are."""
         if x.shape[-2] != skip + grid[0] * grid[1]:
             raise UsageError(f"{x.shape[-2]} tokens are not {skip} without a place and {grid[0]}x{grid[1]} on the grid")
@@ -37,8 +52,7 @@ class Rotary(nn.Module):
         patches = rotate(x[..., skip:, :], angles, self.pairs)
         return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
 
-    def angles(self, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
-        """The angle of every pair of channels at every cell in raster order: [h*w d/2], float32."""
+    def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         h, w = grid
         y, x = axis_angles(h, self.head_width // 4, self.base, device), axis_angles(w, self.head_width // 4, self.base, device)
         y, x = y.repeat_interleave(w, dim=0), x.repeat(h, 1)  # [h*w d/4] each

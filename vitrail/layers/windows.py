@@ -7,31 +7,55 @@ edges. Where one window covers an axis of the map there is nothing to shift alon
 which differs on maps that are not square).
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.layers.attention import Attention
+from vitrail.types import Grid, Groups, TokenLayout
 
 APART = -100.0  # added to the logits of places that are no neighbours; finite, as published weights were trained
 
 
-def attend(attention: Attention, x: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """`attention(windows [B*n N D], mask [n N N] or None)` inside every window of a map: [B H W D] -> [B H W D].
+@dataclass(frozen=True)
+class Windows(Groups):
+    """Windows of a size (height, width) side by side, moved by `shift` (down, across); 0 leaves them straight."""
 
-    `shift`: how far (down, across) the windows are moved; 0 leaves them straight.
-    """
+    size: Grid
+    shift: Grid = (0, 0)
+
+    def index(self, grid: Grid) -> Tensor:
+        numbers = torch.arange(1, grid[0] * grid[1] + 1, device="cpu").view(1, *grid, 1)
+        x = pad_to_windows(numbers, self.size)
+        down, across = self.shift_on((x.shape[1], x.shape[2]))
+        return cut(x.roll((-down, -across), (1, 2)), self.size).squeeze(-1) - 1
+
+    def shift_on(self, grid: Grid) -> Grid:
+        """How far they are moved on a padded map."""
+        return self.shift[0] if self.size[0] < grid[0] else 0, self.shift[1] if self.size[1] < grid[1] else 0
+
+
+def attend(attention: Attention, x: Tensor, layout: TokenLayout, windows: Windows) -> Tensor:
+    """`attention(windows [B*n N D], mask [n N N] or None, layout)` inside every window of a map: [B H W D] -> [B H W D]."""
     height, width = x.shape[1:3]
-    below, right = -height % window[0], -width % window[1]
-    if below or right:
-        x = F.pad(x, (0, 0, 0, right, 0, below))
-    grid = (height + below, width + right)
-    shift = (shift[0] if window[0] < grid[0] else 0, shift[1] if window[1] < grid[1] else 0)
+    window = windows.size
+    x = pad_to_windows(x, window)
+    grid = (x.shape[1], x.shape[2])
+    shift = windows.shift_on(grid)
+    inside = TokenLayout(layout.grid, layout.stride, groups=windows)
     if not any(shift):
-        return join(attention(cut(x, window), None), window, grid)[:, :height, :width]
+        return join(attention(cut(x, window), None, inside), window, grid)[:, :height, :width]
     x = x.roll((-shift[0], -shift[1]), (1, 2))
-    x = join(attention(cut(x, window), shift_mask(grid, window, shift, x)), window, grid)
+    x = join(attention(cut(x, window), shift_mask(grid, window, shift, x), inside), window, grid)
     return x.roll(shift, (1, 2))[:, :height, :width]
+
+
+def pad_to_windows(x: Tensor, window: Grid) -> Tensor:
+    """A map [B H W D] with zeros right and below, so that windows divide it."""
+    below, right = -x.shape[1] % window[0], -x.shape[2] % window[1]
+    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
 def cut(x: Tensor, window: tuple[int, int]) -> Tensor:

@@ -20,8 +20,9 @@ from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Learned
+from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
 from vitrail.models import vit
-from vitrail.types import Features
+from vitrail.types import Features, TokenLayout, unplaced_tokens
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,12 @@ class CrossAttention(Attention):
         super().__init__(width, heads, dropout, attention_dropout)
         self.wq, self.wk, self.wv = (nn.Linear(width, width, bias=qkv_bias) for _ in range(3))
 
-    def project(self, x: Tensor) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
         return Projected(q, k, v)
+
+    def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
+        return cross_attention_layout(side_of(unplaced_tokens(1)._replace(summaries=1)), side_of(layout))
 
 
 class CrossBlock(nn.Module):
@@ -109,8 +113,8 @@ class CrossBlock(nn.Module):
         self.attn = CrossAttention(width, heads, config.qkv_bias, config.dropout, config.attention_dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :1] + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return x[:, :1] + self.drop_path(self.attn(self.norm1(x), layout))
 
 
 class MultiScale(nn.Module):
@@ -127,15 +131,15 @@ class MultiScale(nn.Module):
         self.fusion = nn.ModuleList(CrossBlock(config, 1 - i, rates[-1]) for i in range(2))
         self.revert_projs = nn.ModuleList(translate(widths[1 - i], widths[i], config.eps) for i in range(2))
 
-    def forward(self, branches: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def forward(self, branches: Sequence[Tensor], layouts: Sequence[TokenLayout]) -> list[Tensor]:
         seen = []
-        for x, grid, blocks in zip(branches, grids, self.blocks, strict=True):
+        for x, layout, blocks in zip(branches, layouts, self.blocks, strict=True):
             for block in blocks.children():
-                x = block(x, grid)
+                x = block(x, layout)
             seen.append(x)  # [B 1+hw D]
         out = []
         for i, x in enumerate(seen):
-            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), seen[1 - i][:, 1:]], dim=1))
+            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), seen[1 - i][:, 1:]], dim=1), layouts[1 - i])
             out.append(torch.cat([self.revert_projs[i](token), x[:, 1:]], dim=1))
         return out
 
@@ -166,17 +170,20 @@ class CrossViT(Backbone):
         initialise(self)
 
     def forward(self, images: Tensor) -> Features:
-        branches, grids = [], []
-        wanted = sizes(self.config, self.config.size if self.config.fit else (images.shape[-2], images.shape[-1]))
-        for size, embed, position, token in zip(wanted, self.patch_embed, self.position, self.tokens, strict=True):
+        branches, layouts = [], []
+        given = (images.shape[-2], images.shape[-1])
+        wanted = sizes(self.config, self.config.size if self.config.fit else given)
+        each = zip(wanted, self.config.patches, self.patch_embed, self.position, self.tokens, strict=True)
+        for size, patch, embed, position, token in each:
             x = embed(resize(images, size))  # [B h w D]
-            grids.append((x.shape[1], x.shape[2]))
+            stride = (patch * given[0] / size[0], patch * given[1] / size[1])
+            layouts.append(TokenLayout((x.shape[1], x.shape[2]), stride, leading=1, summaries=1))
             token = (token + position.token_rows).expand(x.shape[0], -1, -1)
             branches.append(self.dropout(torch.cat([token, position(x).flatten(1, 2)], dim=1)))  # [B 1+hw D]
         for block in self.blocks:
-            branches = block(branches, grids)
+            branches = block(branches, layouts)
         branches = [norm(x) for norm, x in zip(self.norm, branches, strict=True)]
-        maps = (x[:, 1:].mT.unflatten(2, grid) for x, grid in zip(branches, grids, strict=True))
+        maps = (x[:, 1:].mT.unflatten(2, layout.grid) for x, layout in zip(branches, layouts, strict=True))
         return Features(tuple(x[:, 0] for x in branches), tuple(maps))
 
 

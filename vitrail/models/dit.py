@@ -19,6 +19,7 @@ from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, Patch
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
+from vitrail.types import TokenLayout
 
 KIND = "denoiser"
 
@@ -65,10 +66,10 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio), "tanh")
         self.modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, moves: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, moves: Tensor, layout: TokenLayout) -> Tensor:
         """moves: what `modulation` makes of the condition."""
         shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
-        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), grid))
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), layout))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
@@ -108,10 +109,10 @@ class DiT(AdaLNDenoiser):
     def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
         """What is in pictures [B C H W], given what `condition` made of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
-        grid = (tokens.shape[1], tokens.shape[2])
+        layout = TokenLayout((tokens.shape[1], tokens.shape[2]), self.patch_embed.patch)
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
         for block, moves in zip(self.blocks, condition.moves, strict=False):
-            tokens = block(tokens, moves, grid)
+            tokens = block(tokens, moves, layout)
         return self.out(tokens, condition.moves[-1], (x.shape[2], x.shape[3]))
 
 

@@ -18,7 +18,10 @@ from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected
 from vitrail.layers.drop import DropPath, drop_rates
-from vitrail.types import Features
+from vitrail.layers.relative import Displacements
+from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
+from vitrail.layers.windows import Windows
+from vitrail.types import Features, TokenLayout
 
 Three = tuple[Positive, Positive, Positive]
 
@@ -48,6 +51,9 @@ VARIANTS = {
     "m4": Config((128, 256, 384), (1, 2, 3), (4, 4, 4), (7, 5, 3, 3)),
     "m5": Config((192, 288, 384), (1, 3, 4), (3, 3, 4), (7, 5, 3, 3)),
 }  # fmt: skip
+
+
+STRIDES = (16, 32, 64)
 
 
 class Conv(nn.Sequential):
@@ -81,13 +87,16 @@ class Head(Attention):
         self.qkv = Conv(config, width, sum(self.widths))
         self.dw = Conv(config, config.key_width, config.key_width, kernel, groups=config.key_width)
 
-    def project(self, x: Tensor, bias: Tensor) -> Projected:
+    def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> Projected:
         q, k, v = self.qkv(x).split(self.widths, dim=1)
         q, k, v = (t.flatten(2).mT[:, None] for t in (self.dw(q), k, v))  # [B 1 N d] each
         return Projected(q, k, v, bias)
 
+    def locate(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionLayout:
+        return self_attention_layout(layout)
 
-class Cascade(nn.Module):
+
+class Cascade(Displacements):
     """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since none can begin
     before the one ahead of it has ended; a learned bias tells each how far apart two cells are, down and across."""
 
@@ -101,32 +110,39 @@ class Cascade(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         grid = x.shape[2:]
         biases = self.attention_biases[:, self.index]  # [heads N N]
         found: list[Tensor] = []
         for head, share, bias in zip(self.cascade, x.chunk(len(self.cascade), dim=1), biases, strict=True):
             seen = share + found[-1] if found else share
-            found.append(head(seen, bias).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
+            found.append(head(seen, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
         return self.proj(torch.cat(found, dim=1))
 
+    def by_displacement(self) -> Tensor:
+        quarter = self.attention_biases.unflatten(1, (self.window, self.window))
+        half = torch.cat([quarter[:, :, 1:].flip(2), quarter], dim=2)
+        return torch.cat([half[:, 1:].flip(1), half], dim=1)
 
-class Windows(nn.Module):
+
+class WindowMixer(nn.Module):
     """A map [B D h w] cut into squares, each attending within itself. Zeros fill the map below and to the right up to whole squares;
     the original lets them be attended to, so they are not masked."""
 
-    def __init__(self, attn: Cascade):
+    def __init__(self, attn: Cascade, stride: int):
         super().__init__()
-        self.attn = attn
+        self.attn, self.stride = attn, stride
+        self.windows = Windows((attn.window, attn.window))
 
     def forward(self, x: Tensor) -> Tensor:
         h, w, side = x.shape[2], x.shape[3], self.attn.window
+        layout = TokenLayout((h, w), (self.stride, self.stride), groups=self.windows)
         if h == w == side:
-            return self.attn(x)
+            return self.attn(x, layout)
         x = F.pad(x, (0, -w % side, 0, -h % side))
         x = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # [B D rows side columns side]
         rows, columns = x.shape[2], x.shape[4]
-        x = self.attn(x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2))  # [B*rows*columns D side side]
+        x = self.attn(x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2), layout)  # [B*rows*columns D side side]
         x = x.unflatten(0, (-1, rows, columns)).permute(0, 3, 1, 4, 2, 5)
         return x.flatten(4, 5).flatten(2, 3)[:, :, :h, :w]
 
@@ -168,10 +184,10 @@ class Merge(nn.Module):
 class Block(nn.Module):
     """Neighbours, channels, attention, neighbours, channels: each adds to what is there."""
 
-    def __init__(self, config: Config, width: int, attn: Cascade, drop_path: float):
+    def __init__(self, config: Config, width: int, mixer: WindowMixer, drop_path: float):
         super().__init__()
         self.dw0, self.ffn0 = pair(config, width, 0.0, drop_path).children()
-        self.mixer = Residual(Windows(attn), drop_path)
+        self.mixer = Residual(mixer, drop_path)
         self.dw1, self.ffn1 = pair(config, width, 0.0, drop_path).children()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,13 +215,14 @@ class EfficientViT(Backbone):
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
         self.stages = nn.ModuleList()
         for i, (width, depth, heads) in enumerate(zip(widths, config.depths, config.heads, strict=True)):
-            side = min(config.window, *(-(-pixels // (16 << i)) for pixels in config.size))
-            blocks = [Block(config, width, Cascade(config, width, heads, side), next(rates)) for _ in range(depth)]
+            side = min(config.window, *(-(-pixels // STRIDES[i]) for pixels in config.size))
+            mixers = [WindowMixer(Cascade(config, width, heads, side), STRIDES[i]) for _ in range(depth)]
+            blocks = [Block(config, width, mixer, next(rates)) for mixer in mixers]
             self.stages.append(Stage(downsample(config, widths[i - 1], width) if i else nn.Identity(), blocks))
         self.norms = nn.ModuleList(nn.BatchNorm1d(widths[-1], config.eps) for _ in range(config.summaries))
         self.dropout = nn.Dropout(config.dropout)
         self.summary_widths = (widths[-1],) * config.summaries
-        self.map_widths, self.strides = widths, (16, 32, 64)
+        self.map_widths, self.strides = widths, STRIDES
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -199,7 +199,8 @@ def build(config: Config) -> Hybrid:
 
 def transformer(config: Config) -> vit.Config:
     """What is behind the stem: a ViT whose patches have as many pixels as a token stands for. Fields of the same name are the same."""
-    shared = {f.name: getattr(config, f.name) for f in fields(vit.Config) if hasattr(config, f.name)}
+    names = {f.name for f in fields(vit.Config)} & {f.name for f in fields(config)}
+    shared = {name: getattr(config, name) for name in names}
     return vit.Config(**{**shared, "patch": config.patch * (4 << max(0, len(config.stages) - 1))})
 
 

@@ -16,11 +16,14 @@ from vitrail.checks import Count, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
+from vitrail.layers.empty import ignore_empty
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width
-from vitrail.layers.rotary import axis_angles, rotate
+from vitrail.layers.rotary import Rotation, axis_angles, rotate
+from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.models.dit import AdaLNDenoiser
+from vitrail.types import Grid, TokenLayout
 
 KIND = "denoiser"
 
@@ -78,6 +81,18 @@ class BottleneckEmbed(nn.Module):
         return self.proj2(self.proj1(x)).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
 
 
+class RowsThenColumns(Rotation):
+    """The first half of a head is turned by the row, the second by the column."""
+
+    def __init__(self, config: Config, grid: Grid):
+        super().__init__()
+        self.grid, self.bands, self.base = grid, config.width // config.heads // 4, config.rope_base
+
+    def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
+        y, x = (axis_angles(count, self.bands, self.base, device) for count in grid)
+        return torch.cat([y.repeat_interleave(grid[1], dim=0), x.repeat(grid[0], 1)], dim=1)
+
+
 class TurnedAttention(Attention):
     """Self-attention whose queries and keys are normed, then turned by where they are."""
 
@@ -86,11 +101,14 @@ class TurnedAttention(Attention):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.q_norm, self.k_norm = (norm("rms", config.width // config.heads, config.eps) for _ in range(2))
 
-    def project(self, x: Tensor, angles: Tensor) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout, angles: Tensor) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q.float()), self.k_norm(k.float())  # logits are bounded by the norm, if it is exact
         q, k = (rotate(t, angles, "interleaved").to(v.dtype) for t in (q, k))
         return Projected(q, k, v)
+
+    def locate(self, x: Tensor, layout: TokenLayout, angles: Tensor) -> AttentionLayout:
+        return self_attention_layout(layout)
 
 
 class FeedForward(nn.Module):
@@ -118,10 +136,10 @@ class Block(nn.Module):
         self.mlp = FeedForward(config, dropout)
         self.modulation = Modulation(config.width, 6)
 
-    def forward(self, x: Tensor, moves: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, moves: Tensor, layout: TokenLayout, angles: Tensor) -> Tensor:
         """moves: what `modulation` makes of the condition."""
         shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
-        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), angles))
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), layout, angles))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
@@ -137,31 +155,27 @@ class JiT(AdaLNDenoiser):
         self.time = TimeEmbed(width)
         self.label = ClassEmbed(config.classes, width)
         self.null = self.label.null
-        self.context = nn.Parameter(torch.empty(config.context, width))  # positions of the class tokens
+        self.context = nn.Parameter(torch.empty(config.context, width)) if config.context else None  # positions of the class tokens
+        self.rotation = RowsThenColumns(config, self.position.grid)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in dropouts(config))
         self.out = PatchOut(norm("rms", width, config.eps), width, config.patch, config.channels)
         initialise(self)
-        nn.init.normal_(self.context, std=0.02)
+        if self.context is not None:
+            nn.init.normal_(self.context, std=0.02)
+        ignore_empty(self)
 
     def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
         """Clean pictures of noisy ones [B C H W], given what `condition` made of their times and classes."""
         tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
-        turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]
+        layout = TokenLayout((tokens.shape[1], tokens.shape[2]), (self.config.patch, self.config.patch))
+        turns = self.rotation.angles(layout.grid, x.device)  # [hw d/2]
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
         for i, (block, moves) in enumerate(zip(self.blocks, condition.moves, strict=False)):
-            if i == self.config.context_start:
+            if i == self.config.context_start and self.context is not None:
                 tokens = torch.cat([condition.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
-            tokens = block(tokens, moves, turns[leading:] if i < self.config.context_start else turns)
+                layout, turns = layout._replace(leading=leading), F.pad(turns, (0, 0, leading, 0))  # class tokens are not turned
+            tokens = block(tokens, moves, layout, turns)
         return self.out(tokens[:, leading:], condition.moves[-1], (x.shape[2], x.shape[3]))
-
-    def angles(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """By how much each pair of channels of a head is turned, [M+hw d/2]: the first half by the row, the second by the column;
-        class tokens by nothing."""
-        h, w = grid
-        bands = self.config.width // self.config.heads // 4
-        y, x = (axis_angles(count, bands, self.config.rope_base, device) for count in grid)
-        turned = torch.cat([y.repeat_interleave(w, dim=0), x.repeat(h, 1)], dim=1)
-        return F.pad(turned, (0, 0, self.config.context, 0))
 
 
 def checked(config: Config) -> Config:

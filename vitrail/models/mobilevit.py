@@ -17,7 +17,7 @@ from vitrail.checks import Above, Amount, Count, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
-from vitrail.types import Features
+from vitrail.types import Features, Grid, Groups, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,19 @@ class Block(nn.Module):
         )
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), layout))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@dataclass(frozen=True)
+class SamePlaces(Groups):
+    """The pixels that stand at the same place of their patch, `patch` x `patch` sequences, each over the whole map."""
+
+    patch: int
+
+    def index(self, grid: Grid) -> Tensor:
+        return unfold(torch.arange(grid[0] * grid[1]).view(1, 1, *grid), self.patch).squeeze(-1)
 
 
 class MobileViTBlock(nn.Module):
@@ -101,9 +111,10 @@ class MobileViTBlock(nn.Module):
     A map that patches do not divide is stretched to the next that they do, and shrunk again after (bilinear).
     """
 
-    def __init__(self, config: Config, width: int, token_width: int, rates: Sequence[float]):
+    def __init__(self, config: Config, stage: int, rates: Sequence[float]):
         super().__init__()
-        eps, self.patch = config.eps, config.patch
+        eps, self.patch, self.stride = config.eps, config.patch, 2 << stage
+        width, token_width = config.widths[stage], config.token_widths[stage - 2]
         self.conv_kxk = Conv(width, width, 3, eps)
         self.conv_1x1 = nn.Conv2d(width, token_width, 1, bias=False)
         self.transformer = nn.ModuleList(Block(config, token_width, rate) for rate in rates)
@@ -115,10 +126,12 @@ class MobileViTBlock(nn.Module):
         y = self.conv_1x1(self.conv_kxk(x))
         given = (y.shape[2], y.shape[3])
         grid = (-(-given[0] // self.patch), -(-given[1] // self.patch))
-        y = resize(y, (grid[0] * self.patch, grid[1] * self.patch))
-        y = unfold(y, self.patch)
+        whole = (grid[0] * self.patch, grid[1] * self.patch)
+        stride = (self.stride * given[0] / whole[0], self.stride * given[1] / whole[1])
+        layout = TokenLayout(whole, stride, groups=SamePlaces(self.patch))
+        y = unfold(resize(y, whole), self.patch)
         for block in self.transformer:
-            y = block(y, grid)
+            y = block(y, layout)
         y = resize(fold(self.norm(y), grid, self.patch), given)
         return self.conv_fusion(torch.cat([x, self.conv_proj(y)], dim=1))
 
@@ -139,7 +152,7 @@ class MobileViT(Backbone):
                 stage.append(InvertedResidual(config, inside, width, 2 if i and not j else 1))
                 inside = width
             if i >= 2:
-                stage.append(MobileViTBlock(config, width, config.token_widths[i - 2], [next(rates) for _ in range(config.depths[i - 2])]))
+                stage.append(MobileViTBlock(config, i, [next(rates) for _ in range(config.depths[i - 2])]))
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
         self.final_conv = Conv(inside, config.summary_width, 1, config.eps)

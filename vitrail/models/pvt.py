@@ -21,7 +21,8 @@ from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Position
 from vitrail.layers.resample import resample
-from vitrail.types import Features
+from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
+from vitrail.types import Features, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,18 @@ class ReducedAttention(Attention):
         self.sr = nn.Conv2d(width, width, reduction, reduction) if reduction > 1 else nn.Identity()
         self.norm = nn.LayerNorm(width, eps) if reduction > 1 else nn.Identity()
 
-    def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
-        k, v = self.kv(self.reduced(x, grid)).chunk(2, dim=-1)
+    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+        k, v = self.kv(self.reduced(x, layout.grid)).chunk(2, dim=-1)
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), k, v))
         return Projected(q, k, v)
+
+    def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
+        queries = side_of(layout)
+        if self.reduction == 1:
+            return cross_attention_layout(queries, queries)
+        r, (h, w), (down, over) = self.reduction, layout.grid, layout.stride
+        keys = TokenLayout((max(1, h // r), max(1, w // r)), (down * min(r, h), over * min(r, w)))
+        return cross_attention_layout(queries, side_of(keys))
 
     def reduced(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.reduction == 1:
@@ -92,8 +101,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratios[stage]), dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), layout))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -116,7 +125,7 @@ class Stage(nn.Module):
         super().__init__()
         width, tokens = config.widths[stage], int(stage == 3)
         inside, patch = (config.widths[stage - 1], 2) if stage else (config.channels, config.patch)
-        stride = config.patch << stage
+        self.stride = stride = config.patch << stage
         self.patch_embed = PatchEmbed(inside, width, (patch, patch))
         self.patch_norm = nn.LayerNorm(width, config.inner_eps)
         self.position = Places(grid_of(config.size, (stride, stride)), width, tokens)
@@ -129,12 +138,13 @@ class Stage(nn.Module):
         grid = (x.shape[1], x.shape[2])
         x = self.position(x).flatten(1, 2)
         leading = self.position.tokens
+        layout = TokenLayout(grid, (self.stride, self.stride), leading, summaries=leading)
         if self.tokens is not None:
             tokens = self.tokens + self.position.table[:leading]
             x = torch.cat([tokens.expand(x.shape[0], -1, -1), x], dim=1)  # [B T+hw D]
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, grid)
+            x = block(x, layout)
         return x[:, leading:].mT.unflatten(2, grid), x[:, :leading]
 
 

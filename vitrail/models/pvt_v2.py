@@ -8,6 +8,7 @@ that the cost of attention grows with the number of pixels and not with its squa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.layers.token_layout import AttentionLayout, Cells, Side, cross_attention_layout, side_of
 from vitrail.models.pvt import ReducedAttention
-from vitrail.types import Features
+from vitrail.types import Features, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
+STRIDES = (4, 8, 16, 32)
+
+
 class PooledAttention(Attention):
     """Every token looks at the same number of keys, `pool` x `pool`, each the mean of its share of the grid (section 3.2)."""
 
@@ -56,15 +61,24 @@ class PooledAttention(Attention):
         super().__init__(width, heads, dropout, attention_dropout)
         self.q = nn.Linear(width, width, bias=qkv_bias)
         self.kv = nn.Linear(width, 2 * width, bias=qkv_bias)
-        self.pool = nn.AdaptiveAvgPool2d(pool)
+        self.side, self.pool = pool, nn.AdaptiveAvgPool2d(pool)
         self.sr = nn.Conv2d(width, width, 1)
         self.norm = nn.LayerNorm(width, eps)
 
-    def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
-        pooled = self.sr(self.pool(x.mT.unflatten(2, grid)))  # [B N D] -> [B D p p]
+    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+        pooled = self.sr(self.pool(x.mT.unflatten(2, layout.grid)))  # [B N D] -> [B D p p]
         k, v = self.kv(F.gelu(self.norm(pooled.flatten(2).mT))).chunk(2, dim=-1)
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), k, v))
         return Projected(q, k, v)
+
+    def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
+        shares = (pooled_edges(n, self.side) * step for n, step in zip(layout.grid, layout.stride, strict=True))
+        return cross_attention_layout(side_of(layout), Side(0, (Cells(*shares),)))
+
+
+def pooled_edges(count: int, pool: int) -> Tensor:
+    """Where the shares begin and end that adaptive pooling makes of `count` cells in a row: [pool 2]. They may overlap."""
+    return torch.tensor([[i * count // pool, -(-(i + 1) * count // pool)] for i in range(pool)], dtype=torch.float32)
 
 
 class ConvMlp(nn.Module):
@@ -96,9 +110,9 @@ class Block(nn.Module):
         self.mlp = ConvMlp(width, int(width * config.mlp_ratios[stage]), config.pool is not None, config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
-        return x + self.drop_path(self.mlp(self.norm2(x), grid))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), layout))
+        return x + self.drop_path(self.mlp(self.norm2(x), layout.grid))
 
 
 def attention(config: Config, stage: int) -> Attention:
@@ -125,7 +139,7 @@ class Stage(nn.Module):
 
     def __init__(self, config: Config, stage: int, rates: Sequence[float]):
         super().__init__()
-        width = config.widths[stage]
+        width, self.stride = config.widths[stage], STRIDES[stage]
         self.downsample = OverlapPatchEmbed(config.widths[stage - 1], width, 2, config.inner_eps) if stage else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, config.eps)
@@ -133,9 +147,10 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
+        layout = TokenLayout(grid, (self.stride, self.stride))
         x = x.flatten(1, 2)
         for block in self.blocks:
-            x = block(x, grid)
+            x = block(x, layout)
         return self.norm(x).mT.unflatten(2, grid)
 
 
@@ -148,7 +163,7 @@ class PVTv2(Backbone):
         self.patch_embed = OverlapPatchEmbed(config.channels, config.widths[0], 4, config.inner_eps)
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
         self.stages = nn.ModuleList(Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths))
-        self.summary_widths, self.map_widths, self.strides = config.widths[-1:], config.widths, (4, 8, 16, 32)
+        self.summary_widths, self.map_widths, self.strides = config.widths[-1:], config.widths, STRIDES
         initialise(self)
 
     @property

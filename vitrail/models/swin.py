@@ -22,8 +22,9 @@ from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import resample_bias
-from vitrail.layers.windows import attend, with_mask
-from vitrail.types import Features
+from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
+from vitrail.layers.windows import Windows, attend, with_mask
+from vitrail.types import Features, TokenLayout
 
 STAGES = range(4)
 
@@ -64,9 +65,12 @@ class WindowAttention(Attention):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.relative = RelativeBias(windows(config)[stage], heads)
 
-    def project(self, x: Tensor, mask: Tensor | None) -> Projected:
+    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B*n h N d]
         return Projected(q, k, v, with_mask(self.relative(), mask, x.shape[0]))
+
+    def locate(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionLayout:
+        return self_attention_layout(layout)
 
 
 class Block(nn.Module):
@@ -75,14 +79,14 @@ class Block(nn.Module):
     def __init__(self, config: Config, stage: int, shifted: bool, drop_path: float):
         super().__init__()
         width = config.width << stage
-        self.window, self.shift = window_and_shift(config, stage, shifted)
+        self.windows = stage_windows(config, stage, shifted)
         self.norm1, self.norm2 = nn.LayerNorm(width, config.eps), nn.LayerNorm(width, config.eps)
         self.attn = WindowAttention(config, stage)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(attend(self.attn, self.norm1(x), self.window, self.shift))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.drop_path(attend(self.attn, self.norm1(x), layout, self.windows))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -99,17 +103,18 @@ class Merge(nn.Module):
 
 
 class Stage(nn.Module):
-    """A merging, except before the first stage, and blocks that work at one resolution."""
+    """A merging, except before the first stage, and blocks that work at one resolution, that of `stride` pixels a place."""
 
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]):
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], stride: int):
         super().__init__()
-        self.downsample = downsample
+        self.downsample, self.stride = downsample, stride
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
+        layout = TokenLayout((x.shape[1], x.shape[2]), (self.stride, self.stride))
         for block in self.blocks:
-            x = block(x)
+            x = block(x, layout)
         return x
 
 
@@ -128,10 +133,10 @@ class Swin(Backbone):
         self.patch_norm = nn.LayerNorm(width, eps)
         self.dropout = nn.Dropout(config.dropout)
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
-        self.layers = nn.ModuleList(
-            Stage(merge(width << s - 1, eps) if s else nn.Identity(), [block(config, s, i % 2 == 1, next(rates)) for i in range(depth)])
-            for s, depth in enumerate(config.depths)
-        )
+        self.layers = nn.ModuleList()
+        for s, depth in enumerate(config.depths):
+            downsample = merge(width << s - 1, eps) if s else nn.Identity()
+            self.layers.append(Stage(downsample, [block(config, s, i % 2 == 1, next(rates)) for i in range(depth)], config.patch << s))
         self.norm = nn.LayerNorm(width << 3, eps)
         self.map_widths = tuple(width << s for s in STAGES)
         self.summary_widths, self.strides = (width << 3,), tuple(config.patch << s for s in STAGES)
@@ -165,9 +170,9 @@ def windows(config: Any) -> list[tuple[int, int]]:
     return [(min(config.window, grid[0]), min(config.window, grid[1])) for grid in grids]
 
 
-def window_and_shift(config: Any, stage: int, shifted: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-    window = windows(config)[stage]
-    return window, (window[0] // 2, window[1] // 2) if shifted else (0, 0)
+def stage_windows(config: Any, stage: int, shifted: bool) -> Windows:
+    size = windows(config)[stage]
+    return Windows(size, (size[0] // 2, size[1] // 2) if shifted else (0, 0))
 
 
 def four_in_one(x: Tensor) -> Tensor:

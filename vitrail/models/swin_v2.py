@@ -17,9 +17,11 @@ from vitrail.checks import Above, Fraction, Positive
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath
 from vitrail.layers.mlp import Mlp
-from vitrail.layers.relative import relative_index
+from vitrail.layers.relative import Displacements, displacement_map, relative_index
+from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import attend, with_mask
-from vitrail.models.swin import Swin, four_in_one, window_and_shift, windows
+from vitrail.models.swin import Swin, four_in_one, stage_windows, windows
+from vitrail.types import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ VARIANTS = {
 HIDDEN = 512  # width of the network behind the relative bias
 
 
-class ContinuousBias(nn.Module):
+class ContinuousBias(Displacements):
     """The bias [heads N N] of a window, told from displacements by linear, ReLU, linear; at most 16 (section 3.3).
 
     Its weights stand in for a table of positions and are plain parameters, not linear layers: they do not decay.
@@ -71,6 +73,7 @@ class ContinuousBias(nn.Module):
 
     def __init__(self, window: tuple[int, int], heads: int, pretrained: tuple[int, int]):
         super().__init__()
+        self.window = window
         self.weight1, self.bias1 = nn.Parameter(torch.empty(HIDDEN, 2)), nn.Parameter(torch.zeros(HIDDEN))
         self.weight2 = nn.Parameter(torch.empty(heads, HIDDEN))
         nn.init.trunc_normal_(self.weight1, std=0.02)
@@ -80,8 +83,13 @@ class ContinuousBias(nn.Module):
         self.register_buffer("index", relative_index(window), persistent=False)
 
     def forward(self) -> Tensor:
-        rows = F.linear(F.linear(self.places, self.weight1, self.bias1).relu(), self.weight2)
-        return 16 * rows[self.index].permute(2, 0, 1).sigmoid()  # [heads N N]
+        return 16 * self.rows()[self.index].permute(2, 0, 1).sigmoid()  # [heads N N]
+
+    def rows(self) -> Tensor:
+        return F.linear(F.linear(self.places, self.weight1, self.bias1).relu(), self.weight2)  # [(2h-1)(2w-1) heads]
+
+    def by_displacement(self) -> Tensor:
+        return 16 * displacement_map(self.rows(), self.window).sigmoid()
 
 
 class CosineAttention(Attention):
@@ -97,13 +105,16 @@ class CosineAttention(Attention):
         before = config.pretrained_windows
         self.relative = ContinuousBias(window, heads, window if before is None else (before[stage], before[stage]))
 
-    def project(self, x: Tensor, mask: Tensor | None) -> Projected:
+    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> Projected:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.q_bias is not None and self.v_bias is not None:
             q, v = q + self.q_bias, v + self.v_bias
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))  # [B*n h N d]
         temperature = self.logit_scale.clamp(max=math.log(100)).exp() * q.shape[-1] ** 0.5  # attention divides by the root
         return Projected(unit(q) * temperature, unit(k), v, with_mask(self.relative(), mask, x.shape[0]))
+
+    def locate(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionLayout:
+        return self_attention_layout(layout)
 
 
 class Block(nn.Module):
@@ -112,7 +123,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, stage: int, shifted: bool, drop_path: float):
         super().__init__()
         width = config.width << stage
-        self.window, self.shift = window_and_shift(config, stage, shifted)
+        self.windows = stage_windows(config, stage, shifted)
         self.attn = CosineAttention(config, stage)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dropout=config.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width, config.eps), nn.LayerNorm(width, config.eps)
@@ -120,8 +131,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.norm1.weight)
         nn.init.zeros_(self.norm2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.norm1(attend(self.attn, x, self.window, self.shift)))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        x = x + self.drop_path(self.norm1(attend(self.attn, x, layout, self.windows)))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
 

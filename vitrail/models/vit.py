@@ -17,6 +17,7 @@ from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Places, SelfAttention
 from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
+from vitrail.layers.empty import ignore_empty
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
 from vitrail.layers.neighbourhood import Neighbourhood
@@ -27,7 +28,7 @@ from vitrail.layers.position import Position as Table
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import Resampling
 from vitrail.layers.rotary import Rotary
-from vitrail.types import Features
+from vitrail.types import Features, TokenLayout
 
 Position = Literal[
     "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"
@@ -100,11 +101,11 @@ class Block(nn.Module):
         self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
         self.drop_path = drop_part(config, drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         if self.norm_at == "post":
-            x = self.norm1(self.join(x, lambda y: self.ls1(self.attn(y, grid))))
+            x = self.norm1(self.join(x, lambda y: self.ls1(self.attn(y, layout))))
             return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
-        x = self.join(x, lambda y: self.ls1(self.attn(self.norm1(y), grid)))
+        x = self.join(x, lambda y: self.ls1(self.attn(self.norm1(y), layout)))
         return self.join(x, lambda y: self.ls2(self.mlp(self.norm2(y))))
 
     def join(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -125,12 +126,13 @@ class ViT(Backbone):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        width, patch = config.width, pair(config.patch)
+        self.patch = pair(config.patch)  # pixels that a token stands for, down and across
+        width, patch = config.width, self.patch
         grid = grid_of(config.size, patch)
         self.patch_embed = stem(config, patch)
         self.position = position(config, grid)
-        self.tokens = nn.Parameter(torch.empty(config.tokens, width))
-        self.registers = nn.Parameter(torch.empty(config.registers, width))
+        self.tokens = nn.Parameter(torch.empty(config.tokens, width)) if config.tokens else None
+        self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.dropout = nn.Dropout(config.dropout)
         self.patch_dropout = checked_dropout(config)
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
@@ -143,39 +145,29 @@ class ViT(Backbone):
         maps = len(self.between) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
-        nn.init.normal_(self.tokens, std=0.02)
-        nn.init.normal_(self.registers, std=0.02)
+        for tokens in (self.tokens, self.registers):
+            if tokens is not None:
+                nn.init.normal_(tokens, std=0.02)
+        ignore_empty(self)
 
     def forward(self, images: Tensor) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
-        patches, places = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
-        x = torch.cat([self.leading(x.shape[0]), patches], dim=1)  # [B T+R+hw D]
-        x, maps = self.dropout(x), []
+        patches, kept = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
+        layout = TokenLayout(grid, self.patch, self.config.tokens + self.config.registers, self.config.tokens, kept=kept)
+        x = self.dropout(self.behind_tokens(patches))  # [B T+R+hw D]
+        maps = []
         for done, block in enumerate(self.blocks, start=1):
-            x = block(x, grid if places is None else (places.shape[1], 1))
+            x = block(x, layout)
             if done in self.between:
-                maps.append(self.map(x, places, grid))
+                maps.append(patch_map(x, layout))
         x = self.norm(x)
-        maps.append(self.map(x, places, grid))
-        summaries = x[:, : len(self.tokens)].unbind(1) if len(self.tokens) else (self.patches(x).mean(1),)
+        maps.append(patch_map(x, layout))
+        summaries = x[:, : layout.summaries].unbind(1) if layout.summaries else (x[:, layout.leading :].mean(1),)
         return Features(tuple(map(self.pre_logits, summaries)), tuple(maps))
 
-    def patches(self, x: Tensor) -> Tensor:
-        """What stands behind the tokens and registers: [B T+R+N D] -> [B N D]."""
-        return x[:, len(self.tokens) + len(self.registers) :]
-
-    def map(self, x: Tensor, places: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        """The patches as a map [B D h w]. Those that were left out are given the mean of the rest, so that it keeps its shape and
-        its mean."""
-        patches = self.patches(x)
-        if places is not None:
-            whole = patches.mean(1, keepdim=True).expand(-1, grid[0] * grid[1], -1)
-            patches = whole.scatter(1, places[..., None].expand_as(patches), patches)
-        return patches.mT.unflatten(2, grid)  # [B hw D] -> [B D h w]
-
     def leave_out(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """In training a share of the patches [B N D] is left out, as many of every picture and each drawing its own; returns those
+        """In training a share of the patches [B N D] is left out, as many of every image and each drawing its own; returns those
         that stay and their places [B n], None where all do."""
         count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
         if count >= patches.shape[1]:
@@ -183,17 +175,32 @@ class ViT(Backbone):
         places = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
         return patches.take_along_dim(places[..., None], 1), places
 
-    def leading(self, batch: int) -> Tensor:
-        """The tokens before the patches, [B T+R D]. Registers have no position."""
-        tokens: Tensor = self.tokens
-        if isinstance(self.position, Learned) and self.config.position_tokens:
-            tokens = tokens + self.position.token_rows
-        return torch.cat([tokens, self.registers]).expand(batch, -1, -1)
+    def behind_tokens(self, patches: Tensor) -> Tensor:
+        """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
+        leading: list[Tensor] = []
+        if self.tokens is not None:
+            placed = isinstance(self.position, Learned) and self.config.position_tokens
+            leading.append(self.tokens + self.position.token_rows if placed else self.tokens)  # type: ignore[operator]
+        if self.registers is not None:
+            leading.append(self.registers)
+        if not leading:
+            return patches.contiguous()  # as `cat` makes them: every norm would copy them otherwise
+        return torch.cat([torch.cat(leading).expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
 def build(config: Config) -> ViT:
     """A ViT, freshly initialised."""
     return ViT(config)
+
+
+def patch_map(x: Tensor, layout: TokenLayout) -> Tensor:
+    """The patches of a sequence as a map [B D h w]. Those that were left out are given the mean of the rest, so that it keeps its shape
+    and its mean."""
+    patches, (h, w), kept = x[:, layout.leading :], layout.grid, layout.kept
+    if kept is not None:
+        whole = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
+        patches = whole.scatter(1, kept[..., None].expand_as(patches), patches)
+    return patches.mT.unflatten(2, (h, w))  # [B hw D] -> [B D h w]
 
 
 def pair(patch: int | Sequence[int]) -> tuple[int, int]:
@@ -230,12 +237,14 @@ SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sin
 
 
 def attention(config: Config) -> SelfAttention:
+    grid = grid_of(config.size, pair(config.patch))
     rotary = relative = None
     if config.position in ("rope", "rope_half"):
-        rotary = Rotary(config.width // config.heads, config.rope_base, "half" if config.position == "rope_half" else "interleaved")
+        pairs = "half" if config.position == "rope_half" else "interleaved"
+        rotary = Rotary(config.width // config.heads, config.rope_base, pairs, grid)
     elif config.position == "relative":
         leading = config.tokens + config.registers
-        relative = RelativeBias(grid_of(config.size, pair(config.patch)), config.heads, leading)
+        relative = RelativeBias(grid, config.heads, leading)
     near = None if config.attention_radius is None else Neighbourhood(config.attention_radius)
     qk_norm = config.eps if config.qk_norm else None
     places = Places(rotary, relative, near)

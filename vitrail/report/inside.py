@@ -90,8 +90,8 @@ def drawn(known: Known, section: Section, model: Model) -> Section:
         charts.append(dots([p.distance.tolist() for p in profiles if bool(p.distance.isfinite().all())]))
     try:
         found = positions.encodings(net)
-        words += [text(sentence) for one in found[:3] for sentence in sentences.positions(one)]
-        charts += [tiles(one) for one in found[:1] if one.kind != "relative"]
+        words += [text(sentence) for one in found[:3] for sentence in one.sentences()]
+        charts += [tiles(one) for one in found[:1] if isinstance(one, positions.Similarity)]
     except VitrailError as error:
         words.append(f"{text(error.what)}.")
     return section._replace(words=words, body=body + f'<div class="charts">{"".join(charts)}</div>')
@@ -148,7 +148,7 @@ def dots(layers: Iterable[list[float]]) -> str:
     return f"<figure>{caption}{svg(HIGH, 'mean attention distance by layer', parts)}</figure>"
 
 
-def tiles(encoding: positions.Encoding) -> str:
+def tiles(encoding: positions.Similarity) -> str:
     """Likeness of all places, a tile for each place where it is."""
     from matplotlib import colormaps
 

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.analysis.attention import Heads, Layers, Look, attention, choose, sites
 from vitrail.analysis.cam import gradient_cam
 from vitrail.analysis.onto import extent, onto
-from vitrail.analysis.places import Grid
 from vitrail.analysis.rollout import relevance, rollout, summary
 from vitrail.analysis.watch import Given
 from vitrail.contracts import Denoiser, GenerativeTask, HeadedModel
@@ -21,7 +20,7 @@ from vitrail.data.subset import spaced
 from vitrail.errors import BadImage, UsageError, pick
 from vitrail.run.predict import Predictor, one_by_one, pixels
 from vitrail.tasks.diffusion.guidance import Streams
-from vitrail.types import Batch
+from vitrail.types import Batch, Grid
 
 BATCH = 8  # pictures at a time: the weights of all their layers are held
 LAYERS = 4  # layers that are shown where none are chosen
@@ -121,9 +120,9 @@ def sight(predictor: Predictor, picture: np.ndarray, found: Ways, wish: tuple[La
     for time in times:
         batch = noisy(predictor, given(predictor, [picture]), time, label)
         looks = attention(net, batch, layers, heads)
-        maps += [one._replace(name=f"{time:g}-{one.name}") for look in looks for one in of_layer(net, look, heads)]
+        maps += [one._replace(name=f"{time:g}-{one.name}") for look in looks for one in of_layer(look, heads)]
     if found.attention and not times:
-        maps += [one for look in attention(net, given(predictor, [picture]), layers, heads) for one in of_layer(net, look, heads)]
+        maps += [one for look in attention(net, given(predictor, [picture]), layers, heads) for one in of_layer(look, heads)]
     kinds = ("rollout", "relevance") if found.rollout else ("gradient-cam",) if found.cam else ()
     maps += [heat(predictor, picture, kind, label) for kind in kinds]
     return Sight(picture, said(predictor, picture), tuple(maps), pre)
@@ -139,12 +138,12 @@ def heat(predictor: Predictor, picture: np.ndarray, kind: str, label: int | None
     return Map(kind, values[0], extent(net, predictor.preprocess.size, (values.shape[1], values.shape[2])))
 
 
-def of_layer(net: nn.Module, look: Look, heads: Heads) -> Iterator[Map]:
+def of_layer(look: Look, heads: Heads) -> Iterator[Map]:
     """What each head of a layer looks at: from the class token where there is one, else what the mean query looks at."""
     if not look.keys.maps:
         return
     lead = look.queries.leading
-    looks = look.seen_by(0) if lead and bool(summary(net, look)[0, 0, :lead].any()) else look.received()
+    looks = look.seen_by(0) if lead and bool(summary(look)[0, 0, :lead].any()) else look.received()
     names = [heads] if isinstance(heads, str) else [f"head-{h}" for h in (range(looks.shape[1]) if heads is None else heads)]
     for name, one in zip(names, looks[0], strict=True):
         yield Map(f"{look.name.removeprefix('backbone.')}-{name}", one, look.keys.maps[0].extent)

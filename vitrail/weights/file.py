@@ -86,7 +86,7 @@ def write_through(path: Path, content: bytes) -> None:
 
 def sync_folder(path: Path) -> None:
     """Makes a rename last through a power cut."""
-    if hasattr(os, "O_DIRECTORY"):
+    if os.name == "posix":
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.contracts import HeadedModel
 from vitrail.errors import CheckpointError, pick
+from vitrail.layers.position import Position
+from vitrail.layers.relative import RelativeBias
 from vitrail.weights.read import Raw, not_finite
 from vitrail.weights.report import LoadReport, listed
 from vitrail.weights.resize import fit
@@ -81,26 +84,27 @@ def choose(model: nn.Module, raw: Raw, tables: Mapping[str, Table], source: str 
 
 def readings(raw: Raw) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
     """A file's tensors as they are, and without a prefix that wraps the model."""
-    yield raw.tensors, ()
+    tensors = {name: t for name, t in raw.tensors.items() if t.numel()}  # what has no numbers is no parameter of any model
+    yield tensors, ()
     for prefix in INSIDE:
-        inside = {name.removeprefix(prefix): t for name, t in raw.tensors.items() if name.startswith(prefix)}
-        rest = [name for name in raw.tensors if not name.startswith(prefix)]
+        inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        rest = [name for name in tensors if not name.startswith(prefix)]
         if not prefix.endswith("/"):  # a head stands beside its model; beside opt/target/ stands the state of an optimiser
             if inside.keys() & set(rest):
                 continue
-            inside, rest = inside and {**inside, **{name: raw.tensors[name] for name in rest}}, []
+            inside, rest = inside and {**inside, **{name: tensors[name] for name in rest}}, []
         if inside:
             yield inside, (f"{prefix!r} was taken off the names", *([f"outside of it, left: {listed(rest)}"] if rest else []))
 
 
 def full(name: str, model: nn.Module) -> str:
     """A name inside the backbone as one of the whole model."""
-    return name if name.startswith("heads.") or not hasattr(model, "backbone") else f"backbone.{name}"
+    return f"backbone.{name}" if isinstance(model, HeadedModel) and not name.startswith("heads.") else name
 
 
 def needed(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that a file must have: those without numbers, and counters of batches, are never missing."""
-    return {n: t for n, t in model.state_dict().items() if t.numel() and not n.endswith(".num_batches_tracked")}
+    """The tensors of a model that a file must have: counters of batches are never missing."""
+    return {n: t for n, t in model.state_dict().items() if not n.endswith(".num_batches_tracked")}
 
 
 def load(model: nn.Module, raw: Raw, chosen: Chosen, options: Options) -> LoadReport:
@@ -147,12 +151,12 @@ def reshape(name: str, tensors: dict[str, Tensor], model: nn.Module, place: Tens
     if name in wrong:
         return
     owner, _, leaf = name.rpartition(".")
-    module: Any = model.get_submodule(owner)
-    stated = options.grid is not None and getattr(module, "grid", options.grid) != options.grid and leaf == "table"
+    module = model.get_submodule(owner)
+    gridded = isinstance(module, Position | RelativeBias) and leaf == "table"
+    stated = gridded and options.grid is not None and module.grid != options.grid
     if tensor.shape == place.shape and not stated:
         return
-    backbone: Any = getattr(model, "backbone", model)
-    fitted = fit(tensor, module, leaf, getattr(getattr(backbone, "config", None), "channels", 0), options.grid)
+    fitted = fit(tensor, module, leaf, channels_of(model), options.grid)
     sizes = f"is {list(tensor.shape)} in the file and {list(place.shape)} in the model"
     if fitted is None or fitted.tensor.shape != place.shape:
         turned = tensor.ndim == 2 and tensor.mT.shape == place.shape
@@ -165,6 +169,12 @@ def reshape(name: str, tensors: dict[str, Tensor], model: nn.Module, place: Tens
         if fitted.token is not None:
             tensors[beside] = tensors[beside] + fitted.token
         tensors[name], resized[name] = fitted.tensor, fitted.how
+
+
+def channels_of(model: nn.Module) -> int:
+    """Of the images that it takes."""
+    inner: Any = model.backbone if isinstance(model, HeadedModel) else model
+    return inner.config.channels
 
 
 def of_head(name: str, state: Mapping[str, Tensor]) -> bool:

@@ -1,0 +1,96 @@
+"""Where the queries and keys of an attention stand on the image, in pixels: what an attention says of itself to whoever looks at it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitrail.types import Grid, TokenLayout
+
+
+class Cells(NamedTuple):
+    """The cells of a map: where each row [h 2] and each column [w 2] begins and ends, in pixels of the image."""
+
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def grid(self) -> Grid:
+        return len(self.rows), len(self.columns)
+
+    @property
+    def extent(self) -> Grid:
+        """Height and width in pixels, that of padded cells included."""
+        return round(float(self.rows[-1, 1])), round(float(self.columns[-1, 1]))
+
+    @property
+    def centres(self) -> Tensor:
+        """Of every cell in raster order, down and across: [h*w 2]."""
+        return torch.cartesian_prod(self.rows.mean(1), self.columns.mean(1)).view(-1, 2)
+
+
+class Side(NamedTuple):
+    """The queries of an attention, or its keys: `leading` tokens without a place, the cells of one or more maps, `trailing` tokens without
+    a place. The first `summaries` of the leading ones are read out."""
+
+    leading: int
+    maps: tuple[Cells, ...]
+    trailing: int = 0
+    summaries: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.leading + self.cells + self.trailing
+
+    @property
+    def cells(self) -> int:
+        return sum(cells.grid[0] * cells.grid[1] for cells in self.maps)
+
+    @property
+    def centres(self) -> Tensor:
+        """Of all cells, [cells 2]."""
+        return torch.cat([cells.centres for cells in self.maps]) if self.maps else torch.zeros(0, 2)
+
+
+class AttentionLayout(NamedTuple):
+    """Which queries [g n] of an image attend to which keys [g m], in g groups; -1 is padding, which is not on the image."""
+
+    queries: Side
+    keys: Side
+    query_index: Tensor
+    key_index: Tensor
+
+
+def cells_of(grid: Grid, stride: tuple[float, float]) -> Cells:
+    """Cells of one size, the first at the top left."""
+    edges = []
+    for count, step in zip(grid, stride, strict=True):
+        begin = torch.arange(count) * float(step)
+        edges.append(torch.stack([begin, begin + float(step)], dim=1))
+    return Cells(*edges)
+
+
+def side_of(layout: TokenLayout) -> Side:
+    """The places of one sequence. Where images have lost different cells there is no place that is common to all of them."""
+    if layout.kept is not None or not all(layout.grid):
+        return Side(layout.tokens, (), 0, layout.summaries)
+    return Side(layout.leading, (cells_of(layout.grid, layout.stride),), layout.trailing, layout.summaries)
+
+
+def side_of_maps(layouts: tuple[TokenLayout, ...]) -> Side:
+    """The places of several maps in a row, or of tokens without a place."""
+    if len(layouts) == 1:
+        return side_of(layouts[0])
+    return Side(0, tuple(cells_of(one.grid, one.stride) for one in layouts))
+
+
+def self_attention_layout(layout: TokenLayout) -> AttentionLayout:
+    """Tokens that attend to each other, within their groups."""
+    side = side_of(layout)
+    index = torch.arange(side.tokens)[None] if layout.groups is None else layout.groups.index(layout.grid)
+    return AttentionLayout(side, side, index, index)
+
+
+def cross_attention_layout(queries: Side, keys: Side) -> AttentionLayout:
+    """Every query attends to every key."""
+    return AttentionLayout(queries, keys, torch.arange(queries.tokens)[None], torch.arange(keys.tokens)[None])
