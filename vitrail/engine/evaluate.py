@@ -40,8 +40,10 @@ def predict(
 def said(model: nn.Module, task: Any, images: Tensor, loaded: Loaded) -> Tensor:
     """A row for each picture: what the model says of it, or how well it denoises it."""
     if generates(task):
-        return task.held_out(model, images, loaded.labels.to(images.device), loaded.keys.ids)
-    return task.predict(model, images)
+        rows: Tensor = task.held_out(model, images, loaded.labels.to(images.device), loaded.keys.ids)
+        return rows
+    predicted: Tensor = task.predict(model, images)
+    return predicted
 
 
 def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, none: Tensor) -> Predictions:

@@ -73,12 +73,13 @@ class Attention(nn.Module, ABC):
             mixed = found.seen.attend(q, k, v)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
-        return self.dropout(self.proj(merge_heads(mixed)))
+        out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
+        return out
 
     def weights(self, *args: Any) -> Tensor:
         """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
         found = self.project(*args)
-        logits = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
+        logits: Tensor = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
         mask = found.mask()
         return (logits if mask is None else logits + mask).softmax(-1)
 
@@ -106,7 +107,8 @@ class SelfAttention(Attention):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # [B N hd] -> [B h N d]
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split.transpose(-3, -2)  # [B N hd] -> [B h N d]
 
 
 def merge_heads(x: Tensor) -> Tensor:

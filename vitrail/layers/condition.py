@@ -35,7 +35,8 @@ class TimeEmbed(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+        c: Tensor = self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+        return c
 
 
 class ClassEmbed(nn.Embedding):
@@ -54,7 +55,8 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(width, parts * width)
 
     def forward(self, c: Tensor) -> Tensor:
-        return self.linear(c)[:, None]
+        moves: Tensor = self.linear(c)
+        return moves[:, None]
 
 
 class Told(NamedTuple):
@@ -93,7 +95,7 @@ class PatchOut(nn.Module):
 
 def lay_out(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """Patches [B hw ppC] in raster order -> [B C hp wp]."""
-    x = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
+    x: Tensor = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B C h p w p] -> [B C hp wp]
 
 

@@ -24,7 +24,9 @@ class Mlp(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+        x = self.dropout(self.act(self.fc1(x)))
+        x = self.dropout(self.fc2(x))
+        return x
 
 
 class SwiGLU(nn.Module):
@@ -38,4 +40,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.dropout(self.w3(self.dropout(F.silu(gate) * value)))
+        x = self.dropout(F.silu(gate) * value)
+        x = self.dropout(self.w3(x))
+        return x

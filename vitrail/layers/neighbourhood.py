@@ -58,7 +58,8 @@ class Seen(NamedTuple):
         from torch.nn.attention.flex_attention import flex_attention
 
         run = compiled() if q.is_cuda else flex_attention
-        return run(q, k, v, block_mask=block_mask(self, q.device))
+        mixed: Tensor = run(q, k, v, block_mask=block_mask(self, q.device))
+        return mixed
 
 
 @lru_cache(maxsize=32)

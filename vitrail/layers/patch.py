@@ -30,7 +30,8 @@ class PatchEmbed(nn.Module):
         below, right = -images.shape[-2] % self.patch[0], -images.shape[-1] % self.patch[1]
         if below or right:
             images = F.pad(images, (0, right, 0, below))
-        return self.proj(images).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+        patches: Tensor = self.proj(images)  # [B D h w]
+        return patches.permute(0, 2, 3, 1)
 
 
 class ConvStem(nn.Module):
@@ -59,7 +60,8 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(here, width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(self.convs(images)).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+        patches: Tensor = self.proj(self.convs(images))  # [B D h w]
+        return patches.permute(0, 2, 3, 1)
 
 
 def conv(channels: int, out: int, stride: int) -> list[nn.Module]:

@@ -75,7 +75,8 @@ class Position(nn.Module, ABC):
 
     def forward(self, patches: Tensor) -> Tensor:
         h, w = patches.shape[1:3]
-        return patches + self.encoding((h, w)).unflatten(0, (h, w))  # [B h w D]
+        place: Tensor = self.encoding((h, w)).unflatten(0, (h, w))
+        return patches + place  # [B h w D]
 
 
 class Learned(Position):
@@ -156,7 +157,8 @@ class Concatenate(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         h, w = patches.shape[1:3]
         place = self.encoding((h, w)).unflatten(0, (h, w)).expand_as(patches)
-        return self.proj(torch.cat([patches, place], dim=-1))  # [B h w 2D] -> [B h w D]
+        joined: Tensor = self.proj(torch.cat([patches, place], dim=-1))  # [B h w 2D] -> [B h w D]
+        return joined
 
 
 def _fill(table: nn.Parameter, init: str) -> None:
