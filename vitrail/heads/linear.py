@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.shapes import Float
+
 
 class Classifier(nn.Module):
     """Images [B C H W] -> logits [B K], in training and out of it alike."""
@@ -20,10 +22,10 @@ class Classifier(nn.Module):
             nn.init.trunc_normal_(head.weight, std=init_std)
             nn.init.zeros_(head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         return self.each(images).mean(1)
 
-    def each(self, images: Tensor) -> Tensor:
+    def each(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
         """Logits of every summary's own head [B S K]: what distillation trains apart."""
         summaries = self.backbone(images).summaries
         return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)

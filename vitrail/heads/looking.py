@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.shapes import Float
 
 
 class Memory(NamedTuple):
@@ -29,7 +30,9 @@ class Looking(Attention):
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def project(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Projected:
+    def project(
+        self, queries: Float[Tensor, "B N W"], keys: Float[Tensor, "B M W"], values: Float[Tensor, "B M W"], bias: Tensor | None = None
+    ) -> Projected:
         """[B N W], [B M W], [B M W] and what is added to the logits, broadcast to [B h N M]."""
         q, k, v = self.q(queries), self.k(keys), self.v(values)
         return Projected(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
@@ -61,7 +64,9 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, place: Tensor, keys: Tensor, memory: Memory, bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B Q W"], place: Float[Tensor, "*B Q W"], keys: Float[Tensor, "B N W"], memory: Memory, bias: Tensor | None
+    ) -> Float[Tensor, "B Q W"]:
         """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
         placed = x + place
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitrail.layers import init
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.mlp import Mlp
+from vitrail.shapes import Float
 
 DEPTH = 2
 HEAD_WIDTH = 64
@@ -23,7 +24,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(width, heads, dropout=dropout, attention_dropout=dropout)
         self.mlp = Mlp(width, 4 * width, dropout=dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         x = x + self.attn(self.norm1(x), (x.shape[1], 1))
         return x + self.mlp(self.norm2(x))
 
@@ -45,7 +46,7 @@ class MaskTransformer(nn.Module):
         for projection in (self.cell_proj, self.class_proj):
             nn.init.normal_(projection, std=width**-0.5)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         x = self.inside(maps[-1].flatten(2).mT)  # [B hw D]
         cells = x.shape[1]
         x = torch.cat([x, self.classes.expand(len(x), -1, -1)], dim=1)  # [B hw+K D]

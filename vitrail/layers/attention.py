@@ -15,6 +15,7 @@ from vitrail.layers.neighbourhood import Neighbourhood, Seen
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
+from vitrail.shapes import Float
 
 
 class Places(NamedTuple):
@@ -65,7 +66,7 @@ class Attention(nn.Module, ABC):
     def project(self, *args: Any) -> Projected:
         """Queries, keys, values and bias from whatever `forward` is given."""
 
-    def forward(self, *args: Any) -> Tensor:
+    def forward(self, *args: Any) -> Float[Tensor, "B N D"]:
         found = self.project(*args)
         q, k, v = found[:3]
         p = self.attention_dropout if self.training else 0.0
@@ -76,7 +77,7 @@ class Attention(nn.Module, ABC):
         out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
         return out
 
-    def weights(self, *args: Any) -> Tensor:
+    def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
         """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
         found = self.project(*args)
         logits: Tensor = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
@@ -96,7 +97,7 @@ class SelfAttention(Attention):
         self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.rotary, self.relative, self.neighbourhood = places
 
-    def project(self, x: Tensor, grid: tuple[int, int]) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
         leading = x.shape[1] - grid[0] * grid[1]
@@ -106,12 +107,12 @@ class SelfAttention(Attention):
         return Projected(q, k, v, bias, None if self.neighbourhood is None else Seen(self.neighbourhood.radius, grid, leading))
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Float[Tensor, "*B N W"], heads: int) -> Float[Tensor, "*B h N d"]:
     split: Tensor = x.unflatten(-1, (heads, -1))
     return split.transpose(-3, -2)  # [B N hd] -> [B h N d]
 
 
-def merge_heads(x: Tensor) -> Tensor:
+def merge_heads(x: Float[Tensor, "*B h N d"]) -> Float[Tensor, "*B N W"]:
     return x.transpose(-3, -2).flatten(-2)  # [B h N d] -> [B N hd]
 
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.layers.patch import grid_of
+from vitrail.shapes import Float, Int, Shaped
 
 WAVES = 256  # features of a time, half of them cosines
 LONGEST = 10_000.0  # the slowest wave's period is nearly this, over 2 pi
 
 
-def time_waves(t: Tensor) -> Tensor:
+def time_waves(t: Shaped[Tensor, " B"]) -> Float[Tensor, "B 256"]:
     """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from 0 to 1."""
     half = WAVES // 2
     where = t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"  # float64 does not exist on every accelerator
@@ -34,7 +35,7 @@ class TimeEmbed(nn.Module):
         self.fc1 = nn.Linear(WAVES, width)
         self.fc2 = nn.Linear(width, width)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Shaped[Tensor, " B"]) -> Float[Tensor, "B D"]:
         c: Tensor = self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
         return c
 
@@ -54,7 +55,7 @@ class Modulation(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, parts * width)
 
-    def forward(self, c: Tensor) -> Tensor:
+    def forward(self, c: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 P"]:
         moves: Tensor = self.linear(c)
         return moves[:, None]
 
@@ -70,7 +71,7 @@ class Told(NamedTuple):
         return Told(tuple(each[which] for each in self.moves), self.label[which])
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B N D"]:
     """x (1 + scale) + shift, for x [B N D] and the others [B 1 D]."""
     return torch.addcmul(shift, x, 1 + scale)
 
@@ -86,14 +87,14 @@ class PatchOut(nn.Module):
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, patch * patch * channels)
 
-    def forward(self, x: Tensor, moves: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 2*D"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
         shift, scale = moves.chunk(2, dim=-1)
         x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
         picture = lay_out(x, grid_of(size, (self.patch, self.patch)), self.patch)
         return picture[..., : size[0], : size[1]]
 
 
-def lay_out(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+def lay_out(patches: Float[Tensor, "B N ppC"], grid: tuple[int, int], patch: int) -> Float[Tensor, "B C H W"]:
     """Patches [B hw ppC] in raster order -> [B C hp wp]."""
     x: Tensor = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B C h p w p] -> [B C hp wp]
@@ -125,16 +126,16 @@ class Conditioned(nn.Module):
     blocks: nn.ModuleList
     out: PatchOut
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"], t: Shaped[Tensor, " B"], label: Int[Tensor, " B"]) -> Float[Tensor, "B E H W"]:
         return self.denoise(x, self.told(t, label))
 
-    def told(self, t: Tensor, label: Tensor) -> Told:
+    def told(self, t: Shaped[Tensor, " B"], label: Int[Tensor, " B"]) -> Told:
         """Times [B] and labels [B] worked out for all blocks."""
         said = self.label(label)
         c = F.silu(self.time(t) + said)  # [B D]
         blocks: Any = self.blocks
         return Told((*(block.modulation(c) for block in blocks), self.out.modulation(c)), said)
 
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
+    def denoise(self, x: Float[Tensor, "B C H W"], told: Told) -> Float[Tensor, "B E H W"]:
         """Pictures [B C H W], given what `told` made of their times and classes."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.layers.resample import displacements, resample_bias
+from vitrail.shapes import Float, Int
 
 TOKEN_ROWS = 3  # token -> patch, patch -> token, token -> token
 
@@ -28,7 +29,7 @@ class RelativeBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
         self.register_buffer("index", _with_tokens(self.grid, tokens), persistent=False)
 
-    def forward(self, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, grid: tuple[int, int] | None = None) -> Float[Tensor, "h N N"]:
         """The bias for `grid`, by default the one it was built for: [heads N N], queries down, keys across."""
         if grid is None or tuple(grid) == self.grid:
             bias = self.table[self.index]
@@ -43,7 +44,7 @@ class RelativeBias(nn.Module):
         return torch.cat([resample_bias(cells, self.grid, grid), rest])
 
 
-def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Int[Tensor, "N N"]:
     """The row of the bias table for every query and key: [hw hw], (yq-yk+h-1)(2w-1) + (xq-xk+w-1)."""
     h, w = grid
     y = torch.arange(h, device=device).repeat_interleave(w)

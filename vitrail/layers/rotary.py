@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
 from vitrail.layers.position import check_width
+from vitrail.shapes import Float
 
 PAIRS = ("interleaved", "half")
 
@@ -29,7 +30,7 @@ class Rotary(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
 
-    def forward(self, x: Tensor, grid: tuple[int, int], skip: int = 0) -> Tensor:
+    def forward(self, x: Float[Tensor, "*B N d"], grid: tuple[int, int], skip: int = 0) -> Float[Tensor, "*B N d"]:
         """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) stay as they are."""
         if x.shape[-2] != skip + grid[0] * grid[1]:
             raise UsageError(f"{x.shape[-2]} tokens are not {skip} without a place and {grid[0]}x{grid[1]} on the grid")
@@ -37,7 +38,7 @@ class Rotary(nn.Module):
         patches = rotate(x[..., skip:, :], angles, self.pairs)
         return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
 
-    def angles(self, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    def angles(self, grid: tuple[int, int], device: torch.device | None = None) -> Float[Tensor, "N d"]:
         """The angle of every pair of channels at every cell in raster order: [h*w d/2], float32."""
         h, w = grid
         y, x = axis_angles(h, self.head_width // 4, self.base, device), axis_angles(w, self.head_width // 4, self.base, device)
@@ -45,13 +46,13 @@ class Rotary(nn.Module):
         return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
 
 
-def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Tensor:
+def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Float[Tensor, "{count} {bands}"]:
     """Places 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
     omega = base ** (-torch.arange(bands, dtype=torch.float32, device=device) / bands)
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
 
 
-def rotate(x: Tensor, angles: Tensor, pairs: str) -> Tensor:
+def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N d//2"], pairs: str) -> Float[Tensor, "*B N d"]:
     """Turn every pair of channels of x [... N d] by its angle [N d/2]; worked out in float32 at least, returned in x's dtype."""
     cos, sin = angles.cos(), angles.sin()
     if pairs == "interleaved":

@@ -20,6 +20,7 @@ from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Learned
 from vitrail.models import vit
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 
@@ -76,7 +77,7 @@ class ConvPatches(nn.Module):
             inside = out
         self.proj = nn.Sequential(*layers[:-1])
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = (-n % self.patch for n in images.shape[-2:])
         if below or right:
             images = F.pad(images, (0, right, 0, below))
@@ -93,7 +94,7 @@ class CrossAttention(Attention):
         super().__init__(width, heads, dropout, attention_dropout)
         self.wq, self.wk, self.wv = (nn.Linear(width, width, bias=qkv_bias) for _ in range(3))
 
-    def project(self, x: Tensor) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"]) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
         return Projected(q, k, v)
 
@@ -108,7 +109,7 @@ class CrossBlock(nn.Module):
         self.attn = CrossAttention(width, heads, config.qkv_bias, config.dropout, config.attention_dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B 1 D"]:
         return x[:, :1] + self.drop_path(self.attn(self.norm1(x)))
 
 
@@ -126,7 +127,7 @@ class MultiScale(nn.Module):
         self.fusion = nn.ModuleList(CrossBlock(config, 1 - i, rates[-1]) for i in range(2))
         self.revert_projs = nn.ModuleList(translate(widths[1 - i], widths[i], config.eps) for i in range(2))
 
-    def forward(self, branches: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def forward(self, branches: Sequence[Float[Tensor, "B _ _"]], grids: Sequence[tuple[int, int]]) -> list[Float[Tensor, "B _ _"]]:
         seen = []
         for x, grid, blocks in zip(branches, grids, self.blocks, strict=True):
             for block in blocks.children():
@@ -162,7 +163,7 @@ class CrossViT(nn.Module):
         self.strides = (patches[0], round(patches[1] * config.zoom[1] / config.zoom[0]))
         initialise(self)
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         branches, grids = [], []
         wanted = sizes(self.config, self.config.size if self.config.fit else (images.shape[-2], images.shape[-1]))
         for size, embed, position, token in zip(wanted, self.patch_embed, self.position, self.tokens, strict=True):

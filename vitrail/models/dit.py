@@ -16,6 +16,7 @@ from vitrail.layers.condition import ClassEmbed, Conditioned, Modulation, PatchO
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
+from vitrail.shapes import Float
 
 KIND = "denoiser"
 
@@ -62,7 +63,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio), "tanh")
         self.modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, moves: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 6*D"], grid: tuple[int, int]) -> Float[Tensor, "B N D"]:
         """moves: what `modulation` makes of the condition."""
         shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), grid))
@@ -86,7 +87,7 @@ class DiT(Conditioned):
         self.out = PatchOut(bare_norm(config), config.width, config.patch, config.channels * (1 + config.learn_sigma))
         initialise(self)
 
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
+    def denoise(self, x: Float[Tensor, "B C H W"], told: Told) -> Float[Tensor, "B E H W"]:
         """What is in pictures [B C H W], given what `told` made of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
         grid = (tokens.shape[1], tokens.shape[2])

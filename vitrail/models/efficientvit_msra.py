@@ -17,6 +17,7 @@ from vitrail.checks import Above, Fraction, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected
 from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 Three = tuple[Positive, Positive, Positive]
@@ -80,7 +81,7 @@ class Head(Attention):
         self.qkv = Conv(config, width, sum(self.widths))
         self.dw = Conv(config, config.key_width, config.key_width, kernel, groups=config.key_width)
 
-    def project(self, x: Tensor, bias: Tensor) -> Projected:
+    def project(self, x: Float[Tensor, "B D h w"], bias: Float[Tensor, "N N"]) -> Projected:
         q, k, v = self.qkv(x).split(self.widths, dim=1)
         q, k, v = (t.flatten(2).mT[:, None] for t in (self.dw(q), k, v))  # [B 1 N d] each
         return Projected(q, k, v, bias)
@@ -100,7 +101,7 @@ class Cascade(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         grid = x.shape[2:]
         biases = self.attention_biases[:, self.index]  # [heads N N]
         found: list[Tensor] = []
@@ -118,7 +119,7 @@ class Windows(nn.Module):
         super().__init__()
         self.attn = attn
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         h, w, side = x.shape[2], x.shape[3], self.attn.window
         if h == w == side:
             return self.attn(x)
@@ -136,7 +137,7 @@ class Mlp(nn.Module):
         hidden = int(width * config.mlp_ratio)
         self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(inplace=True), Conv(config, hidden, width, start=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
 
 
@@ -147,7 +148,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
@@ -160,7 +161,7 @@ class Merge(nn.Module):
         self.conv1, self.conv2 = Conv(config, inside, wide), Conv(config, wide, wide, 3, 2, wide)
         self.se, self.conv3 = SqueezeExcite(wide, inside), Conv(config, wide, out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.conv3(self.se(self.conv2(self.conv1(x).relu_()).relu_()))
 
 
@@ -173,7 +174,7 @@ class Block(nn.Module):
         self.mixer = Residual(Windows(attn), drop_path)
         self.dw1, self.ffn1 = pair(config, width, 0.0, drop_path).children()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.ffn1(self.dw1(self.mixer(self.ffn0(self.dw0(x)))))
 
 
@@ -182,7 +183,7 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample, self.blocks = downsample, nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.blocks(self.downsample(x))
 
 
@@ -212,7 +213,7 @@ class EfficientViT(nn.Module):
         steps = [m for stage in self.stages for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())]
         return steps[1:]  # there is none before the first stage
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)
         maps = []
         for stage in self.stages:

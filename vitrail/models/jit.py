@@ -20,6 +20,7 @@ from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width
 from vitrail.layers.rotary import axis_angles, rotate
+from vitrail.shapes import Float
 
 KIND = "denoiser"
 
@@ -70,7 +71,7 @@ class BottleneckEmbed(nn.Module):
         self.proj1 = nn.Conv2d(config.channels, config.bottleneck, config.patch, config.patch, bias=False)
         self.proj2 = nn.Conv2d(config.bottleneck, config.width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = -x.shape[-2] % self.patch, -x.shape[-1] % self.patch
         if below or right:
             x = F.pad(x, (0, right, 0, below))
@@ -85,7 +86,7 @@ class TurnedAttention(Attention):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.q_norm, self.k_norm = (norm("rms", config.width // config.heads, config.eps) for _ in range(2))
 
-    def project(self, x: Tensor, angles: Tensor) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"], angles: Float[Tensor, "N d//2"]) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q.float()), self.k_norm(k.float())  # logits are bounded by the norm, if it is exact
         q, k = (rotate(t, angles, "interleaved").to(v.dtype) for t in (q, k))
@@ -102,7 +103,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.w3 = nn.Linear(hidden, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(self.dropout(F.silu(gate) * value))
 
@@ -117,7 +118,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(config, dropout)
         self.modulation = Modulation(config.width, 6)
 
-    def forward(self, x: Tensor, moves: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 6*D"], angles: Tensor) -> Float[Tensor, "B N D"]:
         """moves: what `modulation` makes of the condition."""
         shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), angles))
@@ -142,7 +143,7 @@ class JiT(Conditioned):
         initialise(self)
         nn.init.normal_(self.context, std=0.02)
 
-    def denoise(self, x: Tensor, told: Told) -> Tensor:
+    def denoise(self, x: Float[Tensor, "B C H W"], told: Told) -> Float[Tensor, "B C H W"]:
         """Clean pictures of noisy ones [B C H W], given what `told` made of their times and classes."""
         tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
         turns = self.angles((tokens.shape[1], tokens.shape[2]), x.device)  # [M+hw d/2]

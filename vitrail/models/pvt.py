@@ -20,6 +20,7 @@ from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Position
 from vitrail.layers.resample import resample
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 
@@ -91,7 +92,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratios[stage]), dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B N D"]:
         x = x + self.drop_path(self.attn(self.norm1(x), grid))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -123,7 +124,7 @@ class Stage(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D h w"], Float[Tensor, "B T D"]]:
         x = self.patch_norm(self.patch_embed(x))  # [B h w D]
         grid = (x.shape[1], x.shape[2])
         x = self.position(x).flatten(1, 2)
@@ -157,7 +158,7 @@ class PVT(nn.Module):
     def blocks(self) -> Sequence[nn.Module]:
         return [block for stage in self.stages for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x, maps = images, []
         for stage in self.stages:
             x, tokens = stage(x)

@@ -22,6 +22,7 @@ from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import resample_bias
 from vitrail.layers.windows import attend, with_mask
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 STAGES = range(4)
@@ -63,7 +64,7 @@ class WindowAttention(Attention):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.relative = RelativeBias(windows(config)[stage], heads)
 
-    def project(self, x: Tensor, mask: Tensor | None) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"], mask: Tensor | None) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B*n h N d]
         return Projected(q, k, v, with_mask(self.relative(), mask, x.shape[0]))
 
@@ -80,7 +81,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         x = x + self.drop_path(attend(self.attn, self.norm1(x), self.window, self.shift))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -93,7 +94,7 @@ class Merge(nn.Module):
         self.norm = nn.LayerNorm(4 * width, eps)
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B _ _ 2*D"]:
         return self.reduction(self.norm(four_in_one(x)))
 
 
@@ -105,7 +106,7 @@ class Stage(nn.Module):
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B h w D"]:
         x = self.downsample(x)
         for block in self.blocks:
             x = block(x)
@@ -143,7 +144,7 @@ class Swin(nn.Module):
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self.layers for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.dropout(self.patch_norm(self.patch_embed(images)))  # [B H W D]
         maps = []
         for stage in self.layers:

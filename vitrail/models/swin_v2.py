@@ -20,6 +20,7 @@ from vitrail.layers.mlp import Mlp
 from vitrail.layers.relative import relative_index
 from vitrail.layers.windows import attend, with_mask
 from vitrail.models.swin import Swin, four_in_one, window_and_shift, windows
+from vitrail.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ContinuousBias(nn.Module):
         self.register_buffer("places", torch.cartesian_prod(y, x), persistent=False)  # [(2h-1)(2w-1) 2]
         self.register_buffer("index", relative_index(window), persistent=False)
 
-    def forward(self) -> Tensor:
+    def forward(self) -> Float[Tensor, "h N N"]:
         rows = F.linear(F.linear(self.places, self.weight1, self.bias1).relu(), self.weight2)
         return 16 * rows[self.index].permute(2, 0, 1).sigmoid()  # [heads N N]
 
@@ -97,7 +98,7 @@ class CosineAttention(Attention):
         before = config.pretrained_windows
         self.relative = ContinuousBias(window, heads, window if before is None else (before[stage], before[stage]))
 
-    def project(self, x: Tensor, mask: Tensor | None) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"], mask: Tensor | None) -> Projected:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.q_bias is not None and self.v_bias is not None:
             q, v = q + self.q_bias, v + self.v_bias
@@ -120,7 +121,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.norm1.weight)
         nn.init.zeros_(self.norm2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         x = x + self.drop_path(self.norm1(attend(self.attn, x, self.window, self.shift)))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
@@ -133,7 +134,7 @@ class Merge(nn.Module):
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
         self.norm = nn.LayerNorm(2 * width, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B _ _ 2*D"]:
         return self.norm(self.reduction(four_in_one(x)))
 
 
@@ -142,7 +143,7 @@ def build(config: Config) -> Swin:
     return Swin(config, Block, Merge)
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """Vectors at length one. What has no length, as the key of a padded place, keeps none: an eps would be lost in half precision."""
     length = x.norm(dim=-1, keepdim=True)
     return x / length.masked_fill(length == 0, 1)

@@ -26,6 +26,7 @@ from vitrail.layers.position import Position as Table
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import Resampling
 from vitrail.layers.rotary import Rotary
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 Position = Literal[
@@ -99,7 +100,7 @@ class Block(nn.Module):
         self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
         self.drop_path = drop_part(config, drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B N D"]:
         if self.norm_at == "post":
             x = self.norm1(self.join(x, lambda y: self.ls1(self.attn(y, grid))))
             return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
@@ -142,7 +143,7 @@ class ViT(nn.Module):
         nn.init.normal_(self.tokens, std=0.02)
         nn.init.normal_(self.registers, std=0.02)
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
         patches, places = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches

@@ -1,0 +1,69 @@
+"""Under pytest every call into layers, heads and models is held to its annotations: kinds of arguments, and shapes of tensors.
+
+`install` must run before the library is imported. Nothing is checked while torch traces a program (compile, export): then the functions
+are as they are without this file.
+"""
+
+import functools
+import importlib.machinery
+import sys
+from types import FunctionType, ModuleType
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+ROOMS = ("vitrail.layers", "vitrail.heads", "vitrail.models")
+CONF = BeartypeConf(is_pep484_tower=True)  # where a float is wanted, an int will do
+
+
+def install() -> None:
+    from vitrail import shapes
+
+    for name in shapes.__all__:
+        setattr(shapes, name, getattr(jaxtyping, name))
+    sys.meta_path.insert(0, Finder())
+
+
+class Finder:
+    """Finds files as Python does, and has those of the rooms checked."""
+
+    def find_spec(self, name, path=None, target=None):
+        if not name.startswith(tuple(f"{room}." for room in ROOMS)):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        check(module)
+
+
+def check(module: ModuleType) -> None:
+    """Puts a checking function in the place of every function and method that a module defines."""
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if isinstance(value, FunctionType):
+            setattr(module, name, checked(value))
+        elif isinstance(value, type):
+            for part, method in list(vars(value).items()):
+                if isinstance(method, FunctionType) and method.__module__ == module.__name__ and method.__annotations__:
+                    setattr(value, part, checked(method))
+
+
+def checked(function: FunctionType) -> FunctionType:
+    import torch
+
+    strict = jaxtyping.jaxtyped(typechecker=beartype(conf=CONF))(function)
+
+    @functools.wraps(function)
+    def door(*args, **kwargs):
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        return strict(*args, **kwargs)
+
+    return door
