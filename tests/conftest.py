@@ -9,7 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.append(str(Path(__file__).parent))  # `oracles` lies here; at the end, since folders here are called like libraries
 
-import doors  # noqa: E402  found by the line above
+import doors
 
 doors.install()
 

@@ -10,6 +10,7 @@ import sys
 from types import FunctionType, ModuleType
 
 import jaxtyping
+import torch
 from beartype import BeartypeConf, beartype
 
 ROOMS = ("vitrail.layers", "vitrail.heads", "vitrail.models")
@@ -56,14 +57,28 @@ def check(module: ModuleType) -> None:
 
 
 def checked(function: FunctionType) -> FunctionType:
-    import torch
-
     strict = jaxtyping.jaxtyped(typechecker=beartype(conf=CONF))(function)
+    seen = set()  # a check takes as long as a small layer: calls that look alike are checked once
 
     @functools.wraps(function)
     def door(*args, **kwargs):
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        return strict(*args, **kwargs)
+        key = (*map(looks, args), *map(looks, kwargs.items()))
+        if key in seen:
+            return function(*args, **kwargs)
+        result = strict(*args, **kwargs)
+        seen.add(key)
+        return result
 
     return door
+
+
+def looks(value: object) -> object:
+    """All that a check can see of a value: shapes, kinds, whole numbers and words."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind, tuple(map(looks, value))
+    if isinstance(value, torch.Tensor):
+        return kind, value.shape, value.dtype
+    return value if kind is int or kind is str else kind
