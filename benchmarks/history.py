@@ -1,6 +1,7 @@
-"""What benchmarks gave, and when: each appends a row to `benchmarks/history.jsonl`; `benchmarks/table.py` prints those of one.
+"""What benchmarks gave, and when: each appends a row to `benchmarks/history.jsonl`.
 
-A row has the benchmark's name, the date, the commit, the machine, the settings that it ran with, and its figures: numbers by name.
+A row has the benchmark's name, the date, the commit, the machine, the settings that it ran with, and its figures:
+numbers by name. `benchmarks/table.py` prints the rows of one.
 """
 
 import json
@@ -12,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HISTORY = Path(os.environ.get("BENCHMARK_HISTORY", Path(__file__).with_name("history.jsonl")))  # another file for what is only tried
+# another file for what is only tried
+HISTORY = Path(os.environ.get("BENCHMARK_HISTORY", Path(__file__).with_name("history.jsonl")))
 
 
 def append(benchmark: str, figures: Mapping[str, Any], settings: Mapping[str, Any] | None = None, path: Path = HISTORY) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def commit() -> str:
     """The short hash of the commit, with a + where files differ from it; "" outside of git."""
     here = Path(__file__).parent
     try:
-        short = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":!history.jsonl"], cwd=here, check=False).returncode
+        short = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=here, text=True).strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":!history.jsonl"], cwd=here).returncode
     except (OSError, subprocess.CalledProcessError):
         return ""
     return short + ("+" if changed else "")
@@ -58,7 +60,12 @@ def machine() -> str:
     """What the figures depend on: processor, cores, GPU, versions. Nothing that tells whose machine it is."""
     import torch
 
-    parts = [processor(), f"{os.cpu_count()} cores", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    parts = [
+        processor(),
+        f"{os.cpu_count()} cores",
+        f"Python {platform.python_version()}",
+        f"torch {torch.__version__}",
+    ]
     if torch.cuda.is_available():
         parts.insert(2, torch.cuda.get_device_name())
     return ", ".join(parts)

@@ -15,7 +15,10 @@ from history import read
 def overview(rows: Sequence[dict[str, Any]]) -> str:
     last = {row["benchmark"]: row for row in rows}
     count = {name: sum(row["benchmark"] == name for row in rows) for name in last}
-    return table(("benchmark", "runs", "last", "commit"), ((n, count[n], r["date"][:10], r["commit"]) for n, r in sorted(last.items())))
+    return table(
+        ("benchmark", "runs", "last", "commit"),
+        ((n, count[n], r["date"][:10], r["commit"]) for n, r in sorted(last.items())),
+    )
 
 
 def series(rows: Sequence[dict[str, Any]], parts: Sequence[str] = ()) -> str:
@@ -23,7 +26,12 @@ def series(rows: Sequence[dict[str, Any]], parts: Sequence[str] = ()) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["figures"] if not parts or any(part in name for part in parts)))
     where = list(dict.fromkeys(circumstances(row) for row in rows))
     cells = (
-        (row["date"][:10], row["commit"], where.index(circumstances(row)) + 1, *(shown(row["figures"].get(n)) for n in names))
+        (
+            row["date"][:10],
+            row["commit"],
+            where.index(circumstances(row)) + 1,
+            *(shown(row["figures"].get(n)) for n in names),
+        )
         for row in rows
     )
     notes = "\n".join(f"{i}: {text}" for i, text in enumerate(where, start=1))

@@ -1,7 +1,7 @@
-"""Under pytest every call into layers, heads and models is held to its annotations: kinds of arguments, and shapes of tensors.
+"""Under pytest every call into layers, heads and models is held to its annotations: kinds of arguments and shapes.
 
-`install` must run before the library is imported. Nothing is checked while torch traces a program (compile, export): then the functions
-are as they are without this file.
+`install` must run before the library is imported. Nothing is checked while torch traces a program (compile, export):
+then the functions are as they are without this file.
 """
 
 import functools

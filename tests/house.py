@@ -1,6 +1,7 @@
 """The laws of the house as checks of the source text, by `ast` alone: each gives the places that break it.
 
-`python tests/house.py [FOLDER [LAW]]` counts them, for a package in FOLDER, by default this one's, and lists those of a law, such as 4.
+`python tests/house.py [FOLDER [LAW]]` counts them, for a package in FOLDER, by default this one's, and lists those of a
+law, such as 4.
 """
 
 import ast
@@ -57,21 +58,54 @@ ASKED = {  # law 4: hasattr, and getattr with a default, that ask something fore
 }
 KINDS = {  # what a task learns from, names of tasks, kinds of models: nobody above the tasks compares with them
     "classes", "masks", "boxes", "texts", "latents", "denoiser", "denoisers",
-    "classification", "segmentation", "detection", "distillation", "diffusion", "contrastive", "self_distillation", "masked_autoencoding",
+    "classification", "segmentation", "detection", "distillation", "diffusion", "contrastive", "self_distillation",
+    "masked_autoencoding",
 }  # fmt: skip
 ASKING = {"generates", "denoises", "ranks"}  # functions and properties that tell what kind a thing is
 
 WORDS = {  # law 12: word, or words side by side, that no name has: what it is called instead
-    "told": "condition, result", "tell": "describe", "said": "prediction, message", "judge": "evaluate", "judged": "evaluated",
-    "judges": "evaluates", "judging": "evaluation", "judgement": "evaluation", "judgements": "evaluations", "hire": "build_teacher",
-    "hired": "build_teacher", "lay_up": "cache_latents", "laid_up": "with_cached_latents", "thaw": "unfreeze", "thaws": "unfreeze",
-    "thawed": "unfrozen", "wave": "unfreeze stage", "waves": "unfreeze stages", "wish": "request", "wishes": "requests",
-    "wished": "requested", "brought": "imported", "bring": "import", "shelf": "latent cache", "moments": "snapshot steps",
-    "standing": "early-stopping state", "described": "model bundle", "viewer": "windowed predictor", "stranger": "library model",
-    "taught": "is_distilled", "found_bad": "nonfinite error", "untouched": "identity collate", "quiet": "init worker",
-    "looking": "cross attention", "freeze_idle": "freeze_unused_parameters", "truth": "annotation", "truths": "annotations",
-    "picture": "image", "pictures": "images", "rate": "lr", "rates": "lrs",
-}  # fmt: skip
+    "told": "condition, result",
+    "tell": "describe",
+    "said": "prediction, message",
+    "judge": "evaluate",
+    "judged": "evaluated",
+    "judges": "evaluates",
+    "judging": "evaluation",
+    "judgement": "evaluation",
+    "judgements": "evaluations",
+    "hire": "build_teacher",
+    "hired": "build_teacher",
+    "lay_up": "cache_latents",
+    "laid_up": "with_cached_latents",
+    "thaw": "unfreeze",
+    "thaws": "unfreeze",
+    "thawed": "unfrozen",
+    "wave": "unfreeze stage",
+    "waves": "unfreeze stages",
+    "wish": "request",
+    "wishes": "requests",
+    "wished": "requested",
+    "brought": "imported",
+    "bring": "import",
+    "shelf": "latent cache",
+    "moments": "snapshot steps",
+    "standing": "early-stopping state",
+    "described": "model bundle",
+    "viewer": "windowed predictor",
+    "stranger": "library model",
+    "taught": "is_distilled",
+    "found_bad": "nonfinite error",
+    "untouched": "identity collate",
+    "quiet": "init worker",
+    "looking": "cross attention",
+    "freeze_idle": "freeze_unused_parameters",
+    "truth": "annotation",
+    "truths": "annotations",
+    "picture": "image",
+    "pictures": "images",
+    "rate": "lr",
+    "rates": "lrs",
+}
 FIELD_WORDS = {  # the same letters where they are the field's own word: (word, beginning of the path): why
     ("waves", "layers/"): "sinusoidal encodings",
     ("wave", "layers/"): "sinusoidal encodings",
@@ -82,13 +116,30 @@ FIELD_WORDS = {  # the same letters where they are the field's own word: (word, 
     ("rates", "models/"): "drop rates",
 }
 NAMES = {  # law 12: whole names of functions, classes, methods and constants
-    "Found": "DetectionOutput", "Objects": "DetectionTargets", "usual": "mean_objects", "Piece": "MicroBatch", "together": "sync_gradients",
-    "Places": "PositionTerms", "NOWHERE": "NO_POSITION_TERMS", "Seen": "VisiblePairs", "Known": "RunData", "known": "resolve_autoencoder",
-    "weigh": "fit_class_weights", "ranks": "a property of Task", "generates": "a property of Task", "denoises": "a property of Task",
-    "as_it_was": "reopen_dataset", "pick": "choose", "place": "as_path", "plain": "as_plain", "sized": "with_square_size",
-    "World.total": "all_reduce_sum", "World.share": "broadcast", "World.agree": "assert_equal_across_ranks",
+    "Found": "DetectionOutput",
+    "Objects": "DetectionTargets",
+    "usual": "mean_objects",
+    "Piece": "MicroBatch",
+    "together": "sync_gradients",
+    "Places": "PositionTerms",
+    "NOWHERE": "NO_POSITION_TERMS",
+    "Seen": "VisiblePairs",
+    "Known": "RunData",
+    "known": "resolve_autoencoder",
+    "weigh": "fit_class_weights",
+    "ranks": "a property of Task",
+    "generates": "a property of Task",
+    "denoises": "a property of Task",
+    "as_it_was": "reopen_dataset",
+    "pick": "choose",
+    "place": "as_path",
+    "plain": "as_plain",
+    "sized": "with_square_size",
+    "World.total": "all_reduce_sum",
+    "World.share": "broadcast",
+    "World.agree": "assert_equal_across_ranks",
     "World.once": "on_rank_zero",
-}  # fmt: skip
+}
 
 
 class Place(NamedTuple):
@@ -267,8 +318,9 @@ def concrete(method: ast.FunctionDef) -> bool:
 def kinds_compared(house: House) -> Iterator[Place]:
     """Law 4: above the tasks nobody compares with the name of a kind, or asks which kind a task or model is.
 
-    As a search, in any room: git grep -nE '(==|!=|\\bin) *\\(?"(classes|masks|boxes|denoiser|classification|segmentation|detection|'\\
-    'distillation|diffusion)"|\\b(generates|denoises|ranks)\\(|\\.generates\\b|catalog\\.kind\\(' -- vitrail
+    As a search, in any room:
+    git grep -nE '(==|!=|\\bin) *\\(?"(classes|masks|boxes|denoiser|classification|segmentation|detection|distillation|'\\
+    'diffusion)"|\\b(generates|denoises|ranks)\\(|\\.generates\\b|catalog\\.kind\\(' -- vitrail
     """
     for file in house.files:
         if LEVEL.get(file.room, 0) < FIRST_ABOVE_TASKS and file.room not in ("engine", "analysis"):

@@ -24,6 +24,8 @@ def test_a_wrong_shape_or_kind_of_number_is_named():
 
 def test_users_pay_nothing_for_it():
     """Outside the tests a shape is a note in an annotation, and none of the packages that read it is imported."""
-    code = "import sys; from vitrail.models.vit import ViT as V; print(V.forward.__annotations__['images'], {'jaxtyping'} & {*sys.modules})"
+    code = """import sys
+from vitrail.models.vit import ViT
+print(ViT.forward.__annotations__['images'], {'jaxtyping'} & {*sys.modules})"""
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "typing.Annotated[torch.Tensor, 'B C H W'] set()"

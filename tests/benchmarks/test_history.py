@@ -41,7 +41,11 @@ def test_the_series_of_a_benchmark(tmp_path):
     ]
     lines = table.series(rows).splitlines()
     assert lines[0] == "| date | commit | on | vit | swin |"
-    assert lines[2:5] == ["| 2026-01-01 | abc1 | 1 | 1 |  |", "| 2026-01-02 | abc2 | 1 | 1.235 | 2 |", "| 2026-01-03 | abc3 | 2 |  | 3 |"]
+    assert lines[2:5] == [
+        "| 2026-01-01 | abc1 | 1 | 1 |  |",
+        "| 2026-01-02 | abc2 | 1 | 1.235 | 2 |",
+        "| 2026-01-03 | abc3 | 2 |  | 3 |",
+    ]
     assert lines[-2:] == ["1: one; batch 8", "2: other; batch 8"]
     assert "swin" not in table.series(rows, ["vit"])
     assert table.overview(rows).splitlines()[-1] == "| speed | 3 | 2026-01-03 | abc3 |"
