@@ -201,7 +201,7 @@ class House:
         self.modules = {file.module: file for file in self.files}
 
     def imports(self, file: File) -> list[tuple[int, str]]:
-        """Every module a file imports, at its top or late; `from vitrail.data import decode` names vitrail.data.decode."""
+        """Every module a file imports, early or late; `from vitrail.data import decode` names vitrail.data.decode."""
         found = [(n.lineno, a.name) for n in file.nodes if isinstance(n, ast.Import) for a in n.names]
         for n in file.nodes:
             if isinstance(n, ast.ImportFrom):
@@ -319,8 +319,8 @@ def kinds_compared(house: House) -> Iterator[Place]:
     """Law 4: above the tasks nobody compares with the name of a kind, or asks which kind a task or model is.
 
     As a search, in any room:
-    git grep -nE '(==|!=|\\bin) *\\(?"(classes|masks|boxes|denoiser|classification|segmentation|detection|distillation|'\\
-    'diffusion)"|\\b(generates|denoises|ranks)\\(|\\.generates\\b|catalog\\.kind\\(' -- vitrail
+    git grep -nE '(==|!=|\\bin) *\\(?"(classes|masks|boxes|denoiser|classification|segmentation|detection|'\\
+    'distillation|diffusion)"|\\b(generates|denoises|ranks)\\(|\\.generates\\b|catalog\\.kind\\(' -- vitrail
     """
     for file in house.files:
         if LEVEL.get(file.room, 0) < FIRST_ABOVE_TASKS and file.room not in ("engine", "analysis"):

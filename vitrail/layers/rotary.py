@@ -52,7 +52,7 @@ def axis_angles(count: int, bands: int, base: float, device: torch.device | None
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
 
 
-def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N d//2"], pairs: str) -> Float[Tensor, "*B N d"]:
+def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N _"], pairs: str) -> Float[Tensor, "*B N d"]:
     """Turn every pair of channels of x [... N d] by its angle [N d/2]; worked out in float32 at least, returned in x's dtype."""
     cos, sin = angles.cos(), angles.sin()
     if pairs == "interleaved":

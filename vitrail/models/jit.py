@@ -86,7 +86,7 @@ class TurnedAttention(Attention):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.q_norm, self.k_norm = (norm("rms", config.width // config.heads, config.eps) for _ in range(2))
 
-    def project(self, x: Float[Tensor, "B N D"], angles: Float[Tensor, "N d//2"]) -> Projected:
+    def project(self, x: Float[Tensor, "B N D"], angles: Float[Tensor, "N _"]) -> Projected:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q.float()), self.k_norm(k.float())  # logits are bounded by the norm, if it is exact
         q, k = (rotate(t, angles, "interleaved").to(v.dtype) for t in (q, k))
