@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from history import append
 from PIL import Image
 
 from vitrail.data.cache import cached
@@ -136,6 +137,9 @@ def main() -> None:
         print(row + (f" {large['none'] / photo:.2f} | {(photo - large['none']) / PHOTOS * 1e3:+.2f} |" if photo else " | |"))
     print(f"\nnone: {BATCH / tiny['none']:.0f} pictures/s in training, {PHOTOS / large['none']:.0f} photographs/s")
     print(f"reading JPEG files of 320x256: machine.cache is {disk['none'] / disk['cache']:.0f} times as fast")
+    speeds = {"training": {name: tiny["none"] / spent for name, spent in tiny.items()}}
+    speeds |= {"data": {name: large["none"] / spent for name, spent in large.items()}, "cache": {"files": disk["none"] / disk["cache"]}}
+    append("augment", speeds, vars(given))
 
 
 if __name__ == "__main__":

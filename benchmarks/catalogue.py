@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from history import append
+
 import vitrail
 from vitrail import catalog
 from vitrail.analysis.cost import cost, weightless
@@ -57,6 +59,7 @@ def main() -> int:
         head = text[: text.index(HEADING) + len(HEADING)]
         FILE.write_text(head + "".join(row(name, cells) for name, cells in new.items()), encoding="utf-8", newline="\n")
         print(f"{len(differing)} rows written to {FILE}")
+    append("catalogue", {"variants": len(new), "differing": len(differing)})
     return 1 if differing and not given.write else 0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from history import append
 from torch import nn
 from zoo import AIM, inference, ratio
 
@@ -59,14 +60,14 @@ def detr(size: int) -> Iterator[Pair]:
 PAIRS: dict[str, Callable[[int], Iterator[Pair]]] = {"upernet": upernet, "detr": detr}
 
 
-def compare(pair: Pair, given: argparse.Namespace) -> list[str]:
+def compare(pair: Pair, given: argparse.Namespace) -> tuple[list[str], float]:
     """One row of the table."""
     images = torch.randn(given.batch, 3, given.size, given.size, device=given.device)
     sides = [side.to(given.device) for side in (pair.ours, pair.theirs)]
     counted = [f"{sum(p.numel() for p in side.parameters()) / 1e6:.2f}" for side in sides]
     torch.manual_seed(0)
     figure = ratio(*(inference(side, images, images) for side in sides), given.rounds, given.device)
-    return [pair.what, *counted, f"{figure:.2f}" if figure >= AIM else f"**{figure:.2f}**"]
+    return [pair.what, *counted, f"{figure:.2f}" if figure >= AIM else f"**{figure:.2f}**"], figure
 
 
 def main() -> None:
@@ -83,11 +84,14 @@ def main() -> None:
     print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch} of "
           f"{given.size}x{given.size}, float32, {given.device}, {given.threads} threads, median of {given.rounds} rounds.\n")  # fmt: skip
     print("| model | ours, M | theirs, M | inference |\n|---|---|---|---|")
+    figures = {}
     for name in wanted:
         for pair in PAIRS[name](given.size):
-            print(f"| {' | '.join(compare(pair, given))} |", flush=True)
+            cells, figures[pair.what] = compare(pair, given)
+            print(f"| {' | '.join(cells)} |", flush=True)
             del pair
             gc.collect()
+    append("dense", figures, vars(given))
 
 
 if __name__ == "__main__":

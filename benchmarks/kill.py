@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from history import append
 
 from vitrail.cli.main import main as vitrail_main
 from vitrail.engine import checkpoint
@@ -189,7 +190,9 @@ def main() -> None:
                 kills, equal, runs = kills + done, equal + same, runs + 1
             for point in given.points:
                 aimed, equal, runs = aimed + 1, equal + trial.aimed(point), runs + 1
-    print(json.dumps({"kills": kills, "aimed": aimed, "runs": runs, "equal": equal, "torch": torch.__version__}))
+    figures = {"kills": kills, "aimed": aimed, "runs": runs, "equal": equal}
+    print(json.dumps({**figures, "torch": torch.__version__}))
+    append("kill", figures, vars(given))
     sys.exit(0 if equal == runs else 1)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from history import append
 from torch.profiler import ProfilerActivity, profile
 
 import vitrail
@@ -74,6 +75,7 @@ def main() -> None:
         "peak_plain_bytes": peak(plain), "peak_looking_bytes": peak(looking),
     }  # fmt: skip
     print(json.dumps(found))
+    append("look", {key: value for key, value in found.items() if key not in vars(given)}, vars(given))
 
 
 if __name__ == "__main__":

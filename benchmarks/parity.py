@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from history import append
 
 from vitrail import catalog
 
@@ -98,6 +99,7 @@ def main() -> None:
         print(f"{name} is not installed; its pairs are left out")
     rows = [measure(p) for p in pairs if p.oracle not in missing]
     print(long(rows))
+    append("parity", {f"{r.family} {r.oracle} {r.settings}".strip(): r.error for r in rows}, {"family": given.family or "all"})
     if far := [r for r in rows if r.error > r.allowed]:
         sys.exit(f"further off than allowed: {', '.join('/'.join(r[:3]) for r in far)}")
     if given.write:

@@ -11,6 +11,7 @@ import sys
 import time
 
 import torch
+from history import append
 
 import vitrail
 
@@ -61,10 +62,13 @@ def main(path):
     plain, _ = ours(path, resampling="bicubic")
     other = theirs(path)
     print(f"\n{'size':>9}  {'resampling':<10}  {'class token':>11}  {'patches':>9}  {'ours s':>6}  {'timm s':>6}")
+    figures = {}
     for size in SIZES:
         for name, one in (("antialias", model), ("bicubic", plain)):
             cls, patches, here, there = compare(one, other, size)
             print(f"{size[0]}x{size[1]:<5}  {name:<10}  {cls:>11.1e}  {patches:>9.1e}  {here:>6.2f}  {there:>6.2f}")
+            figures[f"{size[0]}x{size[1]} {name}"] = {"class token": cls, "patches": patches, "ours s": here, "timm s": there}
+    append("real_weights", figures)
 
 
 if __name__ == "__main__":

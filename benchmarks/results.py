@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from history import append
+
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 NANO = "--model vit/nano --model.patch 8"
 BLOOD = "--data {data}/medmnist/bloodmnist.npz"
@@ -180,11 +182,16 @@ def stages(number: int, given: argparse.Namespace) -> Iterator[list[tuple[Row, i
         ]
 
 
+def accuracies(number: int, row: Row, given: argparse.Namespace) -> list[float]:
+    """Of the finished runs of a row, in per cent."""
+    return [a for seed in range(given.seeds) if (a := accuracy(folder(number, row, seed, given.runs))) is not None]
+
+
 def written(number: int, given: argparse.Namespace) -> str:
     """A table in Markdown; rows without a finished run are left out."""
     table, lines, base = TABLES[number], [], None
     for row in table.rows:
-        found = [a for seed in range(given.seeds) if (a := accuracy(folder(number, row, seed, given.runs))) is not None]
+        found = accuracies(number, row, given)
         if not found:
             continue
         mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
@@ -211,6 +218,8 @@ def main() -> None:
     tables = "\n\n".join(filter(None, (written(number, given) for number in TABLES)))
     start, _, rest = PAGE.read_text().partition("<!-- tables -->") if PAGE.exists() else ("# What each part is worth\n\n", "", "")
     PAGE.write_text(f"{start}<!-- tables -->\n{tables}\n<!-- /tables -->{rest.partition('<!-- /tables -->')[2] or chr(10)}")
+    every = {f"{n}. {row.name}": accuracies(n, row, given) for n in TABLES for row in TABLES[n].rows}
+    append("results", {name: statistics.mean(found) for name, found in every.items() if found}, {"seeds": given.seeds})
 
 
 if __name__ == "__main__":

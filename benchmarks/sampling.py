@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from history import append
 from torch import Tensor
 
 from vitrail.models import dit
@@ -109,7 +110,9 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     usual = {name: statistics.median(t) for name, t in times.items()}
     rates = {f"{name}, pictures a second": round(given.batch / t, 3) for name, t in usual.items()}
-    print(json.dumps({**vars(given), **rates, "ours / diffusers": round(usual["diffusers"] / usual["ours"], 3), "difference": error}))
+    figures = {**rates, "ours / diffusers": round(usual["diffusers"] / usual["ours"], 3), "difference": error}
+    print(json.dumps({**vars(given), **figures}))
+    append("sampling", figures, vars(given))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from history import append
 from PIL import Image
 
 from vitrail.engine.optim import groups
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args()
     steps = given.rounds + 3
+    figures = {}
     print("| switch | seconds a step, relative to without |\n|---|---|")
     with tempfile.TemporaryDirectory() as place:
         data = pictures(Path(place) / "pictures", 3 * given.batch, given.size)
@@ -99,7 +101,8 @@ def main() -> None:
             whole = "grow" in name
             times = alternate(runs, steps if whole else given.rounds, 0 if whole else 3)
             middle = sum if whole else min
-            print(f"| {name} | {middle(times['on']) / middle(times['off']):.2f} |", flush=True)
+            figures[name] = middle(times["on"]) / middle(times["off"])
+            print(f"| {name} | {figures[name]:.2f} |", flush=True)
         runs = {name: started(recipe, [], Path(place) / f"optim{i}") for i, name in enumerate(OPTIMISERS)}
         for name, running in runs.items():
             net: Any = running.state.model
@@ -107,7 +110,9 @@ def main() -> None:
             running.state.optimizer = torch.optim.AdamW(made, lr=1.0, **OPTIMISERS[name])
         times = alternate(runs, given.rounds)
         for name in runs:
-            print(f"| {name} | {min(times[name]) / min(times['AdamW, foreach']):.2f} |", flush=True)
+            figures[name] = min(times[name]) / min(times["AdamW, foreach"])
+            print(f"| {name} | {figures[name]:.2f} |", flush=True)
+    append("saving", figures, vars(given))
 
 
 if __name__ == "__main__":

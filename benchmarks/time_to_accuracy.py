@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from history import append
 from torch import nn
 
 from vitrail.engine.stop import Stop
@@ -160,6 +161,8 @@ def main() -> None:
         print(
             f"{name}: {f'{given.target} % after {first.seconds:.1f} s' if first else f'{last.accuracy:.2f} % after {last.seconds:.1f} s'}"
         )
+    reached = {name: {"reached": first is not None, "seconds": (first or last).seconds} for name, (first, last) in found.items()}
+    append("time_to_accuracy", reached, {key: value for key, value in vars(given).items() if key != "data"})
     first, second = found["ours"][0], found["timm"][0] or found["timm"][1]
     if first:
         more = "" if found["timm"][0] else "less than "

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from history import append
 from torch import nn
 
 import vitrail
@@ -101,10 +102,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
+    figures = {}
     for what in (train_step, inference):
         speed = compare(what, given.batch, given.rounds, given.device)
         ratios = {f"ours / {name}": round(speed["ours"] / value, 3) for name, value in speed.items() if name != "ours"}
         print(json.dumps({"what": what.__name__, "batch": given.batch, "rounds": given.rounds, **ratios}))
+        figures[what.__name__] = ratios
+    append("train_step", figures, vars(given))
 
 
 if __name__ == "__main__":

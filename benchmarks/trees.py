@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from history import append
 from scipy import ndimage
 
 from vitrail.data.dataset import Boxes, Dataset
@@ -77,9 +78,10 @@ def scored(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.column_stack([boxes, scores, np.zeros(len(boxes))]).astype(np.float32)
 
 
-def told(name: str, found: np.ndarray, truth: Boxes) -> None:
+def told(name: str, found: np.ndarray, truth: Boxes) -> dict[str, float]:
     judged = average_precision([found], [truth], 1)
     print(f"{name:<10} AP50 {judged['AP50']:.3f}  mAP {judged['mAP']:.3f}  {len(found):>4} boxes for {len(truth.labels)} trees", flush=True)
+    return {"AP50": judged["AP50"], "mAP": judged["mAP"], "boxes": len(found)}
 
 
 def main() -> None:
@@ -94,9 +96,12 @@ def main() -> None:
     (size, each), split = trained_on(data), data.splits["test"]
     assert split.truth is not None
     pixels, truth = split.read(0), split.truth(0)
-    told("constant", constant(pixels, size, each), truth)
-    told("blobs", blobs(pixels, size), truth)
+    figures = {
+        "constant": told("constant", constant(pixels, size, each), truth),
+        "blobs": told("blobs", blobs(pixels, size), truth),
+    }
     if given.only_baselines:
+        append("trees", figures, {"held_out": given.held_out})
         return
     words = [
         "--data",
@@ -112,8 +117,9 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "vitrail", "train", *words], check=True)
     judged = json.loads((given.out / "evaluation" / "test.json").read_text())
     rows = np.load(given.out / "evaluation" / "test.npz")["rows"].reshape(-1, 6)
-    told("detector", rows[rows[:, 4] >= 0], truth)
+    figures["detector"] = told("detector", rows[rows[:, 4] >= 0], truth)
     print(f"mAP in the run's own judgement: {judged['mAP']:.3f}")
+    append("trees", figures, {"held_out": given.held_out, "steps": given.steps})
 
 
 if __name__ == "__main__":

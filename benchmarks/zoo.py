@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from history import append
 from torch import nn
 
 import vitrail
@@ -98,11 +99,11 @@ def pair(name: str, device: str) -> tuple[nn.Module, nn.Module]:
     return vitrail.create(name, classes=1000).to(device), timm.create_model(PEERS[name], num_classes=1000).to(device)
 
 
-def compare(name: str, given: argparse.Namespace) -> list[str]:
+def compare(name: str, given: argparse.Namespace) -> tuple[list[str], dict[str, float]]:
     """One row of the table."""
     family, _, variant = name.partition("/")
     if " " in PEERS[name]:
-        return [family, variant, PEERS[name], "", ""]
+        return [family, variant, PEERS[name], "", ""], {}
     figures = []
     for what in (inference, train_step):
         torch.manual_seed(0)
@@ -113,7 +114,8 @@ def compare(name: str, given: argparse.Namespace) -> list[str]:
         figures.append(ratio(what(ours, images, labels), what(theirs, images, labels), given.rounds, given.device))
         del ours, theirs
         gc.collect()
-    return [family, variant, PEERS[name], *(f"{f:.2f}" if f >= AIM else f"**{f:.2f}**" for f in figures)]
+    cells = [family, variant, PEERS[name], *(f"{f:.2f}" if f >= AIM else f"**{f:.2f}**" for f in figures)]
+    return cells, dict(zip(("inference", "training"), figures, strict=True))
 
 
 def main() -> None:
@@ -132,8 +134,11 @@ def main() -> None:
     print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch}, float32, "
           f"{given.device}, {torch.get_num_threads()} threads, median of {given.rounds} rounds.\n")  # fmt: skip
     print("| family | variant | in timm | inference | training step |\n|---|---|---|---|---|")
+    found = {}
     for name in names:
-        print(f"| {' | '.join(compare(name, given))} |", flush=True)
+        cells, found[name] = compare(name, given)
+        print(f"| {' | '.join(cells)} |", flush=True)
+    append("zoo", found, vars(given))
 
 
 if __name__ == "__main__":

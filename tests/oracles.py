@@ -153,7 +153,7 @@ def vit_transformers(size: Size = (32, 32)) -> Both:
     return both("vit", "transformers:live", VIT, stir(ViTForImageClassification(ViTConfig(**VIT_HF))), interpolate_pos_encoding=True)
 
 
-def vit_golden(name: str, source: str, pre_logits: int | None, size: Size) -> Both:
+def vit_golden(name: str, source: str, pre_logits: int, size: Size) -> Both:
     with np.load(GOLDEN / f"{name}.npz") as file:
         state = {n: torch.from_numpy(a) for n, a in file.items()}
     with np.load(GOLDEN / f"{name}_io.npz") as file:
@@ -465,7 +465,7 @@ PAIRS = [
     Pair("vit", "timm", "", vit_timm, ((32, 32), (40, 24))),
     Pair("vit", "torchvision", "", vit_torchvision, ((32, 32), (48, 48))),
     Pair("vit", "transformers", "", vit_transformers, ((32, 32), (40, 24))),
-    Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", None), ((32, 32),)),
+    Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", 0), ((32, 32),)),
     Pair("vit", "original", "Google, pre_logits", partial(vit_golden, "google_vit_tiny_in21k", "google:new", 32), ((32, 32),)),
     Pair("deit", "timm", "distilled", deit_timm, ((32, 32), (40, 24))),
     Pair("deit", "timm", "III", deit_3_timm, ((32, 32), (40, 24))),

@@ -1,8 +1,13 @@
 """A whole run as data: read, overridden, written and read again; every recipe that is handed out."""
 
 import dataclasses
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ import pytest
 from vitrail import catalog
 from vitrail.cli.words import take_keys
 from vitrail.errors import UsageError, nearest, pick
-from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, from_tables, override, read, to_tables
+from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, find, from_tables, override, read, to_tables
 from vitrail.run.folder import toml
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -183,3 +188,31 @@ def test_one_number_stands_for_a_list_of_one():
     assert override(Recipe(), "input", {"mean": 0.5}).input.mean == (0.5,)
     with pytest.raises(UsageError, match="2 "):
         override(Recipe(), "input", {"size": 28})
+
+
+def test_recipes_that_come_along_are_found_from_anywhere(own_folder):
+    for name in ("recipes/mini.toml", "mini.toml"):
+        assert find(Path(name)).read_text() == (RECIPES[0].parent / "mini.toml").read_text()
+    own_folder.joinpath("mini.toml").write_text("")
+    assert find(Path("mini.toml")) == Path("mini.toml"), "one's own goes first"
+    for elsewhere in ("runs/mini.toml", "nothere.toml", str(own_folder / "recipes" / "mini.toml")):
+        assert find(Path(elsewhere)) == Path(elsewhere)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_recipes_and_what_else_is_read(tmp_path):
+    """Built from the repository, unpacked, and run from there: a recipe is found, and nothing of the repository is needed."""
+    root = Path(__file__).parents[1]
+    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
+    subprocess.run([*uv, "build", "-q", "--wheel", "--out-dir", str(tmp_path), str(root)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        file.extractall(tmp_path / "site")
+    assert {f"vitrail/recipes/{p.name}" for p in RECIPES} <= names
+    assert {"vitrail/py.typed", "vitrail/published.toml", "vitrail/datasets/mini/train.png"} <= names
+    command = [sys.executable, "-m", "vitrail", "train", "recipes/mini.toml", "--dry-run"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was written" in done.stdout

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 
 class VitrailError(Exception):
@@ -13,7 +14,7 @@ class VitrailError(Exception):
         super().__init__(f"{what}\n{fix}" if fix else what)
         self.what, self.fix = what, fix
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.what, self.fix)  # errors cross process boundaries (data workers) unchanged
 
 
@@ -52,7 +53,7 @@ class Interrupted(VitrailError):
         super().__init__(what, fix)
         self.code = code
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.what, self.fix, self.code)
 
 

@@ -169,6 +169,15 @@ class Change(NamedTuple):
     new: Any
 
 
+def find(path: Path) -> Path:
+    """A recipe file; where there is none of that name, the one that comes with vitrail: recipes/mini.toml, or mini.toml alone."""
+    if path.exists() or path.parent.name not in ("", "recipes") or path.is_absolute():
+        return path
+    home = Path(__file__).parent
+    come_with = (folder / path.name for folder in (home / "recipes", home.parent / "recipes"))  # in a wheel, in the repository
+    return next((one for one in come_with if one.is_file()), path)
+
+
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file. Errors: `UsageError` with the line of a syntax error or the key that is wrong."""
     if path.is_dir():

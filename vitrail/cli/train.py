@@ -12,7 +12,7 @@ from vitrail.checks import place
 from vitrail.cli.console import Console
 from vitrail.cli.words import Given, arguments, device, recipe_flags, take_keys
 from vitrail.errors import UsageError, VitrailError, pick
-from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, override, read
+from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, find, override, read
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Asked:
     """What is to be trained, on what and how: the words of every command that trains."""
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
-    """A recipe file (.toml)."""
+    """A recipe file (.toml), yours or one of those that come along (recipes/mini.toml)."""
     data: str = ""
     """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
     model: str = ""
@@ -113,7 +113,7 @@ def asked(given: Asked, keys: Given) -> Recipe:
     if given.recipe and given.data and not given.recipe.endswith(".toml"):
         raise UsageError(f"what is {given.recipe!r} for? The data is said already: --data {given.data}",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
-    recipe = read(place(given.recipe)) if given.recipe else Recipe()
+    recipe = read(find(place(given.recipe))) if given.recipe else Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
     if recipe.plan.steps is not None and recipe.plan.epochs is not None:

@@ -32,6 +32,9 @@ class Memory:
 
         return attach, (DupFd(self.file.fileno()),)
 
+    def __del__(self) -> None:
+        self.file.close()  # whoever still reads out of the mapping keeps that
+
 
 def attach(handle: Any) -> Memory:
     """The same memory in another process."""

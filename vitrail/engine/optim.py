@@ -18,7 +18,7 @@ class Numbers(NamedTuple):
     momentum: float = 0.9  # of SGD and Muon
 
 
-def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Parameter groups with their `weight_decay` and a `scale` on the rate; what is frozen is in them too, since it may learn later,
     and nothing moves it while it has no gradient.
 
@@ -51,7 +51,7 @@ def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
     return {**found, **dict.fromkeys(waiting, len(blocks) + 1)}
 
 
-def optimizer(kind: str, parameter_groups: list[dict], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+def optimizer(kind: str, parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
     """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon".
 
     Errors: `UsageError` where Muon has nothing to work on, or torch does not have it.
@@ -65,13 +65,13 @@ def optimizer(kind: str, parameter_groups: list[dict], blocks: Sequence[nn.Modul
     return adamw(parameter_groups, numbers.betas, numbers.eps)
 
 
-def adamw(parameter_groups: list[dict], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+def adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
     """AdamW with one fused update where the device has it (CPU and CUDA do)."""
     fused = all(p.device.type in ("cpu", "cuda") for g in parameter_groups for p in g["params"])
     return torch.optim.AdamW(parameter_groups, lr=1.0, betas=betas, eps=eps, fused=fused)
 
 
-def muon(parameter_groups: list[dict], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+def muon(parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's steps are
     scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one rate fits both."""
     if not hasattr(torch.optim, "Muon"):

@@ -18,7 +18,7 @@ class Precision:
     def scaled(self) -> bool:
         return self.name == "fp16"
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[object]:
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device, torch.bfloat16 if self.name == "bf16" else torch.float16)

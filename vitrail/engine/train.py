@@ -149,7 +149,7 @@ def gradients(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop)
     return total
 
 
-def together(loss_of: nn.Module, last: bool) -> AbstractContextManager:
+def together(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients once a step, at the last piece."""
     return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
 

@@ -75,7 +75,8 @@ class World:
         dist.broadcast_object_list(told)
         if told[1] is not None:
             raise told[1]
-        return told[0]
+        done: T = told[0]
+        return done
 
 
 def join(device: str = "auto", timeout_s: int = 600) -> World:

@@ -13,6 +13,7 @@ from vitrail.heads.looking import DecoderLayer, EncoderLayer, Memory, perceptron
 from vitrail.heads.places import centres, inside, positions
 from vitrail.heads.queries import Anchors, Queries, Slots
 from vitrail.layers.position import check_width
+from vitrail.shapes import Float, Shaped
 from vitrail.types import Found, TokenLayout
 
 CELLS = 8  # across the shorter side of a picture: what the finest map has at least, where there is such a map
@@ -62,16 +63,16 @@ class Detector(HeadedModel):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Found:
+    def forward(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None) -> Found:
         states, boxes = self.ask(self.remember(images, sizes))
         return Found(self.class_embed(states[-1]).float(), boxes[-1])
 
-    def each(self, images: Tensor, sizes: Tensor | None = None) -> Found:
+    def each(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None) -> Found:
         """What every layer of the decoder says: logits [L B Q K+1], boxes [L B Q 4]. All of them are trained."""
         states, boxes = self.ask(self.remember(images, sizes))
         return Found(self.class_embed(torch.stack(states)).float(), torch.stack(boxes))
 
-    def remember(self, images: Tensor, sizes: Tensor | None) -> Memory:
+    def remember(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None) -> Memory:
         """The backbone's maps as the encoder leaves them."""
         canvas = images.shape[-2:]
         maps = self.backbone(images).maps

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.heads.parts import Classify, Conv, NormKind, stretch
+from vitrail.shapes import Float
 
 
 class SemanticFPN(nn.Module):
@@ -28,7 +29,7 @@ class SemanticFPN(nn.Module):
         )
         self.classify = Classify(half, classes, dropout)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for fine, coarse in reversed(list(pairwise(range(len(maps))))):
             merged[fine] = merged[fine] + F.interpolate(merged[coarse], merged[fine].shape[2:])  # nearest, as the original
@@ -57,7 +58,7 @@ class Progressive(nn.Module):
         self.skips = nn.ModuleList(nn.Conv2d(inside, width, 1) for inside in skips)
         self.classify = Classify(width, classes, dropout)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         skipped = list(zip(self.skips.children(), reversed(maps[:-1]), strict=False))
         x = maps[-1]
         for i, conv in enumerate(self.convs):

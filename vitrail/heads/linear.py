@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel
+from vitrail.shapes import Float
 
 
 class Classifier(HeadedModel):
@@ -19,10 +20,10 @@ class Classifier(HeadedModel):
             nn.init.trunc_normal_(head.weight, std=init_std)
             nn.init.zeros_(head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         return self.each(images).mean(1)
 
-    def each(self, images: Tensor) -> Tensor:
+    def each(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
         """Logits of every summary's own head [B S K]: what distillation trains apart."""
         summaries = self.backbone(images).summaries
         return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)

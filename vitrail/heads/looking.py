@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of_maps
+from vitrail.shapes import Float
 from vitrail.types import TokenLayout, unplaced_tokens
 
 Layouts = tuple[TokenLayout, ...]  # of the maps that stand in a row
@@ -71,7 +72,9 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, place: Tensor, keys: Tensor, memory: Memory, bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B Q W"], place: Float[Tensor, "*B Q W"], keys: Float[Tensor, "B N W"], memory: Memory, bias: Tensor | None
+    ) -> Float[Tensor, "B Q W"]:
         """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
         own, placed = (unplaced_tokens(x.shape[1]),), x + place
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (own, own))))

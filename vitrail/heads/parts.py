@@ -6,6 +6,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.shapes import Float
+
 NormKind = Literal["group", "batch", "none"]
 SMALLEST_GROUP = 8  # channels: fewer say too little of a map of one cell, as pyramid pooling makes
 
@@ -18,7 +20,7 @@ class BatchNorm(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm2d(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             bn = self.bn
             return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
@@ -33,7 +35,7 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -45,7 +47,7 @@ class Conv(nn.Module):
         self.conv = nn.Conv2d(inside, out, kernel, padding=kernel // 2, bias=norm == "none")
         self.norm = map_norm(norm, out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         return self.norm(self.conv(x)).relu()
 
 
@@ -57,7 +59,7 @@ class Classify(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.proj = nn.Conv2d(width, classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         return self.proj(self.dropout(x))
 
 
@@ -71,7 +73,7 @@ def map_norm(kind: NormKind, width: int) -> nn.Module:
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if width % groups == 0), width)
 
 
-def stretch(x: Tensor, size: Sequence[int]) -> Tensor:
+def stretch(x: Float[Tensor, "B C _ _"], size: Sequence[int]) -> Float[Tensor, "B C _ _"]:
     """A map [B C h w] at another size, bilinear between the middles of cells."""
     if tuple(x.shape[2:]) == tuple(size):
         return x

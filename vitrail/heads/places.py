@@ -7,24 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.heads.looking import perceptron
+from vitrail.shapes import Bool, Float, Shaped
 
 NEARLY_NOTHING = 1e-6  # what the original adds to the count of cells that it divides by
 
 
-def sines(places: Tensor, width: int) -> Tensor:
+def sines(places: Float[Tensor, "*B"], width: int) -> Float[Tensor, "*B {width}"]:
     """Sines and cosines in turn of angles [...] -> [... width], wavelengths from 2 pi to 10000 times that."""
     step = torch.arange(width // 2, dtype=torch.float32, device=places.device)
     angles = places[..., None] / 10000.0 ** (2 * step / width)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def inside(extents: Tensor, canvas: int, cells: int) -> Tensor:
+def inside(extents: Shaped[Tensor, " B"], canvas: int, cells: int) -> Bool[Tensor, "B {cells}"]:
     """Whether each of `cells` in a row shows the picture: its extents [B] pixels of a canvas -> bool [B cells]. Nearest pixel, as DETR."""
     pixels = torch.arange(canvas, device=extents.device) < extents[:, None]  # [B canvas]
     return F.interpolate(pixels[:, None].float(), size=cells)[:, 0] > 0.5
 
 
-def positions(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+def positions(rows: Bool[Tensor, "B h"], columns: Bool[Tensor, "B w"], width: int) -> Float[Tensor, "B h*w {width}"]:
     """DETR's sines of a map: what is inside, bool [B h] and [B w] -> [B h*w width], the half of the row first.
 
     Cells are counted from one over the unpadded part and the count is scaled to a full circle (Carion et al. 2020, appendix A.4 and code).
@@ -38,13 +39,13 @@ def positions(rows: Tensor, columns: Tensor, width: int) -> Tensor:
     return torch.cat([y, x], dim=-1).flatten(1, 2)
 
 
-def centres(extents: Tensor, canvas: int, cells: int) -> Tensor:
+def centres(extents: Shaped[Tensor, " B"], canvas: int, cells: int) -> Float[Tensor, "B {cells}"]:
     """Where the centres of cells lie, as shares of the picture: its extents [B] -> [B cells]; beyond 1 is padding."""
     middle = (torch.arange(cells, device=extents.device) + 0.5) / cells
     return middle * canvas / extents[:, None]
 
 
-def sines_of_boxes(boxes: Tensor, width: int) -> Tensor:
+def sines_of_boxes(boxes: Float[Tensor, "*B 4"], width: int) -> Float[Tensor, "*B W"]:
     """[B Q 4] centre x, centre y, width, height -> [B Q 2*width], each in the waves of `positions` (Liu et al. 2022, DAB-DETR)."""
     y_first = boxes[..., [1, 0, 3, 2]]
     return sines(y_first * (2 * math.pi), width // 2).flatten(-2)
@@ -61,7 +62,7 @@ class BoxBias(nn.Module):
         for part in (self.rows, self.columns):
             part[-1].register_parameter("bias", None)  # the same for all cells, which attention does not see
 
-    def forward(self, boxes: Tensor, rows: tuple[Tensor, ...], columns: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, boxes: Float[Tensor, "B Q 4"], rows: tuple[Tensor, ...], columns: tuple[Tensor, ...]) -> Float[Tensor, "B heads Q N"]:
         """Boxes [B Q 4] and the centres of each map's rows [B h] and columns [B w] -> [B heads Q N]."""
         down = self.rows(distances(boxes[..., 1], boxes[..., 3], torch.cat(rows, dim=1))).movedim(-1, 1)  # [B heads Q, h of all maps]
         across = self.columns(distances(boxes[..., 0], boxes[..., 2], torch.cat(columns, dim=1))).movedim(-1, 1)
@@ -69,7 +70,7 @@ class BoxBias(nn.Module):
         return torch.cat([(y[..., :, None] + x[..., None, :]).flatten(-2) for y, x in each], dim=-1)
 
 
-def distances(middle: Tensor, extent: Tensor, places: Tensor) -> Tensor:
+def distances(middle: Float[Tensor, "B Q"], extent: Float[Tensor, "B Q"], places: Float[Tensor, "_ n"]) -> Float[Tensor, "B Q n 2"]:
     """From cells to the two edges of boxes along one axis, on a logarithmic scale: [B Q], [B Q], [B n] -> [B Q n 2]."""
     edges = torch.stack([middle - extent / 2, middle + extent / 2], dim=-1)  # [B Q 2]
     away = (edges[:, :, None] - places[:, None, :, None]) * 16

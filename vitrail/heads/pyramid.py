@@ -12,6 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from vitrail.heads.parts import ChannelNorm, NormKind, map_norm
+from vitrail.shapes import Float
 
 LEVELS = 4
 
@@ -33,7 +34,7 @@ class Pyramid(nn.Module):
         self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
         self.scales = nn.ModuleList(scale(step, width, norm) for step, width in zip(steps, self.widths, strict=True))
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
         taken = (maps[source] for source in self.sources)
         return [scale(norm(x)) for x, norm, scale in zip(taken, self.norms, self.scales, strict=True)]
 
@@ -47,7 +48,7 @@ class Skips(nn.Module):
         self.widths, self.strides = tuple(widths[-most:]), tuple(strides[-most:])
         self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
         return [norm(maps[source]) for source, norm in zip(self.sources, self.norms, strict=True)]
 
 
@@ -58,7 +59,7 @@ class Last(nn.Module):
         super().__init__()
         self.sources, self.widths, self.strides = (len(widths) - 1,), tuple(widths[-1:]), tuple(strides[-1:])
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
         return [maps[-1]]
 
 

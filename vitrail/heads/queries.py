@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vitrail.heads.looking import Memory, perceptron
 from vitrail.heads.places import BoxBias, sines_of_boxes
+from vitrail.shapes import Float
 
 EDGE = 1e-5  # boxes stay that far inside (0, 1), where their logits are finite
 
@@ -23,7 +24,7 @@ class Queries(nn.Module, ABC):
         """The places of the queries [B Q W], and what is added to their logits over the memory, broadcast to [B h Q N]."""
 
     @abstractmethod
-    def box(self, said: Tensor, boxes: Tensor) -> Tensor:
+    def box(self, said: Float[Tensor, "B Q 4"], boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
         """The box head's answer [B Q 4] given the boxes before -> centre x, centre y, width, height in (0, 1)."""
 
 
@@ -41,7 +42,7 @@ class Slots(Queries):
     def look(self, layer: int, boxes: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
         return self.places, memory.bias
 
-    def box(self, said: Tensor, boxes: Tensor) -> Tensor:
+    def box(self, said: Float[Tensor, "B Q 4"], boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
         return said.sigmoid()
 
 
@@ -64,11 +65,11 @@ class Anchors(Queries):
         bias = self.bias[layer](boxes, memory.rows, memory.columns)
         return place, bias if memory.bias is None else bias + memory.bias
 
-    def box(self, said: Tensor, boxes: Tensor) -> Tensor:
+    def box(self, said: Float[Tensor, "B Q 4"], boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
         return (said + boxes.clamp(EDGE, 1 - EDGE).logit()).sigmoid()
 
 
-def spread(queries: int) -> Tensor:
+def spread(queries: int) -> Float[Tensor, "{queries} 4"]:
     """Boxes that cover the picture evenly, a quarter of it wide and high: [Q 4]. Their centres are a golden-ratio lattice."""
     i = torch.arange(queries, device="cpu", dtype=torch.float64)
     across, down = (i + 0.5) / queries, (i * (5**0.5 - 1) / 2 + 0.5) % 1

@@ -14,6 +14,7 @@ from vitrail.heads.masks import MaskTransformer
 from vitrail.heads.parts import Classify, NormKind, initialise, map_norm, stretch
 from vitrail.heads.pyramid import Last, Pyramid, Skips
 from vitrail.heads.upernet import Auxiliary, UPerNet
+from vitrail.shapes import Float
 
 HeadKind = Literal["linear", "fpn", "pup", "upernet", "mask"]
 WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
@@ -51,10 +52,10 @@ class Segmenter(HeadedModel):
             initialise(self.heads)
         freeze_idle(backbone, neck.sources)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         return self.said("main", self.maps(images), images)
 
-    def each(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def each(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor | None]:
         """The logits and those of the auxiliary head, where there is one: what training listens to."""
         maps = self.maps(images)
         second = self.said("auxiliary", maps, images) if "auxiliary" in self.heads else None
@@ -63,7 +64,7 @@ class Segmenter(HeadedModel):
     def maps(self, images: Tensor) -> list[Tensor]:
         return self.heads["neck"](self.backbone(images).maps)
 
-    def said(self, name: str, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+    def said(self, name: str, maps: Sequence[Tensor], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """The logits of a head, one for every pixel; what a backbone pads to whole cells is cut off again."""
         logits = self.heads[name](maps)  # [B K h w]
         size, cell = images.shape[2:], max(self.backbone.strides)
@@ -112,7 +113,7 @@ class Linear(nn.Module):
         self.norm = map_norm(norm, width)
         self.classify = Classify(width, classes, dropout)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         return self.classify(self.norm(maps[-1]))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.heads.parts import Classify, Conv, NormKind, stretch
+from vitrail.shapes import Float
 
 CELLS = (1, 2, 3, 6)  # a side, that the coarsest map is pooled to (PSPNet, Zhao et al. 2016)
 
@@ -26,7 +27,7 @@ class UPerNet(nn.Module):
         self.fuse = Conv(len(widths) * width, width, 3, norm)
         self.classify = Classify(width, classes, dropout)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         merged = [self.context(maps[-1])]  # coarse to fine
         for lateral, x in zip(reversed(self.laterals), reversed(maps[:-1]), strict=True):
             merged.append(lateral(x) + stretch(merged[-1], x.shape[2:]))
@@ -48,5 +49,5 @@ class Auxiliary(nn.Module):
         self.conv = Conv(widths[-2], width, 3, norm)
         self.classify = Classify(width, classes, dropout)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         return self.classify(self.conv(maps[-2]))

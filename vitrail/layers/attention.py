@@ -16,6 +16,7 @@ from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
+from vitrail.shapes import Float
 from vitrail.types import TokenLayout
 
 
@@ -79,12 +80,13 @@ class Attention(nn.Module, ABC):
             mixed = found.seen.attend(q, k, v)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
-        return self.dropout(self.proj(merge_heads(mixed)))
+        out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
+        return out
 
-    def weights(self, *args: Any) -> Tensor:
+    def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
         """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
         found = self.project(*args)
-        logits = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
+        logits: Tensor = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
         mask = found.mask()
         return (logits if mask is None else logits + mask).softmax(-1)
 
@@ -114,11 +116,12 @@ class SelfAttention(Attention):
         return self_attention_layout(layout)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # [B N hd] -> [B h N d]
+def split_heads(x: Float[Tensor, "*B N W"], heads: int) -> Float[Tensor, "*B h N d"]:
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split.transpose(-3, -2)  # [B N hd] -> [B h N d]
 
 
-def merge_heads(x: Tensor) -> Tensor:
+def merge_heads(x: Float[Tensor, "*B h N d"]) -> Float[Tensor, "*B N W"]:
     return x.transpose(-3, -2).flatten(-2)  # [B h N d] -> [B N hd]
 
 

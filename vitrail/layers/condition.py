@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.layers.patch import grid_of
+from vitrail.shapes import Float, Shaped
 
 WAVES = 256  # features of a time, half of them cosines
 LONGEST = 10_000.0  # the slowest wave's period is nearly this, over 2 pi
 
 
-def time_waves(t: Tensor) -> Tensor:
+def time_waves(t: Shaped[Tensor, " B"]) -> Float[Tensor, "B 256"]:
     """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from 0 to 1."""
     half = WAVES // 2
     where = t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"  # float64 does not exist on every accelerator
@@ -34,8 +35,9 @@ class TimeEmbed(nn.Module):
         self.fc1 = nn.Linear(WAVES, width)
         self.fc2 = nn.Linear(width, width)
 
-    def forward(self, t: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+    def forward(self, t: Shaped[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        c: Tensor = self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+        return c
 
 
 class ClassEmbed(nn.Embedding):
@@ -53,8 +55,9 @@ class Modulation(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, parts * width)
 
-    def forward(self, c: Tensor) -> Tensor:
-        return self.linear(c)[:, None]
+    def forward(self, c: Float[Tensor, "B D"]) -> Float[Tensor, "B 1 P"]:
+        moves: Tensor = self.linear(c)
+        return moves[:, None]
 
 
 class Conditioning(NamedTuple):
@@ -68,7 +71,7 @@ class Conditioning(NamedTuple):
         return Conditioning(tuple(each[which] for each in self.moves), self.label[which])
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B N D"]:
     """x (1 + scale) + shift, for x [B N D] and the others [B 1 D]."""
     return torch.addcmul(shift, x, 1 + scale)
 
@@ -84,16 +87,16 @@ class PatchOut(nn.Module):
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, patch * patch * channels)
 
-    def forward(self, x: Tensor, moves: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 2*D"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
         shift, scale = moves.chunk(2, dim=-1)
         x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
         picture = lay_out(x, grid_of(size, (self.patch, self.patch)), self.patch)
         return picture[..., : size[0], : size[1]]
 
 
-def lay_out(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+def lay_out(patches: Float[Tensor, "B N ppC"], grid: tuple[int, int], patch: int) -> Float[Tensor, "B C H W"]:
     """Patches [B hw ppC] in raster order -> [B C hp wp]."""
-    x = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
+    x: Tensor = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B C h p w p] -> [B C hp wp]
 
 

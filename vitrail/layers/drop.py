@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vitrail.shapes import Float
+
 Schedule = Literal["linear", "constant"]
 
 
@@ -19,7 +21,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not self.training or self.rate == 0.0:
             return x
         keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
@@ -40,7 +42,7 @@ class SkipPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, x: Float[Tensor, "*shape"], branch: Callable[[Tensor], Tensor]) -> Float[Tensor, "*shape"]:
         count = max(1, round((1.0 - self.rate) * len(x))) if self.training else len(x)
         if count >= len(x):
             return x + branch(x)

@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.shapes import Float
+
 Gelu = Literal["erf", "tanh"]
 
 
@@ -23,8 +25,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        x = self.dropout(self.act(self.fc1(x)))
+        x = self.dropout(self.fc2(x))
+        return x
 
 
 class SwiGLU(nn.Module):
@@ -36,6 +40,8 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.dropout(self.w3(self.dropout(F.silu(gate) * value)))
+        x = self.dropout(F.silu(gate) * value)
+        x = self.dropout(self.w3(x))
+        return x

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vitrail.shapes import Bool, Float
+
 
 class Neighbourhood(nn.Module):
     """Part of an attention that looks at most `radius` patches far, up, down, left and right."""
@@ -30,7 +32,7 @@ class Seen(NamedTuple):
     grid: tuple[int, int]
     leading: int
 
-    def allowed(self, device: torch.device | None = None) -> Tensor:
+    def allowed(self, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
         """bool [N N], N = leading + h w, true where the query (row) sees the key (column)."""
         place = torch.arange(self.leading + self.grid[0] * self.grid[1], device=device)
         return self.sees(place[:, None], place[None, :])
@@ -43,7 +45,7 @@ class Seen(NamedTuple):
         near = ((qy - ky).abs() <= self.radius) & ((qx - kx).abs() <= self.radius)
         return near | (q < leading) | (k < leading)
 
-    def bias(self, like: Tensor) -> Tensor:
+    def bias(self, like: Tensor) -> Float[Tensor, "N N"]:
         """What is added to the logits, [N N]: zero where seen, minus infinity elsewhere."""
         seen = self.allowed(like.device)
         return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, float("-inf"))
@@ -53,12 +55,13 @@ class Seen(NamedTuple):
         reach = [sum(min(i + self.radius, side - 1) - max(i - self.radius, 0) + 1 for i in range(side)) for side in self.grid]
         return reach[0] * reach[1] + 2 * self.leading * self.grid[0] * self.grid[1] + self.leading**2
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h N d"], v: Float[Tensor, "B h N d"]) -> Float[Tensor, "B h N d"]:
         """Attention [B h N d] by torch's FlexAttention, which leaves out blocks of pairs that are not seen."""
         from torch.nn.attention.flex_attention import flex_attention
 
         run = compiled() if q.is_cuda else flex_attention
-        return run(q, k, v, block_mask=block_mask(self, q.device))
+        mixed: Tensor = run(q, k, v, block_mask=block_mask(self, q.device))
+        return mixed
 
 
 @lru_cache(maxsize=32)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError
+from vitrail.shapes import Float
 
 
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
@@ -26,11 +27,12 @@ class PatchEmbed(nn.Module):
         self.patch = (patch[0], patch[1])
         self.proj = nn.Conv2d(channels, width, self.patch, self.patch)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = -images.shape[-2] % self.patch[0], -images.shape[-1] % self.patch[1]
         if below or right:
             images = F.pad(images, (0, right, 0, below))
-        return self.proj(images).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+        patches: Tensor = self.proj(images)  # [B D h w]
+        return patches.permute(0, 2, 3, 1)
 
 
 class ConvStem(nn.Module):
@@ -58,8 +60,9 @@ class ConvStem(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.proj = nn.Conv2d(here, width, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(self.convs(images)).permute(0, 2, 3, 1)  # [B D h w] -> [B h w D]
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        patches: Tensor = self.proj(self.convs(images))  # [B D h w]
+        return patches.permute(0, 2, 3, 1)
 
 
 def conv(channels: int, out: int, stride: int) -> list[nn.Module]:

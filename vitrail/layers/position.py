@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
 from vitrail.layers.resample import Resampling, resample_1d, resample_as
+from vitrail.shapes import Float
 from vitrail.types import Grid
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
 
 
-def sincos_1d(count: int, width: int) -> Tensor:
+def sincos_1d(count: int, width: int) -> Float[Tensor, "{count} {width}"]:
     """Sines, then cosines, of the places 0..count-1: [count width], float32.
 
     omega_k = 10000^(-k/(width/2)), as in "Attention Is All You Need" (Vaswani et al. 2017, section 3.5) with sines and cosines set apart.
@@ -26,7 +27,7 @@ def sincos_1d(count: int, width: int) -> Tensor:
     return _waves(_places(count), width // 2, width // 2).float()
 
 
-def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Tensor:
+def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Float[Tensor, "N {width}"]:
     """Sin-cos of the column x and row y of every cell in raster order: [h*w width], float32, computed in float64.
 
     "mae"         [sin x, cos x, sin y, cos y], omega_k = 10000^(-k/(D/4)): MAE (He et al. 2021), also DiT and JiT.
@@ -73,12 +74,13 @@ class Position(nn.Module, ABC):
     grid: Grid  # that it was made for
 
     @abstractmethod
-    def encoding(self, grid: tuple[int, int]) -> Tensor:
+    def encoding(self, grid: tuple[int, int]) -> Float[Tensor, "N D"]:
         """One row a cell in raster order: [h*w D]."""
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def forward(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:
         h, w = patches.shape[1:3]
-        return patches + self.encoding((h, w)).unflatten(0, (h, w))  # [B h w D]
+        place: Tensor = self.encoding((h, w)).unflatten(0, (h, w))
+        return patches + place  # [B h w D]
 
 
 class Learned(Position):
@@ -153,14 +155,15 @@ class Concatenate(nn.Module):
         self.position = position
         self.proj = nn.Linear(2 * width, width)
 
-    def encoding(self, grid: tuple[int, int]) -> Tensor:
+    def encoding(self, grid: tuple[int, int]) -> Float[Tensor, "N D"]:
         """One row a cell in raster order, before the projection: [h*w D]."""
         return self.position.encoding(grid)
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def forward(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:
         h, w = patches.shape[1:3]
         place = self.encoding((h, w)).unflatten(0, (h, w)).expand_as(patches)
-        return self.proj(torch.cat([patches, place], dim=-1))  # [B h w 2D] -> [B h w D]
+        joined: Tensor = self.proj(torch.cat([patches, place], dim=-1))  # [B h w 2D] -> [B h w D]
+        return joined
 
 
 def _fill(table: nn.Parameter, init: str) -> None:

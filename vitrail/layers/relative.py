@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.layers.resample import displacements, resample_bias
+from vitrail.shapes import Float
 
 TOKEN_ROWS = 3  # token -> patch, patch -> token, token -> token
 
@@ -38,7 +39,7 @@ class RelativeBias(Displacements):
         nn.init.trunc_normal_(self.table, std=0.02)
         self.register_buffer("index", _with_tokens(self.grid, tokens), persistent=False)
 
-    def forward(self, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, grid: tuple[int, int] | None = None) -> Float[Tensor, "h N N"]:
         """The bias for `grid`, by default the one it was built for: [heads N N], queries down, keys across."""
         if grid is None or tuple(grid) == self.grid:
             bias = self.table[self.index]
@@ -60,7 +61,8 @@ def displacement_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
     """Rows of a table [(2h-1)(2w-1)... heads], by displacement of the query from the key -> of the key from the query:
     [heads 2h-1 2w-1]."""
     down, across = displacements(grid)
-    return rows[: down * across].T.unflatten(1, (down, across)).flip(1, 2)
+    table: Tensor = rows[: down * across].T.unflatten(1, (down, across))
+    return table.flip(1, 2)
 
 
 def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:

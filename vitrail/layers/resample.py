@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.errors import UsageError, pick
+from vitrail.shapes import Float
 
 MODES = ("bicubic", "bilinear")
 Resampling = Literal["bicubic", "antialias", "dino"]
 RESAMPLINGS = get_args(Resampling)
 
 
-def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:
+def resample(
+    table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic", antialias: bool = False
+) -> Float[Tensor, "M D"]:
     """A table of one row a cell, [h*w D] in raster order over `old`, at the cells of `new`: [h'*w' D].
 
     Pixel centres are aligned, not corners. Worked out in float32 (float64 if the table is), returned in the table's dtype.
@@ -36,7 +39,7 @@ def resample(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: st
     return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
 
 
-def resample_as(kind: Resampling, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resample_as(kind: Resampling, table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "M D"]:
     """`resample` as published weights want it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with registers), or "dino"
     (DINO and DINOv2 without registers: bicubic, the scale being (new + 0.1) / old, which moves every place a little)."""
     pick(kind, RESAMPLINGS, "kind of resampling")
@@ -48,12 +51,12 @@ def resample_as(kind: Resampling, table: Tensor, old: tuple[int, int], new: tupl
     return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
 
 
-def resample_bias(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resample_bias(table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "M D"]:
     """A relative-bias table [(2h-1)(2w-1) heads] of the window `old`, for the window `new`: bicubic over the plane of displacements."""
     return resample(table, displacements(old), displacements(new))
 
 
-def resample_1d(table: Tensor, new: int) -> Tensor:
+def resample_1d(table: Float[Tensor, "N D"], new: int) -> Float[Tensor, "{new} D"]:
     """The table of one axis, [n D], at `new` places along it: [n' D], linear. The very same tensor when n' = n."""
     if table.shape[0] == new:
         return table

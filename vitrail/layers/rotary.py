@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError, pick
 from vitrail.layers.position import check_width
+from vitrail.shapes import Float
 from vitrail.types import Grid
 
 PAIRS = ("interleaved", "half")
@@ -59,13 +60,13 @@ class Rotary(Rotation):
         return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
 
 
-def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Tensor:
+def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Float[Tensor, "{count} {bands}"]:
     """Places 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
     omega = base ** (-torch.arange(bands, dtype=torch.float32, device=device) / bands)
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
 
 
-def rotate(x: Tensor, angles: Tensor, pairs: str) -> Tensor:
+def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N _"], pairs: str) -> Float[Tensor, "*B N d"]:
     """Turn every pair of channels of x [... N d] by its angle [N d/2]; worked out in float32 at least, returned in x's dtype."""
     cos, sin = angles.cos(), angles.sin()
     if pairs == "interleaved":

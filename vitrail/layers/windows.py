@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.layers.attention import Attention
+from vitrail.shapes import Float
 from vitrail.types import Grid, Groups, TokenLayout
 
 APART = -100.0  # added to the logits of places that are no neighbours; finite, as published weights were trained
@@ -64,13 +65,13 @@ def cut(x: Tensor, window: tuple[int, int]) -> Tensor:
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def join(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def join(x: Float[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]) -> Float[Tensor, "B H W D"]:
     """The way back from `cut` to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
     x = x.unflatten(0, (-1, grid[0] // window[0], grid[1] // window[1])).unflatten(3, window)  # [B H/h W/w h w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor) -> Tensor:
+def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor) -> Float[Tensor, "n N N"]:
     """What is added to the logits of a shifted map: 0 between neighbours, `APART` across what was an edge: [n N N]."""
     down, across = (crossed(*axis, like) for axis in zip(grid, window, shift, strict=True))
     part = cut((2 * down[:, None] + across)[None, :, :, None], window).squeeze(-1)  # [n N]
@@ -82,7 +83,7 @@ def crossed(length: int, window: int, shift: int, like: Tensor) -> Tensor:
     return (torch.arange(length, device=like.device) >= length - shift).long()
 
 
-def with_mask(bias: Tensor, mask: Tensor | None, windows: int) -> Tensor:
+def with_mask(bias: Float[Tensor, "h N N"], mask: Float[Tensor, "n N N"] | None, windows: int) -> Float[Tensor, "*B h N N"]:
     """The relative bias [h N N] and a mask [n N N] as one, for `windows` = B*n of them: [h N N] or [B*n h N N]."""
     if mask is None:
         return bias

@@ -22,6 +22,7 @@ from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Learned
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
 from vitrail.models import vit
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout, unplaced_tokens
 
 
@@ -78,7 +79,7 @@ class ConvPatches(nn.Module):
             inside = out
         self.proj = nn.Sequential(*layers[:-1])
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = (-n % self.patch for n in images.shape[-2:])
         if below or right:
             images = F.pad(images, (0, right, 0, below))

@@ -19,6 +19,7 @@ from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.drop import DropPath
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 Kind = Literal["mb", "fused", "attention"]
@@ -144,7 +145,7 @@ class LinearAttention(nn.Module):
         )
         self.proj = Conv(config, conv(width * (1 + len(config.scales)), width), act=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         qkv = self.qkv(x)  # [B 3D h w], in it the q, k and v of every head side by side
         qkv = torch.cat([qkv, *(gather(qkv) for gather in self.aggreg)], dim=1)
         heads = qkv.flatten(2).unflatten(1, (-1, 3 * self.head_width))  # [B heads 3d N]
@@ -156,7 +157,7 @@ class LinearAttention(nn.Module):
             y = self.attend(heads)
         return self.proj(y.flatten(1, 2).unflatten(2, qkv.shape[2:]))
 
-    def attend(self, heads: Tensor) -> Tensor:
+    def attend(self, heads: Float[Tensor, "B h e N"]) -> Float[Tensor, "B h d N"]:
         q, k, v = heads.to(torch.promote_types(heads.dtype, torch.float32)).chunk(3, dim=2)  # [B heads d N] each
         q, k, v = q.relu(), k.relu(), F.pad(v, (0, 0, 0, 1), value=1.0)  # the row of ones adds up the weights
         y = (v @ k.mT) @ q  # [B heads d+1 N]
@@ -171,7 +172,7 @@ class Block(nn.Module):
         self.context_module = Residual(LinearAttention(config, width))
         self.local_module = Residual(Inverted(config, width, width, 1, expand, norms=False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.local_module(self.context_module(x))
 
 
@@ -185,7 +186,7 @@ class PreLogits(nn.Module):
         self.norm = nn.LayerNorm(hidden[1], config.norm_eps)
         self.act = activation(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
         return self.act(self.norm(self.fc(self.in_conv(x).mean((2, 3)))))
 
 
@@ -215,7 +216,7 @@ class EfficientViT(Backbone):
     def blocks(self) -> Sequence[nn.Module]:
         return [block for stage in self.stages for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.stem(images)
         maps = []
         for stage in self.stages:

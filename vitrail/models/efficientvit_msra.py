@@ -21,6 +21,7 @@ from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.relative import Displacements
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 
 Three = tuple[Positive, Positive, Positive]
@@ -134,7 +135,7 @@ class WindowMixer(nn.Module):
         self.attn, self.stride = attn, stride
         self.windows = Windows((attn.window, attn.window))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         h, w, side = x.shape[2], x.shape[3], self.attn.window
         layout = TokenLayout((h, w), (self.stride, self.stride), groups=self.windows)
         if h == w == side:
@@ -153,7 +154,7 @@ class Mlp(nn.Module):
         hidden = int(width * config.mlp_ratio)
         self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(inplace=True), Conv(config, hidden, width, start=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
 
 
@@ -164,7 +165,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
@@ -177,7 +178,7 @@ class Merge(nn.Module):
         self.conv1, self.conv2 = Conv(config, inside, wide), Conv(config, wide, wide, 3, 2, wide)
         self.se, self.conv3 = SqueezeExcite(wide, inside), Conv(config, wide, out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.conv3(self.se(self.conv2(self.conv1(x).relu_()).relu_()))
 
 
@@ -190,7 +191,7 @@ class Block(nn.Module):
         self.mixer = Residual(mixer, drop_path)
         self.dw1, self.ffn1 = pair(config, width, 0.0, drop_path).children()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.ffn1(self.dw1(self.mixer(self.ffn0(self.dw0(x)))))
 
 
@@ -199,7 +200,7 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample, self.blocks = downsample, nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.blocks(self.downsample(x))
 
 
@@ -230,7 +231,7 @@ class EfficientViT(Backbone):
         steps = [m for stage in self.stages for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())]
         return steps[1:]  # there is none before the first stage
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)
         maps = []
         for stage in self.stages:

@@ -19,6 +19,7 @@ from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.resample import Resampling
 from vitrail.models import vit
+from vitrail.shapes import Float
 
 Standard = Literal["jax", "timm"]
 GROUPS = 32  # of every GroupNorm
@@ -94,7 +95,7 @@ class Shortcut(nn.Module):
         self.conv = StandardConv(inside, out, 1, stride, config.standardise)
         self.norm = nn.GroupNorm(GROUPS, out, config.stem_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.norm(self.conv(x))
 
 
@@ -110,7 +111,7 @@ class Bottleneck(nn.Module):
         self.conv3 = StandardConv(width, out, 1, 1, standard)
         self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(GROUPS, n, config.stem_eps) for n in (width, width, out))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         y = self.norm1(self.conv1(x)).relu()
         y = self.norm2(self.conv2(y)).relu()
         y = self.norm3(self.conv3(y))
@@ -125,7 +126,7 @@ class Root(nn.Module):
         self.conv = StandardConv(config.channels, config.stem_width, 7, 2, config.standardise)
         self.norm = nn.GroupNorm(GROUPS, config.stem_width, config.stem_eps)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = self.norm(self.conv(images)).relu()
         return F.max_pool2d(same(x, 3, 2), 3, 2)  # zeros around it change no maximum: nothing is below zero after ReLU
 
@@ -139,7 +140,7 @@ class Stage(nn.Module):
         first = Bottleneck(config, inside, width, 2 if i else 1)
         self.blocks = nn.Sequential(first, *(Bottleneck(config, 4 * width, width, 1) for _ in range(config.stages[i] - 1)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.blocks(x)
 
 
@@ -155,7 +156,7 @@ class ResNet(nn.Module):
             self.out = 4 * config.stem_width << i
         self.stages = nn.Sequential(*stages)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.stages(self.stem(images))
 
 
@@ -172,7 +173,7 @@ class Stem(nn.Module):
             if config.zero_last and isinstance(block, Bottleneck):
                 nn.init.zeros_(block.norm3.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         x, patch = self.backbone(images), self.proj.stride
         below, right = -x.shape[-2] % patch[0], -x.shape[-1] % patch[1]
         if below or right:

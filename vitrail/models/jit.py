@@ -23,6 +23,7 @@ from vitrail.layers.position import SinCos, check_width
 from vitrail.layers.rotary import Rotation, axis_angles, rotate
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.models.dit import AdaLNDenoiser
+from vitrail.shapes import Float
 from vitrail.types import Grid, TokenLayout
 
 KIND = "denoiser"
@@ -74,7 +75,7 @@ class BottleneckEmbed(nn.Module):
         self.proj1 = nn.Conv2d(config.channels, config.bottleneck, config.patch, config.patch, bias=False)
         self.proj2 = nn.Conv2d(config.bottleneck, config.width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = -x.shape[-2] % self.patch, -x.shape[-1] % self.patch
         if below or right:
             x = F.pad(x, (0, right, 0, below))
@@ -121,7 +122,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.w3 = nn.Linear(hidden, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(self.dropout(F.silu(gate) * value))
 

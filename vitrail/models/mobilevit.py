@@ -17,6 +17,7 @@ from vitrail.checks import Above, Amount, Count, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.shapes import Float
 from vitrail.types import Features, Grid, Groups, TokenLayout
 
 
@@ -56,7 +57,7 @@ class Conv(nn.Module):
         self.bn = nn.BatchNorm2d(out, eps)
         self.act = nn.SiLU() if act else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.act(self.bn(self.conv(x)))
 
 
@@ -71,7 +72,7 @@ class InvertedResidual(nn.Module):
         self.conv3_1x1 = Conv(hidden, out, 1, eps, act=False)
         self.shortcut = stride == 1 and inside == out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         y = self.conv3_1x1(self.conv2_kxk(self.conv1_1x1(x)))
         return x + y if self.shortcut else y
 
@@ -122,7 +123,7 @@ class MobileViTBlock(nn.Module):
         self.conv_proj = Conv(token_width, width, 1, eps)
         self.conv_fusion = Conv(2 * width, width, 3, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv_1x1(self.conv_kxk(x))
         given = (y.shape[2], y.shape[3])
         grid = (-(-given[0] // self.patch), -(-given[1] // self.patch))
@@ -164,7 +165,7 @@ class MobileViT(Backbone):
         """Inverted residuals and MobileViT blocks."""
         return [block for stage in self.stages for block in stage.children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x, maps = self.stem(images), []
         for stage in self.stages:
             x = stage(x)

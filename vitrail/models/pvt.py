@@ -22,6 +22,7 @@ from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Position
 from vitrail.layers.resample import resample
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 
 
@@ -133,7 +134,7 @@ class Stage(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D h w"], Float[Tensor, "B T D"]]:
         x = self.patch_norm(self.patch_embed(x))  # [B h w D]
         grid = (x.shape[1], x.shape[2])
         x = self.position(x).flatten(1, 2)
@@ -168,7 +169,7 @@ class PVT(Backbone):
     def blocks(self) -> Sequence[nn.Module]:
         return [block for stage in self.stages for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x, maps = images, []
         for stage in self.stages:
             x, tokens = stage(x)

@@ -18,6 +18,7 @@ from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.token_layout import AttentionLayout, Cells, Side, cross_attention_layout, side_of
 from vitrail.models.pvt import ReducedAttention
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 
 
@@ -92,7 +93,7 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B N D"]:
         x = self.relu(self.fc1(x)).mT.unflatten(2, grid)  # [B N D] -> [B 4D h w]
         x = F.gelu(self.dwconv(x).flatten(2).mT)
         return self.dropout(self.fc2(self.dropout(x)))
@@ -130,7 +131,7 @@ class OverlapPatchEmbed(nn.Module):
         self.proj = nn.Conv2d(inside, width, 2 * stride - 1, stride, stride - 1)
         self.norm = nn.LayerNorm(width, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -144,7 +145,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, config.eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B D h w"]:
         x = self.downsample(x)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
         layout = TokenLayout(grid, (self.stride, self.stride))
@@ -170,7 +171,7 @@ class PVTv2(Backbone):
     def blocks(self) -> Sequence[nn.Module]:
         return [block for stage in self.stages for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x, maps = self.patch_embed(images), []
         for stage in self.stages:
             x = stage(x)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.checks import Amount, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.drop import DropPath, drop_rates
+from vitrail.shapes import Float
 from vitrail.types import Features
 
 
@@ -51,7 +52,7 @@ class Basic(nn.Module):
         self.downsample = shortcut(inside, width, stride, config.eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         y = self.bn1(self.conv1(x)).relu_()
         y = self.bn2(self.conv2(y))
         return (self.drop_path(y) + self.downsample(x)).relu_()
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(inside, out, stride, eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         y = self.bn1(self.conv1(x)).relu_()
         y = self.bn2(self.conv2(y)).relu_()
         y = self.bn3(self.conv3(y))
@@ -111,7 +112,7 @@ class ResNet(Backbone):
     def blocks(self) -> Sequence[nn.Module]:
         return [block for stage in self.stages for block in stage.children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.maxpool(self.bn1(self.conv1(images)).relu_())
         maps = []
         for stage in self.stages:

@@ -24,6 +24,7 @@ from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import resample_bias
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows, attend, with_mask
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 
 STAGES = range(4)
@@ -98,7 +99,7 @@ class Merge(nn.Module):
         self.norm = nn.LayerNorm(4 * width, eps)
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B _ _ 2*D"]:
         return self.reduction(self.norm(four_in_one(x)))
 
 
@@ -110,7 +111,7 @@ class Stage(nn.Module):
         self.downsample, self.stride = downsample, stride
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ _ _"]) -> Float[Tensor, "B h w D"]:
         x = self.downsample(x)
         layout = TokenLayout((x.shape[1], x.shape[2]), (self.stride, self.stride))
         for block in self.blocks:
@@ -149,7 +150,7 @@ class Swin(Backbone):
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self.layers for block in stage.get_submodule("blocks").children()]
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.dropout(self.patch_norm(self.patch_embed(images)))  # [B H W D]
         maps = []
         for stage in self.layers:

@@ -21,6 +21,7 @@ from vitrail.layers.relative import Displacements, displacement_map, relative_in
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import attend, with_mask
 from vitrail.models.swin import Swin, four_in_one, stage_windows, windows
+from vitrail.shapes import Float
 from vitrail.types import TokenLayout
 
 
@@ -144,7 +145,7 @@ class Merge(nn.Module):
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
         self.norm = nn.LayerNorm(2 * width, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B H W D"]) -> Float[Tensor, "B _ _ 2*D"]:
         return self.norm(self.reduction(four_in_one(x)))
 
 
@@ -153,7 +154,7 @@ def build(config: Config) -> Swin:
     return Swin(config, Block, Merge)
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """Vectors at length one. What has no length, as the key of a padded place, keeps none: an eps would be lost in half precision."""
     length = x.norm(dim=-1, keepdim=True)
     return x / length.masked_fill(length == 0, 1)

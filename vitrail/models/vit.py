@@ -28,6 +28,7 @@ from vitrail.layers.position import Position as Table
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import Resampling
 from vitrail.layers.rotary import Rotary
+from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 
 Position = Literal[
@@ -150,7 +151,7 @@ class ViT(Backbone):
                 nn.init.normal_(tokens, std=0.02)
         ignore_empty(self)
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
         patches, kept = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
