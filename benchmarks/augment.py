@@ -22,16 +22,16 @@ import torch
 from history import append
 from PIL import Image
 
+from vitrail.assembly.resolve import Names
 from vitrail.data.cache import cached
 from vitrail.data.dataset import ArrayReader, Split
 from vitrail.data.loader import Fetch
-from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.datasets import imagefolder
 from vitrail.engine.world import World
 from vitrail.recipe import Augment, Choice, Machine, Plan, Recipe
-from vitrail.run import session, train
-from vitrail.run.feed import Feed, mixing, stream
-from vitrail.run.resolve import Names
+from vitrail.training import loop, session
+from vitrail.training.feed import Feed, mixing, stream
 
 BATCH, PHOTOS, STEPS = 128, 32, 6  # pictures a step, pictures a step of photographs, steps a timing
 WORLD = World(0, 1, torch.device("cpu"))
@@ -66,7 +66,7 @@ def small(folder: Path, augment: dict[str, Any], plan: dict[str, Any]) -> Step:
         machine=Machine(workers=0, log_every=1, save_every=10**6),
     )
     running = session.new(recipe, folder, WORLD)[0]
-    events = train.run(running)
+    events = loop.run(running)
     return lambda: next(event for event in events if event.kind == "train")
 
 

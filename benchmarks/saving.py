@@ -23,8 +23,8 @@ from vitrail.engine.optim import groups
 from vitrail.engine.train import train
 from vitrail.engine.world import World
 from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe, override
-from vitrail.run import session
-from vitrail.run.train import batches, loop
+from vitrail.training import session
+from vitrail.training.loop import batches, loop
 
 ALONE = World(0, 1, torch.device("cpu"))
 SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  # name: (without, with)

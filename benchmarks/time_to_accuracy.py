@@ -21,12 +21,13 @@ import torch
 from history import append
 from torch import nn
 
-from vitrail.engine.stop import Stop
+from vitrail.engine.signals import Stop
 from vitrail.engine.train import train
 from vitrail.engine.world import World
+from vitrail.evaluation import evaluate
 from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
-from vitrail.run import evaluate, session
-from vitrail.run.train import batches, loop
+from vitrail.training import session
+from vitrail.training.loop import batches, loop
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -17,9 +17,12 @@ from typing import NamedTuple
 FLOORS = [  # lowest first; a file imports floors below it, or its own room where that closes no circle
     {"errors", "version"},
     {"types", "shapes"},
-    {"validation", "contracts"},
+    {"validation"},
     {"layers", "storage", "data"},
-    {"recipe", "catalog", "heads", "metrics"},
+    {"recipe"},
+    {"facts"},
+    {"contracts"},
+    {"catalog", "heads", "metrics"},
     {"models", "datasets"},
     {"engine", "analysis"},
     {"tasks", "weights"},
@@ -27,12 +30,13 @@ FLOORS = [  # lowest first; a file imports floors below it, or its own room wher
     {"inference"},
     {"evaluation", "export", "serve"},
     {"training"},
-    {"studies", "report"},
+    {"studies"},
+    {"report"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 LEVEL = {room: i for i, floor in enumerate(FLOORS) for room in floor}
-LEVEL |= {"checks": LEVEL["validation"], "run": LEVEL["training"]}  # rooms that are being cleared
+
 FIRST_ABOVE_TASKS = LEVEL["assembly"]
 
 CATALOGUED = {  # law 3: what a file on a catalogued floor has at its top level

@@ -140,7 +140,7 @@ def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
 def test_a_layout_can_be_added_as_the_page_says(tmp_path, monkeypatch):
     import importlib
 
-    from vitrail.data.survey import survey
+    from vitrail.data.survey.images import survey
 
     (tmp_path / "squares.py").write_text(blocks("docs/add_a_dataset.md", "python")[0])
     monkeypatch.syspath_prepend(tmp_path)

@@ -11,11 +11,11 @@ from torch import nn
 
 import vitrail
 from vitrail import catalog
-from vitrail.checks import update
 from vitrail.contracts import Backbone
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import attentions, merge_heads
 from vitrail.types import Features
+from vitrail.validation import update
 
 SMALL = {  # a small model of every family, and how its config is made small
     "vit": ("vit/tiny", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),

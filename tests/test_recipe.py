@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from vitrail import catalog
-from vitrail.cli.words import take_keys
+from vitrail.assembly.run_directory import toml
+from vitrail.cli.syntax.arguments import take_keys
 from vitrail.errors import UsageError, nearest, pick
 from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, find, from_tables, override, read, to_tables
-from vitrail.run.folder import toml
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 OWN = [p for p in RECIPES if "\n# Source: " not in p.read_text(encoding="utf-8")]  # test_recipes.py runs those of papers
@@ -151,8 +151,8 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_the_keys_of_a_recipe_exist(path):
-    from vitrail.checks import update
-    from vitrail.run.model import config
+    from vitrail.assembly.model import config
+    from vitrail.validation import update
 
     recipe = read(path)
     assert path.read_text().startswith("# vitrail train recipes/"), "its first line is the command"

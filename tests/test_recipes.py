@@ -10,10 +10,10 @@ import pytest
 import tiny
 
 from vitrail import catalog
-from vitrail.checks import update
+from vitrail.assembly.resolve import Names
 from vitrail.recipe import Choice, Recipe, override, read
-from vitrail.run import session, train
-from vitrail.run.resolve import Names
+from vitrail.training import loop, session
+from vitrail.validation import update
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [p for p in sorted((ROOT / "recipes").glob("*.toml")) if "\n# Source: " in p.read_text(encoding="utf-8")]
@@ -54,7 +54,7 @@ def pictures(tmp_path_factory):
     return tiny.pictures(tmp_path_factory.mktemp("recipes") / "pictures", each=10, size=40)
 
 
-def trained(path: Path, data: Path, out: Path) -> list[train.Event]:
+def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
     """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small, first."""
     recipe = small(read(path), data)
     if recipe.start.weights:
@@ -64,7 +64,7 @@ def trained(path: Path, data: Path, out: Path) -> list[train.Event]:
     if recipe.task.name == "distillation":
         trained(path.with_name("deit-small.toml"), data, out / "teacher")
         recipe = override(recipe, "task", {"teacher": str(out / "teacher" / "run")})
-    return list(train.run(session.new(recipe, out / "run", tiny.ALONE)[0]))
+    return list(loop.run(session.new(recipe, out / "run", tiny.ALONE)[0]))
 
 
 def test_there_are_recipes_of_every_family_that_was_promised():

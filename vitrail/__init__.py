@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vitrail.analysis.attention import Heads, Layers, Look
     from vitrail.analysis.cost import Cost
-    from vitrail.run.predict import Predictor
+    from vitrail.inference.predictor import Predictor
     from vitrail.weights.report import LoadReport
 
 __all__ = ["__version__", "attention", "backbone", "cost", "create", "load", "load_weights", "models", "save"]
@@ -40,22 +40,22 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
     """
-    from vitrail.run import model
+    from vitrail.assembly import model
 
     return model.create(name, classes, sized(keys))
 
 
 def backbone(name: str, **keys: Any) -> "nn.Module":
     """A backbone: images [B C H W] -> `Features(summaries, maps)`. Keywords as in `create`."""
+    from vitrail.assembly.resolve import Names
     from vitrail.recipe import Choice
-    from vitrail.run.resolve import Names
 
     return Names().model(Choice(name, sized(keys)))
 
 
 def sized(keys: dict[str, Any]) -> dict[str, Any]:
     """`size=224` is short for a square."""
-    from vitrail.checks import plain
+    from vitrail.validation import plain
 
     return {k: ((v, v) if k == "size" and isinstance(plain(v), int) else v) for k, v in keys.items()}
 
@@ -65,8 +65,8 @@ def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Co
     from torch import nn
 
     from vitrail.analysis.cost import cost as count
-    from vitrail.checks import Positive, checked
     from vitrail.errors import UsageError
+    from vitrail.validation import Positive, checked
 
     if not isinstance(model, nn.Module):
         raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.cost(vitrail.create(NAME))")
@@ -85,7 +85,8 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
 
     from vitrail.analysis.attention import attention as look
     from vitrail.errors import UsageError
-    from vitrail.run.predict import Predictor, one_by_one, pixels
+    from vitrail.inference.inputs import one_by_one, pixels
+    from vitrail.inference.predictor import Predictor
 
     if isinstance(model, Predictor):
         pre, pictures = model.preprocess, one_by_one(images)
@@ -99,9 +100,10 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
     """Writes a model made by `create` as a folder with model.safetensors and a manifest. A folder that is there is refused."""
-    from vitrail.run.keep import save as keep
+    from vitrail.assembly.save import save as keep
+    from vitrail.inference.predictor import Predictor
 
-    return keep(model, folder, classes)
+    return keep(model.described if isinstance(model, Predictor) else model, folder, classes)
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
@@ -109,7 +111,7 @@ def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor
 
     vae: of a model that makes latents, where its autoencoder lies now. Errors: `CheckpointError`.
     """
-    from vitrail.run.predict import load as take
+    from vitrail.inference.predictor import load as take
 
     return take(source, device, vae=vae)
 
@@ -123,7 +125,7 @@ def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", s
     leave_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
     Errors: `CheckpointError`, and then the model is as it was.
     """
-    from vitrail.run.bring import load_weights as bring
     from vitrail.weights.load import Options
+    from vitrail.weights.published import load_weights as bring
 
     return bring(model, path, source, Options(strict, resize, leave_head, grid), sha256)

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from vitrail.checks import place
 from vitrail.errors import DataError, UsageError, nearest, pick
+from vitrail.validation import place
 
 KINDS = {
     "models": "model family", "datasets": "data set layout", "tasks": "task", "weights/tables": "table of published names",

@@ -1,7 +1,4 @@
-"""What the parts of the house promise each other: nominal, abstract or final. Nobody asks what a thing is; it says so itself.
-
-`Transform`, the contract between the loader and what is done to images, lies with the data: `vitrail.data.transforms.base`.
-"""
+"""The contracts between floors: what a backbone, a denoiser and a task are to whoever uses them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 import numpy as np
 from torch import Tensor, nn
 
-from vitrail.data.base import Transform
 from vitrail.data.dataset import Kind, Split
-from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms.base import Transform
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.facts import Choices
 from vitrail.recipe import Recipe
@@ -77,7 +74,7 @@ class Denoiser(Trunk):
 
     @abstractmethod
     def condition(self, t: Tensor, label: Tensor) -> Any:
-        """What of it depends on no image, as a `vitrail.layers.condition.Conditioning`."""
+        """What of it depends on no image, as a `vitrail.layers.adaln.Conditioning`."""
 
     @abstractmethod
     def denoise(self, x: Tensor, condition: Any) -> Tensor:

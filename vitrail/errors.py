@@ -101,3 +101,8 @@ def pick(wanted: str, known: Iterable[str], what: str, hint: str = "", where: st
     there = f"there {'are' if known[1:] else 'is'} {', '.join(sorted(known)[:9])}"
     told = f"did you mean {' or '.join(map(repr, near))}?" if near else there
     raise UsageError(f"unknown {what} {str(wanted)!r}{where}; {told}", hint)
+
+
+def many(n: int, one: str, more: str = "") -> str:
+    """A count with its word: "1 box", "2 boxes"."""
+    return f"{n:,} {one if n == 1 else more or one + 's'}"

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
-from vitrail.checks import Above, Amount, Byte, Count, Fraction, Positive, Share, checked, update
 from vitrail.errors import UsageError, nearest, pick
+from vitrail.validation import Above, Amount, Byte, Count, Fraction, Positive, Share, checked, update
 
 Size = tuple[Positive, Positive]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]

@@ -11,7 +11,7 @@ from test_models import images, shaken, small
 from vitrail.analysis import figures
 from vitrail.analysis.attention import attention
 from vitrail.analysis.distance import profile
-from vitrail.analysis.flow import flow
+from vitrail.analysis.gradient_flow import flow
 from vitrail.analysis.positions import encodings, filters
 from vitrail.analysis.rollout import rollout
 from vitrail.analysis.tokens import cka, coloured, likeness

@@ -8,9 +8,10 @@ from scipy.optimize import minimize
 
 from vitrail.analysis import probe as maths
 from vitrail.errors import RunError, UsageError
-from vitrail.run import predict
-from vitrail.run import probe as probing
-from vitrail.run.probe import Wish
+from vitrail.evaluation import features as evaluation_features
+from vitrail.evaluation import probe as probing
+from vitrail.evaluation.probe import Wish
+from vitrail.inference import predictor
 
 
 def features(count=60, width=5, classes=3, several=False, seed=0):
@@ -125,21 +126,21 @@ def place(tmp_path_factory):
 @pytest.fixture
 def computed(monkeypatch):
     """How many pictures' features were computed."""
-    counts, real = [], probing.computed
+    counts, real = [], evaluation_features.computed
 
     def counting(net, split, pre, world):
         counts.append(len(split))
         return real(net, split, pre, world)
 
-    monkeypatch.setattr(probing, "computed", counting)
+    monkeypatch.setattr(evaluation_features, "computed", counting)
     return counts
 
 
 def test_features_are_those_of_the_backbone_in_order(place):
-    found = predict.load(place / "run")
+    found = predictor.load(place / "run")
     data = np.load(place / "data" / "tiny.npz")["val_images"]
     split = probing.data_of(str(place / "run"))[0].splits["val"]
-    ours = probing.computed(found.model, split, found.preprocess, tiny.ALONE)
+    ours = evaluation_features.computed(found.model, split, found.preprocess, tiny.ALONE)
     batch = found.preprocess.batch(torch.from_numpy(data.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         assert torch.allclose(ours, torch.cat(found.model.backbone(batch).summaries, dim=1), atol=1e-6)
@@ -213,7 +214,7 @@ def test_a_folder_that_cannot_be_written_costs_a_note(place, tmp_path, monkeypat
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(probing, "write_file", full)
+    monkeypatch.setattr(evaluation_features, "write_file", full)
     found = probing.probe(Wish(str(place / "run"), cache=str(tmp_path / "kept")), tiny.ALONE)
     assert any("No space left" in note for note in found.notes)
 
@@ -240,7 +241,7 @@ def test_features_that_are_not_finite_are_refused(place, tmp_path, monkeypatch):
         found[3, 1] = torch.nan
         return found
 
-    monkeypatch.setattr(probing, "computed", spoilt)
+    monkeypatch.setattr(evaluation_features, "computed", spoilt)
     with pytest.raises(RunError, match="1 pictures are not finite, the first: train/3"):
         probing.probe(Wish(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from places import must, pictures, refused
 
 import vitrail
 from vitrail.errors import UsageError
-from vitrail.run.sample import Between
+from vitrail.inference.sample import Between
 from vitrail.tasks.diffusion.guidance import Streams
 
 USAGE, CHECKPOINT = 2, 4

@@ -8,8 +8,8 @@ import pytest
 from places import SHORT, everything, must, pictures, refused
 
 from vitrail.errors import RunError
-from vitrail.run import tune
-from vitrail.run.tune import BLOWN, Point, Range, advice, blown, smoothed
+from vitrail.training import lr_range_test
+from vitrail.training.lr_range_test import BLOWN, Point, Range, advice, blown, smoothed
 
 USAGE, DATA = 2, 3
 WORDS = ["--data", "good", "--steps", "12", *(w for w in SHORT if w not in ("--plan.steps", "3"))]
@@ -86,7 +86,7 @@ def test_a_range_test_draws_and_touches_no_run(place):
 
 
 def test_numbers_that_are_not_finite_end_the_test(place, monkeypatch):
-    monkeypatch.setattr(tune, "blown", lambda losses: False)
+    monkeypatch.setattr(lr_range_test, "blown", lambda losses: False)
     words = [*WORDS, "--optim.kind", "sgd", "--optim.clip", "0", "--from", "1e-4", "--to", "1e38", "--plot", "a.png"]
     words[words.index("--steps") + 1] = "60"
     assert re.search(r"ended at step \d+ of 60, rate \S+: the (loss|gradient) .* is not finite", must("tune-lr", *words))

@@ -10,7 +10,7 @@ from vitrail.data import cache
 from vitrail.data.cache import cached
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.data.loader import Fetch, evaluation, load
-from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.datasets import imagefolder
 from vitrail.errors import BadImage
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data.boxes import area
+from vitrail.data.annotations.boxes import area
 from vitrail.data.dataset import IGNORE, ArrayReader, Boxes, Split
-from vitrail.data.joint import Joint, together
-from vitrail.data.preprocess import Preprocess, starts
 from vitrail.data.sampling import Keys
+from vitrail.data.transforms.joint import Joint, together
+from vitrail.data.transforms.preprocess import Preprocess, starts
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -113,7 +113,7 @@ def test_a_mosaic_is_four_pictures_with_their_truths(kind):
 
 def test_objects_that_are_hardly_seen_are_left_out_and_crowds_are_not_learned():
     boxes = Boxes(np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32), np.array([0, 1]), np.array([False, True]))
-    from vitrail.data.joint import Scene, truth_cut
+    from vitrail.data.transforms.joint import Scene, truth_cut
 
     assert len(truth_cut(boxes, 0, 8, (20, 20)).labels) == 0
     assert truth_cut(boxes, 0, 5, (20, 20)).boxes[0].tolist() == [0, 0, 5, 10]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrail.data.mixing import Mixing, draw, mix
+from vitrail.data.transforms.mixing import Mixing, draw, mix
 from vitrail.types import Batch
 
 STEPS, PAIRS = 60, 100

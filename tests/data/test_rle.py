@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vitrail.data.rle import polygons, region, runs, unpacked
+from vitrail.data.annotations.rle import polygons, region, runs, unpacked
 
 
 def lengths(mask: np.ndarray) -> list[int]:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data import tiles
-from vitrail.data.boxes import boxes_of, packed
+from vitrail.data.annotations import tiles
+from vitrail.data.annotations.boxes import boxes_of, packed
+from vitrail.data.annotations.tiles import INSIDE, merge, places, tiled, touching
 from vitrail.data.dataset import ArrayReader, Split
-from vitrail.data.tiles import INSIDE, merge, places, tiled, touching
 from vitrail.errors import UsageError
 
 sides = st.integers(1, 90)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.data.changes import differences, fingerprint, read_entries, write_entries
 from vitrail.data.dataset import Entry
+from vitrail.data.fingerprint import differences, fingerprint, read_entries, write_entries
 from vitrail.datasets import idx, imagefolder, mini, npz, table
 from vitrail.errors import BadImage, DataError, UsageError
 
@@ -81,7 +81,7 @@ def test_mini_is_part_of_the_original():
 
 def test_no_torch():
     code = "import sys, vitrail.datasets.mini as m; m.build(m.Config()); from vitrail.datasets import imagefolder, table, idx, npz"
-    code += "; from vitrail.data import survey, changes; sys.exit('torch' in sys.modules)"
+    code += "; from vitrail.data.survey import images; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 

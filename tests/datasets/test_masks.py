@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitrail import catalog
+from vitrail.data.annotations.masks import table_of, values
 from vitrail.data.dataset import IGNORE
-from vitrail.data.masks import table_of, values
 from vitrail.datasets import ade20k, cityscapes, masks, voc_masks
 from vitrail.errors import BadImage, DataError
 

@@ -10,7 +10,7 @@ from vitrail.engine.lamb import Lamb
 from vitrail.engine.optim import Numbers, Together, groups, optimizer
 from vitrail.engine.state import State
 from vitrail.errors import UsageError
-from vitrail.run import train
+from vitrail.training import loop
 
 KINDS = ("adamw", "lamb", "sgd", "muon")
 
@@ -128,7 +128,7 @@ def test_muon_where_it_cannot_be(monkeypatch, data, tmp_path):
 def test_a_broken_run_ends_in_the_same_bytes(kind, data, tmp_path):
     recipe = tiny.recipe(data, optim={"kind": kind, "layer_decay": 0.9})
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))
-    for event in train.run(tiny.begin(recipe, tmp_path / "broken")):
+    for event in loop.run(tiny.begin(recipe, tmp_path / "broken")):
         if event.kind == "train" and event.step == 8:
             break
     resumed = tiny.again(tmp_path / "broken")
@@ -167,7 +167,7 @@ def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
     for a, b in zip(whole.state.model.parameters(), plain.state.model.parameters(), strict=True):
         assert not a.numel() or (a - b).abs().max() <= 5e-3
     broken = tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": True}), tmp_path / "broken")
-    for event in train.run(broken):
+    for event in loop.run(broken):
         if event.kind == "saved":
             break
     resumed = tiny.again(tmp_path / "broken")

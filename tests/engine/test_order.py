@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.data.loader import TrainRequests
-from vitrail.data.mixing import Mixing, boxes, draw, mix
 from vitrail.data.sampling import Keys, Stream, chance, order, seed_of, share_of
+from vitrail.data.transforms.mixing import Mixing, boxes, draw, mix
 from vitrail.types import Batch
 
 WORLDS = (1, 2, 3, 4, 8)

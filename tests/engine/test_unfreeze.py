@@ -14,7 +14,7 @@ import vitrail
 from vitrail.engine.freeze import freeze, parts, thaw, waves
 from vitrail.engine.log import rows
 from vitrail.errors import UsageError
-from vitrail.run import train
+from vitrail.training import loop
 
 GRADUAL = {"freeze": "backbone", "unfreeze": (4, 7), "ema": 0.0, "warmup": 0}
 
@@ -80,7 +80,7 @@ def test_nothing_moves_what_is_frozen_and_everything_what_is_not(data, tmp_path)
     running = tiny.begin(tiny.recipe(data, model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL), tmp_path / "run")
     state, found = running.state, {}
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    for event in train.run(running):
+    for event in loop.run(running):
         if event.kind == "train":
             for name, p in state.model.named_parameters():
                 if not torch.equal(p, before[name]):
@@ -100,7 +100,7 @@ def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data,
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))
     for stop in (2, 6, 8):  # goes on from the beginning, from step 6 before the second change and from just before the third
         out = tmp_path / f"broken{stop}"
-        for event in train.run(tiny.begin(recipe, out)):
+        for event in loop.run(tiny.begin(recipe, out)):
             if event.kind == "train" and event.step == stop + 1:
                 break
         tiny.finish(tiny.again(out))
@@ -110,12 +110,12 @@ def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data,
 def two_processes(folder):
     """What torchrun runs: the whole run on each of two processes."""
     from vitrail.engine import world as worlds
-    from vitrail.run import session
+    from vitrail.training import session
 
     world = worlds.join("cpu", 60)
     recipe = tiny.recipe(folder / "tiny.npz", model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL)
     running, _ = session.new(recipe, folder / "two", world)
-    for _ in train.run(running):
+    for _ in loop.run(running):
         pass
     (folder / f"rank{world.rank}.json").write_text(json.dumps([float(p.double().sum()) for p in running.state.model.parameters()]))
     worlds.leave(world)

@@ -8,14 +8,15 @@ from pathlib import Path
 import tiny
 import torch
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import world as worlds
-from vitrail.engine.train import LossOf, gradients
+from vitrail.engine.parallel import LossOf
+from vitrail.engine.train import gradients
 from vitrail.errors import Interrupted, VitrailError
+from vitrail.evaluation.evaluate import evaluate
 from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe
-from vitrail.run import session, train
-from vitrail.run.evaluate import evaluate
-from vitrail.run.folder import RunFolder
 from vitrail.tasks.classification import Classification
+from vitrail.training import loop, resume, session
 
 STILL = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -31,8 +32,8 @@ def one_gradient(folder: Path, world: worlds.World) -> None:
     loss_of = LossOf(running.state.model, running.described.task)
     if world.size > 1:
         loss_of = torch.nn.parallel.DistributedDataParallel(loss_of, broadcast_buffers=False)
-    pieces = next(iter(train.batches(running)))
-    gradients(running.state, loss_of, pieces, train.loop(running, Never()))
+    pieces = next(iter(loop.batches(running)))
+    gradients(running.state, loss_of, pieces, loop.loop(running, Never()))
     if world.first:
         vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
         torch.save(vector, folder / f"gradient{world.size}.pt")
@@ -40,22 +41,22 @@ def one_gradient(folder: Path, world: worlds.World) -> None:
 
 def whole_run(folder: Path, world: worlds.World, name: str, model=()) -> None:
     running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
-    for _ in train.run(running):
+    for _ in loop.run(running):
         pass
 
 
 def denoiser(folder: Path, world: worlds.World, name: str) -> None:
     """A run that makes pictures, judged by the classifier that was trained before, with pictures kept at every moment."""
-    from vitrail.run import moments
+    from vitrail.training import samples
 
-    moments.SHARE = 100.0
+    samples.SHARE = 100.0
     small = Choice("jit/nano", {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8})
     plan = Plan(steps=4, batch=16, precision="fp32", eval_every=2)
     machine = Machine(micro=4, workers=0, judge=str(folder / "alone"))
     made = Recipe(model=small, data=Choice("", {"path": str(folder / "tiny.npz")}), optim=Optim(lr=3e-3, ema=0.5, warmup=0), plan=plan,
                   machine=machine)  # fmt: skip
     running, _ = session.new(made, folder / name, world)
-    for _ in train.run(running):
+    for _ in loop.run(running):
         pass
 
 
@@ -97,7 +98,7 @@ def differing(folder: Path, world: worlds.World, key: str) -> None:
 
 def resumed_differently(folder: Path, world: worlds.World) -> None:
     given = [("optim", {"lr": 0.5})] if world.rank == 1 else []
-    refused(folder, world, "resume", lambda: session.old(RunFolder(folder / "finished"), given, ["optim.lr"], world))
+    refused(folder, world, "resume", lambda: resume.old(RunFolder(folder / "finished"), given, ["optim.lr"], world))
 
 
 def refused(folder: Path, world: worlds.World, name: str, work) -> None:
@@ -123,7 +124,7 @@ def not_finite(folder: Path, world: worlds.World) -> None:
     last = []
 
     def follow():
-        for event in train.run(running):
+        for event in loop.run(running):
             if event.kind == "train":
                 last[:] = [p.detach().clone() for p in running.state.model.parameters()]
 
@@ -150,7 +151,7 @@ def stopped(folder: Path, world: worlds.World) -> None:
     checkpoint.save = slow
     code = 0
     try:
-        for event in train.run(running):
+        for event in loop.run(running):
             if event.kind == "train" and event.step == 3 and world.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
     except Interrupted as error:

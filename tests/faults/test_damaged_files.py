@@ -14,7 +14,7 @@ from vitrail.cli.main import main
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.errors import CheckpointError
-from vitrail.weights.file import pack, unpack
+from vitrail.storage.tensors import pack, unpack
 
 FLIPS = 200
 

@@ -12,7 +12,7 @@ import tiny
 from vitrail.cli.main import main
 from vitrail.engine import checkpoint
 from vitrail.errors import RunError
-from vitrail.run import train
+from vitrail.training import loop
 
 
 def mount(folder, options):
@@ -56,7 +56,7 @@ def watch(running, at):
     """All events of a run that fails, and the error; `at` maps a step to what happens after it."""
     events = []
     try:
-        for event in train.run(running):
+        for event in loop.run(running):
             events.append(event)
             if event.kind == "train" and event.step in at:
                 at[event.step]()
@@ -116,7 +116,7 @@ def test_finished_weights_that_do_not_fit_are_told(disk, data):
     running = tiny.begin(tiny.recipe(data), out)
 
     def late():
-        for event in train.run(running):
+        for event in loop.run(running):
             yield event
             if event.kind == "saved" and event.step == running.steps:
                 fill(disk)

@@ -74,7 +74,7 @@ def test_a_failed_save_removes_nothing(data, tmp_path, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vitrail.weights.folder.write_through", full)
+    monkeypatch.setattr("vitrail.storage.atomic.write_through", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(out / "checkpoints", saved.parts, {**saved.numbers, "step": 15})
     assert tiny.steps(out) == before

@@ -9,14 +9,16 @@ import sys
 import pytest
 import tiny
 
+from vitrail.assembly import lock
 from vitrail.errors import Interrupted, RunError, UsageError
-from vitrail.run import evaluate, lock, train
+from vitrail.evaluation import evaluate
+from vitrail.training import loop
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from vitrail.engine.world import World
-from vitrail.run.lock import held
+from vitrail.assembly.lock import held
 import torch
 with held(Path(sys.argv[1]), World(0, 1, torch.device("cpu"))):
     print("held", flush=True)
@@ -32,7 +34,7 @@ with held(Path(sys.argv[1]), World(0, 1, torch.device("cpu"))):
 @pytest.fixture
 def run(tmp_path):
     made = tiny.begin(tiny.recipe(tiny.npz(tmp_path / "data"), plan={"eval_every": 0}), tmp_path / "run")
-    for event in train.run(made):
+    for event in loop.run(made):
         if event.kind == "saved":
             break
     return tmp_path / "run"

@@ -10,9 +10,9 @@ from vitrail.cli.main import tell
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.errors import RunError
-from vitrail.run import train
+from vitrail.storage.tensors import unpack
 from vitrail.tasks.classification import Classification
-from vitrail.weights.file import unpack
+from vitrail.training import loop
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_nothing_is_learned_from_it(how, machine, data, tmp_path, monkeypatch):
     before = []
 
     def watched():
-        for event in train.run(running):
+        for event in loop.run(running):
             if event.kind == "train":
                 before[:] = weights(running)
 
@@ -106,7 +106,7 @@ def test_an_overflow_of_scaled_gradients_skips_one_update(data, tmp_path):
     assert running.state.scaler is not None
     running.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.detach().clone() for p in running.state.model.parameters()]
-    for event in train.run(running):
+    for event in loop.run(running):
         if event.kind == "train" and event.step == 1:
             assert all(torch.equal(a, b) for a, b in zip(before, running.state.model.parameters(), strict=True))
             assert running.state.scaler.get_scale() == 2.0**59
@@ -149,7 +149,7 @@ def test_the_batch_is_kept_as_it_entered_the_model(data, tmp_path, monkeypatch):
         tiny.finish(running)
     tensors, said = divergence(tmp_path / "run", 8)
     again = tiny.begin(tiny.recipe(data), tmp_path / "other")
-    pieces = list(train.batches(again))[7]
+    pieces = list(loop.batches(again))[7]
     batches = [again.feed.prepare(piece, 7) for piece in pieces]
     assert torch.equal(tensors["inputs"], torch.cat([b.inputs for b in batches]))
     assert torch.equal(tensors["targets"], torch.cat([b.targets for b in batches]))
@@ -228,7 +228,7 @@ def history(losses, norms):
 
 
 def test_rising_and_sudden_are_told_apart():
-    from vitrail.run.divergence import trend
+    from vitrail.training.divergence import trend
 
     calm = [2.0, 1.9, 1.8, 1.7, 1.7, 1.6, 1.6, 1.5]
     assert trend([]) == "nothing was logged before it"
@@ -248,7 +248,7 @@ def test_a_gradient_far_above_the_usual_is_told_once(data, tmp_path):
 
 
 def test_a_disk_that_is_full_costs_the_batch_and_not_the_reason(data, tmp_path, monkeypatch):
-    from vitrail.run import divergence as divergences
+    from vitrail.training import divergence as divergences
 
     def full(*given):
         raise OSError(28, "No space left on device")

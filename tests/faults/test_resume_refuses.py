@@ -6,9 +6,9 @@ import shutil
 import pytest
 import tiny
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.cli.main import main
 from vitrail.errors import DataError, UsageError
-from vitrail.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def begun(tmp_path_factory):
     """A run of three steps of twelve."""
     folder = tmp_path_factory.mktemp("refusals")
     running = tiny.begin(tiny.recipe(tiny.npz(folder / "data")), folder / "run")
-    from vitrail.run import train
+    from vitrail.training import loop
 
-    for event in train.run(running):
+    for event in loop.run(running):
         if event.kind == "saved":
             break
     return folder / "run"

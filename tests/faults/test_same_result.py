@@ -9,9 +9,10 @@ from torch.utils import data as torch_data
 from vitrail.data import loader
 from vitrail.data.loader import Fetch, TrainRequests, evaluation, load
 from vitrail.data.sampling import Stream
-from vitrail.engine.train import LossOf, gradients
+from vitrail.engine.parallel import LossOf
+from vitrail.engine.train import gradients
 from vitrail.errors import DataError
-from vitrail.run import train
+from vitrail.training import loop
 
 PLAIN_MODEL = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -38,7 +39,7 @@ def all_batches(running, workers):
     """Every batch of the run as it goes into the model, augmented and mixed, and what the loader says of it."""
     running.workers = workers
     out = []
-    for step, pieces in enumerate(train.batches(running)):
+    for step, pieces in enumerate(loop.batches(running)):
         for piece in pieces:
             batch = running.feed.prepare(piece, step)
             out.append((batch.inputs, batch.targets, torch.from_numpy(piece.loaded.keys.ids), torch.from_numpy(piece.loaded.keys.epochs)))
@@ -118,12 +119,12 @@ def grads(running, micro):
     """The gradient of the first step, with a batch cut into pieces of `micro`."""
     feed = running.feed.__class__(**{**vars(running.feed), "micro": micro})
     running.feed = feed
-    pieces = next(iter(train.batches(running)))
+    pieces = next(iter(loop.batches(running)))
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
     stop = type("Never", (), {"asked": lambda self: False})()
-    terms = gradients(running.state, LossOf(running.state.model, running.described.task), pieces, train.loop(running, stop))
+    terms = gradients(running.state, LossOf(running.state.model, running.described.task), pieces, loop.loop(running, stop))
     vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     return vector.clone(), sum(float(t) for t in terms.values())
 
@@ -148,11 +149,11 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     running = tiny.begin(tiny.recipe(data, model=PLAIN_MODEL), tmp_path / "run")
     whole, _ = grads(running, 16)
     running.feed = running.feed.__class__(**{**vars(running.feed), "micro": 6})
-    assert [len(p.loaded.pictures) for p in next(iter(train.batches(running)))] == [6, 6, 4]
+    assert [len(p.loaded.pictures) for p in next(iter(loop.batches(running)))] == [6, 6, 4]
     stop = type("Never", (), {"asked": lambda self: False})()
-    pieces = next(iter(train.batches(running)))
+    pieces = next(iter(loop.batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
-    gradients(running.state, LossOf(running.state.model, running.described.task), pieces, train.loop(running, stop))
+    gradients(running.state, LossOf(running.state.model, running.described.task), pieces, loop.loop(running, stop))
     parts = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     assert ((parts - whole).norm() / whole.norm()).item() <= 1e-6
 
@@ -178,7 +179,7 @@ def test_judging_does_not_change_training(data, tmp_path):
 
 
 def test_judging_in_other_batches_gives_the_same_numbers(data, tmp_path):
-    from vitrail.run.evaluate import evaluate
+    from vitrail.evaluation.evaluate import evaluate
 
     running = tiny.begin(tiny.recipe(data), tmp_path / "run")
     split = running.dataset.splits["val"]

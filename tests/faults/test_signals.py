@@ -14,9 +14,9 @@ import tiny
 
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
-from vitrail.engine.stop import Stop
+from vitrail.engine.signals import Stop
 from vitrail.errors import Interrupted
-from vitrail.run import train
+from vitrail.training import loop
 
 STEPS = 40
 
@@ -36,7 +36,7 @@ import sys, time
 import torch
 torch.set_num_threads(1)
 from vitrail.engine import evaluate, train
-from vitrail.run import evaluate as run_evaluate
+from vitrail.evaluation import evaluate as run_evaluate
 update, judge, slow = train.update, run_evaluate.evaluate, sys.argv[1]
 def slow_update(*given):
     time.sleep(0.05)
@@ -224,7 +224,7 @@ def test_a_stop_that_could_not_be_saved_does_not_claim_to_be(data, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     def stopped():
-        for event in train.run(running):
+        for event in loop.run(running):
             if event.kind == "train" and event.step == 7:
                 monkeypatch.setattr(checkpoint, "save", full)
                 os.kill(os.getpid(), signal.SIGTERM)

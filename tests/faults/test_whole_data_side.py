@@ -9,7 +9,7 @@ import torch
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
 from vitrail.recipe import Input
-from vitrail.run import session, train
+from vitrail.training import loop, session
 
 AUGMENT = {"policy": "3-augment", "jitter": 0.3, "crop": "random", "flip": True, "repeats": 2, "mix_share": 0.8, "mix_switch": 0.4}
 PLAN = {"sampling": "balanced", "grow_from": (8, 8), "grow_until": 0.75}
@@ -32,7 +32,7 @@ def batches(running, processes=1, micro=8):
     running.feed = replace(feed, share=16 // processes, micro=micro)
     for rank in range(processes):
         running.world = World(rank, processes, tiny.ALONE.device)
-        steps = [[running.feed.prepare(piece, step) for piece in pieces] for step, pieces in enumerate(train.batches(running))]
+        steps = [[running.feed.prepare(piece, step) for piece in pieces] for step, pieces in enumerate(loop.batches(running))]
         shares.append([(torch.cat([b.inputs for b in parts]), torch.cat([b.targets for b in parts])) for parts in steps])
     running.feed, running.world = feed, tiny.ALONE
     return [tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*shares, strict=True)]
@@ -62,7 +62,7 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
 
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
     tiny.finish(tiny.begin(made(folder), tmp_path / "whole"))
-    for event in train.run(tiny.begin(made(folder), tmp_path / "stopped")):
+    for event in loop.run(tiny.begin(made(folder), tmp_path / "stopped")):
         if (event.kind, event.step) == ("saved", 6):
             break
     running = tiny.again(tmp_path / "stopped", [("machine", {"cache": True, "micro": 8})])

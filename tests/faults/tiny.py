@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine.world import World
 from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
-from vitrail.run import session, train
-from vitrail.run.folder import RunFolder
+from vitrail.training import loop, resume, session
 
 torch.set_num_threads(1)
 
@@ -57,11 +57,11 @@ def begin(made: Recipe, out: Path) -> session.Session:
 
 
 def again(out: Path, given=(), allowed=()) -> session.Session:
-    return session.old(RunFolder(out), list(given), list(allowed), ALONE)
+    return resume.old(RunFolder(out), list(given), list(allowed), ALONE)
 
 
-def finish(running: session.Session) -> list[train.Event]:
-    return list(train.run(running))
+def finish(running: session.Session) -> list[loop.Event]:
+    return list(loop.run(running))
 
 
 def digest(path: Path) -> str:

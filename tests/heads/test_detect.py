@@ -10,8 +10,8 @@ from torch import nn
 import vitrail
 from vitrail.engine.optim import levels
 from vitrail.errors import UsageError
+from vitrail.heads.box_positions import inside, positions, sines_of_boxes
 from vitrail.heads.detect import Design, Detector, choose
-from vitrail.heads.places import inside, positions, sines_of_boxes
 from vitrail.heads.queries import spread
 from vitrail.layers.attention import attentions
 from vitrail.tasks import detection

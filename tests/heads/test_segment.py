@@ -11,7 +11,7 @@ from torch import nn
 
 import vitrail
 from vitrail.errors import UsageError
-from vitrail.heads.parts import BatchNorm, initialise, map_norm
+from vitrail.heads.blocks import BatchNorm, initialise, map_norm
 from vitrail.heads.segment import Head, Linear, Segmenter
 from vitrail.models import swin, vit
 from vitrail.weights.rules import convert

@@ -9,7 +9,7 @@ import vitrail
 from vitrail import catalog
 from vitrail.analysis.cost import cost, weightless
 from vitrail.errors import CheckpointError
-from vitrail.layers.condition import lay_out, time_waves
+from vitrail.layers.adaln import lay_out, time_waves
 from vitrail.models.dit import build
 
 

@@ -13,14 +13,14 @@ import pytest
 import tiny
 from places import everything, must, vitrail
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.errors import RunError
 from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe, Start, read
-from vitrail.report import course
-from vitrail.report.disk import Disk
-from vitrail.report.examine import examine, state
-from vitrail.report.known import Judged, Known
-from vitrail.run.folder import RunFolder
+from vitrail.report.doctor import learning_curve
+from vitrail.report.doctor.examine import examine, state
+from vitrail.report.doctor.files import Disk
+from vitrail.report.run_data import Judged, Known
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["ant", "bee", "cow"]
@@ -148,9 +148,9 @@ def test_a_rate_far_from_the_usual(folder, lr, word):
 def test_no_published_recipe_has_an_unusual_rate(folder):
     known = healthy(folder)
     for path in sorted((ROOT / "recipes").glob("*.toml")):
-        assert list(course.rate(replace(known, recipe=read(path)))) == [], path.name
+        assert list(learning_curve.rate(replace(known, recipe=read(path)))) == [], path.name
     begun = replace(with_optim(known, lr=5e-5).recipe, start=Start(weights="x"))
-    assert list(course.rate(replace(known, recipe=begun))) == [], "trained weights are finished at low rates"
+    assert list(learning_curve.rate(replace(known, recipe=begun))) == [], "trained weights are finished at low rates"
 
 
 @pytest.mark.parametrize(("machine", "piece"), [(Machine(workers=0), "--machine.workers N, as many"), (Machine(workers=2), "more than 2")])
@@ -335,7 +335,9 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     (copy / "model.safetensors").unlink()
     shutil.rmtree(copy / "evaluation")
     assert "step-00000012" in names(copy)["interrupted"]["evidence"]
-    words = "import sys, pathlib; from vitrail.run.lock import take; take(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
+    words = (
+        "import sys, pathlib; from vitrail.assembly.lock import take; take(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
+    )
     with subprocess.Popen([sys.executable, "-c", words, str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert "interrupted" not in names(copy)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from places import SHORT, must, pictures
 
-from vitrail.report import inside
-from vitrail.report.build import build
-from vitrail.report.known import look
-from vitrail.run.folder import RunFolder
+from vitrail.assembly.run_directory import RunFolder
+from vitrail.report.page.run_page import build
+from vitrail.report.run_data import look
+from vitrail.report.sections import inside
 
 
 @pytest.fixture(scope="module")

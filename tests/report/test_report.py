@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrail.assembly.run_directory import RunFolder, toml
 from vitrail.errors import VitrailError
 from vitrail.metrics.classification import multi_label, single_label
 from vitrail.recipe import Choice, Input, Plan, Recipe
-from vitrail.report.build import build
-from vitrail.report.figures import MOST, thinned, ticks
-from vitrail.report.known import look
-from vitrail.report.markup import text
-from vitrail.report.pictures import HEAVY, SIDE, png
-from vitrail.report.words import THIN, duration, percent, short, wilson
-from vitrail.run.folder import RunFolder, toml
+from vitrail.report.page.charts import MOST, thinned, ticks
+from vitrail.report.page.markup import text
+from vitrail.report.page.run_page import build
+from vitrail.report.page.words import THIN, duration, percent, short, wilson
+from vitrail.report.run_data import look
+from vitrail.report.sections.images import HEAVY, SIDE, png
 
 ADDRESS = re.compile(r"https?:|ftp:|(?:src|href|action|srcset)\s*=\s*[\"']?\s*//|url\(|@import|xmlns|<!DOCTYPE svg", re.IGNORECASE)
 LIMIT = 2_000_000

@@ -14,13 +14,13 @@ from places import must, npz, refused, vitrail
 
 from vitrail.cli.study import Meter
 from vitrail.errors import CheckpointError, DataError, RunError
-from vitrail.report.study import page
-from vitrail.run import bench as benches
-from vitrail.run import journal
-from vitrail.run.bench import Bench, Done, Job
-from vitrail.run.told import Part, Told, table
+from vitrail.report.page.study_page import page
+from vitrail.storage import journal
+from vitrail.storage.atomic import verify_folder
 from vitrail.studies import gradients, stability
-from vitrail.weights.folder import verify_folder
+from vitrail.studies._bench import bench as benches
+from vitrail.studies._bench.bench import Bench, Done, Job
+from vitrail.studies._bench.result import Part, Told, table
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 WORDS = shlex.split("gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz")
@@ -62,7 +62,7 @@ def files(folder):
 
 def test_a_study_that_was_broken_off_gives_the_same_bytes(place, monkeypatch):
     words = ["study", *WORDS]
-    monkeypatch.setattr(benches.folder, "command", lambda: ["vitrail", *words])
+    monkeypatch.setattr(benches.run_directory, "command", lambda: ["vitrail", *words])
     must(*words, "--out", "whole")
     with monkeypatch.context() as patched:
         broken_after(5, patched)
@@ -146,7 +146,7 @@ def test_two_processes_do_not_write_one_journal(tmp_path):
     with opened(tmp_path / "s") as bench:
         bench.measure(JOBS, lambda job: 1, spelled)
         code = (
-            "import torch; from pathlib import Path; from vitrail.run.lock import take\n"
+            "import torch; from pathlib import Path; from vitrail.assembly.lock import take\n"
             f"from vitrail.errors import RunError\ntry: take(Path({str(tmp_path / 's')!r}))\nexcept RunError as e: print(e)"
         )
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

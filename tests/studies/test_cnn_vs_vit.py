@@ -10,7 +10,7 @@ from places import must, npz, refused
 from torch import nn
 
 from vitrail.analysis.cost import cost
-from vitrail.run.model import create
+from vitrail.assembly.model import create
 from vitrail.studies import cnn_vs_vit as study
 from vitrail.studies.cnn_vs_vit import disturb, field, words
 

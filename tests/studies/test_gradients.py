@@ -9,9 +9,9 @@ import torch
 from places import everything, must, npz, refused
 from torch import nn
 
-from vitrail.run.bench import Job
-from vitrail.run.model import create
+from vitrail.assembly.model import create
 from vitrail.studies import gradients as g
+from vitrail.studies._bench.bench import Job
 
 SMALL = "--depths 1 3 --scales 0.5 1 --width 16 --patch 6 --batch 4 --steps 2 --head-widths 8 --tokens 9 --data tiny.npz"
 SHAPE = {"width": 16, "heads": 2, "patch": 4, "size": [12, 12], "channels": 1, "stem": "patch"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from places import must, npz, refused
 
+from vitrail.assembly.model import create
 from vitrail.layers.position import sincos_2d
-from vitrail.run.model import create
 from vitrail.studies import positions as p
 
 SMALL = "--steps 2 --seeds 2 --batch 4 --depth 1 --width 16 --patch 4 --data tiny.npz --factors 0.75 1.5"

@@ -8,10 +8,10 @@ import tiny
 import torch
 from places import must, npz
 
+from vitrail.assembly.prepare import prepare
 from vitrail.metrics.generation import frechet
-from vitrail.run.prepare import prepare
-from vitrail.run.trial import trained
 from vitrail.studies import prediction_space as study
+from vitrail.studies._bench.trial import trained
 
 WORDS = "--steps 2 --batch 8 --depth 1 --width 16 --side 12 --small 3 --count 8 --data tiny.npz"
 

@@ -9,10 +9,10 @@ import pytest
 import tiny
 from places import everything, must, npz, refused
 
+from vitrail.assembly.prepare import prepare
 from vitrail.recipe import override
-from vitrail.run.prepare import prepare
-from vitrail.run.session import build as session
 from vitrail.studies import stability
+from vitrail.training.session import build as session
 
 USAGE, DATA = 2, 3
 WORDS = "--steps 6 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz"

@@ -8,7 +8,7 @@ from oracles import DIT, JIT, golden, relative_error, take
 from torch import nn
 
 from vitrail.errors import UsageError
-from vitrail.layers.condition import Conditioning
+from vitrail.layers.adaln import Conditioning
 from vitrail.tasks.diffusion import Config, Sampling, build, flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, guided
 from vitrail.types import Batch

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitrail.assembly import model
 from vitrail.errors import UsageError
-from vitrail.run import model
 from vitrail.tasks.distillation import Config, build
 from vitrail.types import Batch
 

@@ -132,7 +132,7 @@ def test_imported_with_the_original_gelu_and_ready_to_predict(tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert predictor.predict(picture).probabilities.shape == (1, 10)
     assert len(io["logits"]) == 2
-    from vitrail.weights.file import unpack
+    from vitrail.storage.tensors import unpack
 
     about = unpack(tmp_path / "m" / "model.safetensors")[1]
     assert about["origin"]["licence"] == "Apache-2.0"

@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.watch import Given, backbone_of, inputs, run
+from vitrail.analysis.hooks import Given, backbone_of, inputs, run
 from vitrail.errors import UsageError, pick
 from vitrail.layers.attention import Attention, attentions
 from vitrail.layers.token_layout import AttentionLayout, Side

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.states import State, states
-from vitrail.analysis.watch import Given, inputs, scores
+from vitrail.analysis.block_outputs import State, states
+from vitrail.analysis.hooks import Given, inputs, scores
 from vitrail.errors import UsageError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vitrail.analysis.watch import backbone_of, block_list
+from vitrail.analysis.hooks import backbone_of, block_list
 from vitrail.contracts import Denoiser, Trunk
 from vitrail.layers.attention import attentions
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.analysis.attention import Layers, Look, attention
-from vitrail.analysis.watch import Given
+from vitrail.analysis.hooks import Given
 from vitrail.layers.token_layout import Side
 
 TINY = torch.finfo(torch.float32).tiny  # less than any weight that was not masked

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitrail.analysis.attention import Look
 from vitrail.analysis.cam import on_picture
 from vitrail.analysis.distance import Profile
-from vitrail.analysis.flow import Flow
+from vitrail.analysis.gradient_flow import Flow
 from vitrail.analysis.positions import Encoding, Filters
 from vitrail.analysis.tokens import Alike, Coloured, Kernels
 from vitrail.data.encode import rgb

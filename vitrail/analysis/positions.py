@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.watch import backbone_of
+from vitrail.analysis.hooks import backbone_of
 from vitrail.errors import UsageError
 from vitrail.layers.attention import attentions
 from vitrail.layers.position import Position

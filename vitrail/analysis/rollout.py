@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.analysis.attention import Layers, Look, Reduction, attention, choose, look
-from vitrail.analysis.watch import Given, block_list, inputs, run, scores
+from vitrail.analysis.hooks import Given, block_list, inputs, run, scores
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, merge_heads
 from vitrail.layers.token_layout import Cells, Side

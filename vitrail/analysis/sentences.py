@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitrail.analysis.distance import Profile
-from vitrail.analysis.flow import Flow
+from vitrail.analysis.gradient_flow import Flow
 from vitrail.analysis.positions import Filters
 from vitrail.analysis.tokens import Alike, Kernels
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.states import State, each, flat
-from vitrail.analysis.watch import Given, inputs
+from vitrail.analysis.block_outputs import State, each, flat
+from vitrail.analysis.hooks import Given, inputs
 from vitrail.errors import UsageError
 
 TINY = 1e-12

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.console import Console
-from vitrail.cli.words import arguments, only, take_keys
+from vitrail.cli.output.console import Console
+from vitrail.cli.syntax.arguments import arguments, only, take_keys
 from vitrail.recipe import Choice
 
 
@@ -31,17 +31,19 @@ def check(words: list[str]) -> int:
     rest, keys = take_keys(words)
     given = arguments(Check, rest, "vitrail check")
     own = only("data", keys, "what a data set is")
-    from vitrail.data import truths
-    from vitrail.data.survey import render, survey
-    from vitrail.run.prepare import open_data
+    from vitrail.assembly.data import open_data
+    from vitrail.data.survey import annotations
+    from vitrail.data.survey.images import survey
+    from vitrail.report.survey import annotations as survey_annotations
+    from vitrail.report.survey.images import render
 
     dataset, _ = open_data(Choice("", {"path": given.path, **own}))
     found = survey(dataset, Console().progress("reading pictures"))
     print("\n".join(render(dataset, found)))
     broken = bool(found.corrupt)
     if dataset.is_annotated:
-        seen = truths.look(dataset, Console().progress(f"reading {dataset.kind}"))
-        print("\n" + "\n".join(truths.render(dataset, seen)))
+        seen = annotations.look(dataset, Console().progress(f"reading {dataset.kind}"))
+        print("\n" + "\n".join(survey_annotations.render(dataset, seen)))
         broken |= bool(seen.broken)
     if len(found.corrupt) == sum(map(len, dataset.splits.values())):
         return 3
@@ -53,10 +55,10 @@ def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
     """The command to train with, and what would be chosen and why."""
     import torch
 
+    from vitrail.assembly.defaults import fill
+    from vitrail.assembly.prepare import facts, purpose
+    from vitrail.assembly.resolve import Names
     from vitrail.recipe import Recipe
-    from vitrail.run.choose import fill
-    from vitrail.run.prepare import facts, purpose
-    from vitrail.run.resolve import Names
 
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = Names()

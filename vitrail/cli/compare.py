@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import place
-from vitrail.cli.tables import Column, table
-from vitrail.cli.words import arguments
+from vitrail.cli.output.tables import Column, table
+from vitrail.cli.syntax.arguments import arguments
 from vitrail.errors import UsageError
+from vitrail.validation import place
 
 WIDEST = 40  # letters of a setting
 
@@ -36,9 +36,9 @@ def compare(words: list[str]) -> None:
         raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
     if path is not None and not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", "make it, or choose another --out")
-    from vitrail.report import compare as pages
-    from vitrail.report.versus import versus
-    from vitrail.weights.file import write_file
+    from vitrail.report.compare import compare_page as pages
+    from vitrail.report.compare.comparison import versus
+    from vitrail.storage.atomic import write_file
 
     found = versus(given.runs)
     print("\n".join(lines(found)))
@@ -48,8 +48,8 @@ def compare(words: list[str]) -> None:
 
 
 def lines(found: Any) -> list[str]:
-    from vitrail.report import versus as v
-    from vitrail.report.compare import interval, metric_title
+    from vitrail.report.compare import comparison as v
+    from vitrail.report.compare.compare_page import interval, metric_title
 
     parts = [("What differs in the recipes", found.recipes),
              (metric_title(found) + ", with intervals of 95 %", [(key, [interval(i) for i in row]) for key, row in found.metrics]),

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.tables import WIDEST
-from vitrail.cli.words import arguments
+from vitrail.cli.output.tables import WIDEST
+from vitrail.cli.syntax.arguments import arguments
 from vitrail.errors import UsageError
 
 
@@ -60,13 +60,13 @@ def doctor(words: list[str]) -> int:
 
 def examined(given: Doctor) -> int:
     """What is wrong with a run, in words or as JSON."""
-    from vitrail.report import disk
-    from vitrail.report.examine import examine, state
-    from vitrail.report.known import look
-    from vitrail.run.folder import find
+    from vitrail.assembly.run_directory import find
+    from vitrail.report.doctor import files
+    from vitrail.report.doctor.examine import examine, state
+    from vitrail.report.run_data import look
 
     known = look(find(given.run))
-    lying = disk.read(known)
+    lying = files.read(known)
     found = examine(known, lying)
     about = {"run": str(known.folder.path), "state": state(known, lying), "step": known.done, "steps": known.steps}
     if given.json:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import Positive, checked, place
-from vitrail.cli.words import arguments, device
+from vitrail.cli.syntax.arguments import arguments, device
 from vitrail.errors import BadImage, UsageError
+from vitrail.validation import Positive, checked, place
 
 
 @dataclass
@@ -72,14 +72,14 @@ def look(words: list[str]) -> int:
     if given.cka and len(given.cka) > 1:
         raise UsageError(f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; pictures stand before it")
     layers, heads = numbers(given.layers), of_heads(given.heads)
-    from vitrail.cli.scenes import fresh, stems
-    from vitrail.cli.use import expanded
+    from vitrail.cli.output.predict_dense import fresh, stems
+    from vitrail.cli.predict import expanded
 
     files = expanded(given.pictures) if given.pictures else []
     folder = fresh(given.out, "looking")
-    from vitrail.report import looks
-    from vitrail.run import look as seeing
-    from vitrail.run.predict import load
+    from vitrail.evaluation import look as seeing
+    from vitrail.inference.predictor import load
+    from vitrail.report import inspection
 
     predictor, failed = load(given.run, given.device), list[str]()
     seeing.moments(predictor, given.times)
@@ -93,10 +93,10 @@ def look(words: list[str]) -> int:
         except BadImage as error:
             failed.append(error.what)
             continue
-        write(looks.pictured(folder, name, sight))
+        write(inspection.pictured(folder, name, sight))
         print(f"{file}: {f'{sight.said}, ' if sight.said else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}")
     for one in made:
-        write(looks.found(folder, one))
+        write(inspection.found(folder, one))
         print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.words))))
     if folder.exists():
         print(f"written to {folder}")
@@ -132,10 +132,11 @@ def of_heads(words: tuple[str, ...]) -> Any:
 
 def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
     """One look at the whole model."""
-    from vitrail.analysis import inside as look_at
-    from vitrail.run import look as seeing
-    from vitrail.run.predict import load
-    from vitrail.run.prepare import data_of, held_out, part_of
+    from vitrail.analysis import inspection as look_at
+    from vitrail.assembly.data import data_of, part_of
+    from vitrail.data.splits import held_out
+    from vitrail.evaluation import look as seeing
+    from vitrail.inference.predictor import load
 
     net = predictor.model
     if name == "positions":

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import Positive, Share, checked
-from vitrail.cli.console import Console
-from vitrail.cli.tables import Column, table
-from vitrail.cli.words import arguments, device, only, take_keys
+from vitrail.cli.output.console import Console
+from vitrail.cli.output.tables import Column, table
+from vitrail.cli.syntax.arguments import arguments, device, only, take_keys
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
+from vitrail.validation import Positive, Share, checked
 
 SHOWN = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
 
@@ -63,9 +63,9 @@ def probe(words: list[str]) -> None:
         raise UsageError("--k is empty", "--k 10, or several: --k 10 20")
     changes = only("model", keys, "what frozen features are worth")
     from vitrail.engine import world as worlds
-    from vitrail.run.evaluate import alone
-    from vitrail.run.probe import Wish
-    from vitrail.run.probe import probe as probed
+    from vitrail.engine.world import alone
+    from vitrail.evaluation.probe import Wish
+    from vitrail.evaluation.probe import probe as probed
 
     place = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
     wish = Wish(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)

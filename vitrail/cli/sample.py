@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vitrail.checks import Amount, Positive, checked
-from vitrail.cli.console import Console
-from vitrail.cli.words import arguments, device
+from vitrail.cli.output.console import Console
+from vitrail.cli.syntax.arguments import arguments, device
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
+from vitrail.validation import Amount, Positive, checked
 
 SIDE = 128  # pixels from which on a picture is not enlarged in a film
 HOLD = 1000  # milliseconds that a film stands still at its end
@@ -69,11 +69,11 @@ def sample(words: list[str]) -> None:
     given = arguments(Sample, words, "vitrail sample")
     check(given)
     device(given.device)
-    from vitrail.cli import scenes
-    from vitrail.run.predict import load
-    from vitrail.run.sample import asked, pictures, usual
+    from vitrail.cli.output import predict_dense
+    from vitrail.inference.predictor import load
+    from vitrail.inference.sample import asked, pictures, usual
 
-    folder = scenes.fresh(given.out, "samples")
+    folder = predict_dense.fresh(given.out, "samples")
     predictor = load(given.run, given.device, given.ema, given.vae)
     described = predictor.described
     labels = asked(described, given.class_)
@@ -114,7 +114,7 @@ def check(given: Sample) -> None:
 
 def wished(given: Sample, described: Any, labels: list[int]) -> tuple[Any, list[str]]:
     """What is to be made, and what each picture is called."""
-    from vitrail.run.sample import Wish, asked, several
+    from vitrail.inference.sample import Wish, asked, several
 
     named = [name if described.model.null else "picture" for name in described.classes] or ["picture"]
     way = tuple(i / max(1, given.count - 1) for i in range(given.count))
@@ -132,14 +132,14 @@ def wished(given: Sample, described: Any, labels: list[int]) -> tuple[Any, list[
 
 def tried(described: Any, wish: Any, how: Any) -> Any:
     """The first step of the first picture."""
-    from vitrail.run.sample import denoised, part
+    from vitrail.inference.sample import denoised, part
 
     return denoised(described, part(wish, slice(0, 1)), how)
 
 
 def write(folder: Path, made: Any, names: list[str], columns: int) -> None:
     """grid.png, a row for each class, and CLASS-00000.png and so on."""
-    from vitrail.run.sample import grid
+    from vitrail.inference.sample import grid
 
     numbers: dict[str, int] = {}
     for one, name in zip(made, names, strict=True):
@@ -170,7 +170,7 @@ def write_film(folder: Path, described: Any, wish: Any, how: Any, columns: int) 
     """The pictures of the first rows, frame by frame."""
     from PIL import Image
 
-    from vitrail.run.sample import BATCH, film, grid, part
+    from vitrail.inference.sample import BATCH, film, grid, part
 
     some = part(wish, slice(0, BATCH))
     shown = shape(len(some.labels), columns)

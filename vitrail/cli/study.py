@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import place, update
-from vitrail.cli.console import Console, clock
-from vitrail.cli.words import arguments, device
+from vitrail.cli.output.console import Console, clock
+from vitrail.cli.syntax.arguments import arguments, device
 from vitrail.errors import Interrupted, UsageError, pick
+from vitrail.validation import place, update
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def study(words: list[str]) -> int:
     device(given.device)
     keys = {f.name: getattr(given, f.name) for f in dataclasses.fields(module.Config)}
     config = update(module.Config(), keys, name)
-    from vitrail.run import bench
+    from vitrail.studies._bench import bench
 
     out: Path = place(given.out) if given.out else fresh(name)
     meter = Meter()
@@ -74,7 +74,7 @@ def resume(words: list[str]) -> int:
         if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--help"):
             raise UsageError(f"{word} would change the study: it goes on with what it was begun with", "vitrail study --resume FOLDER")
     given = arguments(Study, words, "vitrail study")
-    from vitrail.run import bench
+    from vitrail.studies._bench import bench
 
     path, head = bench.read_head(given.resume)
     if given.name and given.name != head["study"]:
@@ -108,8 +108,8 @@ def joined(module: Any) -> type:
 
 def conduct(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
     """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be taken up."""
-    from vitrail.report.study import page
-    from vitrail.run.bench import again
+    from vitrail.report.page.study_page import page
+    from vitrail.studies._bench.bench import again
 
     with opened as bench, meter:
         try:
@@ -129,7 +129,7 @@ def conduct(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
 
 def world(name: str) -> Any:
     from vitrail.engine import world as worlds
-    from vitrail.run.evaluate import alone
+    from vitrail.engine.world import alone
 
     return alone(worlds.best_device() if name == "auto" else worlds.named_device(name))
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import place
-from vitrail.cli.console import Console
-from vitrail.cli.words import Given, arguments, device, recipe_flags, take_keys
+from vitrail.cli.output.console import Console
+from vitrail.cli.syntax.arguments import Given, arguments, device, recipe_flags, take_keys
 from vitrail.errors import UsageError, VitrailError, pick
 from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, find, override, read
+from vitrail.validation import place
 
 
 @dataclass
@@ -126,14 +126,15 @@ def asked(given: Asked, keys: Given) -> Recipe:
 
 
 def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
-    from vitrail.run import folder, session
-    from vitrail.run.prepare import prepare
+    from vitrail.assembly import run_directory
+    from vitrail.assembly.prepare import prepare
+    from vitrail.training import session
 
     wanted = place(given.out) if given.out else None
-    world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
+    world.once(lambda: run_directory.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare(recipe, world, console.progress("reading pictures"))
-        made = session.build(prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names)
+        made = session.build(prepared.recipe, prepared.dataset, run_directory.RunFolder(wanted or Path("runs")), world, prepared.names)
         made.taken = session.begin(made, prepared)
         console.prepared(prepared)
         console.taken(made.taken)
@@ -149,11 +150,12 @@ def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
 
 
 def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
-    from vitrail.run import folder, session
+    from vitrail.assembly import run_directory
+    from vitrail.training import resume
 
-    run = folder.find(given.resume)
+    run = run_directory.find(given.resume)
     keys = [(section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys]
-    again = session.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
+    again = resume.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
     for note in again.notes:
         console.say(note)
     console.say(f"{run.path}: from step {again.state.step} of {again.steps}")
@@ -164,7 +166,7 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
 
 def follow(session: Any, console: Console) -> None:
     """Runs a session to its end, shows it, and writes the report."""
-    from vitrail.run.train import run
+    from vitrail.training.loop import run
 
     console.start(session)
     try:
@@ -187,7 +189,7 @@ def watched(events: Iterator[Any], console: Console) -> Iterator[Any]:
 
 def page(session: Any, console: Console) -> Path | None:
     """The report; that it could not be written is told but does not undo the run."""
-    from vitrail.report.build import build
+    from vitrail.report.page.run_page import build
 
     try:
         return build(session.folder.path)

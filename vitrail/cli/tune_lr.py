@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.checks import Above, checked, place
-from vitrail.cli.console import Console
-from vitrail.cli.tables import Column, table
+from vitrail.cli.output.console import Console
+from vitrail.cli.output.tables import Column, table
+from vitrail.cli.syntax.arguments import arguments, device, take_keys
 from vitrail.cli.train import Asked, asked, names
-from vitrail.cli.words import arguments, device, take_keys
 from vitrail.errors import UsageError
+from vitrail.report.plots.lr_range_test import draw
+from vitrail.validation import Above, checked, place
 
 ENDINGS = (".svg", ".png")
 ROWS = 13  # of the table
@@ -54,8 +55,8 @@ def tune_lr(words: list[str]) -> None:
         checked(value, Above, name)
     file = picture(given.plot)
     from vitrail.engine import world as worlds
-    from vitrail.run.evaluate import alone
-    from vitrail.run.tune import Range, range_test
+    from vitrail.engine.world import alone
+    from vitrail.training.lr_range_test import Range, range_test
 
     rates = Range(given.from_, given.to, given.steps)
     here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
@@ -105,26 +106,3 @@ def rows(points: Sequence[Any]) -> list[str]:
     places = sorted({round(i * (len(points) - 1) / (ROWS - 1)) for i in range(ROWS)})
     cells = [[f"{i + 1}", f"{points[i].rate:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
     return table([Column("step"), Column("rate"), Column("loss"), Column("smoothed")], cells)
-
-
-def draw(found: Any, file: Path) -> None:
-    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    rates = [p.rate for p in found.points]
-    axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
-    axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(found.advice.rate, color="C1", linestyle="--", label=f"suggested: {found.advice.rate:.2g}")
-    highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
-    lowest = min(p.loss for p in found.points)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
-        try:
-            figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
-        except OSError as error:
-            raise UsageError(f"{file} cannot be written: {error.strerror or error}", "--plot names another place") from None

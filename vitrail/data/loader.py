@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitrail.data.base import Transform
 from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys, Stream
+from vitrail.data.transforms.base import Transform
 from vitrail.errors import RunError, VitrailError
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitrail.checks import Count
+from vitrail.data.annotations.masks import looked, numbered
+from vitrail.data.annotations.pairs import entry_of, text_of
 from vitrail.data.dataset import Dataset, Entry
 from vitrail.data.files import folder_at
-from vitrail.data.masks import looked, numbered
-from vitrail.data.pairs import entry_of, text_of
 from vitrail.datasets import masks
 from vitrail.errors import DataError
+from vitrail.validation import Count
 
 TABLE = "objectInfo150.txt"
 CLASSES = 150

@@ -7,14 +7,13 @@ part are not published.
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.checks import Count
+from vitrail.data.annotations.masks import UNKNOWN, Classes, numbered
+from vitrail.data.annotations.pairs import Pair
 from vitrail.data.dataset import IGNORE, Dataset
 from vitrail.data.files import folder_at, walk
-from vitrail.data.listing import many
-from vitrail.data.masks import UNKNOWN, Classes, numbered
-from vitrail.data.pairs import Pair
 from vitrail.datasets import masks
-from vitrail.errors import DataError
+from vitrail.errors import DataError, many
+from vitrail.validation import Count
 
 TRAIN_IDS = {  # id of a class in labelIds -> its name, in the order of their train ids; all other ids are ignored
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",

@@ -15,18 +15,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vitrail.checks import Amount, Count, Fraction
-from vitrail.data.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.detection import Boxed, Told, assembled
+from vitrail.data.annotations.pairs import entry_of, text_of
+from vitrail.data.annotations.rle import region
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.decode import LIMIT, header
-from vitrail.data.detection import Boxed, Told, assembled
 from vitrail.data.files import FileReader, channels_of, nearest
-from vitrail.data.listing import many
-from vitrail.data.pairs import entry_of, text_of
-from vitrail.data.parts import PARTS, arrange
-from vitrail.data.rle import region
+from vitrail.data.splits import PARTS, arrange
 from vitrail.data.subset import spaced
-from vitrail.errors import BadImage, DataError, UsageError
+from vitrail.errors import BadImage, DataError, UsageError, many
+from vitrail.validation import Amount, Count, Fraction
 
 LARGEST = 2**32  # bytes of a JSON
 LOOKED_AT = 256  # pictures whose headers are compared with the file

@@ -13,14 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from vitrail.checks import Amount, Count
+from vitrail.data.annotations.masks import Classes, MaskReader, fitted, looked, table_of
+from vitrail.data.annotations.pairs import PICTURE, TRUTH, Item, Pair, alone, entry_of, paired, place, words_of
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.decode import header
 from vitrail.data.files import FileReader, channels_of, folder_at, walk
-from vitrail.data.masks import Classes, MaskReader, fitted, looked, table_of
-from vitrail.data.pairs import PICTURE, TRUTH, Item, Pair, alone, entry_of, paired, place, words_of
-from vitrail.data.parts import PARTS, arrange
+from vitrail.data.splits import PARTS, arrange
 from vitrail.errors import BadImage, DataError
+from vitrail.validation import Amount, Count
 
 LAYOUT = "pictures belong in images/, their masks under the same names in masks/; or in images/train and masks/train, and so for val"
 SIGNS = 5  # pairs of X and X_masks that are looked at

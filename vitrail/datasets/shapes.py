@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from vitrail.checks import Count, Positive
-from vitrail.data.boxes import packed
+from vitrail.data.annotations.boxes import packed
 from vitrail.data.dataset import ArrayReader, Boxes, Dataset, Split
 from vitrail.errors import UsageError
+from vitrail.validation import Count, Positive
 
 OBJECTS = ("disc", "square", "triangle")
 NAMES = {"shapes": "masks", "shapes-boxes": "boxes"}  # what --data takes: what is true of the pictures unless `truth` says it

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 from xml.etree import ElementTree
 
-from vitrail.checks import Amount, Count, Fraction
-from vitrail.data.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.detection import Boxed, Told, assembled
+from vitrail.data.annotations.pairs import Pair, alone, entry_of, files_below, paired, place, text_of, words_of
 from vitrail.data.dataset import Boxes, Dataset
-from vitrail.data.detection import Boxed, Told, assembled
 from vitrail.data.files import folder_at, natural, walk
-from vitrail.data.listing import many
-from vitrail.data.pairs import Pair, alone, entry_of, files_below, paired, place, text_of, words_of
-from vitrail.data.parts import ORDER
+from vitrail.data.splits import ORDER
 from vitrail.datasets import voc_masks
-from vitrail.errors import DataError, UsageError, nearest
+from vitrail.errors import DataError, UsageError, many, nearest
+from vitrail.validation import Amount, Count, Fraction
 
 LARGEST = 2**24  # bytes of an XML
 SNIFFED = 4096

@@ -7,15 +7,14 @@ Twenty classes and the background as palette indices; borders of objects are 255
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.checks import Count
+from vitrail.data.annotations.masks import numbered
+from vitrail.data.annotations.pairs import Pair, entry_of, text_of
 from vitrail.data.dataset import Dataset
 from vitrail.data.files import folder_at
-from vitrail.data.listing import many
-from vitrail.data.masks import numbered
-from vitrail.data.pairs import Pair, entry_of, text_of
-from vitrail.data.parts import ORDER
+from vitrail.data.splits import ORDER
 from vitrail.datasets import masks
-from vitrail.errors import DataError
+from vitrail.errors import DataError, many
+from vitrail.validation import Count
 
 NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",

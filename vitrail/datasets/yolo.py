@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitrail.checks import Amount, Count, Fraction
-from vitrail.data.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.boxes import Tidy, boxes_of, size_of
+from vitrail.data.annotations.detection import Boxed, Told, assembled
+from vitrail.data.annotations.pairs import PICTURE, WORDS, alone, entry_of, files_below, paired, place, text_of
 from vitrail.data.dataset import Boxes, Dataset, Entry
-from vitrail.data.detection import Boxed, Told, assembled
 from vitrail.data.files import folder_at, nearest, walk
-from vitrail.data.listing import many
-from vitrail.data.pairs import PICTURE, WORDS, alone, entry_of, files_below, paired, place, text_of
-from vitrail.data.parts import PARTS
-from vitrail.errors import DataError
+from vitrail.data.splits import PARTS
+from vitrail.errors import DataError, many
+from vitrail.validation import Amount, Count, Fraction
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 TABLES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt", "train/_darknet.labels")

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
-from vitrail.weights.file import pack, unpack
-from vitrail.weights.folder import clean_folder, verify_folder, write_folder
+from vitrail.storage.atomic import clean_folder, verify_folder, write_folder
+from vitrail.storage.tensors import pack, unpack
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vitrail.weights.file import write_file
+from vitrail.storage.atomic import write_file
 
 
 class Log:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vitrail.contracts import Task
-from vitrail.engine.patience import Standing
+from vitrail.engine.early_stopping import Standing
 from vitrail.errors import CheckpointError
 
 

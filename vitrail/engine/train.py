@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail.contracts import Task
 from vitrail.data.loader import Loaded
 from vitrail.data.sampling import Keys, seed_of
-from vitrail.engine.divergence import Finding, examine
 from vitrail.engine.freeze import Wave, thaw
+from vitrail.engine.nonfinite import Finding, examine
+from vitrail.engine.parallel import LossOf, together, wrapped
 from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
 from vitrail.engine.world import World
@@ -68,17 +68,6 @@ class Loop:
     same_chance: bool = False  # every step draws the same: a denoiser's loss depends on its times and noise more than on the rate
 
 
-class LossOf(nn.Module):
-    """A task's loss as a module, so that DDP sees one forward whatever the task calls on the model."""
-
-    def __init__(self, model: nn.Module, task: Task):
-        super().__init__()
-        self.model, self.task = model, task
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.task.loss(self.model, batch)
-
-
 def train(state: State, task: Task, batches: Iterable[list[Piece]], loop: Loop) -> Iterator[Report]:
     """Steps through `batches`, each the pieces of one step. Where an item comes from is the caller's business;
     that it is the batch of `state.step` is its promise. Errors: `NotFinite`."""
@@ -96,11 +85,6 @@ def train(state: State, task: Task, batches: Iterable[list[Piece]], loop: Loop) 
         rate = loop.rate(state.step - 1)
         yield Report(state.step, terms, norm, rate, ready - start, now - start, stop)
         start = time.perf_counter()
-
-
-def wrapped(loss_of: LossOf, world: World) -> nn.Module:
-    """What is called in a step. DDP looks once, when it is made, at which parameters learn."""
-    return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
 
 
 def update(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop) -> tuple[dict[str, Tensor], Tensor, bool]:
@@ -147,11 +131,6 @@ def gradients(state: State, loss_of: nn.Module, pieces: list[Piece], loop: Loop)
         for name, term in terms.items():
             total[name] = total.get(name, torch.zeros_like(term.detach())) + term.detach() * share
     return total
-
-
-def together(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients once a step, at the last piece."""
-    return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
 
 
 def agree(terms: dict[str, Tensor], loop: Loop) -> tuple[dict[str, Tensor], bool]:

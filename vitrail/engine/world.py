@@ -112,3 +112,7 @@ def named_device(name: str) -> torch.device:
             f"there is no device {name!r} here ({first})", "leave --device out to take the best there is, or say cpu"
         ) from None
     return chosen
+
+
+def alone(device: torch.device) -> World:
+    return World(0, 1, device)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
-from vitrail.heads.looking import DecoderLayer, EncoderLayer, Memory, perceptron
-from vitrail.heads.places import centres, inside, positions
+from vitrail.heads.box_positions import centres, inside, positions
+from vitrail.heads.detr_layers import DecoderLayer, EncoderLayer, Memory, perceptron
 from vitrail.heads.queries import Anchors, Queries, Slots
 from vitrail.layers.position import check_width
 from vitrail.shapes import Float, Shaped

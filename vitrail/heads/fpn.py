@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.heads.parts import Classify, Conv, NormKind, stretch
+from vitrail.heads.blocks import Classify, Conv, NormKind, stretch
 from vitrail.shapes import Float
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from vitrail.heads.parts import ChannelNorm, NormKind, map_norm
+from vitrail.heads.blocks import ChannelNorm, NormKind, map_norm
 from vitrail.shapes import Float
 
 LEVELS = 4

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vitrail.heads.looking import Memory, perceptron
-from vitrail.heads.places import BoxBias, sines_of_boxes
+from vitrail.heads.box_positions import BoxBias, sines_of_boxes
+from vitrail.heads.detr_layers import Memory, perceptron
 from vitrail.shapes import Float
 
 EDGE = 1e-5  # boxes stay that far inside (0, 1), where their logits are finite

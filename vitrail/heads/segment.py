@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
+from vitrail.heads.blocks import Classify, NormKind, initialise, map_norm, stretch
 from vitrail.heads.fpn import Progressive, SemanticFPN, doublings
-from vitrail.heads.idle import freeze_idle
-from vitrail.heads.masks import MaskTransformer
-from vitrail.heads.parts import Classify, NormKind, initialise, map_norm, stretch
+from vitrail.heads.mask_transformer import MaskTransformer
 from vitrail.heads.pyramid import Last, Pyramid, Skips
+from vitrail.heads.unused_parameters import freeze_idle
 from vitrail.heads.upernet import Auxiliary, UPerNet
 from vitrail.shapes import Float
 

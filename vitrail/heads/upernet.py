@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitrail.heads.parts import Classify, Conv, NormKind, stretch
+from vitrail.heads.blocks import Classify, Conv, NormKind, stretch
 from vitrail.shapes import Float
 
 CELLS = (1, 2, 3, 6)  # a side, that the coarsest map is pooled to (PSPNet, Zhao et al. 2016)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
@@ -24,6 +23,7 @@ from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout,
 from vitrail.models import vit
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout, unplaced_tokens
+from vitrail.validation import Above, Fraction, Positive
 
 
 @dataclass(frozen=True)

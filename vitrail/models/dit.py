@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Count
 from vitrail.contracts import Denoiser
+from vitrail.layers.adaln import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.attention import SelfAttention
-from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import SinCos
 from vitrail.types import TokenLayout
+from vitrail.validation import Count
 
 KIND = "denoiser"
 

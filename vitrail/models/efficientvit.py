@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.drop import DropPath
 from vitrail.shapes import Float
 from vitrail.types import Features
+from vitrail.validation import Above, Fraction, Positive
 
 Kind = Literal["mb", "fused", "attention"]
 Five = tuple[Positive, Positive, Positive, Positive, Positive]

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected
@@ -23,6 +22,7 @@ from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
+from vitrail.validation import Above, Fraction, Positive
 
 Three = tuple[Positive, Positive, Positive]
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Amount, Count, Fraction, Positive
 from vitrail.errors import UsageError
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.resample import Resampling
 from vitrail.models import vit
 from vitrail.shapes import Float
+from vitrail.validation import Above, Amount, Count, Fraction, Positive
 
 Standard = Literal["jax", "timm"]
 GROUPS = 32  # of every GroupNorm

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Count, Positive
 from vitrail.errors import UsageError
+from vitrail.layers.adaln import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.attention import Attention, Projected, split_heads
-from vitrail.layers.condition import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.empty import ignore_empty
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
@@ -25,6 +24,7 @@ from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.models.dit import AdaLNDenoiser
 from vitrail.shapes import Float
 from vitrail.types import Grid, TokenLayout
+from vitrail.validation import Count, Positive
 
 KIND = "denoiser"
 

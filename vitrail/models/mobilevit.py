@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Amount, Count, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
 from vitrail.types import Features, Grid, Groups, TokenLayout
+from vitrail.validation import Above, Amount, Count, Fraction, Positive
 
 
 @dataclass(frozen=True)

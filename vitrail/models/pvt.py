@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, Projected, split_heads
@@ -24,6 +23,7 @@ from vitrail.layers.resample import resample
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
+from vitrail.validation import Above, Fraction, Positive
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
@@ -20,6 +19,7 @@ from vitrail.layers.token_layout import AttentionLayout, Cells, Side, cross_atte
 from vitrail.models.pvt import ReducedAttention
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
+from vitrail.validation import Above, Fraction, Positive
 
 
 @dataclass(frozen=True)

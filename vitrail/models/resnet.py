@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from vitrail.checks import Amount, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
 from vitrail.types import Features
+from vitrail.validation import Amount, Positive
 
 
 @dataclass(frozen=True)

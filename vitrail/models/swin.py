@@ -13,7 +13,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
@@ -26,6 +25,7 @@ from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows, attend, with_mask
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
+from vitrail.validation import Above, Fraction, Positive
 
 STAGES = range(4)
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Fraction, Positive
 from vitrail.layers.attention import Attention, Projected, split_heads
 from vitrail.layers.drop import DropPath
 from vitrail.layers.mlp import Mlp
@@ -23,6 +22,7 @@ from vitrail.layers.windows import attend, with_mask
 from vitrail.models.swin import Swin, four_in_one, stage_windows, windows
 from vitrail.shapes import Float
 from vitrail.types import TokenLayout
+from vitrail.validation import Above, Fraction, Positive
 
 
 @dataclass(frozen=True)

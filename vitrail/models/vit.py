@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.checks import Count, Fraction, Positive
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Places, SelfAttention
@@ -30,6 +29,7 @@ from vitrail.layers.resample import Resampling
 from vitrail.layers.rotary import Rotary
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
+from vitrail.validation import Count, Fraction, Positive
 
 Position = Literal[
     "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"

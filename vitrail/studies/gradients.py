@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.flow import flow
-from vitrail.analysis.watch import blocks_of, hooked, still
-from vitrail.checks import Above, Count, Positive
+from vitrail.analysis.gradient_flow import flow
+from vitrail.analysis.hooks import blocks_of, hooked, still
+from vitrail.assembly.model import create, preprocess
+from vitrail.assembly.prepare import Prepared
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe, from_tables
-from vitrail.run.bench import Bench, Job
-from vitrail.run.model import create, preprocess
-from vitrail.run.prepare import Prepared
-from vitrail.run.told import Told, svg, table
-from vitrail.run.trial import batch, trained
+from vitrail.studies._bench.bench import Bench, Job
+from vitrail.studies._bench.result import Told, svg, table
+from vitrail.studies._bench.trial import batch, trained
+from vitrail.validation import Above, Count, Positive
 
 NORMS = ("pre", "post", "none")
 SPANS = (1e-3, 1e3)  # of the gradient's growth from the last block back to the first: beyond them it vanishes or explodes

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Positive
+from vitrail.assembly.prepare import Prepared
 from vitrail.contracts import trunk_of
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
@@ -23,10 +23,10 @@ from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import displacements, resample
 from vitrail.layers.rotary import Rotary, axis_angles, rotate
 from vitrail.recipe import Recipe
-from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.prepare import Prepared
-from vitrail.run.told import Told, svg, table
-from vitrail.run.trial import accuracy, held, resized, short, trained
+from vitrail.studies._bench.bench import Bench, Job, by_row
+from vitrail.studies._bench.result import Told, svg, table
+from vitrail.studies._bench.trial import accuracy, held, resized, short, trained
+from vitrail.validation import Above, Positive
 
 KINDS = {"none": "none", "learned": "learned", "sin-cos 1-D": "sincos1d", "sin-cos 2-D": "sincos2d", "factorised": "factorised",
          "relative": "relative", "rotary": "rope"}  # fmt: skip

@@ -18,23 +18,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.checks import Above, Positive
+from vitrail.assembly.model import Described, preprocess
+from vitrail.assembly.prepare import Prepared
 from vitrail.data.dataset import Split
 from vitrail.data.loader import Fetch
 from vitrail.data.sampling import Keys
+from vitrail.data.splits import held_out
 from vitrail.data.subset import spaced
 from vitrail.engine.world import World
+from vitrail.evaluation import evaluate
+from vitrail.inference.sample import Wish, pictures, sheet
 from vitrail.metrics.generation import frechet
 from vitrail.recipe import Recipe, override
-from vitrail.run import evaluate
-from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.model import Described, preprocess
-from vitrail.run.prepare import Prepared, held_out
-from vitrail.run.sample import Wish, pictures, sheet
-from vitrail.run.told import Part, Told, svg
-from vitrail.run.told import table as markdown
-from vitrail.run.trial import Trial, short, trained
+from vitrail.studies._bench.bench import Bench, Job, by_row
+from vitrail.studies._bench.result import Part, Told, svg
+from vitrail.studies._bench.result import table as markdown
+from vitrail.studies._bench.trial import Trial, short, trained
 from vitrail.tasks.diffusion import Diffusion, Sampling
+from vitrail.validation import Above, Positive
 
 SPACES = ("x", "eps", "v")
 SAMPLER = Sampling(sampler="euler", steps=25)  # no guidance, which would hide what the network cannot

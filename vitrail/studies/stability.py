@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.checks import Above, Positive
+from vitrail.assembly.prepare import Prepared
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
-from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.prepare import Prepared
-from vitrail.run.told import Told, svg
-from vitrail.run.told import table as markdown
-from vitrail.run.trial import judged, short, trained
+from vitrail.studies._bench.bench import Bench, Job, by_row
+from vitrail.studies._bench.result import Told, svg
+from vitrail.studies._bench.result import table as markdown
+from vitrail.studies._bench.trial import judged, short, trained
+from vitrail.validation import Above, Positive
 
 SMOOTH = 5  # steps whose mean loss decides whether a training was lost
 

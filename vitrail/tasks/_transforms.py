@@ -1,9 +1,9 @@
 """What a recipe's `augment` says, as the transforms that tasks train with."""
 
 from vitrail.data.dataset import Kind
-from vitrail.data.joint import Joint
-from vitrail.data.preprocess import Preprocess
-from vitrail.data.transforms import Augmentation
+from vitrail.data.transforms.augment import Augmentation
+from vitrail.data.transforms.joint import Joint
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.recipe import Recipe
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Count, Fraction
 from vitrail.contracts import Evaluator, ImageReader, Metric, Output, Predictions, StatelessTask
 from vitrail.data.dataset import Kind
-from vitrail.data.preprocess import Preprocess
-from vitrail.data.transforms import Augmentation
+from vitrail.data.transforms.augment import Augmentation
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.heads.linear import Classifier
 from vitrail.metrics.classification import multi_label, single_label
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.classes import ClassDefaults
 from vitrail.tasks._transforms import augmentation
 from vitrail.types import Batch
+from vitrail.validation import Count, Fraction
 
 ANNOTATIONS: Kind = "classes"
 DEFAULT_FOR = "backbone"

@@ -11,17 +11,17 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Count, Fraction, Share
 from vitrail.contracts import Metric, Output, StatelessTask
 from vitrail.data.dataset import Kind
-from vitrail.data.preprocess import Preprocess
-from vitrail.data.transforms import Augmentation
+from vitrail.data.transforms.augment import Augmentation
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.recipe import Recipe
 from vitrail.tasks import classification
 from vitrail.tasks._defaults.classes import ClassDefaults
 from vitrail.types import Batch
+from vitrail.validation import Above, Count, Fraction, Share
 
 ANNOTATIONS: Kind = "classes"
 

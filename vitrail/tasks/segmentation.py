@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Amount, Count, Fraction
 from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
 from vitrail.data.dataset import IGNORE, Kind
 from vitrail.data.encode import png
-from vitrail.data.joint import Joint
-from vitrail.data.preprocess import Preprocess
 from vitrail.data.subset import worst_and_spaced
+from vitrail.data.transforms.joint import Joint
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.heads.segment import Head, HeadKind, Segmenter
 from vitrail.metrics.segmentation import counts, segmentation
@@ -23,6 +22,7 @@ from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.dense import MaskDefaults
 from vitrail.tasks._transforms import joint
 from vitrail.types import Batch
+from vitrail.validation import Above, Amount, Count, Fraction
 
 ANNOTATIONS: Kind = "masks"
 DEFAULT_FOR = "backbone"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
-from vitrail.weights.archive import DEFLATED, STORED, Placed, begins_as_zip, broken, check_sums, directory, refused
-from vitrail.weights.file import unpack
-from vitrail.weights.stream import LONGEST, check_stream
+from vitrail.storage.tensors import unpack
+from vitrail.weights.pickle_scan import LONGEST, check_stream
+from vitrail.weights.zip_directory import DEFLATED, STORED, Placed, begins_as_zip, broken, check_sums, directory, refused
 
 TORCH = {".pth", ".pt", ".bin", ".ckpt", ".th"}
 KINDS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes

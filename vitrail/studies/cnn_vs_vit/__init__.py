@@ -13,18 +13,18 @@ from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from vitrail.analysis.cost import cost
-from vitrail.analysis.watch import still
-from vitrail.checks import Above, Positive
+from vitrail.analysis.hooks import still
+from vitrail.assembly.prepare import Prepared
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
-from vitrail.run.bench import Bench, Job, by_row
-from vitrail.run.prepare import Prepared
-from vitrail.run.told import Part, Told, table
-from vitrail.run.trial import held, resized, short, trained
+from vitrail.studies._bench.bench import Bench, Job, by_row
+from vitrail.studies._bench.result import Part, Told, table
+from vitrail.studies._bench.trial import held, resized, short, trained
 from vitrail.studies.cnn_vs_vit import draw, words
 from vitrail.studies.cnn_vs_vit.disturb import KINDS, SHIFTS, shifted
 from vitrail.studies.cnn_vs_vit.field import even, fields, radius
+from vitrail.validation import Above, Positive
 
 PIXELS = (1, 2, 4, 8)  # of shifts
 LOOKED_AT = 32  # pictures, for the receptive field

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.run.told import svg
+from vitrail.studies._bench.result import svg
 
 Curves = Mapping[str, Mapping[float, Sequence[float]]]  # by model, by place on the axis: one number a seed
 

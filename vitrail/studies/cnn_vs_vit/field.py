@@ -6,7 +6,7 @@ Source: Luo et al. 2016, "Understanding the Effective Receptive Field in Deep Co
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.states import State, states
+from vitrail.analysis.block_outputs import State, states
 
 
 def fields(model: nn.Module, images: Tensor) -> list[Tensor]:

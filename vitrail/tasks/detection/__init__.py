@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.checks import Amount, Count, Fraction, Positive, Share
 from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
 from vitrail.data.dataset import Boxes, Kind
-from vitrail.data.joint import Joint
-from vitrail.data.preprocess import Preprocess
+from vitrail.data.transforms.joint import Joint
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.heads.detect import Design, Detector
-from vitrail.heads.idle import freeze_idle
+from vitrail.heads.unused_parameters import freeze_idle
 from vitrail.metrics.detection import average_precision, f1
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.dense import BoxDefaults
 from vitrail.tasks._transforms import joint
 from vitrail.tasks.detection.matching import corners, costs, giou, match, shares
 from vitrail.types import Batch, Found, Objects
+from vitrail.validation import Amount, Count, Fraction, Positive, Share
 
 ANNOTATIONS: Kind = "boxes"
 DEFAULT_FOR = "backbone"

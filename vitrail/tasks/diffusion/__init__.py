@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.checks import Above, Amount, Count, Fraction, Positive, Share
-from vitrail.contracts import Denoiser, Evaluator, GenerativeTask, ImageReader, Metric, Output, Predictions, Transform
+from vitrail.contracts import Denoiser, Evaluator, GenerativeTask, ImageReader, Metric, Output, Predictions
 from vitrail.data.dataset import Kind
-from vitrail.data.latents import Latents
-from vitrail.data.preprocess import Preprocess
 from vitrail.data.sampling import Keys, chance
+from vitrail.data.transforms.base import Transform
+from vitrail.data.transforms.latents import Latents
+from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.generation import GenerationDefaults
@@ -24,6 +24,7 @@ from vitrail.tasks._transforms import augmentation
 from vitrail.tasks.diffusion import flow, gaussian
 from vitrail.tasks.diffusion.guidance import Guidance, Streams, device_of, guided
 from vitrail.types import Batch
+from vitrail.validation import Above, Amount, Count, Fraction, Positive, Share
 
 ANNOTATIONS: Kind = "classes"
 DEFAULT_FOR = "denoiser"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitrail.weights.pictures import IMAGENET, Pictures
+from vitrail.weights.preprocessing import IMAGENET, Pictures
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import vit
 

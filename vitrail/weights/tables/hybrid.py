@@ -6,7 +6,7 @@ Google's units are counted from one, and the norms of their published files have
 from itertools import product
 from typing import Any
 
-from vitrail.weights.pictures import HALF, Pictures
+from vitrail.weights.preprocessing import HALF, Pictures
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import vit
 

@@ -3,7 +3,7 @@
 CVNets, and so transformers, trained on BGR pixels; ours see RGB, so their first convolution is turned round.
 """
 
-from vitrail.weights.pictures import Pictures
+from vitrail.weights.preprocessing import Pictures
 from vitrail.weights.rules import Drop, Rule
 
 

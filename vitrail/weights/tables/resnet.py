@@ -1,6 +1,6 @@
 """Names of published ResNet weights: torchvision and timm call things as we do, transformers counts stages from 0."""
 
-from vitrail.weights.pictures import IMAGENET, Pictures
+from vitrail.weights.preprocessing import IMAGENET, Pictures
 from vitrail.weights.rules import Drop, Rule
 
 SAME = (

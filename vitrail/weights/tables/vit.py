@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitrail.weights.pictures import HALF, IMAGENET, Pictures
+from vitrail.weights.preprocessing import HALF, IMAGENET, Pictures
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]

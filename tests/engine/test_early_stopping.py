@@ -1,0 +1,167 @@
+"""Early stopping: when, with which weights, and the same whether the run was broken off or not."""
+
+import os
+import signal
+
+import pytest
+import tiny
+import torch
+
+from vitrail.assembly.run_directory import RunFolder
+from vitrail.engine import checkpoint
+from vitrail.engine.early_stopping import Standing
+from vitrail.errors import CheckpointError, Interrupted, UsageError
+from vitrail.report.page.run_page import page
+from vitrail.report.run_data import look
+from vitrail.storage.tensors import unpack
+from vitrail.training import evaluations, loop
+
+SCORES = {2: 0.5, 4: 0.6, 6: 0.6, 8: 0.55, 10: 0.1}  # best at 4, and two that are no better until 8
+PLAN = {"steps": 20, "eval_every": 2, "patience": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.npz(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def scores(monkeypatch):
+    """What the evaluation of each step gives; the last one of a run is a real one."""
+    table = dict(SCORES)
+    monkeypatch.setattr(evaluations, "judged", lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
+    return table
+
+
+def recipe(data, plan=(), optim=()):
+    return tiny.recipe(data, plan={**PLAN, **dict(plan)}, optim=dict(optim))
+
+
+def test_it_stops_and_keeps_the_best_weights(data, tmp_path):
+    running, out, seen = tiny.begin(recipe(data), tmp_path / "run"), tmp_path / "run", {}
+    events = []
+    for event in loop.run(running):
+        events.append(event)
+        if event.kind == "train":
+            seen[event.step] = {name: t.clone() for name, t in running.state.best.state_dict().items()}
+    told = next(e for e in events if e.kind == "stopped")
+    assert told.step == 8
+    assert told.values["text"] == "stopped early at step 8 of 20: no better than top1 0.6000 at step 4 for 2 evaluations"
+    assert (told.values["best_step"], told.values["evaluations"]) == (4, 2)
+    assert [e.kind for e in events][-2:] == ["eval", "done"]
+    finished, _ = unpack(out / "model.safetensors")
+    assert all(torch.equal(finished[name], seen[4][name]) for name in finished), "the averaged weights of step 4"
+    assert not all(torch.equal(finished[name], seen[8][name]) for name in finished)
+    assert tiny.steps(out)[-1] == "step-00000008"
+    assert [p.name for p in (out / "best").iterdir()] == ["step-00000004.safetensors"]
+    assert "stopped early at step 8 of 20: no better than 60.0" in page(look(RunFolder(out)))
+
+
+def test_a_run_that_gets_better_to_the_end_is_not_stopped(data, tmp_path, scores):
+    scores.update({step: step / 100 for step in range(13)})
+    events = tiny.finish(tiny.begin(recipe(data, {"steps": 11}), tmp_path / "run"))
+    assert "stopped" not in [e.kind for e in events]
+    assert [e.step for e in events if e.kind == "eval"] == [2, 4, 6, 8, 10, 11, 11], "the last weights compete too"
+    kept = sorted(p.name for p in (tmp_path / "run" / "best").iterdir())
+    assert kept == ["step-00000008.safetensors", "step-00000011.safetensors"], "one for each checkpoint, of steps 9 and 11"
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_a_run_broken_off_anywhere_ends_in_the_same_bytes(kind, stop, data, tmp_path):
+    whole = tmp_path / "whole"
+    tiny.finish(tiny.begin(recipe(data), whole))
+    for event in loop.run(tiny.begin(recipe(data), tmp_path / "run")):
+        if event.kind == kind and event.step >= stop:
+            break
+    events = tiny.finish(tiny.again(tmp_path / "run"))
+    assert next(e.step for e in events if e.kind == "stopped") == 8
+    for name in ("model.safetensors", "checkpoints/step-00000008/state.json", "best/step-00000004.safetensors"):
+        assert tiny.digest(tmp_path / "run" / name) == tiny.digest(whole / name)
+
+
+def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, tmp_path):
+    tiny.finish(tiny.begin(recipe(data), tmp_path / "whole"))
+    running = tiny.begin(recipe(data), tmp_path / "run")
+
+    def told():
+        for event in loop.run(running):
+            if event.kind == "train" and event.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="step 4 of 20, saved"):
+        told()
+    events = tiny.finish(tiny.again(tmp_path / "run"))
+    assert (events[0].kind, events[0].step) == ("eval", 4)
+    assert tiny.digest(tmp_path / "run" / "model.safetensors") == tiny.digest(tmp_path / "whole" / "model.safetensors")
+
+
+def test_weights_that_a_lost_stretch_thought_best_are_not_taken(data, tmp_path, scores):
+    """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step 2 counts."""
+    scores[4] = 0.9
+    for event in loop.run(tiny.begin(recipe(data), tmp_path / "run")):
+        if event.kind == "train" and event.step == 5:
+            break
+    second = tiny.digest(tmp_path / "run" / "best" / "step-00000002.safetensors")
+    scores.update({4: 0.4, 6: 0.4})
+    tiny.finish(tiny.again(tmp_path / "run", [("optim", {"lr": 1e-4})], ["optim.lr"]))
+    assert [p.name for p in (tmp_path / "run" / "best").iterdir()] == ["step-00000002.safetensors"]
+    assert tiny.digest(tmp_path / "run" / "best" / "step-00000002.safetensors") == second
+
+
+def test_a_stopped_run_stays_stopped_unless_it_is_given_more_patience(data, tmp_path):
+    tiny.finish(tiny.begin(recipe(data), tmp_path / "run"))
+    before = tiny.digest(tmp_path / "run" / "model.safetensors")
+    events = tiny.finish(tiny.again(tmp_path / "run"))
+    assert [e.kind for e in events] == ["stopped", "eval", "done"]
+    assert tiny.digest(tmp_path / "run" / "model.safetensors") == before
+    events = tiny.finish(tiny.again(tmp_path / "run", [("plan", {"patience": 3})], ["plan.patience"]))
+    assert next(e.step for e in events if e.kind == "stopped") == 10
+
+
+def test_patience_without_evaluations_is_refused(data, tmp_path):
+    with pytest.raises(UsageError, match=r"plan\.eval_every 0 makes none"):
+        tiny.begin(recipe(data, {"eval_every": 0}), tmp_path / "run")
+
+
+def test_best_weights_that_cannot_be_written_are_not_counted(data, tmp_path, monkeypatch):
+    write = evaluations.write_file
+
+    def full(path, content):
+        if "00000004" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(evaluations, "write_file", full)
+    running = tiny.begin(recipe(data), tmp_path / "run")
+    events = tiny.finish(running)
+    assert any(e.kind == "note" and "No space left" in e.values["text"] for e in events)
+    assert running.state.standing.step == 6, "the next that is better than the last one kept"
+    assert next(e.step for e in events if e.kind == "stopped") == 10
+
+
+def test_best_weights_that_are_gone_are_told(data, tmp_path):
+    tiny.finish(tiny.begin(recipe(data), tmp_path / "run"))
+    (tmp_path / "run" / "best" / "step-00000004.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="best weights of the run cannot be read") as told:
+        tiny.finish(tiny.again(tmp_path / "run"))
+    assert "plan.patience" in told.value.fix
+
+
+def test_what_is_no_number_is_never_the_best():
+    standing = Standing()
+    assert not standing.better(float("nan"))
+    standing.note(1, float("nan"), False)
+    assert standing.better(-5.0)
+    standing.note(2, -5.0, True)
+    assert not standing.better(-5.0)
+    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "judged": 2}
+
+
+def test_checkpoints_of_before_have_no_standing(data, tmp_path):
+    running = tiny.begin(tiny.recipe(data, plan={"steps": 3}), tmp_path / "run")
+    tiny.finish(running)
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
+    del saved.numbers["standing"]
+    running.state.load(saved.parts, saved.numbers)
+    assert running.state.standing == Standing()

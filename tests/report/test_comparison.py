@@ -1,0 +1,62 @@
+"""The numbers behind two runs side by side, against what can be worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from vitrail.metrics.classification import single_label
+from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measured, nll_of
+from vitrail.report.run_data import Judged
+
+
+def judged(seed, count=600, classes=4, skill=1.0):
+    chance = np.random.default_rng(seed)
+    targets = np.arange(count) % classes
+    logits = chance.normal(size=(count, classes)) + skill * np.eye(classes)[targets]
+    rows = torch.from_numpy(logits).softmax(1)
+    return Judged("test", single_label(rows, torch.from_numpy(targets)), rows.numpy(), targets, [str(i) for i in range(count)])
+
+
+def test_statistics_of_all_pictures_are_the_metrics():
+    one, every = judged(0), np.arange(600)
+    assert f1_of(one)(every) == pytest.approx(one.metrics["macro_f1"])
+    assert nll_of(one)(every) == pytest.approx(one.metrics["nll"])
+
+
+def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error_says():
+    one = judged(0)
+    each = -np.log(one.probabilities[np.arange(600), one.targets])
+    low, high = bounds(nll_of(one), 600)
+    wide = norm.ppf(0.975) * each.std() / np.sqrt(600)
+    assert low == pytest.approx(each.mean() - wide, abs=0.15 * wide)
+    assert high == pytest.approx(each.mean() + wide, abs=0.15 * wide)
+
+
+def test_each_metric_has_the_interval_that_fits_it():
+    one = judged(0)
+    assert measured("top1", one, False).way == "Wilson"
+    assert measured("macro_f1", one, False).way == "bootstrap"
+    bare = one._replace(probabilities=np.zeros((0, 0)))
+    assert measured("top1", bare, False).way == "Wilson"
+    for name, given in (("macro_f1", bare), ("calibration_error", one)):
+        assert measured(name, given, False).way == ""
+    for name in ("top1", "macro_f1", "nll"):
+        found = measured(name, one, False)
+        assert found.low < found.value < found.high
+
+
+def test_disagreements_are_those_of_the_pictures():
+    one, other = judged(0), judged(1, skill=3.0)
+    found = disagreement(one, other, False)
+    right = [j.probabilities.argmax(1) == j.targets for j in (one, other)]
+    assert set(found.first) == set(np.flatnonzero(right[0] & ~right[1]))
+    assert set(found.second) == set(np.flatnonzero(~right[0] & right[1]))
+    assert not (right[0] | right[1])[found.neither].any()
+    assert found.change.value == pytest.approx(right[1].mean() - right[0].mean())
+    assert 0 < found.change.low < found.change.value < found.change.high
+    apart = np.abs(one.probabilities - other.probabilities).sum(1)
+    assert (np.diff(apart[found.second]) <= 1e-12).all()
+    same = disagreement(one, one, False)
+    assert (same.change.low, same.change.value, same.change.high) == (0, 0, 0)
+    assert not len(same.first) + len(same.second) + len(same.neither)

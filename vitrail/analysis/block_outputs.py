@@ -1,0 +1,88 @@
+"""What the blocks of a backbone make of a batch, each in the same form, whether a family works on tokens or on maps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.analysis.hooks import blocks_of, run
+from vitrail.types import Grid, TokenLayout
+
+
+@dataclass(frozen=True)
+class State:
+    """The output of a block, or one of its branches. `raw` is the very tensor: with a layout, which the block was handed, [B N D] or
+    [B h w D]; without one a map [B D h w], or [B N D] whose places nobody tells."""
+
+    block: str  # its name
+    name: str  # that of the block, and of the branch where there are several
+    raw: Tensor
+    layout: TokenLayout | None
+
+    @property
+    def grid(self) -> Grid | None:
+        """That of the cells, where it is told."""
+        if self.layout is None:
+            return (self.raw.shape[2], self.raw.shape[3]) if self.raw.ndim == 4 else None
+        return self.layout.grid
+
+    def cells(self, of: Tensor | None = None) -> Tensor:
+        """The patches [B h w D] of the output, or of something shaped like it, such as its gradient."""
+        x, layout = self.raw if of is None else of, self.layout
+        if layout is None:
+            return x.permute(0, 2, 3, 1) if x.ndim == 4 else x[:, None]
+        return x if x.ndim == 4 else x[:, layout.leading : layout.leading + layout.cells].unflatten(1, layout.grid)
+
+
+def states(model: nn.Module, args: tuple, see: Callable[[State], Any], before: bool = False) -> Any:
+    """Runs a model in evaluation mode, `see` being called with every state in order; returns what the model does. The caller decides
+    about gradients. before: what comes into the first block is a state too."""
+    blocks = blocks_of(model)
+    first = next(iter(blocks))
+
+    def after(name: str, block: nn.Module, args: tuple, out: Any) -> None:
+        if before and name == first:
+            for state in split(f"into {name}", args, args[0]):
+                see(state)
+        for state in split(name, args, out):
+            see(state)
+
+    return run(model, args, blocks, after)
+
+
+def split(name: str, args: tuple, out: Any) -> Iterator[State]:
+    """One state for each tensor that a block returns, with the layout that it was handed for it."""
+    branches = [out] if isinstance(out, Tensor) else [x for x in out if isinstance(x, Tensor)]
+    layouts = list(layouts_in(args))
+    for i, raw in enumerate(branches):
+        title = name if len(branches) == 1 else f"{name}[{i}]"
+        yield State(name, title, raw, layouts[i] if i < len(layouts) else None)
+
+
+def layouts_in(value: Any) -> Iterator[TokenLayout]:
+    """All layouts among arguments, those in lists included."""
+    if isinstance(value, TokenLayout):
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from layouts_in(inner)
+
+
+def each(model: nn.Module, args: tuple, make: Callable[[State], Any]) -> tuple[list[str], list[Any]]:
+    """The names of all states and what `make` makes of each, without gradients. Nothing else is kept of them."""
+    names, made = [], []
+
+    def see(state: State) -> None:
+        names.append(state.name)
+        made.append(make(state))
+
+    with torch.no_grad():
+        states(model, args, see)
+    return names, made
+
+
+def flat(state: State) -> Tensor:
+    """All patches of a picture in a row, float32: [B N D]."""
+    return state.cells().flatten(1, 2).float()

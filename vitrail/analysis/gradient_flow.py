@@ -1,0 +1,146 @@
+"""How strongly a signal goes forward and its gradient comes back, block by block: norms of activations and gradients, and how much each
+residual branch changes what passes by."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.analysis.hooks import blocks_of, hooked, still
+from vitrail.errors import UsageError
+from vitrail.layers.attention import Attention, merge_heads
+from vitrail.layers.drop import DropPath, SkipPath
+
+TINY = 1e-30
+
+
+class Norms(NamedTuple):
+    """Root mean squares over a batch, of what a part gives and of the loss's gradient there."""
+
+    activation: float
+    gradient: float
+
+
+class Flow(NamedTuple):
+    """One block. `parts`: queries, keys, values and output of each attention, and every other part that has weights, by name.
+    `branches`: |branch| / |x + branch| of each residual branch in order, or of the block as a whole where they cannot be told apart;
+    none where it changes the shape."""
+
+    name: str
+    out: Norms
+    parts: dict[str, Norms]
+    branches: tuple[float, ...]
+
+
+def flow(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> list[Flow]:
+    """Every block of the backbone for one batch, in evaluation mode; neither the model nor its gradients are touched.
+
+    loss: from the model to a scalar, or to named ones that are summed, as `lambda m: task.loss(m, batch)`.
+    Errors: `UsageError` for a loss that does not depend on any block.
+    """
+    seen = Seen(dict(inner for name, block in blocks_of(model).items() for inner in opened(name, block)))
+    with torch.enable_grad(), still(model), hooked(seen.hooks()):
+        said = loss(model)
+        total = sum(said.values()) if isinstance(said, Mapping) else said
+        tensors = [t for t in seen.tensors.values() if t.requires_grad]
+        if not isinstance(total, Tensor) or total.ndim or not total.requires_grad or not tensors:
+            raise UsageError("no gradient comes back from this loss", "give a scalar that depends on the model, with weights that learn")
+        gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+    back = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
+    norms = {key: Norms(rms(t), rms(back.get(id(t)))) for key, t in seen.tensors.items()}
+    return [
+        Flow(name, norms[name, ""], {part: n for (block, part), n in norms.items() if block == name and part}, seen.shares(name))
+        for name in seen.blocks if (name, "") in norms
+    ]  # fmt: skip
+
+
+def rms(x: Tensor | None) -> float:
+    return 0.0 if x is None else float(x.detach().float().square().mean().sqrt())
+
+
+class Seen:
+    """What is seen of one pass: tensors of the graph by (block, part), what came into blocks, and what residual branches added."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module]):
+        self.blocks = blocks
+        self.tensors: dict[tuple[str, str], Tensor] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self.added: dict[str, list[Tensor]] = {name: [] for name in blocks}
+
+    def hooks(self) -> list[Any]:
+        made: list[Any] = []
+        for name, block in self.blocks.items():
+            made += [block.register_forward_pre_hook(self.enters(name)), block.register_forward_hook(self.leaves(name, ""))]
+            for part, module in block.named_modules():
+                if isinstance(module, Attention):
+                    made.append(module.register_forward_hook(self.attends(name, part)))
+                elif isinstance(module, DropPath | SkipPath):
+                    made.append(module.register_forward_hook(self.adds(name)))
+            made += [m.register_forward_hook(self.leaves(name, part)) for part, m in block.named_children() if is_mixer(m)]
+        return made
+
+    def enters(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple) -> None:
+            if args and isinstance(args[0], Tensor):
+                self.inputs[name] = args[0].detach()
+
+        return hook
+
+    def leaves(self, name: str, part: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, out: Any) -> None:
+            if isinstance(out, Tensor):
+                self.tensors[name, part] = out
+
+        return hook
+
+    def adds(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
+            self.added[name].append((out if isinstance(module, DropPath) else out - args[0]).detach())
+
+        return hook
+
+    def attends(self, name: str, part: str) -> Callable[..., Tensor]:
+        """Attention once more from queries, keys and values that are in the graph; its result takes the place of the first."""
+
+        def hook(module: Attention, args: tuple, out: Tensor) -> Tensor:
+            found = module.project(*args)
+            mixed = F.scaled_dot_product_attention(found.queries, found.keys, found.values, found.mask())
+            again = module.dropout(module.proj(merge_heads(mixed)))
+            for label, tensor in zip(("q", "k", "v", "proj"), (*found[:3], again), strict=True):
+                self.tensors[name, f"{part}.{label}".lstrip(".")] = tensor
+            return again
+
+        return hook
+
+    def shares(self, name: str) -> tuple[float, ...]:
+        """|branch| / |x + branch|, branch by branch where they add up to what the block gives."""
+        x, out = self.inputs.get(name), self.tensors[name, ""].detach()
+        if x is None or x.shape != out.shape:
+            return ()
+        found, stream = [], x
+        for branch in self.added[name]:
+            if branch.shape != stream.shape:
+                break
+            stream = stream + branch
+            found.append(rms(branch) / max(rms(stream), TINY))
+        if found and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
+            return tuple(found)
+        return (rms(out - x) / max(rms(out), TINY),)
+
+
+def opened(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A block by its name, or what is in it where it is made of lists alone, as that of two branches is."""
+    inner = list(block.named_children())
+    if isinstance(block, nn.ModuleList) or all(isinstance(m, nn.ModuleList) for _, m in inner):
+        for part, module in inner:
+            yield from opened(f"{name}.{part}", module)
+    else:
+        yield name, block
+
+
+def is_mixer(module: nn.Module) -> bool:
+    """A part with matrices of its own that is no attention and holds none."""
+    inside = list(module.modules())
+    return not any(isinstance(m, Attention) for m in inside) and any(isinstance(m, nn.Linear | nn.Conv2d) for m in inside)

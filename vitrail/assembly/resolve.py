@@ -1,0 +1,66 @@
+"""The names of a recipe, each looked up in the catalogue once: what asks for one twice is handed what was found."""
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from vitrail import catalog
+from vitrail.catalog import Entry
+from vitrail.contracts import Task
+from vitrail.errors import UsageError
+from vitrail.recipe import Choice
+from vitrail.validation import Above, Count, Fraction, Positive, checked, shown, update
+
+VOCABULARY = {  # one vocabulary for all families, so what a field may be is said once
+    **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
+    **dict.fromkeys(("depth", "tokens", "registers"), Count),
+    **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
+    **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), Above),
+}
+
+
+class Names:
+    """What names stand for, kept from the first time on. Handed along from a recipe to its model."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], Entry] = {}
+
+    def find(self, floor: str, name: str) -> Entry:
+        """Errors: `UsageError` with the nearest names."""
+        if (floor, name) not in self.entries:
+            self.entries[floor, name] = catalog.find(floor, name)
+        return self.entries[floor, name]
+
+    def model_config(self, choice: Choice) -> Any:
+        """The config that a name and its keys stand for. Errors: `UsageError` for unknown keys, wrong kinds, and numbers that cannot be."""
+        made = update(self.find("models", choice.name).config, choice.keys, choice.name)
+        for name, kind in VOCABULARY.items():
+            value = vars(made).get(name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, int | float):
+                    checked(one, kind, f"{choice.name}.{name}")
+        return made
+
+    def model(self, choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
+        """The backbone or denoiser that a name and its keys stand for, freshly initialised. Errors: `UsageError`."""
+        keys = dict(choice.keys)
+        if size is not None:
+            keys.setdefault("size", list(size))
+        if channels:
+            keys.setdefault("channels", channels)
+        made: nn.Module = self.find("models", choice.name).module.build(self.model_config(Choice(choice.name, keys)))
+        return made
+
+    def task(self, choice: Choice, classes: int, multi_label: bool = False) -> Task:
+        """The task that a name and its keys stand for. Errors: `UsageError` for unknown or wrong keys."""
+        entry = self.find("tasks", choice.name)
+        fields = {f.name for f in dataclasses.fields(entry.config)}
+        own = {key: value for key, value in (("classes", classes), ("multi_label", multi_label)) if key in fields}
+        made = update(entry.config, {**own, **choice.keys}, choice.name)
+        for key, value in own.items():
+            if vars(made)[key] != value:
+                what = f"{choice.name}.{key} is {shown(vars(made)[key])}, but the data says {shown(value)}"
+                raise UsageError(what, "leave it out")
+        task: Task = entry.module.build(made)
+        return task

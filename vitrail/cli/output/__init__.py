@@ -1,0 +1,1 @@
+"""What commands print: the console, tables of plain text, progress."""

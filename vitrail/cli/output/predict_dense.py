@@ -1,0 +1,99 @@
+"""`vitrail predict` of models for masks and boxes: label maps, overlays and areas; drawn boxes and a COCO file."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.errors import BadImage, UsageError
+from vitrail.inference.records import LEAST, coco_file, line
+from vitrail.validation import place
+
+
+def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: bool) -> int:
+    """Writes what is said of every file into a new folder and prints a line each. Returns the exit code."""
+    from vitrail.data.decode import decode
+
+    folder = fresh(out)
+    folder.mkdir(parents=True)
+    pre, names, coco, failed = predictor.preprocess, stems(files), [], 0
+    write = WRITERS[predictor.task.output]
+    for number, path in enumerate(files):
+        try:
+            pixels = decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)
+        except BadImage as error:
+            failed += 1
+            print(json.dumps({"path": str(path), "error": error.what}) if as_json else error.what)
+            continue
+        said = predictor.scenes([pixels])[0]
+        told = write(folder, names[number], pixels, said, predictor.classes, least)
+        coco += [{"image_id": number, "file_name": str(path), **found} for found in told.get("objects", [])]
+        print(json.dumps({"path": str(path), **told}) if as_json else f"{path}: {line(told, least)}")
+    if write is boxes:
+        (folder / "predictions.json").write_text(json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8")
+    if not as_json:
+        print(f"written to {folder}")
+    if failed:
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
+    return BadImage.code if failed else 0
+
+
+def fresh(out: str, usual: str = "predictions") -> Path:
+    """A folder that is not there yet, by default called `usual`. Errors: `UsageError` where the one that was asked for is."""
+    if out:
+        path = place(out)
+        if path.exists():
+            raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
+        return path
+    number = 1
+    while (path := Path(usual if number == 1 else f"{usual}-{number}")).exists():
+        number += 1
+    return path
+
+
+def stems(files: list[Path]) -> list[str]:
+    """A name for each file, such that no two of the files that are written meet, not even where case does not count."""
+    written = [f"{path.stem}{end}".lower() for path in files for end in ("", "-overlay", "-boxes")]
+    if len(set(written)) == len(written):
+        return [path.stem for path in files]
+    return [f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
+
+
+def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float) -> dict[str, Any]:
+    """NAME.png, the label map; NAME-overlay.png; the share of the picture that each class takes."""
+    from vitrail.data.encode import png
+    from vitrail.report.page import overlays
+
+    (folder / f"{name}.png").write_bytes(overlays.label_map(said, len(classes)))
+    (folder / f"{name}-overlay.png").write_bytes(png(overlays.overlay(pixels, said, len(classes))))
+    counts = np.bincount(said.ravel(), minlength=len(classes))
+    pixels_of = {c: int(n) for c, n in zip(classes, counts, strict=True)}
+    areas = {"pixels": pixels_of, "shares": {c: round(n / said.size, 6) for c, n in pixels_of.items()}}
+    (folder / f"{name}.json").write_text(json.dumps(areas, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return {"label_map": str(folder / f"{name}.png"), **areas}
+
+
+def boxes(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float) -> dict[str, Any]:
+    """NAME-boxes.png with the objects of at least a score; all of at least `LEAST` are told."""
+    from vitrail.data.encode import png
+    from vitrail.report.page import overlays
+
+    sure = said[said[:, 4] >= least]
+    words = [f"{classes[int(label)]} {score:.2f}" for score, label in sure[:, 4:6]]
+    (folder / f"{name}-boxes.png").write_bytes(png(overlays.boxed(pixels, sure[:, :4], sure[:, 5], words)))
+    told = [
+        {
+            "label": classes[int(label)],
+            "category_id": int(label) + 1,
+            "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+            "score": round(float(score), 5),
+        }
+        for left, top, right, bottom, score, label in said
+        if score >= LEAST
+    ]
+    return {"picture": str(folder / f"{name}-boxes.png"), "objects": told}
+
+
+WRITERS = {"masks": masks, "boxes": boxes}  # by what a model's predictions are

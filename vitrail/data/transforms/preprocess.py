@@ -1,0 +1,169 @@
+"""From a picture to what a model takes: one function for training's evaluation, prediction and everything after it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrail.data.dataset import Split
+from vitrail.data.sampling import Keys
+from vitrail.data.transforms.base import Transform, load_at_once, load_each
+
+LARGEST = 64_000_000  # pixels of a picture that windows are cut out of: a sliver would be blown up without end
+Resize = Literal["stretch", "crop", "fit", "slide", "tile"]
+
+
+class Window(NamedTuple):
+    """A part of a picture on a canvas of the model's size: it lies at the top left, and below and beside it is padding."""
+
+    picture: Tensor  # uint8 [C h w]
+    top: int  # place of the canvas in the resized picture
+    left: int
+    size: tuple[int, int]  # (height, width) of what is no padding
+
+
+@dataclass(frozen=True)
+class Preprocess(Transform):
+    """Deterministic preprocessing; belongs to a trained model and is saved with it.
+
+    size:    (height, width) in pixels.
+    mean, std: per channel, of pixels in [0, 1].
+    resize:  "stretch" to the size; "crop": the shorter side to size / crop_ratio, then the centre; "fit": the whole picture in its own
+             proportions, padded below and beside. For masks and boxes also "slide": as large as covers the size, looked at in windows that
+             overlap; "tile": in its own pixels, in windows likewise.
+
+    Padding has the mean colour, so that it is 0 (within half a level) where the model sees it.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Resize = "stretch"
+    crop_ratio: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @property
+    def works_per_image(self) -> bool:
+        return False
+
+    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
+        """uint8 [B C h w] and labels."""
+        at_once = load_at_once(split, keys, self.size, self.channels)
+        return at_once or load_each(split, keys, lambda pixels, epoch, index: self.picture(pixels))
+
+    def deterministic(self) -> "Preprocess":
+        return self
+
+    def picture(self, pixels: np.ndarray) -> Tensor:
+        """uint8 [H W C] of any size -> uint8 [C h w] of the model's size."""
+        image = to_tensor(pixels, self.channels)
+        if tuple(image.shape[1:]) == self.size:
+            return image
+        if self.resize == "stretch":
+            return resized(image, self.size, self.interpolation)
+        if self.resize != "crop":
+            return self.windows(pixels)[0].picture
+        height, width = image.shape[1:]
+        scale = max(self.size[0] / height, self.size[1] / width) / self.crop_ratio
+        return centre(resized(image, (round(height * scale), round(width * scale)), self.interpolation), self.size)
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """The size that a whole picture is given before windows are cut out of it."""
+        ratios = self.size[0] / height, self.size[1] / width
+        if self.resize == "stretch":
+            return self.size
+        scale = {"fit": min(ratios), "slide": max(ratios)}.get(self.resize, 1.0)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def windows(self, pixels: np.ndarray, overlap: float = 1 / 3) -> list[Window]:
+        """uint8 [H W C] -> everything that the model has to see of it: one window, or several that overlap by a share of their size."""
+        image = to_tensor(pixels, self.channels)
+        size = self.scaled(*image.shape[1:])
+        if size[0] * size[1] > LARGEST:
+            from vitrail.errors import BadImage
+
+            told = f"a picture of {image.shape[1]} x {image.shape[2]} (height x width) would become one of {size[0]} x {size[1]}"
+            raise BadImage(told, "leave it out, or --input.resize fit")
+        image = padded(image if tuple(image.shape[1:]) == size else resized(image, size, self.interpolation), self.size, self.fill)
+        tops, lefts = (starts(size[i], self.size[i], overlap) for i in (0, 1))
+        height, width = self.size
+        return [
+            Window(image[:, y : y + height, x : x + width], y, x, (min(height, size[0] - y), min(width, size[1] - x)))
+            for y in tops for x in lefts
+        ]  # fmt: skip
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The colour of padding."""
+        return tuple(round(255 * m) for m in self.mean)
+
+    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
+        """uint8 [B C h w] -> float32, normalised, on the same device."""
+        return normalise(images, self.mean, self.std)
+
+
+def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
+    """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour is weighed into grey (ITU-R 601), alpha is dropped.
+
+    Errors: `DataError` for any other change: nobody knows what the channels of a picture with five or more stand for.
+    """
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    have = pixels.shape[2]
+    if have != channels:
+        if have == 1:
+            pixels = np.repeat(pixels, channels, axis=2)
+        elif channels == 1 and have in (3, 4):
+            weighed = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+            pixels = np.rint(weighed).astype(np.uint8)[:, :, None]
+        elif channels == 3 and have == 4:
+            pixels = pixels[:, :, :3]
+        else:
+            from vitrail.errors import DataError
+
+            raise DataError(f"a picture has {have} channels and the model takes {channels}", "train with --input.channels, or convert it")
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    return F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
+
+
+def padded(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
+    """uint8 [C H W] -> at least of a size, with more below and to the right."""
+    height, width = (max(a, b) for a, b in zip(image.shape[1:], size, strict=True))
+    if (height, width) == tuple(image.shape[1:]):
+        return image
+    canvas = torch.tensor(fill, dtype=torch.uint8)[:, None, None].expand(-1, height, width).clone()
+    canvas[:, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin that cover a length evenly, each overlapping the next by at least a share of its own length."""
+    if length <= window:
+        return [0]
+    count = math.ceil((length - window) / max(1, window * (1 - overlap))) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def centre(image: Tensor, size: tuple[int, int]) -> Tensor:
+    top, left = (image.shape[1] - size[0]) // 2, (image.shape[2] - size[1]) // 2
+    return image[:, top : top + size[0], left : left + size[1]]
+
+
+def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return (pictures.float() / 255 - per_channel(mean, pictures)) / per_channel(std, pictures)
+
+
+def per_channel(values: tuple[float, ...], pictures: Tensor) -> Tensor:
+    """float32 [C 1 1] where the pictures are, to reckon with all pixels of a channel at once."""
+    return torch.tensor(values, device=pictures.device)[:, None, None]

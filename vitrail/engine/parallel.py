@@ -1,0 +1,42 @@
+"""One model on several processes, and in less memory: how its loss is wrapped, when gradients are exchanged."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitrail.contracts import Task
+from vitrail.engine.world import World
+from vitrail.types import Batch
+
+
+class LossOf(nn.Module):
+    """A task's loss as a module, so that DDP sees one forward whatever the task calls on the model."""
+
+    def __init__(self, model: nn.Module, task: Task):
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.task.loss(self.model, batch)
+
+
+def wrapped(loss_of: LossOf, world: World) -> nn.Module:
+    """What is called in a step. DDP looks once, when it is made, at which parameters learn."""
+    return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
+
+
+def together(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Processes exchange gradients once a step, at the last piece."""
+    return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
+
+
+def recompute(blocks: Any) -> None:
+    """Activations inside blocks are computed again in the backward pass instead of being kept."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint as again
+
+    for block in blocks:
+        block.forward = partial(again, block.forward, use_reentrant=False)

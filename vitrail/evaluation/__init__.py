@@ -1,0 +1,1 @@
+"""What one measures with a trained model."""

@@ -1,0 +1,56 @@
+"""Whatever a caller calls an image: paths, bytes, PIL images, arrays and tensors become uint8 [H W C]."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitrail.data.decode import decode
+from vitrail.data.transforms.preprocess import Preprocess
+from vitrail.errors import UsageError
+
+WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
+
+
+def one_by_one(pictures: Any) -> Sequence[Any]:
+    """One picture or many -> a list of pictures."""
+    if isinstance(pictures, Tensor | np.ndarray):
+        axes = (3,) if isinstance(pictures, Tensor) else (2, 3)
+        if pictures.ndim not in (*axes, 4):
+            raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
+        return [pictures] if pictures.ndim in axes else list(pictures)
+    if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "convert") or hasattr(pictures, "read"):
+        return [pictures]
+    if isinstance(pictures, Iterable) and not isinstance(pictures, dict):
+        return list(pictures)
+    raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
+
+
+def pixels(item: Any, pre: Preprocess) -> np.ndarray:
+    """One picture, whatever it is -> uint8 [H W C]."""
+    if hasattr(item, "read") and not hasattr(item, "convert"):
+        item = item.read()
+    if isinstance(item, str | Path | bytes) or hasattr(item, "convert"):
+        channels = pre.channels if pre.channels in (1, 3, 4) else 3
+        item = decode(Path(item) if isinstance(item, str) else item, channels, background=pre.background)
+    if isinstance(item, Tensor) and item.ndim == 3:
+        item = (item.float() if item.is_floating_point() else item).detach().cpu().numpy().transpose(1, 2, 0)
+    if not isinstance(item, np.ndarray) or item.ndim not in (2, 3):
+        raise UsageError(f"{shape(item)} is not a picture", WHAT)
+    have = item.shape[2] if item.ndim == 3 else 1
+    if not item.size or have not in {1, 3, 4, pre.channels}:
+        told = "has no pixels" if not item.size else f"would have {have} channels; the model takes {pre.channels}"
+        raise UsageError(f"{shape(item)} {told}", WHAT)
+    if item.dtype == np.uint8:
+        return item if item.flags.writeable else item.copy()  # torch warns of what it could write to and must not
+    if item.dtype == np.uint16:
+        return np.rint(item / 257.0).astype(np.uint8)
+    if not np.issubdtype(item.dtype, np.floating) or not np.isfinite(item).all() or item.min() < 0 or item.max() > 1:
+        raise UsageError(f"an array of {item.dtype} from {item.min()} to {item.max()} is not a picture", "give uint8, or floats in [0, 1]")
+    return np.rint(item * 255).astype(np.uint8)
+
+
+def shape(item: Any) -> str:
+    return f"something of shape {tuple(item.shape)}" if hasattr(item, "shape") else f"a {type(item).__name__}"

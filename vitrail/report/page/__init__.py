@@ -1,0 +1,1 @@
+"""One offline page: markup, style, charts and words."""

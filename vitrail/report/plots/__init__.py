@@ -1,0 +1,1 @@
+"""Figures as files, the same bytes for the same numbers."""

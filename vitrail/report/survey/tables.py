@@ -1,0 +1,23 @@
+"""Counts by class and part as lines of text."""
+
+from collections.abc import Mapping, Sequence
+
+CLASSES = 40  # classes that are listed, those of which there are fewest
+
+
+def table(classes: Sequence[str], counts: Mapping[str, Sequence[int]], what: str) -> list[str]:
+    """A line a class with its count in each part, after a line of headings. `what` is counted: pictures, boxes, pixels."""
+    first = next(iter(counts.values()))
+    wide = max(16, *(len(c) + 2 for c in classes))
+    lines = [f"{'class':<{wide}}" + "".join(f"{part:>{column(counts[part])}}" for part in counts)]
+    rarest = sorted(range(len(classes)), key=lambda i: first[i])[:CLASSES]
+    for i in sorted(rarest):
+        lines.append(f"{classes[i]:<{wide}}" + "".join(f"{own[i]:>{column(own)},}" for own in counts.values()))
+    if len(rarest) < len(classes):
+        lines.append(f"and {len(classes) - CLASSES:,} more classes, of more {what}")
+    return lines
+
+
+def column(counts: Sequence[int]) -> int:
+    """Width of a column that holds some counts."""
+    return max(10, len(f"{max(counts, default=0):,}") + 2)

@@ -1,1 +1,0 @@
-"""The composition root: a recipe becomes a run. Only here is everything put together."""

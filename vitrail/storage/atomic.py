@@ -1,0 +1,100 @@
+"""Files and folders on disk that are either whole or not there: written beside their place and renamed at the end."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from vitrail.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: beside its place, on to the disk, then into its place."""
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        write_through(beside, content)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Makes a rename last through a power cut."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> None:
+    """Writes `files` as the folder `path`, which must not be there yet. Until the last rename nothing of it can be seen.
+
+    Errors: `OSError` as the disk gives it (full, read-only); then nothing is left behind and nothing old is touched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        for name, content in files.items():
+            write_through(beside / name, content)
+        write_through(beside / MANIFEST, manifest(files))
+        sync_folder(beside)
+        os.rename(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def manifest(files: dict[str, bytes]) -> bytes:
+    rows = {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in sorted(files.items())}
+    return json.dumps({"files": rows}, indent=1).encode()
+
+
+def verify_folder(path: Path) -> None:
+    """Errors: `CheckpointError` that names the first file that is missing, surplus, of another size or altered."""
+    try:
+        rows = json.loads((path / MANIFEST).read_bytes())["files"]
+        expected = {name: (row["bytes"], row["sha256"]) for name, row in rows.items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} has no {MANIFEST}, so it cannot be trusted", "use another checkpoint") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise CheckpointError(f"{path / MANIFEST} is damaged", "use another checkpoint") from None
+    there = {p.name for p in path.iterdir()} - {MANIFEST}
+    for name in sorted(there ^ set(expected)):
+        raise CheckpointError(f"{path / name} is {'not listed' if name in there else 'missing'}", "use another checkpoint")
+    for name, (size, sha256) in expected.items():
+        try:
+            content = (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path / name} cannot be read ({error.strerror})", "use another checkpoint") from None
+        if len(content) != size:
+            raise CheckpointError(f"{path / name} has {len(content)} bytes, not {size}", "it was cut short; use another checkpoint")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise CheckpointError(f"{path / name} was altered: its SHA-256 does not match", "use another checkpoint")
+
+
+def clean_folder(path: Path) -> list[Path]:
+    """Removes what an interrupted write left beside its place; returns what it removed. Only for folders that are ours alone."""
+    left = list(path.glob(".*.tmp-*")) if path.is_dir() else []
+    for p in left:
+        if p.is_dir():
+            shutil.rmtree(p, ignore_errors=True)
+        else:
+            p.unlink(missing_ok=True)
+    return left

@@ -1,0 +1,57 @@
+"""Checkpoints of a run, and what is done where a disk refuses them."""
+
+from collections.abc import Iterator
+
+from vitrail.engine import checkpoint
+from vitrail.errors import RunError
+from vitrail.training.evaluations import tidy
+from vitrail.training.events import Event
+from vitrail.training.session import Session
+
+FAILED_SAVES = 3  # in a row, before a run gives up
+
+
+def newest(session: Session) -> str:
+    saved = checkpoint.listed(session.folder.checkpoints)
+    return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
+
+
+class Saver:
+    """Writes checkpoints; a disk that refuses costs a message, and the run only when it refuses again and again."""
+
+    def __init__(self, session: Session):
+        self.session = session
+        self.failed = 0
+
+    def save(self, final: bool = False) -> Iterator[Event]:
+        """`final`: no other save will come."""
+        session, step = self.session, self.session.state.step
+        if not session.world.first:
+            return
+        try:
+            path = checkpoint.save(
+                session.folder.checkpoints, session.state.tensors(), session.state.numbers(), session.recipe.machine.keep
+            )
+            self.failed = 0
+            tidy(session)
+            yield Event("saved", step, {"path": str(path)})
+        except Exception as error:
+            self.failed += 1
+            told = f"step {step} could not be saved: {reason(error, session)}"
+            if self.failed >= FAILED_SAVES or final:
+                raise RunError(told, f"free some space, then: vitrail train --resume {session.folder.path}") from None
+            yield Event("note", step, {"text": f"{told}; older checkpoints are untouched, going on"})
+
+
+def reason(error: Exception, session: Session) -> str:
+    """Why a disk refused, with what is needed and what is there."""
+    import shutil
+
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    need = sum(t.numel() * t.element_size() for part in session.state.tensors().values() for t in part.values())
+    try:
+        free = shutil.disk_usage(session.folder.path).free
+        return f"{error.strerror} at {session.folder.checkpoints} ({need:,} bytes needed, {free:,} free)"
+    except OSError:
+        return f"{error.strerror} at {session.folder.checkpoints} ({need:,} bytes needed)"
