@@ -12,7 +12,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, attentions, merge_heads
 from vitrail.layers.position import Learned
 from vitrail.models.vit import VARIANTS, Config, build
-from vitrail.types import Features
+from vitrail.types import Features, TokenLayout
 
 TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
 POSITIONS = ["none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"]
@@ -171,17 +171,17 @@ def test_pre_norm_post_norm_and_none_are_the_three_plans():
     x = torch.randn(2, 16, 32)
     for norm_at in ("pre", "post", "none"):
         block = build(dataclasses.replace(TINY, norm_at=norm_at)).blocks[0].eval()
-        grid = (4, 4)
+        layout = TokenLayout((4, 4), (8, 8))
         if norm_at == "pre":
-            y = x + block.attn(block.norm1(x), grid)
+            y = x + block.attn(block.norm1(x), layout)
             wanted = y + block.mlp(block.norm2(y))
         elif norm_at == "post":
-            y = block.norm1(x + block.attn(x, grid))
+            y = block.norm1(x + block.attn(x, layout))
             wanted = block.norm2(y + block.mlp(y))
         else:
-            y = x + block.attn(x, grid)
+            y = x + block.attn(x, layout)
             wanted = y + block.mlp(y)
-        torch.testing.assert_close(block(x, grid), wanted)
+        torch.testing.assert_close(block(x, layout), wanted)
 
 
 def test_initialisation_is_the_stated_one():
