@@ -7,17 +7,20 @@ edges. Where one window covers an axis of the map there is nothing to shift alon
 which differs on maps that are not square).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.layers.attention import Attention
 from vitrail.shapes import Float, Shaped
 
 APART = -100.0  # added to the logits of places that are no neighbours; finite, as published weights were trained
 
 
-def attend(attention: Attention, x: Float[Tensor, "B H W D"], window: tuple[int, int], shift: tuple[int, int]) -> Float[Tensor, "B H W D"]:
+def attend(
+    attention: Callable[[Tensor, Tensor | None], Tensor], x: Float[Tensor, "B H W D"], window: tuple[int, int], shift: tuple[int, int]
+) -> Float[Tensor, "B H W D"]:
     """`attention(windows [B*n N D], mask [n N N] or None)` inside every window of a map: [B H W D] -> [B H W D].
 
     `shift`: how far (down, across) the windows are moved; 0 leaves them straight.

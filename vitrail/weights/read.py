@@ -165,9 +165,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         raise refused(path, f"it would grow to {total:,} bytes from {path.stat().st_size:,}")
     check_arrays(path, placed)
     tensors = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name in file.files:
-            tensors[name] = as_tensor(file[name])
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            tensors[name] = as_tensor(arrays[name])
     return tensors
 
 
