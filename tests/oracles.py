@@ -20,7 +20,21 @@ from torch import Tensor, nn
 
 from vitrail import catalog
 from vitrail.heads.linear import Classifier
-from vitrail.models import crossvit, dit, efficientvit, efficientvit_msra, hybrid, jit, mobilevit, pvt, pvt_v2, resnet, swin, swin_v2, vit
+from vitrail.models import (
+    crossvit,
+    dit,
+    efficientvit,
+    efficientvit_msra,
+    hybrid,
+    jit,
+    mobilevit,
+    pvt,
+    pvt_v2,
+    resnet,
+    swin,
+    swin_v2,
+    vit,
+)
 from vitrail.weights.rules import convert, revert
 
 Size = tuple[int, int]

@@ -39,7 +39,8 @@ def test_pictures_become_overlays_arrays_and_a_sheet(place):
     names = {"seen/wide-sheet.png", "seen/wide.npz", *(f"seen/wide/{n}.png" for n in
              ("blocks.0.attn-head-0", "blocks.0.attn-head-1", "rollout", "relevance"))}  # fmt: skip
     assert everything(place / "seen") | {"wide"} == {n.removeprefix("seen/") for n in names} | {"wide"}
-    assert Image.open("seen/wide/rollout.png").size == (33, 20)
+    with Image.open("seen/wide/rollout.png") as drawn:
+        assert drawn.size == (33, 20)
     with np.load("seen/wide.npz") as kept:
         assert set(kept) == {"blocks.0.attn-head-0", "blocks.0.attn-head-1", "rollout", "relevance"}
         assert kept["rollout"].shape == (3, 3)
@@ -58,7 +59,8 @@ def test_the_whole_model_is_told_in_words_figures_and_tables(place):
     with np.load("whole/distance.npz") as kept:
         np.testing.assert_allclose([float(r["distance_pixels"]) for r in rows], kept["distance:backbone.blocks.0.attn"], rtol=1e-4)
     for name in ("distance", "positions-position", "filters", "tokens", "tokens-picture-0", "cka", "gradients"):
-        assert Image.open(f"whole/{name}.png").size[0] > 100
+        with Image.open(f"whole/{name}.png") as drawn:
+            assert drawn.size[0] > 100
 
 
 def test_a_broken_picture_does_not_cost_the_others(place):

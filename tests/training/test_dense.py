@@ -204,8 +204,9 @@ def test_what_one_does_with_such_a_run(name, own_folder, capsys):
     if name == "segmentation":
         assert sum(first["shares"].values()) == pytest.approx(1)
         assert sum(first["pixels"].values()) == 3500
-        assert np.asarray(Image.open("predictions/one.png")).shape == (50, 70)
-        assert Image.open("predictions/one.png").mode == "P"
+        with Image.open("predictions/one.png") as written:
+            assert written.size == (70, 50)
+            assert written.mode == "P"
     else:
         coco = json.loads(Path("predictions/predictions.json").read_text())
         assert [c["name"] for c in coco["categories"]] == ["disc", "square", "triangle"]

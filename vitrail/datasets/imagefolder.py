@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Entry, Split
-from vitrail.data.files import FileReader, channels_of, differ_by_case, folder_at, held_out_note, hidden, hold_out, natural, walk
+from vitrail.data.files import (
+    FileReader,
+    channels_of,
+    differ_by_case,
+    folder_at,
+    held_out_note,
+    hidden,
+    hold_out,
+    natural,
+    walk,
+)
 from vitrail.datasets import idx, mini
 from vitrail.errors import DataError
 

@@ -164,7 +164,7 @@ def evaluations(folder: RunFolder) -> dict[str, dict[str, Any]]:
 def judgement(folder: RunFolder, part: str, metrics: dict[str, Any]) -> Judged:
     """A part with what was said of each of its pictures."""
     try:
-        with np.load(folder.evaluation / f"{part}.npz") as kept:
+        with (folder.evaluation / f"{part}.npz").open("rb") as file, np.load(file) as kept:  # numpy leaves what is damaged open
             found = {key: kept.get(key, NOTHING) for key in ("probabilities", "targets", "rows", "scores")}
             found["rows"] = kept.get("losses", found["rows"])
             return Judged(part, metrics, names=[str(name) for name in kept["names"]], **found)

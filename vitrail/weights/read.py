@@ -18,7 +18,16 @@ from torch import Tensor
 from vitrail.errors import CheckpointError
 from vitrail.storage.tensors import unpack
 from vitrail.weights.pickle_scan import LONGEST, check_stream
-from vitrail.weights.zip_directory import DEFLATED, STORED, Placed, begins_as_zip, broken, check_sums, directory, refused
+from vitrail.weights.zip_directory import (
+    DEFLATED,
+    STORED,
+    Placed,
+    begins_as_zip,
+    broken,
+    check_sums,
+    directory,
+    refused,
+)
 
 TORCH = {".pth", ".pt", ".bin", ".ckpt", ".th"}
 KINDS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes
@@ -165,9 +174,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         raise refused(path, f"it would grow to {total:,} bytes from {path.stat().st_size:,}")
     check_arrays(path, placed)
     tensors = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name in file.files:
-            tensors[name] = as_tensor(file[name])
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            tensors[name] = as_tensor(arrays[name])
     return tensors
 
 

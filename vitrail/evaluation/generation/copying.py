@@ -148,7 +148,7 @@ def known(folder: Path, kinds: Sequence[str] = ("pixels", "features")) -> list[C
     for kind in kinds:
         try:
             said = json.loads((folder / f"copying-{kind}.json").read_text(encoding="utf-8"))
-            with np.load(folder / f"copying-{kind}.npz") as kept:
+            with (folder / f"copying-{kind}.npz").open("rb") as file, np.load(file) as kept:  # numpy leaves what is damaged open
                 found.append(Copied(Copying(**said), kept["pictures"]))
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             continue

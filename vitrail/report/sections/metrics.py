@@ -23,7 +23,7 @@ def confusion(known: Known) -> Section | None:
     if len(counts) < 2:
         return None
     shown = most_confused(counts)
-    body = '<p class="legend"><span class="swatch hit"></span>right <span class="swatch miss"></span>wrong; the deeper, the larger its share of the row. Rows: what is true. Columns: what was said.</p>'  # noqa: E501
+    body = '<p class="legend"><span class="swatch hit"></span>right <span class="swatch miss"></span>wrong; the deeper, the larger its share of the row. Rows: what is true. Columns: what was said.</p>'
     said = words.confusions(counts, known.classes)
     if len(shown) < len(counts):
         said.append(
