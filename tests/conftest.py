@@ -1,5 +1,6 @@
 """Every test: few threads, a fixed seed, and a working folder of its own where it asks for one."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,12 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.append(str(Path(__file__).parent))  # `oracles` lies here; at the end, since folders here are called like libraries
+
+
+def pytest_collection_finish():
+    """What has been imported by now stays: the garbage collector need not go through all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import tempfile
 import pytest
 import torch
 import torch.multiprocessing as mp
+from places import server
 from torch import nn
 
 import vitrail
@@ -188,7 +189,8 @@ def work(rank, folder, families):
 def test_every_family_trains_under_two_processes():
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        mp.spawn(work, args=(folder, FAMILIES), nprocs=2)
+        server()  # what starts them has imported torch
+        mp.start_processes(work, args=(folder, FAMILIES), nprocs=2, start_method="forkserver")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
