@@ -138,6 +138,14 @@ def hold(words: list[str]) -> int:
     return 0
 
 
+def closed(words: list[str]) -> int:
+    """The command as `>&- 2>&-` starts it: the streams are closed, and Python has none."""
+    os.close(1)
+    os.close(2)
+    sys.stdout = sys.stderr = None
+    return main(words)
+
+
 def limited(words: list[str]) -> int:
     """The command where no file may be larger than 30,000 bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
