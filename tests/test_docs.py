@@ -1,14 +1,17 @@
 """Documentation is executed: every command and every piece of Python in it."""
 
+import contextlib
+import io
+import json
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import must
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,29 +38,29 @@ def photos(folder):
             Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(folder / name / f"{i}.jpg")
 
 
-def run(words, folder):
-    done = subprocess.run([sys.executable, "-m", "vitrail", *words], cwd=folder, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, f"vitrail {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
+def python(code, folder):
+    """What a piece of Python prints. In this process, as are the commands, since many imports of torch would take minutes."""
+    (folder / "piece.py").write_text(code)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        runpy.run_path(str(folder / "piece.py"))
+    return out.getvalue()
 
 
-def test_readme_from_top_to_bottom(tmp_path, monkeypatch):
+def test_readme_from_top_to_bottom(own_folder):
     """In the order of the page: the commands as they stand, then the Python."""
-    photos(tmp_path / "path/to/my/photos")
-    photos(tmp_path / "more/pictures")
-    Image.new("L", (28, 28), 90).save(tmp_path / "picture.jpg")
+    photos(own_folder / "path/to/my/photos")
+    photos(own_folder / "more/pictures")
+    Image.new("L", (28, 28), 90).save("picture.jpg")
     found = commands("README.md")
     assert len(found) >= 6
     for line in found:
         words = shlex.split(line)[1:]
         if words[:3] == ["train", "--data", "path/to/my/photos"]:
             words += ["--plan.steps", "2"]  # the whole of it would take a minute
-        run(words, tmp_path)
-    monkeypatch.chdir(tmp_path)
+        must(*words)
     (code,) = blocks("README.md", "python")
-    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert said.returncode == 0, said.stderr[-2000:]
-    assert said.stdout.startswith("17.56")
+    assert python(code, own_folder).startswith("17.56")
 
 
 def published(file):
@@ -83,43 +86,31 @@ SLOW = [
 
 
 @pytest.mark.parametrize("page", ["docs/weights.md", *SLOW])
-def test_pages_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
-    """In this process, since many imports of torch would take minutes."""
-    from vitrail.cli.main import main
-
-    photos(tmp_path / "path/to/my/photos")
-    photos(tmp_path / "more/pictures")
-    Image.new("L", (28, 28), 90).save(tmp_path / "picture.jpg")
-    monkeypatch.chdir(tmp_path)
+def test_pages_from_top_to_bottom(page, own_folder):
+    photos(own_folder / "path/to/my/photos")
+    photos(own_folder / "more/pictures")
+    Image.new("L", (28, 28), 90).save("picture.jpg")
     if page == "docs/weights.md":
-        published(tmp_path / "vit_tiny.safetensors")
+        published(own_folder / "vit_tiny.safetensors")
     if page == "docs/generation.md":
-        autoencoder(tmp_path / "path/to/vae")
+        autoencoder(own_folder / "path/to/vae")
     found = commands(page)
     assert found
     for line in found:
-        code = main(shlex.split(line)[1:])
-        assert code == 0, f"{line}\n{capsys.readouterr().err}"
-    for python in blocks(page, "python"):
-        said = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert said.returncode == 0, said.stderr[-2000:]
+        must(*shlex.split(line)[1:])
+    for code in blocks(page, "python"):
+        python(code, own_folder)
 
 
-def test_the_example_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch):
+def test_the_example_runs_from_its_first_cell_to_its_last(own_folder):
     """As code, since a notebook's own libraries need not be installed."""
-    import json
-
-    from vitrail.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    assert main(shlex.split("train --data mini --model vit/nano --plan.steps 3 --plan.eval-every 0 --out runs/mini --quiet")) == 0
+    must(*shlex.split("train --data mini --model vit/nano --plan.steps 3 --plan.eval-every 0 --out runs/mini --quiet"))
     cells = json.loads((ROOT / "examples/look_inside.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell.get("outputs") for cell in cells)
-    done = subprocess.run([sys.executable, "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    said = python("\n".join(code), own_folder)
     for piece in ("has softmax attention", "Mean attention distance", "direct neighbours", "CKA of", "The gradient is"):
-        assert piece in done.stdout
+        assert piece in said
 
 
 def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
@@ -161,7 +152,8 @@ def test_every_room_is_on_the_floor_plan():
     assert [r for r in sorted(rooms) if not re.search(rf"\b{r}\b", plan)] == []
 
 
-def test_make_demo_says_a_command_that_there_is():
+def test_make_demo_says_a_command_that_there_is(monkeypatch):
     recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/vitrail (.*?) \$\(if", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe
-    assert "nothing was written" in run([*shlex.split(recipe.group(1)), "--dry-run"], ROOT)
+    monkeypatch.chdir(ROOT)
+    assert "nothing was written" in must(*shlex.split(recipe.group(1)), "--dry-run")

@@ -2,7 +2,15 @@
 
 import contextlib
 import io
+import multiprocessing
+import os
 import shlex
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +64,72 @@ def vitrail(*words: object) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(w) for w in words])
     return code, out.getvalue(), err.getvalue()
+
+
+@cache
+def server() -> ForkServerContext:
+    """Forks processes from one that has imported what a training needs, since every process would need seconds for that."""
+    import torch._dynamo
+    import torchmetrics.functional.classification as metrics
+
+    from vitrail.cli import train
+    from vitrail.report import build
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module.__name__ for module in (torch._dynamo, metrics, train, build)])
+    return context
+
+
+class Process:
+    """The command in a process and a session of its own, whose signals, exit code, terminal and open files are real.
+
+    Its streams are the files (or the terminal) `out` and `err`; `command` is what takes the words in the place of `main`.
+    """
+
+    def __init__(self, words, out: Path | str, err: Path | str, env=(), command: Callable[[list[str]], int] = main):
+        self.out, self.err = Path(out), Path(err)
+        here, there = server().Pipe()
+        self.child = server().Process(target=inside, args=(there, command, [str(w) for w in words], str(out), str(err), dict(env)))
+        self.child.start()
+        self.pid: int = self.child.pid
+        there.close()
+        here.recv()  # its streams are open
+
+    def running(self) -> bool:
+        return self.child.is_alive()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def until(self, text: str, timeout: float = 60) -> None:
+        """Waits until it has printed `text`."""
+        late = time.monotonic() + timeout
+        while text not in self.out.read_text():
+            assert self.running(), self.end()
+            assert time.monotonic() < late
+            time.sleep(0.01)
+
+    def code(self, timeout: float = 300) -> int:
+        """Waits for its end: the exit code, or minus the signal that killed it."""
+        self.child.join(timeout)
+        assert not self.running(), "it did not come to its end"
+        return self.child.exitcode
+
+    def end(self, timeout: float = 300) -> tuple[int, str, str]:
+        """Waits for its end: exit code, stdout and stderr."""
+        return self.code(timeout), self.out.read_text(), self.err.read_text()
+
+
+def inside(ready: Connection, command: Callable[[list[str]], int], words: list[str], out: str, err: str, env: dict[str, str]) -> None:
+    """What a `Process` does."""
+    os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # its own workers are started as always
+    os.environ.update(env)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w", closefd=False), line_buffering=True) for number in (1, 2))
+    ready.send(True)
+    sys.exit(command(words))
 
 
 def refused(folder: Path, words: str, code: int, piece: str) -> None:

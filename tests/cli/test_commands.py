@@ -10,7 +10,8 @@ import sys
 from dataclasses import fields
 
 import pytest
-from places import SHORT, TINY, everything, good_rows, must, npz, pictures, table, vitrail
+import tiny
+from places import SHORT, TINY, Process, everything, good_rows, must, npz, pictures, table, vitrail
 
 from vitrail.cli.main import COMMANDS, main
 from vitrail.recipe import CHOICES, Recipe
@@ -328,8 +329,8 @@ def test_a_run_goes_on_when_its_reader_goes_away(tmp_path):
 
 
 def test_a_run_without_stdout_and_stderr_comes_to_its_end(tmp_path):
-    done = bash(f"{command('train', '--data', 'good', '--out', tmp_path / 'run', *SHORT)} >&- 2>&-")
-    assert done.returncode == 0
+    words = ["train", "--data", "good", "--out", tmp_path / "run", *SHORT]
+    assert Process(words, tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.closed).code() == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
@@ -353,10 +354,8 @@ def test_the_live_table_of_a_terminal(tmp_path, env):
     import pty
 
     master, slave = pty.openpty()
-    words = ["train", "--data", "good", "--out", str(tmp_path / "run"), *SHORT, "--machine.log-every", "1"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "vitrail", *words], stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", **env}
-    )
+    words = ["train", "--data", "good", "--out", tmp_path / "run", *SHORT, "--machine.log-every", "1"]
+    child = Process(words, os.ttyname(slave), os.ttyname(slave), {"TERM": "xterm", **env})
     os.close(slave)
     seen = io.BytesIO()
     while True:
@@ -369,7 +368,7 @@ def test_the_live_table_of_a_terminal(tmp_path, env):
         seen.write(piece)
     os.close(master)
     text = seen.getvalue().decode(errors="replace")
-    assert child.wait(600) == 0, text
+    assert child.code() == 0, text
     assert "Traceback" not in text
     assert "done: " in text
     if not env:

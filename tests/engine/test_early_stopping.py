@@ -25,16 +25,30 @@ def data(tmp_path_factory):
     return tiny.npz(tmp_path_factory.mktemp("data"))
 
 
+def score(patch, table):
+    """What the evaluation of each step gives; the last one of a run is a real one."""
+    patch.setattr(evaluations, "judged", lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
+
+
 @pytest.fixture(autouse=True)
 def scores(monkeypatch):
-    """What the evaluation of each step gives; the last one of a run is a real one."""
     table = dict(SCORES)
-    monkeypatch.setattr(evaluations, "judged", lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
+    score(monkeypatch, table)
     return table
 
 
 def recipe(data, plan=(), optim=()):
     return tiny.recipe(data, plan={**PLAN, **dict(plan)}, optim=dict(optim))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nobody broke off."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        score(patch, SCORES)
+        tiny.finish(tiny.begin(recipe(data), out))
+    return out
 
 
 def test_it_stops_and_keeps_the_best_weights(data, tmp_path):
@@ -68,9 +82,7 @@ def test_a_run_that_gets_better_to_the_end_is_not_stopped(data, tmp_path, scores
 
 @pytest.mark.parametrize("stop", [3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("kind", ["train", "eval"])
-def test_a_run_broken_off_anywhere_ends_in_the_same_bytes(kind, stop, data, tmp_path):
-    whole = tmp_path / "whole"
-    tiny.finish(tiny.begin(recipe(data), whole))
+def test_a_run_broken_off_anywhere_ends_in_the_same_bytes(kind, stop, data, whole, tmp_path):
     for event in loop.run(tiny.begin(recipe(data), tmp_path / "run")):
         if event.kind == kind and event.step >= stop:
             break
@@ -80,8 +92,7 @@ def test_a_run_broken_off_anywhere_ends_in_the_same_bytes(kind, stop, data, tmp_
         assert tiny.digest(tmp_path / "run" / name) == tiny.digest(whole / name)
 
 
-def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, tmp_path):
-    tiny.finish(tiny.begin(recipe(data), tmp_path / "whole"))
+def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, whole, tmp_path):
     running = tiny.begin(recipe(data), tmp_path / "run")
 
     def told():
@@ -93,7 +104,7 @@ def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, tmp_p
         told()
     events = tiny.finish(tiny.again(tmp_path / "run"))
     assert (events[0].kind, events[0].step) == ("eval", 4)
-    assert tiny.digest(tmp_path / "run" / "model.safetensors") == tiny.digest(tmp_path / "whole" / "model.safetensors")
+    assert tiny.digest(tmp_path / "run" / "model.safetensors") == tiny.digest(whole / "model.safetensors")
 
 
 def test_weights_that_a_lost_stretch_thought_best_are_not_taken(data, tmp_path, scores):

@@ -22,7 +22,8 @@ def test_the_shares_of_any_number_of_processes_are_the_batch_in_order(seed, coun
     batch = each * 24  # divides by all of them
     whole = Stream(seed, count, batch).keys(step)
     for world in WORLDS:
-        shares = [Stream(seed, count, batch).keys(step).share(rank, world) for rank in range(world)]
+        keys = Stream(seed, count, batch).keys(step)
+        shares = [keys.share(rank, world) for rank in range(world)]
         assert all(len(s.ids) == batch // world for s in shares)
         assert np.array_equal(np.concatenate([s.ids for s in shares]), whole.ids)
         assert np.array_equal(np.concatenate([s.epochs for s in shares]), whole.epochs)

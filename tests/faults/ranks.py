@@ -129,6 +129,7 @@ def not_finite(folder: Path, world: worlds.World) -> None:
                 last[:] = [p.detach().clone() for p in running.state.model.parameters()]
 
     refused(folder, world, "nan", follow)
+    Classification.loss = loss
     same = all(torch.equal(a, b) for a, b in zip(last, running.state.model.parameters(), strict=True))
     (folder / f"nan-{world.rank}.json").write_text(json.dumps({"same": same, "step": running.state.step}))
 

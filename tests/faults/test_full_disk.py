@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
+from places import Process
 
 from vitrail.cli.main import main
 from vitrail.engine import checkpoint
@@ -131,18 +131,14 @@ def test_finished_weights_that_do_not_fit_are_told(disk, data):
 
 def test_a_file_size_limit_is_met_like_a_full_disk(data, tmp_path):
     """No right to mount is needed for this one."""
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
-        "from vitrail.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
     keys = ["--model.depth", "1", "--model.width", "32", "--model.heads", "2", "--plan.steps", "12", "--machine.save-every", "3"]
     words = ["train", "--data", str(data), "--model", "vit/nano", "--out", str(tmp_path / "run"), "--device", "cpu", *keys]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "File too large" in done.stderr
-    assert "bytes needed" in done.stderr
-    assert done.stdout.count("going on") == 2
-    assert "Traceback" not in done.stderr
+    code, out, err = Process(words, tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.limited).end()
+    assert code == 1, err
+    assert "File too large" in err
+    assert "bytes needed" in err
+    assert out.count("going on") == 2
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("where", ["read-only", "below-a-file", "proc"])

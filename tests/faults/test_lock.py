@@ -3,32 +3,15 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import tiny
+from places import Process
 
 from vitrail.assembly import lock
 from vitrail.errors import Interrupted, RunError, UsageError
 from vitrail.evaluation import evaluate
 from vitrail.training import loop
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from vitrail.engine.world import World
-from vitrail.assembly.lock import held
-import torch
-with held(Path(sys.argv[1]), World(0, 1, torch.device("cpu"))):
-    print("held", flush=True)
-    if len(sys.argv) > 2:  # a child of the holder, as a worker that reads pictures
-        import os
-        if os.fork() == 0:
-            time.sleep(20)
-            os._exit(0)
-    time.sleep(20)
-"""
 
 
 @pytest.fixture
@@ -41,9 +24,15 @@ def run(tmp_path):
 
 
 def holder(run, *more):
-    running = subprocess.Popen([sys.executable, "-c", HOLDER, str(run), *more], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert running.stdout.readline() == "held\n"
+    """A process that works in the folder of a run."""
+    running = Process([run, *more], run.parent / "stdout.txt", run.parent / "stderr.txt", command=tiny.hold)
+    running.until("held")
     return running
+
+
+def kill(running):
+    running.signal(signal.SIGKILL)
+    assert running.end()[0] == -signal.SIGKILL
 
 
 def test_a_second_process_is_told_which_one_is_at_work(run):
@@ -55,8 +44,7 @@ def test_a_second_process_is_told_which_one_is_at_work(run):
         assert told.value.fix
         assert sorted(run.rglob("*")) == before
     finally:
-        running.kill()
-        running.wait()
+        kill(running)
     assert tiny.finish(tiny.again(run))[-1].kind == "done"
     assert not (run / lock.NAME).exists()
 
@@ -68,14 +56,12 @@ def test_a_run_that_was_taken_up_elsewhere_in_between_does_not_begin(run):
         with pytest.raises(RunError, match="is working in"):
             tiny.finish(mine)
     finally:
-        running.kill()
-        running.wait()
+        kill(running)
 
 
 def test_a_killed_run_holds_nothing_even_if_its_workers_live_on(run):
     running = holder(run, "fork")
-    running.kill()
-    running.wait()
+    kill(running)
     try:
         assert tiny.finish(tiny.again(run))[-1].kind == "done"
     finally:

@@ -24,6 +24,14 @@ def begun(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def plain(begun, tmp_path_factory):
+    """The same run, gone on with to its end."""
+    out = shutil.copytree(begun, tmp_path_factory.mktemp("plain") / "run")
+    tiny.finish(tiny.again(out))
+    return out
+
+
 @pytest.fixture
 def run(begun, tmp_path):
     shutil.copytree(begun, tmp_path / "run")
@@ -80,11 +88,9 @@ def test_a_setting_of_the_machine_is_taken(key, run):
 
 
 @pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep"])
-def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, tmp_path):
-    shutil.copytree(run, tmp_path / "plain")
-    tiny.finish(tiny.again(tmp_path / "plain"))
+def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, plain):
     tiny.finish(tiny.again(run, [("machine", {key: FREE[key]})]))
-    assert tiny.digest(run / "model.safetensors") == tiny.digest(tmp_path / "plain" / "model.safetensors")
+    assert tiny.digest(run / "model.safetensors") == tiny.digest(plain / "model.safetensors")
 
 
 def test_what_is_allowed_to_change_changes_and_is_kept(run):

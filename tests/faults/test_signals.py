@@ -4,14 +4,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import tiny
+from places import Process
 
+from vitrail.cli.main import main
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.engine.signals import Stop
@@ -31,38 +31,15 @@ def words(data, out, *more):
     return [*found, *(w for key, value in keys.items() for w in (f"--{key}", str(value))), *more]
 
 
-SLOWED = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-from vitrail.engine import evaluate, train
-from vitrail.evaluation import evaluate as run_evaluate
-update, judge, slow = train.update, run_evaluate.evaluate, sys.argv[1]
-def slow_update(*given):
-    time.sleep(0.05)
-    return update(*given)
-def slow_judge(*given):
-    if slow == "judging":
-        print("judging", flush=True)
-        time.sleep(0.7)
-    return judge(*given)
-train.update, run_evaluate.evaluate = slow_update, slow_judge
-from vitrail.cli.main import main
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def start(given, slow="stepping"):
-    """The command in a process and a process group of its own, each step and judgement made longer from outside."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOWED, slow, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start(given, out, command=tiny.slowed):
+    """The command in a process and a process group of its own, each step made longer from outside; it prints beside `out`."""
+    return Process(given, out.parent / "stdout.txt", out.parent / "stderr.txt", command=command)
 
 
 def reach(running, out, step):
     until = time.monotonic() + 60
     while max((r["step"] for r in rows(out / "log.jsonl")), default=0) < step:
-        assert running.poll() is None, running.communicate()
+        assert running.running(), running.end()
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -88,8 +65,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def untouched(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("untouched") / "run"
-    done = subprocess.run([sys.executable, "-m", "vitrail", *words(data, out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = start(words(data, out), out, main).end()
+    assert code == 0, errors
     return tiny.digest(out / "model.safetensors")
 
 
@@ -98,11 +75,11 @@ def untouched(data, tmp_path_factory):
 )
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data, untouched, tmp_path):
     out = tmp_path / "run"
-    running = start(words(data, out))
+    running = start(words(data, out), out)
     reach(running, out, 7)
-    running.send_signal(number)
-    said, errors = running.communicate(timeout=20)
-    assert running.returncode == code, (said, errors)
+    running.signal(number)
+    found, said, errors = running.end(timeout=20)
+    assert found == code, (said, errors)
     assert re.search(r"stopped at step \d+ of 40, saved", errors)
     assert f"--resume {out}" in " ".join(errors.split())
     assert "Traceback" not in errors
@@ -116,13 +93,11 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data
 
 def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
     out = tmp_path / "run"
-    running = start(words(data, out), "judging")
-    for line in running.stdout:
-        if line.startswith("judging"):
-            break
+    running = start(words(data, out), out, tiny.slowed_judging)
+    running.until("judging")
     os.killpg(running.pid, signal.SIGINT)
-    _, errors = running.communicate(timeout=20)
-    assert running.returncode == 130, errors
+    code, _, errors = running.end(timeout=20)
+    assert code == 130, errors
     assert f"--resume {out}" in " ".join(errors.split())
     assert len(tiny.steps(out)) == 1
 
@@ -131,11 +106,11 @@ def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
 def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
     """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor stay."""
     out, data = tmp_path / "run", tiny.pictures(tmp_path / "data")
-    running = start(words(data, out, "--machine.workers", "2", "--augment.randaugment", "2"))
+    running = start(words(data, out, "--machine.workers", "2", "--augment.randaugment", "2"), out)
     reach(running, out, 3)
     os.killpg(running.pid, number)
-    _, errors = running.communicate(timeout=20)
-    assert running.returncode == (130 if number == signal.SIGINT else 143), errors
+    code, _, errors = running.end(timeout=20)
+    assert code == (130 if number == signal.SIGINT else 143), errors
     assert "saved" in errors
     assert len(tiny.steps(out)) == 1
     time.sleep(2)
@@ -145,57 +120,39 @@ def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
 def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(tmp_path):
     """As the kernel does when memory is short. In a process of its own, since torch then raises wherever Python happens to be."""
     out, data = tmp_path / "run", tiny.pictures(tmp_path / "data")
-    running = start(words(data, out, "--machine.workers", "2"))
+    running = start(words(data, out, "--machine.workers", "2"), out)
     reach(running, out, 3)
     workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)
-    _, errors = running.communicate(timeout=30)
+    code, _, errors = running.end(timeout=30)
     said = " ".join(errors.split())
-    assert running.returncode == 1, said
+    assert code == 1, said
     assert "a worker process that reads pictures died" in said
     assert "--machine.workers 0" in said
     assert "Traceback" not in said
     assert alive(running.pid) == []
 
 
-BROKEN = """
-import os, signal, sys, threading
-from vitrail.data import loader
-read = loader.Requests.__getitem__
-class Broken:
-    def __reduce__(self):
-        return connect, (os.getpid(),)
-def connect(worker):
-    threading.Timer(0.1, os.kill, (worker, signal.SIGKILL)).start()
-    raise ConnectionResetError(104, "Connection reset by peer")
-loader.Requests.__getitem__ = lambda self, index: Broken() if index == 4 else read(self, index)
-from vitrail.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_worker_that_dies_between_announcing_and_handing_over(tmp_path):
     """Its batch is fetched through a connection to the worker, which is then gone; the death itself is told a moment later."""
     data = tiny.pictures(tmp_path / "data")
-    given = words(data, tmp_path / "run", "--machine.workers", "2")
-    running = subprocess.run([sys.executable, "-c", BROKEN, *given], capture_output=True, text=True, timeout=60)
-    assert running.returncode == 1, running.stderr
-    assert "a worker process that reads pictures died" in running.stderr
-    assert "Traceback" not in running.stderr
+    out = tmp_path / "run"
+    code, _, errors = start(words(data, out, "--machine.workers", "2"), out, tiny.broken_worker).end()
+    assert code == 1, errors
+    assert "a worker process that reads pictures died" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_second_signal_leaves_at_once(data, tmp_path):
     out = tmp_path / "run"
-    running = start(words(data, out), "judging")
-    for line in running.stdout:
-        if line.startswith("judging"):
-            break
-    running.send_signal(signal.SIGINT)
+    running = start(words(data, out), out, tiny.slowed_judging)
+    running.until("judging")
+    running.signal(signal.SIGINT)
     time.sleep(0.3)
     began = time.monotonic()
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=20)
-    assert running.returncode == 130
+    running.signal(signal.SIGINT)
+    code, _, errors = running.end(timeout=20)
+    assert code == 130
     assert time.monotonic() - began < 5
     assert "Traceback" not in errors
     assert not (out / "checkpoints").exists(), "nothing was saved: it left at once"

@@ -1,14 +1,26 @@
 """Data, recipes and runs so small that hundreds of them fit into a test."""
 
 import hashlib
+import os
+import resource
+import runpy
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vitrail.assembly import lock
 from vitrail.assembly.run_directory import RunFolder
+from vitrail.cli.main import main
+from vitrail.data import loader
+from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
+from vitrail.evaluation import evaluate
 from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
 from vitrail.training import loop, resume, session
 
@@ -71,3 +83,79 @@ def digest(path: Path) -> str:
 def steps(out: Path) -> list[str]:
     """The checkpoints of a run by name, oldest first."""
     return sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def slowed(words: list[str]) -> int:
+    """The command with every step made longer."""
+    update = steps_of.update
+
+    def slow(*given):
+        time.sleep(0.05)
+        return update(*given)
+
+    steps_of.update = slow
+    return main(words)
+
+
+def slowed_judging(words: list[str]) -> int:
+    """The command with every step and every judgement made longer, and told of."""
+    judge = evaluate.evaluate
+
+    def slow(*given):
+        print("judging", flush=True)
+        time.sleep(0.7)
+        return judge(*given)
+
+    evaluate.evaluate = slow
+    return slowed(words)
+
+
+class Broken:
+    """A batch whose worker dies between announcing and handing it over."""
+
+    def __reduce__(self):
+        return connect, (os.getpid(),)
+
+
+def connect(worker: int):
+    threading.Timer(0.1, os.kill, (worker, signal.SIGKILL)).start()
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+def broken_worker(words: list[str]) -> int:
+    """The command with a fourth batch that is `Broken`."""
+    read = loader.Requests.__getitem__
+    loader.Requests.__getitem__ = lambda self, index: Broken() if index == 4 else read(self, index)
+    return main(words)
+
+
+def hold(words: list[str]) -> int:
+    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads pictures."""
+    with lock.held(Path(words[0]), ALONE):
+        print("held", flush=True)
+        if len(words) > 1 and os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        time.sleep(20)
+    return 0
+
+
+def closed(words: list[str]) -> int:
+    """The command as `>&- 2>&-` starts it: the streams are closed, and Python has none."""
+    os.close(1)
+    os.close(2)
+    sys.stdout = sys.stderr = None
+    return main(words)
+
+
+def limited(words: list[str]) -> int:
+    """The command where no file may be larger than 30,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    return main(words)
+
+
+def script(words: list[str]) -> int:
+    """`python WORDS`."""
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    return 0

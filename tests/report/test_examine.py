@@ -3,15 +3,14 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from places import everything, must, vitrail
+from places import Process, everything, must, vitrail
 
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import ArrayReader, Dataset, Split
@@ -335,14 +334,12 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     (copy / "model.safetensors").unlink()
     shutil.rmtree(copy / "evaluation")
     assert "step-00000012" in names(copy)["interrupted"]["evidence"]
-    words = (
-        "import sys, pathlib; from vitrail.assembly.lock import take; take(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", words, str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        assert "interrupted" not in names(copy)
-        assert f": going on (process {other.pid} on " in must("doctor", copy)
-        other.communicate("\n")
+    other = Process([copy], tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.hold)
+    other.until("held")
+    assert "interrupted" not in names(copy)
+    assert f": going on (process {other.pid} on " in must("doctor", copy)
+    other.signal(signal.SIGKILL)
+    other.end()
     assert "interrupted" in names(copy)
     extra = run / "data" / "ant" / "new.png"
     shutil.copy(run / "data" / "ant" / "000.png", extra)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import tiny
-from places import must, npz, refused, vitrail
+from places import Process, must, npz, refused, vitrail
 
 from vitrail.cli.study import Meter
 from vitrail.errors import CheckpointError, DataError, RunError
@@ -145,12 +145,10 @@ def test_rows_are_measured_once_and_read_as_they_were_written(tmp_path):
 def test_two_processes_do_not_write_one_journal(tmp_path):
     with opened(tmp_path / "s") as bench:
         bench.measure(JOBS, lambda job: 1, spelled)
-        code = (
-            "import torch; from pathlib import Path; from vitrail.assembly.lock import take\n"
-            f"from vitrail.errors import RunError\ntry: take(Path({str(tmp_path / 's')!r}))\nexcept RunError as e: print(e)"
-        )
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "is working in" in said.stdout
+        other = Process([tmp_path / "s"], tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.hold)
+        code, said, errors = other.end()
+        assert (code, said) == (1, "")
+        assert "is working in" in errors
     assert RunError.code == 1
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from vitrail.analysis.hooks import backbone_of, block_list
 from vitrail.contracts import Denoiser, Trunk
 from vitrail.layers.attention import attentions
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,14 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
 
     The model is not touched.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     channels, own = images_of(model)
     size = own if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     ghost = on_meta(model)
     with torch.no_grad(), weightless():
-        seen = watched(ghost, given(ghost, batch, channels, size))
-        with FlopCounterMode(display=False) as counter:  # looking costs operations of its own, so it is not done while counting
-            ghost(*given(ghost, 1, channels, size))
-    counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    by_part = shares(ghost, counts, {name: pairs // batch for name, pairs in seen.unseen.items()})
+        one = watched(ghost, given(ghost, 1, channels, size))
+        seen = one if batch == 1 else watched(ghost, given(ghost, batch, channels, size))
+    counts = {name: sum(ops.values()) // 2 for name, ops in one.counter.get_flop_counts().items()}
+    by_part = shares(ghost, counts, one.unseen)
     return Cost(
         size=size,
         batch=batch,
@@ -120,18 +120,21 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 class Watch:
-    """What is seen of a pass through a model."""
+    """What is counted and seen of a pass through a model."""
 
-    def __init__(self) -> None:
+    def __init__(self, counter: "FlopCounterMode") -> None:
+        self.counter = counter
         self.attention = self.activations = 0  # bytes
-        self.unseen: Counter[str] = Counter()  # multiply-adds by attention: torch counts them, a sparse kernel leaves them out
+        self.unseen: Counter[str] = Counter()  # multiply-adds by attention that torch counts: of looking, or left out by a sparse kernel
         self.looking = False
 
     def attends(self, name: str) -> Any:
         def hook(module: Any, args: tuple) -> None:
+            before = self.counter.get_total_flops()
             self.looking = True  # projecting once more, to see the shapes, makes no activations
             found = module.project(*args)
             self.looking = False
+            self.unseen[name] += (self.counter.get_total_flops() - before) // 2
             q, k, v = found[:3]
             rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
             pairs = every if found.seen is None else found.seen.pairs()
@@ -152,11 +155,14 @@ def given(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> t
 
 
 def watched(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> Watch:
-    """One pass through a model, and what was seen on the way."""
-    watch = Watch()
-    hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in attentions(model).items()]
-    hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
-    model(*taken)
+    """One pass through a model, and what was counted and seen on the way."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        watch = Watch(counter)
+        hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in attentions(model).items()]
+        hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
+        model(*taken)
     for hook in hooks:
         hook.remove()
     return watch
