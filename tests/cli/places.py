@@ -11,7 +11,7 @@ from PIL import Image
 from vitrail.cli.main import main
 
 TINY = ["--model", "vit/nano", "--model.depth", "1", "--model.width", "32", "--model.heads", "2"]
-SHORT = [*TINY, "--plan.steps", "3", "--plan.batch", "4", "--plan.eval-every", "0", "--plan.precision", "fp32", "--machine.workers", "0"]
+SHORT = [*TINY, "--steps", "3", "--batch-size", "4", "--plan.eval-every", "0", "--precision", "fp32", "--workers", "0"]
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 6, suffix: str = "png", channels: int = 3) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from vitrail import catalog
 from vitrail.cli.study import Study, joined, names
-from vitrail.cli.words import arguments
+from vitrail.cli.syntax.arguments import arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs/studies.md", *sorted((ROOT / "docs/studies").glob("*.md"))]

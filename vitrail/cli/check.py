@@ -1,4 +1,4 @@
-"""`vitrail check`: looks a data set over before anything is trained on it."""
+"""`vitrail check`: examines a data set before anything is trained on it."""
 
 import json
 import shlex
@@ -7,36 +7,34 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.console import Console
-from vitrail.cli.words import arguments, only, take_keys
+from vitrail.cli.output.console import Console
+from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.verb import Verb
 from vitrail.recipe import Choice
 
 
 @dataclass
 class Check:
-    """Read every picture of a data set once and say what is there, what is wrong, and what to do.
+    """Read every image of a data set once; report its classes, what is wrong with it, and what to do.
 
-    Keys of the data set go with it: vitrail check table.csv --data.label-column kind
+    vitrail check photos
+    vitrail check table.csv --data.label-column kind
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder, a .csv or .tsv, a folder of IDX files, a .npz, a COCO .json, "mini", "shapes" or "shapes-boxes"."""
-
-
-ARGUMENTS: dict[str, type] = {"check": Check}
+    """A folder, a .csv or .tsv, IDX files, a .npz, a COCO .json, or mini, shapes, shapes-boxes."""
 
 
 def check(words: list[str]) -> int:
-    """Exit code 3 where pictures, or their masks or boxes, cannot be read."""
-    rest, keys = take_keys(words)
-    given = arguments(Check, rest, "vitrail check")
-    own = only("data", keys, "what a data set is")
+    """Exit code 3 where images, or their masks or boxes, cannot be read."""
+    given, keys = read(VERB, words)
+    own = keys_of("data", keys)
     from vitrail.data import truths
     from vitrail.data.survey import render, survey
     from vitrail.run.prepare import open_data
 
     dataset, _ = open_data(Choice("", {"path": given.path, **own}))
-    found = survey(dataset, Console().progress("reading pictures"))
+    found = survey(dataset, Console().progress("reading images"))
     print("\n".join(render(dataset, found)))
     broken = bool(found.corrupt)
     if dataset.kind != "classes":
@@ -61,3 +59,6 @@ def suggestion(keys: dict[str, Any], dataset: object, found: object) -> list[str
     _, reasons = fill(Recipe(data=Choice("", keys)), facts(dataset, found, gpu, keys))  # type: ignore[arg-type]
     words = [f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in keys.items() if key != "path"]
     return [" ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]), *(f"  {reason}" for reason in reasons)]
+
+
+VERB = Verb("check", Check, check, sections=("data",), changes="what a data set is")

@@ -13,35 +13,34 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.tables import WIDEST
-from vitrail.cli.words import arguments
+from vitrail.cli.output.tables import WIDEST
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError
 
 
 @dataclass
-class Doctor:
+class Doctor(AsJson):
     """Find out what is wrong with this machine or installation, or with a run, and what to do.
 
-    vitrail doctor          exit code 1 where something is wrong
+    The exit code is 1 if something is wrong with the machine; with a run it is 0 whatever is found.
 
-    vitrail doctor runs/a   how the run went, its files and its data; exit code 0 whatever is found
+    vitrail doctor
+    vitrail doctor runs/photos
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = ""
     """A run to examine, finished or not."""
     folder: Path = Path()
-    """Without a run: where runs would be written."""
-    json: bool = False
-    """Print JSON."""
+    """Without a run: where runs would be written (default: here)."""
 
 
-ARGUMENTS: dict[str, type] = {"doctor": Doctor}
 LEAST_SHM = 64 * 2**20  # containers give 64 MB by default, which a few worker processes fill
 LEAST_DISK = 2 * 2**30
 
 
 def doctor(words: list[str]) -> int:
-    given = arguments(Doctor, words, "vitrail doctor")
+    given, _ = read(VERB, words)
     if given.run:
         if given.folder != Path():
             raise UsageError("--folder is where runs would be written, and a run is examined", "leave --folder out")
@@ -74,12 +73,12 @@ def examined(given: Doctor) -> int:
         return 0
     print("{run}: {state}, step {step:,} of {steps:,}".format(**about))
     for finding in found:
-        print("\n".join(["", *told(finding)]))
+        print("\n".join(["", *finding_lines(finding)]))
     print("\nnothing is wrong" if not found else "")
     return 0
 
 
-def told(finding: Any) -> list[str]:
+def finding_lines(finding: Any) -> list[str]:
     rows = (("wrong: " if finding.grave else "look:  ", finding.what), ("  seen ", finding.evidence), ("  do   ", finding.advice))
     return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head, subsequent_indent=" " * len(head),
             break_long_words=False, break_on_hyphens=False)]  # fmt: skip
@@ -136,7 +135,7 @@ def compute(wrong: list[str]) -> list[tuple[str, str]]:
 
 
 def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
-    """Free disk where runs go, and shared memory where worker processes hand over pictures."""
+    """Free disk where runs go, and shared memory where worker processes hand over images."""
     rows = []
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -149,5 +148,8 @@ def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
         shared = shutil.disk_usage("/dev/shm").free
         rows.append(("/dev/shm", f"{shared / 2**20:,.0f} MiB free"))
         if shared <= LEAST_SHM:
-            wrong.append("/dev/shm is small: --machine.workers 0, or in a container --shm-size 2g")
+            wrong.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
     return rows
+
+
+VERB = Verb("doctor", Doctor, doctor)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.checks import place
-from vitrail.cli.growth import Grown
+from vitrail.cli.output.cost_tables import Grown
 from vitrail.errors import UsageError
 
 ENDINGS = (".svg", ".png")

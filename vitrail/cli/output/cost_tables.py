@@ -1,4 +1,4 @@
-"""How costs grow with the picture: sizes from words, and tables of what was counted."""
+"""How costs grow with the image: sizes from words, and tables of what was counted."""
 
 import dataclasses
 import re
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vitrail.checks import shown
-from vitrail.cli.tables import Column, table
-from vitrail.cli.words import numeric
+from vitrail.cli.output.tables import Column, table
+from vitrail.cli.syntax.arguments import numeric
 from vitrail.errors import UsageError
 
 GROWING = ("macs", "attention_bytes", "activation_bytes")
@@ -32,21 +32,21 @@ class Grown(NamedTuple):
 
 
 def with_joined_size(words: Sequence[str]) -> list[str]:
-    """`--size 224 320` as the one word `--size=224x320`. Errors: `UsageError`.
+    """`--img-size 224 320` as the one word `--img-size=224x320`. Errors: `UsageError`.
 
-    >>> with_joined_size(["vit/base", "--size", "224", "320"])
-    ['vit/base', '--size=224x320']
+    >>> with_joined_size(["vit/base", "--img-size", "224", "320"])
+    ['vit/base', '--img-size=224x320']
     """
     rest = list(words)
     for i, word in enumerate(rest):
-        if word == "--size" and rest[i + 1 : i + 2] and (numeric(rest[i + 1]) or not rest[i + 1].startswith("-")):
-            word = rest[i] = f"--size={rest.pop(i + 1)}"
-        if word.startswith("--size=") and numeric(word[7:]) and rest[i + 1 : i + 2] and numeric(rest[i + 1]):
+        if word == "--img-size" and rest[i + 1 : i + 2] and (numeric(rest[i + 1]) or not rest[i + 1].startswith("-")):
+            word = rest[i] = f"--img-size={rest.pop(i + 1)}"
+        if word.startswith("--img-size=") and numeric(word[11:]) and rest[i + 1 : i + 2] and numeric(rest[i + 1]):
             rest[i] += f"x{rest.pop(i + 1)}"
             if rest[i + 1 : i + 2] and numeric(rest[i + 1]):
-                raise UsageError("--size takes height and width, no third number", "several sizes have commas: --size 224,384,512")
-        if rest[i].startswith("--size="):
-            sizes(rest[i][7:])  # before a second word that is no number is taken for a model
+                raise UsageError("--img-size takes height and width, no third number", "several sizes have commas: --img-size 224,384,512")
+        if rest[i].startswith("--img-size="):
+            sizes(rest[i][11:])  # before a second word that is no number is taken for a model
     return rest
 
 
@@ -60,11 +60,13 @@ def sizes(text: str) -> list[tuple[int, int]]:
     for part in text.split(",") if text else ():
         match = re.fullmatch(r"([-+]?\d{1,18})(?:[xX×]([-+]?\d{1,18}))?", part.strip())
         if not match:
-            fix = "several sizes have commas and no spaces: --size 224,384x512"
-            raise UsageError(f"--size takes 2 whole numbers, or one for a square, not {shown(part)}", fix)
+            fix = "several sizes have commas and no spaces: --img-size 224,384x512"
+            raise UsageError(f"--img-size takes 2 whole numbers, or one for a square, not {shown(part)}", fix)
         size = int(match[1]), int(match[2] or match[1])
         if min(size) < 1:
-            raise UsageError(f"a picture of {size[0]} x {size[1]} pixels cannot be", "--size HEIGHT WIDTH, or --size 224,384,512")
+            raise UsageError(
+                f"an image of {size[0]} x {size[1]} pixels is not possible", "--img-size HEIGHT WIDTH, or --img-size 224,384,512"
+            )
         found.append(size)
     return list(dict.fromkeys(found))
 
@@ -86,7 +88,7 @@ def growth_lines(grown: Sequence[Grown]) -> list[str]:
             rows.append(row)
         powers = Grown(name, costs).powers().values()
         rows.append(["grows as"] + [cell for power in powers for cell in ("" if power is None else f"pixels^{power:.2f}", "")])
-        many = f"; memory is that of {costs[0].batch} pictures" if costs[0].batch > 1 else ""
+        many = f"; memory is that of {costs[0].batch} images" if costs[0].batch > 1 else ""
         lines += [f"{name}: {costs[0].parameters:,} parameters at every size{many}", *table(columns, rows), attention_kind(costs), ""]
     return lines[:-1]
 

@@ -38,7 +38,7 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
     if not as_json:
         print(f"written to {folder}")
     if failed:
-        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
     return BadImage.code if failed else 0
 
 

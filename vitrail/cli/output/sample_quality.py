@@ -1,4 +1,4 @@
-"""What `vitrail eval --features` does with a model that makes pictures: judges what it makes, once or in a sweep."""
+"""What `vitrail eval --features` does with a generative model: evaluates its images, once or in a sweep."""
 
 import dataclasses
 import json
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vitrail.checks import Positive, checked
-from vitrail.cli.console import Console
-from vitrail.cli.tables import Column, table
+from vitrail.cli.output.console import Console
+from vitrail.cli.output.tables import Column, table
 from vitrail.errors import UsageError
 
 STYLES = ("-", "--", ":")
 
 
 class Given(Protocol):
-    """Of the words of `vitrail eval`, those that are about made pictures."""
+    """Of the arguments of `vitrail eval`, those about generated images."""
 
     run: str
     data: str
-    size: tuple[int, int] | None
+    img_size: tuple[int, int] | None
     features: str
     sweep_guidance: tuple[float, ...]
     sweep_ema: tuple[Any, ...]
@@ -34,13 +34,13 @@ def check(given: Given, predictor: Any) -> None:
     from vitrail.types import generates
 
     if swept(given) and not given.features:
-        raise UsageError("a sweep judges made pictures by a classifier's features", "--features RUN names one")
+        raise UsageError("a sweep evaluates generated images by a classifier's features", "--features RUN names one")
     if swept(given) and given.data:
-        raise UsageError("a sweep is kept in the folder of the run and judged on its data", "leave --data out")
+        raise UsageError("a sweep is kept in the folder of the run and uses its data", "leave --data out")
     if given.features and not generates(predictor.task):
-        raise UsageError(f"{given.run} makes no pictures that could be judged by features", "leave --features out")
-    if given.size and generates(predictor.task):
-        raise UsageError(f"{given.run} makes pictures of {'x'.join(map(str, predictor.recipe.input.size))}", "leave --size out")
+        raise UsageError(f"{given.run} is no generative model, whose images --features evaluates", "leave --features out")
+    if given.img_size and generates(predictor.task):
+        raise UsageError(f"{given.run} generates images of {'x'.join(map(str, predictor.recipe.input.size))}", "leave --img-size out")
 
 
 def swept(given: Given) -> bool:
@@ -48,22 +48,22 @@ def swept(given: Given) -> bool:
 
 
 def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
-    """How good the pictures are that a model makes; kept in the folder of its run."""
+    """How good the images are that a model generates; kept in the folder of its run."""
     from vitrail.run import copying
     from vitrail.run.predict import load
     from vitrail.run.quality import Real, near
     from vitrail.weights.file import write_file
 
-    judge, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
-    progress = Console(given.json).progress("making pictures")
-    real = Real(predictor, judge, dataset, part, checked(given.count, Positive, "--count"), kept, world)
-    said = {"by": given.features, **dataclasses.asdict(real.judged(predictor, progress=progress))}
-    copied = near(predictor, judge, dataset, real.made, kept, world) if real.made else None
-    said["copied"] = None if copied is None else dataclasses.asdict(copied.found)
+    classifier, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
+    progress = Console(given.json).progress("generating images")
+    real = Real(predictor, classifier, dataset, part, checked(given.count, Positive, "--count"), kept, world)
+    result = {"by": given.features, **dataclasses.asdict(real.judged(predictor, progress=progress))}
+    copied = near(predictor, classifier, dataset, real.made, kept, world) if real.made else None
+    result["copied"] = None if copied is None else dataclasses.asdict(copied.found)
     if folder is not None and world.first:
-        write_file(folder.quality, json.dumps(said, indent=1, ensure_ascii=False).encode())
+        write_file(folder.quality, json.dumps(result, indent=1, ensure_ascii=False).encode())
         copying.write(folder.evaluation, "features", copied)
-    return said
+    return result
 
 
 def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> list[dict[str, Any]]:
@@ -74,12 +74,12 @@ def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wo
 
     if world.size > 1:
         raise UsageError("a sweep is done by one process", "leave torchrun out")
-    judge, device = load(given.features, str(world.device)), str(world.device)
+    classifier, device = load(given.features, str(world.device)), str(world.device)
     averages: tuple[int, ...] = tuple(dict.fromkeys(given.sweep_ema)) or (1,)
     makers = {a: predictor if a == 1 else load(given.run, device, a, given.vae) for a in averages}
     guidances = given.sweep_guidance or (usual(predictor.described).guidance,)
     wanted = sweeping.Range(tuple(guidances), makers, checked(given.count, Positive, "--count"))
-    points = sweeping.sweep(wanted, judge, dataset, part, folder.path, world, Console(given.json).progress("making pictures"))
+    points = sweeping.sweep(wanted, classifier, dataset, part, folder.path, world, Console(given.json).progress("generating images"))
     files = sweeping.write(points, folder.path, given.features)
     files.append(draw(points, folder.evaluation / "sweep.svg"))
     if not given.json:
@@ -119,12 +119,12 @@ def draw(points: Sequence[Any], file: Path) -> Path:
 
 
 def show(found: dict[str, Any]) -> None:
-    print(f"\n{found['made']:,} made pictures, {found['real']:,} real ones; {found['width']} features of {found['by']}")
+    print(f"\n{found['made']:,} generated images, {found['real']:,} real ones; {found['width']} features of {found['by']}")
     floor = found["metrics_of_real"] or {}
     for name, value in found["metrics"].items():
-        print(f"  {name:<18} {value:.4f}" + (f"   (of real pictures {floor[name]:.4f})" if floor else ""))
+        print(f"  {name:<18} {value:.4f}" + (f"   (of real images {floor[name]:.4f})" if floor else ""))
     if found["asked"] is not None:
-        print(f"  {'of its class':<18} {found['asked']:.4f}   (of real pictures {found['asked_of_real']:.4f})")
+        print(f"  {'of its class':<18} {found['asked']:.4f}   (of real images {found['asked_of_real']:.4f})")
     if found["copied"] is not None:
         from vitrail.run.copying import Copying, sentence
 

@@ -1,0 +1,110 @@
+"""`vitrail cost`: parameters, multiply-adds and memory of models."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.checks import place
+from vitrail.cli.output.cost_tables import Grown, growth_lines, parts_lines, side_by_side, sizes, with_joined_size
+from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.flags import expanded
+from vitrail.cli.syntax.verb import AsJson, Verb
+from vitrail.errors import UsageError, nearest
+
+
+@dataclass
+class Cost(AsJson):
+    """What models cost for one image, or for several sizes of it: parameters, multiply-adds and memory.
+
+    vitrail cost vit/base
+    vitrail cost vit/base swin/base --img-size 224,384,512 --plot cost.svg
+    vitrail cost vit/base --model.depth 6 --batch-size 64
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    """A model such as vit/base, or a run; several are compared."""
+    img_size: str = ""
+    """224 (a square), 224 320 or 224x320 (height, width), or several: 224,384x512 (default: the model's own)."""
+    batch_size: int = 1
+    """How many images memory is counted for; multiply-adds are of one."""
+    parts: bool = False
+    """Show the multiply-adds of each part of the model."""
+    plot: str = ""
+    """Draw what several sizes cost into this file, .svg or .png."""
+    classes: int = 1000
+    """Number of classes of a model by name."""
+
+
+def cost(words: list[str]) -> None:
+    given, keys = read(VERB, with_joined_size(expanded(words)))
+    if not given.names:
+        raise UsageError(
+            "vitrail cost needs MODEL: a model such as vit/base, or a run", "vitrail models lists them all"
+        )
+    if given.batch_size < 1:
+        raise UsageError(
+            f"memory cannot be counted for {given.batch_size} images", "--batch-size takes a number from 1 up"
+        )
+    wanted = sizes(given.img_size)
+    changes = keys_of("model", keys)
+    if given.plot:
+        from vitrail.cli.plot import may_draw
+
+        may_draw(given.plot, wanted)
+    counted = []
+    for name in dict.fromkeys(given.names):
+        model = named(name, given.classes, changes)
+        counted.append(Grown(name, [count(name, model, size, given.batch_size) for size in wanted or (None,)]))
+    if given.plot:
+        from vitrail.cli.plot import draw
+
+        draw(counted, given.plot)
+    alone = len(counted) == 1 and len(counted[0].costs) == 1
+    if given.json:
+        found = [entry for grown in counted for entry in grown.entries()]
+        sys.stdout.write(json.dumps(found[0] if alone else found) + "\n")
+        return
+    lines = (
+        counted[0].costs[0].lines() if alone else growth_lines(counted) if len(wanted) > 1 else side_by_side(counted)
+    )
+    print("\n".join(lines + (parts_lines(counted) if given.parts else [])))
+
+
+def count(name: str, model: Any, size: tuple[int, int] | None, batch: int) -> Any:
+    """The cost of an image. Errors: `UsageError` for a size that the model cannot take."""
+    from vitrail.analysis.cost import cost as counted
+
+    try:
+        return counted(model, size, batch)
+    except (RuntimeError, OverflowError) as error:
+        if size is None:
+            raise
+        why = "too many numbers to count" if "overflow" in str(error) else (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"{name} cannot take an image of {size[0]} x {size[1]} pixels: {why}", "give another --img-size"
+        ) from None
+
+
+def named(name: str, classes: int, keys: dict[str, Any]) -> Any:
+    """A model by name (on the meta device: no memory for its weights), or the model of a run."""
+    from vitrail import catalog
+    from vitrail.analysis.cost import weightless
+    from vitrail.run import model
+    from vitrail.run.predict import load
+
+    if name.partition("/")[0] in catalog.rooms("models") and not place(name).exists():
+        with weightless():
+            return model.create(name, classes, keys)
+    if keys:
+        raise UsageError("a run is as it is; keys go with a model by name", "vitrail cost vit/base --model.depth 6")
+    if not place(name).exists() and (near := nearest(name, catalog.names("models"))):
+        raise UsageError(
+            f"{name} is neither a model nor a run", f"did you mean {' or '.join(near)}? vitrail models lists them all"
+        )
+    return load(name).model
+
+
+VERB = Verb("cost", Cost, cost, sections=("model",), changes="what a model costs")

@@ -1,0 +1,130 @@
+"""`vitrail eval`: how good a trained model is on held-out images."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitrail.cli.output import sample_quality
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import AsJson, OfRun, OnData, OnDevice, Verb
+from vitrail.errors import UsageError
+
+
+@dataclass
+class Eval(OfRun, OnData, OnDevice, AsJson):
+    """Evaluate a trained model on held-out images.
+
+    vitrail eval runs/photos
+    vitrail eval runs/photos --data other --split test --img-size 256
+    vitrail eval runs/flow --features runs/classifier --count 1000
+    vitrail eval runs/flow --features runs/classifier --sweep-guidance 1 2 3
+    """
+
+    img_size: tuple[int, int] | None = None
+    """Evaluate at this height and width too, and print the change."""
+    features: str = ""
+    """Generative models: a classifier's run, for Fréchet distance, precision and recall of generated images."""
+    sweep_guidance: tuple[float, ...] = ()
+    """With --features: evaluate at each of these guidance scales."""
+    sweep_ema: tuple[Literal[1, 2], ...] = ()
+    """With --features: evaluate each of these weight averages."""
+    count: int = 1000
+    """With --features: how many images to generate."""
+    vae: str = ""
+    """Latent models: where the autoencoder lies now, if moved."""
+
+
+WIDE = 9  # columns of a number
+
+
+def evaluate(words: list[str]) -> None:
+    given, _ = read(VERB, words)
+    device(given.device)
+    from vitrail.engine import world as worlds
+    from vitrail.engine.precision import Precision
+    from vitrail.run import evaluate as judging
+    from vitrail.run.predict import load
+    from vitrail.run.prepare import data_of, held_out, part_of
+
+    world = worlds.join(given.device)
+    predictor = load(given.run, str(world.device), vae=given.vae)
+    sample_quality.check(given, predictor)
+    dataset, folder = data_of(given.run, given.data, predictor.recipe.task.name)
+    judging.match_classes(dataset, predictor.classes, predictor.task.truth)
+    part = given.split or held_out(dataset, final=True)
+    split = part_of(dataset, given.split, part)
+    metrics, found = judging.judge(predictor.described, split, predictor.preprocess, world)
+    if world.first and folder is not None:
+        view = judging.viewer(predictor.described, predictor.preprocess, Precision("fp32", world.device.type))
+        judging.keep(folder, part, metrics, found, split, view)
+    if given.img_size:
+        usual = metrics
+        metrics, _ = judging.judge(predictor.described, split, resized(predictor, given.img_size), world)
+    if sample_quality.swept(given):
+        metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
+    elif given.features:
+        metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
+    if world.first and (given.json or not sample_quality.swept(given)):
+        show_metrics(given, part, metrics, predictor.classes)
+        if given.img_size and not given.json:
+            show_change(given.img_size, predictor, usual, metrics)
+    worlds.leave(world)
+
+
+def resized(predictor: Any, size: tuple[int, int]) -> Any:
+    """The model's preprocessing to another size. Errors: `UsageError` where the model cannot take that."""
+    import dataclasses
+
+    import torch
+
+    if min(size) < 1:
+        raise UsageError(f"images of {size[0]}x{size[1]} are not possible", "--img-size HEIGHT WIDTH")
+    pre = dataclasses.replace(predictor.preprocess, size=size)
+    device = next(predictor.model.parameters()).device
+    try:
+        with torch.no_grad():
+            predictor.model(torch.zeros(1, pre.channels, *size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the model cannot take images of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}",
+            "give another --img-size",
+        ) from None
+    return pre
+
+
+def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
+    """What another size than the model's own did to the metric that ranks models."""
+    from vitrail.types import ranks
+
+    name, own = ranks(predictor.task)[0], "x".join(map(str, predictor.preprocess.size))
+    change = 100 * (metrics[name] - usual[name])
+    print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
+
+
+def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
+    from vitrail.run.evaluate import scalars
+
+    if given.json:
+        sys.stdout.write(json.dumps({"part": part, **metrics}) + "\n")
+        return
+    print(f"{part}: {metrics['count']:,} images")
+    for name, value in scalars(metrics).items():
+        if name != "count":
+            print(f"  {name:<18} {value:.4f}")
+    if "made" in metrics:
+        sample_quality.show(metrics["made"])
+    table, wide = metrics["per_class"], min(32, max([5, *map(len, classes)]))
+    columns = [key for key, values in table.items() if len(values) == len(classes)]
+    print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))
+    for i, name in enumerate(classes):
+        numbers = " ".join(f"{number(table[key][i]):>{WIDE}}" for key in columns)
+        print(f"  {name[:32]:<{wide}} {numbers}")
+
+
+def number(value: float) -> str:
+    """Counts as they are, shares with four places."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+VERB = Verb("eval", Eval, evaluate)

@@ -1,0 +1,82 @@
+"""`vitrail import`: a file of published weights becomes a model folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vitrail.checks import parse, place
+from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.verb import Verb
+from vitrail.errors import UsageError
+
+
+@dataclass
+class Import:
+    """Convert published weights (.safetensors, .pth, .npz) into a model folder for predict, eval and vitrail.load.
+
+    No file is ever executed: only plain tensors are read.
+
+    vitrail import vit_b16.npz --model vit/base --out vit-base
+    vitrail import dinov2s.pt --model vit/small --model.patch 14 --new-head --out dino
+    vitrail import swin.pth --model swin/tiny --input.mean 0.5 0.5 0.5 --out swin
+    """
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file of weights."""
+    model: str = ""
+    """The architecture, such as vit/base; see vitrail models."""
+    out: Path | None = None
+    """The folder to write; it must not exist."""
+    format: str = "auto"
+    """Who named the tensors: timm, transformers, torchvision, google, original; auto takes the best fit."""
+    classes: str = ""
+    """Number of classes, or a text file with a name a line (default: as the head in the file)."""
+    new_head: bool = False
+    """Load all but the classifier head, which is initialised anew."""
+    resize: bool = False
+    """Resample position tables, patches and channels to the model's."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of patches of the file's position table (default: a square)."""
+    strict: bool = True
+    """Load what fits, even if names are missing or unexpected."""
+    licence: str = ""
+    """The licence of the weights, kept with them."""
+    sha256: str = ""
+    """The expected SHA-256 of the file."""
+
+
+def import_weights(words: list[str]) -> None:
+    given, keys = read(VERB, words)
+    if not given.model or given.out is None:
+        missing = "--model vit/base" if not given.model else "--out FOLDER"
+        raise UsageError(f"vitrail import needs {missing}", "vitrail import FILE --model vit/base --out FOLDER")
+    from vitrail.recipe import Choice
+    from vitrail.run.bring import Wish
+    from vitrail.run.bring import bring as make
+    from vitrail.weights.load import Options
+
+    options = Options(given.strict, given.resize, given.new_head, given.grid)
+    model = Choice(given.model, keys_of("model", keys))
+    made = make(Wish(place(given.file), model, place(given.out), given.format, classes(given.classes),
+                     keys_of("input", keys), given.licence, given.sha256 or None, options))  # fmt: skip
+    print("\n".join(made.lines()))
+
+
+def classes(text: str) -> int | tuple[str, ...] | None:
+    """A number, or the lines of a text file. Errors: `UsageError`."""
+    if not text:
+        return None
+    if isinstance(number := parse(text), int) and not isinstance(number, bool):
+        return number
+    path = place(text)
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(
+            f"--classes takes a number, or a text file with one name a line; {text!r} is neither", "--classes 1000"
+        ) from None
+
+
+VERB = Verb("import", Import, import_weights, sections=("model", "input"), changes="what is imported")

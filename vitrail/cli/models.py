@@ -1,0 +1,112 @@
+"""`vitrail models`: the models in numbers, and the settings of one."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from vitrail.checks import shown, spoken
+from vitrail.cli.output.cost_tables import by
+from vitrail.cli.output.tables import Column, paragraph, table
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import AsJson, Verb
+
+
+@dataclass
+class Models(AsJson):
+    """List the models with parameters, multiply-adds and accuracy; describe a family; list the settings of a model.
+
+    vitrail models
+    vitrail models swin
+    vitrail models swin/tiny
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
+    """A family (vit) or a model (vit/base); without: all models."""
+
+
+COLUMNS = (
+    Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1), Column("top-1 (%)"),
+    Column("at", right=False, spare=2), Column("trained on", right=False, spare=3), Column("paper", right=False, spare=4),
+)  # fmt: skip
+
+
+def models(words: list[str]) -> None:
+    given, _ = read(VERB, words)
+    from vitrail import catalog
+
+    known = catalog.published()
+    if "/" in given.name or "." in given.name:
+        return one(given, known)
+    rows = [fact(name, known) for name in catalog.names("models", given.name or None)]
+    if not given.name:
+        print(json.dumps(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, known) for row in rows])))
+        return None
+    papers = [{"arxiv": number, **known["papers"][number]} for number in known["families"].get(given.name, [])]
+    headline, *about = catalog.about("models", given.name)
+    if given.json:
+        print(json.dumps({"family": given.name, "papers": papers, "about": about, "models": rows}))
+        return None
+    lines = [headline] if not papers else [line for paper in papers for line in cited(paper)]
+    for text in about:
+        lines += ["", *paragraph(text)]
+    lines += ["", *table(COLUMNS, [cells(row, known) for row in rows])]
+    lines += ["", f"the settings of one:  vitrail models {rows[0]['name']}", f"what it costs:        vitrail cost {rows[0]['name']}"]
+    print("\n".join(lines))
+    return None
+
+
+def one(given: Models, known: dict[str, Any]) -> None:
+    """The row and the settings of one model."""
+    from vitrail import catalog
+
+    config, row = catalog.config("models", given.name), fact(given.name, known)
+    fields = dataclasses.fields(config)
+    if given.json:
+        print(json.dumps({**row, "settings": {f.name: getattr(config, f.name) for f in fields}}))
+        return
+    print(f"{given.name}: {(catalog.module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
+    if given.name in known["models"]:
+        print("\n".join(table(COLUMNS, [cells(row, known)])) + "\n")
+    kinds = get_type_hints(type(config), include_extras=True)
+    for field in fields:
+        print(f"  --model.{field.name.replace('_', '-'):<20} {shown(getattr(config, field.name)):<12} {spoken(kinds[field.name])}")
+
+
+def fact(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a model without building it; None where nothing is."""
+    row, family = known["models"].get(name, {}), known["families"].get(name.partition("/")[0], [])
+    found = {key: row.get(key) for key in ("parameters", "macs", "size", "top1", "trained")}
+    side = row.get("at")
+    found["top1_size"] = ([side, side] if side else row["size"]) if "top1" in row else None
+    return {"name": name, **found, "paper": row.get("paper", family[0] if family else "") or None}
+
+
+def cells(row: dict[str, Any], known: dict[str, Any]) -> list[str]:
+    """The same as words, for `COLUMNS`. Where top-1 was measured is said where it is not the variant's own size."""
+    macs, top1, paper = row["macs"], row["top1"], row["paper"]
+    return [
+        row["name"],
+        f"{row['parameters'] / 1e6:,.2f}" if row["parameters"] else "",
+        f"{macs / 1e9:,.{2 if macs >= 1e9 else 3}f}" if macs else "",
+        by(row["size"]) if row["size"] else "",
+        "" if not top1 else f"{top1:.2f}" if round(top1, 1) != top1 else f"{top1:.1f} ",
+        by(row["top1_size"]) if top1 and row["top1_size"] != row["size"] else "",
+        row["trained"] or "",
+        short(known["papers"][paper]) if paper else "",
+    ]
+
+
+def short(paper: dict[str, Any]) -> str:
+    """Authors and year in as few words as a text would use."""
+    first, *others = paper["authors"]
+    return f"{first}{' et al.' if others[1:] else f' & {others[0]}' if others else ''} {paper['year']}"
+
+
+def cited(paper: dict[str, Any]) -> list[str]:
+    return [*paragraph(paper["title"]), *paragraph(f"{', '.join(paper['authors'])} {paper['year']}, arxiv.org/abs/{paper['arxiv']}")]
+
+
+VERB = Verb("models", Models, models)

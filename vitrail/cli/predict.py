@@ -1,0 +1,121 @@
+"""`vitrail predict`: what is in images, by a trained model."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.checks import place
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
+from vitrail.errors import BadImage, DataError, UsageError, nearest
+
+
+@dataclass
+class Predict(OfRun, OnDevice, AsJson):
+    """Predict classes, masks or boxes of images.
+
+    vitrail predict runs/photos cat.jpg dog.jpg
+    vitrail predict runs/photos folder --json
+    vitrail predict runs/boxes street.jpg --score 0.3 --out drawn
+    """
+
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
+    """Files, or folders of images."""
+    top: int = 3
+    """How many classes to name."""
+    out: str = ""
+    """Masks and boxes: a new folder for label maps and overlays (default: predictions)."""
+    score: float = 0.5
+    """Boxes: the lowest score of what is drawn and counted."""
+
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def predict(words: list[str]) -> int:
+    given, _ = read(VERB, words)
+    device(given.device)
+    if not 0 <= given.score <= 1:
+        raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
+    if given.top < 1:
+        raise UsageError(f"--top is {given.top}", "name at least one class")
+    if place(given.run).suffix.lower() in PICTURES:
+        raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
+    files = expanded(given.images)
+    from vitrail.run.predict import load
+    from vitrail.types import generates
+
+    predictor = load(given.run, given.device)
+    if generates(predictor.task):
+        raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")
+    if predictor.task.truth != "classes":
+        from vitrail.cli.output import predict_dense
+
+        return predict_dense.predict(predictor, files, given.out, given.score, given.json)
+    failed = 0
+    for start in range(0, len(files), 64):
+        for path, row in each(predictor, files[start : start + 64]):
+            failed += isinstance(row, BadImage)
+            print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
+    if failed:
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
+    return BadImage.code if failed else 0
+
+
+def expanded(names: tuple[str, ...]) -> list[Path]:
+    """Files as they are; folders as the images below them, in order. Errors: `DataError`."""
+    found: list[Path] = []
+    for name in names:
+        path = place(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+            if not inside:
+                raise DataError(f"there is no image in {path}", "images end in .jpg, .png, .webp, .bmp, .gif or .tiff")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            there = sorted(p.name for p in path.absolute().parent.glob("*"))
+            near = nearest(path.name, there) or there[:5]
+            raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
+    if not found:
+        raise UsageError("no image was given", "vitrail predict RUN IMAGE...")
+    return found
+
+
+def each(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
+    """A row of probabilities per file, or the reason why there is none: one bad image does not cost the others."""
+    from vitrail.data.decode import decode
+
+    pre, good, rows = predictor.preprocess, [], {}
+    for path in files:
+        try:
+            good.append((path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)))
+        except BadImage as error:
+            rows[path] = error
+    if good:
+        said = predictor.predict([pixels for _, pixels in good]).probabilities
+        rows.update({path: row for (path, _), row in zip(good, said, strict=True)})
+    return [(path, rows[path]) for path in files]
+
+
+def as_json(path: Path, row: Any, predictor: Any) -> dict[str, Any]:
+    if isinstance(row, BadImage):
+        return {"path": str(path), "error": row.what}
+    probabilities = {name: round(float(p), 6) for name, p in zip(predictor.classes, row, strict=True)}
+    return {"path": str(path), "label": predictor.label(row), "probabilities": probabilities}
+
+
+def as_line(path: Path, row: Any, predictor: Any, top: int) -> str:
+    if isinstance(row, BadImage):
+        return row.what
+    best = row.topk(min(top, len(predictor.classes)))
+    told = ", ".join(f"{predictor.classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    return f"{path}: {told}"
+
+
+VERB = Verb("predict", Predict, predict)
