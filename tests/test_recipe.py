@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitrail import catalog
-from vitrail.cli.syntax.arguments import take_keys
+from vitrail.cli.syntax.keys import take_keys
 from vitrail.errors import UsageError, nearest, pick
 from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, from_tables, override, read, to_tables
 from vitrail.run.folder import toml

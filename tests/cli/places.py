@@ -70,7 +70,7 @@ def refused(folder: Path, words: str, code: int, piece: str) -> None:
     assert lines[0].startswith("vitrail: ")
     assert piece in " ".join(line.strip() for line in lines), err
     assert "Traceback" not in out + err
-    assert "unforeseen" not in err
+    assert "unexpected error" not in err
 
 
 def must(*words: object) -> str:

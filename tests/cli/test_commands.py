@@ -354,7 +354,7 @@ def test_ctrl_c_before_a_run_begins_is_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "vitrail: stopped\n"
 
 
-def test_the_unforeseen_is_told_in_two_lines(monkeypatch, capsys):
+def test_an_unexpected_error_is_two_lines(monkeypatch, capsys):
     import vitrail.cli.main as door
 
     def broken(words):

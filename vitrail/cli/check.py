@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.recipe import Choice
 

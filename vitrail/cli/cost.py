@@ -9,8 +9,9 @@ import tyro
 
 from vitrail.checks import place
 from vitrail.cli.output.cost_tables import Grown, growth_lines, parts_lines, side_by_side, sizes, with_joined_size
-from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.flags import expanded
+from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError, nearest
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from vitrail.checks import parse, place
-from vitrail.cli.syntax.arguments import keys_of, read
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
 

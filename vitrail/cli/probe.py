@@ -9,7 +9,8 @@ import tyro
 from vitrail.checks import Positive, Share, checked
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import device, keys_of, read
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed

@@ -51,6 +51,8 @@ def study(words: list[str]) -> int:
     from vitrail import catalog
 
     name = pick(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
+    if {"-h", "--help"} & set(words):
+        read(verb_of(name), words[1:])
     module = catalog.module("studies", name.replace("-", "_"))
     given, _ = read(Verb(f"study {name}", joined(module), study), words[1:])
     device(given.device)
@@ -79,6 +81,11 @@ def resume(words: list[str]) -> int:
     meter = Meter()
     opened, module, config = bench.resumed(given.resume, world(head["device"]), meter.done)
     return conduct(module, config, opened, meter)
+
+
+def verb_of(name: str) -> Verb[StudyRequest]:
+    """A study with all its options, read without importing it."""
+    return Verb(f"study {name}", StudyRequest, study, module=f"vitrail.studies.{name.replace('-', '_')}")
 
 
 def names() -> list[str]:

@@ -10,8 +10,9 @@ import tyro
 
 from vitrail.checks import place
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import Given, device, read, recipe_flags
+from vitrail.cli.syntax.arguments import device, read, recipe_flags
 from vitrail.cli.syntax.flags import KEYED, NAMING, changes_of, flag_of
+from vitrail.cli.syntax.keys import Given
 from vitrail.cli.syntax.verb import OnDevice, Verb
 from vitrail.errors import UsageError, VitrailError, pick
 from vitrail.recipe import SECTIONS, Recipe, override

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vitrail.checks import shown
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import numeric
+from vitrail.cli.syntax.keys import numeric
 from vitrail.errors import UsageError
 
 GROWING = ("macs", "attention_bytes", "activation_bytes")

@@ -5,25 +5,23 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar, get_type_hints
 
-from vitrail.checks import checked, parse, spoken
-from vitrail.cli.syntax.flags import BY_NAME, Flag, changes_of, expanded, flag_of, kind_of
-from vitrail.cli.syntax.former import renamed
+from vitrail.checks import spoken
+from vitrail.cli.syntax.flags import BY_NAME, expanded
+from vitrail.cli.syntax.help import print_help
+from vitrail.cli.syntax.keys import Given, numeric, parts, take_keys
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import SYNONYMS, UsageError, nearest, pick
-from vitrail.recipe import CHOICES, SECTIONS, Recipe
+from vitrail.recipe import CHOICES
 
 T = TypeVar("T")
-Given = list[tuple[str, dict[str, Any]]]
 
 
 def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
     """`words` as arguments of a command, and the keys of a recipe among them. Errors: `UsageError`; --help exits."""
-    from vitrail.cli.syntax.help import print_help
-
     words = expanded(words)
     if {"-h", "--help"} & set(words):
         print_help(verb, words)
@@ -123,10 +121,6 @@ def recipe_flags() -> list[str]:
     return [k.replace("_", "-") for k in found]
 
 
-def parts() -> dict[str, Any]:
-    return {f.name: getattr(Recipe(), f.name) for f in dataclasses.fields(Recipe)}
-
-
 def device(name: str) -> str:
     """`name` if it can be a device here. Errors: `UsageError`."""
     kind = re.fullmatch(r"(auto|cpu|mps|cuda)|cuda:(\d+)", name)
@@ -142,90 +136,6 @@ def device(name: str) -> str:
                 f"there is no GPU {name!r} here: {found}", "leave --device out; vitrail doctor lists what there is"
             )
     return name
-
-
-def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], Given]:
-    """Takes `--section.key value ...`, and the `flags` that are keys of a recipe, out of `words`: what is left, and the
-    keys by section in the order they stand.
-
-    A key takes one value and whatever numbers follow it (`--input.size 28 28`); a key alone is true,
-    `--augment.no-flip` false.
-    """
-    by_name = {f.flag: f for f in flags}
-    rest: list[str] = []
-    given: Given = []
-    seen: set[str] = set()
-    i = 0
-    while i < len(words):
-        head, equals, value = words[i].partition("=")
-        i += 1
-        flag = by_name.get(head.replace("_", "-"))
-        match = re.fullmatch(r"--([\w-]+)\.([\w.-]+)", head)
-        if flag is None and match is None:
-            rest.append(words[i - 1])
-            continue
-        section, key = key_of(match[1], match[2]) if match else flag.key or ("", "")  # type: ignore[union-attr]
-        values = [value] if equals else []
-        if not equals:
-            while i < len(words) and (numeric(words[i]) if values else not words[i].startswith("--")):
-                values.append(words[i])
-                i += 1
-        name = flag_of(section, key.removeprefix("no_"))
-        if name in seen:
-            raise UsageError(f"{name} is given twice", "give it once")
-        seen.add(name)
-        if flag:
-            given.append((section, changes_of(flag, value_of(flag, values))))
-        else:
-            given.append((section, {key: meaning(values)} if values else switch(section, key)))
-    return rest, given
-
-
-def key_of(section: str, key: str) -> tuple[str, str]:
-    """Section and key as recipes have them. Errors: `UsageError` for unknown sections, and keys by a former name."""
-    key = key.replace("-", "_")
-    fields = {f.name for f in dataclasses.fields(parts()[section])} if section in SECTIONS else set()
-    if section not in CHOICES and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
-        raise UsageError(
-            f"--{section}.{key.replace('_', '-')} is {now} now", "vitrail train --help all lists every key"
-        )
-    pick(section, SECTIONS, "section of a recipe", f"sections: {', '.join(SECTIONS)}")
-    return section, key
-
-
-def value_of(flag: Flag, values: list[str]) -> Any:
-    """The value of a flag that is a key of a recipe, checked under the name it was typed by. Errors: `UsageError`."""
-    if not values:
-        raise UsageError(f"{flag.flag} needs a value", f"{flag.flag} {flag.takes}: {flag.about}")
-    if values == [""]:
-        raise UsageError(f"{flag.flag} is empty", "leave it out, or give it a value")
-    assert flag.key
-    kind = kind_of(flag.key)
-    return values[0] if kind is str else checked(meaning(values), kind, flag.flag)
-
-
-def keys_of(section: str, given: Given) -> dict[str, Any]:
-    """The keys of one section."""
-    return {key: value for own, values in given if own == section for key, value in values.items()}
-
-
-def numeric(word: str) -> bool:
-    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|nan|inf", word) is not None
-
-
-def meaning(values: list[str]) -> Any:
-    if len(values) == 1:
-        return parse(values[0])
-    return [parse(v) for v in values]
-
-
-def switch(section: str, key: str) -> dict[str, Any]:
-    """A key without a value. Errors: `UsageError` where the key is no switch."""
-    kinds = {} if section in CHOICES else get_type_hints(type(parts()[section]))
-    name = key.removeprefix("no_")
-    if name in kinds and "true" not in spoken(kinds[name]):
-        raise UsageError(f"--{section}.{key.replace('_', '-')} needs a value", f"it takes {spoken(kinds[name])}")
-    return {name: key == name}
 
 
 def condensed(box: str, kind: type, prog: str, words: list[str]) -> str:

@@ -26,19 +26,21 @@ def candidates(words: list[str]) -> list[str]:
         return beginning(last, COMMANDS)
     if words[0] not in COMMANDS:
         return []
-    verb, sources = command(words[0]), Sources()
-    options = verb.options(sources)
-    if words[0] == "study" and len(words) > 2:
-        options += sources.options(f"vitrail.studies.{words[1].replace('-', '_')}")
+    verb = command(words[0])
+    if words[0] == "study" and len(words) > 2 and not words[1].startswith("-"):
+        from vitrail.cli.study import verb_of
+
+        verb = verb_of(words[1])
     try:
-        return beginning(last, possible(verb, options, words[1:]))
+        return beginning(last, possible(verb, words[1:]))
     except VitrailError:  # a word before is wrong; the command itself will tell
         return []
 
 
-def possible(verb: Verb[Any], options: list[Option], words: list[str]) -> Iterable[str]:
+def possible(verb: Verb[Any], words: list[str]) -> Iterable[str]:
     *before, last = words
     flag = SHORT.get(before[-1], before[-1]) if before else ""
+    options = verb.options(Sources())
     if flag in ("--help", "-h") and verb.sections and not last.startswith("-"):
         return ["all", *verb.sections]
     if last.startswith("-"):

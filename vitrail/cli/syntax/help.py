@@ -1,5 +1,6 @@
 """Help: one screen for each command, and on demand every key of a recipe, as its source documents it."""
 
+import ast
 import inspect
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 from vitrail import catalog
 from vitrail.checks import place
 from vitrail.cli.syntax.flags import FLAGS, flag_of
+from vitrail.cli.syntax.keys import take_keys
 from vitrail.cli.syntax.source import Option, Sources
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import pick
@@ -51,7 +53,7 @@ def overview(verb: Verb[Any]) -> list[str]:
     """One screen: what the command does, its flags, examples, where the rest is."""
     options = verb.options(Sources())
     arguments, own = [o for o in options if o.positional], [o for o in options if not o.positional]
-    summary, examples, notes = documentation(verb.kind)
+    summary, examples, notes = documentation(verb)
     usage = " ".join([f"usage: {verb.prog}", *(o.positional for o in arguments), "[OPTIONS]"])
     lines = [usage, "", *textwrap.wrap(summary, width()), "", *laid_out(flag_rows(verb, arguments, own), FLAG_COLUMN)]
     for note in notes:
@@ -66,9 +68,11 @@ def overview(verb: Verb[Any]) -> list[str]:
     return lines
 
 
-def documentation(kind: type) -> tuple[str, list[str], list[str]]:
-    """The docstring of a command's options: what it does, examples, notes."""
-    first, *paragraphs = (inspect.cleandoc(kind.__doc__ or "").split("\n\n")) or [""]
+def documentation(verb: Verb[Any]) -> tuple[str, list[str], list[str]]:
+    """The docstring of a command: what it does, examples, notes."""
+    module = Sources().module(verb.module) if verb.module else None
+    text = ast.get_docstring(module.tree) if module else inspect.getdoc(verb.kind)
+    first, *paragraphs = (text or "").split("\n\n")
     examples = [line.strip() for p in paragraphs for line in p.splitlines() if line.strip().startswith("vitrail ")]
     notes = [" ".join(p.split()) for p in paragraphs if not p.strip().startswith("vitrail ")]
     return " ".join(first.split()), examples, notes
@@ -123,8 +127,6 @@ def laid_out(rows: Rows, column: int) -> list[str]:
 
 def choose(verb: Verb[Any], words: list[str]) -> Recipe:
     """The recipe that words speak of, as far as it says which model, data and task: their keys are listed."""
-    from vitrail.cli.syntax.arguments import take_keys
-
     rest, keys = take_keys(words, verb.flags)
     recipe = Recipe()
     for word in (w for w in rest if not w.startswith("-")):

@@ -58,8 +58,8 @@ class Sources:
     def module(self, name: str) -> Module | None:
         if name not in self.modules:
             try:
-                spec = find_spec(name)
-                text = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else None
+                file = find_file(name)
+                text = file.read_text(encoding="utf-8") if file else None
                 self.modules[name] = None if text is None else Module(name, ast.parse(text), text.splitlines())
             except (ImportError, OSError, SyntaxError, ValueError):
                 self.modules[name] = None
@@ -131,6 +131,16 @@ class Sources:
             origin = found.find_import(name) if found else None
             return self.imported(*origin) if origin else "VALUE"
         return self.kind(found, value)
+
+
+def find_file(module: str) -> Path | None:
+    """The source of a module; None where there is none. Not even the packages that it lies in are imported."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or not parts:
+        return Path(spec.origin) if spec and spec.origin else None
+    path = Path(spec.origin).parent.joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 def changed(variants: ast.expr | None, variant: str, names: list[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ class Verb(NamedTuple, Generic[T]):
     flags: tuple[Flag, ...] = ()  # of the table, that are keys of a recipe
     sections: tuple[str, ...] = ()  # of a recipe, whose keys it takes
     changes: str = ""  # what keys of other sections do not change
+    module: str = ""  # whose Config has more options, and whose docstring is that of the command; read, not imported
 
     @property
     def prog(self) -> str:
@@ -28,13 +29,13 @@ class Verb(NamedTuple, Generic[T]):
 
     def options(self, sources: Sources) -> list[Option]:
         """Its arguments by place, in order; then its own options, and those that it shares with other commands."""
-        found: dict[str, Option] = {}
+        found = {o.name: o for o in sources.options(self.module)} if self.module else {}
         for cls in self.kind.__mro__[:-1]:
             for option in sources.options(cls.__module__, cls.__name__):
                 found.setdefault(option.name, option)
         in_order = [f.name for f in fields(self.kind)]  # type: ignore[arg-type]
-        places = sorted((o for o in found.values() if o.positional), key=lambda o: in_order.index(o.name))
-        return [*places, *(o for o in found.values() if not o.positional)]
+        arguments = sorted((o for o in found.values() if o.positional), key=lambda o: in_order.index(o.name))
+        return [*arguments, *(o for o in found.values() if not o.positional)]
 
 
 @dataclass(kw_only=True)
