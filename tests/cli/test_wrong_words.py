@@ -69,7 +69,7 @@ WRONG = [
     (f"{T} --depth 3", USAGE, "did you mean --model.depth?"),
     (f"{T} --smoothing 0.1", USAGE, "did you mean --task.smoothing?"),
     ("train -d good", USAGE, "did you mean --data"),
-    (f"{T} --plan 3", USAGE, "did you mean one of its keys, --epochs"),
+    (f"{T} --plan 3", USAGE, "did you mean one of its keys, --plan.epochs"),
     ("train -- --data good", USAGE, "unknown option '--'"),
     ("train --data", USAGE, "--data needs a value"),
     (f"{T} --out", USAGE, "--out needs a value"),
