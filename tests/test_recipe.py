@@ -14,7 +14,7 @@ import pytest
 
 from vitrail import catalog
 from vitrail.assembly.run_directory import toml
-from vitrail.cli.syntax.arguments import take_keys
+from vitrail.cli.syntax.keys import take_keys
 from vitrail.errors import UsageError, nearest, pick
 from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, find, from_tables, override, read, to_tables
 
@@ -151,7 +151,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_the_keys_of_a_recipe_exist(path):
-    from vitrail.assembly.model import config
+    from vitrail.catalog import config
     from vitrail.validation import update
 
     recipe = read(path)

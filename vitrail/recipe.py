@@ -52,7 +52,7 @@ class Input:
     crop_ratio: Above = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
-    vae: str | None = None  # denoisers: a folder with an AutoencoderKL of diffusers', whose latents are learned in place of pixels
+    vae: str | None = None  # denoisers: a folder with an AutoencoderKL of diffusers', whose latents are learned; None: pixels are
     vae_hash: str | None = None  # of its weights and config; None: as it lies there
 
 
@@ -96,7 +96,7 @@ class Optim:
     freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
     unfreeze: tuple[Count, ...] = ()  # steps at which what is frozen begins to learn, in equal parts from the head down
     ema: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, of denoisers 0.9999
-    ema2: Fraction | None = None  # of a second average beside it, for `vitrail sample --ema 2`
+    ema2: Fraction | None = None  # of a second average beside it, for `vitrail sample --ema 2`; None: off
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Plan:
     eval_every: Count | None = None  # steps; 0: only at the end
     patience: Count = 0  # stop after so many evaluations without a better one, and keep the best weights; 0: go to the end
     sampling: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is shown equally often
-    grow_from: Size | None = None  # progressive resolution: the size that training begins with ...
+    grow_from: Size | None = None  # progressive resolution: the size that training begins with ...; None: off
     grow_until: Share = 0.8  # ... and the share of the steps after which input.size is reached
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": probed on this machine
     compile: bool = False

@@ -19,7 +19,7 @@ from PIL import Image
 from vitrail.cli.main import main
 
 TINY = ["--model", "vit/nano", "--model.depth", "1", "--model.width", "32", "--model.heads", "2"]
-SHORT = [*TINY, "--plan.steps", "3", "--plan.batch", "4", "--plan.eval-every", "0", "--plan.precision", "fp32", "--machine.workers", "0"]
+SHORT = [*TINY, "--steps", "3", "--batch-size", "4", "--plan.eval-every", "0", "--precision", "fp32", "--workers", "0"]
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 6, suffix: str = "png", channels: int = 3) -> Path:
@@ -73,7 +73,7 @@ def server() -> ForkServerContext:
     import torchmetrics.functional.classification as metrics
 
     from vitrail.cli import train
-    from vitrail.report import build
+    from vitrail.report.page import run_page as build
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module.__name__ for module in (torch._dynamo, metrics, train, build)])
@@ -144,7 +144,7 @@ def refused(folder: Path, words: str, code: int, piece: str) -> None:
     assert lines[0].startswith("vitrail: ")
     assert piece in " ".join(line.strip() for line in lines), err
     assert "Traceback" not in out + err
-    assert "unforeseen" not in err
+    assert "unexpected error" not in err
 
 
 def must(*words: object) -> str:

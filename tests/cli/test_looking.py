@@ -22,7 +22,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         must("train", "--data", "good", "--out", "run", "--quiet", *SHORT)
-        must("train", "--data", "good", "--out", "other", "--quiet", *SHORT, "--plan.seed", "1", "--optim.lr", "0.01")
+        must("train", "--data", "good", "--out", "other", "--quiet", *SHORT, "--seed", "1", "--lr", "0.01")
         must("train", "--data", "tiny.npz", "--out", "strange", "--quiet", *SHORT)
     return root
 
@@ -67,7 +67,7 @@ def test_a_broken_picture_does_not_cost_the_others(place):
     code, out, err = vitrail("look", "run", "broken.png", "wide.png", "--out", "most")
     assert code == DATA
     assert "wide.png: " in out
-    assert "1 of 2 pictures could not be read" in err
+    assert "1 of 2 images could not be read" in err
 
 
 def test_runs_side_by_side(place):

@@ -129,24 +129,24 @@ def test_a_narrow_terminal_loses_columns_and_nothing_breaks(monkeypatch):
 
 
 def words_of(size):
-    return json.loads(must("cost", "vit/nano", "--json", "--size", *size))
+    return json.loads(must("cost", "vit/nano", "--json", "--img-size", *size))
 
 
 @pytest.mark.slow
 def test_every_way_to_say_a_size():
     assert words_of(["28"])["size"] == words_of(["28", "28"])["size"] == words_of(["28x28"])["size"] == [28, 28]
     assert words_of(["28", "56"])["size"] == words_of(["28x56"])["size"] == [28, 56]
-    assert json.loads(must("cost", "--size", "28", "56", "vit/nano", "--json"))["size"] == [28, 56]
-    assert json.loads(must("cost", "--size=28", "56", "vit/nano", "--json"))["size"] == [28, 56]
+    assert json.loads(must("cost", "--img-size", "28", "56", "vit/nano", "--json"))["size"] == [28, 56]
+    assert json.loads(must("cost", "--img-size=28", "56", "vit/nano", "--json"))["size"] == [28, 56]
     assert [entry["size"] for entry in words_of(["28,28x56,84"])] == [[28, 28], [28, 56], [84, 84]]
     assert words_of(["28,28"])["size"] == [28, 28]
 
 
 def test_several_sizes_in_words_and_for_machines():
-    said = must("cost", "swin/tiny", "--size", "224,448")
+    said = must("cost", "swin/tiny", "--img-size", "224,448")
     assert re.search(r"^ 448x448 +17\.960 G +4\.00 +33\.41 MiB +4\.00 ", said, re.MULTILINE)
     assert said.rstrip().endswith("attention weights grow as pixels^1.0: windows or linear")
-    found = json.loads(must("cost", "swin/tiny", "--size", "224,448", "--json"))
+    found = json.loads(must("cost", "swin/tiny", "--img-size", "224,448", "--json"))
     assert [(e["model"], e["size"]) for e in found] == [("swin/tiny", [224, 224]), ("swin/tiny", [448, 448])]
     assert found[1]["attention_bytes"] == 4 * found[0]["attention_bytes"]
     assert found[0]["grows_as_pixels_to"]["attention_bytes"] == pytest.approx(1)
@@ -160,16 +160,16 @@ def test_models_side_by_side_take_the_same_keys():
 
 
 def test_parts_and_batch():
-    said = must("cost", "swin/tiny", "--parts", "--batch", "4", "--size", "224,448")
+    said = must("cost", "swin/tiny", "--parts", "--batch-size", "4", "--img-size", "224,448")
     rows = re.findall(r"^layers\.\d .*|^heads .*|^patch_embed .*|^all .*", said, re.MULTILINE)
     assert [row.split()[0] for row in rows] == ["patch_embed", "layers.0", "layers.1", "layers.2", "layers.3", "heads", "all"]
-    assert "memory is that of 4 pictures" in said
-    assert "33.41 MiB if written out, 4 pictures" in must("cost", "swin/tiny", "--batch", "4")
+    assert "memory is that of 4 images" in said
+    assert "33.41 MiB if written out, 4 pictures" in must("cost", "swin/tiny", "--batch-size", "4")
 
 
 @pytest.mark.parametrize(("ending", "begin"), [pytest.param("svg", b"<?xml", marks=pytest.mark.slow), ("png", b"\x89PNG")])
 def test_a_plot_is_drawn_once_and_never_over_another(tmp_path, ending, begin):
-    words = ("cost", "vit/nano", "efficientvit/b0", "--size", "28,56x28,56", "--plot")
+    words = ("cost", "vit/nano", "efficientvit/b0", "--img-size", "28,56x28,56", "--plot")
     first, second = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
     for file in (first, second):
         must(*words, file)

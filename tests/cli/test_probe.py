@@ -39,7 +39,7 @@ def here(place, monkeypatch):
 
 def test_a_run_in_words_and_as_json(place):
     said = must("probe", "run", "--k", "1", "3")
-    assert said.startswith("run (frozen): 32 features, learned from 10 labels\nval: 2 pictures\n")
+    assert said.startswith("run (frozen): 32 features, learned from 10 labels\nval: 2 images\n")
     for piece in ("linear probe, L2 ", "1 nearest neighbours", "3 nearest neighbours", "top-1", "features kept in run/features/"):
         assert piece in said
     found = json.loads(must("probe", "run", "--json", "--k", "3", "--device", "cpu"))
@@ -59,7 +59,7 @@ def test_a_file_on_other_data_with_other_classes_and_channels(place, tmp_path):
 
 def test_random_weights_are_told_to_be_a_floor(tmp_path):
     said = must("probe", "vit/nano", *TINY[2:], "--data", "tiny.npz")
-    assert said.startswith("vit/nano (random weights, a floor to compare with): 32 features")
+    assert said.startswith("vit/nano (random weights, a baseline to compare with): 32 features")
     assert "k = 10" not in said
 
 
@@ -101,8 +101,9 @@ WRONG = [
     ("probe run --cahce x", USAGE, "did you mean '--cache'"),
     ("probe run --model.depth 2", USAGE, "trained weights are as they are"),
     ("probe vit/nano --data good --model.dpth 2", USAGE, "did you mean 'depth'"),
-    ("probe vit/nano --data good --optim.lr 2", USAGE, "does not change what frozen features are worth"),
-    ("probe run good", USAGE, "what is 'good' for"),
+    ("probe vit/nano --data good --lr 2", USAGE, "vitrail probe has no --lr"),
+    ("probe vit/nano --data good --optim.eps 2", USAGE, "does not change the features"),
+    ("probe run good", USAGE, "unexpected argument 'good'"),
 ]
 
 

@@ -15,8 +15,8 @@ from vitrail.tasks.diffusion.guidance import Streams
 
 USAGE, CHECKPOINT = 2, 4
 SMALL = ["--model.depth", "2", "--model.width", "16", "--model.heads", "2"]
-TINY = [*SMALL, "--plan.steps", "4", "--plan.batch", "4", "--plan.eval-every", "2", "--plan.precision", "fp32"]
-QUIET = ["--quiet", "--machine.workers", "0", "--optim.warmup", "0", "--optim.lr", "3e-3"]
+TINY = [*SMALL, "--steps", "4", "--batch-size", "4", "--plan.eval-every", "2", "--precision", "fp32"]
+QUIET = ["--quiet", "--workers", "0", "--optim.warmup", "0", "--lr", "3e-3"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def read(folder):
 
 def test_pictures_grid_and_film(tmp_path):
     said = must("sample", "jit", "--class", "bee", "--class", "0", "--count", "3", "--steps", "4", "--film", "--out", tmp_path / "a")
-    assert "6 pictures in" in said
+    assert "6 images in" in said
     found = read(tmp_path / "a")
     assert sorted(found) == [*(f"{name}-0000{i}.png" for name in ("ant", "bee") for i in range(3)), "grid.png"]
     assert all(found[name].shape == (12, 12, 3) for name in found if name != "grid.png")
@@ -58,7 +58,7 @@ def test_pictures_grid_and_film(tmp_path):
 def test_the_same_seed_gives_the_same_pictures_at_any_batch(tmp_path):
     words = ["sample", "jit", "--count", "3", "--steps", "4", "--out"]
     must(*words, tmp_path / "a")
-    must(*words, tmp_path / "b", "--batch", "2")
+    must(*words, tmp_path / "b", "--batch-size", "2")
     must(*words, tmp_path / "d", "--ema", "2")
     a, b, d = (read(tmp_path / name) for name in "abd")
     assert len(a) == 10
@@ -128,9 +128,9 @@ REFUSED = [
     ("sample jit --interpolate-classes ant bee --count 1", USAGE, "two ends"),
     ("sample jit --guidance -1", USAGE, "--guidance"),
     ("predict jit good", USAGE, "vitrail sample"),
-    ("eval vit --features vit", USAGE, "makes no pictures"),
+    ("eval vit --features vit", USAGE, "is no generative model"),
     ("eval jit --features dit", USAGE, "no classifier"),
-    ("eval jit --size 16 16", USAGE, "leave --size out"),
+    ("eval jit --img-size 16 16", USAGE, "leave --img-size out"),
     ("eval jit --sweep-guidance 1 2", USAGE, "--features RUN names one"),
     ("eval jit --features vit --sweep-ema 1 2 --data good", USAGE, "leave --data out"),
     ("eval jit --vae good", CHECKPOINT, "trained on pixels"),
@@ -215,4 +215,4 @@ def test_what_a_denoiser_looks_at_is_drawn_at_times(tmp_path):
     assert "at several times" in said
     names = np.load(tmp_path / "seen" / f"{picture.stem}.npz").files
     assert [name.split("-")[0] for name in names] == ["0.3", "0.9"]
-    refused(Path(), "look jit --gradients", USAGE, "makes pictures")
+    refused(Path(), "look jit --gradients", USAGE, "is a generative model")

@@ -12,7 +12,7 @@ from vitrail.training import lr_range_test
 from vitrail.training.lr_range_test import BLOWN, Point, Range, advice, blown, smoothed
 
 USAGE, DATA = 2, 3
-WORDS = ["--data", "good", "--steps", "12", *(w for w in SHORT if w not in ("--plan.steps", "3"))]
+WORDS = ["--data", "good", "--steps", "12", *(w for w in SHORT if w not in ("--steps", "3"))]
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def test_a_range_test_draws_and_touches_no_run(place):
     said = must("tune-lr", *WORDS, "--to", "0.1")
     assert said.startswith("vit/nano, adamw, batch 4, fp32\n")
     assert re.search(r"\n +12 +1\.00e-01 ", said)
-    rate = re.search(r"suggested: --optim\.lr (\S+)\n", said)[1]
+    rate = re.search(r"suggested: --lr (\S+)\n", said)[1]
     assert 1e-6 <= float(rate) <= 0.1
     assert everything(place) - {str(p.relative_to(place)) for p in (place / "good").rglob("*")} == {"good", "tune-lr.svg"}
     command = said.strip().splitlines()[-1].strip()
-    assert command.endswith(f"--optim.lr {rate}")
-    must(*shlex.split(command)[1:], "--plan.steps", "2", "--dry-run")
+    assert command.endswith(f"--lr {rate}")
+    must(*shlex.split(command)[1:], "--steps", "2", "--dry-run")
     first = (place / "tune-lr.svg").read_bytes()
     assert must("tune-lr", *WORDS, "--to", "0.1").replace("tune-lr-2.svg", "tune-lr.svg") == said
     assert (place / "tune-lr.svg").read_bytes() == first == (place / "tune-lr-2.svg").read_bytes()
@@ -96,7 +96,8 @@ def test_numbers_that_are_not_finite_end_the_test(place, monkeypatch):
 WRONG = [
     ("tune-lr", USAGE, "no data was given"),
     ("tune-lr --data nothere", DATA, "there is no file or folder nothere"),
-    ("tune-lr --data good --optim.lr 1", USAGE, "is what is looked for"),
+    ("tune-lr --data good --lr 1", USAGE, "vitrail tune-lr has no --lr"),
+    ("tune-lr --data good --optim.lr 1", USAGE, "--lr is what this command finds"),
     ("tune-lr --data good --from 1 --to 0.1", USAGE, "the smaller comes first"),
     ("tune-lr --data good --from 0", USAGE, "more than 0"),
     ("tune-lr --data good --to nan", USAGE, "not a finite number"),
@@ -108,7 +109,7 @@ WRONG = [
     ("tune-lr --data good --plot no/a.svg", USAGE, "there is no folder no"),
     ("tune-lr --data good --modle vit/nano", USAGE, "did you mean '--model'"),
     ("tune-lr --data good --plan.bacth 3", USAGE, "did you mean 'batch'"),
-    ("tune-lr --data good --out x", USAGE, "unknown option '--out'"),
+    ("tune-lr --data good --out x", USAGE, "vitrail tune-lr has no --out"),
     ("tune_lr --data good", USAGE, "did you mean 'tune-lr'"),
 ]
 

@@ -189,7 +189,7 @@ def test_a_run_that_does_not_say_what_it_is_is_refused(run, capsys):
         said = capsys.readouterr().err
         assert code in (2, 3, 4), (name, text, said)
         assert name in said
-        assert "unforeseen" not in said
+        assert "unexpected error" not in said
         (run / name).write_bytes(kept)
     (run / "entries.txt.gz").unlink()
     assert main(["train", "--resume", str(run), "--device", "cpu"]) == 3, "without it a changed data set would go unnoticed"

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from vitrail.cli.main import tell
+from vitrail.cli.main import print_error
 from vitrail.engine import checkpoint
 from vitrail.engine.log import rows
 from vitrail.errors import RunError
@@ -219,7 +219,7 @@ def test_where_it_began_is_found(spoil, kind, where, told, data, tmp_path, capsy
     assert 1 <= len(said["suggestions"]) <= 2
     if kind == "forward":
         assert "qk-norm" in error.value.fix
-    tell(error.value.what, error.value.fix)
+    print_error(error.value.what, error.value.fix)
     assert len(capsys.readouterr().err.splitlines()) <= 5
 
 

@@ -121,7 +121,7 @@ WRONG = [
     ("study stability --out tiny.npz", USAGE, "never overwritten"),
     ("study stability --out tiny.npz/x", DATA, "cannot be written"),
     ("study stability --device cdua", USAGE, "did you mean 'cuda'"),
-    ("study stability more", USAGE, "what is 'more' for"),
+    ("study stability more", USAGE, "unexpected argument 'more'"),
 ]
 
 

@@ -149,7 +149,7 @@ def test_head_is_left_only_when_asked(tmp_path):
     path = saved(tmp_path / "x.pth", timm_vit(num_classes=7).state_dict())
     ours = vitrail.create("vit/tiny", classes=5, **TINY)
     before = ours.heads[0].weight.clone()
-    with pytest.raises(CheckpointError, match=r"heads.0.weight is \[7, 32\][\s\S]*--leave-head"):
+    with pytest.raises(CheckpointError, match=r"heads.0.weight is \[7, 32\][\s\S]*--new-head"):
         vitrail.load_weights(ours, path)
     report = vitrail.load_weights(ours, path, leave_head=True)
     assert set(report.left_out) == {"heads.0.weight", "heads.0.bias"}
@@ -234,9 +234,9 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("more", "code", "said"), [
-    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--leave-head"), (["--optim.lr", "1"], 2, "does not change what"),
+    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"), (["--optim.lr", "1"], 2, "does not change what"),
     (["--model.widht", "3"], 2, "width"), (["--input.size", "3", "3"], 2, "--model.size"), (["--classes", "none.txt"], 2, "neither"),
-    (["--source", "google"], 4, "read as google"), (["--input.mean", "0.5", "0.5"], 2, "2 values for 3 channels"),
+    (["--format", "google"], 4, "read as google"), (["--input.mean", "0.5", "0.5"], 2, "2 values for 3 channels"),
 ])  # fmt: skip
 def test_command_refuses(tmp_path, capsys, more, code, said):
     path = saved(tmp_path / "x.pth", timm_vit().state_dict())
@@ -250,7 +250,7 @@ def test_command_refuses(tmp_path, capsys, more, code, said):
 def test_command_gives_a_headless_file_a_new_head(tmp_path, capsys):
     path = saved(tmp_path / "x.pth", {n: t for n, t in timm_vit().state_dict().items() if not n.startswith("head")})
     assert main(words(path, tmp_path / "m")) == 4
-    assert "--leave-head" in capsys.readouterr().err
-    assert main(words(path, tmp_path / "m", "--leave-head", "--classes", "4")) == 0
+    assert "--new-head" in capsys.readouterr().err
+    assert main(words(path, tmp_path / "m", "--new-head", "--classes", "4")) == 0
     assert "the head is new" in capsys.readouterr().out
     assert len(vitrail.load(tmp_path / "m").classes) == 4

@@ -1,4 +1,4 @@
-"""`vitrail check`: looks a data set over before anything is trained on it."""
+"""`vitrail check`: examines a data set before anything is trained on it."""
 
 import json
 import shlex
@@ -8,42 +8,41 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import arguments, only, take_keys
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.verb import Verb
 from vitrail.recipe import Choice
 
 
 @dataclass
 class Check:
-    """Read every picture of a data set once and say what is there, what is wrong, and what to do.
+    """Read every image of a data set once; report its classes, what is wrong with it, and what to do.
 
-    Keys of the data set go with it: vitrail check table.csv --data.label-column kind
+    vitrail check photos
+    vitrail check table.csv --data.label-column kind
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder, a .csv or .tsv, a folder of IDX files, a .npz, a COCO .json, "mini", "shapes" or "shapes-boxes"."""
-
-
-ARGUMENTS: dict[str, type] = {"check": Check}
+    """A folder, a .csv or .tsv, IDX files, a .npz, a COCO .json, or mini, shapes, shapes-boxes."""
 
 
 def check(words: list[str]) -> int:
-    """Exit code 3 where pictures, or their masks or boxes, cannot be read."""
-    rest, keys = take_keys(words)
-    given = arguments(Check, rest, "vitrail check")
-    own = only("data", keys, "what a data set is")
+    """Exit code 3 where images, or their masks or boxes, cannot be read."""
+    given, keys = read(VERB, words)
+    own = keys_of("data", keys)
     from vitrail.assembly.data import open_data
-    from vitrail.data.survey import annotations
+    from vitrail.data.survey import annotations as truths
     from vitrail.data.survey.images import survey
-    from vitrail.report.survey import annotations as survey_annotations
+    from vitrail.report.survey import annotations as told
     from vitrail.report.survey.images import render
 
     dataset, _ = open_data(Choice("", {"path": given.path, **own}))
-    found = survey(dataset, Console().progress("reading pictures"))
+    found = survey(dataset, Console().progress("reading images"))
     print("\n".join(render(dataset, found)))
     broken = bool(found.corrupt)
     if dataset.is_annotated:
-        seen = annotations.look(dataset, Console().progress(f"reading {dataset.kind}"))
-        print("\n" + "\n".join(survey_annotations.render(dataset, seen)))
+        seen = truths.look(dataset, Console().progress(f"reading {dataset.kind}"))
+        print("\n" + "\n".join(told.render(dataset, seen)))
         broken |= bool(seen.broken)
     if len(found.corrupt) == sum(map(len, dataset.splits.values())):
         return 3
@@ -64,5 +63,15 @@ def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
     names = Names()
     recipe, task, _ = purpose(Recipe(data=Choice("", keys)), dataset, "", names)
     _, reasons = fill(recipe, facts(dataset, found, gpu, keys), task.defaults(), names.model_config)
-    words = [f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in keys.items() if key != "path"]
-    return [" ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]), *(f"  {reason}" for reason in reasons)]
+    words = [
+        f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}"
+        for key, value in keys.items()
+        if key != "path"
+    ]
+    return [
+        " ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]),
+        *(f"  {reason}" for reason in reasons),
+    ]
+
+
+VERB = Verb("check", Check, check, sections=("data",), changes="what a data set is")

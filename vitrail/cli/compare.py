@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import arguments
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
 from vitrail.validation import place
 
@@ -15,22 +16,20 @@ WIDEST = 40  # letters of a setting
 
 @dataclass
 class Compare:
-    """Set runs side by side: what differs in their recipes, how good they are, where they disagree, what they cost.
+    """Compare runs: what differs in their recipes, metrics with intervals, where they disagree, what they cost.
 
+    vitrail compare runs/a runs/b
     vitrail compare runs/a runs/b --out a-b.html
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Two runs or more; the others are compared with the first."""
     out: str = ""
-    """A new file for one offline page, with curves and pictures."""
-
-
-ARGUMENTS: dict[str, type] = {"compare": Compare}
+    """A new file for an HTML report, with curves and images."""
 
 
 def compare(words: list[str]) -> None:
-    given = arguments(Compare, words, "vitrail compare")
+    given, _ = read(VERB, words)
     path = place(given.out) if given.out else None
     if path is not None and path.exists():
         raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
@@ -54,9 +53,15 @@ def lines(found: Any) -> list[str]:
     parts = [("What differs in the recipes", found.recipes),
              (metric_title(found) + ", with intervals of 95 %", [(key, [interval(i) for i in row]) for key, row in found.metrics]),
              ("What they cost", v.costs(found.runs))]  # fmt: skip
-    said = []
+    shown = []
     for title, rows in parts:
         columns = [Column("", right=False), *(Column(name) for name in found.names)]
-        cells = [[key, *(value if len(value) <= WIDEST else f"{value[: WIDEST - 3]}..." for value in values)] for key, values in rows]
-        said += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
-    return [*said, *v.sentences(found)]
+        cells = [
+            [key, *(value if len(value) <= WIDEST else f"{value[: WIDEST - 3]}..." for value in values)]
+            for key, values in rows
+        ]
+        shown += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
+    return [*shown, *v.sentences(found)]
+
+
+VERB = Verb("compare", Compare, compare)

@@ -14,34 +14,33 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.tables import WIDEST
-from vitrail.cli.syntax.arguments import arguments
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError
 
 
 @dataclass
-class Doctor:
+class Doctor(AsJson):
     """Find out what is wrong with this machine or installation, or with a run, and what to do.
 
-    vitrail doctor          exit code 1 where something is wrong
+    The exit code is 1 if something is wrong with the machine; with a run it is 0 whatever is found.
 
-    vitrail doctor runs/a   how the run went, its files and its data; exit code 0 whatever is found
+    vitrail doctor
+    vitrail doctor runs/photos
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = ""
     """A run to examine, finished or not."""
     folder: Path = Path()
-    """Without a run: where runs would be written."""
-    json: bool = False
-    """Print JSON."""
+    """Without a run: where runs would be written (default: here)."""
 
 
-ARGUMENTS: dict[str, type] = {"doctor": Doctor}
 LEAST_SHM = 64 * 2**20  # containers give 64 MB by default, which a few worker processes fill
 LEAST_DISK = 2 * 2**30
 
 
 def doctor(words: list[str]) -> int:
-    given = arguments(Doctor, words, "vitrail doctor")
+    given, _ = read(VERB, words)
     if given.run:
         if given.folder != Path():
             raise UsageError("--folder is where runs would be written, and a run is examined", "leave --folder out")
@@ -61,12 +60,12 @@ def doctor(words: list[str]) -> int:
 def examined(given: Doctor) -> int:
     """What is wrong with a run, in words or as JSON."""
     from vitrail.assembly.run_directory import find
-    from vitrail.report.doctor import files
+    from vitrail.report.doctor import files as disk
     from vitrail.report.doctor.examine import examine, state
     from vitrail.report.run_data import look
 
     known = look(find(given.run))
-    lying = files.read(known)
+    lying = disk.read(known)
     found = examine(known, lying)
     about = {"run": str(known.folder.path), "state": state(known, lying), "step": known.done, "steps": known.steps}
     if given.json:
@@ -74,13 +73,17 @@ def examined(given: Doctor) -> int:
         return 0
     print("{run}: {state}, step {step:,} of {steps:,}".format(**about))
     for finding in found:
-        print("\n".join(["", *told(finding)]))
+        print("\n".join(["", *finding_lines(finding)]))
     print("\nnothing is wrong" if not found else "")
     return 0
 
 
-def told(finding: Any) -> list[str]:
-    rows = (("wrong: " if finding.grave else "look:  ", finding.what), ("  seen ", finding.evidence), ("  do   ", finding.advice))
+def finding_lines(finding: Any) -> list[str]:
+    rows = (
+        ("wrong: " if finding.grave else "look:  ", finding.what),
+        ("  seen ", finding.evidence),
+        ("  do   ", finding.advice),
+    )
     return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head, subsequent_indent=" " * len(head),
             break_long_words=False, break_on_hyphens=False)]  # fmt: skip
 
@@ -108,7 +111,9 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
         wrong.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
         wrong.append("they must come from the same index: pip install --force-reinstall torch torchvision")
     if tuple(int(p) for p in torch.split("+")[0].split(".")[:2]) < (2, 10):
-        wrong.append(f"torch {torch} is older than 2.10, which closed a hole in reading weights: pip install -U torch torchvision")
+        wrong.append(
+            f"torch {torch} is older than 2.10, which closed a hole in reading weights: pip install -U torch torchvision"
+        )
     local = {v.partition("+")[2] for v in (torch, vision) if "+" in v}
     note = "" if fits else "  (do not fit)"
     if len(local) > 1 or (len(local) == 1 and ("+" in torch) != ("+" in vision)):
@@ -129,14 +134,20 @@ def compute(wrong: list[str]) -> list[tuple[str, str]]:
     if threads > cores:
         wrong.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
     if threads == 1 and cores > 1:
-        wrong.append(f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {os.environ.get('OMP_NUM_THREADS', 'unset')})")
+        wrong.append(
+            f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {os.environ.get('OMP_NUM_THREADS', 'unset')})"
+        )
     found = probe(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
-    return [("device", f"{device} ({name})"), ("threads", f"{threads} of {cores} cores"), ("precision", f"{found.name}: {found.reason}")]
+    return [
+        ("device", f"{device} ({name})"),
+        ("threads", f"{threads} of {cores} cores"),
+        ("precision", f"{found.name}: {found.reason}"),
+    ]
 
 
 def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
-    """Free disk where runs go, and shared memory where worker processes hand over pictures."""
+    """Free disk where runs go, and shared memory where worker processes hand over images."""
     rows = []
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -149,5 +160,8 @@ def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
         shared = shutil.disk_usage("/dev/shm").free
         rows.append(("/dev/shm", f"{shared / 2**20:,.0f} MiB free"))
         if shared <= LEAST_SHM:
-            wrong.append("/dev/shm is small: --machine.workers 0, or in a container --shm-size 2g")
+            wrong.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
     return rows
+
+
+VERB = Verb("doctor", Doctor, doctor)

@@ -1,52 +1,45 @@
-"""`vitrail eval`: a trained model on held-out images."""
+"""`vitrail eval`: how good a trained model is on held-out images."""
 
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from vitrail.cli.output import sample_quality
-from vitrail.cli.syntax.arguments import arguments, device
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import AsJson, OfRun, OnData, OnDevice, Verb
 from vitrail.errors import UsageError
+
+
+@dataclass
+class Eval(OfRun, OnData, OnDevice, AsJson):
+    """Evaluate a trained model on held-out images.
+
+    vitrail eval runs/photos
+    vitrail eval runs/photos --data other --split test --img-size 256
+    vitrail eval runs/flow --features runs/classifier --count 1000
+    vitrail eval runs/flow --features runs/classifier --sweep-guidance 1 2 3
+    """
+
+    img_size: tuple[int, int] | None = None
+    """Evaluate at this height and width too, and print the change."""
+    features: str = ""
+    """Generative models: a classifier's run, for Fréchet distance, precision and recall of generated images."""
+    sweep_guidance: tuple[float, ...] = ()
+    """With --features: evaluate at each of these guidance scales."""
+    sweep_ema: tuple[Literal[1, 2], ...] = ()
+    """With --features: evaluate each of these weight averages."""
+    count: int = 1000
+    """With --features: how many images to generate."""
+    vae: str = ""
+    """Latent models: where the autoencoder lies now, if moved."""
+
 
 WIDE = 9  # columns of a number
 
 
-@dataclass
-class Eval:
-    """Judge a trained model on held-out pictures."""
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a model folder or a .safetensors file."""
-    data: str = ""
-    """Another data set; by default the one it was trained on."""
-    split: str = ""
-    """Which part: test, val or train; by default the test part, else the validation part."""
-    size: tuple[int, int] | None = None
-    """Height and width to judge at instead of the model's own; what that costs is said."""
-    features: str = ""
-    """Of a model that makes pictures: a run of a classifier, by whose features made pictures are compared with real ones."""
-    sweep_guidance: tuple[float, ...] = ()
-    """With --features: judge at each of these strengths of guidance; a table and a figure in evaluation/ of the run."""
-    sweep_ema: tuple[Literal[1, 2], ...] = ()
-    """With --features: judge by these averages of the weights, 1 the usual, 2 the shorter."""
-    vae: str = ""
-    """Of a model that makes latents: where its autoencoder lies now, if it was moved."""
-    count: int = 1000
-    """With --features: how many pictures to make, of all classes together."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
-    json: bool = False
-    """Print JSON."""
-
-
-ARGUMENTS: dict[str, type] = {"eval": Eval}
-
-
 def evaluate(words: list[str]) -> None:
-    given = arguments(Eval, words, "vitrail eval")
+    given, _ = read(VERB, words)
     device(given.device)
     from vitrail.assembly.data import data_of, part_of
     from vitrail.data.splits import held_out
@@ -65,16 +58,16 @@ def evaluate(words: list[str]) -> None:
     metrics = usual = found.metrics
     if world.first and folder is not None:
         judging.keep(folder, part, found)
-    if given.size:
-        metrics = judging.evaluate(predictor.described, split, world, resized(predictor, given.size)).metrics
+    if given.img_size:
+        metrics = judging.evaluate(predictor.described, split, world, resized(predictor, given.img_size)).metrics
     if sample_quality.swept(given):
         metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
     elif given.features:
         metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
     if world.first and (given.json or not sample_quality.swept(given)):
         show_metrics(given, part, metrics, predictor.classes)
-        if given.size and not given.json:
-            show_change(given.size, predictor, usual, metrics)
+        if given.img_size and not given.json:
+            show_change(given.img_size, predictor, usual, metrics)
     worlds.leave(world)
 
 
@@ -85,7 +78,7 @@ def resized(predictor: Any, size: tuple[int, int]) -> Any:
     import torch
 
     if min(size) < 1:
-        raise UsageError(f"pictures of {size[0]}x{size[1]} cannot be", "--size HEIGHT WIDTH")
+        raise UsageError(f"images of {size[0]}x{size[1]} are not possible", "--img-size HEIGHT WIDTH")
     pre = dataclasses.replace(predictor.preprocess, size=size)
     device = next(predictor.model.parameters()).device
     try:
@@ -93,7 +86,8 @@ def resized(predictor: Any, size: tuple[int, int]) -> Any:
             predictor.model(torch.zeros(1, pre.channels, *size, device=device))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"the model cannot take pictures of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}", "another --size"
+            f"the model cannot take images of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}",
+            "give another --img-size",
         ) from None
     return pre
 
@@ -111,7 +105,7 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
     if given.json:
         sys.stdout.write(json.dumps({"part": part, **metrics}) + "\n")
         return
-    print(f"{part}: {metrics['count']:,} pictures")
+    print(f"{part}: {metrics['count']:,} images")
     for name, value in scalars(metrics).items():
         if name != "count":
             print(f"  {name:<18} {value:.4f}")
@@ -128,3 +122,6 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
 def number(value: float) -> str:
     """Counts as they are, shares with four places."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+VERB = Verb("eval", Eval, evaluate)

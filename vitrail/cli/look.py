@@ -7,79 +7,72 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.syntax.arguments import arguments, device
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import OfRun, OnData, OnDevice, Verb
 from vitrail.errors import BadImage, UsageError
 from vitrail.validation import Positive, checked, place
 
 
 @dataclass
-class Look:
-    """Show what a trained model looks at on pictures, and how it is made inside.
+class Look(OfRun, OnData, OnDevice):
+    """Show what a trained model attends to in images, and what it is like inside.
 
-    vitrail look runs/a picture.jpg --layers 0 5 -1 --heads 0 3
-
-    vitrail look runs/a --distance --positions --tokens
+    vitrail look runs/photos cat.jpg --layers 0 5 -1 --heads 0 3
+    vitrail look runs/photos --distance --positions --tokens
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a model folder or a .safetensors file."""
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")] = ()
-    """Files, or folders of pictures: attention, rollout and relevance, or gradient CAM, over each."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
+    """Files, or folders of images: attention, rollout and relevance, or Grad-CAM."""
     layers: tuple[str, ...] = ()
-    """Numbers in order of depth (-1 the last) or names of layers; by default four over the depth, and for --distance all."""
+    """Numbers in order of depth (-1 the last), or names (default: four)."""
     heads: tuple[str, ...] = ("mean",)
     """Numbers of heads; or mean, min or max over them; or all."""
     label: str = ""
-    """The class that relevance and gradient CAM speak for, by default the likeliest. A model that makes pictures is told it."""
+    """Class of relevance and Grad-CAM (default: the predicted one)."""
     times: tuple[float, ...] = ()
-    """Of a model that makes pictures: when it is looked at, from 0 (noise) to 1 (the picture); by default 0.2, 0.5 and 0.8."""
+    """Generative models: times from 0, noise, to 1 (default: 0.2 0.5 0.8)."""
     distance: bool = False
-    """How far and how widely each head looks, over pictures of the data."""
+    """Mean attention distance of each head, over images of the data."""
     positions: bool = False
-    """How the model tells places."""
+    """Similarity of position embeddings; the position encoding."""
     filters: bool = False
-    """The filters that meet the picture first, by principal components."""
+    """Principal components of the patch-embedding filters."""
     tokens: bool = False
-    """How alike patches grow with depth, and what they show, in colours."""
+    """Similarity of patch tokens by depth, and PCA of them in colours."""
     cka: tuple[str, ...] | None = None
-    """How alike the blocks are, to each other or to those of OTHER_RUN."""
+    """CKA similarity of the blocks, or with those of OTHER_RUN."""
     gradients: bool = False
-    """Norms of activations and gradients by depth, and the share of residual branches, on one batch."""
+    """Norms of activations and gradients by depth, on one batch."""
     count: int = 64
-    """How many pictures of the data are looked at."""
-    data: str = ""
-    """Another data set; by default the one it was trained on."""
-    split: str = ""
-    """Which part: test, val or train; by default the test part, else the validation part."""
+    """How many images of the data are used."""
     out: str = ""
-    """A new folder for pictures, arrays and tables; by default looking."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    """A new folder for images, arrays and tables (default: looking)."""
 
 
-ARGUMENTS: dict[str, type] = {"look": Look}
-OF_DATA = ("distance", "tokens", "cka", "gradients")  # what needs pictures of the data
+OF_DATA = ("distance", "tokens", "cka", "gradients")  # what needs images of the data
 
 
 def look(words: list[str]) -> int:
-    given = arguments(Look, words, "vitrail look")
+    given, _ = read(VERB, words)
     device(given.device)
     checked(given.count, Positive, "--count")
     asked = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
-    if not given.pictures and not asked:
+    if not given.images and not asked:
         raise UsageError("there is nothing to look at",
-                         "vitrail look RUN PICTURE..., or --distance, --positions, --filters, --tokens, --cka, --gradients")  # fmt: skip
+                         "vitrail look RUN IMAGE..., or --distance, --positions, --filters, --tokens, --cka, --gradients")  # fmt: skip
     if given.cka and len(given.cka) > 1:
-        raise UsageError(f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; pictures stand before it")
+        raise UsageError(
+            f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; images stand before it"
+        )
     layers, heads = numbers(given.layers), of_heads(given.heads)
     from vitrail.cli.output.predict_dense import fresh, stems
     from vitrail.cli.predict import expanded
 
-    files = expanded(given.pictures) if given.pictures else []
+    files = expanded(given.images) if given.images else []
     folder = fresh(given.out, "looking")
     from vitrail.evaluation import look as seeing
     from vitrail.inference.predictor import load
-    from vitrail.report import inspection
+    from vitrail.report import inspection as looks
 
     predictor, failed = load(given.run, given.device), list[str]()
     seeing.moments(predictor, given.times)
@@ -93,24 +86,29 @@ def look(words: list[str]) -> int:
         except BadImage as error:
             failed.append(error.what)
             continue
-        write(inspection.pictured(folder, name, sight))
-        print(f"{file}: {f'{sight.said}, ' if sight.said else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}")
+        write(looks.pictured(folder, name, sight))
+        print(
+            f"{file}: {f'{sight.said}, ' if sight.said else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}"
+        )
     for one in made:
-        write(inspection.found(folder, one))
+        write(looks.found(folder, one))
         print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.words))))
     if folder.exists():
         print(f"written to {folder}")
     if failed:
-        sys.stderr.write("".join(f"{what}\n" for what in failed) + f"vitrail: {len(failed)} of {len(files)} pictures could not be read\n")
+        sys.stderr.write(
+            "".join(f"{what}\n" for what in failed)
+            + f"vitrail: {len(failed)} of {len(files)} images could not be read\n"
+        )
     return BadImage.code if failed else 0
 
 
 def fit(predictor: Any, asked: list[str]) -> None:
-    """Errors: `UsageError` for looks that are of models which tell what is in pictures."""
+    """Errors: `UsageError` for what is not for generative models."""
 
     for name in (name for name in OF_DATA if name in asked and predictor.task.is_generative):
-        raise UsageError(f"{predictor.recipe.model.name} makes pictures, and --{name} is of models that tell what is in them",
-                         "look at pictures with it, or --positions and --filters")  # fmt: skip
+        raise UsageError(f"{predictor.recipe.model.name} is a generative model, and --{name} is for the others",
+                         "vitrail look RUN IMAGE..., or --positions and --filters")  # fmt: skip
 
 
 def numbers(words: tuple[str, ...]) -> list[int | str] | None:
@@ -125,7 +123,10 @@ def of_heads(words: tuple[str, ...]) -> Any:
     if all(w.isdecimal() for w in words) and words:
         return [int(w) for w in words]
     if len(words) != 1 or words[0].lstrip("-").isdecimal():
-        raise UsageError(f"--heads cannot be {' '.join(words) or 'nothing'}", "numbers from 0, as in --heads 0 3; or mean, min, max or all")
+        raise UsageError(
+            f"--heads cannot be {' '.join(words) or 'nothing'}",
+            "numbers from 0, as in --heads 0 3; or mean, min, max or all",
+        )
     found = pick(words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number")
     return None if found == "all" else found
 
@@ -163,3 +164,6 @@ def write(files: Iterator[tuple[Any, bytes]]) -> None:
     for path, content in files:
         place(path.parent).mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+VERB = Verb("look", Look, look)

@@ -4,33 +4,37 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UsageError, VitrailError, pick
 
+if TYPE_CHECKING:
+    from vitrail.cli.syntax.verb import Verb
+
 COMMANDS = {  # name: (module, what it does)
-    "train": ("train", "train a model on pictures; continue a run with --resume"),
-    "eval": ("evaluate", "judge a trained model on held-out pictures"),
-    "predict": ("predict", "say what is in pictures"),
-    "sample": ("sample", "make pictures with a trained denoiser"),
-    "check": ("check", "look a data set over before training on it"),
-    "import": ("import_weights", "turn published weights into a model folder"),
+    "train": ("train", "train or fine-tune a model on images; continue a run"),
+    "eval": ("evaluate", "evaluate a trained model on held-out images"),
+    "predict": ("predict", "predict classes, masks or boxes of images"),
+    "sample": ("sample", "generate images with a trained generative model"),
+    "check": ("check", "examine a data set before training on it"),
+    "import": ("import_weights", "convert published weights into a model folder"),
     "models": ("models", "list the models, or the settings of one"),
     "cost": ("cost", "parameters, multiply-adds and memory of a model"),
-    "report": ("report", "write the page that tells a run"),
-    "look": ("look", "show what a model looks at, and how it is made inside"),
-    "compare": ("compare", "set runs side by side"),
-    "probe": ("probe", "judge the frozen features of a model: linear probe and neighbours"),
-    "tune-lr": ("tune_lr", "find a learning rate by a range test, without touching a run"),
+    "report": ("report", "write the HTML report of a run"),
+    "look": ("look", "show attention maps, and what a model is like inside"),
+    "compare": ("compare", "compare runs: recipes, metrics, disagreements, cost"),
+    "probe": ("probe", "evaluate frozen features: linear probe and k-NN"),
+    "tune-lr": ("tune_lr", "find a learning rate by a range test"),
     "study": ("study", "experiments that show what a part of training does"),
     "doctor": ("doctor", "find out what is wrong with this machine, or with a run"),
+    "completion": ("completion", "print the completion script of bash, zsh or fish"),
 }
 LONGEST = 96  # columns of an error line
 
 
 def main(words: list[str]) -> int:
-    """Runs the command that `words` say and returns its exit code: 0, 1 run, 2 usage, 3 data, 4 checkpoint, 130/143 signals."""
+    """Runs the command in `words`. Returns the exit code: 0, 1 run, 2 usage, 3 data, 4 checkpoint, 130/143 signals."""
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     for name in ("stdout", "stderr"):
@@ -46,26 +50,26 @@ def main(words: list[str]) -> int:
     except VitrailError as error:
         if debug:
             traceback.print_exc()
-        tell(error.what, error.fix)
+        print_error(error.what, error.fix)
         return error.code
     except KeyboardInterrupt:
-        tell("stopped", "")
+        print_error("stopped", "")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever was reading has gone; that is no error
         return 0
-    except SystemExit as leave:  # tyro printed its help
+    except SystemExit as leave:  # help was printed
         return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 2
     except Exception as error:
         if debug:
             raise
-        tell(*unexpected(error))
+        print_error(*unexpected(error))
         return 1
 
 
 def dispatch(words: list[str]) -> int | None:
     if words[:1] == ["help"] and words[1:]:
-        words = [words[1], "--help"]
+        words = [words[1], "--help", *words[2:]]
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0
@@ -74,30 +78,30 @@ def dispatch(words: list[str]) -> int | None:
 
         sys.stdout.write(f"vitrail {__version__}\n")
         return 0
-    if words[0].startswith("--tyro-"):
-        return completion(words)
     option = words[0].startswith("-")
     if option and (later := [w for w in words if w in COMMANDS]):
         raise UsageError(f"the command comes first, then {words[0]}", f"vitrail {later[0]} {words[0]} ...")
     known = ("--help", "--version", "--debug") if option else tuple(COMMANDS)
     name = pick(words[0], known, "option" if option else "command", "vitrail --help lists all commands")
-    return command(name)(words[1:])
+    return command(name).run(words[1:])
 
 
-def command(name: str) -> Callable[[list[str]], int | None]:
+def command(name: str) -> "Verb[Any]":
     module = import_module(f"vitrail.cli.{COMMANDS[name][0]}")
-    return getattr(module, {"eval": "evaluate", "import": "bring", "tune-lr": "tune_lr"}.get(name, name))
+    verb: Verb[Any] = module.VERB
+    return verb
 
 
 def overview() -> str:
-    rows = "\n".join(f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items())
-    return f"""usage: vitrail COMMAND ...
+    rows = "\n".join(f"  {name:<12} {what}" for name, (_, what) in COMMANDS.items())
+    return f"""Vision Transformers: train, fine-tune, evaluate, inspect and sample them.
 
-Vision Transformers from pixels to a report.
+usage: vitrail COMMAND [OPTIONS]
 
 {rows}
 
-  vitrail COMMAND --help         every option with its default
+  vitrail COMMAND --help         its flags, with examples
+  vitrail train --help all       every key of a recipe
   vitrail --version
   --debug                        show the traceback of an error
 
@@ -105,16 +109,7 @@ a first run:  vitrail train --data mini
 """
 
 
-def completion(words: list[str]) -> int:
-    """Shell completion: `vitrail --tyro-print-completion bash` (or zsh, tcsh) prints the script."""
-    import tyro
-
-    parsers = {name: import_module(f"vitrail.cli.{module}").ARGUMENTS[name] for name, (module, _) in COMMANDS.items()}
-    tyro.extras.subcommand_cli_from_dict(parsers, args=words, prog="vitrail")
-    return 0
-
-
-def tell(what: str, fix: str) -> None:
+def print_error(what: str, fix: str) -> None:
     """At most five lines on stderr: what is wrong and where, then what to do."""
     lines = first(wrapped(what, "vitrail: "), 3)
     lines += first(wrapped(fix, "  -> "), 5 - len(lines)) if fix else []
@@ -133,10 +128,17 @@ def wrapped(text: str, lead: str) -> list[str]:
 
 
 def unexpected(error: Exception) -> tuple[str, str]:
-    """An error that nobody foresaw, said as well as can be."""
+    """What and fix of an error that nobody foresaw."""
     kind, text = type(error).__name__, (str(error).splitlines() or [""])[0][:200]
     if kind == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "allocate memory" in text):
-        return f"out of memory: {text}", "halve --machine.micro (same result), use a smaller --input.size, or --machine.grad-checkpoint"
+        from vitrail.cli.syntax.flags import flag_of
+
+        size = flag_of("input", "size")
+        fix = f"halve --machine.micro (same result), use a smaller {size}, or --machine.grad-checkpoint"
+        return f"out of memory: {text}", fix
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}", "run again with --debug to see where"
-    return f"something unforeseen: {kind}: {text}", "run again with --debug to see where; please report it with what you typed"
+    return (
+        f"unexpected error: {kind}: {text}",
+        "run again with --debug to see where; please report it with your command",
+    )

@@ -1,4 +1,4 @@
-"""`vitrail models`: all models, a family, or the settings of one."""
+"""`vitrail models`: the models in numbers, and the settings of one."""
 
 import dataclasses
 import json
@@ -9,21 +9,24 @@ import tyro
 
 from vitrail.cli.output.cost_tables import by
 from vitrail.cli.output.tables import Column, paragraph, table
-from vitrail.cli.syntax.arguments import arguments
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.validation import shown, spoken
 
 
 @dataclass
-class Models:
-    """List the models in numbers; what is special about a family; the settings of one model with their defaults."""
+class Models(AsJson):
+    """List the models with parameters, multiply-adds and accuracy; describe a family; list the settings of a model.
+
+    vitrail models
+    vitrail models swin
+    vitrail models swin/tiny
+    """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
-    """A family ("vit") or a model ("vit/base"). Left out: all of them."""
-    json: bool = False
-    """Print JSON."""
+    """A family (vit) or a model (vit/base); without: all models."""
 
 
-ARGUMENTS: dict[str, type] = {"models": Models}
 COLUMNS = (
     Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1), Column("top-1 (%)"),
     Column("at", right=False, spare=2), Column("trained on", right=False, spare=3), Column("paper", right=False, spare=4),
@@ -31,7 +34,7 @@ COLUMNS = (
 
 
 def models(words: list[str]) -> None:
-    given = arguments(Models, words, "vitrail models")
+    given, _ = read(VERB, words)
     from vitrail import catalog
 
     known = catalog.published()
@@ -50,7 +53,11 @@ def models(words: list[str]) -> None:
     for text in about:
         lines += ["", *paragraph(text)]
     lines += ["", *table(COLUMNS, [cells(row, known) for row in rows])]
-    lines += ["", f"the settings of one:  vitrail models {rows[0]['name']}", f"what it costs:        vitrail cost {rows[0]['name']}"]
+    lines += [
+        "",
+        f"the settings of one:  vitrail models {rows[0]['name']}",
+        f"what it costs:        vitrail cost {rows[0]['name']}",
+    ]
     print("\n".join(lines))
     return None
 
@@ -69,7 +76,9 @@ def one(given: Models, known: dict[str, Any]) -> None:
         print("\n".join(table(COLUMNS, [cells(row, known)])) + "\n")
     kinds = get_type_hints(type(config), include_extras=True)
     for field in fields:
-        print(f"  --model.{field.name.replace('_', '-'):<20} {shown(getattr(config, field.name)):<12} {spoken(kinds[field.name])}")
+        print(
+            f"  --model.{field.name.replace('_', '-'):<20} {shown(getattr(config, field.name)):<12} {spoken(kinds[field.name])}"
+        )
 
 
 def fact(name: str, known: dict[str, Any]) -> dict[str, Any]:
@@ -103,4 +112,10 @@ def short(paper: dict[str, Any]) -> str:
 
 
 def cited(paper: dict[str, Any]) -> list[str]:
-    return [*paragraph(paper["title"]), *paragraph(f"{', '.join(paper['authors'])} {paper['year']}, arxiv.org/abs/{paper['arxiv']}")]
+    return [
+        *paragraph(paper["title"]),
+        *paragraph(f"{', '.join(paper['authors'])} {paper['year']}, arxiv.org/abs/{paper['arxiv']}"),
+    ]
+
+
+VERB = Verb("models", Models, models)

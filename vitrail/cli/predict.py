@@ -1,4 +1,4 @@
-"""`vitrail predict`: what a trained model predicts of images."""
+"""`vitrail predict`: what is in images, by a trained model."""
 
 import json
 import sys
@@ -8,51 +8,50 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.syntax.arguments import arguments, device
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
 from vitrail.errors import BadImage, DataError, UsageError, nearest
-from vitrail.inference.records import as_json, as_line
 from vitrail.validation import place
 
 
 @dataclass
-class Predict:
-    """Say what is in pictures."""
+class Predict(OfRun, OnDevice, AsJson):
+    """Predict classes, masks or boxes of images.
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a model folder or a .safetensors file."""
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")]
-    """Files, or folders of pictures."""
+    vitrail predict runs/photos cat.jpg dog.jpg
+    vitrail predict runs/photos folder --json
+    vitrail predict runs/boxes street.jpg --score 0.3 --out drawn
+    """
+
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
+    """Files, or folders of images."""
     top: int = 3
     """How many classes to name."""
-    json: bool = False
-    """Print one JSON object a line."""
     out: str = ""
-    """For masks and boxes: a new folder for label maps and drawings; by default predictions."""
+    """Masks and boxes: a new folder for label maps and overlays (default: predictions)."""
     score: float = 0.5
-    """For boxes: the least score of what is drawn and counted."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    """Boxes: the lowest score of what is drawn and counted."""
 
 
-ARGUMENTS: dict[str, type] = {"predict": Predict}
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def predict(words: list[str]) -> int:
-    given = arguments(Predict, words, "vitrail predict")
+    given, _ = read(VERB, words)
     device(given.device)
     if not 0 <= given.score <= 1:
-        raise UsageError(f"--score is {given.score}", "a score is a share: 0 to 1")
+        raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
     if given.top < 1:
         raise UsageError(f"--top is {given.top}", "name at least one class")
     if place(given.run).suffix.lower() in PICTURES:
-        raise UsageError(f"{given.run} is a picture; the run comes first", "vitrail predict RUN PICTURE...")
-    files = expanded(given.pictures)
+        raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
+    files = expanded(given.images)
     from vitrail.inference.predictor import load
+    from vitrail.inference.records import as_json, as_line
 
     predictor = load(given.run, given.device)
     if predictor.task.is_generative:
-        raise UsageError(f"{given.run} makes pictures and does not tell what is in them", f"vitrail sample {given.run}")
+        raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")
     if predictor.task.is_dense:
         from vitrail.cli.output import predict_dense
 
@@ -63,19 +62,19 @@ def predict(words: list[str]) -> int:
             failed += isinstance(row, BadImage)
             print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
     if failed:
-        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
     return BadImage.code if failed else 0
 
 
 def expanded(names: tuple[str, ...]) -> list[Path]:
-    """Files as they are; folders as the pictures below them, in order. Errors: `DataError`."""
+    """Files as they are; folders as the images below them, in order. Errors: `DataError`."""
     found: list[Path] = []
     for name in names:
         path = place(name)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
             if not inside:
-                raise DataError(f"there is no picture in {path}", "pictures end in .jpg, .png, .webp, .bmp, .gif or .tiff")
+                raise DataError(f"there is no image in {path}", "images end in .jpg, .png, .webp, .bmp, .gif or .tiff")
             found += inside
         elif path.exists():
             found.append(path)
@@ -84,21 +83,26 @@ def expanded(names: tuple[str, ...]) -> list[Path]:
             near = nearest(path.name, there) or there[:5]
             raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
     if not found:
-        raise UsageError("no picture was given", "vitrail predict RUN PICTURE...")
+        raise UsageError("no image was given", "vitrail predict RUN IMAGE...")
     return found
 
 
 def each(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
-    """A row of probabilities per file, or the reason why there is none: one bad picture does not cost the others."""
+    """A row of probabilities per file, or the reason why there is none: one bad image does not cost the others."""
     from vitrail.data.decode import decode
 
     pre, good, rows = predictor.preprocess, [], {}
     for path in files:
         try:
-            good.append((path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)))
+            good.append(
+                (path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background))
+            )
         except BadImage as error:
             rows[path] = error
     if good:
         said = predictor.predict([pixels for _, pixels in good]).probabilities
         rows.update({path: row for (path, _), row in zip(good, said, strict=True)})
     return [(path, rows[path]) for path in files]
+
+
+VERB = Verb("predict", Predict, predict)

@@ -1,4 +1,4 @@
-"""`vitrail probe`: what the frozen features of a model are worth."""
+"""`vitrail probe`: how good the frozen features of a model are."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import tyro
 
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import arguments, device, only, take_keys
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.verb import AsJson, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
 from vitrail.validation import Positive, Share, checked
@@ -17,51 +19,43 @@ SHOWN = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "mac
 
 
 @dataclass
-class Probe:
-    """Judge the frozen features of a model: a linear probe and k nearest neighbours.
+class Probe(OnDevice, AsJson):
+    """Evaluate the frozen features of a model: linear probe and k nearest neighbours.
 
-    vitrail probe runs/a
-
-    vitrail probe runs/a --data FOLDER --labels 0.05
-
-    vitrail probe vit/nano --data FOLDER     a floor: the same with random weights
+    vitrail probe runs/photos
+    vitrail probe runs/photos --data other --labels 0.05
+    vitrail probe vit/nano --data other
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A run, a model folder, a .safetensors file, or a model such as vit/nano with random weights."""
+    """A run, a model folder, a .safetensors file; or a model such as vit/nano with random weights, for comparison."""
     data: str = ""
-    """The pictures and labels to probe with; by default those of the run. Their classes may be any."""
+    """Images and labels of any classes (default: those of the run)."""
     split: str = ""
-    """What to judge on: test or val; by default the test part, else the validation part."""
+    """test or val (default: test if there is one, else val)."""
     labels: float = 1.0
-    """Share of the training labels to learn from, of each class at least one."""
+    """Fraction of the training labels to learn from."""
     k: tuple[int, ...] = (10, 20)
-    """How many neighbours vote; several numbers are tried one by one."""
+    """Numbers of neighbours that vote, each tried."""
     seed: int = 0
-    """Draws the labels, and random weights."""
+    """Chooses the labels, and random weights."""
     cache: str = ""
-    """Folder in which features are kept; by default features/ in the folder of the run."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
-    json: bool = False
-    """Print JSON."""
-
-
-ARGUMENTS: dict[str, type] = {"probe": Probe}
+    """Folder of cached features (default: features/ in the run)."""
 
 
 def probe(words: list[str]) -> None:
-    rest, keys = take_keys(words)
-    given = arguments(Probe, rest, "vitrail probe")
+    given, keys = read(VERB, words)
     device(given.device)
     checked(given.labels, Share, "--labels")
     checked(given.seed, Seed, "--seed")
     if given.labels == 0:
-        raise UsageError("--labels is 0, and without labels there is nothing to learn", "0.05 is one in twenty, 1 is all")
+        raise UsageError(
+            "--labels is 0, and without labels there is nothing to learn", "0.05 is one in twenty, 1 is all"
+        )
     ks = tuple(dict.fromkeys(checked(k, Positive, "--k") for k in given.k))
     if not ks:
         raise UsageError("--k is empty", "--k 10, or several: --k 10 20")
-    changes = only("model", keys, "what frozen features are worth")
+    changes = keys_of("model", keys)
     from vitrail.engine import world as worlds
     from vitrail.engine.world import alone
     from vitrail.evaluation.probe import Wish
@@ -69,7 +63,7 @@ def probe(words: list[str]) -> None:
 
     place = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
     wish = Wish(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)
-    found = probed(wish, alone(place), Console(given.json).progress("reading pictures"))
+    found = probed(wish, alone(place), Console(given.json).progress("reading images"))
     print(json.dumps(as_json(given, found)) if given.json else "\n".join(lines(given, found)))
 
 
@@ -82,12 +76,18 @@ def as_json(given: Probe, found: Any) -> dict[str, Any]:
 
 
 def lines(given: Probe, found: Any) -> list[str]:
-    """What was found, in words."""
-    kind = "random weights, a floor to compare with" if found.random else "frozen"
+    """The results as text."""
+    kind = "random weights, a baseline to compare with" if found.random else "frozen"
     head = f"{given.source} ({kind}): {found.width} features, learned from {found.labelled:,} labels"
-    rows = {f"linear probe, L2 {found.l2:g}": found.linear, **{f"{k} nearest neighbours": v for k, v in found.knn.items()}}
+    rows = {
+        f"linear probe, L2 {found.l2:g}": found.linear,
+        **{f"{k} nearest neighbours": v for k, v in found.knn.items()},
+    }
     shown = [(key, title) for key, title in SHOWN if any(key in row for row in rows.values())]
     columns = [Column("", right=False), *(Column(title) for _, title in shown)]
     cells = [[name, *(f"{row[key]:.4f}" if key in row else "" for key, _ in shown)] for name, row in rows.items()]
-    return [head, f"{found.part}: {found.count:,} pictures", *(f"  {line}" for line in table(columns, cells)),
+    return [head, f"{found.part}: {found.count:,} images", *(f"  {line}" for line in table(columns, cells)),
             *(f"  note: {note}" for note in found.notes)]  # fmt: skip
+
+
+VERB = Verb("probe", Probe, probe, sections=("model",), changes="the features of a trained model")

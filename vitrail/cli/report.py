@@ -1,27 +1,31 @@
-"""`vitrail report`: the page of a run."""
+"""`vitrail report`: the HTML report of a run."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from vitrail.cli.syntax.arguments import arguments
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.verb import Verb
 
 
 @dataclass
 class Report:
-    """Write the page that tells a run."""
+    """Write the HTML report of a run, one offline page.
+
+    vitrail report runs/photos
+    """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run."""
 
 
-ARGUMENTS: dict[str, type] = {"report": Report}
-
-
 def report(words: list[str]) -> None:
-    given = arguments(Report, words, "vitrail report")
+    given, _ = read(VERB, words)
     from vitrail.assembly.run_directory import find
     from vitrail.report.page.run_page import build
 
     print(build(find(given.run).path))
+
+
+VERB = Verb("report", Report, report)

@@ -1,4 +1,4 @@
-"""`vitrail sample`: pictures from a trained denoiser, on disk."""
+"""`vitrail sample`: images from a trained generative model, on disk."""
 
 import dataclasses
 import json
@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import arguments, device
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import OfRun, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
 from vitrail.validation import Amount, Positive, checked
@@ -20,53 +21,44 @@ FRAME = 60  # milliseconds of every other frame
 
 
 @dataclass
-class Sample:
-    """Make pictures with a trained denoiser.
+class Sample(OfRun, OnDevice):
+    """Generate images with a trained generative model.
 
-    vitrail sample runs/a --class cat --count 16
-
-    vitrail sample runs/a --class 3 --class 5 --guidance 2 --steps 50 --seed 0
-
-    vitrail sample runs/a --interpolate-classes cat dog --count 9
+    vitrail sample runs/flow --class cat --count 16
+    vitrail sample runs/flow --class 3 --class 5 --guidance 2 --steps 50 --seed 0
+    vitrail sample runs/flow --interpolate-classes cat dog --count 9
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a model folder or a .safetensors file."""
     class_: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="class")] = ()
-    """A class by name or number; say it once for each. By default all."""
+    """A class by name or number, repeatable (default: all)."""
     count: int = 8
-    """Pictures of each class, or on the way between two."""
+    """Images of each class, or between two."""
     guidance: float | None = None
-    """How far beyond what the model says without a class it is driven towards it; 1: not at all. By default 2."""
+    """Classifier-free guidance scale; 1: none (default: 2)."""
     steps: int = 50
-    """Steps from noise to picture."""
+    """Steps from noise to image."""
     sampler: Literal["ddpm", "ddim", "heun", "euler"] | None = None
-    """By default ddpm for gaussian diffusion, heun for flows."""
+    """(default: ddpm for Gaussian diffusion, heun for flows)"""
     seed: int = 0
-    """Decides the noise: the same seed, the same pictures."""
+    """The same seed gives the same images."""
     ema: Literal[1, 2] = 1
     """Which average of the weights: 1 the usual, 2 the shorter."""
     interpolate_seeds: tuple[int, int] | None = None
-    """Two seeds: pictures from the noise of one to that of the other."""
+    """Images between the noise of two seeds."""
     interpolate_classes: tuple[str, str] | None = None
-    """Two classes: pictures from one to the other, all from the same noise."""
+    """Images between two classes, all from the same noise."""
     vae: str = ""
-    """Of a model that makes latents: where its autoencoder lies now, if it was moved."""
+    """Latent models: where the autoencoder lies now, if moved."""
     film: bool = False
-    """Also film.webp: how the pictures come out of the noise."""
-    batch: int = 64
-    """Pictures at a time; changes nothing but the memory it takes."""
+    """Also film.webp: how the images emerge from noise."""
+    batch_size: int = 64
+    """Images at a time; changes only the memory it takes."""
     out: str = ""
-    """A new folder; by default samples."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
-
-
-ARGUMENTS: dict[str, type] = {"sample": Sample}
+    """A new folder (default: samples)."""
 
 
 def sample(words: list[str]) -> None:
-    given = arguments(Sample, words, "vitrail sample")
+    given, _ = read(VERB, words)
     check(given)
     device(given.device)
     from vitrail.cli.output import predict_dense
@@ -79,8 +71,8 @@ def sample(words: list[str]) -> None:
     labels = asked(described, given.class_)
     how = dataclasses.replace(usual(described, None, given.guidance, given.steps), sampler=given.sampler)
     wish, names = wished(given, described, labels)
-    next(iter(tried(described, wish, how)))  # what cannot be is told before a folder is made
-    made = pictures(described, wish, how, given.batch, Console().progress("making pictures"))
+    next(iter(tried(described, wish, how)))  # what cannot be done is refused before a folder is made
+    made = pictures(described, wish, how, given.batch_size, Console().progress("generating images"))
     folder.mkdir(parents=True)
     write(folder, made, names, given.count)
     if given.film:
@@ -93,21 +85,21 @@ def sample(words: list[str]) -> None:
         "classes": list(dict.fromkeys(names)),
     }
     (folder / "sampling.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(made)} pictures in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
+    print(f"{len(made)} images in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
 
 
 def check(given: Sample) -> None:
     """Errors: `UsageError` for numbers that cannot be, and words that do not go together."""
-    for name, kind in (("count", Positive), ("steps", Positive), ("batch", Positive), ("seed", Seed)):
-        checked(getattr(given, name), kind, f"--{name}")
+    for name, kind in (("count", Positive), ("steps", Positive), ("batch_size", Positive), ("seed", Seed)):
+        checked(getattr(given, name), kind, f"--{name.replace('_', '-')}")
     if given.guidance is not None:
         checked(given.guidance, Amount, "--guidance")
     if given.interpolate_seeds and given.interpolate_classes:
-        raise UsageError("pictures lie between two seeds or between two classes, not both", "one of the two")
+        raise UsageError("images lie between two seeds or between two classes, not both", "give one of the two")
     if given.interpolate_seeds and len(given.class_) > 1:
         raise UsageError("between two seeds there is one class", "--class once")
     if given.interpolate_classes and given.class_:
-        raise UsageError("--interpolate-classes says the classes already", "leave --class out")
+        raise UsageError("--interpolate-classes already names the classes", "leave --class out")
     if (given.interpolate_seeds or given.interpolate_classes) and given.count < 2:
         raise UsageError(f"--count is {given.count}, and the way from one to another has two ends", "--count 9")
 
@@ -179,3 +171,6 @@ def write_film(folder: Path, described: Any, wish: Any, how: Any, columns: int) 
     large = [f.convert("RGB").resize((f.width * times, f.height * times), Image.Resampling.NEAREST) for f in frames]
     lasting = [FRAME] * (len(large) - 1) + [HOLD]
     large[0].save(folder / "film.webp", save_all=True, append_images=large[1:], duration=lasting, loop=0, lossless=True)
+
+
+VERB = Verb("sample", Sample, sample)

@@ -8,56 +8,53 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.console import Console, clock
-from vitrail.cli.syntax.arguments import arguments, device
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import Interrupted, UsageError, pick
 from vitrail.validation import place, update
 
 
 @dataclass(frozen=True)
-class Words:
+class StudyRequest:
     """What every study takes."""
 
     out: str = ""
-    """The folder for its results; by default a new one under studies/."""
+    """Folder of the results (default: a new one in studies/)."""
     device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    """auto, cpu, cuda, mps or a GPU's number (default: auto)."""
 
 
 @dataclass(frozen=True)
-class Study(Words):
+class Study(StudyRequest):
     """Run an experiment that shows what a part of training does: its table, figure and numbers go into a new folder.
 
-    vitrail study                        lists the studies
-
+    vitrail study
     vitrail study stability --steps 200
-
-    vitrail study --resume studies/stability       goes on with one that was broken off
-
-    What else a study takes is said by its own help: vitrail study stability --help
+    vitrail study stability --help
+    vitrail study --resume studies/stability
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
-    """Which study. Left out: all are listed."""
+    """Which study; without: all are listed."""
     resume: str = ""
-    """The folder of a study that was broken off: rows that are finished are not measured again, and the result is the same."""
-
-
-ARGUMENTS: dict[str, type] = {"study": Study}
+    """Continue an interrupted study: finished rows are kept, and the result is the same."""
 
 
 def study(words: list[str]) -> int:
     if any(word.partition("=")[0] == "--resume" for word in words):
         return resume(words)
     if not words or words[0].startswith("-"):
-        given = arguments(Study, words, "vitrail study")
+        given, _ = read(VERB, words)
         if given != Study():
             raise UsageError("the name of the study comes first", f"vitrail study stability {words[0]} ...")
         return overview()
     from vitrail import catalog
 
     name = pick(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
+    if {"-h", "--help"} & set(words):
+        read(verb_of(name), words[1:])
     module = catalog.module("studies", name.replace("-", "_"))
-    given = arguments(joined(module), words[1:], f"vitrail study {name}")
+    given, _ = read(Verb(f"study {name}", joined(module), study), words[1:])
     device(given.device)
     keys = {f.name: getattr(given, f.name) for f in dataclasses.fields(module.Config)}
     config = update(module.Config(), keys, name)
@@ -69,11 +66,14 @@ def study(words: list[str]) -> int:
 
 
 def resume(words: list[str]) -> int:
-    """Takes a study up again. Its settings are in its folder, and none can be given."""
+    """Continues a study. Its settings are in its folder, and none can be given."""
     for word in words:
         if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--help"):
-            raise UsageError(f"{word} would change the study: it goes on with what it was begun with", "vitrail study --resume FOLDER")
-    given = arguments(Study, words, "vitrail study")
+            raise UsageError(
+                f"{word} would change the study: it continues with the settings it began with",
+                "vitrail study --resume FOLDER",
+            )
+    given, _ = read(VERB, words)
     from vitrail.studies._bench import bench
 
     path, head = bench.read_head(given.resume)
@@ -84,8 +84,13 @@ def resume(words: list[str]) -> int:
     return conduct(module, config, opened, meter)
 
 
+def verb_of(name: str) -> Verb[StudyRequest]:
+    """A study with all its options, read without importing it."""
+    return Verb(f"study {name}", StudyRequest, study, module=f"vitrail.studies.{name.replace('-', '_')}")
+
+
 def names() -> list[str]:
-    """Studies as they are said: their modules with hyphens."""
+    """Studies as they are typed: their modules with hyphens."""
     from vitrail import catalog
 
     return [room.replace("_", "-") for room in catalog.rooms("studies")]
@@ -101,28 +106,33 @@ def overview() -> int:
 
 
 def joined(module: Any) -> type:
-    """The settings of a study and the words that every study takes, as one class of arguments."""
-    told = {"__doc__": module.__doc__, "__module__": module.__name__}  # where tyro looks for what is said of the settings
-    return dataclasses.make_dataclass("Config", [], bases=(module.Config, Words), frozen=True, namespace=told)
+    """The settings of a study and the options that every study takes, as one class of arguments."""
+    names = {
+        "__doc__": module.__doc__,
+        "__module__": module.__name__,
+    }  # where help looks for the comments on the settings
+    return dataclasses.make_dataclass("Config", [], bases=(module.Config, StudyRequest), frozen=True, namespace=names)
 
 
 def conduct(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
-    """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be taken up."""
+    """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be continued."""
     from vitrail.report.page.study_page import page
     from vitrail.studies._bench.bench import again
 
     with opened as bench, meter:
         try:
-            told = module.run(config, bench)
-            files = told.files(bench.head)
-            if told.parts:
-                files["report.html"] = page(told, bench.head["command"])
+            result = module.run(config, bench)
+            files = result.files(bench.head)
+            if result.parts:
+                files["report.html"] = page(result, bench.head["command"])
             bench.finish(files)
         except KeyboardInterrupt:
             if not bench.open:
                 raise
-            raise Interrupted(f"stopped; every finished row is in {bench.path}", f"go on with: {again(bench.path)}") from None
-        meter.say("\n".join(["", *told.lines, "", f"measured in {clock(bench.seconds())}"]))
+            raise Interrupted(
+                f"stopped; every finished row is in {bench.path}", f"continue with: {again(bench.path)}"
+            ) from None
+        meter.say("\n".join(["", *result.lines, "", f"measured in {clock(bench.seconds())}"]))
         meter.say(f"written: {', '.join(str(bench.path / file) for file in files)}")
     return 0
 
@@ -174,7 +184,9 @@ class Meter:
             self.advance(done, eta)
             self.console.say(f"{done.job.row:<32} {seed}  {done.line}".rstrip())
         else:
-            self.console.say(f"{done.number:>{len(str(done.of))}}/{done.of}  {done.job.row:<32} {seed}  {done.line}  {eta}".rstrip())
+            self.console.say(
+                f"{done.number:>{len(str(done.of))}}/{done.of}  {done.job.row:<32} {seed}  {done.line}  {eta}".rstrip()
+            )
         if done.number == done.of:
             self.stop()
 
@@ -188,3 +200,6 @@ class Meter:
             self.task = self.bar.add_task("rows", total=done.of, eta="")
             self.bar.start()
         self.bar.update(self.task, completed=done.number, eta=eta)
+
+
+VERB = Verb("study", Study, study)

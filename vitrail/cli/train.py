@@ -2,80 +2,60 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import Given, arguments, device, recipe_flags, take_keys
+from vitrail.cli.syntax.arguments import device, read, recipe_flags
+from vitrail.cli.syntax.flags import KEYED, NAMING, changes_of, flag_of
+from vitrail.cli.syntax.keys import Given
+from vitrail.cli.syntax.verb import OnDevice, Verb
 from vitrail.errors import UsageError, VitrailError, pick
-from vitrail.recipe import Augment, Input, Machine, Optim, Plan, Recipe, Start, find, override, read
+from vitrail.recipe import SECTIONS, Recipe, override
+from vitrail.recipe import read as read_recipe
 from vitrail.validation import place
 
 
 @dataclass
-class Asked:
-    """What is to be trained, on what and how: the words of every command that trains."""
+class TrainingRequest(OnDevice):
+    """What every command that trains takes, beside the keys of a recipe."""
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
-    """A recipe file (.toml), yours or one of those that come along (recipes/mini.toml)."""
-    data: str = ""
-    """"mini", a folder of class folders, a .csv or .tsv, a folder of IDX files, or a MedMNIST .npz."""
-    model: str = ""
-    """A model such as vit/nano; `vitrail models` lists them."""
-    task: str = ""
-    """What is learned: classification, distillation."""
-    weights: str = ""
-    """What to begin with: a run, a model folder, or a file of published weights (with --model)."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
-    start: Start = field(default_factory=Start)
-    input: Input = field(default_factory=Input)
-    augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    plan: Plan = field(default_factory=Plan)
-    machine: Machine = field(default_factory=Machine)
+    """A recipe file (.toml)."""
 
 
 @dataclass
-class Train(Asked):
-    """Train a model on pictures.
+class Train(TrainingRequest):
+    """Train a model on images.
+
+    Options you omit are chosen from your data; the reason is printed.
 
     vitrail train --data mini
-
-    vitrail train --data FOLDER --model vit/nano --plan.epochs 20
-
-    vitrail train recipes/mini.toml --optim.lr 1e-3 --out runs/a
-
+    vitrail train --data photos --epochs 30 --batch-size 64 --lr 1e-3 --img-size 224
+    vitrail train recipes/mini.toml --augment.mixup 0.2 --out runs/a
     vitrail train --resume runs/a
-
-    Keys of a model (--model.depth 6, ...) are listed by `vitrail models NAME`. What is left out, or None, is chosen
-    from the data and said with its reason.
     """
 
     out: Path | None = None
-    """The folder of the run; by default a new one under runs/."""
+    """Folder of the run (default: a new one in runs/)."""
     resume: str = ""
-    """Continue this run: its folder, a file in it, or its name under runs/."""
-    allow_change: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """On resuming, a key such as optim.lr that may change although the result changes with it; say it once for each."""
+    """Continue this run: its folder, or its name in runs/."""
+    allow_change: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY")] = ()
+    """With --resume: a key that may change (repeatable)."""
     dry_run: bool = False
-    """Check data and recipe, say what would be done, write nothing."""
+    """Check data and recipe, print the plan, write nothing."""
     quiet: bool = False
-    """Print only the end."""
-
-
-ARGUMENTS: dict[str, type] = {"train": Train}
+    """Print only the final metrics."""
 
 
 def train(words: list[str]) -> None:
-    rest, keys = take_keys(words)
-    given = arguments(Train, rest, "vitrail train")
-    keys = [*names(given), *keys]
+    given, keys = read(VERB, words)
+    keys = names_first(keys)
     check(given)
-    recipe = asked(given, keys)
+    recipe = requested(given, keys)
     device(given.device)
     from vitrail.engine import world as worlds
 
@@ -88,19 +68,18 @@ def train(words: list[str]) -> None:
     worlds.leave(world)
 
 
-def names(given: Asked) -> Given:
-    """--data, --model and --task as keys of a recipe."""
-    found: Given = [("data", {"name": "", "path": given.data})] if given.data else []
-    for section in ("model", "task"):
-        if getattr(given, section):
-            found.append((section, {"name": getattr(given, section)}))
-    return [*found, ("start", {"weights": given.weights})] if given.weights else found
+def names_first(keys: Given) -> Given:
+    """The keys, those first that say what is trained: the others belong to it."""
+    naming = [(flag.key[0], set(changes_of(flag, ""))) for flag in KEYED if flag.key and flag.name in NAMING]
+    return sorted(keys, key=lambda one: (one[0], set(one[1])) not in naming)
 
 
 def check(given: Train) -> None:
     """Errors: `UsageError` for words that do not go together."""
     if given.resume and (given.recipe or given.out):
-        raise UsageError("--resume goes on with a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN")
+        raise UsageError(
+            "--resume continues a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN"
+        )
     if given.allow_change and not given.resume:
         raise UsageError("--allow-change belongs to --resume", "vitrail train --resume RUN --allow-change KEY")
     for key in given.allow_change:
@@ -108,54 +87,60 @@ def check(given: Train) -> None:
         pick(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
 
 
-def asked(given: Asked, keys: Given) -> Recipe:
-    """The recipe that was asked for, with what can be known to be wrong refused before torch is imported."""
-    if given.recipe and given.data and not given.recipe.endswith(".toml"):
-        raise UsageError(f"what is {given.recipe!r} for? The data is said already: --data {given.data}",
+def requested(given: TrainingRequest, keys: Given) -> Recipe:
+    """The requested recipe; what can be known to be wrong is refused before torch is imported."""
+    if given.recipe and not given.recipe.endswith(".toml") and any(section == "data" for section, _ in keys):
+        raise UsageError(f"unexpected argument {given.recipe!r}: --data was already given",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
-    recipe = read(find(place(given.recipe))) if given.recipe else Recipe()
+    recipe = read_recipe(place(given.recipe)) if given.recipe else Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
     if recipe.plan.steps is not None and recipe.plan.epochs is not None:
         both = {k for section, values in keys if section == "plan" for k in values} & {"steps", "epochs"}
         if len(both) == 2 or not both:
-            raise UsageError("plan.steps and plan.epochs are both given", "say one of them")
+            raise UsageError(
+                f"{flag_of('plan', 'steps')} and {flag_of('plan', 'epochs')} are both given", "give one of them"
+            )
         other = {"steps": "epochs", "epochs": "steps"}[both.pop()]
         recipe = dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, **{other: None}))  # type: ignore[arg-type]
     return recipe
 
 
 def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
-    from vitrail.assembly import run_directory
+    from vitrail.assembly import run_directory as folder
     from vitrail.assembly.prepare import prepare
     from vitrail.training import session
 
     wanted = place(given.out) if given.out else None
-    world.once(lambda: run_directory.check_writable(wanted or Path("runs") / ".new"))
+    world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
-        prepared = prepare(recipe, world, console.progress("reading pictures"))
-        made = session.build(prepared.recipe, prepared.dataset, run_directory.RunFolder(wanted or Path("runs")), world, prepared.names)
+        prepared = prepare(recipe, world, console.progress("reading images"))
+        made = session.build(
+            prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names
+        )
         made.taken = session.begin(made, prepared)
         console.prepared(prepared)
-        console.taken(made.taken)
+        console.weights_report(made.taken)
         console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
         return
-    new, prepared = session.new(recipe, wanted, world, console.progress("reading pictures"))
+    new, prepared = session.new(recipe, wanted, world, console.progress("reading images"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):
             console.say(f"  note: {note}")
-    console.taken(new.taken)
+    console.weights_report(new.taken)
     follow(new, console)
 
 
 def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
-    from vitrail.assembly import run_directory
-    from vitrail.training import resume
+    from vitrail.assembly import run_directory as folder
+    from vitrail.training import resume as resuming
 
-    run = run_directory.find(given.resume)
-    keys = [(section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys]
-    again = resume.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
+    run = folder.find(given.resume)
+    keys = [
+        (section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys
+    ]
+    again = resuming.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
     for note in again.notes:
         console.say(note)
     console.say(f"{run.path}: from step {again.state.step} of {again.steps}")
@@ -179,7 +164,7 @@ def follow(session: Any, console: Console) -> None:
 
 
 def watched(events: Iterator[Any], console: Console) -> Iterator[Any]:
-    """Leaves the live display before an error is told, so that neither is lost."""
+    """Leaves the live display before an error is printed, so that neither is lost."""
     try:
         yield from events
     except VitrailError:
@@ -188,7 +173,7 @@ def watched(events: Iterator[Any], console: Console) -> Iterator[Any]:
 
 
 def page(session: Any, console: Console) -> Path | None:
-    """The report; that it could not be written is told but does not undo the run."""
+    """The report; that it could not be written is printed but does not undo the run."""
     from vitrail.report.page.run_page import build
 
     try:
@@ -196,3 +181,6 @@ def page(session: Any, console: Console) -> Path | None:
     except (OSError, VitrailError) as error:
         console.say(f"the report could not be written: {error}")
         return None
+
+
+VERB = Verb("train", Train, train, KEYED, SECTIONS)

@@ -10,46 +10,44 @@ import tyro
 
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import arguments, device, take_keys
-from vitrail.cli.train import Asked, asked, names
+from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.flags import KEYED, flag_of
+from vitrail.cli.syntax.verb import Verb
+from vitrail.cli.train import TrainingRequest, names_first, requested
 from vitrail.errors import UsageError
-from vitrail.report.plots.lr_range_test import draw
+from vitrail.recipe import SECTIONS
 from vitrail.validation import Above, checked, place
 
 ENDINGS = (".svg", ".png")
 ROWS = 13  # of the table
+LR = flag_of("optim", "lr")
 
 
 @dataclass
-class TuneLr(Asked):
-    """Find a learning rate: train through rates that rise from very low to very high, and see where the loss falls and where it breaks.
+class TuneLr(TrainingRequest):
+    """Find a learning rate by a range test: train with a rising rate, and see where the loss falls and where it diverges.
 
-    vitrail tune-lr --data FOLDER --model vit/nano
+    Flags and keys are those of vitrail train. No run is made or changed.
 
-    vitrail tune-lr recipes/mini.toml --optim.weight-decay 0.1
-
-    Words and keys are those of `vitrail train`. No run is made or changed.
+    vitrail tune-lr --data photos --model vit/nano
+    vitrail tune-lr recipes/mini.toml --weight-decay 0.1
     """
 
     from_: Annotated[float, tyro.conf.arg(name="from")] = 1e-6
-    """The lowest rate."""
+    """The lowest learning rate."""
     to: float = 1.0
-    """The highest rate."""
+    """The highest learning rate."""
     steps: int = 200
-    """How many steps, each with a higher rate than the one before."""
+    """How many steps, each with a higher learning rate."""
     plot: str = ""
-    """Draw the losses into this file, .svg or .png; by default tune-lr.svg here, or tune-lr-2.svg where that is there already."""
-
-
-ARGUMENTS: dict[str, type] = {"tune-lr": TuneLr}
+    """Draw the losses into this file, .svg or .png (default: tune-lr.svg)."""
 
 
 def tune_lr(words: list[str]) -> None:
-    rest, keys = take_keys(words)
-    given = arguments(TuneLr, rest, "vitrail tune-lr")
-    if said := [key for section, values in keys if section == "optim" for key in values if key == "lr"]:
-        raise UsageError(f"--optim.{said[0]} is what is looked for", "--from and --to say between which rates")
-    recipe = asked(given, [*names(given), *keys])
+    given, keys = read(VERB, words)
+    if any(section == "optim" and "lr" in values for section, values in keys):
+        raise UsageError(f"{LR} is what this command finds", "--from and --to are the lowest and the highest")
+    recipe = requested(given, names_first(keys))
     device(given.device)
     for name, value in (("--from", given.from_), ("--to", given.to)):
         checked(value, Above, name)
@@ -60,17 +58,17 @@ def tune_lr(words: list[str]) -> None:
 
     rates = Range(given.from_, given.to, given.steps)
     here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
-    found, prepared = range_test(recipe, rates, alone(here), Console().progress("reading pictures"))
+    found, prepared = range_test(recipe, rates, alone(here), Console().progress("reading images"))
     plan = prepared.recipe.plan
     print(f"{prepared.recipe.model.name}, {prepared.recipe.optim.kind}, batch {plan.batch}, {plan.precision}")
     print("\n".join(rows(found.points)))
     if found.ended:
         print(f"ended at step {len(found.points)} of {given.steps}, rate {found.points[-1].rate:.2g}: {found.ended}")
     draw(found, file)
-    told = found.advice
-    print(f"\nthe loss falls fastest at {told.steepest:.2g} and is least at {told.lowest:.2g} ({file} shows it)")
-    print(f"suggested: --optim.lr {told.rate:.2g}\n  {told.why}")
-    print(f"  {shlex.join(['vitrail', 'train', *like_training(words), '--optim.lr', f'{told.rate:.2g}'])}")
+    advice = found.advice
+    print(f"\nthe loss falls fastest at {advice.steepest:.2g} and is least at {advice.lowest:.2g} ({file} shows it)")
+    print(f"suggested: {LR} {advice.rate:.2g}\n  {advice.why}")
+    print(f"  {shlex.join(['vitrail', 'train', *like_training(words), LR, f'{advice.rate:.2g}'])}")
 
 
 def like_training(words: list[str]) -> list[str]:
@@ -93,7 +91,9 @@ def picture(name: str) -> Path:
         return path
     path = place(name)
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{name} is no picture that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}")
+        raise UsageError(
+            f"{name} is no image file that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}"
+        )
     if path.exists():
         raise UsageError(f"{name} is there already and is never overwritten", "give another name, or leave --plot out")
     if not path.absolute().parent.is_dir():
@@ -106,3 +106,32 @@ def rows(points: Sequence[Any]) -> list[str]:
     places = sorted({round(i * (len(points) - 1) / (ROWS - 1)) for i in range(ROWS)})
     cells = [[f"{i + 1}", f"{points[i].rate:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
     return table([Column("step"), Column("rate"), Column("loss"), Column("smoothed")], cells)
+
+
+def draw(found: Any, file: Path) -> None:
+    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    rates = [p.rate for p in found.points]
+    axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
+    axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
+    axes.axvline(found.advice.rate, color="C1", linestyle="--", label=f"suggested: {found.advice.rate:.2g}")
+    highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
+    lowest = min(p.loss for p in found.points)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
+        try:
+            figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+        except OSError as error:
+            raise UsageError(
+                f"{file} cannot be written: {error.strerror or error}", "--plot names another place"
+            ) from None
+
+
+NOT_TAKEN = ("steps", "lr")  # the first is a flag of its own here, the second what is found
+VERB = Verb("tune-lr", TuneLr, tune_lr, tuple(flag for flag in KEYED if flag.name not in NOT_TAKEN), SECTIONS)

@@ -26,7 +26,7 @@ OURS: dict[str, Table] = {
 }
 INSIDE = ("opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.")  # what a model is often wrapped in
 RESIZE = "resize=True (--resize) fits tables, patches and channels"
-LEAVE = "leave_head=True (--leave-head) loads the rest and leaves the head as it is"
+LEAVE = "leave_head=True (--new-head) loads the rest and leaves the head as it is"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def choose(model: nn.Module, raw: Raw, tables: Mapping[str, Table], source: str 
     assert best is not None
     own = best.source.partition(":")[0]
     others = [name for name in dict.fromkeys(equals) if name != own]
-    said = f"the names are those of {' and '.join(others)} as well; {own} was taken, --source says otherwise" if others else ""
+    said = f"the names are those of {' and '.join(others)} as well; {own} was taken, --format says otherwise" if others else ""
     return replace(best, notes=(*best.notes, *([said] if said else [])))
 
 

@@ -1,1 +1,1 @@
-"""What commands print: the console, tables of plain text, progress."""
+"""How commands show what they have: a live table, tables of text, and what several commands print."""

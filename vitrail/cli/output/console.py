@@ -15,7 +15,7 @@ class Console:
         self.live: Any = None
         self.total = 0
         self.latest: dict[str, Any] = {}
-        self.judged: dict[str, Any] = {}
+        self.evaluated: dict[str, Any] = {}
         self.terminal = sys.stdout.isatty()
 
     def say(self, text: str) -> None:
@@ -52,7 +52,7 @@ class Console:
         return show
 
     def prepared(self, prepared: Any) -> None:
-        """What was found and chosen, before the first step."""
+        """The data and what was chosen, before the first step."""
         data, recipe = prepared.dataset, prepared.recipe
         parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
         self.say(f"data: {data.layout}, {parts}; {len(data.classes)} classes")
@@ -62,8 +62,8 @@ class Console:
         for reason in prepared.reasons:
             self.say(f"  {reason}")
 
-    def taken(self, report: Any) -> None:
-        """What became of the weights that the run begins with."""
+    def weights_report(self, report: Any) -> None:
+        """Which weights the run starts from were loaded, and which were not."""
         for line in report.lines() if report else ():
             self.say(f"  {line}")
 
@@ -86,8 +86,8 @@ class Console:
         if event.kind == "train":
             self.latest = {"step": event.step, **event.values}
         elif event.kind == "eval":
-            self.judged = {"step": event.step, **event.values}
-            self.say(self.judged_line(event.step))
+            self.evaluated = {"step": event.step, **event.values}
+            self.say(self.evaluation_line(event.step))
         elif event.kind in ("note", "stopped"):
             self.say(event.values["text"])
         if self.live is not None:
@@ -102,17 +102,17 @@ class Console:
             f"{v['images_per_s']:,.0f} img/s  wait {v['data_wait']:.0%}  eta {clock(v['eta_s'])}"
         )
 
-    def judged_line(self, step: int) -> str:
+    def evaluation_line(self, step: int) -> str:
         shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss",
                  "frechet")  # fmt: skip
-        numbers = "  ".join(f"{k} {self.judged[k]:.4f}" for k in shown if k in self.judged)
-        return f"step {step}/{self.total}  {self.judged['part']}: {numbers}"
+        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in shown if k in self.evaluated)
+        return f"step {step}/{self.total}  {self.evaluated['part']}: {numbers}"
 
     def table(self) -> Any:
         """The live table: where the run is and how it goes."""
         from rich.table import Table
 
-        v, j = self.latest, self.judged
+        v, j = self.latest, self.evaluated
         cells = [
             ("step", f"{v.get('step', 0)}/{self.total}"),
             ("loss", f"{v['loss']:.4f}" if v else "-"),
@@ -133,18 +133,17 @@ class Console:
         quiet, self.quiet = self.quiet, False
         run = session.folder.path
         if quiet:
-            self.say(self.judged_line(self.judged["step"]))
+            self.say(self.evaluation_line(self.evaluated["step"]))
         self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
         self.say("next:")
-
         steps = {
-            f"vitrail eval {run}": "judge it on held-out pictures",
+            f"vitrail eval {run}": "evaluate it on held-out images",
             **(
-                {f"vitrail sample {run}": "make pictures"}
+                {f"vitrail sample {run}": "generate images"}
                 if session.described.task.is_generative
-                else {f"vitrail predict {run} PICTURE...": "say what is in pictures of yours"}
+                else {f"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of your images"}
             ),
-            "vitrail train --data FOLDER": "train on a folder of class folders of yours",
+            "vitrail train --data FOLDER": "train on your own folder of class folders",
         }
         for command, what in steps.items():
             self.say(f"  {command:<{max(map(len, steps))}}  {what}")

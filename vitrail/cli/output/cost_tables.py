@@ -1,31 +1,34 @@
-"""How costs grow with the picture: sizes from words, and tables of what was counted."""
+"""How costs grow with the image: sizes from words, and tables of what was counted."""
 
 import re
 from collections.abc import Sequence
 
 from vitrail.analysis.cost_growth import GROWING, Grown
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.arguments import numeric
+from vitrail.cli.syntax.keys import numeric
 from vitrail.errors import UsageError
 from vitrail.validation import shown
 
 
 def with_joined_size(words: Sequence[str]) -> list[str]:
-    """`--size 224 320` as the one word `--size=224x320`. Errors: `UsageError`.
+    """`--img-size 224 320` as the one word `--img-size=224x320`. Errors: `UsageError`.
 
-    >>> with_joined_size(["vit/base", "--size", "224", "320"])
-    ['vit/base', '--size=224x320']
+    >>> with_joined_size(["vit/base", "--img-size", "224", "320"])
+    ['vit/base', '--img-size=224x320']
     """
     rest = list(words)
     for i, word in enumerate(rest):
-        if word == "--size" and rest[i + 1 : i + 2] and (numeric(rest[i + 1]) or not rest[i + 1].startswith("-")):
-            word = rest[i] = f"--size={rest.pop(i + 1)}"
-        if word.startswith("--size=") and numeric(word[7:]) and rest[i + 1 : i + 2] and numeric(rest[i + 1]):
+        if word == "--img-size" and rest[i + 1 : i + 2] and (numeric(rest[i + 1]) or not rest[i + 1].startswith("-")):
+            word = rest[i] = f"--img-size={rest.pop(i + 1)}"
+        if word.startswith("--img-size=") and numeric(word[11:]) and rest[i + 1 : i + 2] and numeric(rest[i + 1]):
             rest[i] += f"x{rest.pop(i + 1)}"
             if rest[i + 1 : i + 2] and numeric(rest[i + 1]):
-                raise UsageError("--size takes height and width, no third number", "several sizes have commas: --size 224,384,512")
-        if rest[i].startswith("--size="):
-            sizes(rest[i][7:])  # before a second word that is no number is taken for a model
+                raise UsageError(
+                    "--img-size takes height and width, no third number",
+                    "several sizes have commas: --img-size 224,384,512",
+                )
+        if rest[i].startswith("--img-size="):
+            sizes(rest[i][11:])  # before a second word that is no number is taken for a model
     return rest
 
 
@@ -39,11 +42,14 @@ def sizes(text: str) -> list[tuple[int, int]]:
     for part in text.split(",") if text else ():
         match = re.fullmatch(r"([-+]?\d{1,18})(?:[xX×]([-+]?\d{1,18}))?", part.strip())
         if not match:
-            fix = "several sizes have commas and no spaces: --size 224,384x512"
-            raise UsageError(f"--size takes 2 whole numbers, or one for a square, not {shown(part)}", fix)
+            fix = "several sizes have commas and no spaces: --img-size 224,384x512"
+            raise UsageError(f"--img-size takes 2 whole numbers, or one for a square, not {shown(part)}", fix)
         size = int(match[1]), int(match[2] or match[1])
         if min(size) < 1:
-            raise UsageError(f"a picture of {size[0]} x {size[1]} pixels cannot be", "--size HEIGHT WIDTH, or --size 224,384,512")
+            raise UsageError(
+                f"an image of {size[0]} x {size[1]} pixels is not possible",
+                "--img-size HEIGHT WIDTH, or --img-size 224,384,512",
+            )
         found.append(size)
     return list(dict.fromkeys(found))
 
@@ -61,12 +67,22 @@ def growth_lines(grown: Sequence[Grown]) -> list[str]:
             row = [by(cost.size)]
             for field in GROWING:
                 value, first = getattr(cost, field), getattr(costs[0], field)
-                row += [in_words(value) if field == "macs" else in_bytes(value), f"{value / first:.2f}" if first else ""]
+                row += [
+                    in_words(value) if field == "macs" else in_bytes(value),
+                    f"{value / first:.2f}" if first else "",
+                ]
             rows.append(row)
         powers = Grown(name, costs).powers().values()
-        rows.append(["grows as"] + [cell for power in powers for cell in ("" if power is None else f"pixels^{power:.2f}", "")])
-        many = f"; memory is that of {costs[0].batch} pictures" if costs[0].batch > 1 else ""
-        lines += [f"{name}: {costs[0].parameters:,} parameters at every size{many}", *table(columns, rows), attention_kind(costs), ""]
+        rows.append(
+            ["grows as"] + [cell for power in powers for cell in ("" if power is None else f"pixels^{power:.2f}", "")]
+        )
+        many = f"; memory is that of {costs[0].batch} images" if costs[0].batch > 1 else ""
+        lines += [
+            f"{name}: {costs[0].parameters:,} parameters at every size{many}",
+            *table(columns, rows),
+            attention_kind(costs),
+            "",
+        ]
     return lines[:-1]
 
 
@@ -77,7 +93,14 @@ def side_by_side(grown: Sequence[Grown]) -> list[str]:
     columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"), Column("attention weights"),
                Column("activations")]  # fmt: skip
     rows = [
-        [name, by(c.size), f"{c.parameters:,}", in_words(c.macs), in_bytes(c.attention_bytes), in_bytes(c.activation_bytes)]
+        [
+            name,
+            by(c.size),
+            f"{c.parameters:,}",
+            in_words(c.macs),
+            in_bytes(c.attention_bytes),
+            in_bytes(c.activation_bytes),
+        ]
         for name, (c,) in grown
     ]
     return table(columns, rows)
@@ -89,7 +112,9 @@ def parts_lines(grown: Sequence[Grown]) -> list[str]:
 
     lines = []
     for name, costs in grown:
-        columns = [Column(f"parts of {name}", right=False)] + [c for cost in costs for c in (Column(by(cost.size)), Column("share"))]
+        columns = [Column(f"parts of {name}", right=False)] + [
+            c for cost in costs for c in (Column(by(cost.size)), Column("share"))
+        ]
         named = dict.fromkeys(part for cost in costs for part in cost.by_part)
         rows = [[part, *(cell for c in costs for cell in (in_words(c.by_part.get(part, 0)), f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
                 for part in named]  # fmt: skip

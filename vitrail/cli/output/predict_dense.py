@@ -32,11 +32,13 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
         coco += [{"image_id": number, "file_name": str(path), **found} for found in told.get("objects", [])]
         print(json.dumps({"path": str(path), **told}) if as_json else f"{path}: {line(told, least)}")
     if write is boxes:
-        (folder / "predictions.json").write_text(json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8")
+        (folder / "predictions.json").write_text(
+            json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8"
+        )
     if not as_json:
         print(f"written to {folder}")
     if failed:
-        sys.stderr.write(f"vitrail: {failed} of {len(files)} pictures could not be read\n")
+        sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
     return BadImage.code if failed else 0
 
 
@@ -61,7 +63,9 @@ def stems(files: list[Path]) -> list[str]:
     return [f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
 
 
-def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float) -> dict[str, Any]:
+def masks(
+    folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float
+) -> dict[str, Any]:
     """NAME.png, the label map; NAME-overlay.png; the share of the picture that each class takes."""
     from vitrail.data.encode import png
     from vitrail.report.page import overlays
@@ -75,7 +79,9 @@ def masks(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes
     return {"label_map": str(folder / f"{name}.png"), **areas}
 
 
-def boxes(folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float) -> dict[str, Any]:
+def boxes(
+    folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float
+) -> dict[str, Any]:
     """NAME-boxes.png with the objects of at least a score; all of at least `LEAST` are told."""
     from vitrail.data.encode import png
     from vitrail.report.page import overlays

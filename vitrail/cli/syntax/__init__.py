@@ -1,1 +1,1 @@
-"""Words on the command line into what a command is asked."""
+"""How a command line is written: flags, keys of a recipe, other spellings, help and completion."""

@@ -1,0 +1,129 @@
+"""What the last word of an unfinished command line may become. Nothing heavy is imported."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vitrail import catalog
+from vitrail.cli.syntax.flags import BY_NAME, SHORT
+from vitrail.cli.syntax.help import choose, chosen_options
+from vitrail.cli.syntax.source import Option, Sources
+from vitrail.cli.syntax.verb import Verb
+from vitrail.errors import VitrailError
+from vitrail.recipe import CHOICES, SECTIONS, Recipe
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def candidates(words: list[str]) -> list[str]:
+    """Every word that the last of `words` (those after `vitrail`) may become; none where only files can."""
+    from vitrail.cli.main import COMMANDS, command
+
+    last = words[-1] if words else ""
+    if len(words) < 2:
+        return beginning(last, [*COMMANDS, "--help", "--version"])
+    if words[0] == "help" and len(words) == 2:
+        return beginning(last, COMMANDS)
+    if words[0] not in COMMANDS:
+        return []
+    verb = command(words[0])
+    if words[0] == "study" and len(words) > 2 and not words[1].startswith("-"):
+        from vitrail.cli.study import verb_of
+
+        verb = verb_of(words[1])
+    try:
+        return beginning(last, possible(verb, words[1:]))
+    except VitrailError:  # a word before is wrong; the command itself will tell
+        return []
+
+
+def possible(verb: Verb[Any], words: list[str]) -> Iterable[str]:
+    *before, last = words
+    flag = SHORT.get(before[-1], before[-1]) if before else ""
+    options = verb.options(Sources())
+    if flag in ("--help", "-h") and verb.sections and not last.startswith("-"):
+        return ["all", *verb.sections]
+    if last.startswith("-"):
+        return flags(verb, options, before, last)
+    if flag.startswith("--") and (values := of_flag(verb, options, before, flag)) is not None:
+        return values
+    places = [o.positional.strip("[].") for o in options if o.positional]
+    if verb.name == "study":
+        return [room.replace("_", "-") for room in catalog.rooms("studies")]
+    return [name for place in places for name in PLACES.get(place, tuple)()]
+
+
+def flags(verb: Verb[Any], options: list[Option], before: list[str], last: str) -> list[str]:
+    """Flags of a command, and either its sections or, once one is typed, the keys of that."""
+    section, dot, _ = last.removeprefix("--").partition(".")
+    if dot and section in verb.sections:
+        keys = [f"--{section}.{o.flag}" for o in section_options(verb, section, before)]
+        switches = [f"--{section}.no-{o.flag}" for o in section_options(verb, section, before) if not o.kind]
+        return list(dict.fromkeys([*keys, *(s for s in switches if last.startswith(f"--{section}.no"))]))
+    own = [f"--{o.flag}" for o in options if not o.positional]
+    return [*own, *(f.flag for f in verb.flags), *(f"--{s}." for s in verb.sections), "--help"]
+
+
+def section_options(verb: Verb[Any], section: str, before: list[str]) -> list[Option]:
+    """The keys of a section; of model, data and task those of what is named before."""
+    sources = Sources()
+    part = getattr(choose(verb, before) if section in CHOICES else Recipe(), section)
+    if section in CHOICES:
+        return [option for _, options in chosen_options(section, part, sources) for option in options]
+    return sources.options(type(part).__module__, type(part).__name__)
+
+
+def of_flag(verb: Verb[Any], options: list[Option], before: list[str], flag: str) -> Iterable[str] | None:
+    """The values of a flag; empty where only files can be, None for a switch, after which anything may stand."""
+    own = next((o for o in options if f"--{o.flag}" == flag), None)
+    if flag in VALUES:
+        return VALUES[flag]()
+    section, _, key = flag.removeprefix("--").partition(".")
+    if flag in BY_NAME and (named := BY_NAME[flag].key) and not own:
+        section, key = named
+    if section in SECTIONS and section in verb.sections:
+        own = next((o for o in section_options(verb, section, before[:-1]) if o.flag == key.replace("_", "-")), None)
+    if own is None or not own.kind:
+        return None
+    return [value for part in own.kind.split("|") if part.startswith("{") for value in part.strip("{}").split(",")]
+
+
+def beginning(last: str, names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name.startswith(last)]
+
+
+def runs() -> list[str]:
+    """Folders of runs: those in runs/, and those that lie here."""
+    files = [*Path("runs").glob("*/run.json"), *Path().glob("*/run.json")]
+    return sorted(str(file.parent) for file in files)
+
+
+def recipes() -> list[str]:
+    return sorted(
+        str(file)
+        for pattern in ("*.toml", "recipes/*.toml")
+        for file in Path().glob(pattern)
+        if file.name != "pyproject.toml"
+    )
+
+
+PLACES = {  # what stands at a place without a flag
+    "RUN": runs,
+    "MODEL": lambda: [*catalog.names("models"), *runs()],
+    "SOURCE": lambda: [*runs(), *catalog.names("models")],
+    "NAME": lambda: [*catalog.rooms("models"), *catalog.names("models")],
+    "RECIPE": recipes,
+    "DATA": lambda: catalog.WORDS,
+    "SHELL": lambda: ("bash", "zsh", "fish"),
+}
+VALUES = {
+    "--model": lambda: catalog.names("models"),
+    "--task": lambda: catalog.rooms("tasks"),
+    "--data": lambda: catalog.WORDS,
+    "--weights": runs,
+    "--resume": runs,
+    "--features": runs,
+    "--cka": runs,
+    "--device": lambda: DEVICES,
+    "--split": lambda: ("train", "val", "test"),
+}

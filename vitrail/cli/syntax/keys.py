@@ -1,0 +1,102 @@
+"""Keys of a recipe among the words of a command line."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+from vitrail.cli.syntax.flags import Flag, changes_of, flag_of, kind_of
+from vitrail.cli.syntax.former import renamed
+from vitrail.errors import UsageError, pick
+from vitrail.recipe import CHOICES, SECTIONS, Recipe
+from vitrail.validation import checked, parse, spoken
+
+Given = list[tuple[str, dict[str, Any]]]
+
+
+def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], Given]:
+    """Takes `--section.key value ...`, and the `flags` that are keys of a recipe, out of `words`: what is left, and the
+    keys by section in the order they stand.
+
+    A key takes one value and whatever numbers follow it (`--input.size 28 28`); a key alone is true,
+    `--augment.no-flip` false.
+    """
+    by_name = {f.flag: f for f in flags}
+    rest: list[str] = []
+    given: Given = []
+    seen: set[str] = set()
+    i = 0
+    while i < len(words):
+        head, equals, value = words[i].partition("=")
+        i += 1
+        flag = by_name.get(head.replace("_", "-"))
+        match = re.fullmatch(r"--([\w-]+)\.([\w.-]+)", head)
+        if flag is None and match is None:
+            rest.append(words[i - 1])
+            continue
+        section, key = key_of(match[1], match[2]) if match else flag.key or ("", "")  # type: ignore[union-attr]
+        values = [value] if equals else []
+        if not equals:
+            while i < len(words) and (numeric(words[i]) if values else not words[i].startswith("--")):
+                values.append(words[i])
+                i += 1
+        name = flag_of(section, key.removeprefix("no_"))
+        if name in seen:
+            raise UsageError(f"{name} is given twice", "give it once")
+        seen.add(name)
+        if flag:
+            given.append((section, changes_of(flag, value_of(flag, values))))
+        else:
+            given.append((section, {key: meaning(values)} if values else switch(section, key)))
+    return rest, given
+
+
+def key_of(section: str, key: str) -> tuple[str, str]:
+    """Section and key as recipes have them. Errors: `UsageError` for unknown sections, and keys by a former name."""
+    key = key.replace("-", "_")
+    fields = {f.name for f in dataclasses.fields(parts()[section])} if section in SECTIONS else set()
+    if section not in CHOICES and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
+        raise UsageError(
+            f"--{section}.{key.replace('_', '-')} is {now} now", "vitrail train --help all lists every key"
+        )
+    pick(section, SECTIONS, "section of a recipe", f"sections: {', '.join(SECTIONS)}")
+    return section, key
+
+
+def value_of(flag: Flag, values: list[str]) -> Any:
+    """The value of a flag that is a key of a recipe, checked under the name it was typed by. Errors: `UsageError`."""
+    if not values:
+        raise UsageError(f"{flag.flag} needs a value", f"{flag.flag} {flag.takes}: {flag.about}")
+    if values == [""]:
+        raise UsageError(f"{flag.flag} is empty", "leave it out, or give it a value")
+    assert flag.key
+    kind = kind_of(flag.key)
+    return values[0] if kind is str else checked(meaning(values), kind, flag.flag)
+
+
+def keys_of(section: str, given: Given) -> dict[str, Any]:
+    """The keys of one section."""
+    return {key: value for own, values in given if own == section for key, value in values.items()}
+
+
+def parts() -> dict[str, Any]:
+    return {f.name: getattr(Recipe(), f.name) for f in dataclasses.fields(Recipe)}
+
+
+def numeric(word: str) -> bool:
+    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|nan|inf", word) is not None
+
+
+def meaning(values: list[str]) -> Any:
+    if len(values) == 1:
+        return parse(values[0])
+    return [parse(v) for v in values]
+
+
+def switch(section: str, key: str) -> dict[str, Any]:
+    """A key without a value. Errors: `UsageError` where the key is no switch."""
+    kinds = {} if section in CHOICES else get_type_hints(type(parts()[section]))
+    name = key.removeprefix("no_")
+    if name in kinds and "true" not in spoken(kinds[name]):
+        raise UsageError(f"--{section}.{key.replace('_', '-')} needs a value", f"it takes {spoken(kinds[name])}")
+    return {name: key == name}

@@ -1,0 +1,198 @@
+"""Options as their source documents them: fields of dataclasses with type, default and comment; nothing is imported."""
+
+import ast
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NUMBERS = {"int": "INT", "float": "FLOAT", "str": "TEXT", "Path": "PATH", "bool": ""}
+NOT_LITERAL = object()
+
+
+class Option(NamedTuple):
+    name: str  # of the field
+    kind: str  # what it takes: "INT", "FLOAT FLOAT", "{pad,random}"; "" for a switch
+    default: str  # in plain words; "" where there is none worth printing
+    about: str
+    positional: str = ""  # the name of an argument that has no flag
+
+    @property
+    def flag(self) -> str:
+        return self.name.rstrip("_").replace("_", "-")
+
+
+class Module(NamedTuple):
+    name: str
+    tree: ast.Module
+    lines: list[str]
+
+    def find_class(self, name: str) -> ast.ClassDef | None:
+        return next((n for n in self.tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+
+    def find_value(self, name: str) -> ast.expr | None:
+        """What is assigned to a name at the top of the module."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                return node.value
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+                return node.value
+        return None
+
+    def find_import(self, name: str) -> tuple[str, str] | None:
+        """Module and name that a name of this module was imported from."""
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        return node.module, alias.name
+        return None
+
+
+class Sources:
+    """Modules by name, each read and parsed once."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, Module | None] = {}
+
+    def module(self, name: str) -> Module | None:
+        if name not in self.modules:
+            try:
+                file = find_file(name)
+                text = file.read_text(encoding="utf-8") if file else None
+                self.modules[name] = None if text is None else Module(name, ast.parse(text), text.splitlines())
+            except (ImportError, OSError, SyntaxError, ValueError):
+                self.modules[name] = None
+        return self.modules[name]
+
+    def options(self, name: str, cls: str = "Config", variant: str = "") -> list[Option]:
+        """The fields of a dataclass in a module. `variant`: the entry of its VARIANTS whose values are the defaults."""
+        module = self.module(name)
+        node = module.find_class(cls) if module else None
+        if module is None:
+            return []
+        if node is None:  # another module's dataclass, such as deit's Config, which is vit's
+            origin = module.find_import(cls)
+            found = self.options(*origin) if origin else []
+            names = [option.name for option in found]
+        else:
+            found = [self.option(module, node, i) for i, n in enumerate(node.body) if isinstance(n, ast.AnnAssign)]
+            names = [option.name for option in found]
+        changes = changed(module.find_value("VARIANTS"), variant, names)
+        return [o._replace(default=changes.get(o.name, o.default)) for o in found]
+
+    def option(self, module: Module, node: ast.ClassDef, index: int) -> Option:
+        field = node.body[index]
+        assert isinstance(field, ast.AnnAssign)
+        after = node.body[index + 1] if index + 1 < len(node.body) else None
+        about = documented(after) or commented(module, field)
+        default, about = settled(field.value, about)
+        annotation = ast.unparse(field.annotation)
+        named = re.search(r"metavar='([^']*)'", annotation)
+        positional = named[1] if named and "Positional" in annotation else ""
+        kind = named[1] if named and not positional else self.kind(module, field.annotation)
+        name = re.search(r"arg\(name='([^']*)'", annotation)
+        return Option(name[1] if name else ast.unparse(field.target), kind, default, about, positional)
+
+    def kind(self, module: Module, node: ast.expr) -> str:
+        """What a value of an annotated type is written as."""
+        match node:
+            case ast.Constant(value=None):
+                return ""
+            case ast.BinOp(op=ast.BitOr()):
+                return "|".join(
+                    dict.fromkeys(k for k in (self.kind(module, node.left), self.kind(module, node.right)) if k)
+                )
+            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[first, *_])):
+                return self.kind(module, first)
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+                values = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+                return "{" + ",".join(str(ast.literal_eval(v)) for v in values if ast.literal_eval(v) != "") + "}"
+            case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[first, ast.Constant(value=e)])) if (
+                e is ...
+            ):
+                return f"{self.kind(module, first)} ..."
+            case ast.Subscript(value=ast.Name(id="tuple"), slice=inner):
+                return " ".join(self.kind(module, e) for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
+            case ast.Name(id=name) if name in NUMBERS:
+                return NUMBERS[name]
+            case ast.Name(id=name) if (value := module.find_value(name)) is not None:
+                return self.kind(module, value)
+            case ast.Name(id=name) if origin := module.find_import(name):
+                return self.imported(*origin)
+            case ast.Attribute(value=ast.Name(id=owner), attr=name) if origin := module.find_import(owner):
+                return self.imported(f"{origin[0]}.{origin[1]}", name)
+        return "VALUE"
+
+    def imported(self, module: str, name: str) -> str:
+        found = self.module(module)
+        value = found.find_value(name) if found else None
+        if found is None or value is None:
+            origin = found.find_import(name) if found else None
+            return self.imported(*origin) if origin else "VALUE"
+        return self.kind(found, value)
+
+
+def find_file(module: str) -> Path | None:
+    """The source of a module; None where there is none. Not even the packages that it lies in are imported."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or not parts:
+        return Path(spec.origin) if spec and spec.origin else None
+    path = Path(spec.origin).parent.joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def changed(variants: ast.expr | None, variant: str, names: list[str]) -> dict[str, str]:
+    """Values that an entry of a table VARIANTS gives in place of the defaults."""
+    if not isinstance(variants, ast.Dict):
+        return {}
+    for key, value in zip(variants.keys, variants.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value == variant and isinstance(value, ast.Call):
+            given = {**dict(zip(names, value.args, strict=False)), **{k.arg: k.value for k in value.keywords if k.arg}}
+            return {name: in_words(node) for name, node in given.items()}
+    return {}
+
+
+def documented(node: ast.stmt | None) -> str:
+    """The text below a field."""
+    text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else ""
+    return " ".join(text.split()) if isinstance(text, str) else ""
+
+
+def commented(module: Module, field: ast.AnnAssign) -> str:
+    """The comment behind a field."""
+    line = module.lines[(field.end_lineno or field.lineno) - 1].encode()[field.end_col_offset or 0 :].decode()
+    return " ".join(line.partition("#")[2].removesuffix("fmt: skip").split())
+
+
+def settled(value: ast.expr | None, about: str) -> tuple[str, str]:
+    """The default in words, and the comment without the part that says it ("None: measured", "empty: 0.8 0.2")."""
+    found = literal(value)
+    word = "None" if found is None and value is not None else "empty" if found in ("", ()) else ""
+    if word and (match := re.search(rf"(?:^|;\s*){word}: ([^;]+)", about)):
+        return match[1].strip(), re.sub(r"^;\s*", "", about.replace(match[0], "", 1))
+    return in_words(value), about
+
+
+def in_words(value: ast.expr | None) -> str:
+    """A default as one would write it; "None" for None, "" for what is empty or made by a call."""
+    found = literal(value)
+    if found is NOT_LITERAL:
+        return "" if value is None or isinstance(value, ast.Call) else ast.unparse(value)
+    return written(found)
+
+
+def written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return " ".join(map(written, value))
+    return str(value)
+
+
+def literal(value: ast.expr | None) -> Any:
+    try:
+        return NOT_LITERAL if value is None else ast.literal_eval(value)
+    except ValueError:
+        return NOT_LITERAL

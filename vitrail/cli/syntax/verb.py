@@ -1,0 +1,64 @@
+"""What a command takes: its own options, and the keys of a recipe that go with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Generic, NamedTuple, TypeVar
+
+import tyro
+
+from vitrail.cli.syntax.flags import Flag
+from vitrail.cli.syntax.source import Option, Sources
+
+T = TypeVar("T")
+
+
+class Verb(NamedTuple, Generic[T]):
+    name: str
+    kind: type[
+        T
+    ]  # its own options; the docstring says what it does, gives examples (lines that begin with vitrail), and notes
+    run: Callable[[list[str]], int | None]
+    flags: tuple[Flag, ...] = ()  # of the table, that are keys of a recipe
+    sections: tuple[str, ...] = ()  # of a recipe, whose keys it takes
+    changes: str = ""  # what keys of other sections do not change
+    module: str = ""  # whose Config has more options, and whose docstring is that of the command; read, not imported
+
+    @property
+    def prog(self) -> str:
+        return f"vitrail {self.name}"
+
+    def options(self, sources: Sources) -> list[Option]:
+        """Its arguments by place, in order; then its own options, and those that it shares with other commands."""
+        found = {o.name: o for o in sources.options(self.module)} if self.module else {}
+        for cls in self.kind.__mro__[:-1]:
+            for option in sources.options(cls.__module__, cls.__name__):
+                found.setdefault(option.name, option)
+        in_order = [f.name for f in fields(self.kind)]  # type: ignore[arg-type]
+        arguments = sorted((o for o in found.values() if o.positional), key=lambda o: in_order.index(o.name))
+        return [*arguments, *(o for o in found.values() if not o.positional)]
+
+
+@dataclass(kw_only=True)
+class OnDevice:
+    device: str = "auto"
+    """auto, cpu, cuda, mps or a GPU's number (default: auto)."""
+
+
+@dataclass(kw_only=True)
+class AsJson:
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass
+class OfRun:
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run, a model folder or a .safetensors file."""
+
+
+@dataclass(kw_only=True)
+class OnData:
+    data: str = ""
+    """Another data set (default: the one it was trained on)."""
+    split: str = ""
+    """test, val or train (default: test if there is one, else val)."""
