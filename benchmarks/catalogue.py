@@ -16,7 +16,7 @@ from history import append
 
 import vitrail
 from vitrail import catalog
-from vitrail.analysis.cost import cost, weightless
+from vitrail.analysis.cost import cost, on_meta_device
 
 FILE = Path(catalog.__file__).parent / "published.toml"
 HEADING = "\n[models]\n"  # rows are what follows it, to the end of the file
@@ -25,7 +25,7 @@ BY_HAND = ("top1", "at", "trained", "paper")
 
 def counted(name: str) -> dict[str, Any]:
     """The columns that can be counted."""
-    with weightless():
+    with on_meta_device():
         model = vitrail.create(name)
     found = cost(model)
     return {"parameters": found.parameters, "macs": found.macs, "size": list(found.size)}
@@ -49,7 +49,7 @@ def main() -> int:
     text = FILE.read_text(encoding="utf-8")
     old = tomllib.loads(text)["models"]
     new = {}
-    for name in catalog.names("models"):
+    for name in catalog.list_names("models"):
         before = old.get(name, {})
         new[name] = {**counted(name), **{key: before[key] for key in BY_HAND if key in before}}
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]

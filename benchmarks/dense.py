@@ -2,7 +2,7 @@
 
     python benchmarks/dense.py [--only upernet] [--batch 2] [--rounds 9] [--size 224] [--threads 1] [--device cpu]
 
-Both sides get the same pictures in float32 and are fresh; their numbers of parameters are printed, and are the same. Times mean nothing on
+Both sides get the same images in float32 and are fresh; their numbers of parameters are printed, and are the same. Times mean nothing on
 a shared machine, so each round times ours and theirs one after the other, in turned order, and the figure is the median over rounds of
 (their time / our time): 1 and more means that we are as fast or faster. With one thread on a CPU what is timed is the processor's time,
 which others' work hardly touches; otherwise the wall clock's.
@@ -22,7 +22,7 @@ from torch import nn
 from zoo import AIM, inference, ratio
 
 import vitrail
-from vitrail.heads.segment import Head, Segmenter
+from vitrail.heads.segment import HeadConfig, Segmenter
 from vitrail.tasks import detection
 
 CLASSES = 150  # of ADE20K
@@ -43,7 +43,10 @@ def upernet(size: int) -> Iterator[Pair]:
     for auxiliary in (True, False):
         backbone = SwinConfig(image_size=size, out_features=["stage1", "stage2", "stage3", "stage4"])
         config = UperNetConfig(backbone_config=backbone, num_labels=CLASSES, use_auxiliary_head=auxiliary)
-        ours = Segmenter(vitrail.backbone("swin/tiny", size=(size, size)), Head("upernet", CLASSES, norm="batch", auxiliary=auxiliary))
+        ours = Segmenter(
+            vitrail.backbone("swin/tiny", size=(size, size)),
+            HeadConfig("upernet", CLASSES, norm="batch", auxiliary=auxiliary),
+        )
         words = "with the auxiliary head" if auxiliary else "without"
         yield Pair(f"Swin-T UPerNet, {words}", ours, UperNetForSemanticSegmentation(config))
 
@@ -52,7 +55,9 @@ def detr(size: int) -> Iterator[Pair]:
     """DETR with a ResNet-50, as published."""
     from transformers import DetrConfig, DetrForObjectDetection
 
-    config = detection.Config(91, queries=100, kind="slots", stride=32, width=256, encoder=6, decoder=6, hidden=2048, dropout=0.1)
+    config = detection.Config(
+        91, queries=100, kind="slots", stride=32, width=256, encoder=6, decoder=6, hidden=2048, dropout=0.1
+    )
     ours = detection.build(config).assemble(vitrail.backbone("resnet/50", size=(size, size)))
     yield Pair("R50 DETR", ours, DetrForObjectDetection(DetrConfig(num_labels=91)))
 
@@ -73,9 +78,9 @@ def compare(pair: Pair, given: argparse.Namespace) -> tuple[list[str], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"such as {next(iter(PAIRS))}; all by default")
-    parser.add_argument("--batch", type=int, default=2, help="2 or more: theirs cannot be settled on a single picture")
+    parser.add_argument("--batch", type=int, default=2, help="2 or more: theirs cannot be settled on a single image")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--size", type=int, default=224, help="height and width of the pictures")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()

@@ -17,7 +17,9 @@ from typing import Any
 HISTORY = Path(os.environ.get("BENCHMARK_HISTORY", Path(__file__).with_name("history.jsonl")))
 
 
-def append(benchmark: str, figures: Mapping[str, Any], settings: Mapping[str, Any] | None = None, path: Path = HISTORY) -> dict[str, Any]:
+def append(
+    benchmark: str, figures: Mapping[str, Any], settings: Mapping[str, Any] | None = None, path: Path = HISTORY
+) -> dict[str, Any]:
     """Adds a row and returns it. `figures` and `settings` may be nested; what JSON does not know is written as text."""
     row = {
         "benchmark": benchmark,

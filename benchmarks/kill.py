@@ -4,7 +4,7 @@
 
 For every seed one run is killed at random moments until it is done, and one more is killed inside each of the steps of writing a
 checkpoint. Dropout, stochastic depth, averaged weights, accumulation, MixUp and CutMix are on; every second seed
-reads its pictures in a worker process with RandAugment. Prints one JSON line: how often was killed, and how many of the runs
+reads its images in a worker process with RandAugment. Prints one JSON line: how often was killed, and how many of the runs
 ended in the same bytes (SHA-256 of model.safetensors and of the last checkpoint's tensors, and every loss in the log).
 """
 
@@ -29,7 +29,7 @@ from history import append
 
 from vitrail.cli.main import main as vitrail_main
 from vitrail.engine import checkpoint
-from vitrail.engine.log import rows
+from vitrail.engine.log import read_rows
 
 STEPS, EVERY = 60, 3
 POINTS = ("written", "manifest", "rename", "prune", "pruning")
@@ -121,10 +121,10 @@ class Trial:
     def start(self, out: Path, steps: int = STEPS) -> list[str]:
         keys = {
             "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "model.drop-path": 0.2,
-            "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.erase": 0.25, "augment.randaugment": 2 * (self.seed % 2),
-            "optim.ema": 0.9, "plan.steps": steps, "plan.batch": 16, "plan.eval-every": 7, "plan.seed": self.seed,
-            "plan.precision": "fp32", "machine.micro": 8, "machine.workers": self.seed % 2, "machine.save-every": EVERY,
-            "machine.log-every": 1,
+            "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.random_erasing": 0.25, "augment.randaugment_ops": 2 * (self.seed % 2),
+            "optim.ema_decay": 0.9, "train.steps": steps, "train.batch_size": 16, "train.eval-every": 7, "train.seed": self.seed,
+            "train.precision": "fp32", "runtime.micro_batch": 8, "runtime.workers": self.seed % 2, "runtime.save-every": EVERY,
+            "runtime.log-every": 1,
         }  # fmt: skip
         words = ["train", "--data", str(self.data), "--model", "vit/nano", "--out", str(out), "--device", "cpu"]
         return [*words, *(w for key, value in keys.items() for w in (f"--{key}", str(value)))]
@@ -151,11 +151,13 @@ class Trial:
     def aimed(self, point: str) -> bool:
         """Kills inside a save: whether the newest checkpoint is at most one interval old, litter is gone and the end is equal."""
         out = self.folder / f"aimed-{point}"
-        number = random.Random(f"{self.seed} {point}").randint(3, STEPS // EVERY - 1)  # from the third save on there is one to prune
+        number = random.Random(f"{self.seed} {point}").randint(
+            3, STEPS // EVERY - 1
+        )  # from the third save on there is one to prune
         if wait(spawn(self.start(out), lambda: aim(point, number))) != -signal.SIGKILL:
             return False
         litter = list((out / "checkpoints").glob(".*"))
-        found = checkpoint.newest(out / "checkpoints")[0]
+        found = checkpoint.load_newest(out / "checkpoints")[0]
         fresh = found is not None and found.numbers["step"] >= (number - 1) * EVERY
         finished = wait(spawn(self.next(out))) == 0
         clean = not list((out / "checkpoints").glob(".*"))
@@ -164,13 +166,13 @@ class Trial:
 
 def last_step(out: Path) -> int:
     """The last step in a run's log."""
-    return max((row["step"] for row in rows(out / "log.jsonl")), default=0)
+    return max((row["step"] for row in read_rows(out / "log.jsonl")), default=0)
 
 
 def outcome(out: Path) -> dict[str, object]:
     """What must not differ between two runs: bytes of the weights and of the last checkpoint, and every logged loss."""
-    files = [out / "model.safetensors", *sorted((out / "checkpoints" / checkpoint.name_of(STEPS)).glob("*"))]
-    losses = [(row["step"], row["loss"]) for row in rows(out / "log.jsonl") if row["kind"] == "train"]
+    files = [out / "model.safetensors", *sorted((out / "checkpoints" / checkpoint.checkpoint_name(STEPS)).glob("*"))]
+    losses = [(row["step"], row["loss"]) for row in read_rows(out / "log.jsonl") if row["kind"] == "train"]
     return {**{p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}, "losses": losses}
 
 

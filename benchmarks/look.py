@@ -1,4 +1,4 @@
-"""What looking costs: one 224 x 224 picture through ViT-B/16 with all 12 layers looked at, against a plain forward pass.
+"""What looking costs: one 224 x 224 image through ViT-B/16 with all 12 layers looked at, against a plain forward pass.
 
     python benchmarks/look.py [--model vit/base] [--rounds 12] [--heads mean]
 
@@ -34,7 +34,9 @@ def peak(call: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         kept = call()
     held = most = 0
-    for event in sorted((e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    ):
         held += event.nbytes()
         most = max(most, held)
     del kept
@@ -50,14 +52,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = vitrail.create(given.model).eval()
-    picture = torch.randn(1, 3, *model.backbone.config.size)
+    image = torch.randn(1, 3, *model.backbone.config.size)
 
     def plain() -> torch.Tensor:
         with torch.no_grad():
-            return model(picture)
+            return model(image)
 
     def looking() -> list:
-        return vitrail.attention(model, picture, heads=given.heads)
+        return vitrail.attention(model, image, heads=given.heads)
 
     times: dict[str, list[float]] = {"plain": [], "looking": []}
     plain()

@@ -1,6 +1,6 @@
 """Makes the files of the embedded set from the IDX files of Fashion-MNIST: `python benchmarks/make_mini.py <folder of .gz> <out folder>`.
 
-The same pictures every time, by a stated seed; with the same Pillow and zlib the same bytes too.
+The same images every time, by a stated seed; with the same Pillow and zlib the same bytes too.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitrail.datasets import idx
-from vitrail.datasets.mini import COLUMNS, COUNTS, SIDE, chosen
+from vitrail.datasets.mini import COLUMNS, COUNTS, SIDE, choose_indices
 
 LICENCE = """The MIT License (MIT)
 
@@ -30,12 +30,12 @@ WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 
 
 def make(source: str, out: Path) -> None:
-    """Writes train.png, test.png (sprites of grey tiles), labels.txt (a line a part, a digit a picture) and the licence."""
+    """Writes train.png, test.png (sprites of grey tiles), labels.txt (a line a part, a digit an image) and the licence."""
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     splits = idx.build(idx.Config(source)).splits
     for part, count in COUNTS.items():
-        take = splits[part].take(chosen(part, len(splits[part])))
+        take = splits[part].select(choose_indices(part, len(splits[part])))
         assert take.array is not None
         rows, columns = count // COLUMNS[part], COLUMNS[part]
         sprite = take.array.reshape(rows, columns, SIDE, SIDE).swapaxes(1, 2).reshape(rows * SIDE, columns * SIDE)

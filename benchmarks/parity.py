@@ -37,7 +37,7 @@ class Row(NamedTuple):
 def measure(pair: Any) -> Row:
     from oracles import compare
 
-    said = "output" if catalog.kind(pair.family) == "denoiser" else "logits"
+    said = "output" if catalog.model_kind(pair.family) == "denoiser" else "logits"
     error, compared = 0.0, said
     for size in pair.sizes:
         torch.manual_seed(0)
@@ -99,7 +99,11 @@ def main() -> None:
         print(f"{name} is not installed; its pairs are left out")
     rows = [measure(p) for p in pairs if p.oracle not in missing]
     print(long(rows))
-    append("parity", {f"{r.family} {r.oracle} {r.settings}".strip(): r.error for r in rows}, {"family": given.family or "all"})
+    append(
+        "parity",
+        {f"{r.family} {r.oracle} {r.settings}".strip(): r.error for r in rows},
+        {"family": given.family or "all"},
+    )
     if far := [r for r in rows if r.error > r.allowed]:
         sys.exit(f"further off than allowed: {', '.join('/'.join(r[:3]) for r in far)}")
     if given.write:

@@ -30,7 +30,9 @@ def theirs(path):
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    model = timm.create_model("vit_small_patch14_reg4_dinov2", pretrained=False, num_classes=0, dynamic_img_size=True, img_size=518)
+    model = timm.create_model(
+        "vit_small_patch14_reg4_dinov2", pretrained=False, num_classes=0, dynamic_img_size=True, img_size=518
+    )
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint_filter_fn(state, model))
     return model.eval()
@@ -67,7 +69,12 @@ def main(path):
         for name, one in (("antialias", model), ("bicubic", plain)):
             cls, patches, here, there = compare(one, other, size)
             print(f"{size[0]}x{size[1]:<5}  {name:<10}  {cls:>11.1e}  {patches:>9.1e}  {here:>6.2f}  {there:>6.2f}")
-            figures[f"{size[0]}x{size[1]} {name}"] = {"class token": cls, "patches": patches, "ours s": here, "timm s": there}
+            figures[f"{size[0]}x{size[1]} {name}"] = {
+                "class token": cls,
+                "patches": patches,
+                "ours s": here,
+                "timm s": there,
+            }
     append("real_weights", figures)
 
 

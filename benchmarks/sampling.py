@@ -1,4 +1,4 @@
-"""Our DiT's sampling against diffusers' with the same weights, noise and steps: pictures for each second of the processor, as a ratio.
+"""Our DiT's sampling against diffusers' with the same weights, noise and steps: images for each second of the processor, as a ratio.
 
     python benchmarks/sampling.py [--variant small_8] [--batch 4] [--steps 10] [--rounds 7] [--threads 1]
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitrail.models import dit
 from vitrail.tasks.diffusion import gaussian
-from vitrail.tasks.diffusion.guidance import Guidance, guided
+from vitrail.tasks.diffusion.guidance import Guidance, guide_model
 from vitrail.weights.rules import convert
 from vitrail.weights.tables.dit import SOURCES
 
@@ -72,11 +72,11 @@ def their_way(model: torch.nn.Module, labels: Tensor, null: int, steps: int) -> 
 
 
 def our_way(model: torch.nn.Module, labels: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
-    chain = gaussian.only(gaussian.linear(), [i * (gaussian.STEPS // steps) for i in range(steps)])
-    denoise = guided(model, labels, Guidance(SCALE), chain.times[::-1])
+    chain = gaussian.select_places(gaussian.linear_betas(), [i * (gaussian.STEPS // steps) for i in range(steps)])
+    denoise = guide_model(model, labels, Guidance(SCALE), chain.times[::-1])
 
     def sample(noise: Tensor) -> Tensor:
-        *_, last = gaussian.ddim(denoise, noise, chain, lambda: noise)
+        *_, last = gaussian.ddim_steps(denoise, noise, chain, lambda: noise)
         return last
 
     return sample
@@ -109,7 +109,7 @@ def main() -> None:
             ways[name](noise)
             times[name].append(time.process_time() - start)
     usual = {name: statistics.median(t) for name, t in times.items()}
-    rates = {f"{name}, pictures a second": round(given.batch / t, 3) for name, t in usual.items()}
+    rates = {f"{name}, images a second": round(given.batch / t, 3) for name, t in usual.items()}
     figures = {**rates, "ours / diffusers": round(usual["diffusers"] / usual["ours"], 3), "difference": error}
     print(json.dumps({**vars(given), **figures}))
     append("sampling", figures, vars(given))

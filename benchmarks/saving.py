@@ -4,7 +4,7 @@
 
 Absolute times mean nothing on a shared machine, so in every round each takes one step, in an order that rotates, and the ratio is of
 the least times, which somebody else's work disturbs least; for `grow_from` of the sums over a whole run, since its steps differ.
-Pictures are drawn by chance and lie on disk as PNG.
+Images are drawn by chance and lie on disk as PNG.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import torch
 from history import append
 from PIL import Image
 
-from vitrail.engine.optim import groups
-from vitrail.engine.train import train
+from vitrail.engine.optim import build_parameter_groups
+from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
-from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe, override
+from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, override
 from vitrail.training import session
-from vitrail.training.loop import batches, loop
+from vitrail.training.loop import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
 SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  # name: (without, with)
@@ -33,11 +33,15 @@ SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant"})],
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant", "drop_path_skip": True})],
     ),
-    "grow_from half the size": ([], [("plan", {"grow_from": [64, 64]})]),
-    "channels_last": ([], [("machine", {"channels_last": True})]),
-    "cache": ([], [("machine", {"cache": True})]),
+    "grow_from half the size": ([], [("train", {"start_size": [64, 64]})]),
+    "channels_last": ([], [("runtime", {"channels_last": True})]),
+    "cache": ([], [("runtime", {"cache_images": True})]),
 }
-OPTIMISERS = {"AdamW, foreach": {"foreach": True}, "AdamW, a loop": {"foreach": False}, "AdamW, fused (ours)": {"fused": True}}
+OPTIMISERS = {
+    "AdamW, foreach": {"foreach": True},
+    "AdamW, a loop": {"foreach": False},
+    "AdamW, fused (ours)": {"fused": True},
+}
 
 
 class Never:
@@ -47,27 +51,29 @@ class Never:
         return False
 
 
-def pictures(folder: Path, count: int, size: int) -> Path:
+def images(folder: Path, count: int, size: int) -> Path:
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         for i in range(count // 2):
-            Image.fromarray(random.integers(0, 256, (2 * size, 2 * size, 3), np.uint8)).save(folder / name / f"{i:04d}.png")
+            Image.fromarray(random.integers(0, 256, (2 * size, 2 * size, 3), np.uint8)).save(
+                folder / name / f"{i:04d}.png"
+            )
     return folder
 
 
 def started(recipe: Recipe, keys: list[tuple[str, dict]], out: Path) -> session.Session:
     for section, values in keys:
         recipe = override(recipe, section, values)
-    return session.new(recipe, out, ALONE)[0]
+    return session.create_session(recipe, out, ALONE)[0]
 
 
 def stepping(running: session.Session) -> Iterator[Any]:
-    return train(running.state, running.described.task, batches(running), loop(running, Never()))  # type: ignore[arg-type]
+    return train_steps(running.state, running.bundle.task, remaining_batches(running), loop_settings(running, Never()))  # type: ignore[arg-type]
 
 
 def alternate(runs: dict[str, session.Session], rounds: int, first: int = 3) -> dict[str, list[float]]:
-    """Seconds of each step of each run, but for the `first` ones: they read pictures for the first time."""
+    """Seconds of each step of each run, but for the `first` ones: they read images for the first time."""
     stepped, times = {name: stepping(running) for name, running in runs.items()}, {name: [] for name in runs}
     names = list(runs)
     for r in range(rounds + first):
@@ -90,14 +96,16 @@ def main() -> None:
     figures = {}
     print("| switch | seconds a step, relative to without |\n|---|---|")
     with tempfile.TemporaryDirectory() as place:
-        data = pictures(Path(place) / "pictures", 3 * given.batch, given.size)
+        data = images(Path(place) / "images", 3 * given.batch, given.size)
         recipe = Recipe(
-            model=Choice(given.model), data=Choice("", {"path": str(data)}), augment=Augment(crop="random", flip=True),
-            optim=Optim(warmup=2), plan=Plan(steps=steps, batch=given.batch, precision="fp32", eval_every=0), machine=Machine(workers=0),
+            model=Choice(given.model), data=DataConfig("", {"path": str(data)}), augment=AugmentConfig(crop="random", hflip=True),
+            optim=OptimConfig(warmup_steps=2), train=TrainConfig(steps=steps, batch_size=given.batch, precision="fp32", eval_every=0), runtime=RuntimeConfig(workers=0),
         )  # fmt: skip
-        recipe = override(recipe, "input", {"size": [given.size, given.size], "resize": "crop"})
+        recipe = override(recipe, "input", {"size": [given.size, given.size], "resize_mode": "crop"})
         for i, (name, (off, on)) in enumerate(SWITCHES.items()):
-            runs = {kind: started(recipe, keys, Path(place) / f"{kind}{i}") for kind, keys in (("off", off), ("on", on))}
+            runs = {
+                kind: started(recipe, keys, Path(place) / f"{kind}{i}") for kind, keys in (("off", off), ("on", on))
+            }
             whole = "grow" in name
             times = alternate(runs, steps if whole else given.rounds, 0 if whole else 3)
             middle = sum if whole else min
@@ -106,7 +114,7 @@ def main() -> None:
         runs = {name: started(recipe, [], Path(place) / f"optim{i}") for i, name in enumerate(OPTIMISERS)}
         for name, running in runs.items():
             net: Any = running.state.model
-            made = groups(net, list(net.backbone.blocks), 0.05)
+            made = build_parameter_groups(net, list(net.backbone.blocks), 0.05)
             running.state.optimizer = torch.optim.AdamW(made, lr=1.0, **OPTIMISERS[name])
         times = alternate(runs, given.rounds)
         for name in runs:

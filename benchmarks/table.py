@@ -23,7 +23,11 @@ def overview(rows: Sequence[dict[str, Any]]) -> str:
 
 def series(rows: Sequence[dict[str, Any]], parts: Sequence[str] = ()) -> str:
     """The figures of `rows`, those whose names hold one of `parts`; settings and machines below, by number."""
-    names = list(dict.fromkeys(name for row in rows for name in row["figures"] if not parts or any(part in name for part in parts)))
+    names = list(
+        dict.fromkeys(
+            name for row in rows for name in row["figures"] if not parts or any(part in name for part in parts)
+        )
+    )
     where = list(dict.fromkeys(circumstances(row) for row in rows))
     cells = (
         (
@@ -39,7 +43,9 @@ def series(rows: Sequence[dict[str, Any]], parts: Sequence[str] = ()) -> str:
 
 
 def circumstances(row: dict[str, Any]) -> str:
-    return "; ".join(filter(None, (row["machine"], ", ".join(f"{key} {value}" for key, value in row["settings"].items()))))
+    return "; ".join(
+        filter(None, (row["machine"], ", ".join(f"{key} {value}" for key, value in row["settings"].items())))
+    )
 
 
 def shown(value: Any) -> str:
@@ -63,7 +69,9 @@ def main() -> None:
         return
     of_it = [row for row in rows if row["benchmark"] == given.benchmark]
     if not of_it:
-        sys.exit(f"{given.benchmark} has no row; there are {', '.join(sorted({row['benchmark'] for row in rows})) or 'none'}")
+        sys.exit(
+            f"{given.benchmark} has no row; there are {', '.join(sorted({row['benchmark'] for row in rows})) or 'none'}"
+        )
     print(series(of_it[-given.last :], [part for part in given.figures.split(",") if part]))
 
 

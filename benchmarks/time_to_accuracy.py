@@ -1,4 +1,4 @@
-"""Seconds of training until 88 % of Fashion-MNIST's test pictures are right: ours against timm's ViT with timm's training recipe.
+"""Seconds of training until 88 % of Fashion-MNIST's test images are right: ours against timm's ViT with timm's training recipe.
 
     python benchmarks/time_to_accuracy.py --data data/fashion-mnist [--target 88] [--epochs 4] [--their-epochs 20] [--their-patch 4]
 
@@ -21,19 +21,19 @@ import torch
 from history import append
 from torch import nn
 
-from vitrail.engine.signals import Stop
-from vitrail.engine.train import train
+from vitrail.engine.signals import StopSignal
+from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
-from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
+from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.training import session
-from vitrail.training.loop import batches, loop
+from vitrail.training.loop import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Turn(NamedTuple):
-    """What some steps took, and the share of the test pictures that is right after them."""
+    """What some steps took, and the share of the test images that is right after them."""
 
     steps: int
     seconds: float
@@ -44,29 +44,31 @@ def ours(data: str, epochs: float, turn: int, share: float = 1.0) -> tuple[sessi
     """A run of ours, `turn` steps at a time."""
     recipe = Recipe(
         model=Choice("vit/nano", {"patch": 8}),
-        data=Choice("", {"path": data}),
-        augment=Augment(crop="none", flip=True),
-        optim=Optim(lr=4e-3),
-        plan=Plan(epochs=epochs, batch=128, precision="fp32", share=share, eval_every=0),
-        machine=Machine(workers=0),
+        data=DataConfig("", {"path": data}, fraction=share),
+        augment=AugmentConfig(crop="none", hflip=True),
+        optim=OptimConfig(lr=4e-3),
+        train=TrainConfig(epochs=epochs, batch_size=128, precision="fp32", eval_every=0),
+        runtime=RuntimeConfig(workers=0),
     )
-    running, _ = session.new(recipe, Path(tempfile.mkdtemp()) / "run", ALONE)
+    running, _ = session.create_session(recipe, Path(tempfile.mkdtemp()) / "run", ALONE)
 
     def turns() -> Iterator[Turn]:
-        with Stop() as stop:
+        with StopSignal() as stop:
             seconds = 0.0
-            for report in train(running.state, running.described.task, batches(running), loop(running, stop)):
+            for report in train_steps(
+                running.state, running.bundle.task, remaining_batches(running), loop_settings(running, stop)
+            ):
                 seconds += report.step_s
                 if report.step % turn == 0 or report.step == running.steps:
                     split = running.dataset.splits["test"]
-                    found = evaluate.evaluate(running.described, split, ALONE, running.preprocess, 0).metrics
+                    found = evaluate.evaluate(running.bundle, split, ALONE, running.preprocess, 0).metrics
                     yield Turn(report.step, seconds, 100 * float(found["top1"]))
 
     return running, turns()
 
 
 def peer(parameters: int, patch: int) -> nn.Module:
-    """timm's ViT for 28x28 grey pictures, six blocks deep, as wide as makes its size ours."""
+    """timm's ViT for 28x28 grey images, six blocks deep, as wide as makes its size ours."""
     from timm.models.vision_transformer import VisionTransformer
 
     def made(width: int) -> nn.Module:
@@ -78,7 +80,7 @@ def peer(parameters: int, patch: int) -> nn.Module:
 
 
 def theirs(running: session.Session, epochs: int, turn: int, patch: int) -> Iterator[Turn]:
-    """timm's model and recipe on the same pictures, `turn` steps at a time."""
+    """timm's model and recipe on the same images, `turn` steps at a time."""
     from PIL import Image, ImageOps
     from timm.data import Mixup, auto_augment, create_transform
     from timm.loss import SoftTargetCrossEntropy
@@ -98,7 +100,9 @@ def theirs(running: session.Session, epochs: int, turn: int, patch: int) -> Iter
     mix = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=10)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
     each = len(split) // batch
-    schedule = CosineLRScheduler(optimizer, epochs * each, lr_min=1e-5, warmup_t=max(1, epochs * each // 10), warmup_lr_init=1e-6)
+    schedule = CosineLRScheduler(
+        optimizer, epochs * each, lr_min=1e-5, warmup_t=max(1, epochs * each // 10), warmup_lr_init=1e-6
+    )
     loss_of, shuffle = SoftTargetCrossEntropy(), np.random.default_rng(0)
     held = torch.stack([plain(Image.fromarray(test.read(i)[:, :, 0])) for i in range(len(test))])
     done, seconds = 0, 0.0
@@ -127,7 +131,9 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> floa
     return 100 * float((said.numpy() == labels).mean())
 
 
-def race(runners: dict[str, Iterator[Turn]], target: float, patience: float = 8.0) -> dict[str, tuple[Turn | None, Turn]]:
+def race(
+    runners: dict[str, Iterator[Turn]], target: float, patience: float = 8.0
+) -> dict[str, tuple[Turn | None, Turn]]:
     """Turn by turn until everyone has the target, has come to the end, or has taken `patience` times as long as the first who
     reached it: the turn in which it was reached, and the last turn."""
     reached: dict[str, tuple[Turn | None, Turn]] = {}
@@ -157,12 +163,17 @@ def main() -> None:
     asked.add_argument("--turn", type=int, default=100)
     given = asked.parse_args()
     running, mine = ours(given.data, given.epochs, given.turn)
-    found: dict[str, Any] = race({"ours": mine, "timm": theirs(running, given.their_epochs, given.turn, given.their_patch)}, given.target)
+    found: dict[str, Any] = race(
+        {"ours": mine, "timm": theirs(running, given.their_epochs, given.turn, given.their_patch)}, given.target
+    )
     for name, (first, last) in found.items():
         print(
             f"{name}: {f'{given.target} % after {first.seconds:.1f} s' if first else f'{last.accuracy:.2f} % after {last.seconds:.1f} s'}"
         )
-    reached = {name: {"reached": first is not None, "seconds": (first or last).seconds} for name, (first, last) in found.items()}
+    reached = {
+        name: {"reached": first is not None, "seconds": (first or last).seconds}
+        for name, (first, last) in found.items()
+    }
     append("time_to_accuracy", reached, {key: value for key, value in vars(given).items() if key != "data"})
     first, second = found["ours"][0], found["timm"][0] or found["timm"][1]
     if first:

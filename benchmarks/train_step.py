@@ -52,7 +52,12 @@ class Logits(nn.Module):
         return self.model(images).logits
 
 
-MAKERS: dict[str, Callable[[], nn.Module]] = {"ours": ours, "timm": theirs_timm, "torchvision": theirs_torchvision, "transformers": Logits}
+MAKERS: dict[str, Callable[[], nn.Module]] = {
+    "ours": ours,
+    "timm": theirs_timm,
+    "torchvision": theirs_torchvision,
+    "transformers": Logits,
+}
 
 
 def train_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:

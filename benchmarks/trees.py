@@ -1,8 +1,8 @@
-"""Trees in aerial pictures: a detector trained on all pictures but one, against a constant guess and a blob finder on that one.
+"""Trees in aerial images: a detector trained on all images but one, against a constant guess and a blob finder on that one.
 
     python benchmarks/trees.py --data data/trees --held-out OSBS_029 --steps 2000
 
-`--data` is a folder of pictures with Pascal VOC boxes. The detector learns from tiles of the other pictures and looks at the held-out
+`--data` is a folder of images with Pascal VOC boxes. The detector learns from tiles of the other images and looks at the held-out
 one in windows; what it is compared with knows the same training boxes:
 
 - constant: boxes of the mean training size on a grid, as close as training trees are;
@@ -27,9 +27,9 @@ from vitrail.metrics.detection import average_precision
 
 TILE = 128
 WORDS = (
-    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --plan.eval-every 0 --plan.batch 16 "
-    "--model resnet/18 --model.width 32 --task.queries 50 --augment.resize 0.8 1.25 --augment.flip-vertical --augment.jitter 0.3 "
-    "--optim.lr 1e-3"
+    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --train.eval-every 0 --batch-size 16 "
+    "--model resnet/18 --model.width 32 --task.queries 50 --augment.scale-jitter 0.8 1.25 --augment.vflip --augment.color-jitter 0.3 "
+    "--lr 1e-3"
 )
 
 
@@ -45,11 +45,11 @@ def otsu(values: np.ndarray) -> float:
 
 
 def trained_on(data: Dataset) -> tuple[np.ndarray, float]:
-    """The mean (width, height) of the training boxes, and how many pixels of picture there are for each."""
+    """The mean (width, height) of the training boxes, and how many pixels of image there are for each."""
     split, boxes, pixels = data.splits["train"], [], 0
-    assert split.truth is not None
+    assert split.annotation is not None
     for i in range(len(split)):
-        boxes.append(split.truth(i).boxes)
+        boxes.append(split.annotation(i).boxes)
         height, width = split.read(i).shape[:2]
         pixels += height * width
     every = np.concatenate(boxes)
@@ -78,27 +78,30 @@ def scored(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.column_stack([boxes, scores, np.zeros(len(boxes))]).astype(np.float32)
 
 
-def told(name: str, found: np.ndarray, truth: Boxes) -> dict[str, float]:
-    judged = average_precision([found], [truth], 1)
-    print(f"{name:<10} AP50 {judged['AP50']:.3f}  mAP {judged['mAP']:.3f}  {len(found):>4} boxes for {len(truth.labels)} trees", flush=True)
+def told(name: str, found: np.ndarray, annotation: Boxes) -> dict[str, float]:
+    judged = average_precision([found], [annotation], 1)
+    print(
+        f"{name:<10} AP50 {judged['AP50']:.3f}  mAP {judged['mAP']:.3f}  {len(found):>4} boxes for {len(annotation.labels)} trees",
+        flush=True,
+    )
     return {"AP50": judged["AP50"], "mAP": judged["mAP"], "boxes": len(found)}
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--data", type=Path, default=Path("data/trees"))
-    asked.add_argument("--held-out", required=True, help="the name of a picture, without its suffix")
+    asked.add_argument("--held-out", required=True, help="the name of an image, without its suffix")
     asked.add_argument("--steps", type=int, default=2000)
     asked.add_argument("--out", type=Path, default=Path("runs/trees"))
     asked.add_argument("--only-baselines", action="store_true")
     given = asked.parse_args()
     data = voc.build(voc.Config(str(given.data), split=(1, 0), test=given.held_out, one_class=True))
     (size, each), split = trained_on(data), data.splits["test"]
-    assert split.truth is not None
-    pixels, truth = split.read(0), split.truth(0)
+    assert split.annotation is not None
+    pixels, annotation = split.read(0), split.annotation(0)
     figures = {
-        "constant": told("constant", constant(pixels, size, each), truth),
-        "blobs": told("blobs", blobs(pixels, size), truth),
+        "constant": told("constant", constant(pixels, size, each), annotation),
+        "blobs": told("blobs", blobs(pixels, size), annotation),
     }
     if given.only_baselines:
         append("trees", figures, {"held_out": given.held_out})
@@ -109,7 +112,7 @@ def main() -> None:
         "--data.test",
         given.held_out,
         *WORDS.split(),
-        "--plan.steps",
+        "--steps",
         str(given.steps),
         "--out",
         str(given.out),
@@ -117,7 +120,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "vitrail", "train", *words], check=True)
     judged = json.loads((given.out / "evaluation" / "test.json").read_text())
     rows = np.load(given.out / "evaluation" / "test.npz")["rows"].reshape(-1, 6)
-    figures["detector"] = told("detector", rows[rows[:, 4] >= 0], truth)
+    figures["detector"] = told("detector", rows[rows[:, 4] >= 0], annotation)
     print(f"mAP in the run's own judgement: {judged['mAP']:.3f}")
     append("trees", figures, {"held_out": given.held_out, "steps": given.steps})
 

@@ -2,7 +2,7 @@
 
     python benchmarks/zoo.py [--families swin,pvt_v2] [--batch 8] [--rounds 9] [--size 224] [--threads 2] [--device cpu]
 
-Both sides get the same pictures, float32, and in training the same fused AdamW. Times mean nothing on a shared machine, so each round
+Both sides get the same images, float32, and in training the same fused AdamW. Times mean nothing on a shared machine, so each round
 times ours and theirs one after the other, in turned order, and a figure is the median over rounds of (their time / our time): 1 and
 more means that we are as fast or faster. With one thread on a CPU what is timed is the processor's time, which others' work hardly
 touches; otherwise the wall clock's.
@@ -50,7 +50,7 @@ def inference(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> C
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Running statistics of these pictures. With those of a fresh model signals shrink from layer to layer until they are denormal
+    """Running statistics of these images. With those of a fresh model signals shrink from layer to layer until they are denormal
     numbers, which take a processor many times as long: what would be compared is how small the first weights are."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--families", default="", help="such as swin,pvt_v2; all by default")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--size", type=int, help="of the pictures; the model's own by default, and most of timm's take no other")
+    parser.add_argument(
+        "--size", type=int, help="of the images; the model's own by default, and most of timm's take no other"
+    )
     parser.add_argument("--threads", type=int, help="on a CPU; torch's own choice by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()

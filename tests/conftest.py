@@ -9,7 +9,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("BENCHMARK_HISTORY", os.devnull)  # what tests run of a benchmark is no row of its history
-sys.path.append(str(Path(__file__).parent))  # `oracles` lies here; at the end, since folders here are called like libraries
+sys.path.append(
+    str(Path(__file__).parent)
+)  # `oracles` lies here; at the end, since folders here are called like libraries
 
 import doors
 

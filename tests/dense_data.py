@@ -9,10 +9,10 @@ from PIL import Image
 
 from vitrail.errors import DataError
 
-SIZE = (20, 30)  # height and width of the pictures
+SIZE = (20, 30)  # height and width of the images
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
+def make_image(path: Path, seed: int = 0, size: tuple[int, int] = SIZE) -> Path:
     """Noise, lossless whatever the suffix says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path, "PNG")
@@ -38,17 +38,28 @@ def halves(left: int, right: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def coco(root: Path, parts=("train", "val"), change=lambda whole: None) -> Path:
-    """Four pictures a part; the object in picture i begins at (i, 2) and is 8 x 6, of category 3 or 7."""
+    """Four images a part; the object in image i begins at (i, 2) and is 8 x 6, of category 3 or 7."""
     for start, part in enumerate(parts):
         images, objects = [], []
         for i in range(4):
-            picture(root / f"{part}2017" / f"{i}.jpg", 10 * start + i)
+            make_image(root / f"{part}2017" / f"{i}.jpg", 10 * start + i)
             images.append({"id": 100 + i, "file_name": f"{i}.jpg", "height": SIZE[0], "width": SIZE[1]})
             square = [i, 2, i + 8, 2, i + 8, 8, i, 8]
             objects.append(
-                {"id": i, "image_id": 100 + i, "category_id": (3, 7)[i % 2], "bbox": [i, 2, 8, 6], "iscrowd": 0, "segmentation": [square]}
+                {
+                    "id": i,
+                    "image_id": 100 + i,
+                    "category_id": (3, 7)[i % 2],
+                    "bbox": [i, 2, 8, 6],
+                    "iscrowd": 0,
+                    "segmentation": [square],
+                }
             )
-        whole = {"images": images, "annotations": objects, "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}
+        whole = {
+            "images": images,
+            "annotations": objects,
+            "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        }
         change(whole)
         file = root / "annotations" / f"instances_{part}2017.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +87,12 @@ def problem(layout, path, **settings) -> str:
 
 
 def boxes(split, name: str) -> list:
-    """Boxes and labels of a picture by the end of its name."""
+    """Boxes and labels of an image by the end of its name."""
     index = next(i for i, n in enumerate(split.names) if n.endswith(name))
-    truth = split.truth(index)
-    return [(*box, label) for box, label in zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True)]
+    annotation = split.annotation(index)
+    return [(*box, label) for box, label in zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True)]
 
 
-def truth(split, name: str):
-    """The truth of a picture by the end of its name."""
-    return split.truth(next(i for i, n in enumerate(split.names) if n.endswith(name)))
+def annotation(split, name: str):
+    """The truth of an image by the end of its name."""
+    return split.annotation(next(i for i, n in enumerate(split.names) if n.endswith(name)))

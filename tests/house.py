@@ -105,8 +105,8 @@ WORDS = {  # law 12: word, or words side by side, that no name has: what it is c
     "freeze_idle": "freeze_unused_parameters",
     "truth": "annotation",
     "truths": "annotations",
-    "picture": "image",
-    "pictures": "images",
+    "image": "image",
+    "images": "images",
     "rate": "lr",
     "rates": "lrs",
 }
@@ -249,7 +249,12 @@ def catalogued(house: House) -> Iterator[Place]:
     for file in house.files:
         parts = file.name.split("/")
         wanted = CATALOGUED.get(parts[0])
-        if wanted is None or len(parts) > 3 or parts[1].startswith("_") or (len(parts) == 3 and parts[2] != "__init__.py"):
+        if (
+            wanted is None
+            or len(parts) > 3
+            or parts[1].startswith("_")
+            or (len(parts) == 3 and parts[2] != "__init__.py")
+        ):
             continue
         named = {name for node in file.tree.body for name in top_names(node)}
         for missing in sorted(wanted - named):
@@ -257,7 +262,9 @@ def catalogued(house: House) -> Iterator[Place]:
         for config in (n for n in file.tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"):
             if not any("frozen=True" in ast.unparse(d) for d in config.decorator_list):
                 yield file.at(config, "Config is a frozen dataclass")
-        if parts[0] in PAPERS and not re.search(r"[A-Z]\w+.*\b(19|20)\d\d\b", ast.get_docstring(file.tree) or "", re.DOTALL):
+        if parts[0] in PAPERS and not re.search(
+            r"[A-Z]\w+.*\b(19|20)\d\d\b", ast.get_docstring(file.tree) or "", re.DOTALL
+        ):
             yield file.at(1, "the docstring names no paper")
 
 
@@ -299,17 +306,25 @@ def overridden(house: House) -> Iterator[Place]:
         for f in methods(node):
             for other, above in bases(file, node):
                 if any(g.name == f.name and concrete(g) for g in methods(above)):
-                    yield file.at(f, f"{node.name}.{f.name} overrides {above.name}.{f.name} ({other.name}), which is not abstract")
+                    yield file.at(
+                        f, f"{node.name}.{f.name} overrides {above.name}.{f.name} ({other.name}), which is not abstract"
+                    )
                     break
 
 
 def imported_names(file: File) -> dict[str, str]:
-    found = {a.asname or a.name: f"{n.module}.{a.name}" for n in file.nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+    found = {
+        a.asname or a.name: f"{n.module}.{a.name}" for n in file.nodes if isinstance(n, ast.ImportFrom) for a in n.names
+    }
     return found | {a.asname: a.name for n in file.nodes if isinstance(n, ast.Import) for a in n.names if a.asname}
 
 
 def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    return [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name not in ("__init__", "__post_init__", "extra_repr")]
+    return [
+        n
+        for n in node.body
+        if isinstance(n, ast.FunctionDef) and n.name not in ("__init__", "__post_init__", "extra_repr")
+    ]
 
 
 def concrete(method: ast.FunctionDef) -> bool:
@@ -360,7 +375,9 @@ def hidden_arguments(house: House) -> Iterator[Place]:
 
 def global_state(house: House) -> Iterator[Place]:
     """Law 5: no global statement, and nothing happens on import."""
-    fine = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+    fine = (
+        ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+    )
     for file in house.files:
         for node in file.tree.body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -41,7 +41,7 @@ Size = tuple[int, int]
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def pictures(size: Size) -> Tensor:
+def images(size: Size) -> Tensor:
     return torch.randn(2, 3, *size)
 
 
@@ -54,7 +54,7 @@ class Both:
     theirs: Any
     logits: Callable[[Tensor], Tensor]
     maps: Callable[[Tensor], Sequence[Tensor]] | None = None
-    images: Callable[[Size], Tensor] = pictures
+    images: Callable[[Size], Tensor] = images
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:
@@ -81,7 +81,7 @@ def stir(model: nn.Module, norms: float = 1.0) -> nn.Module:
 
 
 def settle(model: nn.Module, size: Size = (64, 64)) -> nn.Module:
-    """Running means and variances of a few pictures, as if it had been trained, so that signals reach the end."""
+    """Running means and variances of a few images, as if it had been trained, so that signals reach the end."""
     batch_norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     usual = [m.momentum for m in batch_norms]
     for m in batch_norms:
@@ -95,25 +95,39 @@ def settle(model: nn.Module, size: Size = (64, 64)) -> nn.Module:
 
 def take(family: str, source: str, config: Any, state: dict[str, Tensor], classes: int = 5, heads: int = 0) -> Any:
     """Our classifier or denoiser with their weights, none left over, and the way back exact. `heads`: where theirs keeps them apart."""
-    rules = catalog.module("weights/tables", family).SOURCES[source]
+    rules = catalog.load_module("weights/tables", family).SOURCES[source]
     made = convert(state, rules)
     assert made.unknown == []
     back = revert(made.tensors, rules, heads)
-    if (family, source) != ("swin", "transformers"):  # whose file has other names than the live model: the way back is to the file
+    if (family, source) != (
+        "swin",
+        "transformers",
+    ):  # whose file has other names than the live model: the way back is to the file
         assert back.keys() | made.dropped.keys() == state.keys()
         assert all(torch.equal(t, state[name]) for name, t in back.items())
-    built = catalog.module("models", family).build(config)
-    if catalog.kind(family) == "denoiser":
+    built = catalog.load_module("models", family).build(config)
+    if catalog.model_kind(family) == "denoiser":
         built.load_state_dict(made.tensors)
         return built.eval()
     ours = Classifier(built, classes)
-    empty = {name: t for name, t in ours.state_dict().items() if not t.numel()}  # registers that are not there have no name elsewhere
-    ours.load_state_dict({**empty, **{k if k.startswith("heads.") else f"backbone.{k}": t for k, t in made.tensors.items()}})
+    empty = {
+        name: t for name, t in ours.state_dict().items() if not t.numel()
+    }  # registers that are not there have no name elsewhere
+    ours.load_state_dict(
+        {**empty, **{k if k.startswith("heads.") else f"backbone.{k}": t for k, t in made.tensors.items()}}
+    )
     return ours.eval()
 
 
-def both(family: str, source: str, config: Any, theirs: Any, maps: Callable[[Tensor], Sequence[Tensor]] | None = None, **said: Any) -> Both:
-    """The pair of a live model; `said` is told to theirs with every picture."""
+def both(
+    family: str,
+    source: str,
+    config: Any,
+    theirs: Any,
+    maps: Callable[[Tensor], Sequence[Tensor]] | None = None,
+    **said: Any,
+) -> Both:
+    """The pair of a live model; `said` is told to theirs with every image."""
 
     def logits(x: Tensor) -> Tensor:
         out = theirs(x, **said)
@@ -123,14 +137,14 @@ def both(family: str, source: str, config: Any, theirs: Any, maps: Callable[[Ten
 
 
 def compare(made: Both, size: Size) -> dict[str, float]:
-    """The relative errors of logits and, where theirs shows them, maps; and how much one picture differs from the next in the logits."""
+    """The relative errors of logits and, where theirs shows them, maps; and how much one image differs from the next in the logits."""
     x = made.images(size)
     assert tuple(x.shape[-2:]) == size
     with torch.no_grad():
         mine, wanted = made.ours(x), made.logits(x)
         errors = {"logits": relative_error(mine, wanted)}
         if len(x) > 1:
-            errors["pictures"] = relative_error(mine[:1], mine[1:])
+            errors["images"] = relative_error(mine[:1], mine[1:])
         if made.maps is not None:
             pairs = zip(made.ours.backbone(x).maps, made.maps(x), strict=True)
             errors["maps"] = max(relative_error(a, b) for a, b in pairs)
@@ -143,7 +157,11 @@ VIT_HF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 
 
 def plain_timm(kind: Callable[..., nn.Module], **keys: Any) -> nn.Module:
-    return stir(kind(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5, dynamic_img_size=True, **keys))
+    return stir(
+        kind(
+            img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5, dynamic_img_size=True, **keys
+        )
+    )
 
 
 def vit_timm(size: Size = (32, 32)) -> Both:
@@ -164,7 +182,13 @@ def vit_torchvision(size: Size = (32, 32)) -> Both:
 def vit_transformers(size: Size = (32, 32)) -> Both:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return both("vit", "transformers:live", VIT, stir(ViTForImageClassification(ViTConfig(**VIT_HF))), interpolate_pos_encoding=True)
+    return both(
+        "vit",
+        "transformers:live",
+        VIT,
+        stir(ViTForImageClassification(ViTConfig(**VIT_HF))),
+        interpolate_pos_encoding=True,
+    )
 
 
 def vit_golden(name: str, source: str, pre_logits: int, size: Size) -> Both:
@@ -176,13 +200,18 @@ def vit_golden(name: str, source: str, pre_logits: int, size: Size) -> Both:
     return Both(take("vit", source, config, state, 10, heads=4), None, lambda _: out, images=lambda _: x)
 
 
-DISTILLED, DEIT_3 = replace(VIT, tokens=2), replace(VIT, position_tokens=False, layer_scale=1e-4, position_resampling="antialias")
+DISTILLED, DEIT_3 = (
+    replace(VIT, tokens=2),
+    replace(VIT, position_tokens=False, layer_scale=1e-4, position_resampling="antialias"),
+)
 
 
 def deit_timm(size: Size = (32, 32)) -> Both:
     from timm.models.deit import VisionTransformerDistilled
 
-    return both("deit", "timm", replace(DISTILLED, position_resampling="antialias"), plain_timm(VisionTransformerDistilled))
+    return both(
+        "deit", "timm", replace(DISTILLED, position_resampling="antialias"), plain_timm(VisionTransformerDistilled)
+    )
 
 
 def deit_3_timm(size: Size = (32, 32)) -> Both:
@@ -194,7 +223,10 @@ def deit_3_timm(size: Size = (32, 32)) -> Both:
 def deit_3_original(size: Size) -> Both:
     """timm's model under the original's names."""
     made = deit_3_timm()
-    state = {n.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for n, t in made.theirs.state_dict().items()}
+    state = {
+        n.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t
+        for n, t in made.theirs.state_dict().items()
+    }
     return replace(made, ours=take("deit", "original:3", DEIT_3, state))
 
 
@@ -205,7 +237,9 @@ def deit_transformers(size: Size = (32, 32)) -> Both:
     return both("deit", "transformers:live", DISTILLED, theirs, interpolate_pos_encoding=True)
 
 
-HYBRID = hybrid.Config(stages=(2, 1, 1), stem_width=32, width=32, depth=2, heads=4, size=(64, 64), standardise="timm", stem_eps=1e-5)
+HYBRID = hybrid.Config(
+    stages=(2, 1, 1), stem_width=32, width=32, depth=2, heads=4, size=(64, 64), standardise="timm", stem_eps=1e-5
+)
 
 
 def timm_hybrid(stages: tuple[int, ...], patch: int, size: Size) -> nn.Module:
@@ -219,7 +253,13 @@ def timm_hybrid(stages: tuple[int, ...], patch: int, size: Size) -> nn.Module:
     else:
         stem = create_resnetv2_stem(3, 32, **keys)
     return timm.models.vision_transformer.VisionTransformer(
-        size, patch, embed_dim=32, depth=2, num_heads=4, num_classes=5, embed_layer=partial(timm.layers.HybridEmbed, backbone=stem)
+        size,
+        patch,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        num_classes=5,
+        embed_layer=partial(timm.layers.HybridEmbed, backbone=stem),
     )
 
 
@@ -244,7 +284,13 @@ def swin_timm(size: Size = (128, 128)) -> Both:
     from timm.models.swin_transformer import SwinTransformer
 
     theirs = stir(SwinTransformer(size, **SWIN_TIMM))
-    return both("swin", "timm", replace(SWIN, size=size), theirs, partial(theirs.forward_intermediates, intermediates_only=True, norm=True))
+    return both(
+        "swin",
+        "timm",
+        replace(SWIN, size=size),
+        theirs,
+        partial(theirs.forward_intermediates, intermediates_only=True, norm=True),
+    )
 
 
 def swin_torchvision(size: Size = (128, 128)) -> Both:
@@ -281,7 +327,9 @@ def swin_v2_timm(size: Size = (128, 128), before: tuple[int, ...] | None = None)
 def swin_v2_torchvision(size: Size = (128, 128)) -> Both:
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
-    theirs = SwinTransformer(*SWIN_TORCHVISION, num_classes=5, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2)
+    theirs = SwinTransformer(
+        *SWIN_TORCHVISION, num_classes=5, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2
+    )
     return replace(both("swin_v2", "torchvision", SWIN_2, warm(theirs)), logits=lambda x: theirs(whole(x)))
 
 
@@ -290,7 +338,12 @@ def swin_v2_transformers(size: Size = (128, 128), window: int = 4, before: tuple
     in them are masked: windows of 2 are compared at a lower one."""
     from transformers import Swinv2Config, Swinv2ForImageClassification
 
-    keys = {**SWIN_HF, "image_size": size, "window_size": window, "pretrained_window_sizes": list(before or (0, 0, 0, 0))}
+    keys = {
+        **SWIN_HF,
+        "image_size": size,
+        "window_size": window,
+        "pretrained_window_sizes": list(before or (0, 0, 0, 0)),
+    }
     theirs = warm(Swinv2ForImageClassification(Swinv2Config(**keys)), 3.0 if window == 2 else 5.0)
     return both("swin_v2", "transformers", replace(SWIN_2, size=size, window=window, pretrained_windows=before), theirs)
 
@@ -302,10 +355,17 @@ PVT_2 = pvt_v2.Config(widths=(16, 32, 40, 64), depths=(1, 2, 1, 1))
 def pvt_golden(size: Size) -> Both:
     with safe_open(GOLDEN / "pvt_v1_tiny.safetensors", "pt") as file:
         held, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    config = pvt.Config(widths=tuple(json.loads(about["embed_dims"])), depths=tuple(json.loads(about["depths"])), size=(64, 64))
+    config = pvt.Config(
+        widths=tuple(json.loads(about["embed_dims"])), depths=tuple(json.loads(about["depths"])), size=(64, 64)
+    )
     state = {k.removeprefix("state."): t for k, t in held.items() if k.startswith("state.")}
     which = "" if size == (64, 64) else "_rect"
-    return Both(take("pvt", "original", config, state, 10), None, lambda _: held[f"out{which}"], images=lambda _: held[f"x{which}"])
+    return Both(
+        take("pvt", "original", config, state, 10),
+        None,
+        lambda _: held[f"out{which}"],
+        images=lambda _: held[f"x{which}"],
+    )
 
 
 def pvt_transformers(size: Size = (64, 64)) -> Both:
@@ -322,19 +382,32 @@ def pvt_v2_timm(pool: int | None, size: Size = (64, 64)) -> Both:
     theirs = stir(PyramidVisionTransformerV2(
         embed_dims=(16, 32, 40, 64), depths=(1, 2, 1, 1), num_heads=(1, 2, 5, 8), linear=pool is not None, num_classes=5
     ))  # fmt: skip
-    return both("pvt_v2", "timm", replace(PVT_2, pool=pool), theirs, partial(theirs.forward_intermediates, intermediates_only=True))
+    return both(
+        "pvt_v2",
+        "timm",
+        replace(PVT_2, pool=pool),
+        theirs,
+        partial(theirs.forward_intermediates, intermediates_only=True),
+    )
 
 
 def pvt_v2_transformers(pool: int | None, size: Size = (64, 64)) -> Both:
     """transformers has one eps for all norms."""
     from transformers import PvtV2Config, PvtV2ForImageClassification
 
-    keys = {"hidden_sizes": [16, 32, 40, 64], "depths": [1, 2, 1, 1], "linear_attention": pool is not None, "num_labels": 5}
+    keys = {
+        "hidden_sizes": [16, 32, 40, 64],
+        "depths": [1, 2, 1, 1],
+        "linear_attention": pool is not None,
+        "num_labels": 5,
+    }
     theirs = stir(PvtV2ForImageClassification(PvtV2Config(**keys, image_size=64)))
     return both("pvt_v2", "transformers", replace(PVT_2, pool=pool, inner_eps=1e-6), theirs)
 
 
-CROSSVIT = crossvit.Config(widths=(16, 32), heads=(2, 4), stages=2, depths=(1, 3), mlp_ratios=(3.0, 3.0), size=(120, 240))
+CROSSVIT = crossvit.Config(
+    widths=(16, 32), heads=(2, 4), stages=2, depths=(1, 3), mlp_ratios=(3.0, 3.0), size=(120, 240)
+)
 
 
 def crossvit_timm(stem: str, size: Size, built: Size | None = None) -> Both:
@@ -358,7 +431,13 @@ def efficientvit_timm(config: efficientvit.Config, size: Size = (64, 64)) -> Bot
     from timm.models import efficientvit_mit as mit
 
     kind = mit.EfficientVit if config.plan == "base" else mit.EfficientVitLarge
-    theirs = kind(widths=config.widths, depths=config.depths, head_dim=config.head_width, head_widths=config.pre_logits, num_classes=5)
+    theirs = kind(
+        widths=config.widths,
+        depths=config.depths,
+        head_dim=config.head_width,
+        head_widths=config.pre_logits,
+        num_classes=5,
+    )
     theirs.head.in_conv.norm.eps = config.norm_eps
     theirs = settle(stir(theirs))
     return both("efficientvit", "timm", replace(config, eps=1e-5), theirs, lambda x: theirs.forward_intermediates(x)[1])
@@ -374,10 +453,14 @@ def msra_timm(built: Size, size: Size = (224, 224)) -> Both:
         img_size=built, num_classes=5, embed_dim=MSRA.widths, key_dim=(MSRA.key_width,) * 3, depth=MSRA.depths,
         num_heads=MSRA.heads, window_size=(MSRA.window,) * 3, kernels=MSRA.kernels,
     ), norms=0.5), (224, 224))  # fmt: skip
-    return both("efficientvit_msra", "timm", replace(MSRA, size=built), theirs, lambda x: theirs.forward_intermediates(x)[1])
+    return both(
+        "efficientvit_msra", "timm", replace(MSRA, size=built), theirs, lambda x: theirs.forward_intermediates(x)[1]
+    )
 
 
-MOBILE = mobilevit.Config(stem_width=8, widths=(8, 16, 16, 24, 32), expand=2.0, token_widths=(16, 24, 32), summary_width=40, size=(64, 64))
+MOBILE = mobilevit.Config(
+    stem_width=8, widths=(8, 16, 16, 24, 32), expand=2.0, token_widths=(16, 24, 32), summary_width=40, size=(64, 64)
+)
 
 
 def mobilevit_timm(size: Size = (64, 64)) -> Both:
@@ -389,7 +472,14 @@ def mobilevit_timm(size: Size = (64, 64)) -> Both:
         made_of._mobilevit_block(d=1, c=c, s=2, transformer_dim=t, transformer_depth=n, patch_size=2, br=2.0)
         for c, t, n in ((16, 16, 2), (24, 24, 4), (32, 32, 3))
     ]
-    keys = {"stem_chs": 8, "stem_type": "3x3", "stem_pool": "", "downsample": "", "act_layer": "silu", "num_features": 40}
+    keys = {
+        "stem_chs": 8,
+        "stem_type": "3x3",
+        "stem_pool": "",
+        "downsample": "",
+        "act_layer": "silu",
+        "num_features": 40,
+    }
     theirs = byobnet.ByobNet(byobnet.ByoModelCfg(blocks=tuple(blocks), **keys), num_classes=5)
     return both("mobilevit", "timm", MOBILE, settle(stir(theirs)))
 
@@ -398,7 +488,12 @@ def mobilevit_transformers(size: Size = (64, 64)) -> Both:
     """transformers' sees blue first."""
     from transformers import MobileViTConfig, MobileViTForImageClassification
 
-    keys = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 40], "expand_ratio": 2.0, "num_labels": 5}
+    keys = {
+        "hidden_sizes": [16, 24, 32],
+        "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 40],
+        "expand_ratio": 2.0,
+        "num_labels": 5,
+    }
     theirs = settle(stir(MobileViTForImageClassification(MobileViTConfig(**keys, image_size=64))))
     return replace(both("mobilevit", "transformers", MOBILE, theirs), logits=lambda x: theirs(x.flip(1)).logits)
 
@@ -425,12 +520,18 @@ def resnet_transformers(block: str, size: Size = (64, 64)) -> Both:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     widths = [(64 if block == "basic" else 256) << i for i in range(4)]
-    config = ResNetConfig(embedding_size=64, hidden_sizes=widths, depths=list(RESNET.depths), layer_type=block, num_labels=5)
-    return both("resnet", "transformers", replace(RESNET, block=block), settle(stir(ResNetForImageClassification(config))))
+    config = ResNetConfig(
+        embedding_size=64, hidden_sizes=widths, depths=list(RESNET.depths), layer_type=block, num_labels=5
+    )
+    return both(
+        "resnet", "transformers", replace(RESNET, block=block), settle(stir(ResNetForImageClassification(config)))
+    )
 
 
 DIT = dit.Config(width=64, depth=3, heads=4, patch=2, size=(8, 8), classes=10)
-JIT = jit.Config(width=64, depth=4, heads=4, bottleneck=16, context=4, context_start=2, patch=4, size=(32, 32), classes=10)
+JIT = jit.Config(
+    width=64, depth=4, heads=4, bottleneck=16, context=4, context_start=2, patch=4, size=(32, 32), classes=10
+)
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -452,13 +553,20 @@ def dit_diffusers(size: Size = (16, 16)) -> Both:
     """diffusers' with the original's eps and waves (its own end at 10000^(-127/127), not 10000^(-127/128)); it takes squares only."""
     from diffusers import DiTTransformer2DModel
 
-    theirs = stir(DiTTransformer2DModel(4, 16, 4, 8, num_layers=3, sample_size=size[0], num_embeds_ada_norm=10, norm_eps=1e-6))
+    theirs = stir(
+        DiTTransformer2DModel(4, 16, 4, 8, num_layers=3, sample_size=size[0], num_embeds_ada_norm=10, norm_eps=1e-6)
+    )
     for block in theirs.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
         block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
     ours = take("dit", "diffusers", replace(DIT, size=size), theirs.state_dict())
     t, label = torch.tensor([3, 999]), torch.tensor([7, 10])
-    return Both(lambda x: ours(x, t, label), theirs, lambda x: theirs(x, t, label).sample, images=lambda size: torch.randn(2, 4, *size))
+    return Both(
+        lambda x: ours(x, t, label),
+        theirs,
+        lambda x: theirs(x, t, label).sample,
+        images=lambda size: torch.randn(2, 4, *size),
+    )
 
 
 class Pair(NamedTuple):
@@ -480,7 +588,13 @@ PAIRS = [
     Pair("vit", "torchvision", "", vit_torchvision, ((32, 32), (48, 48))),
     Pair("vit", "transformers", "", vit_transformers, ((32, 32), (40, 24))),
     Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", 0), ((32, 32),)),
-    Pair("vit", "original", "Google, pre_logits", partial(vit_golden, "google_vit_tiny_in21k", "google:new", 32), ((32, 32),)),
+    Pair(
+        "vit",
+        "original",
+        "Google, pre_logits",
+        partial(vit_golden, "google_vit_tiny_in21k", "google:new", 32),
+        ((32, 32),),
+    ),
     Pair("deit", "timm", "distilled", deit_timm, ((32, 32), (40, 24))),
     Pair("deit", "timm", "III", deit_3_timm, ((32, 32), (40, 24))),
     Pair("deit", "timm", "III, the original's names", deit_3_original, ((32, 32), (40, 24))),
@@ -512,18 +626,30 @@ PAIRS = [
     Pair("crossvit", "timm", "stretched to 240x240", partial(crossvit_timm, "patch", built=(240, 240)), ((200, 100),)),
     Pair("efficientvit", "timm", "base", partial(efficientvit_timm, EFFICIENT), ((64, 64), (70, 45), (33, 96))),
     Pair("efficientvit", "timm", "large", partial(efficientvit_timm, EFFICIENT_LARGE), ((64, 64), (70, 45), (33, 96))),
-    Pair("efficientvit_msra", "timm", "windows 7 7 4", partial(msra_timm, (224, 224)), ((224, 224), (64, 100), (240, 130))),
+    Pair(
+        "efficientvit_msra",
+        "timm",
+        "windows 7 7 4",
+        partial(msra_timm, (224, 224)),
+        ((224, 224), (64, 100), (240, 130)),
+    ),
     Pair("efficientvit_msra", "timm", "windows 4 2 1", partial(msra_timm, (64, 64)), ((64, 64), (96, 41))),
     Pair("efficientvit_msra", "timm", "windows 6 3 2", partial(msra_timm, (96, 224)), ((96, 224),)),
     Pair("efficientvit_msra", "timm", "windows 7 7 7", partial(msra_timm, (448, 448)), ((300, 448),)),
-    Pair("mobilevit", "timm", "", mobilevit_timm, ((64, 64), (96, 40), (70, 50))),  # odd maps: 12x5, 6x3, 3x2 and 9x7, 5x4, 3x2
+    Pair(
+        "mobilevit", "timm", "", mobilevit_timm, ((64, 64), (96, 40), (70, 50))
+    ),  # odd maps: 12x5, 6x3, 3x2 and 9x7, 5x4, 3x2
     Pair("mobilevit", "transformers", "", mobilevit_transformers, ((64, 64), (96, 40), (70, 50))),
     Pair("dit", "original", "its outputs", partial(denoiser_golden, "dit"), ((8, 8),)),
     Pair("dit", "diffusers", "the original's eps and waves", dit_diffusers, ((16, 16), (32, 32))),
     Pair("jit", "original", "its outputs", partial(denoiser_golden, "jit"), ((32, 32),)),
     *(
         Pair("resnet", oracle, block, partial(make, block), ((64, 64), (70, 45)))
-        for oracle, make in (("torchvision", resnet_torchvision), ("timm", resnet_timm), ("transformers", resnet_transformers))
+        for oracle, make in (
+            ("torchvision", resnet_torchvision),
+            ("timm", resnet_timm),
+            ("transformers", resnet_transformers),
+        )
         for block in ("basic", "bottleneck")
     ),
 ]

@@ -11,26 +11,33 @@ from vitrail.errors import DataError, UsageError
 
 @pytest.mark.parametrize("floor", ["models", "datasets", "tasks"])
 def test_every_file_on_a_floor_is_found(floor):
-    assert catalog.rooms(floor)
-    for room in catalog.rooms(floor):
-        found = catalog.module(floor, room)
+    assert catalog.list_modules(floor)
+    for room in catalog.list_modules(floor):
+        found = catalog.load_module(floor, room)
         assert found.__name__ == f"vitrail.{floor}.{room}"
-        assert catalog.fields(floor, room) in ([f.name for f in dataclasses.fields(found.Config)], [])  # none where it is another's
-    assert catalog.fields("models", "vit")
+        assert catalog.config_fields(floor, room) in (
+            [f.name for f in dataclasses.fields(found.Config)],
+            [],
+        )  # none where it is another's
+    assert catalog.config_fields("models", "vit")
 
 
 def test_the_list_read_from_the_source_is_the_table():
-    listed = catalog.names("models")
-    made = [f"{room}/{variant}" for room in catalog.rooms("models") for variant in catalog.module("models", room).VARIANTS]
+    listed = catalog.list_names("models")
+    made = [
+        f"{room}/{variant}"
+        for room in catalog.list_modules("models")
+        for variant in catalog.load_module("models", room).VARIANTS
+    ]
     assert listed == made
     assert len(set(listed)) == len(listed)
     for name in listed:
-        assert dataclasses.is_dataclass(catalog.config("models", name))
+        assert dataclasses.is_dataclass(catalog.load_config("models", name))
 
 
 def test_a_room_has_its_default_config():
-    assert catalog.config("datasets", "imagefolder").path == ""
-    assert catalog.config("tasks", "classification").classes == 0
+    assert catalog.load_config("datasets", "imagefolder").path == ""
+    assert catalog.load_config("tasks", "classification").classes == 0
 
 
 WRONG = {
@@ -56,13 +63,13 @@ WRONG = {
 @pytest.mark.parametrize(("floor", "name"), WRONG)
 def test_did_you_mean(floor, name):
     with pytest.raises(UsageError, match=WRONG[floor, name]):
-        catalog.config(floor, name)
+        catalog.load_config(floor, name)
 
 
 @pytest.mark.parametrize("name", [None, 3, ["vit/base"]])
 def test_a_name_is_a_text(name):
     with pytest.raises(UsageError, match="a name is a text"):
-        catalog.config("models", name)
+        catalog.load_config("models", name)
 
 
 HOUSE = '''"""A model of somebody's own."""
@@ -106,23 +113,26 @@ def test_a_module_from_outside_the_house(tmp_path, monkeypatch):
 
 def test_layouts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("pictures", "mini", "idx"):
+    for name in ("images", "mini", "idx"):
         (tmp_path / name).mkdir()
     for name in ("t.csv", "t.TSV", "x.npz", "idx/train-images-idx3-ubyte.gz", "x.png"):
         (tmp_path / name).write_bytes(b"")
-    found = {p: catalog.layout(p) for p in ("mini", "./mini", "pictures", "pictures/", "t.csv", "t.TSV", "x.npz", "idx", str(tmp_path))}
+    found = {
+        p: catalog.detect_layout(p)
+        for p in ("mini", "./mini", "images", "images/", "t.csv", "t.TSV", "x.npz", "idx", str(tmp_path))
+    }
     assert found == {
-        "mini": "mini", "./mini": "imagefolder", "pictures": "imagefolder", "pictures/": "imagefolder", "t.csv": "table", "t.TSV": "table",
+        "mini": "mini", "./mini": "imagefolder", "images": "imagefolder", "images/": "imagefolder", "t.csv": "table", "t.TSV": "table",
         "x.npz": "npz", "idx": "idx", str(tmp_path): "imagefolder",
     }  # fmt: skip
     with pytest.raises(DataError, match="not a data set that can be read"):
-        catalog.layout("x.png")
-    with pytest.raises(DataError, match="beside it: pictures"):
-        catalog.layout("picture")
+        catalog.detect_layout("x.png")
+    with pytest.raises(DataError, match="beside it: images"):
+        catalog.detect_layout("image")
     with pytest.raises(UsageError, match="did you mean 'mini'"):
-        catalog.layout("minni")
+        catalog.detect_layout("minni")
     with pytest.raises(DataError, match=r"there is no .* either"):
-        catalog.layout("a/b/c")
+        catalog.detect_layout("a/b/c")
     for impossible in ("x" * 5000, "~nobody-here/x", "a\0b"):
         with pytest.raises((UsageError, DataError)):
-            catalog.layout(impossible)
+            catalog.detect_layout(impossible)

@@ -8,26 +8,28 @@ from torch.utils.checkpoint import checkpoint
 
 import vitrail
 from vitrail import catalog
-from vitrail.analysis.cost import weightless
+from vitrail.analysis.cost import on_meta_device
 from vitrail.contracts import Denoiser
 from vitrail.errors import UsageError
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.tasks.diffusion import Config, Sampling, build
-from vitrail.tasks.diffusion.guidance import Ahead
+from vitrail.tasks.diffusion.guidance import ConditioningCache
 from vitrail.types import Batch
 
 SMALL = {
     "dit": ("dit/nano", {"width": 32, "depth": 2, "heads": 2, "size": (16, 16), "classes": 3}),
     "jit": ("jit/nano", {"width": 32, "depth": 3, "heads": 2, "size": (16, 16), "classes": 3, "context_start": 1}),
 }
-FAMILIES = [family for family in catalog.rooms("models") if catalog.kind(family) == "denoiser"]
+FAMILIES = [family for family in catalog.list_modules("models") if catalog.model_kind(family) == "denoiser"]
 OBJECTIVE = {"dit": "gaussian", "jit": "flow"}
 
 
 def small(family, **keys):
     torch.manual_seed(0)
     name, shrunk = SMALL[family]
-    return catalog.module("models", name).build(dataclasses.replace(catalog.config("models", name), **{**shrunk, **keys}))
+    return catalog.load_module("models", name).build(
+        dataclasses.replace(catalog.load_config("models", name), **{**shrunk, **keys})
+    )
 
 
 def shaken(family, **keys):
@@ -46,13 +48,18 @@ def test_every_denoiser_is_under_contract_and_no_backbone_is_one():
     assert sorted(SMALL) == FAMILIES
     assert all(isinstance(small(family), Denoiser) for family in FAMILIES)
     assert not isinstance(vitrail.backbone("vit/nano"), Denoiser)
-    assert catalog.kind("vit/base") == catalog.kind("nobody") == catalog.kind("mine.own/small") == "backbone"
+    assert (
+        catalog.model_kind("vit/base")
+        == catalog.model_kind("nobody")
+        == catalog.model_kind("mine.own/small")
+        == "backbone"
+    )
 
 
-@pytest.mark.parametrize("name", [name for family in FAMILIES for name in catalog.names("models", family)])
+@pytest.mark.parametrize("name", [name for family in FAMILIES for name in catalog.list_names("models", family)])
 def test_every_variant_gives_what_it_gets(name):
     """On the meta device, with two blocks, at two sizes, one of them not square."""
-    with weightless():
+    with on_meta_device():
         model = vitrail.create(name, classes=7, depth=2, **({"context_start": 1} if name.startswith("jit") else {}))
         assert model.null == model.config.classes == 7
         assert len(model.blocks) == 2
@@ -122,7 +129,7 @@ def test_blocks_can_be_computed_twice_instead_of_kept(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_picture_is_the_same_whatever_is_made_beside_it(family):
+def test_an_image_is_the_same_whatever_is_made_beside_it(family):
     model, task = shaken(family), build(Config(objective=OBJECTIVE[family], classes=3))
     how = Sampling(steps=4, guidance=2.0)
     labels = torch.tensor([2, 0, 1])
@@ -137,11 +144,13 @@ def test_a_picture_is_the_same_whatever_is_made_beside_it(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_depends_on_no_picture_is_worked_out_once_for_each_class(family, monkeypatch):
+def test_what_depends_on_no_image_is_worked_out_once_for_each_class(family, monkeypatch):
     model, asked_for, condition = shaken(family), [], type(small(family)).condition
-    monkeypatch.setattr(type(model), "condition", lambda self, t, label: asked_for.append(len(t)) or condition(self, t, label))
+    monkeypatch.setattr(
+        type(model), "condition", lambda self, t, label: asked_for.append(len(t)) or condition(self, t, label)
+    )
     labels, times = torch.tensor([2, 0, 2, 3]), [5.0, 3.0, 0.0]
-    ahead = Ahead(model, labels, times)
+    ahead = ConditioningCache(model, labels, times)
     for t in times:
         found, alone = ahead(t, labels), condition(model, torch.full((4,), t), labels)
         for mine, theirs in zip((*found.moves, found.label), (*alone.moves, alone.label), strict=True):
@@ -168,7 +177,7 @@ def test_weights_sum_to_one_and_reproduce_forward(family):
         torch.testing.assert_close(out, module.proj(merge_heads(w @ values)), rtol=1e-3, atol=1e-4)
         checked.append(module)
 
-    for module in attentions(model).values():
+    for module in named_attentions(model).values():
         module.register_forward_hook(look)
     model(*asked())
     assert len(checked) == len(model.blocks)
@@ -194,10 +203,10 @@ def test_half_precision_is_near(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_decay_rises_with_depth_and_covers_everything(family):
-    from vitrail.engine.optim import levels
+    from vitrail.engine.optim import depth_levels
 
     model = small(family)
-    level = levels(model, list(model.blocks))
+    level = depth_levels(model, list(model.blocks))
     assert set(level) == {n for n, _ in model.named_parameters()}
     assert {level[n] for n, _ in model.named_parameters() if n.startswith("out.")} == {len(model.blocks) + 1}
     assert {level[n] for n, _ in model.named_parameters() if n.startswith(("patch_embed.", "time.", "label."))} == {0}

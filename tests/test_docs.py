@@ -23,7 +23,10 @@ def blocks(page, language):
 
 def commands(page):
     lines = [
-        line[2:].partition("#")[0].strip() for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")
+        line[2:].partition("#")[0].strip()
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ")
     ]
     return [line for line in lines if line.startswith("vitrail ")]
 
@@ -50,14 +53,14 @@ def python(code, folder):
 def test_readme_from_top_to_bottom(own_folder):
     """In the order of the page: the commands as they stand, then the Python."""
     photos(own_folder / "path/to/my/photos")
-    photos(own_folder / "more/pictures")
-    Image.new("L", (28, 28), 90).save("picture.jpg")
+    photos(own_folder / "more/images")
+    Image.new("L", (28, 28), 90).save("image.jpg")
     found = commands("README.md")
     assert len(found) >= 6
     for line in found:
         words = shlex.split(line)[1:]
         if words[:3] == ["train", "--data", "path/to/my/photos"]:
-            words += ["--plan.steps", "2"]  # the whole of it would take a minute
+            words += ["--steps", "2"]  # the whole of it would take a minute
         must(*words)
     (code,) = blocks("README.md", "python")
     assert python(code, own_folder).startswith("17.56")
@@ -81,15 +84,16 @@ def autoencoder(folder):
 
 
 SLOW = [
-    pytest.param(page, marks=pytest.mark.slow) for page in ("docs/dense.md", "docs/generation.md", "docs/looking.md", "docs/transfer.md")
+    pytest.param(page, marks=pytest.mark.slow)
+    for page in ("docs/dense.md", "docs/generation.md", "docs/looking.md", "docs/transfer.md")
 ]
 
 
 @pytest.mark.parametrize("page", ["docs/weights.md", *SLOW])
 def test_pages_from_top_to_bottom(page, own_folder):
     photos(own_folder / "path/to/my/photos")
-    photos(own_folder / "more/pictures")
-    Image.new("L", (28, 28), 90).save("picture.jpg")
+    photos(own_folder / "more/images")
+    Image.new("L", (28, 28), 90).save("image.jpg")
     if page == "docs/weights.md":
         published(own_folder / "vit_tiny.safetensors")
     if page == "docs/generation.md":
@@ -104,7 +108,7 @@ def test_pages_from_top_to_bottom(page, own_folder):
 
 def test_the_example_runs_from_its_first_cell_to_its_last(own_folder):
     """As code, since a notebook's own libraries need not be installed."""
-    must(*shlex.split("train --data mini --model vit/nano --plan.steps 3 --plan.eval-every 0 --out runs/mini --quiet"))
+    must(*shlex.split("train --data mini --model vit/nano --steps 3 --train.eval-every 0 --out runs/mini --quiet"))
     cells = json.loads((ROOT / "examples/look_inside.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell.get("outputs") for cell in cells)
@@ -131,13 +135,13 @@ def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
 def test_a_layout_can_be_added_as_the_page_says(tmp_path, monkeypatch):
     import importlib
 
-    from vitrail.data.survey.images import survey
+    from vitrail.data.survey.images import survey_images
 
     (tmp_path / "squares.py").write_text(blocks("docs/add_a_dataset.md", "python")[0])
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("squares")
     assert module.matches("squares")
-    assert survey(module.build(module.Config())).pictures == {"train": 64, "val": 64}
+    assert survey_images(module.build(module.Config())).images == {"train": 64, "val": 64}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -153,7 +157,9 @@ def test_every_room_is_on_the_floor_plan():
 
 
 def test_make_demo_says_a_command_that_there_is(monkeypatch):
-    recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/vitrail (.*?) \$\(if", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    recipe = re.search(
+        r"^demo:.*\n\t\$\(BIN\)/vitrail (.*?) \$\(if", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert recipe
     monkeypatch.chdir(ROOT)
     assert "nothing was written" in must(*shlex.split(recipe.group(1)), "--dry-run")

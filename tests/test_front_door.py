@@ -77,11 +77,19 @@ def another(field):
     if field.name in OTHER:
         return OTHER[field.name]
     kind = typing.get_type_hints(Config)[field.name]
-    choices = [v for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is typing.Literal for v in typing.get_args(k)]
+    choices = [
+        v for k in (kind, *typing.get_args(kind)) if typing.get_origin(k) is typing.Literal for v in typing.get_args(k)
+    ]
     if choices:
         return next(v for v in choices if v != field.default)
     kinds = {kind, *typing.get_args(kind)}
-    return not field.default if bool in kinds else 1 + int(field.default or 0) if int in kinds else 0.5 + float(field.default or 0)
+    return (
+        not field.default
+        if bool in kinds
+        else 1 + int(field.default or 0)
+        if int in kinds
+        else 0.5 + float(field.default or 0)
+    )
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda f: f.name)
@@ -93,7 +101,9 @@ def test_every_field_of_a_config_is_a_keyword(field):
 
 
 def test_numbers_of_numpy_and_one_number_for_a_square():
-    made = vitrail.backbone("vit/nano", size=np.int64(16), patch=torch.tensor(4), width=np.int32(32), heads=2, mlp_ratio=2)
+    made = vitrail.backbone(
+        "vit/nano", size=np.int64(16), patch=torch.tensor(4), width=np.int32(32), heads=2, mlp_ratio=2
+    )
     assert (made.config.size, made.config.patch, made.config.mlp_ratio) == ((16, 16), 4, 2.0)
     assert vitrail.backbone("vit/nano", size=[8, 16]).config.size == (8, 16)
 
@@ -209,7 +219,7 @@ def noise(*shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
 
 
-def test_predict_takes_pictures_of_any_kind_and_says_the_same_of_them(trained, tmp_path):
+def test_predict_takes_images_of_any_kind_and_says_the_same_of_them(trained, tmp_path):
     pixels = noise(20, 30, 3)
     file = tmp_path / "x.png"
     Image.fromarray(pixels).save(file)
@@ -233,13 +243,18 @@ def test_predict_takes_pictures_of_any_kind_and_says_the_same_of_them(trained, t
 def test_predict_takes_grey_and_mixed_sizes_and_keeps_their_order(trained):
     grey = noise(9, 14)
     one = trained.predict(grey).probabilities
-    for way in (grey[:, :, None], np.repeat(grey[:, :, None], 3, axis=2), Image.fromarray(grey), torch.from_numpy(grey)[None]):
+    for way in (
+        grey[:, :, None],
+        np.repeat(grey[:, :, None], 3, axis=2),
+        Image.fromarray(grey),
+        torch.from_numpy(grey)[None],
+    ):
         assert torch.equal(trained.predict(way).probabilities, one)
-    pictures = [noise(20, 30, 3), grey, torch.rand(3, 12, 12), Image.fromarray(noise(1, 1, 3)), noise(5, 300, 4)]
-    together = trained.predict(pictures, batch=2).probabilities
-    alone = torch.cat([trained.predict(p).probabilities for p in pictures])
+    images = [noise(20, 30, 3), grey, torch.rand(3, 12, 12), Image.fromarray(noise(1, 1, 3)), noise(5, 300, 4)]
+    together = trained.predict(images, batch=2).probabilities
+    alone = torch.cat([trained.predict(p).probabilities for p in images])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    for many in (tuple(pictures), (p for p in pictures)):
+    for many in (tuple(images), (p for p in images)):
         torch.testing.assert_close(trained.predict(many).probabilities, together, rtol=1e-5, atol=1e-6)
     stack = noise(4, 12, 12, 3)
     as_tensors = torch.from_numpy(stack).permute(0, 3, 1, 2)
@@ -259,7 +274,7 @@ def test_predict_leaves_the_mode_of_the_model_alone(saved):
     assert found.model.training
 
 
-NO_PICTURES = {
+NO_IMAGES = {
     "a number": 3, "nothing": None, "a list of nothing": [None], "a table": {"a": 1}, "lists of numbers": [[1, 2], [3, 4]],
     "whole numbers": noise(5, 5, 3, dtype=np.int64), "too bright": noise(5, 5, 3, dtype=float), "dark": -np.ones((5, 5, 3)),
     "not finite": np.full((5, 5, 3), np.nan), "truth": noise(5, 5, 3) > 9, "objects": np.array([["a"]], object), "a point": np.array(3),
@@ -268,14 +283,14 @@ NO_PICTURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", NO_PICTURES)
-def test_predict_says_what_is_no_picture(trained, what):
+@pytest.mark.parametrize("what", NO_IMAGES)
+def test_predict_says_what_is_no_image(trained, what):
     with pytest.raises(UsageError, match=r"give (a path|uint8)"):
-        trained.predict(NO_PICTURES[what])
+        trained.predict(NO_IMAGES[what])
 
 
 @pytest.mark.parametrize("source", ["nothere.png", b"nothing", "."])
-def test_predict_names_a_bad_picture(trained, source):
+def test_predict_names_a_bad_image(trained, source):
     with pytest.raises(BadImage):
         trained.predict(source)
 
@@ -291,25 +306,48 @@ def run(tmp_path_factory):
     from vitrail.cli.main import main
 
     root = tmp_path_factory.mktemp("runs")
-    keys = ["--model.width", "32", "--model.depth", "1", "--model.heads", "2", "--plan.steps", "4", "--machine.save-every", "2"]
+    keys = [
+        "--model.width",
+        "32",
+        "--model.depth",
+        "1",
+        "--model.heads",
+        "2",
+        "--steps",
+        "4",
+        "--runtime.save-every",
+        "2",
+    ]
     np.savez(root / "tiny.npz", train_images=noise(24, 12, 12), train_labels=np.arange(24) % 3)
-    code = main(["train", "--data", str(root / "tiny.npz"), "--out", str(root / "runs" / "a"), "--model", "vit/nano", "--quiet", *keys])
+    code = main(
+        [
+            "train",
+            "--data",
+            str(root / "tiny.npz"),
+            "--out",
+            str(root / "runs" / "a"),
+            "--model",
+            "vit/nano",
+            "--quiet",
+            *keys,
+        ]
+    )
     assert code == 0
     return root / "runs" / "a"
 
 
 def test_load_from_whatever_belongs_to_a_run(run, monkeypatch):
     monkeypatch.chdir(run.parents[1])
-    picture = noise(12, 12)
-    wanted = vitrail.load(run).predict(picture).probabilities
+    image = noise(12, 12)
+    wanted = vitrail.load(run).predict(image).probabilities
     newest = run / "checkpoints" / "step-00000004"
     for source in ("a", "runs/a", str(run), run / "model.safetensors", newest):
         found = vitrail.load(source)
-        assert torch.equal(found.predict(picture).probabilities, wanted), source
+        assert torch.equal(found.predict(image).probabilities, wanted), source
         assert found.classes == ("0", "1", "2")
         assert found.recipe.input.size == (12, 12)
     older = vitrail.load(run / "checkpoints" / "step-00000002")
-    assert not torch.equal(older.predict(picture).probabilities, wanted)
+    assert not torch.equal(older.predict(image).probabilities, wanted)
 
 
 def test_a_model_file_tells_nothing_of_the_machine_that_made_it(run):

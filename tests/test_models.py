@@ -14,25 +14,45 @@ import vitrail
 from vitrail import catalog
 from vitrail.contracts import Backbone
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.types import Features
-from vitrail.validation import update
+from vitrail.validation import update_config
 
 SMALL = {  # a small model of every family, and how its config is made small
     "vit": ("vit/tiny", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
     "deit": ("deit/tiny_distilled", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
-    "hybrid": ("hybrid/r26_small", {"stages": (1, 1), "stem_width": 32, "width": 32, "depth": 1, "heads": 4, "size": (64, 64)}),
+    "hybrid": (
+        "hybrid/r26_small",
+        {"stages": (1, 1), "stem_width": 32, "width": 32, "depth": 1, "heads": 4, "size": (64, 64)},
+    ),
     "swin": ("swin/tiny", {"width": 16, "depths": (2, 2, 1, 1), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)}),
-    "swin_v2": ("swin_v2/tiny_w8", {"width": 16, "depths": (2, 2, 1, 1), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)}),
+    "swin_v2": (
+        "swin_v2/tiny_w8",
+        {"width": 16, "depths": (2, 2, 1, 1), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)},
+    ),
     "pvt": ("pvt/tiny", {"widths": (16, 24, 32, 40), "depths": (1, 1, 2, 1), "heads": (1, 2, 4, 5), "size": (64, 64)}),
-    "pvt_v2": ("pvt_v2/b0", {"widths": (16, 24, 32, 40), "depths": (1, 1, 2, 1), "heads": (1, 2, 4, 5), "size": (64, 64)}),
-    "crossvit": ("crossvit/tiny", {"widths": (24, 32), "heads": (2, 4), "depths": (1, 1), "stages": 2, "size": (60, 60)}),
+    "pvt_v2": (
+        "pvt_v2/b0",
+        {"widths": (16, 24, 32, 40), "depths": (1, 1, 2, 1), "heads": (1, 2, 4, 5), "size": (64, 64)},
+    ),
+    "crossvit": (
+        "crossvit/tiny",
+        {"widths": (24, 32), "heads": (2, 4), "depths": (1, 1), "stages": 2, "size": (60, 60)},
+    ),
     "efficientvit": ("efficientvit/b0", {"pre_logits": (32, 24), "size": (64, 64)}),
-    "efficientvit_msra": ("efficientvit_msra/m0", {"widths": (32, 48, 64), "heads": (2, 3, 4), "depths": (1, 1, 1), "size": (128, 128)}),
-    "mobilevit": ("mobilevit/xxs", {"token_widths": (16, 24, 32), "depths": (1, 1, 1), "summary_width": 48, "size": (64, 64)}),
+    "efficientvit_msra": (
+        "efficientvit_msra/m0",
+        {"widths": (32, 48, 64), "heads": (2, 3, 4), "depths": (1, 1, 1), "size": (128, 128)},
+    ),
+    "mobilevit": (
+        "mobilevit/xxs",
+        {"token_widths": (16, 24, 32), "depths": (1, 1, 1), "summary_width": 48, "size": (64, 64)},
+    ),
     "resnet": ("resnet/18", {"depths": (1, 1, 1, 1), "width": 8, "size": (64, 64)}),
 }
-FAMILIES = [family for family in catalog.rooms("models") if catalog.kind(family) == "backbone"]  # denoisers: test_denoisers.py
+FAMILIES = [
+    family for family in catalog.list_modules("models") if catalog.model_kind(family) == "backbone"
+]  # denoisers: test_denoisers.py
 NO_SOFTMAX = {"resnet", "efficientvit"}  # a convolutional network, and linear attention
 NOMINAL = {"crossvit"}  # its second branch sees a smaller copy of the image, so its stride is not whole
 SIZES = {"efficientvit_msra": [(128, 128), (160, 96)], "crossvit": [(60, 60), (120, 60)]}
@@ -41,8 +61,8 @@ SIZES = {"efficientvit_msra": [(128, 128), (160, 96)], "crossvit": [(60, 60), (1
 def small(family, **keys):
     torch.manual_seed(0)
     name, shrunk = SMALL[family]
-    config = dataclasses.replace(catalog.config("models", name), **{**shrunk, **keys})
-    return catalog.module("models", name).build(config)
+    config = dataclasses.replace(catalog.load_config("models", name), **{**shrunk, **keys})
+    return catalog.load_module("models", name).build(config)
 
 
 def shaken(family, **keys):
@@ -65,7 +85,7 @@ def test_every_family_is_under_contract():
     assert sorted(SMALL) == FAMILIES
 
 
-@pytest.mark.parametrize("name", [name for family in FAMILIES for name in catalog.names("models", family)])
+@pytest.mark.parametrize("name", [name for family in FAMILIES for name in catalog.list_names("models", family)])
 def test_every_variant_keeps_what_it_declares(name):
     """On the meta device: two sizes in, one of them not square; widths and strides as declared."""
     family = name.partition("/")[0]
@@ -111,7 +131,9 @@ def test_comes_back_from_its_state(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_evaluation_is_deterministic_and_knows_no_batch(family):
     has = {f.name for f in dataclasses.fields(small(family).config)}
-    model = shaken(family, **{name: 0.5 for name in ("drop_path", "dropout", "attention_dropout") if name in has}).eval()
+    model = shaken(
+        family, **{name: 0.5 for name in ("drop_path", "dropout", "attention_dropout") if name in has}
+    ).eval()
     x = images(family, batch=3)
     together, again, alone = model(x), model(x), model(x[1:2])
     for a, b, c in zip(together.summaries, again.summaries, alone.summaries, strict=True):
@@ -122,7 +144,7 @@ def test_evaluation_is_deterministic_and_knows_no_batch(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_sum_to_one_and_reproduce_forward(family):
     model = shaken(family).eval()
-    found, checked = attentions(model), []
+    found, checked = named_attentions(model), []
 
     def look(module, args, out):
         w, values = module.weights(*args), module.project(*args).values
@@ -158,14 +180,14 @@ def test_compile_agrees_with_eager(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_decay_rises_with_depth_and_covers_everything(family):
-    from vitrail.engine.optim import groups, levels
+    from vitrail.engine.optim import build_parameter_groups, depth_levels
 
     model = Classifier(small(family), 5)
     blocks = list(model.backbone.blocks)
-    level = levels(model, blocks)
+    level = depth_levels(model, blocks)
     assert set(level) == {n for n, _ in model.named_parameters()}
     assert {level[n] for n, _ in model.named_parameters() if n.startswith("heads")} == {len(blocks) + 1}
-    made = groups(model, blocks, 0.05, 0.5)
+    made = build_parameter_groups(model, blocks, 0.05, 0.5)
     assert sum(len(g["params"]) for g in made) == len(list(model.parameters()))
     plain = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     assert all(id(p) in plain for g in made if g["weight_decay"] for p in g["params"])
@@ -197,4 +219,4 @@ def test_every_family_trains_under_two_processes():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wrong_keys_name_the_nearest(family):
     with pytest.raises(ValueError, match="did you mean"):
-        update(catalog.config("models", SMALL[family][0]), {"chanels": 3}, family)
+        update_config(catalog.load_config("models", SMALL[family][0]), {"chanels": 3}, family)

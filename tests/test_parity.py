@@ -5,9 +5,17 @@ from oracles import PAIRS, compare
 
 from vitrail import catalog
 
-CASES = [pytest.param(pair, size, id="-".join((*pair[:3], "x".join(map(str, size))))) for pair in PAIRS for size in pair.sizes]
-SQUARE = {("vit", "torchvision"), ("pvt", "transformers"), ("dit", "diffusers")}  # take no other pictures
-KEPT = {("vit", "original"): (32, 32), ("dit", "original"): (8, 8), ("jit", "original"): (32, 32)}  # outputs were kept at one size
+CASES = [
+    pytest.param(pair, size, id="-".join((*pair[:3], "x".join(map(str, size)))))
+    for pair in PAIRS
+    for size in pair.sizes
+]
+SQUARE = {("vit", "torchvision"), ("pvt", "transformers"), ("dit", "diffusers")}  # take no other images
+KEPT = {
+    ("vit", "original"): (32, 32),
+    ("dit", "original"): (8, 8),
+    ("jit", "original"): (32, 32),
+}  # outputs were kept at one size
 
 
 @pytest.mark.parametrize(("pair", "size"), CASES)
@@ -15,11 +23,11 @@ def test_gives_the_same_numbers(pair, size):
     if pair.oracle != "original":
         pytest.importorskip(pair.oracle)
     errors = compare(pair.make(size), size)
-    assert errors.pop("pictures", 1.0) > 1e-2, "the pictures matter, so the comparison says something"
+    assert errors.pop("images", 1.0) > 1e-2, "the images matter, so the comparison says something"
     assert max(errors.values()) <= pair.tolerance, errors
 
 
-@pytest.mark.parametrize("family", catalog.rooms("models"))
+@pytest.mark.parametrize("family", catalog.list_modules("models"))
 def test_every_family_is_held_against_someone(family):
     assert [pair for pair in PAIRS if pair.family == family]
 

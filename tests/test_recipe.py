@@ -13,22 +13,31 @@ from pathlib import Path
 import pytest
 
 from vitrail import catalog
-from vitrail.assembly.run_directory import toml
+from vitrail.assembly.run_directory import to_toml
 from vitrail.cli.syntax.keys import take_keys
-from vitrail.errors import UsageError, nearest, pick
+from vitrail.errors import UsageError, choose, nearest
 from vitrail.recipe import CHOICES, SECTIONS, Choice, Recipe, changes, find, from_tables, override, read, to_tables
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
-OWN = [p for p in RECIPES if "\n# Source: " not in p.read_text(encoding="utf-8")]  # test_recipes.py runs those of papers
+OWN = [
+    p for p in RECIPES if "\n# Source: " not in p.read_text(encoding="utf-8")
+]  # test_recipes.py runs those of papers
 FULL = {
     "model": {"name": "vit/nano", "depth": 2, "patch": [4, 2], "layer_scale": 0.1, "stem": "patch"},
     "data": {"name": "table", "path": 'a "quoted" path\\é.csv', "classes": ["a", "b # c"], "held_out": 0.1},
     "task": {"name": "classification", "smoothing": 0.0},
-    "input": {"size": [28, 32], "channels": 1, "mean": [0.5], "std": [1e-3], "resize": "crop", "background": [0, 1, 255]},
-    "augment": {"crop": "none", "flip": False, "scale": [0.1, 1.0], "mixup": 0.8},
-    "optim": {"lr": 1e-30, "betas": [0.0, 0.99], "freeze": 3, "warmup": 0},
-    "plan": {"steps": 10**9, "seed": 2**63 - 1, "precision": "bf16", "compile": True},
-    "machine": {"micro": 1, "workers": 0},
+    "input": {
+        "size": [28, 32],
+        "channels": 1,
+        "mean": [0.5],
+        "std": [1e-3],
+        "resize_mode": "crop",
+        "background": [0, 1, 255],
+    },
+    "augment": {"crop": "none", "hflip": False, "scale": [0.1, 1.0], "mixup": 0.8},
+    "optim": {"lr": 1e-30, "betas": [0.0, 0.99], "freeze": 3, "warmup_steps": 0},
+    "train": {"steps": 10**9, "seed": 2**63 - 1, "precision": "bf16", "compile": True},
+    "runtime": {"micro_batch": 1, "workers": 0},
 }
 
 
@@ -39,9 +48,9 @@ def write(path, text):
 
 def test_a_recipe_to_toml_and_back_is_the_same(tmp_path):
     for recipe in (Recipe(), from_tables(FULL)):
-        text = toml(recipe, ["a reason", "of two\r\nlines"])
+        text = to_toml(recipe, ["a reason", "of two\r\nlines"])
         assert from_tables(tomllib.loads(text.replace("\nlines", "\n# lines"))) == recipe
-        assert read(write(tmp_path / "r.toml", toml(recipe, []))) == recipe
+        assert read(write(tmp_path / "r.toml", to_toml(recipe, []))) == recipe
 
 
 def test_what_is_given_is_what_is_read():
@@ -54,7 +63,7 @@ def test_what_is_given_is_what_is_read():
 def test_numbers_of_every_size_survive(tmp_path):
     for lr in (5e-324, 1e-8, 0.1, 1 / 3, math.pi, 1e300):
         recipe = override(Recipe(), "optim", {"lr": lr})
-        assert read(write(tmp_path / "r.toml", toml(recipe, []))).optim.lr == lr
+        assert read(write(tmp_path / "r.toml", to_toml(recipe, []))).optim.lr == lr
 
 
 def test_override_leaves_the_old_recipe_alone_and_changes_only_what_is_said():
@@ -63,18 +72,23 @@ def test_override_leaves_the_old_recipe_alone_and_changes_only_what_is_said():
     assert (old.optim.lr, new.optim.lr) == (1e-30, 0.5)
     assert dataclasses.replace(new, optim=old.optim) == old
     assert [c.key for c in changes(old, new)] == ["optim.lr"]
-    assert changes(old, override(old, "machine", {"workers": 7})) == []
+    assert changes(old, override(old, "runtime", {"workers": 7})) == []
 
 
 def test_a_whole_number_is_a_number_but_not_the_other_way():
     assert override(Recipe(), "optim", {"lr": 1}).optim.lr == 1.0
-    for section, key, value in (("plan", "batch", 1.0), ("plan", "batch", True), ("optim", "lr", "1"), ("plan", "compile", 1)):
+    for section, key, value in (
+        ("train", "batch_size", 1.0),
+        ("train", "batch_size", True),
+        ("optim", "lr", "1"),
+        ("train", "compile", 1),
+    ):
         with pytest.raises(UsageError, match=f"{section}.{key} takes"):
             override(Recipe(), section, {key: value})
 
 
 def test_dashes_are_underscores():
-    assert override(Recipe(), "plan", {"eval-every": 3}).plan.eval_every == 3
+    assert override(Recipe(), "train", {"eval-every": 3}).train.eval_every == 3
     assert override(Recipe(), "model", {"mlp-ratio": 3.0}).model.keys == {"mlp_ratio": 3.0}
 
 
@@ -89,21 +103,29 @@ def test_another_name_empties_the_keys_of_the_old_one_but_no_name_keeps_them():
 NEAREST = {
     "optim": {"learning_rate": "lr", "lrr": "lr", "weigth_decay": "weight_decay", "beta": "betas", "sheduler": "schedule",
               "wd": "weight_decay"},
-    "plan": {"epoch": "epochs", "num_epochs": "epochs", "batch_size": "batch", "step": "steps", "bacth": "batch", "Precision": "precision"},
-    "augment": {"mix_up": "mixup", "rand_augment": "randaugment", "cut_mix": "cutmix", "flip_vertcal": "flip_vertical"},
+    "train": {"epoch": "epochs", "num_epochs": "epochs", "batch": "batch_size", "step": "steps", "bacth_size": "batch_size", "Precision": "precision"},
+    "augment": {"mix_up": "mixup", "rand_augment_ops": "randaugment_ops", "cut_mix": "cutmix", "vflpi": "vflip"},
     "input": {"img_size": "size", "in_channels": "channels", "means": "mean", "interpolaton": "interpolation"},
-    "machine": {"num_workers": "workers", "log_evry": "log_every", "mirco": "micro", "gradcheckpoint": "grad_checkpoint"},
+    "runtime": {"num_workers": "workers", "log_evry": "log_every", "mirco_batch": "micro_batch", "gradcheckpoint": "grad_checkpoint"},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("section", "said", "meant"), [(s, a, b) for s, table in NEAREST.items() for a, b in table.items()])
+@pytest.mark.parametrize(
+    ("section", "said", "meant"), [(s, a, b) for s, table in NEAREST.items() for a, b in table.items()]
+)
 def test_did_you_mean(section, said, meant):
     with pytest.raises(UsageError, match=f"unknown key '{said}' in {section}; did you mean '{meant}'"):
         from_tables({section: {said: 1}})
 
 
 def test_sections_that_do_not_exist():
-    for said, meant in (("modle", "model"), ("optimizer", "optim"), ("augmentation", "augment"), ("Data", "data"), ("plans", "plan")):
+    for said, meant in (
+        ("modle", "model"),
+        ("optimizer", "optim"),
+        ("augmentation", "augment"),
+        ("Data", "data"),
+        ("trian", "train"),
+    ):
         with pytest.raises(UsageError, match=f"unknown section '{said}' in here.toml; did you mean '{meant}'"):
             from_tables({said: {}}, "here.toml")
 
@@ -111,9 +133,9 @@ def test_sections_that_do_not_exist():
 def test_nothing_near_lists_what_there_is():
     assert nearest("qqqq", ["lr", "betas"]) == []
     with pytest.raises(UsageError, match="unknown key 'qqqq'; there are betas, lr"):
-        pick("qqqq", ["lr", "betas"], "key")
+        choose("qqqq", ["lr", "betas"], "key")
     with pytest.raises(UsageError, match="there is lr"):
-        pick("", ["lr"], "key")
+        choose("", ["lr"], "key")
 
 
 def test_the_nearest_of_a_very_long_name_is_found_quickly():
@@ -121,19 +143,41 @@ def test_the_nearest_of_a_very_long_name_is_found_quickly():
 
 
 def test_words_become_keys():
-    words = ["--data", "d", "--input.size", "28", "32", "r.toml", "--augment.no-flip", "--plan.compile", "--optim.lr=1e-3", "--quiet"]
+    words = [
+        "--data",
+        "d",
+        "--input.size",
+        "28",
+        "32",
+        "r.toml",
+        "--augment.no-hflip",
+        "--train.compile",
+        "--optim.lr=1e-3",
+        "--quiet",
+    ]
     rest, keys = take_keys(
-        [*words, "--data.classes", '["a", "b"]', "--optim.warmup", "None", "--optim.betas", "0.9", ".99", "--optim.clip", "1."]
+        [
+            *words,
+            "--data.classes",
+            '["a", "b"]',
+            "--optim.warmup-steps",
+            "None",
+            "--optim.betas",
+            "0.9",
+            ".99",
+            "--optim.clip-grad",
+            "1.",
+        ]
     )
     assert rest == ["--data", "d", "r.toml", "--quiet"]
     assert keys == [
-        ("input", {"size": [28, 32]}), ("augment", {"flip": False}), ("plan", {"compile": True}), ("optim", {"lr": 1e-3}),
-        ("data", {"classes": ["a", "b"]}), ("optim", {"warmup": None}), ("optim", {"betas": [0.9, 0.99]}), ("optim", {"clip": 1.0}),
+        ("input", {"size": [28, 32]}), ("augment", {"hflip": False}), ("train", {"compile": True}), ("optim", {"lr": 1e-3}),
+        ("data", {"classes": ["a", "b"]}), ("optim", {"warmup_steps": None}), ("optim", {"betas": [0.9, 0.99]}), ("optim", {"clip_grad": 1.0}),
     ]  # fmt: skip
     recipe = Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
-    assert (recipe.input.size, recipe.augment.flip, recipe.optim.warmup) == ((28, 32), False, None)
+    assert (recipe.input.size, recipe.augment.hflip, recipe.optim.warmup_steps) == ((28, 32), False, None)
 
 
 @pytest.mark.parametrize("section", [s for s in SECTIONS if s not in CHOICES])
@@ -151,27 +195,27 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_the_keys_of_a_recipe_exist(path):
-    from vitrail.catalog import config
-    from vitrail.validation import update
+    from vitrail.catalog import load_config
+    from vitrail.validation import update_config
 
     recipe = read(path)
     assert path.read_text().startswith("# vitrail train recipes/"), "its first line is the command"
     assert path.read_text().splitlines()[0].split()[3] == f"recipes/{path.name}"
-    config(recipe.model)
-    layouts = [recipe.data.name] if recipe.data.name else catalog.rooms("datasets")
-    known = [{f.name for f in dataclasses.fields(catalog.module("datasets", layout).Config)} for layout in layouts]
+    load_config(recipe.model)
+    layouts = [recipe.data.name] if recipe.data.name else catalog.list_modules("datasets")
+    known = [{f.name for f in dataclasses.fields(catalog.load_module("datasets", layout).Config)} for layout in layouts]
     assert any(set(recipe.data.keys) <= fields for fields in known)
-    update(catalog.module("tasks", recipe.task.name).Config(), recipe.task.keys, recipe.task.name)
+    update_config(catalog.load_module("tasks", recipe.task.name).Config(), recipe.task.keys, recipe.task.name)
 
 
 @pytest.mark.parametrize("path", OWN, ids=lambda p: p.name)
 def test_a_recipe_runs(path, tmp_path, monkeypatch):
-    """Two small steps, on the embedded pictures where its own are not here."""
+    """Two small steps, on the embedded images where its own are not here."""
     from vitrail.cli.main import main
 
     monkeypatch.chdir(path.parents[1])
     recipe = read(path)
-    small = ["--plan.steps", "2", "--plan.batch", "8", "--plan.precision", "fp32", "--machine.workers", "0"]
+    small = ["--steps", "2", "--batch-size", "8", "--precision", "fp32", "--workers", "0"]
     if recipe.model.name.startswith("vit/"):
         small += ["--model.depth", "1", "--model.width", "32", "--model.heads", "2"]
     if recipe.optim.freeze not in ("none", "backbone"):
@@ -184,7 +228,7 @@ def test_a_recipe_runs(path, tmp_path, monkeypatch):
 
 
 def test_one_number_stands_for_a_list_of_one():
-    assert override(Recipe(), "optim", {"unfreeze": 5}).optim.unfreeze == (5,)
+    assert override(Recipe(), "optim", {"unfreeze_steps": 5}).optim.unfreeze_steps == (5,)
     assert override(Recipe(), "input", {"mean": 0.5}).input.mean == (0.5,)
     with pytest.raises(UsageError, match="2 "):
         override(Recipe(), "input", {"size": 28})

@@ -11,9 +11,9 @@ import tiny
 
 from vitrail import catalog
 from vitrail.assembly.resolve import Names
-from vitrail.recipe import Choice, Recipe, override, read
+from vitrail.recipe import DataConfig, Recipe, override, read
 from vitrail.training import loop, session
-from vitrail.validation import update
+from vitrail.validation import update_config
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [p for p in sorted((ROOT / "recipes").glob("*.toml")) if "\n# Source: " in p.read_text(encoding="utf-8")]
@@ -30,41 +30,43 @@ SHRUNK: dict[str, dict[str, Any]] = {  # by family: what makes its models small
     "mobilevit": {"widths": [8, 8, 8, 16, 16], "token_widths": [16, 16, 16], "depths": [1, 1, 1], "summary_width": 16},
 }
 SIDE = {"crossvit": 60, "efficientvit_msra": 64}  # pixels; others take 32
-CHOSEN = ("input.size", "input.mean", "input.std", "input.resize", "augment.crop", "augment.flip", "optim.lr", "optim.warmup",
-          "plan.batch", "plan.eval_every")  # fmt: skip
+CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr", "optim.warmup_steps",
+          "train.batch_size", "train.eval_every")  # fmt: skip
 
 
 def small(recipe: Recipe, data: Path) -> Recipe:
-    """The recipe with a tiny model of its family on tiny pictures, for two steps. What it says of training stays."""
+    """The recipe with a tiny model of its family on tiny images, for two steps. What it says of training stays."""
     family = recipe.model.name.partition("/")[0]
     side = SIDE.get(family, 32)
     keys = dict(SHRUNK[family])
     if recipe.model.keys.get("pre_logits"):
         keys["pre_logits"] = 16
     recipe = override(recipe, "model", keys)
-    recipe = dataclasses.replace(recipe, data=Choice("", {"path": str(data), "held_out": 0.2}))
+    recipe = dataclasses.replace(recipe, data=DataConfig("", {"path": str(data), "held_out": 0.2}))
     recipe = override(recipe, "input", {"size": [side, side]})
-    recipe = override(recipe, "optim", {"warmup": 1})
-    recipe = override(recipe, "plan", {"epochs": None, "steps": 2, "batch": 12, "eval_every": 0, "precision": "fp32"})
-    return override(recipe, "machine", {"workers": 0, "log_every": 1, "save_every": 100})
+    recipe = override(recipe, "optim", {"warmup_steps": 1})
+    recipe = override(
+        recipe, "train", {"epochs": None, "steps": 2, "batch_size": 12, "eval_every": 0, "precision": "fp32"}
+    )
+    return override(recipe, "runtime", {"workers": 0, "log_every": 1, "save_every": 100})
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return tiny.pictures(tmp_path_factory.mktemp("recipes") / "pictures", each=10, size=40)
+def images(tmp_path_factory):
+    return tiny.images(tmp_path_factory.mktemp("recipes") / "images", each=10, size=40)
 
 
 def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
     """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small, first."""
     recipe = small(read(path), data)
-    if recipe.start.weights:
-        first = path.with_name(f"{Path(recipe.start.weights).name}.toml")
+    if recipe.init.weights:
+        first = path.with_name(f"{Path(recipe.init.weights).name}.toml")
         trained(first, data, out / "first")
-        recipe = override(recipe, "start", {"weights": str(out / "first" / "run")})
+        recipe = override(recipe, "init", {"weights": str(out / "first" / "run")})
     if recipe.task.name == "distillation":
         trained(path.with_name("deit-small.toml"), data, out / "teacher")
         recipe = override(recipe, "task", {"teacher": str(out / "teacher" / "run")})
-    return list(loop.run(session.new(recipe, out / "run", tiny.ALONE)[0]))
+    return list(loop.run_training(session.create_session(recipe, out / "run", tiny.ALONE)[0]))
 
 
 def test_there_are_recipes_of_every_family_that_was_promised():
@@ -86,26 +88,28 @@ def test_the_head_of_a_recipe_says_how_it_is_run_and_what_it_gave(path):
 def test_what_a_recipe_names_is_there(path):
     recipe = read(path)
     room, _, variant = recipe.model.name.partition("/")
-    assert recipe.model.name in catalog.names("models", room)
+    assert recipe.model.name in catalog.list_names("models", room)
     assert variant
     Names().model_config(recipe.model)
-    update(catalog.module("tasks", recipe.task.name).Config(), recipe.task.keys, recipe.task.name)
-    update(catalog.module("datasets", "imagefolder").Config(), recipe.data.keys, "data")
+    update_config(catalog.load_module("tasks", recipe.task.name).Config(), recipe.task.keys, recipe.task.name)
+    update_config(catalog.load_module("datasets", "imagefolder").Config(), recipe.data.keys, "data")
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=NAMED)
 def test_a_recipe_leaves_nothing_to_be_chosen_from_the_data(path):
     """Everything that a run would choose by itself is said, so that what is trained is what the paper trained."""
     recipe = read(path)
-    assert [key for key in CHOSEN if getattr(getattr(recipe, key.partition(".")[0]), key.partition(".")[2]) is None] == []
-    assert (recipe.plan.epochs is None) != (recipe.plan.steps is None)
+    assert [
+        key for key in CHOSEN if getattr(getattr(recipe, key.partition(".")[0]), key.partition(".")[2]) is None
+    ] == []
+    assert (recipe.train.epochs is None) != (recipe.train.steps is None)
     assert recipe.input.channels == len(recipe.input.mean) == len(recipe.input.std) == 3
-    assert recipe.optim.warmup < (recipe.plan.steps or recipe.plan.epochs * 1_281_167 / recipe.plan.batch)
+    assert recipe.optim.warmup_steps < (recipe.train.steps or recipe.train.epochs * 1_281_167 / recipe.train.batch_size)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=NAMED)
-def test_a_recipe_trains(path, pictures, tmp_path):
-    events = trained(path, pictures, tmp_path)
+def test_a_recipe_trains(path, images, tmp_path):
+    events = trained(path, images, tmp_path)
     losses = [e.values["loss"] for e in events if e.kind == "train"]
     assert len(losses) == 2
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -119,7 +123,7 @@ def test_rates_that_grow_with_the_batch_are_said_for_the_batch_that_is_said():
         said = re.search(r"^lr = (\S+) +# (\S+) x batch / (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         if said:
             rate, base, per = map(float, said.groups())
-            assert rate == pytest.approx(base * read(path).plan.batch / per), path.name
+            assert rate == pytest.approx(base * read(path).train.batch_size / per), path.name
             rules += 1
     assert rules >= 6
 
@@ -127,10 +131,12 @@ def test_rates_that_grow_with_the_batch_are_said_for_the_batch_that_is_said():
 def test_warm_up_counts_steps_as_its_comment_says():
     counted = 0
     for path in PUBLISHED:
-        said = re.search(r"^warmup = (\d+) +# (\d+) epochs of ([\d,]+) steps$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        said = re.search(
+            r"^warmup = (\d+) +# (\d+) epochs of ([\d,]+) steps$", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
         if said:
             warmup, epochs, each = (int(word.replace(",", "")) for word in said.groups())
-            assert each == math.ceil(1_281_167 / read(path).plan.batch), path.name
+            assert each == math.ceil(1_281_167 / read(path).train.batch_size), path.name
             assert warmup == epochs * each, path.name
             counted += 1
     assert counted >= 10
@@ -145,22 +151,22 @@ def test_the_page_lists_every_recipe_with_its_figures():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert f"../recipes/{path.name}" in cells[0]
         assert cells[1] == recipe.model.name
-        assert cells[3] == (f"{recipe.plan.epochs:g}" if recipe.plan.epochs else f"{recipe.plan.steps:,} steps")
-        assert cells[4] == str(recipe.plan.batch)
+        assert cells[3] == (f"{recipe.train.epochs:g}" if recipe.train.epochs else f"{recipe.train.steps:,} steps")
+        assert cells[4] == str(recipe.train.batch_size)
         assert cells[5] == "not printed" or f"{cells[5].split()[0]} %" in path.read_text(encoding="utf-8")
 
 
-def test_the_commands_of_the_page_are_understood(pictures, tmp_path, monkeypatch):
-    """As they stand, on other pictures and weights, up to the first step."""
+def test_the_commands_of_the_page_are_understood(images, tmp_path, monkeypatch):
+    """As they stand, on other images and weights, up to the first step."""
     from vitrail.cli.main import main
 
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    for name in set(re.findall(r"--start\.weights runs/(\S+)", page)):
-        trained(ROOT / f"recipes/{name}.toml", pictures, tmp_path / name)
+    for name in set(re.findall(r"--init\.weights runs/(\S+)", page)):
+        trained(ROOT / f"recipes/{name}.toml", images, tmp_path / name)
     commands = re.findall(r"^\$ vitrail (train .*?)(?:  +#.*)?$", page, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        words = re.sub(r"--data \S+", f"--data {pictures}", command)
-        words = re.sub(r"--start\.weights runs/(\S+)", rf"--start.weights {tmp_path}/\1/run", words)
+        words = re.sub(r"--data \S+", f"--data {images}", command)
+        words = re.sub(r"--init\.weights runs/(\S+)", rf"--weights {tmp_path}/\1/run", words)
         assert main([*words.split(), "--dry-run"]) == 0, command

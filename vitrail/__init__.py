@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from vitrail.analysis.attention import Heads, Layers, Look
+    from vitrail.analysis.attention import Heads, LayerAttention, Layers
     from vitrail.analysis.cost import Cost
     from vitrail.inference.predictor import Predictor
     from vitrail.weights.report import LoadReport
@@ -30,7 +30,7 @@ def models(family: str | None = None) -> list[str]:
     """The names of all models, or of one family, as "family/variant". Imports no family."""
     from vitrail import catalog
 
-    return catalog.names("models", family)
+    return catalog.list_names("models", family)
 
 
 def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
@@ -42,7 +42,7 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
     """
     from vitrail.assembly import model
 
-    return model.create(name, classes, sized(keys))
+    return model.create_model(name, classes, with_square_size(keys))
 
 
 def backbone(name: str, **keys: Any) -> "nn.Module":
@@ -50,14 +50,14 @@ def backbone(name: str, **keys: Any) -> "nn.Module":
     from vitrail.assembly.resolve import Names
     from vitrail.recipe import Choice
 
-    return Names().model(Choice(name, sized(keys)))
+    return Names().model(Choice(name, with_square_size(keys)))
 
 
-def sized(keys: dict[str, Any]) -> dict[str, Any]:
+def with_square_size(keys: dict[str, Any]) -> dict[str, Any]:
     """`size=224` is short for a square."""
-    from vitrail.validation import plain
+    from vitrail.validation import as_plain
 
-    return {k: ((v, v) if k == "size" and isinstance(plain(v), int) else v) for k, v in keys.items()}
+    return {k: ((v, v) if k == "size" and isinstance(as_plain(v), int) else v) for k, v in keys.items()}
 
 
 def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Cost":
@@ -66,18 +66,21 @@ def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Co
 
     from vitrail.analysis.cost import cost as count
     from vitrail.errors import UsageError
-    from vitrail.validation import Positive, checked
+    from vitrail.validation import Positive, validate
 
     if not isinstance(model, nn.Module):
         raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.cost(vitrail.create(NAME))")
-    return count(model, None if size is None else checked(sized({"size": size})["size"], tuple[Positive, Positive], "size"))
+    return count(
+        model,
+        None if size is None else validate(with_square_size({"size": size})["size"], tuple[Positive, Positive], "size"),
+    )
 
 
 def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = None,
-              heads: "Heads" = None) -> "list[Look]":  # fmt: skip
-    """What each softmax attention looks at: `Look.weights` [B heads N N] and their places on the picture. The model stays as it is.
+              heads: "Heads" = None) -> "list[LayerAttention]":  # fmt: skip
+    """What each softmax attention looks at: `LayerAttention.weights` [B heads N N] and their places on the image. The model stays as it is.
 
-    images: for what `load` gives, pictures as its `predict` takes them; for a model, floats [B C H W] as it wants them, or a tuple of
+    images: for what `load` gives, images as its `predict` takes them; for a model, floats [B C H W] as it wants them, or a tuple of
     all that it takes. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or "mean", "min", "max".
     Errors: `UsageError`, also for a model that has no softmax attention.
     """
@@ -85,25 +88,27 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
 
     from vitrail.analysis.attention import attention as look
     from vitrail.errors import UsageError
-    from vitrail.inference.inputs import one_by_one, pixels
+    from vitrail.inference.inputs import as_list, read_pixels
     from vitrail.inference.predictor import Predictor
 
     if isinstance(model, Predictor):
-        pre, pictures = model.preprocess, one_by_one(images)
+        pre, pictures = model.preprocess, as_list(images)
         if not len(pictures):
-            raise UsageError("there is no picture to look at", "give one, or many")
-        return look(model.model, pre.batch(torch.stack([pre.picture(pixels(p, pre)) for p in pictures])), layers, heads)
+            raise UsageError("there is no image to look at", "give one, or many")
+        return look(
+            model.model, pre.batch(torch.stack([pre.image(read_pixels(p, pre)) for p in pictures])), layers, heads
+        )
     if not isinstance(model, torch.nn.Module):
-        raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.attention(vitrail.load(RUN), pictures)")
+        raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.attention(vitrail.load(RUN), images)")
     return look(model, images, layers, heads)
 
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
     """Writes a model made by `create` as a folder with model.safetensors and a manifest. A folder that is there is refused."""
-    from vitrail.assembly.save import save as keep
+    from vitrail.assembly.save import save_model as keep
     from vitrail.inference.predictor import Predictor
 
-    return keep(model.described if isinstance(model, Predictor) else model, folder, classes)
+    return keep(model.bundle if isinstance(model, Predictor) else model, folder, classes)
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
@@ -111,13 +116,13 @@ def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor
 
     vae: of a model that makes latents, where its autoencoder lies now. Errors: `CheckpointError`.
     """
-    from vitrail.inference.predictor import load as take
+    from vitrail.inference.predictor import load_predictor as take
 
     return take(source, device, vae=vae)
 
 
 def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", strict: bool = True, resize: bool = False,
-                 leave_head: bool = False, grid: "tuple[int, int] | None" = None, sha256: str | None = None) -> "LoadReport":  # fmt: skip
+                 new_head: bool = False, grid: "tuple[int, int] | None" = None, sha256: str | None = None) -> "LoadReport":  # fmt: skip
     """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; what is not plain tensors is refused.
 
     source: who named the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto" takes what fits best.
@@ -125,7 +130,7 @@ def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", s
     leave_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
     Errors: `CheckpointError`, and then the model is as it was.
     """
-    from vitrail.weights.load import Options
+    from vitrail.weights.load import LoadOptions
     from vitrail.weights.published import load_weights as bring
 
-    return bring(model, path, source, Options(strict, resize, leave_head, grid), sha256)
+    return bring(model, path, source, LoadOptions(strict, resize, new_head, grid), sha256)

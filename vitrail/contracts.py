@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 import numpy as np
 from torch import Tensor, nn
 
-from vitrail.data.dataset import Kind, Split
+from vitrail.data.dataset import AnnotationKind, Split
 from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
@@ -33,7 +33,9 @@ __all__ = [
     "Windows",
 ]  # fmt: skip
 
-Output = Literal["classes", "masks", "boxes", "images"]  # what a prediction is to its user: the key of tables, never compared
+Output = Literal[
+    "classes", "masks", "boxes", "images"
+]  # what a prediction is to its user: the key of tables, never compared
 
 
 class Trunk(nn.Module, ABC):
@@ -77,7 +79,7 @@ class Denoiser(Trunk):
         """What of it depends on no image, as a `vitrail.layers.adaln.Conditioning`."""
 
     @abstractmethod
-    def denoise(self, x: Tensor, condition: Any) -> Tensor:
+    def denoise(self, x: Tensor, conditioning: Any) -> Tensor:
         """The rest."""
 
 
@@ -104,7 +106,10 @@ def trunk_of(net: nn.Module) -> Trunk:
         return net.backbone
     if isinstance(net, Trunk):
         return net
-    raise UsageError(f"a {type(net).__name__} has no blocks that are known", "a family's model is a Backbone or a Denoiser, or has one")
+    raise UsageError(
+        f"a {type(net).__name__} has no blocks that are known",
+        "a family's model is a Backbone or a Denoiser, or has one",
+    )
 
 
 class Metric(NamedTuple):
@@ -193,7 +198,7 @@ class Defaults(ABC):
 
     @abstractmethod
     def choose_optimizer(self, c: Choices) -> None:
-        """What of it differs from `vitrail.recipe.USUAL`; the number of steps is known by now."""
+        """What of it differs from `vitrail.recipe.DEFAULTS`; the number of steps is known by now."""
 
     @abstractmethod
     def choose_augmentation(self, c: Choices) -> None: ...
@@ -219,7 +224,7 @@ class Task(ABC):
     """
 
     config: Any
-    annotations: Kind  # what it learns from; "none": any data set's images will do
+    annotations: AnnotationKind  # what it learns from; "none": any data set's images will do
     metric: Metric
     output: Output
     trains: str = "backbone"  # the kind of model that it puts a head on
@@ -227,11 +232,13 @@ class Task(ABC):
     multi_label: bool = False  # whether an image may have any number of the classes
     is_generative: bool = False  # whether it is a `GenerativeTask`
     is_dense: bool = False  # whether it is a `DenseTask`
-    teacher: str | None = None  # of a task that learns from one: the model whose logits of the same images are joined to the targets
+    teacher: str | None = (
+        None  # of a task that learns from one: the model whose logits of the same images are joined to the targets
+    )
     path_keys: tuple[str, ...] = ()  # keys of its config that name files or folders: never in a weights file
 
     @final
-    def learns_from(self, kind: Kind) -> bool:
+    def learns_from(self, kind: AnnotationKind) -> bool:
         """Whether data with such annotations will do."""
         return self.annotations in ("none", kind)
 
@@ -323,10 +330,10 @@ class GenerativeTask(StatelessTask):
     is_generative = True
 
     @abstractmethod
-    def states(self, model: nn.Module, noise: Tensor, labels: Tensor, how: Any, draw: Callable[[], Tensor]) -> Any:
+    def states(self, model: nn.Module, noise: Tensor, labels: Tensor, sampling: Any, draw: Callable[[], Tensor]) -> Any:
         """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors: `UsageError`."""
 
     @abstractmethod
-    def noisy(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B C H W] with noise in them, and the times [B] that the model is conditioned on: from noise alone at 0 to the
         image at 1."""

@@ -25,13 +25,13 @@ class UsageError(VitrailError, ValueError):
 
 
 class DataError(VitrailError):
-    """The pictures or their labels cannot be used as they are."""
+    """The images or their labels cannot be used as they are."""
 
     code = 3
 
 
 class BadImage(DataError):
-    """One picture that cannot be decoded: the only error that leaves the decoder."""
+    """One image that cannot be decoded: the only error that leaves the decoder."""
 
 
 class CheckpointError(VitrailError):
@@ -58,8 +58,8 @@ class Interrupted(VitrailError):
 
 
 SYNONYMS = {  # what others call it: what it is called here
-    "learning_rate": "lr", "batch_size": "batch", "num_epochs": "epochs", "max_epochs": "epochs", "max_steps": "steps",
-    "iterations": "steps", "wd": "weight_decay", "warmup_steps": "warmup", "num_workers": "workers", "amp": "precision",
+    "learning_rate": "lr", "batch": "batch_size", "num_epochs": "epochs", "max_epochs": "epochs", "max_steps": "steps",
+    "iterations": "steps", "wd": "weight_decay", "warmup": "warmup_steps", "num_workers": "workers", "amp": "precision",
     "dim": "width", "embed_dim": "width", "hidden_size": "width", "num_layers": "depth", "layers": "depth", "blocks": "depth",
     "num_heads": "heads", "num_classes": "classes", "img_size": "size", "image_size": "size", "patch_size": "patch",
     "in_chans": "channels", "in_channels": "channels", "num_channels": "channels", "label_smoothing": "smoothing",
@@ -87,7 +87,7 @@ def nearest(wanted: str, known: Iterable[str]) -> list[str]:
     return [n for ratio, n in like if ratio >= max(NEAR, like[0][0] - 0.1)][:3]
 
 
-def pick(wanted: str, known: Iterable[str], what: str, hint: str = "", where: str = "") -> str:
+def choose(wanted: str, known: Iterable[str], what: str, hint: str = "", where: str = "") -> str:
     """`wanted` if it is known; otherwise a `UsageError` that names its nearest neighbours, or what there is. `what` says what kind
     of name it is, `where` to what it belongs (" in optim").
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from vitrail.recipe import Choice, Recipe, override
 
 
-class Coded(NamedTuple):
-    """What an autoencoder makes of pictures: their channels, those of latents, and by how much these are smaller."""
+class LatentShape(NamedTuple):
+    """What an autoencoder makes of images: their channels, those of latents, and by how much these are smaller."""
 
     channels: int
     latents: int
@@ -17,7 +17,7 @@ class Coded(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on. size: median (height, width); uniform: all pictures have it."""
+    """What the choices depend on. size: median (height, width); uniform: all images have it."""
 
     count: int
     size: tuple[int, int]
@@ -25,11 +25,11 @@ class Facts:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mirrored: bool  # a mirror image is as good as the picture: not so for digits
+    is_mirrorable: bool  # a mirror image is as good as the image: not so for digits
     gpu: bool
     classes: int = 0
-    tile: int = 0  # pixels of the tiles that training pictures were cut into
-    coded: Coded | None = None  # pictures are learned as latents
+    tile: int = 0  # pixels of the tiles that training images were cut into
+    latent_shape: LatentShape | None = None  # images are learned as latents
 
 
 class Choices:
@@ -44,7 +44,7 @@ class Choices:
         """Of the model that the recipe names, with its keys."""
         return self.config_of(self.recipe.model)
 
-    def settle(self, section: str, key: str, value: Any, reason: str = "") -> None:
+    def set_default(self, section: str, key: str, value: Any, reason: str = "") -> None:
         """Takes `value` unless the user has said something; without a reason the choice goes unmentioned."""
         said = getattr(getattr(self.recipe, section), key)
         if said is not None and (key, said) != ("channels", 0):
@@ -54,14 +54,14 @@ class Choices:
             shown = "x".join(map(str, value)) if key == "size" else value
             self.reasons.append(f"{section}.{key} = {shown}: {reason}")
 
-    def settle_key(self, section: str, key: str, value: Any, reason: str) -> None:
+    def set_key(self, section: str, key: str, value: Any, reason: str) -> None:
         """The same for a key of the model or the task, which is open where the recipe does not have it."""
         if key not in getattr(self.recipe, section).keys:
             self.recipe = override(self.recipe, section, {key: value})
             shown = ", ".join(map(str, value)) if key == "map_depths" else value
             self.reasons.append(f"{section}.{key} = {shown}: {reason}")
 
-    def settle_model(self, name: str, reason: str) -> None:
+    def set_model(self, name: str, reason: str) -> None:
         """The model where none is named."""
         if not self.recipe.model.name:
             self.recipe = override(self.recipe, "model", {"name": name})

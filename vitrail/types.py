@@ -35,7 +35,9 @@ class TokenLayout(NamedTuple):
     grid: Grid  # (0, 0): no token has a place
     stride: tuple[float, float]  # height and width of a cell in pixels of the image
     leading: int = 0
-    summaries: int = 0  # how many of the leading tokens, the first of them, are read out as summaries; 0: the cells' mean is
+    summaries: int = (
+        0  # how many of the leading tokens, the first of them, are read out as summaries; 0: the cells' mean is
+    )
     trailing: int = 0
     kept: Tensor | None = None  # [B n] the cells that are there, where an image has lost the others; None: all of them
     groups: Groups | None = None  # None: all tokens attend to each other
@@ -61,13 +63,15 @@ class Batch(NamedTuple):
     targets: Any
 
 
-class Objects(NamedTuple):
-    """What is to be found in the pictures of a batch, padded to the most that any of them has."""
+class DetectionTargets(NamedTuple):
+    """What is to be found in the images of a batch, padded to the most that any of them has."""
 
     boxes: Tensor  # [B M 4] left, top, right, bottom in pixels of the batch's canvas
     labels: Tensor  # [B M] class indices, -1 where there is no object
-    sizes: Tensor  # [B 2] height and width of the picture, which lies at the top left of the canvas; the rest is padding
-    usual: Tensor  # [B] objects per picture, the mean over the whole batch of all processes: what losses are divided by
+    sizes: Tensor  # [B 2] height and width of the image, which lies at the top left of the canvas; the rest is padding
+    mean_objects: (
+        Tensor  # [B] objects per image, the mean over the whole batch of all processes: what losses are divided by
+    )
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -75,8 +79,8 @@ def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     return change(value) if isinstance(value, Tensor) else type(value)(*map(change, value))
 
 
-class Found(NamedTuple):
-    """What a detector says of a batch of pictures, by query."""
+class DetectionOutput(NamedTuple):
+    """What a detector says of a batch of images, by query."""
 
     logits: Tensor  # [B Q K+1], the last for "nothing"
-    boxes: Tensor  # [B Q 4] centre x, centre y, width, height as shares of the picture, its padding left out
+    boxes: Tensor  # [B Q 4] centre x, centre y, width, height as shares of the image, its padding left out

@@ -1,4 +1,4 @@
-"""Looking shows what the fused kernel does, where it does it on the picture, and leaves nothing behind."""
+"""Looking shows what the fused kernel does, where it does it on the image, and leaves nothing behind."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from test_models import NO_SOFTMAX, SIZES, SMALL, images, shaken
 from torch import nn
 
 import vitrail
-from vitrail.analysis.attention import Look, attention, sites
+from vitrail.analysis.attention import LayerAttention, attention, find_attentions
 from vitrail.analysis.rollout import overlap
 from vitrail.errors import UsageError
-from vitrail.heads.detect import Design, Detector
+from vitrail.heads.detect import Detector, DetectorConfig
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions, merge_heads, split_heads
+from vitrail.layers.attention import merge_heads, named_attentions, split_heads
 from vitrail.layers.token_layout import Cells
-from vitrail.layers.windows import attend, join
+from vitrail.layers.windows import attend_windows, merge_windows
 from vitrail.models import dit, jit
 from vitrail.types import TokenLayout
 
@@ -26,7 +26,7 @@ def caught(model, call):
     seen = {}
     hooks = [
         m.register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, (m, args, out)))
-        for name, m in attentions(model).items()
+        for name, m in named_attentions(model).items()
     ]
     call()
     for hook in hooks:
@@ -41,8 +41,8 @@ def test_looks_times_values_are_what_the_fused_kernel_gave(family):
     x = images(family, SIZES.get(family, [(100, 72)])[-1])  # windows and patches do not divide it
     seen = caught(model, lambda: model(x))
     looks = {one.name: one for one in attention(model, x)}
-    assert list(looks) == list(sites(model))
-    for site, modules in sites(model).items():
+    assert list(looks) == list(find_attentions(model))
+    for site, modules in find_attentions(model).items():
         for head, (module, args, out) in enumerate(seen[name] for name in modules):
             parts = looks[site].parts if len(modules) == 1 else looks[site].parts[:, :, head : head + 1]
             mixed = parts.flatten(0, 1) @ module.project(*args).values
@@ -62,8 +62,10 @@ def test_rows_sum_to_one_and_shapes_are_those_of_the_grids(family):
         else:
             assert rows.max() < 1 + 1e-5
         assert one.keys.maps, "the keys of every family are cells"
-        assert one.received().shape[2:] == one.keys.maps[0].grid
-        torch.testing.assert_close(one.received().flatten(2), w.mean(2)[..., one.keys.leading :], rtol=1e-4, atol=1e-6)
+        assert one.attention_to().shape[2:] == one.keys.maps[0].grid
+        torch.testing.assert_close(
+            one.attention_to().flatten(2), w.mean(2)[..., one.keys.leading :], rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("family", ["swin", "swin_v2"])
@@ -82,7 +84,9 @@ def test_windows_are_put_back_where_they_were(family, block):
     qkv = inner.attn.qkv(fmap.flatten(1, 2))
     values = qkv.chunk(3, dim=-1)[2] + (inner.attn.v_bias if family == "swin_v2" else 0)
     mixed = inner.attn.proj(merge_heads(one.weights @ split_heads(values, inner.attn.heads)))
-    wanted = attend(inner.attn, fmap, TokenLayout((fmap.shape[1], fmap.shape[2]), (4, 4)), inner.windows).flatten(1, 2)
+    wanted = attend_windows(
+        inner.attn, fmap, TokenLayout((fmap.shape[1], fmap.shape[2]), (4, 4)), inner.windows
+    ).flatten(1, 2)
     assert any(inner.windows.shift) == bool(block)
     torch.testing.assert_close(mixed, wanted, rtol=1e-4, atol=1e-5)
 
@@ -103,7 +107,7 @@ def test_squares_of_msra_are_put_back_where_they_were():
     assert len(one.key_index) == 2
     share = given[0].chunk(len(cascade.cascade), dim=1)[0]
     values = head.qkv(share).split(head.widths, dim=1)[2].flatten(2).mT  # [B hw d], in raster order
-    wanted = join(found[0].unflatten(1, (7, 7)).flatten(1, 2), (7, 7), (7, 14)).flatten(1, 2)
+    wanted = merge_windows(found[0].unflatten(1, (7, 7)).flatten(1, 2), (7, 7), (7, 14)).flatten(1, 2)
     torch.testing.assert_close(one.weights[:, 0] @ values, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -158,7 +162,10 @@ def test_looking_changes_no_output_and_watches_only_what_is_chosen():
     found = attention(model, x, layers=-1)
     assert calls == [model.blocks[-1].attn]
     assert [one.name for one in found] == ["blocks.1.attn"]
-    assert all(torch.equal(a, b) for a, b in zip(outputs[1].maps + outputs[1].summaries, plain.maps + plain.summaries, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(outputs[1].maps + outputs[1].summaries, plain.maps + plain.summaries, strict=True)
+    )
 
 
 def test_heads_are_chosen_or_joined():
@@ -171,13 +178,15 @@ def test_heads_are_chosen_or_joined():
     assert torch.equal(attention(model, x, layers=0, heads=[2, 0])[0].weights, every[:, [2, 0]])
     cascade = shaken("efficientvit_msra")
     y = images("efficientvit_msra")
-    torch.testing.assert_close(attention(cascade, y, 0, "mean")[0].parts, attention(cascade, y, 0)[0].parts.mean(2, keepdim=True))
+    torch.testing.assert_close(
+        attention(cascade, y, 0, "mean")[0].parts, attention(cascade, y, 0)[0].parts.mean(2, keepdim=True)
+    )
 
 
 def test_layers_by_number_and_by_name():
     model = Classifier(shaken("swin"), 3)
     x = images("swin")
-    names = list(sites(model))
+    names = list(find_attentions(model))
     assert [one.name for one in attention(model, x, [0, -1])] == [names[0], names[-1]]
     assert [one.name for one in attention(model, x, "layers.1")] == names[2:4]
     assert [one.name for one in attention(model, x, names[1])] == [names[1]]
@@ -193,10 +202,10 @@ def test_models_without_softmax_say_what_to_use_instead(family):
     assert "gradient_cam" in error.value.fix
 
 
-def test_wrong_pictures_and_heads():
+def test_wrong_images_and_heads():
     model = shaken("vit")
     for wrong in ("cat.png", torch.zeros(3, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ()):
-        with pytest.raises(UsageError, match="batch of pictures"):
+        with pytest.raises(UsageError, match="batch of images"):
             attention(model, wrong)
     for heads, said in (("median", "unknown way of joining heads"), ([9], "heads are 0 to 3"), ([], "no heads")):
         with pytest.raises(UsageError, match=said):
@@ -207,16 +216,16 @@ def test_one_query_on_the_map_of_its_keys():
     one = attention(shaken("pvt"), images("pvt", (64, 96)), layers=0)[0]
     assert one.queries.maps[0].grid == (16, 24)
     assert one.keys.maps[0].grid == (2, 3)
-    assert torch.equal(one.seen_by((3, 5)).flatten(2), one.weights[:, :, 3 * 24 + 5])
+    assert torch.equal(one.attention_from((3, 5)).flatten(2), one.weights[:, :, 3 * 24 + 5])
     shifted = attention(shaken("swin"), images("swin"), layers=1)[0]
-    assert torch.equal(shifted.seen_by((15, 2)).flatten(2), shifted.weights[:, :, 15 * 16 + 2])
+    assert torch.equal(shifted.attention_from((15, 2)).flatten(2), shifted.weights[:, :, 15 * 16 + 2])
     with_token = attention(shaken("deit"), images("deit"), layers=-1)[0]
-    assert torch.equal(with_token.seen_by(1).flatten(2), with_token.weights[:, :, 1, 2:])
+    assert torch.equal(with_token.attention_from(1).flatten(2), with_token.weights[:, :, 1, 2:])
     for wrong, said in ((0, "no token 0"), ((16, 0), "no cell")):
         with pytest.raises(UsageError, match=said):
-            one.seen_by(wrong)
+            one.attention_from(wrong)
     with pytest.raises(UsageError, match="looks at 1 maps"):
-        one.received(1)
+        one.attention_to(1)
 
 
 def test_keys_are_where_the_cells_are_that_they_stand_for():
@@ -238,16 +247,18 @@ def test_keys_are_where_the_cells_are_that_they_stand_for():
 def test_decoders_look_from_queries_at_the_maps_of_the_memory():
     torch.manual_seed(0)
     backbone = shaken("resnet")
-    design = Design(queries=20, kind="slots", width=32, heads=4, encoder=1, decoder=1, hidden=32, dropout=0.0, stride=16)
+    design = DetectorConfig(
+        queries=20, kind="slots", width=32, heads=4, encoder=1, decoder=1, hidden=32, dropout=0.0, stride=16
+    )
     found = {one.name: one for one in attention(Detector(backbone, 3, design), images("resnet"))}
     encoder, own, cross = (found[n] for n in ("encoder.0.self_attn", "decoder.0.self_attn", "decoder.0.cross_attn"))
     assert [cells.grid for cells in cross.keys.maps] == [(4, 4), (2, 2)]
     assert cross.queries.maps == own.queries.maps == own.keys.maps == (), "as many queries as cells are still queries"
     assert [cells.grid for cells in encoder.queries.maps] == [(4, 4), (2, 2)]
-    assert cross.seen_by(7).shape == (2, 4, 4, 4)
-    assert torch.equal(cross.seen_by(7, level=1).flatten(2), cross.weights[:, :, 7, 16:])
+    assert cross.attention_from(7).shape == (2, 4, 4, 4)
+    assert torch.equal(cross.attention_from(7, level=1).flatten(2), cross.weights[:, :, 7, 16:])
     with pytest.raises(UsageError, match="no map"):
-        own.received()
+        own.attention_to()
 
 
 @pytest.mark.parametrize(("family", "leading"), [(dit, [0, 0]), (jit, [0, 3])])
@@ -263,14 +274,14 @@ def test_denoisers_are_looked_at_with_all_that_they_take(family, leading):
 
 def test_front_door_takes_models_and_what_load_gives(tmp_path):
     model = vitrail.create("vit/nano", classes=2, channels=1, width=32, depth=2, heads=2, size=(16, 16), patch=4)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     loaded = vitrail.load(vitrail.save(model, tmp_path / "kept"))
-    looks = vitrail.attention(loaded, list(pictures), layers=-1, heads="max")
-    assert isinstance(looks[0], Look)
+    looks = vitrail.attention(loaded, list(images), layers=-1, heads="max")
+    assert isinstance(looks[0], LayerAttention)
     assert looks[0].weights.shape == (3, 1, 16, 16)
-    x = loaded.preprocess.batch(torch.from_numpy(pictures)[:, None])
+    x = loaded.preprocess.batch(torch.from_numpy(images)[:, None])
     assert torch.equal(vitrail.attention(model, x, layers=[1], heads="max")[0].weights, looks[0].weights)
-    for wrong, given, said in ((3, x, "not a model"), (loaded, [], "no picture"), (model, "a.png", "batch of pictures")):
+    for wrong, given, said in ((3, x, "not a model"), (loaded, [], "no image"), (model, "a.png", "batch of images")):
         with pytest.raises(UsageError, match=said):
             vitrail.attention(wrong, given)
 

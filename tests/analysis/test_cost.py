@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitrail
 from vitrail import catalog
-from vitrail.analysis.cost import attention_kind, cost, exponent, weightless
-from vitrail.layers.neighbourhood import Seen
+from vitrail.analysis.cost import classify_attention, cost, fit_exponent, on_meta_device
+from vitrail.layers.neighbourhood import VisiblePairs
 
 
 def closed_form(n, d, depth, patch, channels=3, ratio=4, classes=10, tokens=1):
@@ -16,12 +16,12 @@ def closed_form(n, d, depth, patch, channels=3, ratio=4, classes=10, tokens=1):
 
 
 def light(name, **keys):
-    with weightless():
+    with on_meta_device():
         return vitrail.create(name, **keys)
 
 
 def smallest(family):
-    rows = catalog.published()["models"]
+    rows = catalog.read_published()["models"]
     return min((n for n in rows if n.startswith(f"{family}/")), key=lambda n: rows[n]["parameters"])
 
 
@@ -66,14 +66,14 @@ def test_a_backbone_alone_can_be_counted():
     assert set(counted.by_part) == {"patch_embed", "blocks"}
 
 
-@pytest.mark.parametrize("family", catalog.rooms("models"))
+@pytest.mark.parametrize("family", catalog.list_modules("models"))
 def test_parts_add_up_to_what_torch_counts(family):
     from torch.utils.flop_counter import FlopCounterMode
 
     model = light(smallest(family))
     counted = cost(model)
     config = getattr(model, "backbone", model).config
-    asked = (torch.empty(1), torch.empty(1, dtype=torch.int64)) if catalog.kind(family) == "denoiser" else ()
+    asked = (torch.empty(1), torch.empty(1, dtype=torch.int64)) if catalog.model_kind(family) == "denoiser" else ()
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model.eval()(torch.empty(1, config.channels, *config.size), *(t.to("meta") for t in asked))
     assert counted.macs == sum(counted.by_part.values()) == counter.get_total_flops() // 2
@@ -83,7 +83,7 @@ def test_parts_add_up_to_what_torch_counts(family):
 
 def test_parts_leave_out_pairs_that_are_not_seen():
     whole, near = (cost(light("vit/tiny", depth=2, attention_radius=radius)) for radius in (None, 1))
-    n, pairs = 197, Seen(1, (14, 14), 1).pairs()
+    n, pairs = 197, VisiblePairs(1, (14, 14), 1).count_pairs()
     assert whole.macs - near.macs == whole.by_part["blocks"] - near.by_part["blocks"] == 2 * 2 * 192 * (n * n - pairs)
     assert near.attention_bytes == 2 * 3 * 4 * pairs
     assert near.macs == sum(near.by_part.values())
@@ -100,10 +100,10 @@ def test_parts_leave_out_pairs_that_are_not_seen():
 def test_growth_tells_what_kind_of_attention_it_is(name, power, kind):
     model = light(name)
     counted = [cost(model, side) for side in (224, 448)]
-    found = exponent(counted, "attention_bytes")
+    found = fit_exponent(counted, "attention_bytes")
     assert found == (None if power is None else pytest.approx(power, abs=0.02))
-    assert kind in attention_kind(counted)
-    assert exponent(counted, "activation_bytes") == pytest.approx(1, abs=0.02)
+    assert kind in classify_attention(counted)
+    assert fit_exponent(counted, "activation_bytes") == pytest.approx(1, abs=0.02)
 
 
 def test_attention_in_windows_is_linear_in_the_pixels():
@@ -116,8 +116,8 @@ def test_attention_in_windows_is_linear_in_the_pixels():
 def test_one_size_grows_nowhere():
     model = light("vit/nano")
     same = [cost(model, size) for size in ((28, 56), (56, 28))]
-    assert exponent(same, "macs") is None
-    assert "different numbers of pixels" in attention_kind(same)
+    assert fit_exponent(same, "macs") is None
+    assert "different numbers of pixels" in classify_attention(same)
 
 
 def test_a_batch_multiplies_memory_only():
@@ -133,11 +133,13 @@ class NothingReal(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for t in out if isinstance(out, list | tuple) else [out]:
-            assert not isinstance(t, torch.Tensor) or t.device.type == "meta", f"{func} made {tuple(t.shape)} on the {t.device}"
+            assert not isinstance(t, torch.Tensor) or t.device.type == "meta", (
+                f"{func} made {tuple(t.shape)} on the {t.device}"
+            )
         return out
 
 
-LARGE = [(smallest(family), {}) for family in catalog.rooms("models")] + [
+LARGE = [(smallest(family), {}) for family in catalog.list_modules("models")] + [
     ("vit/tiny", {"patch": 1, "depth": 1, "position": position, "attention_radius": radius})
     for position, radius in [
         ("learned", 3),
@@ -151,7 +153,7 @@ LARGE = [(smallest(family), {}) for family in catalog.rooms("models")] + [
 
 
 @pytest.mark.parametrize(("name", "keys"), LARGE)
-def test_a_large_picture_takes_no_memory(name, keys):
+def test_a_large_image_takes_no_memory(name, keys):
     """No mask, table of places or window is made for real, neither with the model nor when it runs."""
     with NothingReal():
         counted = cost(light(name, **keys), (2048, 1024))

@@ -7,7 +7,7 @@ import torch
 from test_models import images, shaken, small
 
 from vitrail.analysis.attention import attention
-from vitrail.analysis.distance import entropy, mean_distance, profile
+from vitrail.analysis.distance import entropy, mean_distance, profile_layers
 from vitrail.models import vit
 
 
@@ -32,7 +32,9 @@ def test_a_shift_by_one_pixel_is_one_pixel_far():
     model, x = pointing(places.roll(-1, 1).flatten()), torch.zeros(2, 3, 4, 4)
     one = attention(model, x)[0]
     assert torch.equal(one.weights[0, 0].argmax(1).view(4, 4), places.roll(-1, 1))
-    torch.testing.assert_close(mean_distance(one), torch.full((2, 1), (3 * 1 + 3) / 4))  # the last column looks at the first
+    torch.testing.assert_close(
+        mean_distance(one), torch.full((2, 1), (3 * 1 + 3) / 4)
+    )  # the last column looks at the first
     nats, share = entropy(one)
     torch.testing.assert_close(nats, torch.zeros(2, 1), rtol=0, atol=1e-5)
     torch.testing.assert_close(share, torch.zeros(2, 1), rtol=0, atol=1e-5)
@@ -53,19 +55,19 @@ def test_equal_attention_has_all_the_entropy_there_is():
     model = small("vit")
     for block in model.blocks:
         block.attn.qkv.weight.data.zero_()
-    found = profile(model, [images("vit"), images("vit", batch=1)])
+    found = profile_layers(model, [images("vit"), images("vit", batch=1)])
     assert [p.name for p in found] == ["blocks.0.attn", "blocks.1.attn"]
     centres = (torch.arange(8) + 0.5) * 8
     place = torch.cartesian_prod(centres, centres)
     for p in found:
         torch.testing.assert_close(p.entropy, torch.full((4,), math.log(65)))
-        torch.testing.assert_close(p.share, torch.ones(4))
+        torch.testing.assert_close(p.entropy_share, torch.ones(4))
         torch.testing.assert_close(p.distance, torch.cdist(place, place).mean().expand(4))
 
 
-def test_every_picture_counts_the_same_whatever_its_batch():
+def test_every_image_counts_the_same_whatever_its_batch():
     model, x = shaken("vit"), images("vit", batch=3)
-    together, apart = profile(model, [x]), profile(model, [x[:2], x[2:]])
+    together, apart = profile_layers(model, [x]), profile_layers(model, [x[:2], x[2:]])
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a.distance, b.distance)
         torch.testing.assert_close(a.entropy, b.entropy)
@@ -90,7 +92,7 @@ def test_windows_that_see_themselves_alone_are_nowhere_far():
             h, w = block.windows.size
             block.attn.relative.table.data.fill_(-1000)
             block.attn.relative.table.data[(h - 1) * (2 * w - 1) + w - 1] = 0  # the displacement of nothing
-    for p in profile(model, [images("swin")]):
+    for p in profile_layers(model, [images("swin")]):
         torch.testing.assert_close(p.distance, torch.zeros_like(p.distance))
 
 

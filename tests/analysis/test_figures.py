@@ -10,15 +10,15 @@ from test_models import images, shaken, small
 
 from vitrail.analysis import figures
 from vitrail.analysis.attention import attention
-from vitrail.analysis.distance import profile
-from vitrail.analysis.gradient_flow import flow
-from vitrail.analysis.positions import encodings, filters
+from vitrail.analysis.distance import profile_layers
+from vitrail.analysis.gradient_flow import measure_flow
+from vitrail.analysis.positions import compute_filters, find_encodings
 from vitrail.analysis.rollout import rollout
-from vitrail.analysis.tokens import cka, coloured, likeness
+from vitrail.analysis.tokens import compute_cka, compute_colors, compute_similarity
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
@@ -52,49 +52,57 @@ def test_an_overlay_is_brightest_where_the_map_is():
     flat = figures.overlay(np.zeros((8, 8, 4), np.uint8), torch.ones(2, 2))
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1
     padded = figures.overlay(grey, heat.roll(-2, 1), extent=(32, 96))
-    assert np.unravel_index(padded.sum(-1).argmax(), (32, 48))[1] >= 32, "cells are twice as wide, and half of them are padding"
+    assert np.unravel_index(padded.sum(-1).argmax(), (32, 48))[1] >= 32, (
+        "cells are twice as wide, and half of them are padding"
+    )
 
 
-def test_attention_and_heat(picture):
+def test_attention_and_heat(image):
     looks = attention(shaken("deit"), images("deit"), heads=[0, 3])
-    axes = drawn(figures.attention_figure(picture, looks, query=0), 4)
-    assert not np.array_equal(axes[0].images[0].get_array(), picture)
-    drawn(figures.attention_figure(picture, looks[:1], query=(2, 3), index=1), 2)
-    drawn(figures.attention_figure(picture, looks[:1]), 2)
+    axes = drawn(figures.draw_attention(image, looks, query=0), 4)
+    assert not np.array_equal(axes[0].images[0].get_array(), image)
+    drawn(figures.draw_attention(image, looks[:1], query=(2, 3), index=1), 2)
+    drawn(figures.draw_attention(image, looks[:1]), 2)
     maps = rollout(shaken("deit"), images("deit"))
-    axes = drawn(figures.heat_figure([picture, picture], maps, ["one", "two"]), 4)
-    assert np.array_equal(axes[0].images[0].get_array(), picture)
-    whole = drawn(figures.weights_figure(looks[0], head=1), 1)[0]
+    axes = drawn(figures.draw_heat_maps([image, image], maps, ["one", "two"]), 4)
+    assert np.array_equal(axes[0].images[0].get_array(), image)
+    whole = drawn(figures.draw_weights(looks[0], head=1), 1)[0]
     np.testing.assert_allclose(whole.images[0].get_array(), looks[0].weights[0, 1])
 
 
 def test_distances_have_a_dot_for_every_head():
-    left, right = drawn(figures.distance_figure(profile(shaken("vit"), [images("vit")])), 2)
+    left, right = drawn(figures.draw_distances(profile_layers(shaken("vit"), [images("vit")])), 2)
     for axes in (left, right):
         assert sum(len(c.get_offsets()) for c in axes.collections) == 8
 
 
 def test_positions_and_filters():
-    for model, tiles in ((small("vit", size=(16, 24)), 6), (small("vit", position="rope", size=(16, 16)), 4), (small("swin"), 1)):
-        drawn(figures.position_figure(encodings(model)[0]), tiles)
-    drawn(figures.filter_figure(filters(small("vit"), 8)), 8)
-    drawn(figures.filter_figure(filters(small("vit", channels=5), 3)), 3)
+    for model, tiles in (
+        (small("vit", size=(16, 24)), 6),
+        (small("vit", position="rope", size=(16, 16)), 4),
+        (small("swin"), 1),
+    ):
+        drawn(figures.draw_positions(find_encodings(model)[0]), tiles)
+    drawn(figures.draw_filters(compute_filters(small("vit"), 8)), 8)
+    drawn(figures.draw_filters(compute_filters(small("vit", channels=5), 3)), 3)
 
 
-def test_tokens_by_depth(picture):
+def test_tokens_by_depth(image):
     model, x = shaken("vit"), images("vit", batch=4)
-    alike = likeness(model, x)
-    (axes,) = drawn(figures.likeness_figure([("one", alike), ("two", alike)]), 1)
+    alike = compute_similarity(model, x)
+    (axes,) = drawn(figures.draw_similarity([("one", alike), ("two", alike)]), 1)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), alike.cosine)
-    drawn(figures.coloured_figure(picture, coloured(model, x)), 3)
-    found = cka(model, [x], shaken("resnet"))
-    np.testing.assert_allclose(drawn(figures.cka_figure(found, ("vit", "resnet")), 1)[0].images[0].get_array(), found.values)
+    drawn(figures.draw_token_colors(image, compute_colors(model, x)), 3)
+    found = compute_cka(model, [x], shaken("resnet"))
+    np.testing.assert_allclose(
+        drawn(figures.draw_cka(found, ("vit", "resnet")), 1)[0].images[0].get_array(), found.values
+    )
 
 
 def test_flow_has_a_line_for_every_part():
     x = images("swin")
-    found = flow(shaken("swin"), lambda m: m(x).summaries[0].square().sum())
-    left, middle, right = drawn(figures.flow_figure(found), 3)
+    found = measure_flow(shaken("swin"), lambda m: m(x).summaries[0].square().sum())
+    left, middle, right = drawn(figures.draw_gradient_flow(found), 3)
     assert [len(axes.lines) for axes in (left, middle, right)] == [6, 6, 2]
     assert list(left.lines[0].get_ydata()) == [one.out.activation for one in found]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from test_models import SMALL, images, shaken, small
 
-from vitrail.analysis.gradient_flow import flow
+from vitrail.analysis.gradient_flow import measure_flow
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 from vitrail.tasks import classification
@@ -22,7 +22,7 @@ def test_norms_are_those_of_the_graph():
     model, x = Classifier(shaken("vit"), 5).eval(), images("vit")
     labels = torch.tensor([1, 3])
     task = classification.build(classification.Config(classes=5))
-    found = flow(model, lambda m: task.loss(m, Batch(x, labels)))
+    found = measure_flow(model, lambda m: task.loss(m, Batch(x, labels)))
     assert [f.name for f in found] == ["backbone.blocks.0", "backbone.blocks.1"]
     assert list(found[0].parts) == ["attn.q", "attn.k", "attn.v", "attn.proj", "mlp"]
     seen = {}
@@ -47,7 +47,7 @@ def test_shares_of_branches():
     block.register_forward_hook(lambda m, args, out: inside.update(x=args[0], out=out))
     block.attn.register_forward_hook(lambda m, args, out: inside.update(attn=out))
     block.mlp.register_forward_hook(lambda m, args, out: inside.update(mlp=out))
-    found = flow(model, lambda m: m(x).summaries[0].square().sum())[1].branches
+    found = measure_flow(model, lambda m: m(x).summaries[0].square().sum())[1].branches
     after = inside["x"] + inside["attn"]
     wanted = (inside["attn"].norm() / after.norm(), inside["mlp"].norm() / inside["out"].norm())
     assert found == pytest.approx([w.item() for w in wanted], rel=1e-3)
@@ -57,13 +57,16 @@ def test_branches_that_cannot_be_told_apart_are_told_as_one():
     model, x = small("vit", norm_at="post"), images("vit")
     inside = {}
     model.blocks[0].register_forward_hook(lambda m, args, out: inside.update(x=args[0], out=out))
-    (share,) = flow(model, lambda m: m(x).summaries[0].square().sum())[0].branches
+    (share,) = measure_flow(model, lambda m: m(x).summaries[0].square().sum())[0].branches
     assert share == pytest.approx(((inside["out"] - inside["x"]).norm() / inside["out"].norm()).item(), rel=1e-3)
 
 
 def test_skipped_paths_are_branches_too():
     x = images("vit")
-    plain, skipping = (flow(shaken("vit", drop_path_skip=skip), lambda m: m(x).summaries[0].square().sum()) for skip in (False, True))
+    plain, skipping = (
+        measure_flow(shaken("vit", drop_path_skip=skip), lambda m: m(x).summaries[0].square().sum())
+        for skip in (False, True)
+    )
     assert skipping[0].branches == pytest.approx(plain[0].branches, rel=1e-3)
     assert len(skipping[0].branches) == 2
 
@@ -72,7 +75,7 @@ def test_skipped_paths_are_branches_too():
 def test_every_family_flows_and_is_left_as_it_was(family):
     model, x = Classifier(shaken(family), 5).train(), images(family)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = flow(model, lambda m: F.cross_entropy(m(x), torch.tensor([0, 1])))
+    found = measure_flow(model, lambda m: F.cross_entropy(m(x), torch.tensor([0, 1])))
     assert len(found) >= len(model.backbone.blocks)
     for one in found:
         assert one.parts
@@ -90,4 +93,4 @@ def test_a_loss_without_a_gradient_is_refused():
     model, x = shaken("vit"), images("vit")
     for loss in (lambda m: torch.tensor(1.0), lambda m: m(x).maps[0], lambda m: m(x).maps[0].sum().detach()):
         with pytest.raises(UsageError, match="no gradient comes back"):
-            flow(model, loss)
+            measure_flow(model, loss)

@@ -10,7 +10,7 @@ from vitrail.analysis import probe as maths
 from vitrail.errors import RunError, UsageError
 from vitrail.evaluation import features as evaluation_features
 from vitrail.evaluation import probe as probing
-from vitrail.evaluation.probe import Wish
+from vitrail.evaluation.probe import ProbeRequest
 from vitrail.inference import predictor
 
 
@@ -43,7 +43,7 @@ def by_hand(x, y, classes, l2):
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])
 def test_the_probe_is_the_minimum_that_scipy_finds(several, l2):
     x, y = features(several=several)
-    fitted = maths.fit(x, y, 3, l2)
+    fitted = maths.fit_probe(x, y, 3, l2)
     assert torch.allclose(fitted.weight, torch.from_numpy(by_hand(x.numpy(), y.numpy(), 3, l2)), atol=1e-4)
     said = fitted.probabilities(x, several)
     if several:
@@ -55,14 +55,14 @@ def test_the_probe_is_the_minimum_that_scipy_finds(several, l2):
 def test_with_an_endless_penalty_only_the_shares_of_the_classes_are_left():
     x, _ = features()
     y = torch.from_numpy(np.array([0] * 45 + [1] * 15))
-    said = maths.fit(x, y, 2, 1e4).probabilities(x, False)
+    said = maths.fit_probe(x, y, 2, 1e4).probabilities(x, False)
     assert torch.allclose(said, torch.tensor([0.75, 0.25], dtype=said.dtype).expand(60, 2), atol=1e-3)
 
 
 def test_a_feature_that_never_changes_and_the_scale_of_the_others_make_no_difference():
     x, y = features()
     padded = torch.cat([x * 1000 + 5, torch.full((60, 1), 7.0)], dim=1)
-    a, b = (maths.fit(f, y, 3, 1e-2).probabilities(f, False) for f in (x, padded.double()))
+    a, b = (maths.fit_probe(f, y, 3, 1e-2).probabilities(f, False) for f in (x, padded.double()))
     assert torch.allclose(a, b, atol=1e-6)
 
 
@@ -72,12 +72,12 @@ def test_the_strength_is_chosen_on_what_was_held_out():
     noise = torch.from_numpy(random.normal(size=(200, 60)))
     y = torch.from_numpy(np.arange(200) % 4)
     said = torch.nn.functional.one_hot(y).double() + 0.01 * noise[:, :4]
-    assert maths.choose(said, y, 4, 0).scores[1e-3] == 1
-    clear = maths.choose(said, y, 4, 0)
+    assert maths.choose_l2(said, y, 4, 0).scores[1e-3] == 1
+    clear = maths.choose_l2(said, y, 4, 0)
     assert clear.l2 < 1e-2  # all strengths may be right everywhere; the loss then decides
-    assert set(clear.scores) == set(maths.STRENGTHS)
-    assert maths.choose(noise, y, 4, 0) == maths.choose(noise, y, 4, 0)
-    one_each = maths.choose(noise[:4], y[:4], 4, 0)
+    assert set(clear.scores) == set(maths.L2_STRENGTHS)
+    assert maths.choose_l2(noise, y, 4, 0) == maths.choose_l2(noise, y, 4, 0)
+    one_each = maths.choose_l2(noise[:4], y[:4], 4, 0)
     assert (one_each.l2, one_each.scores) == (maths.MIDDLE, {})
 
 
@@ -86,7 +86,7 @@ def test_neighbours_vote_as_in_a_loop(monkeypatch, pieces):
     monkeypatch.setattr(maths, "SIMILARITIES", pieces)
     x, y = features(40)
     queries, _ = features(17, seed=1)
-    found = maths.neighbours(x, y, queries, 3, (1, 5, 99))
+    found = maths.knn_probabilities(x, y, queries, 3, (1, 5, 99))
     known = x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True)
     for i, query in enumerate(queries.numpy()):
         similar = known @ query / np.linalg.norm(query)
@@ -99,18 +99,18 @@ def test_neighbours_vote_as_in_a_loop(monkeypatch, pieces):
 
 def test_labels_are_drawn_from_every_class_and_nested():
     labels = np.repeat([0, 1, 2], [100, 20, 3])
-    few, more = maths.draw(labels, 0.05, 1), maths.draw(labels, 0.5, 1)
+    few, more = maths.draw_subset(labels, 0.05, 1), maths.draw_subset(labels, 0.5, 1)
     assert np.bincount(labels[few]).tolist() == [5, 1, 1]
     assert np.bincount(labels[more]).tolist() == [50, 10, 2]
     assert set(few) < set(more)
-    assert maths.draw(labels, 0.05, 2).tolist() != few.tolist() == maths.draw(labels, 0.05, 1).tolist()
-    assert maths.draw(labels, 1.0, 0).tolist() == list(range(123))
+    assert maths.draw_subset(labels, 0.05, 2).tolist() != few.tolist() == maths.draw_subset(labels, 0.05, 1).tolist()
+    assert maths.draw_subset(labels, 1.0, 0).tolist() == list(range(123))
 
 
-def test_with_several_classes_a_picture_every_class_keeps_one():
+def test_with_several_classes_an_image_every_class_keeps_one():
     labels = np.zeros((200, 3), np.uint8)
     labels[:, 0], labels[7, 1], labels[9, 2] = 1, 1, 1
-    drawn = maths.draw(labels, 0.05, 0)
+    drawn = maths.draw_subset(labels, 0.05, 0)
     assert labels[drawn].any(0).all()
     assert 10 <= len(drawn) <= 12
 
@@ -125,71 +125,75 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many pictures' features were computed."""
-    counts, real = [], evaluation_features.computed
+    """How many images' features were computed."""
+    counts, real = [], evaluation_features.compute_features
 
     def counting(net, split, pre, world):
         counts.append(len(split))
         return real(net, split, pre, world)
 
-    monkeypatch.setattr(evaluation_features, "computed", counting)
+    monkeypatch.setattr(evaluation_features, "compute_features", counting)
     return counts
 
 
 def test_features_are_those_of_the_backbone_in_order(place):
-    found = predictor.load(place / "run")
+    found = predictor.load_predictor(place / "run")
     data = np.load(place / "data" / "tiny.npz")["val_images"]
-    split = probing.data_of(str(place / "run"))[0].splits["val"]
-    ours = evaluation_features.computed(found.model, split, found.preprocess, tiny.ALONE)
+    split = probing.open_data_of(str(place / "run"))[0].splits["val"]
+    ours = evaluation_features.compute_features(found.model, split, found.preprocess, tiny.ALONE)
     batch = found.preprocess.batch(torch.from_numpy(data.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         assert torch.allclose(ours, torch.cat(found.model.backbone(batch).summaries, dim=1), atol=1e-6)
 
 
-def test_a_run_on_a_share_of_its_pictures_is_probed_on_these(place, computed, tmp_path):
-    trained = tiny.begin(tiny.recipe(place / "data" / "tiny.npz", plan={"steps": 3, "share": 0.5}), tmp_path / "run")
+def test_a_run_on_a_share_of_its_images_is_probed_on_these(place, computed, tmp_path):
+    trained = tiny.begin(
+        tiny.recipe(place / "data" / "tiny.npz", train={"steps": 3}, data={"fraction": 0.5}), tmp_path / "run"
+    )
     tiny.finish(trained)
-    found = probing.probe(Wish(str(tmp_path / "run")), tiny.ALONE)
+    found = probing.run_probe(ProbeRequest(str(tmp_path / "run")), tiny.ALONE)
     assert computed == [24, 17]
     assert found.labelled == 24
-    there, run = probing.data_of(str(tmp_path / "run"))
+    there, run = probing.open_data_of(str(tmp_path / "run"))
     assert list(there.splits["train"].names) == list(trained.dataset.splits["train"].names)
     assert run is not None
-    assert probing.data_of("", str(place / "data" / "tiny.npz"))[1] is None
+    assert probing.open_data_of("", str(place / "data" / "tiny.npz"))[1] is None
 
 
 def test_features_are_computed_once(place, computed, tmp_path):
-    wish = Wish(str(place / "run"), ks=(3,), cache=str(tmp_path / "kept"))
-    first = probing.probe(wish, tiny.ALONE)
+    request = ProbeRequest(str(place / "run"), ks=(3,), cache=str(tmp_path / "kept"))
+    first = probing.run_probe(request, tiny.ALONE)
     assert computed == [48, 17]
-    again = probing.probe(wish, tiny.ALONE)
+    again = probing.run_probe(request, tiny.ALONE)
     assert computed == [48, 17]
     assert (again.linear, again.knn, again.l2) == (first.linear, first.knn, first.l2)
     assert (first.part, first.count, first.labelled, first.random) == ("val", 17, 48, False)
-    some = probing.probe(Wish(str(place / "run"), ks=(3,), labels=0.2, cache=str(tmp_path / "kept")), tiny.ALONE)
+    some = probing.run_probe(
+        ProbeRequest(str(place / "run"), ks=(3,), labels=0.2, cache=str(tmp_path / "kept")), tiny.ALONE
+    )
     assert computed == [48, 17]
     assert some.labelled == 9
 
 
 def test_a_run_keeps_its_features_itself(place, computed):
-    probing.probe(Wish(str(place / "run")), tiny.ALONE)
+    probing.run_probe(ProbeRequest(str(place / "run")), tiny.ALONE)
     assert len(list((place / "run" / "features").iterdir())) == 2
 
 
 def test_other_weights_or_data_are_other_features(place, computed, tmp_path):
-    probing.probe(Wish(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
+    probing.run_probe(ProbeRequest(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
     tiny.finish(tiny.begin(tiny.recipe(place / "data" / "tiny.npz", plan={"steps": 4}), tmp_path / "other"))
-    probing.probe(Wish(str(tmp_path / "other"), cache=str(tmp_path)), tiny.ALONE)
+    probing.run_probe(ProbeRequest(str(tmp_path / "other"), cache=str(tmp_path)), tiny.ALONE)
     assert computed == [48, 17, 48, 17]
     data = tiny.npz(tmp_path / "data", train=51)
-    probing.probe(Wish(str(place / "run"), str(data), cache=str(tmp_path)), tiny.ALONE)
+    probing.run_probe(ProbeRequest(str(place / "run"), str(data), cache=str(tmp_path)), tiny.ALONE)
     assert computed[4:] == [51, 17]
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "swap", "foreign"])
 def test_a_cache_that_is_damaged_or_holds_others_is_computed_again(place, computed, tmp_path, harm):
-    wish = Wish(str(place / "run"), cache=str(tmp_path))
-    first = probing.probe(wish, tiny.ALONE)
+    request = ProbeRequest(str(place / "run"), cache=str(tmp_path))
+    first = probing.run_probe(request, tiny.ALONE)
     one, other = sorted(tmp_path.glob("*.safetensors"))
     content = one.read_bytes()
     if harm == "cut":
@@ -202,7 +206,7 @@ def test_a_cache_that_is_damaged_or_holds_others_is_computed_again(place, comput
         from safetensors.torch import save_file
 
         save_file({"features": torch.zeros(48, 16)}, one)
-    again = probing.probe(wish, tiny.ALONE)
+    again = probing.run_probe(request, tiny.ALONE)
     assert len(computed) == 3
     assert any("computed again" in note for note in again.notes)
     assert again.linear == first.linear
@@ -215,13 +219,13 @@ def test_a_folder_that_cannot_be_written_costs_a_note(place, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evaluation_features, "write_file", full)
-    found = probing.probe(Wish(str(place / "run"), cache=str(tmp_path / "kept")), tiny.ALONE)
+    found = probing.run_probe(ProbeRequest(str(place / "run"), cache=str(tmp_path / "kept")), tiny.ALONE)
     assert any("No space left" in note for note in found.notes)
 
 
-def test_several_classes_a_picture_have_a_linear_probe_only(tmp_path):
+def test_several_classes_an_image_have_a_linear_probe_only(tmp_path):
     data = tiny.npz(tmp_path, multi=True)
-    found = probing.probe(Wish("vit/nano", str(data), keys=tiny.MODEL), tiny.ALONE)
+    found = probing.run_probe(ProbeRequest("vit/nano", str(data), keys=tiny.MODEL), tiny.ALONE)
     assert 0 < found.linear["mAP"] <= 1
     assert found.knn == {}
     assert found.random
@@ -230,7 +234,9 @@ def test_several_classes_a_picture_have_a_linear_probe_only(tmp_path):
 
 def test_random_weights_come_from_the_seed(place):
     data = str(place / "data" / "tiny.npz")
-    a, b, c = (probing.probe(Wish("vit/nano", data, seed=s, keys=tiny.MODEL), tiny.ALONE) for s in (0, 0, 1))
+    a, b, c = (
+        probing.run_probe(ProbeRequest("vit/nano", data, seed=s, keys=tiny.MODEL), tiny.ALONE) for s in (0, 0, 1)
+    )
     assert a == b
     assert a.linear["nll"] != c.linear["nll"]
 
@@ -241,12 +247,12 @@ def test_features_that_are_not_finite_are_refused(place, tmp_path, monkeypatch):
         found[3, 1] = torch.nan
         return found
 
-    monkeypatch.setattr(evaluation_features, "computed", spoilt)
-    with pytest.raises(RunError, match="1 pictures are not finite, the first: train/3"):
-        probing.probe(Wish(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
+    monkeypatch.setattr(evaluation_features, "compute_features", spoilt)
+    with pytest.raises(RunError, match="1 images are not finite, the first: train/3"):
+        probing.run_probe(ProbeRequest(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_training_part_cannot_judge(place):
     with pytest.raises(UsageError, match="learns from"):
-        probing.probe(Wish(str(place / "run"), split="train"), tiny.ALONE)
+        probing.run_probe(ProbeRequest(str(place / "run"), split="train"), tiny.ALONE)

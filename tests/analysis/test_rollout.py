@@ -6,10 +6,10 @@ from test_models import NO_SOFTMAX, SMALL, images, shaken
 from torch import nn
 
 from vitrail.analysis.attention import attention
-from vitrail.analysis.cam import gradient_cam, on_picture
-from vitrail.analysis.rollout import kept, relevance, rollout, speaking, summary, trace
+from vitrail.analysis.cam import gradient_cam, resize_to_image
+from vitrail.analysis.rollout import discard_smallest, positive_relevance, relevance, rollout, summary_row, trace_shares
 from vitrail.errors import UsageError
-from vitrail.heads.detect import Design, Detector
+from vitrail.heads.detect import Detector, DetectorConfig
 from vitrail.heads.linear import Classifier
 from vitrail.layers.attention import merge_heads
 
@@ -26,7 +26,7 @@ def eye(looks):
 def test_rows_of_rollout_sum_to_one(family):
     looks = attention(shaken(family), images(family, (100, 72)), ONE_BRANCH.get(family), "mean")
     for discard in (0.0, 0.6):
-        found = trace(looks, [kept(one, discard) for one in looks], eye(looks), 0.5, 0.5)
+        found = trace_shares(looks, [discard_smallest(one, discard) for one in looks], eye(looks), 0.5, 0.5)
         total = found.tokens.sum(2) + found.cells.sum((2, 3))
         torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-4, atol=1e-4)
         assert found.cells.min() >= 0
@@ -53,16 +53,22 @@ def test_rollout_of_windows_is_the_product_of_the_matrices():
     whole = torch.eye(256)
     for one in looks:
         whole = (0.3 * torch.eye(256) + 0.7 * one.weights[:, 0]) @ whole
-    found = trace(looks, [kept(one, 0.0) for one in looks], eye(looks), 0.3, 0.7)
+    found = trace_shares(looks, [discard_smallest(one, 0.0) for one in looks], eye(looks), 0.3, 0.7)
     torch.testing.assert_close(found.cells.flatten(2), whole, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(rollout(model, x, "layers.0", residual=0.3).flatten(1), whole.mean(1), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        rollout(model, x, "layers.0", residual=0.3).flatten(1), whole.mean(1), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_what_is_read_is_the_summary():
     x = images("vit")
-    for keys, wanted in (({"tokens": 1, "registers": 2}, [0]), ({"tokens": 0, "registers": 2}, range(2, 66)), ({"tokens": 2}, [0, 1])):
+    for keys, wanted in (
+        ({"tokens": 1, "registers": 2}, [0]),
+        ({"tokens": 0, "registers": 2}, range(2, 66)),
+        ({"tokens": 2}, [0, 1]),
+    ):
         model = shaken("vit", **keys)
-        shares = summary(attention(model, x, -1, "mean")[0])
+        shares = summary_row(attention(model, x, -1, "mean")[0])
         assert shares[0, 0].nonzero().flatten().tolist() == list(wanted)
         torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
 
@@ -95,7 +101,7 @@ def test_gradients_of_weights_are_those_of_the_class():
         handle.remove()
         return float(said)
 
-    (found,) = [one for one in speaking(model, x, 2, None) if one.name == name]
+    (found,) = [one for one in positive_relevance(model, x, 2, None) if one.name == name]
     weights = attention(model, x, name)[0].weights
     for q, k in ((0, 3), (17, 0), (30, 31)):
         total = 0.0
@@ -112,7 +118,7 @@ def test_gradients_of_weights_are_those_of_the_class():
 def test_relevance_adds_up_as_in_the_paper():
     model, x = Classifier(shaken("vit"), 5), images("vit")
     wanted = torch.eye(65).expand(2, -1, -1)
-    for one in speaking(model, x, torch.tensor([1, 4]), None):
+    for one in positive_relevance(model, x, torch.tensor([1, 4]), None):
         wanted = wanted + one.weights[:, 0] @ wanted
     found = relevance(model, x, torch.tensor([1, 4]))
     torch.testing.assert_close(found.flatten(1), wanted[:, 0, 1:], rtol=1e-4, atol=1e-8)
@@ -200,7 +206,9 @@ def test_gradient_cam_of_a_class_token_is_taken_where_cells_still_count():
 
 def test_detectors_and_one_block_have_a_map_too():
     torch.manual_seed(0)
-    design = Design(queries=5, kind="slots", width=32, heads=4, encoder=1, decoder=1, hidden=32, dropout=0.0, stride=16)
+    design = DetectorConfig(
+        queries=5, kind="slots", width=32, heads=4, encoder=1, decoder=1, hidden=32, dropout=0.0, stride=16
+    )
     found = gradient_cam(Detector(shaken("resnet"), 3, design), images("resnet"), 2)
     assert found.shape == (2, 2, 2)
     model, x = Classifier(shaken("vit", depth=1), 5), images("vit")
@@ -217,10 +225,10 @@ def test_what_says_nothing_of_classes_is_refused():
         relevance(Classifier(shaken("vit"), 5), images("vit"), 5)
 
 
-def test_maps_at_the_resolution_of_the_picture():
+def test_maps_at_the_resolution_of_the_image():
     heat = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    large = on_picture(heat[None], (4, 8))
+    large = resize_to_image(heat[None], (4, 8))
     assert large.shape == (1, 4, 8)
     torch.testing.assert_close(large[0, 0], torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]))
-    cut = on_picture(heat, (4, 6), extent=(4, 8))
+    cut = resize_to_image(heat, (4, 6), extent=(4, 8))
     torch.testing.assert_close(cut, large[0, :, :6])

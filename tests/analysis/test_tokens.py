@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_models import SMALL, images, shaken
 from torch import nn
 
-from vitrail.analysis.tokens import cka, coloured, hsic, likeness
+from vitrail.analysis.tokens import compute_cka, compute_colors, compute_similarity, hsic
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 
@@ -17,7 +17,7 @@ def test_likeness_is_the_mean_cosine_of_different_patches():
     model, x = shaken("deit"), images("deit")
     seen = []
     hooks = [block.register_forward_hook(lambda m, args, out: seen.append(out)) for block in model.blocks]
-    found = likeness(model, x)
+    found = compute_similarity(model, x)
     for hook in hooks:
         hook.remove()
     assert found.names == ["blocks.0", "blocks.1"]
@@ -31,16 +31,16 @@ def test_likeness_is_the_mean_cosine_of_different_patches():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_tokens_after_every_block(family):
     model, x = Classifier(shaken(family), 3), images(family)
-    found = likeness(model, x)
+    found = compute_similarity(model, x)
     branches = 2 if family == "crossvit" else 1
     assert len(found.names) == branches * len(model.backbone.blocks)
     assert ((found.cosine >= -1) & (found.cosine <= 1 + 1e-5)).all()
-    pictures = coloured(model, x)
+    pictures = compute_colors(model, x)
     assert [c.name for c in pictures] == found.names
     last = model.backbone.eval()(x).maps
-    assert pictures[-1].pictures.shape == (2, *last[-1].shape[2:], 3)
+    assert pictures[-1].images.shape == (2, *last[-1].shape[2:], 3)
     for one in pictures:
-        assert (one.pictures.min(), one.pictures.max()) == (0, 1)
+        assert (one.images.min(), one.images.max()) == (0, 1)
         assert 0 < one.shares.sum() <= 1 + 1e-5
 
 
@@ -65,16 +65,16 @@ class Turned(nn.Module):
 def test_cka_is_one_for_a_layer_with_itself_and_for_one_that_is_turned():
     turn = torch.linalg.qr(torch.randn(4, 4))[0]
     batches = [torch.randn(6, 4, 3, 3), torch.randn(4, 4, 3, 3)]
-    torch.testing.assert_close(cka(Turned(turn), batches).values, torch.ones(2, 2))
-    torch.testing.assert_close(cka(Turned(turn), batches, Turned(-turn, scale=7.0)).values, torch.ones(2, 2))
-    bent = cka(Turned(torch.diag(torch.tensor([9.0, 1, 0.1, 0]))), batches).values
+    torch.testing.assert_close(compute_cka(Turned(turn), batches).values, torch.ones(2, 2))
+    torch.testing.assert_close(compute_cka(Turned(turn), batches, Turned(-turn, scale=7.0)).values, torch.ones(2, 2))
+    bent = compute_cka(Turned(torch.diag(torch.tensor([9.0, 1, 0.1, 0]))), batches).values
     assert bent[0, 1] < 0.99
     torch.testing.assert_close(bent.diagonal(), torch.ones(2))
     model = shaken("vit")
-    torch.testing.assert_close(cka(model, [images("vit", batch=5)]).values.diagonal(), torch.ones(2))
+    torch.testing.assert_close(compute_cka(model, [images("vit", batch=5)]).values.diagonal(), torch.ones(2))
 
 
-def test_layers_of_pictures_that_have_nothing_in_common_are_not_alike():
+def test_layers_of_images_that_have_nothing_in_common_are_not_alike():
     """Unbiased: the mean over many pairs of independent features is nothing, where the plain estimate is far above."""
     values, plain = [], []
     for seed in range(60):
@@ -90,7 +90,7 @@ def test_layers_of_pictures_that_have_nothing_in_common_are_not_alike():
 
 
 def test_hsic_is_the_sum_over_quadruples():
-    """The definition: expectations over two, three and four different pictures, as means over all of them."""
+    """The definition: expectations over two, three and four different images, as means over all of them."""
     n = 5
     k, l = (x @ x.T for x in torch.randn(2, n, 3).double())  # noqa: E741
     all_ = range(n)
@@ -105,11 +105,11 @@ def test_hsic_is_the_sum_over_quadruples():
 def test_small_batches_make_what_they_can():
     model = shaken("vit")
     with pytest.raises(UsageError, match="batch of 3"):
-        cka(model, [images("vit", batch=3)])
+        compute_cka(model, [images("vit", batch=3)])
     with pytest.raises(UsageError, match="no batches"):
-        cka(model, [])
-    found = cka(model, [images("vit", batch=4)] * 2, shaken("resnet"))
+        compute_cka(model, [])
+    found = compute_cka(model, [images("vit", batch=4)] * 2, shaken("resnet"))
     assert found.values.shape == (2, 4)
-    assert (found.down[0], found.across[0]) == ("blocks.0", "layer1.0")
+    assert (found.row_names[0], found.column_names[0]) == ("blocks.0", "layer1.0")
     with pytest.raises(UsageError, match="no `blocks`"):
-        likeness(nn.Conv2d(3, 3, 1), images("vit"))
+        compute_similarity(nn.Conv2d(3, 3, 1), images("vit"))

@@ -1,4 +1,4 @@
-"""Runs that begin with weights: what is taken, what is left, and what the weights know of their model and pictures."""
+"""Runs that begin with weights: what is taken, what is left, and what the weights know of their model and images."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import torch
 import vitrail
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference import predictor
-from vitrail.recipe import Choice, Input, Optim, Recipe, Start
+from vitrail.recipe import Choice, InitConfig, InputConfig, OptimConfig, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +25,17 @@ def before(data, tmp_path_factory):
 
 
 def after(data, before, **sections):
-    return dataclasses.replace(tiny.recipe(data), model=Choice(), start=Start(str(before)), **sections)
+    return dataclasses.replace(tiny.recipe(data), model=Choice(), init=InitConfig(str(before)), **sections)
 
 
 def weights(folder):
-    return predictor.load(folder).model.state_dict()
+    return predictor.load_predictor(folder).model.state_dict()
 
 
-def test_another_run_brings_model_head_and_pictures(data, before, tmp_path):
+def test_another_run_brings_model_head_and_images(data, before, tmp_path):
     running = tiny.begin(after(data, before), tmp_path / "run")
-    old = predictor.load(before)
-    assert running.taken.fraction == 1.0
+    old = predictor.load_predictor(before)
+    assert running.load_report.fraction == 1.0
     assert running.recipe.model == old.recipe.model
     assert running.recipe.input == old.recipe.input
     for name, tensor in running.state.model.state_dict().items():
@@ -43,71 +43,79 @@ def test_another_run_brings_model_head_and_pictures(data, before, tmp_path):
 
 
 def test_other_classes_get_a_new_head_and_colour_widens_the_stem(before, tmp_path):
-    running = tiny.begin(after(tiny.pictures(tmp_path / "pictures"), before), tmp_path / "run")
+    running = tiny.begin(after(tiny.images(tmp_path / "images"), before), tmp_path / "run")
     assert running.recipe.input.channels == 3
     assert len(running.recipe.input.mean) == 3
-    assert set(running.taken.left_out) == {"heads.0.weight", "heads.0.bias"}
-    assert any("patch_embed" in name for name in running.taken.resized)
+    assert set(running.load_report.left_out) == {"heads.0.weight", "heads.0.bias"}
+    assert any("patch_embed" in name for name in running.load_report.resized)
     old, new = weights(before), running.state.model.state_dict()
     assert torch.equal(new["backbone.blocks.0.attn.qkv.weight"], old["backbone.blocks.0.attn.qkv.weight"])
     tiny.finish(running)
 
 
 def test_another_size_resamples_positions(data, before, tmp_path):
-    running = tiny.begin(after(data, before, input=Input(size=(20, 16))), tmp_path / "run")
+    running = tiny.begin(after(data, before, input=InputConfig(size=(20, 16))), tmp_path / "run")
     assert running.recipe.input.size == (20, 16)
-    assert "backbone.position.table" in running.taken.resized
-    assert running.taken.fraction == 1.0
+    assert "backbone.position.table" in running.load_report.resized
+    assert running.load_report.fraction == 1.0
 
 
 @pytest.mark.parametrize(("head", "new"), [("keep", False), ("new", True), ("auto", False)])
 def test_the_head_is_kept_or_begun_anew(head, new, data, before, tmp_path):
-    recipe = dataclasses.replace(after(data, before), start=Start(str(before), head=head))
+    recipe = dataclasses.replace(after(data, before), init=InitConfig(str(before), head=head))
     running = tiny.begin(recipe, tmp_path / "run")
     same = torch.equal(running.state.model.heads[0].weight, weights(before)["heads.0.weight"])
     assert same is not new
 
 
 def test_a_head_for_other_classes_cannot_be_kept(before, tmp_path):
-    recipe = dataclasses.replace(after(tiny.pictures(tmp_path / "pictures"), before), start=Start(str(before), head="keep"))
+    recipe = dataclasses.replace(
+        after(tiny.images(tmp_path / "images"), before), init=InitConfig(str(before), head="keep")
+    )
     with pytest.raises(CheckpointError, match="3 other classes"):
         tiny.begin(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_published_file_needs_a_model_and_brings_its_pictures(data, tmp_path):
+def test_a_published_file_needs_a_model_and_brings_its_images(data, tmp_path):
     timm = pytest.importorskip("timm")
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     theirs = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=32, num_heads=2, img_size=32, num_classes=7)
     save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
-    start = Start(str(tmp_path / "vit.safetensors"))
+    start = InitConfig(str(tmp_path / "vit.safetensors"))
     with pytest.raises(UsageError, match="which model"):
-        tiny.begin(dataclasses.replace(tiny.recipe(data), model=Choice(), start=start), tmp_path / "run")
+        tiny.begin(dataclasses.replace(tiny.recipe(data), model=Choice(), init=start), tmp_path / "run")
     keys = {"depth": 2, "width": 32, "heads": 2, "patch": 16}
-    recipe = dataclasses.replace(tiny.recipe(data), model=Choice("vit/tiny", keys), start=start, input=Input(size=(32, 32)))
+    recipe = dataclasses.replace(
+        tiny.recipe(data), model=Choice("vit/tiny", keys), init=start, input=InputConfig(size=(32, 32))
+    )
     running = tiny.begin(recipe, tmp_path / "run")
-    assert running.taken.source == "timm"
-    assert running.recipe.input.channels == 3, "grey pictures are made colour, not the weights grey"
+    assert running.load_report.source == "timm"
+    assert running.recipe.input.channels == 3, "grey images are made colour, not the weights grey"
     assert len(running.recipe.input.mean) == 3
     assert torch.equal(running.state.model.backbone.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)
 
 
 def test_the_hidden_layer_of_the_head_goes_with_it(data, before, tmp_path):
-    first = dataclasses.replace(tiny.recipe(data, model={"pre_logits": 8}), plan=tiny.recipe(data, plan={"steps": 1}).plan)
+    first = dataclasses.replace(
+        tiny.recipe(data, model={"pre_logits": 8}), train=tiny.recipe(data, plan={"steps": 1}).train
+    )
     tiny.finish(tiny.begin(first, tmp_path / "before"))
     kept = tiny.begin(after(data, tmp_path / "before"), tmp_path / "kept")
-    assert kept.taken.fraction == 1.0
+    assert kept.load_report.fraction == 1.0
     recipe = dataclasses.replace(
-        after(data, tmp_path / "before"), model=Choice("", {"pre_logits": 0}), start=Start(str(tmp_path / "before"), head="new")
+        after(data, tmp_path / "before"),
+        model=Choice("", {"pre_logits": 0}),
+        init=InitConfig(str(tmp_path / "before"), head="new"),
     )
-    left = tiny.begin(recipe, tmp_path / "left").taken.left_out
+    left = tiny.begin(recipe, tmp_path / "left").load_report.left_out
     assert set(left) == {"heads.0.weight", "heads.0.bias", "backbone.pre_logits.0.weight", "backbone.pre_logits.0.bias"}
 
 
 def test_frozen_weights_stay_those_of_the_file(data, before, tmp_path):
-    recipe = after(data, before, optim=Optim(freeze="backbone", lr=0.1))
+    recipe = after(data, before, optim=OptimConfig(freeze="backbone", lr=0.1))
     tiny.finish(tiny.begin(recipe, tmp_path / "run"))
     old, new = weights(before), weights(tmp_path / "run")
     changed = {name for name in old if not torch.equal(old[name], new[name])}
@@ -119,16 +127,18 @@ def test_a_resumed_run_does_not_begin_again(data, before, tmp_path):
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))
     from vitrail.training import loop
 
-    for event in loop.run(tiny.begin(recipe, tmp_path / "broken")):
+    for event in loop.run_training(tiny.begin(recipe, tmp_path / "broken")):
         if event.kind == "saved" and event.step == 6:
             break
     tiny.finish(tiny.again(tmp_path / "broken"))
-    assert tiny.digest(tmp_path / "whole" / "model.safetensors") == tiny.digest(tmp_path / "broken" / "model.safetensors")
+    assert tiny.digest(tmp_path / "whole" / "model.safetensors") == tiny.digest(
+        tmp_path / "broken" / "model.safetensors"
+    )
 
 
 def test_an_imported_folder_can_be_begun_with(data, tmp_path):
     made = vitrail.create("vit/nano", classes=3, channels=1, size=12, patch=4, depth=1, width=16, heads=2)
     vitrail.save(made, tmp_path / "folder")
     running = tiny.begin(after(data, tmp_path / "folder"), tmp_path / "run")
-    assert running.taken.fraction == pytest.approx(1.0)
+    assert running.load_report.fraction == pytest.approx(1.0)
     assert running.recipe.model == Choice("vit/nano", made.origin.keys) or isinstance(running.recipe, Recipe)

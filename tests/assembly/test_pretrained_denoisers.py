@@ -8,12 +8,12 @@ import tiny
 import torch
 
 from vitrail.assembly import pretrained
-from vitrail.assembly.pretrained import Origin
+from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference import predictor
-from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe, Start
-from vitrail.training.lr_range_test import Range, range_test, steps
-from vitrail.weights.read import Raw
+from vitrail.recipe import Choice, DataConfig, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
+from vitrail.training.lr_range_test import LrRange, range_test, test_steps
+from vitrail.weights.read import RawWeights
 
 SMALL = {
     "dit": Choice("dit/nano", {"width": 16, "depth": 2, "heads": 2}),
@@ -24,10 +24,10 @@ SMALL = {
 def recipe(path, model=None, **changes):
     made = Recipe(
         model=model or Choice(),
-        data=Choice("", {"path": str(path)}),
-        optim=Optim(lr=3e-3, ema=0.5, ema2=0.2, warmup=0),
-        plan=Plan(steps=2, batch=16, precision="fp32", eval_every=0),
-        machine=Machine(micro=16, workers=0, log_every=1),
+        data=DataConfig("", {"path": str(path)}),
+        optim=OptimConfig(lr=3e-3, ema_decay=0.5, ema_decay_2=0.2, warmup_steps=0),
+        train=TrainConfig(steps=2, batch_size=16, precision="fp32", eval_every=0),
+        runtime=RuntimeConfig(micro_batch=16, workers=0, log_every=1),
     )
     return dataclasses.replace(made, **changes)
 
@@ -46,74 +46,84 @@ def trained(request, data, tmp_path_factory):
 
 
 def test_the_same_classes_go_on_with_every_number_and_with_the_objective(trained, data, tmp_path):
-    running = tiny.begin(recipe(data, start=Start(weights=str(trained))), tmp_path / "run")
-    theirs, source = predictor.load(trained).model.state_dict(), predictor.load(trained).recipe
+    running = tiny.begin(recipe(data, init=InitConfig(weights=str(trained))), tmp_path / "run")
+    theirs, source = predictor.load_predictor(trained).model.state_dict(), predictor.load_predictor(trained).recipe
     assert all(torch.equal(t, theirs[name]) for name, t in running.state.model.state_dict().items())
     assert running.recipe.task == source.task
     assert running.recipe.model == source.model
-    assert not [note for note in running.taken.notes if "classes" in note]
+    assert not [note for note in running.load_report.notes if "classes" in note]
     tiny.finish(running)
-    assert predictor.load(tmp_path / "run").sample(count=1, steps=2).shape == (3, 12, 12, 1)
+    assert predictor.load_predictor(tmp_path / "run").sample(count=1, steps=2).shape == (3, 12, 12, 1)
 
 
 def test_other_classes_keep_those_known_by_name_and_begin_the_others_as_none(trained, tmp_path):
-    folder = tiny.pictures(tmp_path / "photos")
+    folder = tiny.images(tmp_path / "photos")
     (folder / "ant").rename(folder / "1")
-    given = dataclasses.replace(recipe(folder, start=Start(weights=str(trained))).input, channels=1, size=(12, 12))
-    running = tiny.begin(recipe(folder, input=given, start=Start(weights=str(trained))), tmp_path / "run")
+    given = dataclasses.replace(recipe(folder, init=InitConfig(weights=str(trained))).input, channels=1, size=(12, 12))
+    running = tiny.begin(recipe(folder, input=given, init=InitConfig(weights=str(trained))), tmp_path / "run")
     assert running.dataset.classes == ("1", "bee")
-    theirs, ours = (m.state_dict()["label.weight"] for m in (predictor.load(trained).model, running.state.model))
+    theirs, ours = (
+        m.state_dict()["label.weight"] for m in (predictor.load_predictor(trained).model, running.state.model)
+    )
     assert torch.equal(ours, theirs[[1, 3, 3]])
-    assert "1 of 2 classes are known by name; the others begin as no class" in running.taken.notes
+    assert "1 of 2 classes are known by name; the others begin as no class" in running.load_report.notes
     tiny.finish(running)
 
 
 @pytest.mark.parametrize("head", ["new", "auto", "keep"])
 def test_heads_are_tables_of_classes(head, trained, data, tmp_path):
-    running = tiny.begin(recipe(data, start=Start(weights=str(trained), head=head)), tmp_path / head)
-    theirs, ours = (m.state_dict()["label.weight"] for m in (predictor.load(trained).model, running.state.model))
+    running = tiny.begin(recipe(data, init=InitConfig(weights=str(trained), head=head)), tmp_path / head)
+    theirs, ours = (
+        m.state_dict()["label.weight"] for m in (predictor.load_predictor(trained).model, running.state.model)
+    )
     assert torch.equal(ours, theirs[[3, 3, 3, 3]] if head == "new" else theirs)
 
 
 def test_without_classes_what_is_said_of_none_is_kept(trained, data, tmp_path):
-    name = predictor.load(trained).recipe.model.name
-    running = tiny.begin(recipe(data, Choice(name, {"classes": 0}), start=Start(weights=str(trained))), tmp_path / "run")
-    theirs, ours = (m.state_dict()["label.weight"] for m in (predictor.load(trained).model, running.state.model))
+    name = predictor.load_predictor(trained).recipe.model.name
+    running = tiny.begin(
+        recipe(data, Choice(name, {"classes": 0}), init=InitConfig(weights=str(trained))), tmp_path / "run"
+    )
+    theirs, ours = (
+        m.state_dict()["label.weight"] for m in (predictor.load_predictor(trained).model, running.state.model)
+    )
     assert torch.equal(ours, theirs[3:])
     tiny.finish(running)
-    again = tiny.begin(recipe(data, start=Start(weights=str(tmp_path / "run"))), tmp_path / "again")
+    again = tiny.begin(recipe(data, init=InitConfig(weights=str(tmp_path / "run"))), tmp_path / "again")
     assert again.state.model.null == 0, "a model without classes stays one where nothing else is said"
 
 
 def test_what_does_not_fit_is_told(trained, data, tmp_path):
-    folder = tiny.pictures(tmp_path / "photos")
+    folder = tiny.images(tmp_path / "photos")
     with pytest.raises(CheckpointError, match="for 3 other classes"):
-        tiny.begin(recipe(folder, start=Start(weights=str(trained), head="keep")), tmp_path / "never")
-    name = predictor.load(trained).recipe.model.name
+        tiny.begin(recipe(folder, init=InitConfig(weights=str(trained), head="keep")), tmp_path / "never")
+    name = predictor.load_predictor(trained).recipe.model.name
     with pytest.raises(CheckpointError, match="do not fit"):
-        tiny.begin(recipe(data, Choice(name, {"width": 32}), start=Start(weights=str(trained))), tmp_path / "never")
-    with pytest.raises(UsageError, match="makes pictures, so it cannot be trained"):
-        tiny.begin(recipe(data, task=Choice("classification"), start=Start(weights=str(trained))), tmp_path / "never")
+        tiny.begin(recipe(data, Choice(name, {"width": 32}), init=InitConfig(weights=str(trained))), tmp_path / "never")
+    with pytest.raises(UsageError, match="makes images, so it cannot be trained"):
+        tiny.begin(
+            recipe(data, task=Choice("classification"), init=InitConfig(weights=str(trained))), tmp_path / "never"
+        )
     assert not (tmp_path / "never").exists()
 
 
 def test_a_file_without_names_of_classes_keeps_them_by_their_number(trained):
-    made = predictor.load(trained).model
-    raw = Raw({name: t.clone() for name, t in made.state_dict().items()}, {}, "", ())
+    made = predictor.load_predictor(trained).model
+    raw = RawWeights({name: t.clone() for name, t in made.state_dict().items()}, {}, "", ())
     theirs = raw.tensors["label.weight"].clone()
-    pretrained.begin(made, Origin(trained, raw, "vitrail"), Start(), ("a", "b", "c"))
+    pretrained.load_origin(made, WeightsOrigin(trained, raw, "vitrail"), InitConfig(), ("a", "b", "c"))
     assert torch.equal(made.label.weight, theirs)
     raw.tensors["label.weight"] = torch.randn(8, 16)
-    pretrained.begin(made, Origin(trained, raw, "vitrail"), Start(), ("a", "b", "c"))
+    pretrained.load_origin(made, WeightsOrigin(trained, raw, "vitrail"), InitConfig(), ("a", "b", "c"))
     assert torch.equal(made.label.weight, raw.tensors["label.weight"][[7, 7, 7, 7]])
 
 
 def test_rates_are_tried_with_the_recipe_of_a_run(trained):
     """Which has two averages, and a test has none."""
-    source = predictor.load(trained).recipe
-    tested, prepared = range_test(source, Range(1e-4, 1.0, 24), tiny.ALONE)
+    source = predictor.load_predictor(trained).recipe
+    tested, prepared = range_test(source, LrRange(1e-4, 1.0, 24), tiny.ALONE)
     assert len(tested.points) >= 10
-    assert (prepared.recipe.optim.ema, prepared.recipe.optim.ema2) == (0.0, 0.0)
+    assert (prepared.recipe.optim.ema_decay, prepared.recipe.optim.ema_decay_2) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -123,6 +133,6 @@ def test_in_a_test_of_rates_the_loss_moves_by_the_rate_and_not_by_the_noise(fami
     np.savez(tmp_path / "same.npz", **arrays)
     made = recipe(tmp_path / "same.npz", SMALL[family])
     running = tiny.begin(made, tmp_path / "run")
-    losses = list(steps(running, Range(1e-12, 1e-11, 10)))
+    losses = list(test_steps(running, LrRange(1e-12, 1e-11, 10)))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

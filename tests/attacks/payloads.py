@@ -32,12 +32,20 @@ class Call:
 def archive(path, pickled, extra=(), storage=FLOATS, method=zipfile.ZIP_STORED):
     """A zip as torch writes it, with a pickle of our own."""
     with zipfile.ZipFile(path, "w", method) as file:
-        for name, content in (("x/data.pkl", pickled), ("x/byteorder", b"little"), ("x/data/0", storage), ("x/version", b"3\n"), *extra):
+        for name, content in (
+            ("x/data.pkl", pickled),
+            ("x/byteorder", b"little"),
+            ("x/data/0", storage),
+            ("x/version", b"3\n"),
+            *extra,
+        ):
             file.writestr(name, content)
     return path
 
 
-def tensor(size=(4,), stride=(1,), numel=4, key="0", kind="FloatStorage", rebuild="torch._utils\n_rebuild_tensor_v2", offset=0):
+def tensor(
+    size=(4,), stride=(1,), numel=4, key="0", kind="FloatStorage", rebuild="torch._utils\n_rebuild_tensor_v2", offset=0
+):
     """The pickle of {"w": a tensor of that size over that storage}, written by hand."""
 
     def text(s):
@@ -50,7 +58,9 @@ def tensor(size=(4,), stride=(1,), numel=4, key="0", kind="FloatStorage", rebuil
     def numbers(ns):
         return b"(" + b"".join(map(number, ns)) + b"t"
 
-    stored = b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + number(numel) + b"tQ"
+    stored = (
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + number(numel) + b"tQ"
+    )
     rest = number(offset) + numbers(size) + numbers(stride) + b"\x89ccollections\nOrderedDict\n)R"
     return b"\x80\x02}" + text("w") + b"c" + rebuild.encode() + b"\n(" + stored + rest + b"tRs."
 
@@ -82,7 +92,9 @@ def code(folder, marker, what, protocol, kind):
     if kind == "pickle":
         path.write_bytes(pickled)
     elif kind == "old torch":
-        path.write_bytes(b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})) + pickled)
+        path.write_bytes(
+            b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})) + pickled
+        )
     elif kind == "tar":
         with tarfile.open(path, "w") as tar:
             info = tarfile.TarInfo("pickle")
@@ -102,7 +114,9 @@ def dotted(marker):
 
 def hungry(folder):
     """bytearray(10**13), which torch's own restricted unpickler lets through."""
-    return archive(folder / "x.pth", b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R.")
+    return archive(
+        folder / "x.pth", b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R."
+    )
 
 
 def internals(folder):
@@ -120,12 +134,16 @@ def polyglot(folder, marker):
 def two_directories(folder):
     """A zip appended to a zip: the first begins the file, the second's directory ends it."""
     path = folder / "x.pth"
-    path.write_bytes(archive(folder / "a.pth", tensor(size=(2,))).read_bytes() + archive(folder / "b.pth", tensor()).read_bytes())
+    path.write_bytes(
+        archive(folder / "a.pth", tensor(size=(2,))).read_bytes() + archive(folder / "b.pth", tensor()).read_bytes()
+    )
     return path
 
 
 def deflated(folder):
-    return archive(folder / "x.pth", tensor(numel=2**24, size=(2**24,)), storage=bytes(2**26), method=zipfile.ZIP_DEFLATED)
+    return archive(
+        folder / "x.pth", tensor(numel=2**24, size=(2**24,)), storage=bytes(2**26), method=zipfile.ZIP_DEFLATED
+    )
 
 
 def npz_bomb(folder):

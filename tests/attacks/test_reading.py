@@ -12,13 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitrail.errors import CheckpointError
-from vitrail.weights.read import not_finite, read
+from vitrail.weights.read import nonfinite_names, read_weights
 
 spec = importlib.util.spec_from_file_location("payloads", Path(__file__).with_name("payloads.py"))
 payloads = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(payloads)
 
-WATCHED = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "socket.", "ctypes.dlopen", "pty.spawn")
+WATCHED = (
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "socket.",
+    "ctypes.dlopen",
+    "pty.spawn",
+)
 heard: list[str] = []
 listening = [False]
 
@@ -48,13 +58,13 @@ def read_something_honest():
 
     with tempfile.TemporaryDirectory() as folder:
         torch.save({"w": torch.zeros(2)}, Path(folder) / "x.pth")
-        read(Path(folder) / "x.pth")
+        read_weights(Path(folder) / "x.pth")
 
 
 def refuses(path, said=None):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=said) as error:
-        read(path)
+        read_weights(path)
     rise = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert rise < 50, f"{rise:.0f} MB to refuse it"
     assert len(error.value.fix) > 5
@@ -97,13 +107,13 @@ def test_every_cut_and_a_known_hash(tmp_path, ending):
         path.write_bytes(whole[:keep])
         refuses(path)
     path.write_bytes(whole)
-    known = read(path).sha256
-    assert read(path, known.upper()).sha256 == known
+    known = read_weights(path).sha256
+    assert read_weights(path, known.upper()).sha256 == known
     content = bytearray(whole)
     content[-3 if ending == "safetensors" else len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="not the file it should be"):
-        read(path, known)
+        read_weights(path, known)
 
 
 def honest(folder, ending):
@@ -122,16 +132,16 @@ def honest(folder, ending):
 
 @pytest.mark.parametrize("ending", ["pth", "npz", "safetensors"])
 def test_honest_files_are_read(tmp_path, ending):
-    assert read(payloads.archive(tmp_path / "x.pth", payloads.tensor())).tensors["w"].tolist() == [1, 2, 3, 4]
-    found = read(honest(tmp_path, ending)).tensors
+    assert read_weights(payloads.archive(tmp_path / "x.pth", payloads.tensor())).tensors["w"].tolist() == [1, 2, 3, 4]
+    found = read_weights(honest(tmp_path, ending)).tensors
     assert {n: tuple(t.shape) for n, t in found.items()} == {"a.weight": (5, 3), "a.bias": (5,), "n": ()}
     assert found["a.weight"].dtype == torch.float32
-    assert not not_finite(found)
+    assert not nonfinite_names(found)
 
 
 def test_not_finite_numbers_are_named():
     infinite = torch.tensor(float("inf")).bfloat16()
-    assert not_finite({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2), "c": infinite}) == ["a", "c"]
+    assert nonfinite_names({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2), "c": infinite}) == ["a", "c"]
 
 
 @pytest.mark.parametrize("ending", ["pth", "npz", "safetensors"])
@@ -144,7 +154,7 @@ def test_whatever_is_changed_only_one_error_leaves(tmp_path, ending, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        tensors = read(path).tensors
+        tensors = read_weights(path).tensors
     except CheckpointError:
         return
     assert sum(t.numel() for t in tensors.values()) < 1000
@@ -153,7 +163,7 @@ def test_whatever_is_changed_only_one_error_leaves(tmp_path, ending, data):
 def test_wrappers_and_prefixes(tmp_path):
     state = {f"module._orig_mod.{n}": torch.zeros(2) for n in ("a.weight", "a.bias")}
     torch.save({"model": state, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "x.pth")
-    raw = read(tmp_path / "x.pth")
+    raw = read_weights(tmp_path / "x.pth")
     assert set(raw.tensors) == {"a.weight", "a.bias"}
     assert "epoch, optimizer" in " ".join(raw.notes)
 
@@ -173,13 +183,27 @@ def test_what_training_scripts_save_is_read(tmp_path):
         {"w": nn.Parameter(a)},
         {"w": a, "tied": a},
         {"w": a.T.contiguous().T, "empty": torch.zeros(0, 3)},
-        {"w": a, "half": a.half(), "brain": a.bfloat16(), "double": a.double(), "count": torch.tensor(3), "flag": torch.tensor(True)},
-        {"model": {"w": a}, "optimizer": optimiser.state_dict(), "lr": 1e-3, "none": None, "big": -(2**40), "names": {"a", "b"}},
+        {
+            "w": a,
+            "half": a.half(),
+            "brain": a.bfloat16(),
+            "double": a.double(),
+            "count": torch.tensor(3),
+            "flag": torch.tensor(True),
+        },
+        {
+            "model": {"w": a},
+            "optimizer": optimiser.state_dict(),
+            "lr": 1e-3,
+            "none": None,
+            "big": -(2**40),
+            "names": {"a", "b"},
+        },
     ):
         torch.save(what, path)
-        torch.testing.assert_close(read(path).tensors["w"], a)
+        torch.testing.assert_close(read_weights(path).tensors["w"], a)
     torch.save({f"layer{i}.w": torch.zeros(1) for i in range(2000)}, path)
-    assert len(read(path).tensors) == 2000
+    assert len(read_weights(path).tensors) == 2000
     torch.save(nn.Linear(2, 2), path)
     refuses(path, r"torch\.nn\.modules\.linear\.Linear")
     torch.save({"w": a}, path, _use_new_zipfile_serialization=False)

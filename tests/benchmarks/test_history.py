@@ -11,7 +11,7 @@ import pytest
 import table
 
 BENCHMARKS = Path(history.__file__).parent
-NONE = {"history.py", "table.py", "make_mini.py"}  # what they are written with, and what draws the embedded pictures
+NONE = {"history.py", "table.py", "make_mini.py"}  # what they are written with, and what draws the embedded images
 
 
 def test_a_row_tells_what_was_measured_where(tmp_path):
@@ -37,7 +37,9 @@ def test_the_series_of_a_benchmark(tmp_path):
             "settings": {"batch": 8},
             "figures": f,
         }
-        for i, (m, f) in enumerate((("one", {"vit": 1.0}), ("one", {"vit": 1.23456, "swin": 2}), ("other", {"swin": 3})), start=1)
+        for i, (m, f) in enumerate(
+            (("one", {"vit": 1.0}), ("one", {"vit": 1.23456, "swin": 2}), ("other", {"swin": 3})), start=1
+        )
     ]
     lines = table.series(rows).splitlines()
     assert lines[0] == "| date | commit | on | vit | swin |"
@@ -66,7 +68,9 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(p for p in BENCHMARKS.glob("*.py") if p.name not in NONE), ids=lambda p: p.stem)
 def test_every_benchmark_appends_a_row_of_its_name(path):
-    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and ast.unparse(n.func) == "append"]
+    calls = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and ast.unparse(n.func) == "append"
+    ]
     assert calls
     assert {ast.literal_eval(n.args[0]) for n in calls} == {path.stem}
 

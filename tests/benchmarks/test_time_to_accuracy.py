@@ -10,7 +10,9 @@ pytest.importorskip("timm")
 
 @pytest.fixture(scope="module")
 def race():
-    spec = importlib.util.spec_from_file_location("time_to_accuracy", Path(__file__).parents[2] / "benchmarks" / "time_to_accuracy.py")
+    spec = importlib.util.spec_from_file_location(
+        "time_to_accuracy", Path(__file__).parents[2] / "benchmarks" / "time_to_accuracy.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -19,10 +19,12 @@ from PIL import Image
 from vitrail.cli.main import main
 
 TINY = ["--model", "vit/nano", "--model.depth", "1", "--model.width", "32", "--model.heads", "2"]
-SHORT = [*TINY, "--steps", "3", "--batch-size", "4", "--plan.eval-every", "0", "--precision", "fp32", "--workers", "0"]
+SHORT = [*TINY, "--steps", "3", "--batch-size", "4", "--train.eval-every", "0", "--precision", "fp32", "--workers", "0"]
 
 
-def pictures(folder: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 6, suffix: str = "png", channels: int = 3) -> Path:
+def images(
+    folder: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 6, suffix: str = "png", channels: int = 3
+) -> Path:
     """Class folders of noise, 12 x 12."""
     random = np.random.default_rng(0)
     for name in classes:
@@ -89,7 +91,9 @@ class Process:
     def __init__(self, words, out: Path | str, err: Path | str, env=(), command: Callable[[list[str]], int] = main):
         self.out, self.err = Path(out), Path(err)
         here, there = server().Pipe()
-        self.child = server().Process(target=inside, args=(there, command, [str(w) for w in words], str(out), str(err), dict(env)))
+        self.child = server().Process(
+            target=inside, args=(there, command, [str(w) for w in words], str(out), str(err), dict(env))
+        )
         self.child.start()
         self.pid: int = self.child.pid
         there.close()
@@ -120,14 +124,18 @@ class Process:
         return self.code(timeout), self.out.read_text(), self.err.read_text()
 
 
-def inside(ready: Connection, command: Callable[[list[str]], int], words: list[str], out: str, err: str, env: dict[str, str]) -> None:
+def inside(
+    ready: Connection, command: Callable[[list[str]], int], words: list[str], out: str, err: str, env: dict[str, str]
+) -> None:
     """What a `Process` does."""
     os.setsid()
     multiprocessing.set_start_method(None, force=True)  # its own workers are started as always
     os.environ.update(env)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w", closefd=False), line_buffering=True) for number in (1, 2))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(number, "w", closefd=False), line_buffering=True) for number in (1, 2)
+    )
     ready.send(True)
     sys.exit(command(words))
 

@@ -1,6 +1,6 @@
 """`vitrail check` on sets with masks and boxes: what is there by class, what is wrong, and the exit code that says so."""
 
-from dense_data import coco, halves, mask, picture
+from dense_data import coco, halves, make_image, mask
 from places import must, vitrail
 
 FEW = ["--data.count-train", "6", "--data.count-val", "2", "--data.count-test", "0"]
@@ -13,19 +13,19 @@ def test_check_shows_masks_and_boxes():
     out = must("check", "shapes-boxes", *FEW)
     assert "boxes by class" in out
     assert "background" not in out
-    assert "boxes by class" in must("check", "shapes", "--data.truth", "boxes", *FEW)
+    assert "boxes by class" in must("check", "shapes", "--data.annotation", "boxes", *FEW)
 
 
 def test_check_on_boxes_in_files(tmp_path):
     out = must("check", coco(tmp_path))
     assert "boxes           4 train, 4 val" in out
-    out = must("check", tmp_path, "--data.truth", "masks")
+    out = must("check", tmp_path, "--data.annotation", "masks")
     assert "pixels by class" in out
 
 
 def test_check_is_3_for_masks_that_cannot_be_used(tmp_path):
     for i in range(4):
-        picture(tmp_path / "images" / f"{i}.png", i)
+        make_image(tmp_path / "images" / f"{i}.png", i)
         mask(tmp_path / "masks" / f"{i}.png", halves(0, 1))
     assert vitrail("check", tmp_path)[0] == 0
     mask(tmp_path / "masks" / "2.png", halves(0, 1, (9, 9)))

@@ -10,16 +10,16 @@ import sys
 
 import pytest
 import tiny
-from places import SHORT, TINY, Process, everything, good_rows, must, npz, pictures, table, vitrail
+from places import SHORT, TINY, Process, everything, good_rows, images, must, npz, table, vitrail
 
 from vitrail.cli.main import COMMANDS, main
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Data of every layout, and the run `run` on pictures in folders."""
+    """Data of every layout, and the run `run` on images in folders."""
     root = tmp_path_factory.mktemp("place")
-    pictures(root / "good")
+    images(root / "good")
     npz(root / "tiny.npz")
     table(root / "table.csv", good_rows())
     with pytest.MonkeyPatch.context() as patch:
@@ -47,10 +47,24 @@ def process(*words, **env):
 
 def test_train_says_what_it_found_and_chose_and_where_things_are(place):
     said = (place / "said.txt").read_text()
-    for piece in ("data: imagefolder, 10 train, 2 val; 2 classes", "input.size = 12x12", "model.patch = 4", "run: run", "step 3/3  loss"):
+    for piece in (
+        "data: imagefolder, 10 train, 2 val; 2 classes",
+        "input.size = 12x12",
+        "model.patch = 4",
+        "run: run",
+        "step 3/3  loss",
+    ):
         assert piece in said
     assert said.rstrip().splitlines()[-3].split()[:3] == ["vitrail", "eval", "run"]
-    names = {"recipe.toml", "run.json", "log.jsonl", "model.safetensors", "report.html", "evaluation/val.json", "checkpoints/step-00000003"}
+    names = {
+        "recipe.toml",
+        "run.json",
+        "log.jsonl",
+        "model.safetensors",
+        "report.html",
+        "evaluation/val.json",
+        "checkpoints/step-00000003",
+    }
     assert names <= everything(place / "run")
     assert json.loads((place / "run" / "run.json").read_text())["classes"] == ["ant", "bee"]
 
@@ -86,7 +100,7 @@ def test_keys_of_a_model_count_though_its_name_is_left_open(tmp_path):
 def test_a_run_without_a_name_gets_one_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("good-nano", "good-nano-2"):
-        must("train", "--data", pictures(tmp_path / "good") if expected == "good-nano" else "good", "--quiet", *SHORT)
+        must("train", "--data", images(tmp_path / "good") if expected == "good-nano" else "good", "--quiet", *SHORT)
         assert (tmp_path / "runs" / expected / "model.safetensors").is_file()
     assert "top1" in must("eval", "good-nano")
 
@@ -111,11 +125,13 @@ def test_resuming_a_finished_run_changes_no_weight(place):
 
 
 def test_resuming_takes_free_keys_and_the_same_data(place):
-    assert "from step 3 of 3" in must("train", "--resume", "run", "--data", "good", "--machine.log-every", "1", "--dry-run")
+    assert "from step 3 of 3" in must(
+        "train", "--resume", "run", "--data", "good", "--runtime.log-every", "1", "--dry-run"
+    )
 
 
 def test_several_keys_may_be_allowed_to_change(place):
-    words = ["--resume", "run", "--lr", "1", "--optim.clip", "2", "--dry-run"]
+    words = ["--resume", "run", "--lr", "1", "--optim.clip-grad", "2", "--dry-run"]
     code, _, err = vitrail("train", *words)
     assert code == 2
     told = shlex.split(err.replace("\n", " ").partition("start a new run, or ")[2])
@@ -167,27 +183,27 @@ def test_predict_in_words_and_as_json_lines(place):
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_predict_names_the_bad_picture_and_answers_for_the_others(place, tmp_path):
+def test_predict_names_the_bad_image_and_answers_for_the_others(place, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")
     code, out, err = vitrail("predict", "run", "good/ant/0.png", bad, "good/bee/1.png")
     lines = out.splitlines()
     assert code == 3
     assert lines[0].startswith("good/ant/0.png: ")
-    assert lines[1].startswith(f"{bad} is not a picture")
+    assert lines[1].startswith(f"{bad} is not an image")
     assert lines[2].startswith("good/bee/1.png: ")
     assert err == "vitrail: 1 of 3 images could not be read\n"
     code, out, _ = vitrail("predict", "run", bad, "good/bee/1.png", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 3
-    assert "not a picture" in rows[0]["error"]
+    assert "not an image" in rows[0]["error"]
     assert "label" in rows[1]
 
 
 def test_check_is_0_for_good_data_and_3_for_bad(place, tmp_path):
     assert "vitrail train --data good" in must("check", "good")
     assert "12,000" in must("check", "mini") or "10,000" in must("check", "mini")
-    folder = pictures(tmp_path / "two words")
+    folder = images(tmp_path / "two words")
     (folder / "ant" / "9.png").write_bytes(b"no")
     code, out, err = vitrail("check", folder)
     assert (code, err) == (3, "")
@@ -201,14 +217,14 @@ def test_check_is_0_for_good_data_and_3_for_bad(place, tmp_path):
 
 
 def test_check_takes_keys_of_the_data_and_passes_them_on(tmp_path):
-    pictures(tmp_path / "good")
+    images(tmp_path / "good")
     file = table(tmp_path / "t.csv", good_rows(), "path,kind")
     assert vitrail("check", file)[0] == 3
     out = must("check", file, "--data.label-column", "kind")
     assert out.count("advice") <= 1
     line = next(line for line in out.splitlines() if "vitrail train" in line)
     must(*shlex.split(line)[1:], "--dry-run", *SHORT)
-    code, _, err = vitrail("check", file, "--plan.batch", "3")
+    code, _, err = vitrail("check", file, "--batch-size", "3")
     assert (code, "does not change" in err) == (2, True)
 
 
@@ -287,7 +303,7 @@ def test_a_reader_that_goes_away_is_no_error(words):
 
 
 def test_a_run_goes_on_when_its_reader_goes_away(tmp_path):
-    words = command("train", "--data", "good", "--out", tmp_path / "run", *SHORT, "--machine.log-every", "1")
+    words = command("train", "--data", "good", "--out", tmp_path / "run", *SHORT, "--runtime.log-every", "1")
     done = bash(f"{words} | head -1; echo ${{PIPESTATUS[0]}}")
     assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
     assert (tmp_path / "run" / "model.safetensors").is_file()
@@ -302,9 +318,9 @@ def test_a_run_without_stdout_and_stderr_comes_to_its_end(tmp_path):
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "NO_COLOR": "1"}, {"COLUMNS": "1"}])
 def test_poor_terminals_get_plain_words(place, env):
-    folder = place / "pictures é"
+    folder = place / "images é"
     if not folder.exists():
-        pictures(folder, ("abeille à miel", "fourmi"))
+        images(folder, ("abeille à miel", "fourmi"))
     done = process("check", folder.name, **env)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
@@ -320,7 +336,7 @@ def test_the_live_table_of_a_terminal(tmp_path, env):
     import pty
 
     master, slave = pty.openpty()
-    words = ["train", "--data", "good", "--out", tmp_path / "run", *SHORT, "--machine.log-every", "1"]
+    words = ["train", "--data", "good", "--out", tmp_path / "run", *SHORT, "--runtime.log-every", "1"]
     child = Process(words, os.ttyname(slave), os.ttyname(slave), {"TERM": "xterm", **env})
     os.close(slave)
     seen = io.BytesIO()

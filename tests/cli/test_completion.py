@@ -47,7 +47,9 @@ def test_commands_and_flags(place):
 def test_keys_of_sections_and_of_what_is_chosen(place):
     assert "--augment.mixup" in offered("train", "--augment.")
     assert offered("train", "--augment.mixu") == ["--augment.mixup"]
-    assert "--augment.no-flip" in " ".join(offered("train", "--augment.no-f")) or not offered("train", "--augment.no-f")
+    assert "--augment.no-hflip" in " ".join(offered("train", "--augment.no-f")) or not offered(
+        "train", "--augment.no-f"
+    )
     assert "--model.window" in offered("train", "--model", "swin/tiny", "--model.")
     assert "--model.tokens" not in offered("train", "--model", "swin/tiny", "--model.")
     assert "--model.tokens" in offered("train", "--model.")
@@ -55,9 +57,9 @@ def test_keys_of_sections_and_of_what_is_chosen(place):
 
 
 def test_values(place):
-    assert offered("train", "--model", "swin/") == catalog.names("models", "swin")
+    assert offered("train", "--model", "swin/") == catalog.list_names("models", "swin")
     assert offered("train", "--precision", "f") == ["fp32", "fp16"]
-    assert "adamw" in offered("train", flag_of("optim", "kind"), "")
+    assert "adamw" in offered("train", flag_of("optim", "name"), "")
     assert offered("train", "--task", "seg") == ["segmentation"]
     assert "mini" in offered("train", "--data", "")
     assert offered("train", "--device", "c") == ["cpu", "cuda"]

@@ -28,7 +28,7 @@ def test_help_is_one_screen_in_standard_words(name, columns, monkeypatch):
     lines = must(*([name] if name else []), "--help").splitlines()
     assert len(lines) <= SCREEN
     assert not DIALECT.findall("\n".join(lines))
-    assert "pictures" not in "\n".join(lines)
+    assert "images" not in "\n".join(lines)
     examples = [line for line in lines if line.strip().startswith("vitrail ")]
     assert examples
     assert all(len(line) <= int(columns) or line in examples for line in lines)
@@ -106,13 +106,13 @@ def test_defaults_in_help_are_those_of_the_code():
     """What is read from source is what the configs hold, for every model, layout and task."""
     sources = Sources()
     for floor, names in (
-        ("models", catalog.names("models")),
-        ("datasets", catalog.rooms("datasets")),
-        ("tasks", catalog.rooms("tasks")),
+        ("models", catalog.list_names("models")),
+        ("datasets", catalog.list_modules("datasets")),
+        ("tasks", catalog.list_modules("tasks")),
     ):
         for name in names:
             room, _, variant = name.partition("/")
-            config = catalog.config(floor, name)
+            config = catalog.load_config(floor, name)
             listed = {o.name: o for o in sources.options(f"vitrail.{floor}.{room}", variant=variant)}
             assert list(listed) == [f.name for f in fields(config)], name
             for field in fields(config):

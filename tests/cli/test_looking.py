@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from places import SHORT, everything, must, npz, pictures, refused, vitrail
+from places import SHORT, everything, images, must, npz, refused, vitrail
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 
@@ -15,7 +15,7 @@ USAGE, DATA, CHECKPOINT = 2, 3, 4
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
-    pictures(root / "good")
+    images(root / "good")
     npz(root / "tiny.npz")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8)).save(root / "wide.png")
     (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -32,7 +32,7 @@ def here(place, monkeypatch):
     monkeypatch.chdir(place)
 
 
-def test_pictures_become_overlays_arrays_and_a_sheet(place):
+def test_images_become_overlays_arrays_and_a_sheet(place):
     said = must("look", "run", "wide.png", "--layers", "0", "--heads", "0", "1", "--out", "seen")
     assert "has softmax attention" in said
     assert "wide.png: " in said
@@ -51,19 +51,28 @@ def test_pictures_become_overlays_arrays_and_a_sheet(place):
 def test_the_whole_model_is_told_in_words_figures_and_tables(place):
     said = must("look", "run", "--distance", "--positions", "--filters", "--tokens", "--cka", "other", "--gradients", "--count", "4",
                 "--split", "train", "--out", "whole")  # fmt: skip
-    for piece in ("Mean attention distance is", "direct neighbours", "components explains", "cosine of", "CKA of", "The gradient is"):
+    for piece in (
+        "Mean attention distance is",
+        "direct neighbours",
+        "components explains",
+        "cosine of",
+        "CKA of",
+        "The gradient is",
+    ):
         assert piece in said
     with open("whole/distance.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["layer"], row["head"]) for row in rows] == [("0", "0"), ("0", "1")]
     with np.load("whole/distance.npz") as kept:
-        np.testing.assert_allclose([float(r["distance_pixels"]) for r in rows], kept["distance:backbone.blocks.0.attn"], rtol=1e-4)
-    for name in ("distance", "positions-position", "filters", "tokens", "tokens-picture-0", "cka", "gradients"):
+        np.testing.assert_allclose(
+            [float(r["distance_pixels"]) for r in rows], kept["distance:backbone.blocks.0.attn"], rtol=1e-4
+        )
+    for name in ("distance", "positions-position", "filters", "tokens", "tokens-image-0", "cka", "gradients"):
         with Image.open(f"whole/{name}.png") as drawn:
             assert drawn.size[0] > 100
 
 
-def test_a_broken_picture_does_not_cost_the_others(place):
+def test_a_broken_image_does_not_cost_the_others(place):
     code, out, err = vitrail("look", "run", "broken.png", "wide.png", "--out", "most")
     assert code == DATA
     assert "wide.png: " in out
@@ -72,9 +81,17 @@ def test_a_broken_picture_does_not_cost_the_others(place):
 
 def test_runs_side_by_side(place):
     said = must("compare", "run", "other", "--out", "both.html")
-    for piece in ("optim.lr", "plan.seed", "top1", "macro_f1", "parameters", "more often than run", "Only run is right on"):
+    for piece in (
+        "optim.lr",
+        "train.seed",
+        "top1",
+        "macro_f1",
+        "parameters",
+        "more often than run",
+        "Only run is right on",
+    ):
         assert piece in said
-    assert "plan.batch" not in said
+    assert "train.batch_size" not in said
     page = (place / "both.html").read_text()
     assert "//" not in re.sub(r"data:image/png;base64,[\w+/=]*", "", page)
     for key in ("metrics", "recipes", "curves", "disagree-1", "cost"):
@@ -83,15 +100,15 @@ def test_runs_side_by_side(place):
     refused(place, "compare run other --out both.html", USAGE, "never overwritten")
 
 
-def test_other_pictures_are_said_to_be_others(place, tmp_path):
+def test_other_images_are_said_to_be_others(place, tmp_path):
     said = must("compare", "run", "strange")
-    assert "not of the same pictures: their classes are not the same" in said
+    assert "not of the same images: their classes are not the same" in said
     assert "more often" not in said
     shutil.copytree(place / "run", tmp_path / "moved")
     with np.load(tmp_path / "moved/evaluation/val.npz") as kept:
         found = dict(kept)
     np.savez(tmp_path / "moved/evaluation/val.npz", **{**found, "names": np.array(["x", "y"])})
-    assert "the pictures of their val parts are not the same" in must("compare", "run", tmp_path / "moved")
+    assert "the images of their val parts are not the same" in must("compare", "run", tmp_path / "moved")
     (tmp_path / "moved/evaluation/val.json").rename(tmp_path / "moved/evaluation/test.json")
     assert "different parts of the data (val; test)" in must("compare", "run", tmp_path / "moved")
 
@@ -111,7 +128,7 @@ WRONG = [
     ("look run --distance --count 0", USAGE, "more than 0"),
     ("look run --cka other strange", USAGE, "compares with one"),
     ("look run --cka strange --split train", USAGE, "prepared otherwise"),
-    ("look run --cka --split val", USAGE, "batch of 2 pictures"),
+    ("look run --cka --split val", USAGE, "batch of 2 images"),
     ("look run --distnace", USAGE, "did you mean '--distance'"),
     ("compare", USAGE, "RUN"),
     ("compare run", USAGE, "one run cannot be compared"),

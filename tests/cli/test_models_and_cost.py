@@ -11,23 +11,23 @@ from places import must, vitrail
 
 import vitrail as house
 from vitrail import catalog
-from vitrail.analysis.cost import cost, weightless
+from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.cli.output import tables
 from vitrail.cli.output.tables import Column, table
 
 ROOT = Path(__file__).parents[2]
-KNOWN = catalog.published()
+KNOWN = catalog.read_published()
 ROWS = KNOWN["models"]
-FAMILIES = catalog.rooms("models")
+FAMILIES = catalog.list_modules("models")
 
 
 def light(name):
-    with weightless():
+    with on_meta_device():
         return house.create(name)
 
 
 def test_every_variant_has_a_row_and_every_row_a_variant():
-    assert list(ROWS) == catalog.names("models"), "python benchmarks/catalogue.py --write"
+    assert list(ROWS) == catalog.list_names("models"), "python benchmarks/catalogue.py --write"
     assert list(KNOWN["families"]) == FAMILIES
 
 
@@ -35,7 +35,11 @@ def test_columns_are_those_that_the_file_explains():
     text = (ROOT / "vitrail/published.toml").read_text(encoding="utf-8")
     told = text.partition("[papers")[0]
     for name, row in ROWS.items():
-        assert {"parameters", "macs", "size"} <= set(row) <= {"parameters", "macs", "size", "top1", "at", "trained", "paper"}, name
+        assert (
+            {"parameters", "macs", "size"}
+            <= set(row)
+            <= {"parameters", "macs", "size", "top1", "at", "trained", "paper"}
+        ), name
         assert ("top1" in row) == ("trained" in row), name
         assert "at" not in row or "top1" in row, name
         assert row.get("paper", "") in ("", *KNOWN["papers"]), name
@@ -92,7 +96,7 @@ def test_a_family_has_its_paper_a_few_sentences_and_its_variants(family):
     assert found["about"][0].split()[0] in said
     assert re.findall(rf"^{family}/\w+", said, re.MULTILINE) == [n for n in ROWS if n.startswith(f"{family}/")]
     assert f"vitrail models {family}/" in said
-    headline = catalog.about("models", family)[0]
+    headline = catalog.read_docstring("models", family)[0]
     assert f"arxiv.org/abs/{found['papers'][0]['arxiv']}" in headline, "the file's own first line names the same paper"
 
 
@@ -162,12 +166,22 @@ def test_models_side_by_side_take_the_same_keys():
 def test_parts_and_batch():
     said = must("cost", "swin/tiny", "--parts", "--batch-size", "4", "--img-size", "224,448")
     rows = re.findall(r"^layers\.\d .*|^heads .*|^patch_embed .*|^all .*", said, re.MULTILINE)
-    assert [row.split()[0] for row in rows] == ["patch_embed", "layers.0", "layers.1", "layers.2", "layers.3", "heads", "all"]
+    assert [row.split()[0] for row in rows] == [
+        "patch_embed",
+        "layers.0",
+        "layers.1",
+        "layers.2",
+        "layers.3",
+        "heads",
+        "all",
+    ]
     assert "memory is that of 4 images" in said
-    assert "33.41 MiB if written out, 4 pictures" in must("cost", "swin/tiny", "--batch-size", "4")
+    assert "33.41 MiB if written out, 4 images" in must("cost", "swin/tiny", "--batch-size", "4")
 
 
-@pytest.mark.parametrize(("ending", "begin"), [pytest.param("svg", b"<?xml", marks=pytest.mark.slow), ("png", b"\x89PNG")])
+@pytest.mark.parametrize(
+    ("ending", "begin"), [pytest.param("svg", b"<?xml", marks=pytest.mark.slow), ("png", b"\x89PNG")]
+)
 def test_a_plot_is_drawn_once_and_never_over_another(tmp_path, ending, begin):
     words = ("cost", "vit/nano", "efficientvit/b0", "--img-size", "28,56x28,56", "--plot")
     first, second = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
@@ -176,7 +190,10 @@ def test_a_plot_is_drawn_once_and_never_over_another(tmp_path, ending, begin):
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes().startswith(begin)
     if ending == "svg":
-        assert all(label in first.read_text() for label in ("vit/nano", "efficientvit/b0: none", "multiply-adds of one picture, G"))
+        assert all(
+            label in first.read_text()
+            for label in ("vit/nano", "efficientvit/b0: none", "multiply-adds of one image, G")
+        )
     code, _, err = vitrail(*words, first)
     assert (code, "there is already" in err) == (2, True)
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from places import SHORT, TINY, everything, must, npz, pictures, refused
+from places import SHORT, TINY, everything, images, must, npz, refused
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 
@@ -12,11 +12,13 @@ USAGE, DATA, CHECKPOINT = 2, 3, 4
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
-    pictures(root / "good")
-    pictures(root / "alone", ("ant",))
+    images(root / "good")
+    images(root / "alone", ("ant",))
     npz(root / "tiny.npz")
     random = np.random.default_rng(0)
-    several = {f"{part}_images": random.integers(0, 256, (n, 12, 12), np.uint8) for part, n in (("train", 24), ("test", 9))}
+    several = {
+        f"{part}_images": random.integers(0, 256, (n, 12, 12), np.uint8) for part, n in (("train", 24), ("test", 9))
+    }
     several |= {f"{part}_labels": random.integers(0, 2, (n, 3)) for part, n in (("train", 24), ("test", 9))}
     np.savez(root / "several.npz", **several)
     np.savez(root / "bare.npz", **{k: v for k, v in several.items() if k.startswith("train")})
@@ -40,7 +42,13 @@ def here(place, monkeypatch):
 def test_a_run_in_words_and_as_json(place):
     said = must("probe", "run", "--k", "1", "3")
     assert said.startswith("run (frozen): 32 features, learned from 10 labels\nval: 2 images\n")
-    for piece in ("linear probe, L2 ", "1 nearest neighbours", "3 nearest neighbours", "top-1", "features kept in run/features/"):
+    for piece in (
+        "linear probe, L2 ",
+        "1 nearest neighbours",
+        "3 nearest neighbours",
+        "top-1",
+        "features kept in run/features/",
+    ):
         assert piece in said
     found = json.loads(must("probe", "run", "--json", "--k", "3", "--device", "cpu"))
     assert (found["part"], found["count"], found["labelled"], found["features"]) == ("val", 2, 10, 32)
@@ -51,7 +59,17 @@ def test_a_run_in_words_and_as_json(place):
 
 def test_a_file_on_other_data_with_other_classes_and_channels(place, tmp_path):
     found = json.loads(
-        must("probe", "weights.safetensors", "--data", "tiny.npz", "--labels", "0.5", "--cache", tmp_path / "kept", "--json")
+        must(
+            "probe",
+            "weights.safetensors",
+            "--data",
+            "tiny.npz",
+            "--labels",
+            "0.5",
+            "--cache",
+            tmp_path / "kept",
+            "--json",
+        )
     )
     assert (found["part"], found["count"], found["labelled"]) == ("test", 9, 12)
     assert len(everything(tmp_path / "kept")) == 2
@@ -63,11 +81,11 @@ def test_random_weights_are_told_to_be_a_floor(tmp_path):
     assert "k = 10" not in said
 
 
-def test_more_neighbours_than_pictures_all_vote():
-    assert "k = 20 of 10 labelled pictures: all of them vote" in must("probe", "run")
+def test_more_neighbours_than_images_all_vote():
+    assert "k = 20 of 10 labelled images: all of them vote" in must("probe", "run")
 
 
-def test_several_classes_a_picture():
+def test_several_classes_an_image():
     said = must("probe", "vit/nano", *TINY[2:], "--data", "several.npz")
     assert "mAP" in said
     assert "neighbours do not vote" in said

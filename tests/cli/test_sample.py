@@ -1,4 +1,4 @@
-"""`vitrail sample`, and what else one does with a run that makes pictures, from the words to the end."""
+"""`vitrail sample`, and what else one does with a run that makes images, from the words to the end."""
 
 import json
 from pathlib import Path
@@ -6,27 +6,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from places import must, pictures, refused
+from places import images, must, refused
 
 import vitrail
 from vitrail.errors import UsageError
-from vitrail.inference.sample import Between
-from vitrail.tasks.diffusion.guidance import Streams
+from vitrail.inference.sample import InterpolatedNoise
+from vitrail.tasks.diffusion.guidance import NoiseStreams
 
 USAGE, CHECKPOINT = 2, 4
 SMALL = ["--model.depth", "2", "--model.width", "16", "--model.heads", "2"]
-TINY = [*SMALL, "--steps", "4", "--batch-size", "4", "--plan.eval-every", "2", "--precision", "fp32"]
-QUIET = ["--quiet", "--workers", "0", "--optim.warmup", "0", "--lr", "3e-3"]
+TINY = [*SMALL, "--steps", "4", "--batch-size", "4", "--train.eval-every", "2", "--precision", "fp32"]
+QUIET = ["--quiet", "--workers", "0", "--optim.warmup-steps", "0", "--lr", "3e-3"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
-    pictures(root / "good", ("ant", "bee", "cat"), 30)
+    images(root / "good", ("ant", "bee", "cat"), 30)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         jit = ["--model.context", "2", "--model.context-start", "1"]
-        must("train", "--data", "good", "--model", "jit/nano", "--out", "jit", "--optim.ema2", "0.1", *TINY, *jit, *QUIET)
+        must(
+            "train",
+            "--data",
+            "good",
+            "--model",
+            "jit/nano",
+            "--out",
+            "jit",
+            "--optim.ema-decay-2",
+            "0.1",
+            *TINY,
+            *jit,
+            *QUIET,
+        )
         must("train", "--data", "good", "--model", "dit/nano", "--model.classes", "0", "--out", "dit", *TINY, *QUIET)
         must("train", "--data", "good", "--model", "vit/nano", "--out", "vit", *TINY, *QUIET)
     return root
@@ -41,8 +54,22 @@ def read(folder):
     return {p.name: np.asarray(Image.open(p)).astype(int) for p in Path(folder).glob("*.png")}
 
 
-def test_pictures_grid_and_film(tmp_path):
-    said = must("sample", "jit", "--class", "bee", "--class", "0", "--count", "3", "--steps", "4", "--film", "--out", tmp_path / "a")
+def test_images_grid_and_film(tmp_path):
+    said = must(
+        "sample",
+        "jit",
+        "--class",
+        "bee",
+        "--class",
+        "0",
+        "--count",
+        "3",
+        "--steps",
+        "4",
+        "--film",
+        "--out",
+        tmp_path / "a",
+    )
     assert "6 images in" in said
     found = read(tmp_path / "a")
     assert sorted(found) == [*(f"{name}-0000{i}.png" for name in ("ant", "bee") for i in range(3)), "grid.png"]
@@ -55,7 +82,7 @@ def test_pictures_grid_and_film(tmp_path):
     assert (about["seed"], about["sampling"]["guidance"], about["classes"]) == (0, 2.0, ["bee", "ant"])
 
 
-def test_the_same_seed_gives_the_same_pictures_at_any_batch(tmp_path):
+def test_the_same_seed_gives_the_same_images_at_any_batch(tmp_path):
     words = ["sample", "jit", "--count", "3", "--steps", "4", "--out"]
     must(*words, tmp_path / "a")
     must(*words, tmp_path / "b", "--batch-size", "2")
@@ -65,7 +92,9 @@ def test_the_same_seed_gives_the_same_pictures_at_any_batch(tmp_path):
     assert all(np.abs(a[name] - b[name]).max() <= 1 for name in a)
     assert any(np.abs(a[name] - d[name]).max() > 0 for name in a), "another average of the weights"
     dit = vitrail.load("dit")  # chance is in every step of this one
-    first, again, other = (dit.sample(count=3, steps=4, seed=seed, batch=batch).astype(int) for seed, batch in ((0, 3), (0, 1), (1, 3)))
+    first, again, other = (
+        dit.sample(count=3, steps=4, seed=seed, batch=batch).astype(int) for seed, batch in ((0, 3), (0, 1), (1, 3))
+    )
     assert np.abs(first - again).max() <= 1
     assert np.abs(first - other).max() > 20
     library = vitrail.load("jit").sample(["ant", 2], count=3, steps=4)
@@ -76,14 +105,27 @@ def test_the_same_seed_gives_the_same_pictures_at_any_batch(tmp_path):
 
 def test_between_seeds_and_between_classes(tmp_path):
     steps = ["--steps", "4"]
-    must("sample", "jit", "--class", "bee", "--interpolate-seeds", "0", "5", "--count", "4", "--out", tmp_path / "seeds", *steps)
+    must(
+        "sample",
+        "jit",
+        "--class",
+        "bee",
+        "--interpolate-seeds",
+        "0",
+        "5",
+        "--count",
+        "4",
+        "--out",
+        tmp_path / "seeds",
+        *steps,
+    )
     must("sample", "jit", "--class", "bee", "--count", "1", "--out", tmp_path / "first", *steps)
     must("sample", "jit", "--class", "bee", "--count", "1", "--seed", "5", "--out", tmp_path / "last", *steps)
     seeds, first, last = (read(tmp_path / name) for name in ("seeds", "first", "last"))
     assert np.abs(seeds["bee-00000.png"] - first["bee-00000.png"]).max() <= 1
     assert np.abs(seeds["bee-00003.png"] - last["bee-00000.png"]).max() <= 1
-    here, there = (Streams(seed, [0, 0, 0], (3, 12, 12)) for seed in (0, 5))
-    between = Between(here, there, (0.0, 0.5, 1.0))()
+    here, there = (NoiseStreams(seed, [0, 0, 0], (3, 12, 12)) for seed in (0, 5))
+    between = InterpolatedNoise(here, there, (0.0, 0.5, 1.0))()
     np.testing.assert_allclose(between.std((1, 2, 3)), 1, atol=0.1, err_msg="noise between keeps its length")
     must("sample", "jit", "--interpolate-classes", "bee", "cat", "--count", "3", "--out", tmp_path / "classes", *steps)
     must("sample", "jit", "--class", "cat", "--count", "1", "--out", tmp_path / "cat", *steps)
@@ -94,7 +136,7 @@ def test_between_seeds_and_between_classes(tmp_path):
 
 def test_without_classes_and_by_another_way(tmp_path):
     must("sample", "dit", "--count", "2", "--steps", "3", "--sampler", "ddim", "--out", tmp_path / "a")
-    assert sorted(read(tmp_path / "a")) == ["grid.png", "picture-00000.png", "picture-00001.png"]
+    assert sorted(read(tmp_path / "a")) == ["grid.png", "image-00000.png", "image-00001.png"]
     with pytest.raises(UsageError, match="nothing to guide it by"):
         vitrail.load("dit").sample(guidance=3.0)
     with pytest.raises(UsageError, match="sample\\(\\) makes some"):
@@ -108,9 +150,23 @@ def test_an_unfinished_run_gives_its_newest_checkpoint(tmp_path):
     for name in ("model.safetensors", "ema2.safetensors"):
         (tmp_path / "cut" / name).unlink()
     for number in (1, 2):
-        must("sample", tmp_path / "cut", "--count", "1", "--steps", "2", "--ema", number, "--out", tmp_path / f"out{number}")
+        must(
+            "sample",
+            tmp_path / "cut",
+            "--count",
+            "1",
+            "--steps",
+            "2",
+            "--ema",
+            number,
+            "--out",
+            tmp_path / f"out{number}",
+        )
         whole = vitrail.load("jit") if number == 1 else vitrail.load("jit/ema2.safetensors")
-        assert np.abs(whole.sample(["ant"], count=1, steps=2)[0] - read(tmp_path / f"out{number}")["ant-00000.png"]).max() <= 1
+        assert (
+            np.abs(whole.sample(["ant"], count=1, steps=2)[0] - read(tmp_path / f"out{number}")["ant-00000.png"]).max()
+            <= 1
+        )
 
 
 REFUSED = [
@@ -144,9 +200,11 @@ def test_what_cannot_be_is_told(words, code, piece):
     refused(Path(), words, code, piece)
 
 
-def test_eval_tells_the_loss_of_held_out_pictures():
+def test_eval_tells_the_loss_of_held_out_images():
     said = json.loads(must("eval", "jit", "--json"))
-    assert said["held_out_loss"] == pytest.approx(json.loads(Path(f"jit/evaluation/{said['part']}.json").read_text())["held_out_loss"])
+    assert said["held_out_loss"] == pytest.approx(
+        json.loads(Path(f"jit/evaluation/{said['part']}.json").read_text())["held_out_loss"]
+    )
     assert "held_out_loss" in must("eval", "dit")
 
 
@@ -168,7 +226,7 @@ def test_the_doctor_has_nothing_strange_to_say():
     assert "Traceback" not in must("doctor", "jit")
 
 
-def test_made_pictures_are_compared_with_real_ones_by_features():
+def test_made_images_are_compared_with_real_ones_by_features():
     words = ["eval", "jit", "--features", "vit", "--count", "12", "--split", "train", "--json"]
     made = json.loads(must(*words))["made"]
     assert made["made"] == 12
@@ -177,9 +235,11 @@ def test_made_pictures_are_compared_with_real_ones_by_features():
     assert all(0 <= made["metrics"][key] <= 1 for key in ("precision", "recall", "coverage"))
     assert 0 <= made["asked"] <= 1
     assert set(made["metrics_of_real"]) == set(made["metrics"])
-    assert made["metrics_of_real"]["frechet"] < made["metrics"]["frechet"], "real pictures are nearer to real ones than those of six steps"
+    assert made["metrics_of_real"]["frechet"] < made["metrics"]["frechet"], (
+        "real images are nearer to real ones than those of six steps"
+    )
     again = json.loads(must(*words))["made"]
-    assert "features from" in again["notes"][0], "those of real pictures are kept"
+    assert "features from" in again["notes"][0], "those of real images are kept"
     assert again["metrics"] == pytest.approx(made["metrics"], rel=1e-4, abs=1e-6)
     assert "Fréchet distance" in Path(must("report", "jit").strip()).read_text()
     assert "of its class" in must("eval", "jit", "--features", "vit", "--count", "12", "--split", "train")
@@ -189,7 +249,9 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     words = ["eval", "jit", "--features", "vit", "--count", "12", "--split", "train"]
     first = json.loads(must(*words, "--sweep-guidance", "1", "2", "--json"))["sweep"]
     assert [(p["average"], p["guidance"]) for p in first] == [(1, 1.0), (1, 2.0)]
-    assert first[1]["metrics"] == pytest.approx(json.loads(must(*words, "--json"))["made"]["metrics"], rel=1e-4, abs=1e-6)
+    assert first[1]["metrics"] == pytest.approx(
+        json.loads(must(*words, "--json"))["made"]["metrics"], rel=1e-4, abs=1e-6
+    )
     assert first[0]["metrics"] != first[1]["metrics"]
     journal = Path("jit/evaluation/sweep.jsonl")
     journal.write_bytes(journal.read_bytes()[:-9])
@@ -198,7 +260,9 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     assert "the least Fréchet distance: average" in said
     kept = json.loads(Path("jit/evaluation/sweep.json").read_text())["points"]
     assert [(p["average"], p["guidance"]) for p in kept] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
-    assert all(a["metrics"] == pytest.approx(b["metrics"], rel=1e-4, abs=1e-6) for a, b in zip(kept, first, strict=False))
+    assert all(
+        a["metrics"] == pytest.approx(b["metrics"], rel=1e-4, abs=1e-6) for a, b in zip(kept, first, strict=False)
+    )
     assert kept[2]["metrics"] != kept[0]["metrics"]
     assert "4 of 4 rows" in must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
     drawn, rows = Path("jit/evaluation/sweep.svg").read_text(), Path("jit/evaluation/sweep.md").read_text().splitlines()
@@ -206,13 +270,17 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     assert len([row for row in rows if row.startswith("| ") and "---" not in row]) == 6
     assert rows[-1].startswith("| real | - |")
     assert sum("**" in row for row in rows) == 1
-    assert "0 of 1 rows" not in must(*words[:-3], "13", "--split", "train", "--sweep-guidance", "1"), "another count is another row"
+    assert "0 of 1 rows" not in must(*words[:-3], "13", "--split", "train", "--sweep-guidance", "1"), (
+        "another count is another row"
+    )
 
 
 def test_what_a_denoiser_looks_at_is_drawn_at_times(tmp_path):
-    picture = next(Path("good").rglob("*.png"))
-    said = must("look", "jit", picture, "--times", "0.3", "0.9", "--layers", "-1", "--positions", "--out", tmp_path / "seen")
+    image = next(Path("good").rglob("*.png"))
+    said = must(
+        "look", "jit", image, "--times", "0.3", "0.9", "--layers", "-1", "--positions", "--out", tmp_path / "seen"
+    )
     assert "at several times" in said
-    names = np.load(tmp_path / "seen" / f"{picture.stem}.npz").files
+    names = np.load(tmp_path / "seen" / f"{image.stem}.npz").files
     assert [name.split("-")[0] for name in names] == ["0.3", "0.9"]
     refused(Path(), "look jit --gradients", USAGE, "is a generative model")

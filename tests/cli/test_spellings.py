@@ -5,25 +5,25 @@ import re
 import tomllib
 
 import pytest
-from places import TINY, everything, must, pictures, vitrail
+from places import TINY, everything, images, must, vitrail
 
 from vitrail.cli.main import COMMANDS, command
 from vitrail.cli.syntax.arguments import own_flags, recipe_flags
 from vitrail.cli.syntax.flags import FLAGS, flag_of
-from vitrail.cli.syntax.former import RENAMED, renamed
+from vitrail.cli.syntax.former import renamed
 from vitrail.cli.syntax.spellings import SPELLINGS
-from vitrail.recipe import SECTIONS
+from vitrail.recipe import RENAMED, SECTIONS
 
 USAGE = 2
 THEIRS = [(name, ours) for ours, names in SPELLINGS.items() for name in names.split()]
 TYPICAL = [  # what one types in other tools: the flag that the answer names
     ("--imgsz 224", "--img-size"), ("--batch 64", "--batch-size"), ("--learning-rate 1e-3", "--lr"),
     ("--pretrained x", "--weights"), ("--image-size 224", "--img-size"), ("--num-epochs 3", "--epochs"),
-    ("--optimizer sgd", flag_of("optim", "kind")), ("--per_device_train_batch_size 8", "--batch-size"),
+    ("--optimizer sgd", flag_of("optim", "name")), ("--per_device_train_batch_size 8", "--batch-size"),
     ("--num_train_epochs 3", "--epochs"), ("--learning_rate 1", "--lr"), ("--output_dir x", "--out"),
     ("--data-path x", "--data"), ("--data-dir x", "--data"), ("--wd 0.1", "--weight-decay"),
     ("--max_epochs 3", "--epochs"), ("--ckpt_path x", "--resume"), ("--lr0 0.1", "--lr"), ("--project x", "--out"),
-    ("--opt sgd", flag_of("optim", "kind")),
+    ("--opt sgd", flag_of("optim", "name")),
 ]  # fmt: skip
 
 
@@ -79,15 +79,15 @@ def test_former_keys_are_answered_with_what_they_are_now(old, now):
 def test_keys_that_only_changed_their_section():
     if "plan" in SECTIONS:
         pytest.skip("the section still has this name")
-    assert renamed("plan", "epochs") == "--epochs"
-    assert renamed("plan", "eval_every") == "--train.eval-every"
-    assert renamed("plan", "batch") == "--batch-size"
+    assert renamed("train", "epochs") == "--epochs"
+    assert renamed("train", "eval_every") == "--train.eval-every"
+    assert renamed("train", "batch_size") == "--batch-size"
     assert renamed("optim", "lr") == ""
 
 
 def test_flags_without_a_section_are_keys_of_the_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pictures(tmp_path / "good")
+    images(tmp_path / "good")
     words = ["--steps", "2", "-b", "4", "--lr", "1e-3", "--weight-decay", "0.1", "--img-size", "16", "--seed", "3",
              "--workers", "0", "--precision", "fp32", "--task", "classification"]  # fmt: skip
     must("train", "--data", "good", *TINY, *words, "--device", "cpu", "--out", "run", "--quiet")

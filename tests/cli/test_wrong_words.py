@@ -1,7 +1,7 @@
 """Wrong words and wrong data: the exit code, a few plain lines that say what to do, nothing on disk."""
 
 import pytest
-from places import SHORT, good_rows, must, npz, pictures, refused, table, vitrail
+from places import SHORT, good_rows, images, must, npz, refused, table, vitrail
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 
@@ -10,22 +10,27 @@ USAGE, DATA, CHECKPOINT = 2, 3, 4
 def place(tmp_path_factory):
     """A folder full of things to get wrong."""
     root = tmp_path_factory.mktemp("place")
-    for name, classes in (("good", ("ant", "bee")), ("mixed", ("ant", "bee")), ("alone", ("ant",)), ("hollow", ("ant", "bee"))):
-        pictures(root / name, classes)
+    for name, classes in (
+        ("good", ("ant", "bee")),
+        ("mixed", ("ant", "bee")),
+        ("alone", ("ant",)),
+        ("hollow", ("ant", "bee")),
+    ):
+        images(root / name, classes)
     (root / "hollow" / "cow").mkdir()
-    (root / "mixed" / "ant" / "bad.png").write_text("no picture")
+    (root / "mixed" / "ant" / "bad.png").write_text("no image")
     for name in ("empty", "words/a", "words/b", "tables", "junk/a", "junk/b"):
         (root / name).mkdir(parents=True)
     for kind in "ab":
         (root / "words" / kind / "x.txt").write_text("hello")
         for i in range(3):
-            (root / "junk" / kind / f"{i}.png").write_text("no picture")
+            (root / "junk" / kind / f"{i}.png").write_text("no image")
     table(root / "tables" / "x.csv", [])
     (root / "file.txt").write_text("hello\n")
     recipes = {
         "empty": b"", "broken": b"[model\nname = 3", "binary": bytes(range(256)), "section": b"[modell]\n", "key": b"[optim]\nlrr = 1\n",
-        "value": b"model = 'vit/nano'\n", "both": b"[plan]\nsteps = 3\nepochs = 2\n[data]\npath = 'good'\n",
-        "kind": b"[plan]\nbatch = '9'\n",
+        "value": b"model = 'vit/nano'\n", "both": b"[train]\nsteps = 3\nepochs = 2\n[data]\npath = 'good'\n",
+        "kind": b"[train]\nbatch_size = '9'\n",
         "switch": b"[optim]\nlr = true\n", "many": b"[optim]\nlr = [1, 2]\n",
     }  # fmt: skip
     for name, content in recipes.items():
@@ -69,7 +74,7 @@ WRONG = [
     (f"{T} --depth 3", USAGE, "did you mean --model.depth?"),
     (f"{T} --smoothing 0.1", USAGE, "did you mean --task.smoothing?"),
     ("train -d good", USAGE, "did you mean --data"),
-    (f"{T} --plan 3", USAGE, "did you mean one of its keys, --plan.epochs"),
+    (f"{T} --train 3", USAGE, "did you mean one of its keys, --epochs"),
     ("train -- --data good", USAGE, "unknown option '--'"),
     ("train --data", USAGE, "--data needs a value"),
     (f"{T} --out", USAGE, "--out needs a value"),
@@ -79,7 +84,7 @@ WRONG = [
     ("train --resume ''", USAGE, "--resume is empty"),
     (f"{T} --data tiny.npz", USAGE, "--data is given twice"),
     (f"{T} --batch-size 4 --batch-size 8", USAGE, "--batch-size is given twice"),
-    (f"{T} --augment.flip --augment.no-flip", USAGE, "--augment.flip is given twice"),
+    (f"{T} --augment.hflip --augment.no-hflip", USAGE, "--augment.hflip is given twice"),
     (f"{T} good", USAGE, "unexpected argument 'good'"),
     (f"{T} --quiet yes", USAGE, "unexpected argument 'yes'"),
     ("train both.toml key.toml", USAGE, "unexpected argument 'key.toml'"),
@@ -87,8 +92,8 @@ WRONG = [
     # sections, keys and values of a recipe
     (f"{T} --modl.depth 3", USAGE, "did you mean 'model'"),
     (f"{T} --optim.leraning-rate 1", USAGE, "did you mean 'lr'"),
-    (f"{T} --plan.bacth 3", USAGE, "did you mean 'batch'"),
-    (f"{T} --plan.batch.size 3", USAGE, "did you mean 'batch'"),
+    (f"{T} --train.bacth 3", USAGE, "did you mean 'batch'"),
+    (f"{T} --batch-size.size 3", USAGE, "did you mean 'batch'"),
     (f"{N} --model.deepth 3", USAGE, "unknown key 'deepth' in vit/nano; did you mean 'depth'"),
     (f"{T} --model.deepth 3", USAGE, "did you mean 'depth'"),
     (f"{T} --data.hold-out 0.3", USAGE, "did you mean 'held_out'"),
@@ -116,7 +121,7 @@ WRONG = [
     (f"{T} --batch-size 0", USAGE, "at least 1, not 0"),
     (f"{T} --batch-size -3", USAGE, "at least 1, not -3"),
     (f"{T} --batch-size=", USAGE, "--batch-size is empty"),
-    (f"{T} --plan.eval-every=", USAGE, "takes a whole number, not ''"),
+    (f"{T} --train.eval-every=", USAGE, "takes a whole number, not ''"),
     (f"{T} --batch-size", USAGE, "--batch-size needs a value"),
     (f"{T} --batch-size '4; rm -rf /'", USAGE, "takes a whole number"),
     (f"{T} --steps 0", USAGE, "at least 1, not 0"),
@@ -136,31 +141,31 @@ WRONG = [
     (f"{T} --lr 1 2", USAGE, "takes a number, not 1 2"),
     (f"{T} --optim.betas 0.9", USAGE, "takes 2 numbers"),
     (f"{T} --optim.betas 0.9 1.5", USAGE, "less than 1"),
-    (f"{T} --input.size 28", USAGE, "for example 28 28"),
-    (f"{T} --input.size 0 0", USAGE, "more than 0, not 0 0"),
-    (f"{T} --input.size 28 28 28", USAGE, "takes 2 whole numbers, not 28 28 28"),
+    (f"{T} --img-size 28", USAGE, "for example 28 28"),
+    (f"{T} --img-size 0 0", USAGE, "more than 0, not 0 0"),
+    (f"{T} --img-size 28 28 28", USAGE, "takes 2 whole numbers, not 28 28 28"),
     (f"{T} --input.std 0 0 0", USAGE, "more than 0"),
     (f"{T} --input.std 1 1", USAGE, "2 values for 3 channels"),
     (f"{T} --input.crop-ratio 0", USAGE, "more than 0"),
     (f"{T} --input.background 300 0 0", USAGE, "at most 255"),
-    (f"{T} --augment.flip maybe", USAGE, "true or false, not 'maybe'"),
+    (f"{T} --augment.hflip maybe", USAGE, "true or false, not 'maybe'"),
     (f"{T} --augment.no-crop", USAGE, "needs a value"),
-    (f"{T} --augment.erase 7", USAGE, "at most 1"),
+    (f"{T} --augment.random-erasing 7", USAGE, "at most 1"),
     (f"{T} --augment.magnitude 99", USAGE, "at most 30"),
     (f"{T} --augment.mixup -1", USAGE, "at least 0"),
     (f"{T} --workers -1", USAGE, "at least 0"),
     (f"{T} --workers 100000", USAGE, "at most 256"),
-    (f"{T} --machine.micro 0", USAGE, "more than 0"),
+    (f"{T} --runtime.micro-batch 0", USAGE, "more than 0"),
     ("train --data.path", USAGE, "takes a text"),
     (f"{T} --data.path bad", USAGE, "--data is given twice"),
     # settings that contradict each other, the model or the data
     (f"{T} --steps 3 --epochs 2", USAGE, "both given"),
-    (f"{T} --machine.keep 1", USAGE, "--machine.keep 2"),
+    (f"{T} --runtime.keep-checkpoints 1", USAGE, "--runtime.keep-checkpoints 2"),
     (f"{T} --batch-size 7 --augment.mixup 0.2", USAGE, "not even"),
     (f"{T} --augment.scale 0.9 0.1", USAGE, "the smaller share comes first"),
     (f"{T} --optim.freeze 99", USAGE, "the model has 3"),
     (f"{T} --input.channels 2", USAGE, "cannot be made into that"),
-    (f"{N} --model.channels 2", USAGE, "the pictures have 3"),
+    (f"{N} --model.channels 2", USAGE, "the images have 3"),
     (f"{N} --model.heads 5", USAGE, "heads that fit"),
     (f"{N} --model.heads 0", USAGE, "more than 0"),
     (f"{N} --model.width 0", USAGE, "more than 0"),
@@ -200,11 +205,11 @@ WRONG = [
     ("train --data empty", DATA, "one folder a class"),
     ("train --data alone", DATA, "one class only"),
     ("train --data hollow", DATA, "cow/"),
-    ("train --data words", DATA, "holds no pictures"),
+    ("train --data words", DATA, "holds no images"),
     ("train --data tables", DATA, "name the file: --data tables/x.csv"),
-    ("train --data junk", DATA, "6 pictures (100.00%) cannot be read"),
-    ("train --data mixed", DATA, "--plan.bad skip"),
-    ("train --data mixed --plan.bad skip", DATA, "--plan.bad-budget"),
+    ("train --data junk", DATA, "6 images (100.00%) cannot be read"),
+    ("train --data mixed", DATA, "--data.on-error skip"),
+    ("train --data mixed --data.on-error skip", DATA, "--data.max-errors"),
     ("train --data file.txt", DATA, "not a data set that can be read"),
     ("train --data good/ant/0.png", DATA, "not a data set that can be read"),
     ("train --data negative.csv", DATA, "line 6"),

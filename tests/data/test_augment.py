@@ -1,4 +1,4 @@
-"""Policies and jitter: what they do to a picture, by chance that is a function of (seed, epoch, picture) and of nothing else."""
+"""Policies and jitter: what they do to an image, by chance that is a function of (seed, epoch, image) and of nothing else."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from vitrail.data.sampling import Keys
-from vitrail.data.transforms.augment import Augmentation, blurred
+from vitrail.data.transforms.augment import Augmentation, blur
 from vitrail.data.transforms.preprocess import Preprocess, to_tensor
-from vitrail.data.transforms.progressive import Growth
+from vitrail.data.transforms.progressive import ProgressiveResize
 from vitrail.errors import DataError
 
 POLICIES = ("autoaugment", "trivialaugment", "3-augment")
@@ -24,20 +24,22 @@ def augmentation(channels=3, size=(20, 24), seed=0, **values):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "what", [*({"policy": p} for p in POLICIES), {"jitter": 0.3}, {"policy": "3-augment", "jitter": 0.3, "crop": "random"}], ids=str
+    "what",
+    [*({"policy": p} for p in POLICIES), {"jitter": 0.3}, {"policy": "3-augment", "jitter": 0.3, "crop": "random"}],
+    ids=str,
 )
-def test_a_picture_is_changed_by_seed_epoch_and_picture_alone(what, channels):
+def test_an_image_is_changed_by_seed_epoch_and_image_alone(what, channels):
     made, pixels = augmentation(channels, **what), noise(channels)
     found = {}
     for company in range(2):
         for i in np.random.default_rng(company).permutation(40):
             torch.manual_seed(company)  # what was drawn before does not matter
-            picture = made.picture(pixels, int(i) // 8, int(i) % 8)
-            assert picture.dtype == torch.uint8
-            assert picture.shape == (channels, 20, 24)
-            assert torch.equal(found.setdefault(int(i), picture), picture)
+            image = made.image(pixels, int(i) // 8, int(i) % 8)
+            assert image.dtype == torch.uint8
+            assert image.shape == (channels, 20, 24)
+            assert torch.equal(found.setdefault(int(i), image), image)
     assert len({p.numpy().tobytes() for p in found.values()}) > (12 if channels == 3 else 8)
-    others = [augmentation(channels, seed=1, **what).picture(pixels, i // 8, i % 8) for i in range(40)]
+    others = [augmentation(channels, seed=1, **what).image(pixels, i // 8, i % 8) for i in range(40)]
     assert any(not torch.equal(a, found[i]) for i, a in enumerate(others)), "another seed draws others"
 
 
@@ -45,9 +47,9 @@ def test_a_picture_is_changed_by_seed_epoch_and_picture_alone(what, channels):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("size", [(3, 5), (32, 32)])
 def test_policies_take_grey_and_colour_of_any_size(policy, channels, size):
-    made = augmentation(channels, size, policy=policy, jitter=0.4)
+    made = augmentation(channels, size, auto_augment=policy, color_jitter=0.4)
     for i in range(60):
-        assert made.picture(noise(channels, *size), 0, i).shape == (channels, *size)
+        assert made.image(noise(channels, *size), 0, i).shape == (channels, *size)
 
 
 def kind(before, after):
@@ -62,9 +64,9 @@ def kind(before, after):
 
 
 def test_three_augment_does_one_of_three_each_a_third_of_the_time():
-    made, pixels = augmentation(policy="3-augment"), noise()
+    made, pixels = augmentation(auto_augment="3-augment"), noise()
     before = to_tensor(pixels, 3)
-    kinds = [kind(before, made.picture(pixels, 0, i)) for i in range(600)]
+    kinds = [kind(before, made.image(pixels, 0, i)) for i in range(600)]
     share = {k: kinds.count(k) / 600 for k in set(kinds)}
     assert set(share) == {"grey", "solarised", "blurred"}
     assert all(abs(s - 1 / 3) < 0.06 for s in share.values())
@@ -74,23 +76,23 @@ def test_blurring_is_torchvisions():
     image = to_tensor(noise(height=30, width=40), 3)
     for seed in range(12):
         torch.manual_seed(seed)
-        found = blurred(image)
+        found = blur(image)
         torch.manual_seed(seed)
         sigma = float(torch.empty(1).uniform_(0.1, 2.0))
         wanted = F.gaussian_blur(image, [13, 13], [sigma, sigma])
         assert (found.int() - wanted.int()).abs().max() <= 2, "the same up to what lies beyond three deviations"
 
 
-def test_a_grey_picture_is_left_alone_where_colour_makes_it_grey():
-    made, pixels = augmentation(1, policy="3-augment"), noise(1)
-    same = [torch.equal(made.picture(pixels, 0, i), to_tensor(pixels, 1)) for i in range(300)]
+def test_a_grey_image_is_left_alone_where_colour_makes_it_grey():
+    made, pixels = augmentation(1, auto_augment="3-augment"), noise(1)
+    same = [torch.equal(made.image(pixels, 0, i), to_tensor(pixels, 1)) for i in range(300)]
     assert abs(np.mean(same) - 1 / 3) < 0.1
 
 
 def test_jitter_keeps_within_its_bounds():
-    """Of an even grey picture, only brightness can change: by the factor that was asked for at most."""
+    """Of an even grey image, only brightness can change: by the factor that was asked for at most."""
     flat = np.full((8, 8, 3), 100, np.uint8)
-    found = [augmentation(size=(8, 8), jitter=0.3).picture(flat, 0, i) for i in range(300)]
+    found = [augmentation(size=(8, 8), color_jitter=0.3).image(flat, 0, i) for i in range(300)]
     means = np.array([f.float().mean().item() for f in found])
     assert means.min() >= 68  # rounded down twice
     assert means.max() <= 131
@@ -98,20 +100,20 @@ def test_jitter_keeps_within_its_bounds():
     assert all(f.float().std() == 0 for f in found)
 
 
-def test_without_anything_a_picture_is_only_preprocessed():
+def test_without_anything_an_image_is_only_preprocessed():
     made = augmentation()
     assert not made.works_per_image
-    assert torch.equal(made.picture(noise(), 3, 4), to_tensor(noise(), 3))
+    assert torch.equal(made.image(noise(), 3, 4), to_tensor(noise(), 3))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_the_batch_stage_takes_any_number_of_channels(channels):
-    made = augmentation(channels, crop="pad", flip=True, flip_vertical=True, erase=1.0)
-    pictures = torch.stack([to_tensor(noise(channels, seed=i), channels) for i in range(6)])
+    made = augmentation(channels, crop="pad", hflip=True, vflip=True, random_erasing=1.0)
+    images = torch.stack([to_tensor(noise(channels, seed=i), channels) for i in range(6)])
     keys = Keys(np.zeros(6, np.int64), np.arange(6))
-    whole = made.batch(pictures, keys)
+    whole = made.batch(images, keys)
     assert whole.shape == (6, channels, 20, 24)
-    parts = [made.batch(pictures[i : i + 2], Keys(keys.epochs[i : i + 2], keys.ids[i : i + 2])) for i in (0, 2, 4)]
+    parts = [made.batch(images[i : i + 2], Keys(keys.epochs[i : i + 2], keys.ids[i : i + 2])) for i in (0, 2, 4)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -127,31 +129,31 @@ def test_channels_that_can_be_made_into_others_are(have, takes):
 
 
 def test_sizes_grow_in_at_most_five_equal_steps():
-    growth = Growth((96, 96), (224, 224), 1000, 16)
-    sizes = [growth.size(step) for step in range(1200)]
-    assert growth.sizes == [(96, 96), (128, 128), (144, 144), (176, 176), (192, 192), (224, 224)]
-    assert [sizes.count(s) for s in growth.sizes] == [200, 200, 200, 200, 200, 200]
+    growth = ProgressiveResize((96, 96), (224, 224), 1000, 16)
+    sizes = [growth.size_at(step) for step in range(1200)]
+    assert growth.all_sizes == [(96, 96), (128, 128), (144, 144), (176, 176), (192, 192), (224, 224)]
+    assert [sizes.count(s) for s in growth.all_sizes] == [200, 200, 200, 200, 200, 200]
     assert sizes == sorted(sizes)
-    assert growth.size(10**9) == (224, 224)
+    assert growth.size_at(10**9) == (224, 224)
 
 
 def test_sizes_are_multiples_of_the_stride_and_never_above_the_full_one():
     for stride in (1, 4, 7, 16, 32):
         for full in ((28, 30), (100, 33), (224, 224)):
             for start in ((1, 1), (13, 27), (28, 30)):
-                growth = Growth(start, full, 7, stride)
-                assert len(growth.sizes) <= 6
-                assert growth.sizes[-1] == full
-                for size in growth.sizes:
+                growth = ProgressiveResize(start, full, 7, stride)
+                assert len(growth.all_sizes) <= 6
+                assert growth.all_sizes[-1] == full
+                for size in growth.all_sizes:
                     assert all(0 < a <= b and (a % stride == 0 or a == b) for a, b in zip(size, full, strict=True))
 
 
 def test_growing_resizes_on_the_way_and_not_at_the_end():
     images = torch.rand(4, 3, 32, 24)
-    growth = Growth((16, 12), (32, 24), 10, 4)
-    assert growth.batch(images, 0).shape == (4, 3, 16, 12)
-    assert growth.batch(images, 10) is images
-    flat = growth.batch(torch.full((1, 1, 32, 24), 0.25), 0)
+    growth = ProgressiveResize((16, 12), (32, 24), 10, 4)
+    assert growth.resize_batch(images, 0).shape == (4, 3, 16, 12)
+    assert growth.resize_batch(images, 10) is images
+    flat = growth.resize_batch(torch.full((1, 1, 32, 24), 0.25), 0)
     torch.testing.assert_close(flat, torch.full((1, 1, 16, 12), 0.25))
-    pieces = torch.cat([growth.batch(images[:2], 0), growth.batch(images[2:], 0)])
-    assert torch.equal(pieces, growth.batch(images, 0))
+    pieces = torch.cat([growth.resize_batch(images[:2], 0), growth.resize_batch(images[2:], 0)])
+    assert torch.equal(pieces, growth.resize_batch(images, 0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrail.data.transforms.mixing import Mixing, draw, mix
+from vitrail.data.transforms.mixing import Mixing, draw_mixing, mix_batch
 from vitrail.types import Batch
 
 STEPS, PAIRS = 60, 100
@@ -12,7 +12,7 @@ STEPS, PAIRS = 60, 100
 
 def many(mixing, seed=0):
     """(cut, keep) of the pairs of many steps, [steps P]."""
-    drawn = [draw(seed, step, PAIRS, mixing) for step in range(STEPS)]
+    drawn = [draw_mixing(seed, step, PAIRS, mixing) for step in range(STEPS)]
     return np.stack([d.cut for d in drawn]), np.stack([d.keep for d in drawn])
 
 
@@ -45,16 +45,16 @@ def test_every_pair_has_a_chance_of_its_own_or_the_whole_batch_one():
     assert all(len(np.unique(row)) == 1 for row in cut)
     assert 0.3 < (keep[:, 0] < 1).mean() < 0.7
     assert 0.3 < cut[:, 0].mean() < 0.7
-    assert len(np.unique(draw(0, 1, 8, Mixing(0.0, 1.0, each="batch")).places, axis=0)) == 1, "one box for all"
+    assert len(np.unique(draw_mixing(0, 1, 8, Mixing(0.0, 1.0, mode="batch")).places, axis=0)) == 1, "one box for all"
 
 
 @pytest.mark.parametrize("each", ["pair", "batch"])
 def test_a_function_of_seed_and_step(each):
     mixing = Mixing(0.8, 1.0, 0.7, 0.4, each)
-    a, b = draw(5, 7, 12, mixing), draw(5, 7, 12, mixing)
+    a, b = draw_mixing(5, 7, 12, mixing), draw_mixing(5, 7, 12, mixing)
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not np.array_equal(a.places, draw(5, 8, 12, mixing).places)
-    assert not np.array_equal(a.places, draw(6, 7, 12, mixing).places)
+    assert not np.array_equal(a.places, draw_mixing(5, 8, 12, mixing).places)
+    assert not np.array_equal(a.places, draw_mixing(6, 7, 12, mixing).places)
 
 
 def batch_of(count):
@@ -63,8 +63,8 @@ def batch_of(count):
 
 def test_pairs_that_are_left_alone_keep_every_bit():
     batch = batch_of(40)
-    drawn = draw(0, 0, 20, Mixing(0.8, 1.0, 0.5))
-    mixed = mix(batch, drawn)
+    drawn = draw_mixing(0, 0, 20, Mixing(0.8, 1.0, 0.5))
+    mixed = mix_batch(batch, drawn)
     alone = np.flatnonzero(drawn.keep.repeat(2) == 1)
     assert 5 < len(alone) < 35
     assert torch.equal(mixed.inputs[alone], batch.inputs[alone])
@@ -74,9 +74,9 @@ def test_pairs_that_are_left_alone_keep_every_bit():
 def test_blends_and_cuts_in_one_batch_are_each_what_they_are_alone():
     """Against the formulas, written out pair by pair."""
     batch = batch_of(40)
-    drawn = draw(3, 9, 20, Mixing(0.8, 1.0))
+    drawn = draw_mixing(3, 9, 20, Mixing(0.8, 1.0))
     assert 0 < drawn.cut.sum() < 20
-    mixed = mix(batch, drawn)
+    mixed = mix_batch(batch, drawn)
     for i in range(40):
         j, lam = i ^ 1, float(drawn.keep[i // 2])
         if drawn.cut[i // 2]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vitrail.data.annotations.rle import polygons, region, runs, unpacked
+from vitrail.data.annotations.rle import decode_region, decode_runs, fill_polygons, unpack_runs
 
 
 def lengths(mask: np.ndarray) -> list[int]:
@@ -42,9 +42,9 @@ masks = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 def test_run_lengths_come_back(mask):
     height, width = mask.shape
     counts = lengths(mask)
-    assert (runs(counts, height, width) == mask).all()
-    assert unpacked(packed(counts)) == counts
-    assert (region({"size": [height, width], "counts": packed(counts)}, height, width) == mask).all()
+    assert (decode_runs(counts, height, width) == mask).all()
+    assert unpack_runs(packed(counts)) == counts
+    assert (decode_region({"size": [height, width], "counts": packed(counts)}, height, width) == mask).all()
 
 
 @settings(deadline=None)
@@ -52,23 +52,27 @@ def test_run_lengths_come_back(mask):
 def test_as_the_reference_packs_them(mask):
     reference = pytest.importorskip("pycocotools.mask")
     text = reference.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-    assert unpacked(text) == lengths(mask)
+    assert unpack_runs(text) == lengths(mask)
 
 
 def test_a_polygon_takes_the_pixels_whose_centres_it_holds():
-    square = polygons([[2, 3, 6, 3, 6, 5, 2, 5]], 8, 10)
+    square = fill_polygons([[2, 3, 6, 3, 6, 5, 2, 5]], 8, 10)
     assert square.sum() == 8
     assert square[3:5, 2:6].all()
-    assert polygons([[0, 0, 4, 0, 4, 4, 0, 4], [4, 4, 8, 4, 8, 8, 4, 8]], 8, 8).sum() == 32  # two parts of one object
-    assert polygons([[-5, -5, 20, -5, 20, 20, -5, 20]], 8, 8).all()  # further than the picture
+    assert (
+        fill_polygons([[0, 0, 4, 0, 4, 4, 0, 4], [4, 4, 8, 4, 8, 8, 4, 8]], 8, 8).sum() == 32
+    )  # two parts of one object
+    assert fill_polygons([[-5, -5, 20, -5, 20, 20, -5, 20]], 8, 8).all()  # further than the image
     rows, columns = np.mgrid[:40, :40] + 0.5
-    assert (polygons([[0, 0, 40, 0, 0, 40]], 40, 40) == (rows + columns < 40)).mean() > 0.98  # but for centres on the edge
+    assert (
+        fill_polygons([[0, 0, 40, 0, 0, 40]], 40, 40) == (rows + columns < 40)
+    ).mean() > 0.98  # but for centres on the edge
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ({"size": [4, 5], "counts": [10, 3]}, "make 13 pixels, and the picture has 20"),
+        ({"size": [4, 5], "counts": [10, 3]}, "make 13 pixels, and the image has 20"),
         ({"size": [5, 4], "counts": [20]}, "is for a size"),
         ({"size": [4, 5], "counts": [30, -10]}, "not whole numbers"),
         ({"size": [4, 5], "counts": [20.0]}, "not whole numbers"),
@@ -85,7 +89,7 @@ def test_a_polygon_takes_the_pixels_whose_centres_it_holds():
 )
 def test_what_does_not_fit_is_refused(found, reason):
     with pytest.raises(ValueError, match=reason):
-        region(found, 4, 5)
+        decode_region(found, 4, 5)
 
 
 @settings(deadline=None)
@@ -93,7 +97,7 @@ def test_what_does_not_fit_is_refused(found, reason):
 def test_any_text_unpacks_or_is_refused(text):
     told = ""
     try:
-        found = unpacked(text)
+        found = unpack_runs(text)
     except ValueError as error:
         found, told = [], str(error)
     assert all(isinstance(c, int) for c in found)

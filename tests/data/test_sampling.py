@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data.sampling import WHOLE, Keys, Stream, bits, seed_of
+from vitrail.data.sampling import WHOLE, Keys, SampleStream, derive_seed, mixed_bits
 
 seeds = st.integers(0, 2**63 - 1)
 
 
 def streams(seed, count, batch, repeats=1, labels=None):
-    return Stream(seed, count, batch, repeats, labels)
+    return SampleStream(seed, count, batch, repeats, labels)
 
 
 def shown(stream, steps):
@@ -34,27 +34,27 @@ def settings_of(draw):
 def test_a_step_is_the_same_however_one_gets_to_it_and_on_however_many_processes(made, balanced, steps):
     seed, labels, batch, repeats = made
     given = (seed, len(labels), batch, repeats, labels if balanced else None)
-    used = Stream(*given)
+    used = SampleStream(*given)
     for step in steps:
-        a, b = used.keys(step), Stream(*given).keys(step)
+        a, b = used.keys(step), SampleStream(*given).keys(step)
         assert np.array_equal(a.ids, b.ids)
         assert np.array_equal(a.epochs, b.epochs)
         for world in (2, 3, 8):
-            assert np.array_equal(np.concatenate([a.share(rank, world).ids for rank in range(world)]), a.ids)
+            assert np.array_equal(np.concatenate([a.shard(rank, world).ids for rank in range(world)]), a.ids)
 
 
 @settings(max_examples=150, deadline=None)
 @given(settings_of(), st.booleans())
 def test_no_showing_comes_twice(made, balanced):
-    """(epoch, picture) says what is done to a picture, so two showings must never share it."""
+    """(epoch, image) says what is done to an image, so two showings must never share it."""
     seed, labels, batch, repeats = made
-    keys = shown(Stream(seed, len(labels), batch, repeats, labels if balanced else None), 12)
+    keys = shown(SampleStream(seed, len(labels), batch, repeats, labels if balanced else None), 12)
     assert len(set(zip(keys.epochs.tolist(), keys.ids.tolist(), strict=True))) == 12 * batch
 
 
 @settings(max_examples=100, deadline=None)
 @given(seeds, st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
-def test_an_epoch_shows_a_share_of_the_pictures_as_often_as_asked(seed, repeats, rounds, epochs):
+def test_an_epoch_shows_a_share_of_the_images_as_often_as_asked(seed, repeats, rounds, epochs):
     count = 12 * repeats * rounds
     keys = shown(streams(seed, count, 12, repeats), epochs * count // 12)
     for epoch in range(epochs):
@@ -72,9 +72,11 @@ def test_copies_lie_in_one_batch_and_never_beside_each_other(seed, repeats, coun
     for step in range(count // batch):  # the first epoch
         ids = stream.keys(step).ids
         pairs = ids.reshape(-1, 2)
-        assert not (repeats > 1 and (pairs[:, 0] == pairs[:, 1]).any()), "a picture would be mixed with itself"
+        assert not (repeats > 1 and (pairs[:, 0] == pairs[:, 1]).any()), "an image would be mixed with itself"
         apart += sum(1 for n in np.unique(ids, return_counts=True)[1] if n < repeats)
-    assert apart <= 2 * (count // batch), "only the picture where a batch begins and the one where it ends may be torn apart"
+    assert apart <= 2 * (count // batch), (
+        "only the image where a batch begins and the one where it ends may be torn apart"
+    )
 
 
 def test_without_repeats_the_stream_is_the_permutation():
@@ -86,9 +88,9 @@ def test_without_repeats_the_stream_is_the_permutation():
 @settings(max_examples=150, deadline=None)
 @given(settings_of())
 def test_balanced_shows_every_class_equally_often(made):
-    """To one picture after every epoch, and every picture of a class equally often to one too."""
+    """To one image after every epoch, and every image of a class equally often to one too."""
     seed, labels, _, _ = made
-    stream = Stream(seed, len(labels), 10, 1, labels)
+    stream = SampleStream(seed, len(labels), 10, 1, labels)
     keys = [stream.epoch(e) for e in range(6)]
     for epochs in range(1, 7):
         ids = np.concatenate([k.ids for k in keys[:epochs]])
@@ -101,7 +103,7 @@ def test_balanced_shows_every_class_equally_often(made):
 
 def test_balanced_with_repeats_is_balanced_over_epochs():
     labels = np.array([0] * 90 + [1] * 9 + [2])
-    ids = shown(Stream(0, 100, 30, 3, labels), 100).ids
+    ids = shown(SampleStream(0, 100, 30, 3, labels), 100).ids
     share = np.bincount(labels[ids]) / len(ids)
     assert np.abs(share - 1 / 3).max() < 0.01
 
@@ -109,25 +111,25 @@ def test_balanced_with_repeats_is_balanced_over_epochs():
 def test_balanced_batches_are_shuffled():
     """Not class after class: a batch would hold one class in each of its pairs' halves."""
     labels = np.repeat(np.arange(4), 250)
-    ids = Stream(0, 1000, 100, 1, labels).epoch(0).ids
+    ids = SampleStream(0, 1000, 100, 1, labels).epoch(0).ids
     follows = (labels[ids[1:]] == (labels[ids[:-1]] + 1) % 4).mean()
     assert abs(follows - 0.25) < 0.05
-    assert len(np.unique(Stream(1, 1000, 100, 1, labels).epoch(0).ids != ids)) == 2, "another seed, another order"
+    assert len(np.unique(SampleStream(1, 1000, 100, 1, labels).epoch(0).ids != ids)) == 2, "another seed, another order"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_a_class_of_few_pictures_goes_round_in_ever_new_orders(count):
+def test_a_class_of_few_images_goes_round_in_ever_new_orders(count):
     labels = np.array([0] * 200 + [1] * count)
-    stream = Stream(0, len(labels), 10, 1, labels)
+    stream = SampleStream(0, len(labels), 10, 1, labels)
     keys = stream.epoch(0)
     rare = labels[keys.ids] == 1
     assert sorted(keys.epochs[rare]) == sorted(np.arange(rare.sum()) // count)
-    orders = {tuple(stream.turns(np.flatnonzero(labels == 1), count * r, count * (r + 1)).ids) for r in range(30)}
+    orders = {tuple(stream.class_turns(np.flatnonzero(labels == 1), count * r, count * (r + 1)).ids) for r in range(30)}
     assert len(orders) > 1 or count == 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2**40))
 def test_one_seed_is_made_as_those_of_many_are(seed, epoch, index):
-    many = bits(seed, Keys(np.array([epoch, 0]), np.array([index, 1])), WHOLE)
-    assert seed_of(seed, epoch, index) == int(many[0]) >> 1
+    many = mixed_bits(seed, Keys(np.array([epoch, 0]), np.array([index, 1])), WHOLE)
+    assert derive_seed(seed, epoch, index) == int(many[0]) >> 1

@@ -1,11 +1,11 @@
-"""Pictures are divided by name and seed alone, and what was asked for is what comes out."""
+"""Images are divided by name and seed alone, and what was asked for is what comes out."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data.splits import arrange
+from vitrail.data.splits import assign_parts
 from vitrail.errors import DataError, UsageError
 
 NAMES = [f"a/{i}.png" for i in range(299)]
@@ -17,14 +17,14 @@ def counts(found):
 
 def test_counts_shares_and_what_is_usual():
     none = [""] * 299
-    found, notes = arrange(NAMES, none, (200, 49, 50), 0)
+    found, notes = assign_parts(NAMES, none, (200, 49, 50), 0)
     assert counts(found) == {"train": 200, "val": 49, "test": 50}
     assert sorted(np.concatenate(list(found.values()))) == list(range(299))
-    assert notes == ["divided by name with seed 0: 200 train, 49 val, 50 test of 299 pictures"]
-    assert counts(arrange(NAMES, none, (0.8, 0.1, 0.1), 0)[0]) == {"train": 239, "val": 30, "test": 30}
-    assert counts(arrange(NAMES, none, (), 0)[0]) == {"train": 239, "val": 60}
-    assert counts(arrange(NAMES, none, (1, 0), 0)[0]) == {"train": 299}
-    found, notes = arrange(NAMES, none, (20, 5), 0)
+    assert notes == ["divided by name with seed 0: 200 train, 49 val, 50 test of 299 images"]
+    assert counts(assign_parts(NAMES, none, (0.8, 0.1, 0.1), 0)[0]) == {"train": 239, "val": 30, "test": 30}
+    assert counts(assign_parts(NAMES, none, (), 0)[0]) == {"train": 239, "val": 60}
+    assert counts(assign_parts(NAMES, none, (1, 0), 0)[0]) == {"train": 299}
+    found, notes = assign_parts(NAMES, none, (20, 5), 0)
     assert counts(found) == {"train": 20, "val": 5}
     assert "274 are left out" in notes[-1]
 
@@ -33,14 +33,17 @@ def test_counts_shares_and_what_is_usual():
 @given(st.permutations(range(30)), st.integers(0, 5))
 def test_the_order_of_the_names_does_not_matter(order, seed):
     names = [NAMES[i] for i in order]
-    sets = [{part: {n[i] for i in places} for part, places in arrange(n, [""] * 30, (), seed)[0].items()} for n in (NAMES[:30], names)]
+    sets = [
+        {part: {n[i] for i in places} for part, places in assign_parts(n, [""] * 30, (), seed)[0].items()}
+        for n in (NAMES[:30], names)
+    ]
     assert sets[0] == sets[1]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.sampled_from([(), (0.8, 0.2), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01), (0.3, 0.1)]))
-def test_train_is_never_empty_and_no_picture_stands_twice(count, split):
-    found, _ = arrange(NAMES[:count], [""] * count, split, 0)
+def test_train_is_never_empty_and_no_image_stands_twice(count, split):
+    found, _ = assign_parts(NAMES[:count], [""] * count, split, 0)
     places = np.concatenate(list(found.values()))
     assert len(found["train"]) >= 1
     assert len(set(places.tolist())) == len(places) <= count
@@ -50,35 +53,43 @@ def test_train_is_never_empty_and_no_picture_stands_twice(count, split):
 
 def test_parts_that_the_data_names_are_kept():
     parts = ["train"] * 4 + ["val"] * 2 + [""]
-    found, notes = arrange(NAMES[:7], parts, (), 0)
+    found, notes = assign_parts(NAMES[:7], parts, (), 0)
     assert {p: v.tolist() for p, v in found.items()} == {"train": [0, 1, 2, 3], "val": [4, 5]}
-    assert notes == ["left out, as they belong to no part: 1 picture"]
+    assert notes == ["left out, as they belong to no part: 1 image"]
     with pytest.raises(UsageError, match="names its parts itself"):
-        arrange(NAMES[:7], parts, (0.5, 0.5), 0)
-    found, _ = arrange(NAMES[:10], ["train"] * 10, (), 0)  # a val part is held out where there is no part to judge by
+        assign_parts(NAMES[:7], parts, (0.5, 0.5), 0)
+    found, _ = assign_parts(
+        NAMES[:10], ["train"] * 10, (), 0
+    )  # a val part is held out where there is no part to judge by
     assert counts(found) == {"train": 8, "val": 2}
-    found, _ = arrange(NAMES[:10], ["train"] * 8 + ["test"] * 2, (), 0)
+    found, _ = assign_parts(NAMES[:10], ["train"] * 8 + ["test"] * 2, (), 0)
     assert counts(found) == {"train": 8, "test": 2}
-    found, notes = arrange(NAMES[:10], ["test"] * 10, (), 0)
+    found, notes = assign_parts(NAMES[:10], ["test"] * 10, (), 0)
     assert counts(found) == {"train": 8, "val": 2}
-    assert notes[0] == "the data names test but no train: all pictures were divided anew"
+    assert notes[0] == "the data names test but no train: all images were divided anew"
 
 
 @pytest.mark.parametrize("name", ["a/2.png", "2.png", "2"])
-def test_one_picture_held_out_by_its_name(name):
-    found, _ = arrange(NAMES[:4], [""] * 4, (1, 0), 0, name)
+def test_one_image_held_out_by_its_name(name):
+    found, _ = assign_parts(NAMES[:4], [""] * 4, (1, 0), 0, name)
     assert {p: v.tolist() for p, v in found.items()} == {"train": [0, 1, 3], "test": [2]}
-    assert counts(arrange(NAMES[:4], [""] * 4, (), 0, (name,))[0]) == {"train": 2, "val": 1, "test": 1}
+    assert counts(assign_parts(NAMES[:4], [""] * 4, (), 0, (name,))[0]) == {"train": 2, "val": 1, "test": 1}
 
 
 def test_what_cannot_be():
     none = [""] * 299
-    for split, told in [((0.5,), "2 or 3"), ((0, 1), "2 or 3"), ((0.9, 0.2), "make 1.1"), ((300, 1), "there are 299"), ((1.5, 2), "whole")]:
+    for split, told in [
+        ((0.5,), "2 or 3"),
+        ((0, 1), "2 or 3"),
+        ((0.9, 0.2), "make 1.1"),
+        ((300, 1), "there are 299"),
+        ((1.5, 2), "whole"),
+    ]:
         with pytest.raises(UsageError, match=told):
-            arrange(NAMES, none, split, 0)
-    with pytest.raises(UsageError, match=r"no picture is called '298\.jpg'\n.*298"):
-        arrange(NAMES, none, (), 0, ("298.jpg",))
+            assign_parts(NAMES, none, split, 0)
+    with pytest.raises(UsageError, match=r"no image is called '298\.jpg'\n.*298"):
+        assign_parts(NAMES, none, (), 0, ("298.jpg",))
     with pytest.raises(UsageError, match="takes 2 shares"):
-        arrange(NAMES, none, (0.5, 0.3, 0.2), 0, ("1",))
-    with pytest.raises(DataError, match="no picture is left"):
-        arrange(NAMES[:1], [""], (), 0, ("0",))
+        assign_parts(NAMES, none, (0.5, 0.3, 0.2), 0, ("1",))
+    with pytest.raises(DataError, match="no image is left"):
+        assign_parts(NAMES[:1], [""], (), 0, ("0",))

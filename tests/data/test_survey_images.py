@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitrail.data.dataset import ArrayReader, Dataset, Split
-from vitrail.data.survey.images import survey
+from vitrail.data.survey.images import survey_images
 from vitrail.datasets import imagefolder, mini
 from vitrail.errors import BadImage
 from vitrail.report.survey.images import advice, render
@@ -38,17 +38,19 @@ def look(root: Path) -> Dataset:
 
 def test_a_sound_folder(tmp_path):
     seen: list[tuple[int, int]] = []
-    found = survey(folder(tmp_path), lambda done, total: seen.append((done, total)), threads=2)
+    found = survey_images(folder(tmp_path), lambda done, total: seen.append((done, total)), threads=2)
     assert found.counts == {"train": (10, 10), "val": (4, 4)}
     assert (found.sizes.height, found.sizes.width, found.sizes.distinct) == ((12, 12, 12), (16, 16, 16), 1)
     assert (found.channels, found.bits, found.animated, found.imbalance) == ({3: 28}, {8: 28}, 0, 1.0)
-    assert not any([found.corrupt, found.copies, found.conflicts, found.slender, found.tiny, found.repeated, found.shared])
+    assert not any(
+        [found.corrupt, found.copies, found.conflicts, found.slender, found.tiny, found.repeated, found.shared]
+    )
     pixels = np.stack([noise(100 * k + i) for k in range(2) for i in range(10)]) / 255
     np.testing.assert_allclose(found.mean, pixels.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=1e-12)
     assert seen[-1] == (28, 28)
-    assert found == survey(look(tmp_path), threads=1)
-    assert advice(found) == ["fewer than 20 training pictures: 2 classes; start from pre-trained weights, or add pictures"]
+    assert found == survey_images(look(tmp_path), threads=1)
+    assert advice(found) == ["fewer than 20 training images: 2 classes; start from pre-trained weights, or add images"]
 
 
 def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
@@ -71,7 +73,7 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
         (tmp_path / path).write_bytes(kinds[i % 10])
         planted.add(path)
     data = look(tmp_path)
-    found = survey(data)
+    found = survey_images(data)
     assert {bad.name for bad in found.corrupt} == planted
     for bad in found.corrupt:
         assert data.splits[bad.split].names[bad.number] == bad.name
@@ -79,7 +81,7 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
         with pytest.raises(BadImage):
             data.splits[bad.split].read(bad.number)
     assert sum(found.channels.values()) == 200
-    assert "not readable: 40 pictures; remove or replace, or train with --data.bad skip" in advice(found)
+    assert "not readable: 40 images; remove or replace, or train with --data.bad skip" in advice(found)
     lines = render(data, found)
     assert sum(": is " in line for line in lines) == 20
     assert "  and 20 more" in lines
@@ -91,18 +93,18 @@ def test_copies_are_counted_exactly(tmp_path):
         put(tmp_path / "val" / "cat" / f"leak{i}.png", noise(i))  # bytes of train/cat/i.png
     put(tmp_path / "val" / "dog" / "leak.png", noise(3))  # of a training cat: another label
     put(tmp_path / "train" / "dog" / "again.png", noise(100))
-    found = survey(look(tmp_path))
+    found = survey_images(look(tmp_path))
     assert found.shared == {("train", "val"): 4}
     assert found.repeated == {"train": 1}
     assert len(found.copies) == 5
     assert [{w.name for w in group} for group in found.conflicts] == [{"train/cat/3.png", "val/dog/leak.png"}]
     said = "\n".join(advice(found))
-    assert "both in train and in val: 4 pictures of val" in said
-    assert "twice in train: 1 picture;" in said
+    assert "both in train and in val: 4 images of val" in said
+    assert "twice in train: 1 image;" in said
     assert "equal but labelled differently: 1 group" in said
 
 
-def test_odd_pictures(tmp_path):
+def test_odd_images(tmp_path):
     folder(tmp_path, train=3)
     put(tmp_path / "train" / "dog" / "long.png", noise(900, 10, 101))
     put(tmp_path / "train" / "dog" / "small.png", noise(901, 7, 7))
@@ -110,7 +112,7 @@ def test_odd_pictures(tmp_path):
     Image.fromarray(noise(903)[..., 0].astype(np.uint16) * 257).save(tmp_path / "train" / "cat" / "deep.png")
     frames = [Image.fromarray(noise(i)) for i in range(3)]
     frames[0].save(tmp_path / "train" / "cat" / "film.gif", save_all=True, append_images=frames[1:])
-    found = survey(look(tmp_path))
+    found = survey_images(look(tmp_path))
     assert [w.name for w in found.slender] == ["train/dog/long.png"]
     assert [w.name for w in found.tiny] == ["train/dog/small.png"]
     assert (found.animated, found.channels, found.bits) == (1, {1: 2, 3: 17}, {8: 18, 16: 1})
@@ -119,13 +121,13 @@ def test_odd_pictures(tmp_path):
 
 
 def test_content_is_that_of_names_labels_and_bytes(tmp_path):
-    one = survey(folder(tmp_path)).content
+    one = survey_images(folder(tmp_path)).content
     (tmp_path / "train" / "cat" / "0.png").touch()
-    assert survey(look(tmp_path)).content == one
+    assert survey_images(look(tmp_path)).content == one
     put(tmp_path / "train" / "cat" / "0.png", noise(77))
-    two = survey(look(tmp_path)).content
+    two = survey_images(look(tmp_path)).content
     (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "train" / "cat" / "z.png")
-    assert len({one, two, survey(look(tmp_path)).content}) == 3
+    assert len({one, two, survey_images(look(tmp_path)).content}) == 3
 
 
 def arrays(labels, pixels=None, **more) -> Dataset:
@@ -137,23 +139,25 @@ def arrays(labels, pixels=None, **more) -> Dataset:
 
 def test_arrays_are_measured_exactly():
     data = arrays(np.arange(5000) % 3)
-    found = survey(data)
+    found = survey_images(data)
     pixels = data.splits["train"].array / 255
     np.testing.assert_allclose(found.mean, pixels.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=1e-12)
-    assert (found.sizes.distinct, found.channels, found.pictures) == (1, {2: 5000}, {"train": 5000})
+    assert (found.sizes.distinct, found.channels, found.images) == (1, {2: 5000}, {"train": 5000})
     assert advice(found) == []
 
 
 def test_balance():
-    assert survey(arrays([0] * 44 + [1] * 4 + [2] * 8)).imbalance == 11
-    assert any("11 times" in x for x in advice(survey(arrays([0] * 44 + [1] * 4 + [2] * 8))))
-    assert any("without training pictures: 1 class;" in x for x in advice(survey(arrays([0, 1]))))
-    assert any("one class" in x for x in advice(survey(arrays([1, 1]))))
+    assert survey_images(arrays([0] * 44 + [1] * 4 + [2] * 8)).imbalance == 11
+    assert any("11 times" in x for x in advice(survey_images(arrays([0] * 44 + [1] * 4 + [2] * 8))))
+    assert any("without training images: 1 class;" in x for x in advice(survey_images(arrays([0, 1]))))
+    assert any("one class" in x for x in advice(survey_images(arrays([1, 1]))))
 
 
 def test_several_labels():
-    found = survey(arrays(np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1]], np.uint8), np.zeros((3, 9, 9, 2), np.uint8)))
+    found = survey_images(
+        arrays(np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1]], np.uint8), np.zeros((3, 9, 9, 2), np.uint8))
+    )
     assert found.counts["train"] == (1, 3, 1)
     assert (len(found.copies), len(found.conflicts)) == (1, 1)
 
@@ -165,21 +169,24 @@ def test_other_readers_and_failures_of_theirs(tmp_path):
         return noise(index)
 
     data = Dataset("own", ("a", "b"), {"train": Split(["train/0", "train/1", "train/2"], np.array([0, 1, 1]), read)}, 3)
-    found = survey(data)
+    found = survey_images(data)
     assert found.corrupt == (("train", 1, "train/1", "is cut short"),)
     taken = folder(tmp_path)
     (tmp_path / "train" / "cat" / "3.png").write_bytes(b"")
-    part = Dataset("x", taken.classes, {"train": taken.splits["train"].take(np.array([5, 3]))}, 3)
-    assert survey(part).corrupt == (("train", 1, "train/cat/3.png", "is empty"),)
+    part = Dataset("x", taken.classes, {"train": taken.splits["train"].select(np.array([5, 3]))}, 3)
+    assert survey_images(part).corrupt == (("train", 1, "train/cat/3.png", "is empty"),)
     gone = look(tmp_path)
     (tmp_path / "train" / "cat" / "5.png").unlink()
-    assert [(b.name, b.reason) for b in survey(gone).corrupt][1] == ("train/cat/5.png", "cannot be read: no such file or directory")
+    assert [(b.name, b.reason) for b in survey_images(gone).corrupt][1] == (
+        "train/cat/5.png",
+        "cannot be read: no such file or directory",
+    )
 
 
 def test_render_says_what_is_there():
     data = mini.build(mini.Config())
-    lines = render(data, survey(data))
-    assert lines[0] == "pictures        10,000 train, 2,000 test"
+    lines = render(data, survey_images(data))
+    assert lines[0] == "images        10,000 train, 2,000 test"
     assert "height x width  28 x 28" in lines
     assert len({len(line) for line in lines[8:18]}) == 1
     assert max(map(len, lines)) < 120

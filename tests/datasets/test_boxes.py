@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from dense_data import SIZE, boxes, coco, mask, picture, problem, truth, xml
+from dense_data import SIZE, annotation, boxes, coco, make_image, mask, problem, xml
 
 from vitrail import catalog
 from vitrail.datasets import coco as coco_layout
@@ -23,31 +23,34 @@ def build(layout, path, **settings):
 
 def test_coco(tmp_path):
     coco(tmp_path)
-    assert catalog.layout(str(tmp_path)) == "coco"
+    assert catalog.detect_layout(str(tmp_path)) == "coco"
     data = build(coco_layout, tmp_path)
     assert (data.kind, data.classes) == ("boxes", ("cat", "dog"))  # in the order of their ids, with gaps between them
-    assert {part: split.names[1] for part, split in data.splits.items()} == {"train": "train2017/1.jpg", "val": "val2017/1.jpg"}
+    assert {part: split.names[1] for part, split in data.splits.items()} == {
+        "train": "train2017/1.jpg",
+        "val": "val2017/1.jpg",
+    }
     split = data.splits["train"]
     assert boxes(split, "1.jpg") == [(1, 2, 9, 8, 1)]
     assert split.read(1).shape == (*SIZE, 3)
     assert (split.labels == 0).all()
     assert boxes(pickle.loads(pickle.dumps(split)), "2.jpg") == [(2, 2, 10, 8, 0)]  # noqa: S301 - what a worker process receives
-    assert boxes(split.take(np.array([3, 1])), "3.jpg") == [(3, 2, 11, 8, 1)]
+    assert boxes(split.select(np.array([3, 1])), "3.jpg") == [(3, 2, 11, 8, 1)]
     assert len(data.entries) == 10
 
 
-def test_coco_beside_its_pictures(tmp_path):
+def test_coco_beside_its_images(tmp_path):
     for i in range(5):
-        picture(tmp_path / "pics" / f"{i}.png", i)
+        make_image(tmp_path / "pics" / f"{i}.png", i)
     images = [{"id": i, "file_name": f"{i}.png"} for i in range(6)]
     objects = [{"id": i, "image_id": i, "category_id": 0, "bbox": [1, 1, 5, 5]} for i in range(5)]
     file = tmp_path / "pics" / "things.json"
     file.write_text(json.dumps({"images": images, "annotations": objects, "categories": [{"id": 0, "name": "x"}]}))
     for path in (file, tmp_path / "pics"):
-        assert catalog.layout(str(path)) == "coco"
+        assert catalog.detect_layout(str(path)) == "coco"
         data = build(coco_layout, path, seed=3)
         assert {part: len(split) for part, split in data.splits.items()} == {"train": 4, "val": 1}
-        assert "left out, as they do not exist: 1 picture that things.json names, the first 5.png" in data.notes
+        assert "left out, as they do not exist: 1 image that things.json names, the first 5.png" in data.notes
 
 
 def test_coco_masks(tmp_path):
@@ -57,18 +60,18 @@ def test_coco_masks(tmp_path):
         whole["annotations"].append({**whole["annotations"][1], "id": 9, "category_id": 3, "bbox": [1, 2, 2, 6],
                                      "segmentation": [[1, 2, 3, 2, 3, 8, 1, 8]]})  # fmt: skip
 
-    data = build(coco_layout, coco(tmp_path, change=change), truth="masks")
+    data = build(coco_layout, coco(tmp_path, change=change), annotation="masks")
     assert (data.kind, data.classes) == ("masks", ("background", "cat", "dog"))
     split = data.splits["train"]
-    runs = truth(split, "0.jpg")
+    runs = annotation(split, "0.jpg")
     assert (runs[:, :3] == 1).all()
     assert not runs[:, 3:].any()
-    painted = truth(split, "1.jpg")
+    painted = annotation(split, "1.jpg")
     assert (painted[2:8, 1:3] == 1).all()  # the smaller object lies above
     assert (painted[2:8, 3:9] == 2).all()
     assert (painted > 0).sum() == 48
     with pytest.raises(UsageError, match="tile"):
-        build(coco_layout, tmp_path, truth="masks", tile=8)
+        build(coco_layout, tmp_path, annotation="masks", tile=8)
 
 
 def test_coco_regions_that_do_not_fit(tmp_path):
@@ -76,14 +79,14 @@ def test_coco_regions_that_do_not_fit(tmp_path):
         whole["annotations"][0]["segmentation"] = {"size": list(SIZE), "counts": [5, 5]}
         whole["annotations"][1]["segmentation"] = {"size": [3, 3], "counts": "o"}
 
-    split = build(coco_layout, coco(tmp_path, change=change), truth="masks").splits["train"]
+    split = build(coco_layout, coco(tmp_path, change=change), annotation="masks").splits["train"]
     with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that make 10 pixels"):
-        truth(split, "0.jpg")
+        annotation(split, "0.jpg")
     with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 is for a size"):
-        truth(split, "1.jpg")
-    assert truth(split, "2.jpg").max() == 1
+        annotation(split, "1.jpg")
+    assert annotation(split, "2.jpg").max() == 1
     bare = coco(tmp_path / "bare", change=lambda whole: [a.pop("segmentation") for a in whole["annotations"]])
-    assert "no object has a segmentation" in problem(coco_layout, bare, truth="masks")
+    assert "no object has a segmentation" in problem(coco_layout, bare, annotation="masks")
 
 
 WRONG = {
@@ -99,8 +102,8 @@ WRONG = {
     "categories[0] is": lambda w: w["categories"][0].update(id="7"),
     "two categories": lambda w: w["categories"][0].update(name="cat"),
     "is not a COCO file": lambda w: w.update(annotations={}),
-    "not one of 8 pictures has a box": lambda w: w["annotations"].clear(),
-    "none of its 4 pictures is there": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
+    "not one of 8 images has a box": lambda w: w["annotations"].clear(),
+    "none of its 4 images is there": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
 }
 
 
@@ -123,12 +126,12 @@ def test_coco_cut_short(tmp_path):
     assert "holds two COCO files of the part train" in problem(coco_layout, tmp_path)
 
 
-def test_coco_sizes_are_compared_with_the_pictures(tmp_path):
+def test_coco_sizes_are_compared_with_the_images(tmp_path):
     def change(whole):
         for image in whole["images"][:2]:
             image.update(height=SIZE[1], width=SIZE[0])
 
-    said = "of another size (height x width) than the file says: 4 pictures of 8 looked at, the first train2017/0.jpg: 20 x 30, not 30 x 20"
+    said = "of another size (height x width) than the file says: 4 images of 8 looked at, the first train2017/0.jpg: 20 x 30, not 30 x 20"
     assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == said
 
 
@@ -143,27 +146,37 @@ def test_coco_categories_must_agree(tmp_path):
 
 def test_boxes_that_stick_out(tmp_path):
     def change(whole):
-        for item, box in zip(whole["annotations"], ([-1, 2, 8, 6], [25, 2, 6.5, 6], [5, 5, 0, 9], [20, 2, 40, 6]), strict=True):
+        for item, box in zip(
+            whole["annotations"], ([-1, 2, 8, 6], [25, 2, 6.5, 6], [5, 5, 0, 9], [20, 2, 40, 6]), strict=True
+        ):
             item["bbox"] = box
 
     data = build(coco_layout, coco(tmp_path, change=change))
     split = data.splits["train"]
-    assert [boxes(split, f"{i}.jpg") for i in range(4)] == [[(0, 2, 7, 8, 0)], [(25, 2, 30, 8, 1)], [], [(20, 2, 60, 8, 1)]]
+    assert [boxes(split, f"{i}.jpg") for i in range(4)] == [
+        [(0, 2, 7, 8, 0)],
+        [(25, 2, 30, 8, 1)],
+        [],
+        [(20, 2, 60, 8, 1)],
+    ]
     assert data.notes == (
-        "cut at the border of the picture, of which they stuck out by up to 2 pixels: 4 boxes",
+        "cut at the border of the image, of which they stuck out by up to 2 pixels: 4 boxes",
         "left out, as they have no height or no width: 2 boxes, the first in train2017/2.jpg",
-        "sticking out of their picture by more than 2 pixels: 2 boxes, the first in train2017/3.jpg",
+        "sticking out of their image by more than 2 pixels: 2 boxes, the first in train2017/3.jpg",
     )
 
 
-def test_tiles_of_pictures(tmp_path):
+def test_tiles_of_images(tmp_path):
     data = build(coco_layout, coco(tmp_path), tile=15, overlap=0.0)
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 16, "val": 4}
     assert data.splits["train"].read(0).shape == (15, 15, 3)
     assert boxes(data.splits["train"], "1.jpg [0,0]") == [(1, 2, 9, 8, 1)]
     dropped = build(coco_layout, tmp_path, tile=15, overlap=0.0, empty="drop")
-    assert {part: len(split) for part, split in dropped.splits.items()} == {"train": 8, "val": 4}  # rows from 0 and from 5 on
-    assert "cut into tiles of at most 15 x 15: 4 pictures of train into 8 tiles" in dropped.notes
+    assert {part: len(split) for part, split in dropped.splits.items()} == {
+        "train": 8,
+        "val": 4,
+    }  # rows from 0 and from 5 on
+    assert "cut into tiles of at most 15 x 15: 4 images of train into 8 tiles" in dropped.notes
 
 
 # VOC
@@ -171,22 +184,25 @@ def test_tiles_of_pictures(tmp_path):
 
 def trees(root, count=4):
     for i in range(count):
-        picture(root / f"{i}.png", i)
+        make_image(root / f"{i}.png", i)
         xml(root / f"{i}.xml", [("tree", 0, 2, 8 + i, 8), ("bush", 10, 2, 20, 12)])
     return root
 
 
-def test_xml_beside_pictures(tmp_path):
-    picture(trees(tmp_path) / "more.png")
+def test_xml_beside_images(tmp_path):
+    make_image(trees(tmp_path) / "more.png")
     xml(tmp_path / "other.xml", [])
-    assert catalog.layout(str(tmp_path)) == "voc"
+    assert catalog.detect_layout(str(tmp_path)) == "voc"
     data = build(voc, tmp_path, test=("2",), split=(1, 0))
     assert data.classes == ("bush", "tree")
-    assert {part: split.names for part, split in data.splits.items()} == {"train": ["0.png", "1.png", "3.png"], "test": ["2.png"]}
+    assert {part: split.names for part, split in data.splits.items()} == {
+        "train": ["0.png", "1.png", "3.png"],
+        "test": ["2.png"],
+    }
     assert boxes(data.splits["test"], "2.png") == [(0, 2, 10, 8, 1), (10, 2, 20, 12, 0)]
     assert data.notes[:2] == (
-        "left out, as they lack an XML: 1 picture, the first more.png",
-        "left out, as they lack a picture: 1 XML, the first other.xml",
+        "left out, as they lack an XML: 1 image, the first more.png",
+        "left out, as they lack an image: 1 XML, the first other.xml",
     )
     named = build(voc, tmp_path, classes=("tree", "bush", "hedge"))
     assert named.classes == ("tree", "bush", "hedge")
@@ -197,28 +213,28 @@ def test_voc_as_published(tmp_path):
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     for i in range(4):
-        picture(tmp_path / "JPEGImages" / f"{i}.jpg", i)
+        make_image(tmp_path / "JPEGImages" / f"{i}.jpg", i)
         mask(tmp_path / "SegmentationClass" / f"{i}.png", np.full(SIZE, i), palette=True)
         xml(tmp_path / "Annotations" / f"{i}.xml", [("dog", 1, 2, 30, 8)])
     hard = tmp_path / "Annotations" / "0.xml"
     hard.write_text(hard.read_text().replace("<difficult>0", "<difficult>1"))
     (lists / "train.txt").write_text("0\n1\n")
     (lists / "val.txt").write_text("2 1\n9 -1\n")
-    assert catalog.layout(str(tmp_path)) == "voc"
+    assert catalog.detect_layout(str(tmp_path)) == "voc"
     data = build(voc, tmp_path)
     assert {part: split.names for part, split in data.splits.items()} == {
         "train": ["JPEGImages/0.jpg", "JPEGImages/1.jpg"],
         "val": ["JPEGImages/2.jpg"],
     }
     assert boxes(data.splits["train"], "1.jpg") == [(0, 1, 30, 8, 0)]  # counted from 1, both ends included
-    assert [bool(data.splits["train"].truth(i).crowd[0]) for i in range(2)] == [True, False]
+    assert [bool(data.splits["train"].annotation(i).crowd[0]) for i in range(2)] == [True, False]
     assert "pixels are counted from 1 in the XMLs; they were moved to 0" in data.notes
-    assert "not there, but in the lists: 1 picture, the first 9" in data.notes
+    assert "not there, but in the lists: 1 image, the first 9" in data.notes
     assert boxes(build(voc, tmp_path, first="zero").splits["train"], "1.jpg") == [(1, 2, 30, 8, 0)]
     (tmp_path / "ImageSets" / "Segmentation").mkdir()
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("0\n1\n2\n3\n")
-    assert catalog.layout(str(tmp_path)) == "voc"
-    assert build(voc, tmp_path, truth="masks").kind == "masks"
+    assert catalog.detect_layout(str(tmp_path)) == "voc"
+    assert build(voc, tmp_path, annotation="masks").kind == "masks"
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;">]>'
@@ -256,7 +272,7 @@ def test_entities_in_utf16_are_seen_too(tmp_path):
 def texts(root, parts=("train", "val"), line="1 0.5 0.5 0.2 0.4\n"):
     for part in parts:
         for i in range(3):
-            picture(root / "images" / part / f"{i}.jpg", i)
+            make_image(root / "images" / part / f"{i}.jpg", i)
             file = root / "labels" / part / f"{i}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(line)
@@ -275,7 +291,7 @@ YAML = {
 def test_yolo(tmp_path, form):
     (texts(tmp_path) / "data.yaml").write_text(YAML[form])
     for path in (tmp_path, tmp_path / "data.yaml"):
-        assert catalog.layout(str(path)) == "yolo"
+        assert catalog.detect_layout(str(path)) == "yolo"
         data = build(yolo, path)
         assert data.classes == ("cat", "hot dog")
         assert {part: len(split) for part, split in data.splits.items()} == {"train": 3, "val": 3}
@@ -288,14 +304,14 @@ def test_yolo_without_a_yaml(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "labels" / "1.txt").unlink()
     (tmp_path / "labels" / "2.txt").write_text("")
-    picture(tmp_path / "preview.png")
-    assert catalog.layout(str(tmp_path)) == "yolo"
+    make_image(tmp_path / "preview.png")
+    assert catalog.detect_layout(str(tmp_path)) == "yolo"
     data = build(yolo, tmp_path, split=(1, 0))
     assert data.classes == ("cat", "dog")
     split = data.splits["train"]
     assert boxes(split, "0.jpg") == [(12, 6, 18, 14, 0), (0, 0, 15, 10, 1)]  # of a polygon, what lies around it
     assert boxes(split, "1.jpg") == boxes(split, "2.jpg") == []
-    assert data.notes[0] == "without a label file, so without objects: 1 picture, the first images/1.jpg"
+    assert data.notes[0] == "without a label file, so without objects: 1 image, the first images/1.jpg"
     (tmp_path / "classes.txt").unlink()
     assert build(yolo, tmp_path).classes == ("0", "1")
 
@@ -308,8 +324,8 @@ def test_yolo_without_a_yaml(tmp_path):
         ("0 0.5 0.5 0.2 0.4 0.9", "5 numbers follow the class"),
         ("2 0.5 0.5 0.2 0.4", "class 2 is out of range"),
         ("-1 0.5 0.5 0.2 0.4", "class -1 is out of range"),
-        ("0 15 10 6 8", "are no shares of a picture"),
-        ("0 nan 0.5 0.2 0.4", "are no shares of a picture"),
+        ("0 15 10 6 8", "are no shares of an image"),
+        ("0 nan 0.5 0.2 0.4", "are no shares of an image"),
     ],
 )
 def test_yolo_lines_that_cannot_be_used(tmp_path, line, told):

@@ -1,4 +1,4 @@
-"""Each layout on disk gives the pictures, the labels and the notes that it should, or says in words, with a line number, what is wrong."""
+"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number, what is wrong."""
 
 import gzip
 import hashlib
@@ -31,7 +31,7 @@ def put(path: Path, colour=(1, 2, 3), mode="RGB") -> Path:
 
 
 def folder(root: Path, counts: dict[str, int], mode="RGB") -> Path:
-    """Class folders with that many pictures in each."""
+    """Class folders with that many images in each."""
     for i, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
         for j in range(count):
@@ -53,7 +53,10 @@ def test_mini():
     start = time.perf_counter()
     data = mini.build(mini.Config())
     assert time.perf_counter() - start < 5  # 0.2 s on an idle machine
-    assert {part: split.array.shape for part, split in data.splits.items()} == {"train": (10_000, 28, 28, 1), "test": (2_000, 28, 28, 1)}
+    assert {part: split.array.shape for part, split in data.splits.items()} == {
+        "train": (10_000, 28, 28, 1),
+        "test": (2_000, 28, 28, 1),
+    }
     assert (data.channels, len(data.classes), data.multi_label) == (1, 10, False)
     digest = hashlib.sha256()
     for split in data.splits.values():
@@ -74,7 +77,7 @@ def test_mini_is_part_of_the_original():
     whole = idx.build(idx.Config(str(Path(folder) / "fashion-mnist")))
     assert whole.classes == mini.CLASSES
     for part, split in mini.build(mini.Config()).splits.items():
-        original = whole.splits[part].take(mini.chosen(part, len(whole.splits[part])))
+        original = whole.splits[part].select(mini.choose_indices(part, len(whole.splits[part])))
         assert (split.array == original.array).all()
         assert (split.labels == original.labels).all()
 
@@ -86,11 +89,11 @@ def test_no_torch():
 
 
 def test_exactly_one_layout_takes_a_path(tmp_path):
-    folder(tmp_path / "pictures", {"a": 1, "b": 1})
+    folder(tmp_path / "images", {"a": 1, "b": 1})
     write_idx(tmp_path / "digits")
     write_npz(tmp_path / "some.npz")
     (tmp_path / "some.csv").write_text("path,label\n")
-    paths = ["mini", *(str(tmp_path / name) for name in ("pictures", "digits", "some.npz", "some.csv"))]
+    paths = ["mini", *(str(tmp_path / name) for name in ("images", "digits", "some.npz", "some.csv"))]
     assert [[m.__name__.split(".")[-1] for m in LAYOUTS if m.matches(p)] for p in paths] == [
         ["mini"],
         ["imagefolder"],
@@ -116,14 +119,19 @@ def test_folder_with_parts(tmp_path):
     assert len(data.entries) == 12
     assert data.entries[0].size == (tmp_path / data.entries[0].name).stat().st_size
     assert (pickle.loads(pickle.dumps(split)).read(1) == split.read(1)).all()  # noqa: S301 - what a worker process receives
-    assert split.take(np.array([3, 0])).read(1).tolist() == split.read(0).tolist()
+    assert split.select(np.array([3, 0])).read(1).tolist() == split.read(0).tolist()
 
 
 def test_folder_without_parts_is_split_by_name(tmp_path):
     one = imagefolder.build(imagefolder.Config(str(folder(tmp_path / "one", {"a": 20, "b": 10, "c": 1}))))
-    assert {part: np.bincount(s.labels, minlength=3).tolist() for part, s in one.splits.items()} == {"train": [16, 8, 1], "val": [4, 2, 0]}
-    assert "6 of 31 training pictures are held out as val, chosen by name with seed 0" in one.notes[-1]
-    for name in sorted(one.splits["train"].names + one.splits["val"].names, reverse=True):  # found in another order elsewhere
+    assert {part: np.bincount(s.labels, minlength=3).tolist() for part, s in one.splits.items()} == {
+        "train": [16, 8, 1],
+        "val": [4, 2, 0],
+    }
+    assert "6 of 31 training images are held out as val, chosen by name with seed 0" in one.notes[-1]
+    for name in sorted(
+        one.splits["train"].names + one.splits["val"].names, reverse=True
+    ):  # found in another order elsewhere
         (tmp_path / "two" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / "one" / name, tmp_path / "two" / name)
     two = imagefolder.build(imagefolder.Config(str(tmp_path / "two")))
@@ -136,7 +144,7 @@ def test_folder_without_parts_is_split_by_name(tmp_path):
 
 
 def test_folder_empty_class(tmp_path):
-    assert "1 class folders hold no pictures: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
+    assert "1 class folders hold no images: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
 
 
 def test_folder_nested(tmp_path):
@@ -155,7 +163,7 @@ def test_folder_litter(tmp_path):
         (tmp_path / name).write_text("x")
     data = imagefolder.build(imagefolder.Config(str(tmp_path), held_out=0))
     assert data.classes == ("a", "b")
-    assert "4 files that are hidden or not pictures were left out" in data.notes
+    assert "4 files that are hidden or not images were left out" in data.notes
 
 
 def test_folder_links(tmp_path):
@@ -196,10 +204,10 @@ def test_folder_one_class(tmp_path):
     assert "one class only (a)" in problem(imagefolder, folder(tmp_path, {"a": 2}))
 
 
-def test_folder_without_pictures(tmp_path):
+def test_folder_without_images(tmp_path):
     assert "no folders in it" in problem(imagefolder, tmp_path)
     put(tmp_path / "loose.png")
-    assert "1 pictures outside class folders" in problem(imagefolder, tmp_path)
+    assert "1 images outside class folders" in problem(imagefolder, tmp_path)
 
 
 def test_folder_val_class_that_train_lacks(tmp_path):
@@ -214,18 +222,18 @@ def test_folder_val_without_a_class(tmp_path):
     put(tmp_path / "train" / "stray.png")
     (tmp_path / "extra").mkdir()
     notes = imagefolder.build(imagefolder.Config(str(tmp_path))).notes
-    assert "val has no pictures of 1 classes: dog" in notes
-    assert "1 pictures outside any class folder were left out" in notes
+    assert "val has no images of 1 classes: dog" in notes
+    assert "1 images outside any class folder were left out" in notes
     assert "folders beside train/ were left out: extra" in notes
 
 
 def test_folder_that_is_not_there(tmp_path):
-    folder(tmp_path / "pictures", {"a": 1})
-    assert f"did you mean {tmp_path / 'pictures'}?" in problem(imagefolder, tmp_path / "picture")
+    folder(tmp_path / "images", {"a": 1})
+    assert f"did you mean {tmp_path / 'images'}?" in problem(imagefolder, tmp_path / "image")
     assert "exists, but nothing below it" in problem(imagefolder, tmp_path / "no" / "where")
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in problem(imagefolder, tmp_path / "file")
-    assert "pictures there is a" in problem(imagefolder, tmp_path / "pictures" / "zzz")
+    assert "images there is a" in problem(imagefolder, tmp_path / "images" / "zzz")
 
 
 def test_folder_parts_that_clash_and_a_railway(tmp_path):
@@ -252,8 +260,8 @@ def test_channels_are_those_of_the_data(tmp_path):
 # tables: D08
 
 
-def sheet(root: Path, text: str, name="t.csv", pictures=6) -> Path:
-    for i in range(pictures):
+def sheet(root: Path, text: str, name="t.csv", images=6) -> Path:
+    for i in range(images):
         put(root / "img" / f"{i}.png", (i, i, i))
     (root / name).write_bytes(text.encode())
     return root / name
@@ -272,7 +280,11 @@ REFUSED = {
     "empty": (rows("cat", "", "dog"), (), "line 3: label '' is empty"),
     "missing file": (rows(*"abab") + "img/7.png,a\n", (), "line 6: img/7.png does not exist"),
     "another label": (rows("a", "b") + "img/./0.png,b\n", (), "line 4: img/0.png has another label than in line 2"),
-    "unknown name": (rows("cat", "dgo"), ("cat", "dog"), "line 3: label 'dgo' is not among the classes; did you mean 'dog'?"),
+    "unknown name": (
+        rows("cat", "dgo"),
+        ("cat", "dog"),
+        "line 3: label 'dgo' is not among the classes; did you mean 'dog'?",
+    ),
     "short line": (rows("a", "b") + "img/2.png\n", (), "line 4: 1 columns, but 2 are needed"),
     "unknown part": ("path,label,split\nimg/0.png,a,train\nimg/1.png,b,trian\n", (), "line 3: split is 'trian'"),
     "no heading": ("img/0.png,a\nimg/1.png,b\n", (), "line 1: no column path or file or filename or file_name"),
@@ -281,7 +293,7 @@ REFUSED = {
         (),
         "line 4: img/0.png has another split than in line 2",
     ),
-    "empty path": ("path,label\nimg/0.png,a\n,b\n", (), "line 3: the path of the picture is empty"),
+    "empty path": ("path,label\nimg/0.png,a\n,b\n", (), "line 3: the path of the image is empty"),
     "one class": (rows("a", "a"), (), "all labels are 'a'"),
     "empty number": (rows("0", "1", ""), (), "line 4: label '' is empty"),
 }
@@ -333,7 +345,7 @@ def test_table_several_labels(tmp_path):
 
 
 def test_table_repeats_and_held_out(tmp_path):
-    path = sheet(tmp_path, rows(*"aaaaabbbbb") + "img/3.png,a\n", pictures=10)
+    path = sheet(tmp_path, rows(*"aaaaabbbbb") + "img/3.png,a\n", images=10)
     data = table.build(table.Config(str(path)))
     assert "1 lines repeat an earlier line and were left out" in data.notes
     assert {p: np.bincount(s.labels).tolist() for p, s in data.splits.items()} == {"train": [4, 4], "val": [1, 1]}
@@ -346,14 +358,16 @@ def test_table_other_columns_and_other_troubles(tmp_path):
     assert "there is no such file" in problem(table, tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     assert "line 2: not UTF-8" in problem(table, tmp_path / "t.csv")
-    assert "names no pictures" in problem(table, sheet(tmp_path, "path,label\n"))
+    assert "names no images" in problem(table, sheet(tmp_path, "path,label\n"))
 
 
 def test_a_long_table_is_refused_soon(tmp_path):
     text = "path,label\n" + "".join(f"img/{i}.png,{i % 10}\n" for i in range(200_000)) + "img/x.png,-3\n"
     start = time.perf_counter()
     assert "line 200002: label '-3' is negative" in problem(table, sheet(tmp_path, text))
-    assert time.perf_counter() - start < 4  # a fifth of the million lines that are to take 2 s, with room for a busy machine
+    assert (
+        time.perf_counter() - start < 4
+    )  # a fifth of the million lines that are to take 2 s, with room for a busy machine
 
 
 # IDX files
@@ -417,7 +431,12 @@ def test_idx_damage(tmp_path):
 
 def write_npz(path: Path, images=None, labels=None, **more) -> Path:
     images = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4) if images is None else images
-    np.savez(path, train_images=images, train_labels=np.arange(len(images))[:, None] % 3 if labels is None else labels, **more)
+    np.savez(
+        path,
+        train_images=images,
+        train_labels=np.arange(len(images))[:, None] % 3 if labels is None else labels,
+        **more,
+    )
     return path
 
 
@@ -459,7 +478,9 @@ def test_npz_troubles(tmp_path):
     np.savez(path, train_images=np.zeros((3, 4, 4), np.uint8))
     assert "holds train_images but no train_labels" in problem(npz, path)
     assert "label -1" in problem(npz, write_npz(path, labels=np.array([0, 1, -1, 0, 0])))
-    assert "has label 3, but" in problem(npz, write_npz(path, labels=np.array([0, 1, 3, 0, 0])), classes=("a", "b", "c"))
+    assert "has label 3, but" in problem(
+        npz, write_npz(path, labels=np.array([0, 1, 3, 0, 0])), classes=("a", "b", "c")
+    )
     assert "5 images but 2 labels" in problem(npz, write_npz(path, labels=np.array([0, 1])))
     assert "not whole numbers" in problem(npz, write_npz(path, labels=np.array([0.5] * 5)))
     assert "more than zeros and ones" in problem(npz, write_npz(path, labels=np.full((5, 4), 2)))
@@ -498,7 +519,10 @@ def test_changes(tmp_path):
         "renamed": ([old[0]._replace(name="z.png"), *old[1:]], "1 added: z.png"),
         "resized": ([old[0]._replace(size=99, modified=5), *old[1:]], "1 resized: a/0.png"),
         "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another time of change): a/0.png"),
-        "many": ([e._replace(size=0) for e in old], "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more"),
+        "many": (
+            [e._replace(size=0) for e in old],
+            "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more",
+        ),
     }
     for new, wanted in cases.values():
         assert fingerprint(new) != fingerprint(old)
@@ -528,4 +552,7 @@ def test_a_folder_changes_with_its_files(tmp_path):
     before = look()
     put(root / "a" / "new.png")
     os.utime(root / "b" / "0.png", ns=(1, 1))
-    assert differences(before, look()) == ["1 added: a/new.png", "1 touched (same size, another time of change): b/0.png"]
+    assert differences(before, look()) == [
+        "1 added: a/new.png",
+        "1 touched (same size, another time of change): b/0.png",
+    ]

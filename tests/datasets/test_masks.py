@@ -1,16 +1,16 @@
-"""Pictures find their masks, values become classes as tables or the masks themselves say, and what cannot be right is told."""
+"""Images find their masks, values become classes as tables or the masks themselves say, and what cannot be right is told."""
 
 import pickle
 
 import numpy as np
 import pytest
-from dense_data import SIZE, halves, mask, picture, problem, truth
+from dense_data import SIZE, annotation, halves, make_image, mask, problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vitrail import catalog
-from vitrail.data.annotations.masks import table_of, values
+from vitrail.data.annotations.masks import find_class_table, read_values
 from vitrail.data.dataset import IGNORE
 from vitrail.datasets import ade20k, cityscapes, masks, voc_masks
 from vitrail.errors import BadImage, DataError
@@ -22,7 +22,7 @@ def build(path, **settings):
 
 def pairs(root, count=5, values=lambda i: halves(0, 1 + i % 2), images="images", folder="masks", ending=""):
     for i in range(count):
-        picture(root / images / f"{i}.jpg", i)
+        make_image(root / images / f"{i}.jpg", i)
         mask(root / folder / f"{i}{ending}.png", values(i))
     return root
 
@@ -41,17 +41,17 @@ def pairs(root, count=5, values=lambda i: halves(0, 1 + i % 2), images="images",
         ("train", "train_labels", "_L"),
     ],
 )
-def test_a_picture_finds_its_mask(tmp_path, images, folder, ending):
+def test_an_image_finds_its_mask(tmp_path, images, folder, ending):
     pairs(tmp_path, images=images, folder=folder, ending=ending)
-    assert catalog.layout(str(tmp_path)) == "masks"
+    assert catalog.detect_layout(str(tmp_path)) == "masks"
     data = build(tmp_path)
     assert (data.kind, data.classes, data.channels) == ("masks", ("0", "1", "2"), 3)
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 4, "val": 1}
     for split in data.splits.values():
         for i, name in enumerate(split.names):
-            assert (split.truth(i) == halves(0, 1 + int(name[-5]) % 2)).all()
+            assert (split.annotation(i) == halves(0, 1 + int(name[-5]) % 2)).all()
             assert split.read(i).shape == (*SIZE, 3)
-        assert (pickle.loads(pickle.dumps(split)).truth(0) == split.truth(0)).all()  # noqa: S301 - what a worker process receives
+        assert (pickle.loads(pickle.dumps(split)).annotation(0) == split.annotation(0)).all()  # noqa: S301 - what a worker process receives
     assert len(data.entries) == 10
 
 
@@ -66,67 +66,72 @@ def test_parts_in_folders(tmp_path):
 def test_a_folder_of_classes_stays_one(tmp_path):
     for name in ("face", "face_mask"):
         for i in range(3):
-            Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(picture(tmp_path / name / f"{i}.jpg"), "JPEG")
-    assert catalog.layout(str(tmp_path)) == "imagefolder"
+            Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(make_image(tmp_path / name / f"{i}.jpg"), "JPEG")
+    assert catalog.detect_layout(str(tmp_path)) == "imagefolder"
     pairs(tmp_path / "other")
-    assert catalog.layout(str(tmp_path / "other")) == "masks"
+    assert catalog.detect_layout(str(tmp_path / "other")) == "masks"
     (tmp_path / "third" / "images").mkdir(parents=True)
     (tmp_path / "third" / "masks").mkdir()
-    assert catalog.layout(str(tmp_path / "third")) == "imagefolder"
+    assert catalog.detect_layout(str(tmp_path / "third")) == "imagefolder"
 
 
 def test_what_is_alone_is_left_out_and_told(tmp_path):
     pairs(tmp_path)
-    picture(tmp_path / "images" / "more.jpg")
+    make_image(tmp_path / "images" / "more.jpg")
     mask(tmp_path / "masks" / "other.png", halves(0, 1))
     notes = build(tmp_path).notes
-    assert "left out, as they lack a mask: 1 picture, the first images/more.jpg" in notes
-    assert "left out, as they lack a picture: 1 mask, the first masks/other.png" in notes
+    assert "left out, as they lack a mask: 1 image, the first images/more.jpg" in notes
+    assert "left out, as they lack an image: 1 mask, the first masks/other.png" in notes
     mask(tmp_path / "masks" / "1.bmp", halves(0, 1))
     assert "images/1.jpg has 2 masks: masks/1.bmp and masks/1.png" in problem(masks, tmp_path)
-    assert "holds no picture with a mask" in problem(masks, picture(tmp_path / "empty" / "images" / "a.png").parents[1])
+    assert "holds no image with a mask" in problem(
+        masks, make_image(tmp_path / "empty" / "images" / "a.png").parents[1]
+    )
 
 
 def test_zero_and_255_alone_are_two_classes(tmp_path):
     data = build(pairs(tmp_path, values=lambda i: halves(0, 255)))
     assert data.classes == ("background", "foreground")
-    assert (data.splits["train"].truth(0) == halves(0, 1)).all()
+    assert (data.splits["train"].annotation(0) == halves(0, 1)).all()
     assert "the values of the masks are 0 and 255: 255 is the second class" in data.notes
     (tmp_path / "classes.txt").write_text("ground\nlung\n")
     named = build(tmp_path)
     assert named.classes == ("ground", "lung")
-    assert (named.splits["train"].truth(0) == halves(0, 1)).all()
+    assert (named.splits["train"].annotation(0) == halves(0, 1)).all()
     assert named.entries != data.entries
 
 
 def test_a_bit_is_a_class(tmp_path):
     for i in range(3):
-        picture(tmp_path / "images" / f"{i}.png")
+        make_image(tmp_path / "images" / f"{i}.png")
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(halves(0, 1).astype(bool)).save(tmp_path / "masks" / f"{i}.png")
-    assert (build(tmp_path).splits["train"].truth(0) == halves(0, 1)).all()
+    assert (build(tmp_path).splits["train"].annotation(0) == halves(0, 1)).all()
 
 
 def test_values_without_names(tmp_path):
     data = build(pairs(tmp_path, values=lambda i: halves(3, 255 if i else 40)))
     assert data.classes == ("3", "40")
-    assert (truth(data.splits["train" if "images/1.jpg" in data.splits["train"].names else "val"], "1.jpg") == halves(0, IGNORE)).all()
+    assert (
+        annotation(data.splits["train" if "images/1.jpg" in data.splits["train"].names else "val"], "1.jpg")
+        == halves(0, IGNORE)
+    ).all()
     shifted = build(pairs(tmp_path / "s", values=lambda i: halves(0, 1 + i % 2)), zero="ignore")
     assert shifted.classes == ("1", "2")
     for split in shifted.splits.values():
         for i, name in enumerate(split.names):
-            assert (split.truth(i) == halves(IGNORE, int(name[-5]) % 2)).all()
+            assert (split.annotation(i) == halves(IGNORE, int(name[-5]) % 2)).all()
     assert "hold 1 class; there is nothing" in problem(masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4)))
 
 
 def test_palette_indices_are_not_turned_into_colours(tmp_path):
     for i in range(3):
-        picture(tmp_path / "images" / f"{i}.png")
+        make_image(tmp_path / "images" / f"{i}.png")
         mask(tmp_path / "masks" / f"{i}.png", halves(1, 2), palette=True)
     (tmp_path / "classes.txt").write_text("0 ground\n1 red car\n2 tree\n255 void\n")
     data = build(tmp_path)
     assert data.classes == ("ground", "red car", "tree")
-    assert (data.splits["train"].truth(0) == halves(1, 2)).all()
+    assert (data.splits["train"].annotation(0) == halves(1, 2)).all()
 
 
 TABLES = {
@@ -146,24 +151,24 @@ def test_colours_mean_what_the_table_says(tmp_path, table):
     (tmp_path / table).write_text(TABLES[table])
     data = build(tmp_path)
     assert data.classes == ("road", "sky")
-    assert (data.splits["train"].truth(0) == np.where(values == 2, IGNORE, values)).all()
+    assert (data.splits["train"].annotation(0) == np.where(values == 2, IGNORE, values)).all()
     mask(tmp_path / "masks" / "0.png", colours[values] + 1)
     mask(tmp_path / "masks" / "1.png", colours[values] + 1)
     split = build(tmp_path, split=(1, 0)).splits["train"]
     with pytest.raises(BadImage, match="holds the colour 1,1,1, which is no class"):
-        split.truth(0)
+        split.annotation(0)
 
 
 def test_colours_without_a_table_are_classes_and_a_table_of_colours_may_name_indices(tmp_path):
     colours = np.array([[0, 0, 0], [0, 0, 200]], np.uint8)
     data = build(pairs(tmp_path, values=lambda i: colours[halves(0, 1)]))
     assert data.classes == ("#000000", "#0000c8")
-    assert (data.splits["train"].truth(0) == halves(0, 1)).all()
+    assert (data.splits["train"].annotation(0) == halves(0, 1)).all()
     pairs(tmp_path / "t", values=lambda i: halves(0, 1))
     (tmp_path / "t" / "classes.csv").write_text("name,r,g,b\nroad,128,64,128\nsky,70,130,180\n")
     data = build(tmp_path / "t")
     assert data.classes == ("road", "sky")
-    assert (data.splits["train"].truth(0) == halves(0, 1)).all()
+    assert (data.splits["train"].annotation(0) == halves(0, 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -191,12 +196,14 @@ def test_a_mask_that_cannot_be_used(tmp_path):
     (files / "2.png").write_bytes((files / "2.png").read_bytes()[:-20])
     (files / "3.png").unlink()
     Image.fromarray(halves(0, 1)).save(files / "4.png", "JPEG")
-    for i, told in enumerate(("the value 9, which is no class", "is 5 x 6", "cut short", "does not exist", "is a JPEG")):
+    for i, told in enumerate(
+        ("the value 9, which is no class", "is 5 x 6", "cut short", "does not exist", "is a JPEG")
+    ):
         with pytest.raises(BadImage, match=told):
-            split.truth(i)
+            split.annotation(i)
     Image.fromarray(np.full(SIZE, 700, np.uint16)).save(files / "4.png")
     with pytest.raises(BadImage, match="holds the value 700"):
-        split.truth(4)
+        split.annotation(4)
 
 
 # published sets
@@ -205,16 +212,16 @@ def test_a_mask_that_cannot_be_used(tmp_path):
 def test_ade20k(tmp_path):
     for part in ("training", "validation"):
         pairs(tmp_path, 2, lambda i: halves(0, 150 - i), f"images/{part}", f"annotations/{part}")
-    assert catalog.layout(str(tmp_path)) == "ade20k"
+    assert catalog.detect_layout(str(tmp_path)) == "ade20k"
     lines = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t5\t5\t1\tthing {i}, other" for i in range(1, 151))]
     (tmp_path / "objectInfo150.txt").write_text("\n".join(lines))
     data = ade20k.build(ade20k.Config(str(tmp_path)))
     assert (len(data.classes), data.classes[0], data.classes[149]) == (150, "thing 1", "thing 150")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 2, "val": 2}
-    assert (truth(data.splits["val"], "0.jpg") == halves(IGNORE, 149)).all()
+    assert (annotation(data.splits["val"], "0.jpg") == halves(IGNORE, 149)).all()
     kept = ade20k.build(ade20k.Config(str(tmp_path), zero="keep"))
     assert (len(kept.classes), kept.classes[0]) == (151, "other")
-    assert (truth(kept.splits["val"], "0.jpg") == halves(0, 150)).all()
+    assert (annotation(kept.splits["val"], "0.jpg") == halves(0, 150)).all()
     (tmp_path / "objectInfo150.txt").write_text("\n".join(lines[:9]))
     assert "names 8 classes" in problem(ade20k, tmp_path)
     (tmp_path / "objectInfo150.txt").unlink()
@@ -226,16 +233,16 @@ def test_voc(tmp_path):
     lists.mkdir(parents=True)
     for part, start in (("train", 0), ("val", 3)):
         for i in range(start, start + 3):
-            picture(tmp_path / "JPEGImages" / f"2007_{i}.jpg", i)
+            make_image(tmp_path / "JPEGImages" / f"2007_{i}.jpg", i)
             mask(tmp_path / "SegmentationClass" / f"2007_{i}.png", halves(20, 255), palette=True)
         (lists / f"{part}.txt").write_text("\n".join(f"2007_{i}" for i in range(start, start + 3)) + "\n")
     (tmp_path / "SegmentationClass" / "2007_5.png").unlink()
-    assert catalog.layout(str(tmp_path)) == "voc_masks"
+    assert catalog.detect_layout(str(tmp_path)) == "voc_masks"
     data = voc_masks.build(voc_masks.Config(str(tmp_path)))
     assert (len(data.classes), data.classes[20]) == (21, "tvmonitor")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 3, "val": 2}
-    assert (data.splits["train"].truth(0) == halves(20, IGNORE)).all()
-    assert data.notes == ("left out, as the picture or its mask is not there: 1 name of the lists, the first 2007_5",)
+    assert (data.splits["train"].annotation(0) == halves(20, IGNORE)).all()
+    assert data.notes == ("left out, as the image or its mask is not there: 1 name of the lists, the first 2007_5",)
     (lists / "train.txt").write_text("../../etc\n")
     (lists / "val.txt").unlink()
     assert "no list in ImageSets" in problem(voc_masks, tmp_path)
@@ -247,20 +254,20 @@ def test_cityscapes(tmp_path, kind, values):
     for part in ("train", "val", "test"):
         for i in range(2):
             name = f"{part}/aachen/aachen_{i:06}_000019"
-            picture(tmp_path / "leftImg8bit" / f"{name}_leftImg8bit.png", i)
+            make_image(tmp_path / "leftImg8bit" / f"{name}_leftImg8bit.png", i)
             mask(tmp_path / "gtFine" / f"{name}_gtFine_{kind}.png", values)
             mask(tmp_path / "gtFine" / f"{name}_gtFine_color.png", halves(1, 2))
-    assert catalog.layout(str(tmp_path)) == "cityscapes"
+    assert catalog.detect_layout(str(tmp_path)) == "cityscapes"
     data = cityscapes.build(cityscapes.Config(str(tmp_path)))
     assert (len(data.classes), data.classes[0], data.classes[18]) == (19, "road", "bicycle")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 2, "val": 2}
     wanted = halves(0, 18)
     wanted[0, 0] = IGNORE
-    assert (data.splits["train"].truth(0) == wanted).all()
+    assert (data.splits["train"].annotation(0) == wanted).all()
     (tmp_path / "leftImg8bit" / "train").rename(tmp_path / "elsewhere")
     assert "names val but no train" in cityscapes.build(cityscapes.Config(str(tmp_path))).notes[0]
     (tmp_path / "leftImg8bit" / "val").rename(tmp_path / "too")
-    assert "holds no picture with a mask such as" in problem(cityscapes, tmp_path)
+    assert "holds no image with a mask such as" in problem(cityscapes, tmp_path)
 
 
 # anything at all
@@ -271,7 +278,7 @@ def test_cityscapes(tmp_path, kind, values):
 def test_bytes_that_are_no_mask(tmp_path, data, start):
     (tmp_path / "m.png").write_bytes(start + data)
     with pytest.raises(BadImage, match=r"m\.png "):
-        values(tmp_path / "m.png")
+        read_values(tmp_path / "m.png")
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -280,7 +287,7 @@ def test_any_table_is_read_or_refused(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8", errors="replace")
     told, found = "", None
     try:
-        found = table_of([tmp_path], 0)
+        found = find_class_table([tmp_path], 0)
     except DataError as error:
         told = str(error)
     assert told.startswith(str(tmp_path)) if found is None else found[0].codes.shape == (256,)

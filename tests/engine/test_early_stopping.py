@@ -9,10 +9,10 @@ import torch
 
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import checkpoint
-from vitrail.engine.early_stopping import Standing
+from vitrail.engine.early_stopping import EarlyStoppingState
 from vitrail.errors import CheckpointError, Interrupted, UsageError
-from vitrail.report.page.run_page import page
-from vitrail.report.run_data import look
+from vitrail.report.page.run_page import render_page
+from vitrail.report.run_data import read_run
 from vitrail.storage.tensors import unpack
 from vitrail.training import evaluations, loop
 
@@ -27,7 +27,11 @@ def data(tmp_path_factory):
 
 def score(patch, table):
     """What the evaluation of each step gives; the last one of a run is a real one."""
-    patch.setattr(evaluations, "judged", lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17})
+    patch.setattr(
+        evaluations,
+        "evaluate_session",
+        lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17},
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +58,15 @@ def whole(data, tmp_path_factory):
 def test_it_stops_and_keeps_the_best_weights(data, tmp_path):
     running, out, seen = tiny.begin(recipe(data), tmp_path / "run"), tmp_path / "run", {}
     events = []
-    for event in loop.run(running):
+    for event in loop.run_training(running):
         events.append(event)
         if event.kind == "train":
-            seen[event.step] = {name: t.clone() for name, t in running.state.best.state_dict().items()}
+            seen[event.step] = {name: t.clone() for name, t in running.state.best_model.state_dict().items()}
     told = next(e for e in events if e.kind == "stopped")
     assert told.step == 8
-    assert told.values["text"] == "stopped early at step 8 of 20: no better than top1 0.6000 at step 4 for 2 evaluations"
+    assert (
+        told.values["text"] == "stopped early at step 8 of 20: no better than top1 0.6000 at step 4 for 2 evaluations"
+    )
     assert (told.values["best_step"], told.values["evaluations"]) == (4, 2)
     assert [e.kind for e in events][-2:] == ["eval", "done"]
     finished, _ = unpack(out / "model.safetensors")
@@ -68,7 +74,7 @@ def test_it_stops_and_keeps_the_best_weights(data, tmp_path):
     assert not all(torch.equal(finished[name], seen[8][name]) for name in finished)
     assert tiny.steps(out)[-1] == "step-00000008"
     assert [p.name for p in (out / "best").iterdir()] == ["step-00000004.safetensors"]
-    assert "stopped early at step 8 of 20: no better than 60.0" in page(look(RunFolder(out)))
+    assert "stopped early at step 8 of 20: no better than 60.0" in render_page(read_run(RunFolder(out)))
 
 
 def test_a_run_that_gets_better_to_the_end_is_not_stopped(data, tmp_path, scores):
@@ -77,13 +83,15 @@ def test_a_run_that_gets_better_to_the_end_is_not_stopped(data, tmp_path, scores
     assert "stopped" not in [e.kind for e in events]
     assert [e.step for e in events if e.kind == "eval"] == [2, 4, 6, 8, 10, 11, 11], "the last weights compete too"
     kept = sorted(p.name for p in (tmp_path / "run" / "best").iterdir())
-    assert kept == ["step-00000008.safetensors", "step-00000011.safetensors"], "one for each checkpoint, of steps 9 and 11"
+    assert kept == ["step-00000008.safetensors", "step-00000011.safetensors"], (
+        "one for each checkpoint, of steps 9 and 11"
+    )
 
 
 @pytest.mark.parametrize("stop", [3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("kind", ["train", "eval"])
 def test_a_run_broken_off_anywhere_ends_in_the_same_bytes(kind, stop, data, whole, tmp_path):
-    for event in loop.run(tiny.begin(recipe(data), tmp_path / "run")):
+    for event in loop.run_training(tiny.begin(recipe(data), tmp_path / "run")):
         if event.kind == kind and event.step >= stop:
             break
     events = tiny.finish(tiny.again(tmp_path / "run"))
@@ -96,7 +104,7 @@ def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, whole
     running = tiny.begin(recipe(data), tmp_path / "run")
 
     def told():
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             if event.kind == "train" and event.step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -110,7 +118,7 @@ def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, whole
 def test_weights_that_a_lost_stretch_thought_best_are_not_taken(data, tmp_path, scores):
     """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step 2 counts."""
     scores[4] = 0.9
-    for event in loop.run(tiny.begin(recipe(data), tmp_path / "run")):
+    for event in loop.run_training(tiny.begin(recipe(data), tmp_path / "run")):
         if event.kind == "train" and event.step == 5:
             break
     second = tiny.digest(tmp_path / "run" / "best" / "step-00000002.safetensors")
@@ -126,12 +134,12 @@ def test_a_stopped_run_stays_stopped_unless_it_is_given_more_patience(data, tmp_
     events = tiny.finish(tiny.again(tmp_path / "run"))
     assert [e.kind for e in events] == ["stopped", "eval", "done"]
     assert tiny.digest(tmp_path / "run" / "model.safetensors") == before
-    events = tiny.finish(tiny.again(tmp_path / "run", [("plan", {"patience": 3})], ["plan.patience"]))
+    events = tiny.finish(tiny.again(tmp_path / "run", [("train", {"patience": 3})], ["train.patience"]))
     assert next(e.step for e in events if e.kind == "stopped") == 10
 
 
 def test_patience_without_evaluations_is_refused(data, tmp_path):
-    with pytest.raises(UsageError, match=r"plan\.eval_every 0 makes none"):
+    with pytest.raises(UsageError, match=r"train\.eval_every 0 makes none"):
         tiny.begin(recipe(data, {"eval_every": 0}), tmp_path / "run")
 
 
@@ -147,7 +155,7 @@ def test_best_weights_that_cannot_be_written_are_not_counted(data, tmp_path, mon
     running = tiny.begin(recipe(data), tmp_path / "run")
     events = tiny.finish(running)
     assert any(e.kind == "note" and "No space left" in e.values["text"] for e in events)
-    assert running.state.standing.step == 6, "the next that is better than the last one kept"
+    assert running.state.early_stopping.step == 6, "the next that is better than the last one kept"
     assert next(e.step for e in events if e.kind == "stopped") == 10
 
 
@@ -156,16 +164,16 @@ def test_best_weights_that_are_gone_are_told(data, tmp_path):
     (tmp_path / "run" / "best" / "step-00000004.safetensors").unlink()
     with pytest.raises(CheckpointError, match="best weights of the run cannot be read") as told:
         tiny.finish(tiny.again(tmp_path / "run"))
-    assert "plan.patience" in told.value.fix
+    assert "train.patience" in told.value.fix
 
 
 def test_what_is_no_number_is_never_the_best():
-    standing = Standing()
-    assert not standing.better(float("nan"))
-    standing.note(1, float("nan"), False)
-    assert standing.better(-5.0)
-    standing.note(2, -5.0, True)
-    assert not standing.better(-5.0)
+    standing = EarlyStoppingState()
+    assert not standing.is_better(float("nan"))
+    standing.record(1, float("nan"), False)
+    assert standing.is_better(-5.0)
+    standing.record(2, -5.0, True)
+    assert not standing.is_better(-5.0)
     assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "judged": 2}
 
 
@@ -175,4 +183,4 @@ def test_checkpoints_of_before_have_no_standing(data, tmp_path):
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
     del saved.numbers["standing"]
     running.state.load(saved.parts, saved.numbers)
-    assert running.state.standing == Standing()
+    assert running.state.early_stopping == EarlyStoppingState()

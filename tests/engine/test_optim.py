@@ -7,7 +7,7 @@ from torch import nn
 
 import vitrail
 from vitrail.engine.lamb import Lamb
-from vitrail.engine.optim import Numbers, Together, groups, optimizer
+from vitrail.engine.optim import CombinedOptimizer, OptimizerSettings, build_optimizer, build_parameter_groups
 from vitrail.engine.state import State
 from vitrail.errors import UsageError
 from vitrail.training import loop
@@ -22,7 +22,9 @@ def data(tmp_path_factory):
 
 def weights():
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(shape)) for shape in ((8, 5), (5,), (3, 4, 2, 2))] + [nn.Parameter(torch.zeros(6, 2))]
+    return [nn.Parameter(torch.randn(shape)) for shape in ((8, 5), (5,), (3, 4, 2, 2))] + [
+        nn.Parameter(torch.zeros(6, 2))
+    ]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.05])
@@ -63,7 +65,9 @@ def test_lamb_counts_the_steps_of_each_weight_on_its_own():
 def test_sgd_is_plain_momentum():
     """v <- 0.9 v + g, w <- w - rate v, with the decay as part of g."""
     w = nn.Parameter(torch.tensor([[1.0, -2.0]]))
-    optim = optimizer("sgd", [{"params": [w], "weight_decay": 0.1, "scale": 1.0}], [], Numbers(momentum=0.9))
+    optim = build_optimizer(
+        "sgd", [{"params": [w], "weight_decay": 0.1, "scale": 1.0}], [], OptimizerSettings(momentum=0.9)
+    )
     optim.param_groups[0]["lr"] = 0.5
     expected, velocity = w.detach().clone(), torch.zeros(1, 2)
     for gradient in (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 2.0]])):
@@ -78,19 +82,23 @@ def made(kind, name="vit/nano"):
     torch.manual_seed(0)
     model = vitrail.create(name, classes=3)
     blocks = list(model.backbone.blocks)
-    return model, optimizer(kind, groups(model, blocks, 0.05, 0.9), blocks, Numbers())
+    return model, build_optimizer(kind, build_parameter_groups(model, blocks, 0.05, 0.9), blocks, OptimizerSettings())
 
 
 def test_muon_takes_the_linear_weights_of_the_blocks_and_nothing_else():
     model, optim = made("muon")
-    assert isinstance(optim, Together)
+    assert isinstance(optim, CombinedOptimizer)
     names = {id(p): name for name, p in model.named_parameters()}
     taken, rest = ({names[id(p)] for g in part.param_groups for p in g["params"]} for part in optim.parts)
     layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     assert taken == {f"backbone.blocks.{i}.{layer}.weight" for i in range(3) for layer in layers}
     assert taken | rest == set(names.values())
     assert not taken & rest
-    assert len({id(g) for g in optim.param_groups}) == len(optim.param_groups) == sum(len(p.param_groups) for p in optim.parts)
+    assert (
+        len({id(g) for g in optim.param_groups})
+        == len(optim.param_groups)
+        == sum(len(p.param_groups) for p in optim.parts)
+    )
 
 
 def test_muon_looks_like_one_optimiser():
@@ -117,7 +125,7 @@ def test_muon_where_it_cannot_be(monkeypatch, data, tmp_path):
     with pytest.raises(UsageError, match="linear layers inside blocks"):
         made("muon", "resnet/18")
     with pytest.raises(UsageError, match="freeze backbone keeps still"):
-        tiny.begin(tiny.recipe(data, optim={"kind": "muon", "freeze": "backbone"}), tmp_path / "run")
+        tiny.begin(tiny.recipe(data, optim={"name": "muon", "freeze": "backbone"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UsageError, match=r"came with 2\.9"):
@@ -126,9 +134,9 @@ def test_muon_where_it_cannot_be(monkeypatch, data, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broken_run_ends_in_the_same_bytes(kind, data, tmp_path):
-    recipe = tiny.recipe(data, optim={"kind": kind, "layer_decay": 0.9})
+    recipe = tiny.recipe(data, optim={"name": kind, "layer_decay": 0.9})
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))
-    for event in loop.run(tiny.begin(recipe, tmp_path / "broken")):
+    for event in loop.run_training(tiny.begin(recipe, tmp_path / "broken")):
         if event.kind == "train" and event.step == 8:
             break
     resumed = tiny.again(tmp_path / "broken")
@@ -139,7 +147,7 @@ def test_a_broken_run_ends_in_the_same_bytes(kind, data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_learns_a_few_pictures_by_heart(kind):
+def test_every_kind_learns_a_few_images_by_heart(kind):
     model, optim = made(kind)
     torch.manual_seed(1)
     images, labels = torch.randn(6, 3, 28, 28), torch.arange(6) % 3
@@ -158,8 +166,15 @@ def test_every_kind_learns_a_few_pictures_by_heart(kind):
 def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
     """Weights agree within rounding, and moments from a checkpoint are laid out as the weights are."""
     quiet = {"dropout": 0.0, "drop_path": 0.0}
-    whole, plain = (tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": on}), tmp_path / str(on)) for on in (True, False))
-    conv = next(m.weight for m in whole.state.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and m.in_channels > 1)
+    whole, plain = (
+        tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": on}), tmp_path / str(on))
+        for on in (True, False)
+    )
+    conv = next(
+        m.weight
+        for m in whole.state.model.modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and m.in_channels > 1
+    )
     assert conv.is_contiguous(memory_format=torch.channels_last)
     assert not conv.is_contiguous()
     for running in (whole, plain):
@@ -167,10 +182,12 @@ def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
     for a, b in zip(whole.state.model.parameters(), plain.state.model.parameters(), strict=True):
         assert not a.numel() or (a - b).abs().max() <= 5e-3
     broken = tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": True}), tmp_path / "broken")
-    for event in loop.run(broken):
+    for event in loop.run_training(broken):
         if event.kind == "saved":
             break
     resumed = tiny.again(tmp_path / "broken")
     assert all(s["exp_avg"].stride() == p.stride() for p, s in resumed.state.optimizer.state.items())
     tiny.finish(resumed)
-    assert tiny.digest(tmp_path / "broken" / "model.safetensors") == tiny.digest(tmp_path / "True" / "model.safetensors")
+    assert tiny.digest(tmp_path / "broken" / "model.safetensors") == tiny.digest(
+        tmp_path / "True" / "model.safetensors"
+    )

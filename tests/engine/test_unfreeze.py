@@ -11,8 +11,8 @@ import tiny
 import torch
 
 import vitrail
-from vitrail.engine.freeze import freeze, parts, thaw, waves
-from vitrail.engine.log import rows
+from vitrail.engine.freeze import freeze, parts_to_freeze, plan_unfreezing, unfreeze_due
+from vitrail.engine.log import read_rows
 from vitrail.errors import UsageError
 from vitrail.training import loop
 
@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 def pieces(what, at, steps=100):
     model = vitrail.create("vit/nano", classes=3)
     backbone, blocks = model.backbone, list(model.backbone.blocks)
-    return model, waves(parts(model, backbone, blocks, what), at, steps)
+    return model, plan_unfreezing(parts_to_freeze(model, backbone, blocks, what), at, steps)
 
 
 def learning(model):
@@ -38,10 +38,10 @@ def learning(model):
 
 def test_equal_parts_from_the_head_down():
     model, planned = pieces("backbone", (10, 20))
-    freeze(parts(model, model.backbone, list(model.backbone.blocks), "backbone"))
+    freeze(parts_to_freeze(model, model.backbone, list(model.backbone.blocks), "backbone"))
     seen = []
     for step in (0, 9, 10, 19, 20):
-        changed = thaw(planned, step)
+        changed = unfreeze_due(planned, step)
         seen.append((changed, sorted(learning(model))))
     upper = ["blocks.1", "blocks.2", "heads", "norm"]
     everything = ["blocks.0", "blocks.1", "blocks.2", "heads", "norm", "patch_embed", "position"]
@@ -51,11 +51,11 @@ def test_equal_parts_from_the_head_down():
 
 def test_a_number_of_blocks_thaws_down_to_the_stem():
     model, planned = pieces(2, (1, 2, 3))
-    freeze(parts(model, model.backbone, list(model.backbone.blocks), 2))
+    freeze(parts_to_freeze(model, model.backbone, list(model.backbone.blocks), 2))
     assert "blocks.2" in learning(model)
     for step, newest in ((1, "blocks.1"), (2, "blocks.0"), (3, "patch_embed")):
         assert newest not in learning(model)
-        thaw(planned, step)
+        unfreeze_due(planned, step)
         assert newest in learning(model)
     assert all(p.requires_grad for p in model.parameters())
 
@@ -80,7 +80,7 @@ def test_nothing_moves_what_is_frozen_and_everything_what_is_not(data, tmp_path)
     running = tiny.begin(tiny.recipe(data, model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL), tmp_path / "run")
     state, found = running.state, {}
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    for event in loop.run(running):
+    for event in loop.run_training(running):
         if event.kind == "train":
             for name, p in state.model.named_parameters():
                 if not torch.equal(p, before[name]):
@@ -96,11 +96,15 @@ def test_nothing_moves_what_is_frozen_and_everything_what_is_not(data, tmp_path)
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "lamb", "muon"])
 def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data, tmp_path):
-    recipe = tiny.recipe(data, optim={**GRADUAL, "kind": kind, "ema": 0.9})
+    recipe = tiny.recipe(data, optim={**GRADUAL, "name": kind, "ema_decay": 0.9})
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))
-    for stop in (2, 6, 8):  # goes on from the beginning, from step 6 before the second change and from just before the third
+    for stop in (
+        2,
+        6,
+        8,
+    ):  # goes on from the beginning, from step 6 before the second change and from just before the third
         out = tmp_path / f"broken{stop}"
-        for event in loop.run(tiny.begin(recipe, out)):
+        for event in loop.run_training(tiny.begin(recipe, out)):
             if event.kind == "train" and event.step == stop + 1:
                 break
         tiny.finish(tiny.again(out))
@@ -114,24 +118,40 @@ def two_processes(folder):
 
     world = worlds.join("cpu", 60)
     recipe = tiny.recipe(folder / "tiny.npz", model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL)
-    running, _ = session.new(recipe, folder / "two", world)
-    for _ in loop.run(running):
+    running, _ = session.create_session(recipe, folder / "two", world)
+    for _ in loop.run_training(running):
         pass
-    (folder / f"rank{world.rank}.json").write_text(json.dumps([float(p.double().sum()) for p in running.state.model.parameters()]))
+    (folder / f"rank{world.rank}.json").write_text(
+        json.dumps([float(p.double().sum()) for p in running.state.model.parameters()])
+    )
     worlds.leave(world)
 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
     data = tiny.npz(tmp_path)
-    tiny.finish(tiny.begin(tiny.recipe(data, model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL), tmp_path / "one"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(tiny.__file__).parent), *sys.path])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path)]
+    tiny.finish(
+        tiny.begin(tiny.recipe(data, model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL), tmp_path / "one")
+    )
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(tiny.__file__).parent), *sys.path]),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        __file__,
+        str(tmp_path),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in (0, 1)]
     assert ranks[0] == ranks[1]
-    one, two = (rows(tmp_path / name / "log.jsonl") for name in ("one", "two"))
+    one, two = (read_rows(tmp_path / name / "log.jsonl") for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"]
         if a["kind"] == "train":

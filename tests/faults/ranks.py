@@ -10,11 +10,11 @@ import torch
 
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import world as worlds
-from vitrail.engine.parallel import LossOf
-from vitrail.engine.train import gradients
+from vitrail.engine.parallel import LossModule
+from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import Interrupted, VitrailError
 from vitrail.evaluation.evaluate import evaluate
-from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe
+from vitrail.recipe import Choice, DataConfig, EvalConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.tasks.classification import Classification
 from vitrail.training import loop, resume, session
 
@@ -28,45 +28,49 @@ class Never:
 
 def one_gradient(folder: Path, world: worlds.World) -> None:
     """The gradient of the first step, of all processes together."""
-    running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=STILL, machine={"micro": 4}), folder / f"gradient{world.size}", world)
-    loss_of = LossOf(running.state.model, running.described.task)
+    running, _ = session.create_session(
+        tiny.recipe(folder / "tiny.npz", model=STILL, machine={"micro_batch": 4}),
+        folder / f"gradient{world.size}",
+        world,
+    )
+    loss_of = LossModule(running.state.model, running.bundle.task)
     if world.size > 1:
         loss_of = torch.nn.parallel.DistributedDataParallel(loss_of, broadcast_buffers=False)
-    pieces = next(iter(loop.batches(running)))
-    gradients(running.state, loss_of, pieces, loop.loop(running, Never()))
-    if world.first:
+    pieces = next(iter(loop.remaining_batches(running)))
+    accumulate_gradients(running.state, loss_of, pieces, loop.loop_settings(running, Never()))
+    if world.is_first:
         vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
         torch.save(vector, folder / f"gradient{world.size}.pt")
 
 
 def whole_run(folder: Path, world: worlds.World, name: str, model=()) -> None:
-    running, _ = session.new(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
-    for _ in loop.run(running):
+    running, _ = session.create_session(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
+    for _ in loop.run_training(running):
         pass
 
 
 def denoiser(folder: Path, world: worlds.World, name: str) -> None:
-    """A run that makes pictures, judged by the classifier that was trained before, with pictures kept at every moment."""
+    """A run that makes images, judged by the classifier that was trained before, with images kept at every moment."""
     from vitrail.training import samples
 
     samples.SHARE = 100.0
     small = Choice("jit/nano", {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8})
-    plan = Plan(steps=4, batch=16, precision="fp32", eval_every=2)
-    machine = Machine(micro=4, workers=0, judge=str(folder / "alone"))
-    made = Recipe(model=small, data=Choice("", {"path": str(folder / "tiny.npz")}), optim=Optim(lr=3e-3, ema=0.5, warmup=0), plan=plan,
-                  machine=machine)  # fmt: skip
-    running, _ = session.new(made, folder / name, world)
-    for _ in loop.run(running):
+    plan = TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2)
+    machine = RuntimeConfig(micro_batch=4, workers=0)
+    made = Recipe(model=small, data=DataConfig("", {"path": str(folder / "tiny.npz")}), optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0), train=plan,
+                  runtime=machine, eval=EvalConfig(str(folder / "alone")))  # fmt: skip
+    running, _ = session.create_session(made, folder / name, world)
+    for _ in loop.run_training(running):
         pass
 
 
 def judgements(folder: Path, world: worlds.World) -> None:
-    """Sets of 17, 33 and 1 pictures and one with several labels a picture, each counted once."""
+    """Sets of 17, 33 and 1 images and one with several labels an image, each counted once."""
     for name in ("17", "33", "1", "multi"):
-        running, _ = session.new(tiny.recipe(folder / f"data{name}" / "tiny.npz", augment={"mixup": 0.0, "cutmix": 0.0}),
+        running, _ = session.create_session(tiny.recipe(folder / f"data{name}" / "tiny.npz", augment={"mixup": 0.0, "cutmix": 0.0}),
                                  folder / f"judged{name}-{world.size}", world)  # fmt: skip
         split = running.dataset.splits["val"]
-        metrics, found, _ = evaluate(running.described, split, world, running.preprocess, 0, batch=4)
+        metrics, found, _ = evaluate(running.bundle, split, world, running.preprocess, 0, batch=4)
         said = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         place = folder / f"judged{name}-{world.size}-{world.rank}"
         place.with_suffix(".json").write_text(json.dumps(said))
@@ -75,10 +79,10 @@ def judgements(folder: Path, world: worlds.World) -> None:
 
 def differing(folder: Path, world: worlds.World, key: str) -> None:
     """Process 1 is started with something else."""
-    path, changed, version = folder / "tiny.npz", session.prepare, torch.__version__
+    path, changed, version = folder / "tiny.npz", session.prepare_run, torch.__version__
     made = tiny.recipe(path)
     if world.rank == 1:
-        if key == "plan.seed":
+        if key == "train.seed":
             made = tiny.recipe(path, plan={"seed": 7})
         elif key == "optim.lr":
             made = tiny.recipe(path, optim={"lr": 0.5})
@@ -91,14 +95,19 @@ def differing(folder: Path, world: worlds.World, key: str) -> None:
                 entries = tuple(e._replace(size=e.size + 1) for e in found.dataset.entries)
                 return replace(found, dataset=replace(found.dataset, entries=entries))
 
-            session.prepare = prepare
-    refused(folder, world, key, lambda: session.new(made, folder / "differing", world))
-    session.prepare, torch.__version__ = changed, version
+            session.prepare_run = prepare
+    refused(folder, world, key, lambda: session.create_session(made, folder / "differing", world))
+    session.prepare_run, torch.__version__ = changed, version
 
 
 def resumed_differently(folder: Path, world: worlds.World) -> None:
     given = [("optim", {"lr": 0.5})] if world.rank == 1 else []
-    refused(folder, world, "resume", lambda: resume.old(RunFolder(folder / "finished"), given, ["optim.lr"], world))
+    refused(
+        folder,
+        world,
+        "resume",
+        lambda: resume.resume_session(RunFolder(folder / "finished"), given, ["optim.lr"], world),
+    )
 
 
 def refused(folder: Path, world: worlds.World, name: str, work) -> None:
@@ -112,7 +121,9 @@ def refused(folder: Path, world: worlds.World, name: str, work) -> None:
 
 def not_finite(folder: Path, world: worlds.World) -> None:
     """At step 5 the loss of process 1 alone is not a number."""
-    running, _ = session.new(tiny.recipe(folder / "tiny.npz", machine={"micro": None}), folder / "poisoned", world)
+    running, _ = session.create_session(
+        tiny.recipe(folder / "tiny.npz", machine={"micro_batch": None}), folder / "poisoned", world
+    )
     loss, calls = Classification.loss, []
 
     def bad(self, model, batch):
@@ -124,7 +135,7 @@ def not_finite(folder: Path, world: worlds.World) -> None:
     last = []
 
     def follow():
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             if event.kind == "train":
                 last[:] = [p.detach().clone() for p in running.state.model.parameters()]
 
@@ -142,7 +153,9 @@ def stopped(folder: Path, world: worlds.World) -> None:
 
     from vitrail.engine import checkpoint
 
-    running, _ = session.new(tiny.recipe(folder / "tiny.npz", machine={"save_every": 1000}), folder / "stopped", world)
+    running, _ = session.create_session(
+        tiny.recipe(folder / "tiny.npz", machine={"save_every": 1000}), folder / "stopped", world
+    )
     save = checkpoint.save
 
     def slow(*given):
@@ -152,13 +165,15 @@ def stopped(folder: Path, world: worlds.World) -> None:
     checkpoint.save = slow
     code = 0
     try:
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             if event.kind == "train" and event.step == 3 and world.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
     except Interrupted as error:
         code = error.code
-    there = (folder / "stopped" / "checkpoints" / checkpoint.name_of(running.state.step)).is_dir()
-    (folder / f"stopped-{world.rank}.json").write_text(json.dumps({"code": code, "step": running.state.step, "saved": there}))
+    there = (folder / "stopped" / "checkpoints" / checkpoint.checkpoint_name(running.state.step)).is_dir()
+    (folder / f"stopped-{world.rank}.json").write_text(
+        json.dumps({"code": code, "step": running.state.step, "saved": there})
+    )
 
 
 def main() -> None:

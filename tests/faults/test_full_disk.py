@@ -56,7 +56,7 @@ def watch(running, at):
     """All events of a run that fails, and the error; `at` maps a step to what happens after it."""
     events = []
     try:
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             events.append(event)
             if event.kind == "train" and event.step in at:
                 at[event.step]()
@@ -82,7 +82,7 @@ def test_a_full_disk_costs_saves_and_after_three_the_run(disk, data, leave):
         assert str(out) in text
         assert "unexpected pos" not in text
     assert f"--resume {out}" in error.fix
-    saved, passed = checkpoint.newest(out / "checkpoints")
+    saved, passed = checkpoint.load_newest(out / "checkpoints")
     assert saved is not None
     assert saved.numbers["step"] == 10
     assert passed == []
@@ -116,7 +116,7 @@ def test_finished_weights_that_do_not_fit_are_told(disk, data):
     running = tiny.begin(tiny.recipe(data), out)
 
     def late():
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             yield event
             if event.kind == "saved" and event.step == running.steps:
                 fill(disk)
@@ -131,8 +131,30 @@ def test_finished_weights_that_do_not_fit_are_told(disk, data):
 
 def test_a_file_size_limit_is_met_like_a_full_disk(data, tmp_path):
     """No right to mount is needed for this one."""
-    keys = ["--model.depth", "1", "--model.width", "32", "--model.heads", "2", "--plan.steps", "12", "--machine.save-every", "3"]
-    words = ["train", "--data", str(data), "--model", "vit/nano", "--out", str(tmp_path / "run"), "--device", "cpu", *keys]
+    keys = [
+        "--model.depth",
+        "1",
+        "--model.width",
+        "32",
+        "--model.heads",
+        "2",
+        "--steps",
+        "12",
+        "--runtime.save-every",
+        "3",
+    ]
+    words = [
+        "train",
+        "--data",
+        str(data),
+        "--model",
+        "vit/nano",
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        *keys,
+    ]
     code, out, err = Process(words, tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.limited).end()
     assert code == 1, err
     assert "File too large" in err
@@ -153,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_first_step(where, da
     else:
         out = Path("/proc/nothing/run")
     try:
-        assert main(["train", "--data", str(data), "--out", str(out), "--plan.steps", "3", "--device", "cpu"]) == 3
+        assert main(["train", "--data", str(data), "--out", str(out), "--steps", "3", "--device", "cpu"]) == 3
     finally:
         if where == "read-only":
             unmount(folder)

@@ -18,7 +18,7 @@ def data(tmp_path):
 
 def sound(folder):
     found = []
-    for path in checkpoint.listed(folder):
+    for path in checkpoint.list_checkpoints(folder):
         try:
             found.append(checkpoint.load(path).numbers["step"])
         except CheckpointError:
@@ -38,10 +38,14 @@ def test_one_is_sound_whenever_another_is_removed(keep, data, tmp_path, monkeypa
         remove(path, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", watched)
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 10}, machine={"save_every": 1, "keep": keep}), out))
+    tiny.finish(
+        tiny.begin(tiny.recipe(data, plan={"steps": 10}, machine={"save_every": 1, "keep_checkpoints": keep}), out)
+    )
     assert len(left) == 2 * (10 - keep)
     assert all(len(steps) >= keep for steps in left)
-    assert all(max(steps) == keep + 1 + i // 2 for i, steps in enumerate(left)), "the newest is there before an old one goes"
+    assert all(max(steps) == keep + 1 + i // 2 for i, steps in enumerate(left)), (
+        "the newest is there before an old one goes"
+    )
     assert sound(out / "checkpoints") == list(range(10, 10 - keep, -1))
 
 
@@ -84,11 +88,11 @@ def test_a_failed_save_removes_nothing(data, tmp_path, monkeypatch):
 def test_damaged_later_ones_do_not_push_out_what_is_sound(data, tmp_path):
     """After going on from an old checkpoint, what is written now counts, not the damaged ones with higher numbers."""
     out = tmp_path / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, machine={"keep": 4}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, machine={"keep_checkpoints": 4}), out))
     folder = out / "checkpoints"
     for step in ("step-00000009", "step-00000012"):
         (folder / step / "manifest.json").unlink()
-    saved, reasons = checkpoint.newest(folder)
+    saved, reasons = checkpoint.load_newest(folder)
     assert saved is not None
     assert saved.numbers["step"] == 6
     assert len(reasons) == 2
@@ -103,8 +107,8 @@ def test_damaged_later_ones_do_not_push_out_what_is_sound(data, tmp_path):
 @pytest.mark.parametrize("keep", [1, 0, -3])
 def test_fewer_than_two_are_refused(keep, data, tmp_path):
     with pytest.raises(UsageError, match="fewer than 2"):
-        tiny.begin(tiny.recipe(data, machine={"keep": keep}), tmp_path / "run")
+        tiny.begin(tiny.recipe(data, machine={"keep_checkpoints": keep}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     tiny.begin(tiny.recipe(data), tmp_path / "run")
     with pytest.raises(UsageError, match="fewer than 2"):
-        tiny.again(tmp_path / "run", [("machine", {"keep": keep})])
+        tiny.again(tmp_path / "run", [("runtime", {"keep_checkpoints": keep})])

@@ -11,7 +11,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
 def kill(folder, *words):
-    code, out, err = Process([SCRIPT, *words], folder / "stdout.txt", folder / "stderr.txt", command=tiny.script).end(timeout=900)
+    code, out, err = Process([SCRIPT, *words], folder / "stdout.txt", folder / "stderr.txt", command=tiny.script).end(
+        timeout=900
+    )
     assert out, err
     print(out)
     return code, json.loads(out.splitlines()[-1])

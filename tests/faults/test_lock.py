@@ -17,7 +17,7 @@ from vitrail.training import loop
 @pytest.fixture
 def run(tmp_path):
     made = tiny.begin(tiny.recipe(tiny.npz(tmp_path / "data"), plan={"eval_every": 0}), tmp_path / "run")
-    for event in loop.run(made):
+    for event in loop.run_training(made):
         if event.kind == "saved":
             break
     return tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Two processes under torchrun: the same gradients as one, repeatable, every picture judged once, and all of one mind."""
+"""Two processes under torchrun: the same gradients as one, repeatable, every image judged once, and all of one mind."""
 
 import json
 import os
@@ -14,12 +14,16 @@ import torch
 
 from vitrail.engine import checkpoint
 
-DIFFERING = ("plan.seed", "optim.lr", "torch", "the data set")
+DIFFERING = ("train.seed", "optim.lr", "torch", "the data set")
 
 
 def torchrun(folder, *jobs, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(ranks.__file__).parent), *sys.path])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(ranks.__file__).parent), *sys.path]),
+    }
     words = [*command, ranks.__file__, str(folder), *jobs]
     running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     try:
@@ -68,7 +72,7 @@ def test_gradients_are_those_of_one_process(folder):
 
 
 def test_weights_after_a_run_are_those_of_one_process(folder):
-    one, two = (checkpoint.newest(folder / name / "checkpoints")[0] for name in ("alone", "still"))
+    one, two = (checkpoint.load_newest(folder / name / "checkpoints")[0] for name in ("alone", "still"))
     assert one is not None
     assert two is not None
     pairs = [(one.parts["model"][name], two.parts["model"][name]) for name in one.parts["model"]]
@@ -83,7 +87,7 @@ def test_two_runs_are_equal_to_the_bit(folder):
     assert tiny.steps(folder / "first") == ["step-00000009", "step-00000012"]
 
 
-def test_denoisers_learn_keep_their_pictures_and_are_judged_once(folder):
+def test_denoisers_learn_keep_their_images_and_are_judged_once(folder):
     rows = [json.loads(line) for line in (folder / "made" / "log.jsonl").read_text().splitlines()]
     found = [row["frechet"] for row in rows if row["kind"] == "eval"]
     assert len(found) == 2
@@ -96,7 +100,7 @@ def test_denoisers_learn_keep_their_pictures_and_are_judged_once(folder):
 
 
 @pytest.mark.parametrize("name", ["17", "33", "1", "multi"])
-def test_every_picture_is_judged_once_whatever_their_number(name, folder):
+def test_every_image_is_judged_once_whatever_their_number(name, folder):
     one = json.loads((folder / f"judged{name}-1-0.json").read_text())
     rows, targets = torch.load(folder / f"judged{name}-1-0.pt", weights_only=True)
     for rank in (0, 1):
@@ -106,7 +110,7 @@ def test_every_picture_is_judged_once_whatever_their_number(name, folder):
         assert {k: said[k] for k in exact if k in one} == {k: one[k] for k in exact if k in one}
         found, true = torch.load(folder / f"judged{name}-2-{rank}.pt", weights_only=True)
         torch.testing.assert_close(found, rows)
-        assert torch.equal(true, targets), "in the order of the pictures"
+        assert torch.equal(true, targets), "in the order of the images"
 
 
 @pytest.mark.parametrize("key", DIFFERING)

@@ -1,4 +1,4 @@
-"""A number that is not finite: no update is made, the pictures are named, the last sound checkpoint stays."""
+"""A number that is not finite: no update is made, the images are named, the last sound checkpoint stays."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 
 from vitrail.cli.main import print_error
 from vitrail.engine import checkpoint
-from vitrail.engine.log import rows
+from vitrail.engine.log import read_rows
 from vitrail.errors import RunError
 from vitrail.storage.tensors import unpack
 from vitrail.tasks.classification import Classification
@@ -45,7 +45,9 @@ def poison(monkeypatch, step, how):
 
 
 @pytest.mark.parametrize("how", ["nan", "inf", "-inf", "gradient"])
-@pytest.mark.parametrize("machine", [{"micro": 8}, {"micro": 8, "grad_checkpoint": True}], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    "machine", [{"micro_batch": 8}, {"micro_batch": 8, "grad_checkpoint": True}], ids=["plain", "checkpointing"]
+)
 def test_nothing_is_learned_from_it(how, machine, data, tmp_path, monkeypatch):
     out = tmp_path / "run"
     running = tiny.begin(tiny.recipe(data, machine=machine), out)
@@ -53,7 +55,7 @@ def test_nothing_is_learned_from_it(how, machine, data, tmp_path, monkeypatch):
     before = []
 
     def watched():
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             if event.kind == "train":
                 before[:] = weights(running)
 
@@ -69,21 +71,21 @@ def test_nothing_is_learned_from_it(how, machine, data, tmp_path, monkeypatch):
     assert not (out / "model.safetensors").exists()
 
 
-def test_the_pictures_of_the_batch_are_named(data, tmp_path, monkeypatch):
+def test_the_images_of_the_batch_are_named(data, tmp_path, monkeypatch):
     running = tiny.begin(tiny.recipe(data), tmp_path / "run")
     poison(monkeypatch, 1, "nan")
     with pytest.raises(RunError) as told:
         tiny.finish(running)
-    from vitrail.data.sampling import Stream
+    from vitrail.data.sampling import SampleStream
 
-    first = Stream(0, 48, 16).keys(0).ids
+    first = SampleStream(0, 48, 16).keys(0).ids
     for i in first[:4]:
         assert f"train/{i}," in told.value.what
     assert "there was no checkpoint yet" in told.value.what
 
 
 def test_a_rate_far_too_large_is_met_before_it_is_saved_as_finished(data, tmp_path):
-    running = tiny.begin(tiny.recipe(data, optim={"lr": 1e30, "warmup": 0, "clip": 0.0}), tmp_path / "run")
+    running = tiny.begin(tiny.recipe(data, optim={"lr": 1e30, "warmup_steps": 0, "clip_grad": 0.0}), tmp_path / "run")
     with pytest.raises(RunError, match="not finite"):
         tiny.finish(running)
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -97,34 +99,40 @@ def test_the_run_goes_on_from_its_last_checkpoint_when_the_cause_has_gone(data, 
         with pytest.raises(RunError):
             tiny.finish(tiny.begin(made, tmp_path / "run"))
     tiny.finish(tiny.again(tmp_path / "run"))
-    assert tiny.digest(tmp_path / "run" / "model.safetensors") == tiny.digest(tmp_path / "untouched" / "model.safetensors")
+    assert tiny.digest(tmp_path / "run" / "model.safetensors") == tiny.digest(
+        tmp_path / "untouched" / "model.safetensors"
+    )
 
 
 def test_an_overflow_of_scaled_gradients_skips_one_update(data, tmp_path):
     """fp16: the scaler halves its scale and leaves the update out; the weights of that step stay as they were."""
-    running = tiny.begin(tiny.recipe(data, plan={"precision": "fp16", "steps": 4}, optim={"ema": 0.0}), tmp_path / "run")
+    running = tiny.begin(
+        tiny.recipe(data, plan={"precision": "fp16", "steps": 4}, optim={"ema_decay": 0.0}), tmp_path / "run"
+    )
     assert running.state.scaler is not None
     running.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.detach().clone() for p in running.state.model.parameters()]
-    for event in loop.run(running):
+    for event in loop.run_training(running):
         if event.kind == "train" and event.step == 1:
             assert all(torch.equal(a, b) for a, b in zip(before, running.state.model.parameters(), strict=True))
             assert running.state.scaler.get_scale() == 2.0**59
     assert running.state.scaler.get_scale() == 2.0**56
-    saved, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    saved, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     assert saved is not None
     assert saved.numbers["scaler"]["scale"] == 2.0**56
 
 
 def test_a_gradient_that_no_scale_makes_finite_ends_the_run(data, tmp_path, monkeypatch):
     """fp16: otherwise every update would be left out to the end, and the run would look as if it learned."""
-    running = tiny.begin(tiny.recipe(data, plan={"precision": "fp16", "steps": 60}, optim={"ema": 0.0}), tmp_path / "run")
+    running = tiny.begin(
+        tiny.recipe(data, plan={"precision": "fp16", "steps": 60}, optim={"ema_decay": 0.0}), tmp_path / "run"
+    )
     poison(monkeypatch, 3, "gradient")
     with pytest.raises(RunError, match=r"the gradient .* is not finite at step 3\d"):
         tiny.finish(running)
 
 
-def test_pictures_of_one_colour_are_no_reason_to_stop(tmp_path):
+def test_images_of_one_colour_are_no_reason_to_stop(tmp_path):
     """Their standard deviation is zero, and nothing must be divided by it."""
     import numpy as np
 
@@ -136,7 +144,7 @@ def test_pictures_of_one_colour_are_no_reason_to_stop(tmp_path):
 
 def divergence(out, step):
     """The batch and the finding as they were kept."""
-    place = out / "divergence" / checkpoint.name_of(step)
+    place = out / "divergence" / checkpoint.checkpoint_name(step)
     tensors, about = unpack(place.with_suffix(".safetensors"))
     assert about == {"step": step}
     return tensors, json.loads(place.with_suffix(".json").read_text())
@@ -149,13 +157,15 @@ def test_the_batch_is_kept_as_it_entered_the_model(data, tmp_path, monkeypatch):
         tiny.finish(running)
     tensors, said = divergence(tmp_path / "run", 8)
     again = tiny.begin(tiny.recipe(data), tmp_path / "other")
-    pieces = list(loop.batches(again))[7]
+    pieces = list(loop.remaining_batches(again))[7]
     batches = [again.feed.prepare(piece, 7) for piece in pieces]
     assert torch.equal(tensors["inputs"], torch.cat([b.inputs for b in batches]))
     assert torch.equal(tensors["targets"], torch.cat([b.targets for b in batches]))
-    assert len(said["pictures"]) == 16
+    assert len(said["images"]) == 16
     assert said["finding"] == {"kind": "loss", "told": said["finding"]["told"], "where": ["cross_entropy"]}
-    assert said["rate"] == pytest.approx([e for e in rows(tmp_path / "run" / "log.jsonl") if e["kind"] == "train"][-1]["lr"], rel=0.5)
+    assert said["rate"] == pytest.approx(
+        [e for e in read_rows(tmp_path / "run" / "log.jsonl") if e["kind"] == "train"][-1]["lr"], rel=0.5
+    )
     assert [row["step"] for row in said["history"]] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -185,7 +195,7 @@ def spoilt_weight(running):
     layer.register_forward_pre_hook(spoil)
 
 
-def spoilt_pictures(running):
+def spoilt_images(running):
     prepare = running.feed.prepare
 
     class Feed(type(running.feed)):
@@ -199,12 +209,27 @@ def spoilt_pictures(running):
 @pytest.mark.parametrize(
     ("spoil", "kind", "where", "told"),
     [
-        (broken("backbone.blocks.1.attn.proj"), "forward", "backbone.blocks.1.attn.proj", "first seen in what backbone.blocks.1.attn.proj"),
-        (spoilt_gradient, "gradient", "backbone.blocks.1.mlp.fc1.weight", "the loss is finite; first in the gradient of"),
-        (spoilt_weight, "weights", "backbone.blocks.0.attn.qkv.weight", "the weights themselves are not finite any more"),
-        (spoilt_pictures, "pictures", None, "the pictures that entered the model are not finite"),
+        (
+            broken("backbone.blocks.1.attn.proj"),
+            "forward",
+            "backbone.blocks.1.attn.proj",
+            "first seen in what backbone.blocks.1.attn.proj",
+        ),
+        (
+            spoilt_gradient,
+            "gradient",
+            "backbone.blocks.1.mlp.fc1.weight",
+            "the loss is finite; first in the gradient of",
+        ),
+        (
+            spoilt_weight,
+            "weights",
+            "backbone.blocks.0.attn.qkv.weight",
+            "the weights themselves are not finite any more",
+        ),
+        (spoilt_images, "images", None, "the images that entered the model are not finite"),
     ],
-    ids=["forward", "gradient", "weights", "pictures"],
+    ids=["forward", "gradient", "weights", "images"],
 )
 def test_where_it_began_is_found(spoil, kind, where, told, data, tmp_path, capsys):
     running = tiny.begin(tiny.recipe(data), tmp_path / "run")
@@ -224,23 +249,30 @@ def test_where_it_began_is_found(spoil, kind, where, told, data, tmp_path, capsy
 
 
 def history(losses, norms):
-    return [{"step": 10 * i, "loss": a, "grad_norm": b, "lr": 0.1} for i, (a, b) in enumerate(zip(losses, norms, strict=True), 1)]
+    return [
+        {"step": 10 * i, "loss": a, "grad_norm": b, "lr": 0.1}
+        for i, (a, b) in enumerate(zip(losses, norms, strict=True), 1)
+    ]
 
 
 def test_rising_and_sudden_are_told_apart():
-    from vitrail.training.divergence import trend
+    from vitrail.training.divergence import describe_trend
 
     calm = [2.0, 1.9, 1.8, 1.7, 1.7, 1.6, 1.6, 1.5]
-    assert trend([]) == "nothing was logged before it"
-    assert trend(history(calm, [1.0] * 8)).startswith("sudden, after loss 1.5, gradient norm 1 at step 80")
-    assert trend(history([2.0, 1.9, 1.8, 1.7, 2.5, 3.5, 4.0, 9.0], [1.0] * 8)).startswith("rising since step 50")
-    assert trend(history(calm, [1, 1, 1, 1, 10, 40, 80, 300])).startswith("rising since step 50")
-    assert trend(history(calm[:2], [1.0, 1.0])).startswith("before it")
+    assert describe_trend([]) == "nothing was logged before it"
+    assert describe_trend(history(calm, [1.0] * 8)).startswith("sudden, after loss 1.5, gradient norm 1 at step 80")
+    assert describe_trend(history([2.0, 1.9, 1.8, 1.7, 2.5, 3.5, 4.0, 9.0], [1.0] * 8)).startswith(
+        "rising since step 50"
+    )
+    assert describe_trend(history(calm, [1, 1, 1, 1, 10, 40, 80, 300])).startswith("rising since step 50")
+    assert describe_trend(history(calm[:2], [1.0, 1.0])).startswith("before it")
 
 
 def test_a_gradient_far_above_the_usual_is_told_once(data, tmp_path):
     running = tiny.begin(tiny.recipe(data, plan={"steps": 40}), tmp_path / "run")
-    running.state.model.get_parameter("heads.0.weight").register_hook(lambda g: g * 1e4 if running.state.step in (30, 31) else g)
+    running.state.model.get_parameter("heads.0.weight").register_hook(
+        lambda g: g * 1e4 if running.state.step in (30, 31) else g
+    )
     notes = [e for e in tiny.finish(running) if e.kind == "note"]
     assert len(notes) == 1
     assert notes[0].step == 31

@@ -18,7 +18,7 @@ def begun(tmp_path_factory):
     running = tiny.begin(tiny.recipe(tiny.npz(folder / "data")), folder / "run")
     from vitrail.training import loop
 
-    for event in loop.run(running):
+    for event in loop.run_training(running):
         if event.kind == "saved":
             break
     return folder / "run"
@@ -43,14 +43,14 @@ LOCKED = {  # flag: (its value when the run began, another)
     "model.dropout": ("0.1", "0.2"),
     "input.size": ("[12, 12]", "16 16"),
     "augment.mixup": ("0.3", "0.4"),
-    "augment.randaugment": ("0", "2"),
+    "augment.randaugment_ops": ("0", "2"),
     "optim.lr": ("0.0011", "0.5"),
     "optim.weight-decay": ("0.05", "0.1"),
-    "optim.ema": ("0.9", "0.0"),
-    "plan.steps": ("12", "20"),
-    "plan.batch": ("16", "32"),
-    "plan.seed": ("0", "1"),
-    "plan.precision": ("fp32", "bf16"),
+    "optim.ema_decay": ("0.9", "0.0"),
+    "train.steps": ("12", "20"),
+    "train.batch_size": ("16", "32"),
+    "train.seed": ("0", "1"),
+    "train.precision": ("fp32", "bf16"),
     "task.smoothing": ("", "0.2"),
 }
 FREE = {"micro": 4, "workers": 1, "grad_checkpoint": True, "log_every": 5, "save_every": 2, "keep": 3}
@@ -80,8 +80,8 @@ def test_another_model_or_data_set_is_refused(run, tmp_path, capsys):
 @pytest.mark.parametrize("key", FREE)
 def test_a_setting_of_the_machine_is_taken(key, run):
     """The run did not say what it costs: time and memory are the machine's affair."""
-    running = tiny.again(run, [("machine", {key: FREE[key]})])
-    assert getattr(running.recipe.machine, key) == FREE[key]
+    running = tiny.again(run, [("runtime", {key: FREE[key]})])
+    assert getattr(running.recipe.runtime, key) == FREE[key]
     assert running.state.step == 3
     assert running.changed == ()
     assert tiny.finish(running)[-1].kind == "done"
@@ -89,37 +89,48 @@ def test_a_setting_of_the_machine_is_taken(key, run):
 
 @pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep"])
 def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, plain):
-    tiny.finish(tiny.again(run, [("machine", {key: FREE[key]})]))
+    tiny.finish(tiny.again(run, [("runtime", {key: FREE[key]})]))
     assert tiny.digest(run / "model.safetensors") == tiny.digest(plain / "model.safetensors")
 
 
 def test_what_is_allowed_to_change_changes_and_is_kept(run):
     folder = RunFolder(run)
-    running = tiny.again(run, [("plan", {"steps": 20})], ["plan.steps"])
+    running = tiny.again(run, [("train", {"steps": 20})], ["train.steps"])
     assert running.steps == 20
-    assert "plan.steps: 12 -> 20" in running.notes
+    assert "train.steps: 12 -> 20" in running.notes
     tiny.finish(running)
     assert tiny.steps(run)[-1] == "step-00000020"
-    assert folder.recipe().plan.steps == 20
-    assert folder.about()["changed"] == [{"step": 3, "key": "plan.steps", "old": 12, "new": 20}]
+    assert folder.recipe().train.steps == 20
+    assert folder.about()["changed"] == [{"step": 3, "key": "train.steps", "old": 12, "new": 20}]
     again = tiny.again(run)
     assert (again.steps, again.state.step) == (20, 20)
 
 
 def test_allowing_one_change_does_not_allow_another(run):
-    with pytest.raises(UsageError, match=r"plan\.seed") as told:
-        tiny.again(run, [("plan", {"steps": 20, "seed": 5})], ["plan.steps"])
-    assert "plan.steps" not in told.value.what
+    with pytest.raises(UsageError, match=r"train\.seed") as told:
+        tiny.again(run, [("train", {"steps": 20, "seed": 5})], ["train.steps"])
+    assert "train.steps" not in told.value.what
 
 
 def test_fewer_steps_than_are_done_are_refused(run):
-    with pytest.raises(UsageError, match=r"3 steps, more than plan\.steps = 2"):
-        tiny.again(run, [("plan", {"steps": 2})], ["plan.steps"])
+    with pytest.raises(UsageError, match=r"3 steps, more than train\.steps = 2"):
+        tiny.again(run, [("train", {"steps": 2})], ["train.steps"])
 
 
 def test_looking_at_a_change_without_running_keeps_nothing(run):
     before = (run / "recipe.toml").read_bytes()
-    words = ["train", "--resume", str(run), "--plan.steps", "20", "--allow-change", "plan.steps", "--device", "cpu", "--dry-run"]
+    words = [
+        "train",
+        "--resume",
+        str(run),
+        "--steps",
+        "20",
+        "--allow-change",
+        "train.steps",
+        "--device",
+        "cpu",
+        "--dry-run",
+    ]
     assert main(words) == 0
     assert (run / "recipe.toml").read_bytes() == before
 
@@ -165,8 +176,8 @@ def touch(data):
 
 
 def folder_run(tmp_path, fingerprint):
-    data = tiny.pictures(tmp_path / "data")
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2, "fingerprint": fingerprint}), tmp_path / "run"))
+    data = tiny.images(tmp_path / "data")
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 2}, data={"fingerprint": fingerprint}), tmp_path / "run"))
     return data, tmp_path / "run"
 
 
@@ -205,4 +216,9 @@ def test_a_data_set_that_has_gone_is_named(tmp_path):
 def test_a_command_that_asks_for_nothing_new_is_no_change(run, monkeypatch):
     data = RunFolder(run).recipe().data.keys["path"]
     monkeypatch.chdir(os.path.dirname(data))
-    assert tiny.again(run, [("data", {"path": "tiny.npz"}), ("plan", {"batch": 16}), ("model", {"depth": 2})]).changed == ()
+    assert (
+        tiny.again(
+            run, [("data", {"path": "tiny.npz"}), ("train", {"batch_size": 16}), ("model", {"depth": 2})]
+        ).changed
+        == ()
+    )

@@ -7,10 +7,10 @@ import torch
 from torch.utils import data as torch_data
 
 from vitrail.data import loader
-from vitrail.data.loader import Fetch, TrainRequests, evaluation, load
-from vitrail.data.sampling import Stream
-from vitrail.engine.parallel import LossOf
-from vitrail.engine.train import gradients
+from vitrail.data.loader import Fetcher, TrainRequests, evaluation_requests, load_batches
+from vitrail.data.sampling import SampleStream
+from vitrail.engine.parallel import LossModule
+from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import DataError
 from vitrail.training import loop
 
@@ -19,8 +19,8 @@ PLAIN_MODEL = {"dropout": 0.0, "drop_path": 0.0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures larger than the model's, so that crops have something to choose from."""
-    return tiny.pictures(tmp_path_factory.mktemp("data") / "pictures", each=12, size=40)
+    """Images larger than the model's, so that crops have something to choose from."""
+    return tiny.images(tmp_path_factory.mktemp("data") / "images", each=12, size=40)
 
 
 @pytest.fixture
@@ -39,10 +39,17 @@ def all_batches(running, workers):
     """Every batch of the run as it goes into the model, augmented and mixed, and what the loader says of it."""
     running.workers = workers
     out = []
-    for step, pieces in enumerate(loop.batches(running)):
+    for step, pieces in enumerate(loop.remaining_batches(running)):
         for piece in pieces:
             batch = running.feed.prepare(piece, step)
-            out.append((batch.inputs, batch.targets, torch.from_numpy(piece.loaded.keys.ids), torch.from_numpy(piece.loaded.keys.epochs)))
+            out.append(
+                (
+                    batch.inputs,
+                    batch.targets,
+                    torch.from_numpy(piece.loaded.keys.ids),
+                    torch.from_numpy(piece.loaded.keys.epochs),
+                )
+            )
     return out
 
 
@@ -79,34 +86,36 @@ def test_prefetching_changes_no_pixel(prefetch, persistent, folder, tmp_path, mo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_is_augmented_alike_in_any_batch_and_on_any_process(workers, folder, tmp_path):
+def test_an_image_is_augmented_alike_in_any_batch_and_on_any_process(workers, folder, tmp_path):
     running = tiny.begin(tiny.recipe(folder, augment=AUGMENTS["randaugment"]), tmp_path / "run")
-    fetch = Fetch(running.dataset.splits["train"], running.feed.transform)
-    stream = Stream(0, len(running.dataset.splits["train"]), 12)
-    whole = list(load(fetch, TrainRequests(stream, 0, 3, 0, 1), 0))
+    fetch = Fetcher(running.dataset.splits["train"], running.feed.transform)
+    stream = SampleStream(0, len(running.dataset.splits["train"]), 12)
+    whole = list(load_batches(fetch, TrainRequests(stream, 0, 3, 0, 1), 0))
     for world in (2, 3, 4):
-        shares = [list(load(fetch, TrainRequests(stream, 0, 3, rank, world), workers)) for rank in range(world)]
+        shares = [list(load_batches(fetch, TrainRequests(stream, 0, 3, rank, world), workers)) for rank in range(world)]
         for step in range(3):
-            assert torch.equal(torch.cat([share[step].pictures for share in shares]), whole[step].pictures)
+            assert torch.equal(torch.cat([share[step].images for share in shares]), whole[step].images)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_training_with_workers_gives_the_same_weights(folder, tmp_path):
     found = set()
     for workers in (0, 1, 3):
-        made = tiny.recipe(folder, augment=AUGMENTS["randaugment"], plan={"steps": 6, "eval_every": 2}, machine={"workers": workers})
+        made = tiny.recipe(
+            folder, augment=AUGMENTS["randaugment"], plan={"steps": 6, "eval_every": 2}, machine={"workers": workers}
+        )
         tiny.finish(tiny.begin(made, tmp_path / str(workers)))
         found.add(tiny.digest(tmp_path / str(workers) / "model.safetensors"))
     assert len(found) == 1
 
 
-def test_a_picture_that_breaks_while_training_is_named_by_workers_too(tmp_path):
+def test_an_image_that_breaks_while_training_is_named_by_workers_too(tmp_path):
     """One that could be read before the first step and cannot be any more."""
     told = []
     for workers in (0, 2):
-        data = tiny.pictures(tmp_path / f"data{workers}")
+        data = tiny.images(tmp_path / f"data{workers}")
         running = tiny.begin(tiny.recipe(data, machine={"workers": workers}), tmp_path / f"run{workers}")
-        (data / "bee" / "003.png").write_bytes(b"no picture")
+        (data / "bee" / "003.png").write_bytes(b"no image")
         with pytest.raises(DataError) as error:
             tiny.finish(running)
         told.append(str(error.value))
@@ -119,12 +128,14 @@ def grads(running, micro):
     """The gradient of the first step, with a batch cut into pieces of `micro`."""
     feed = running.feed.__class__(**{**vars(running.feed), "micro": micro})
     running.feed = feed
-    pieces = next(iter(loop.batches(running)))
+    pieces = next(iter(loop.remaining_batches(running)))
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
     stop = type("Never", (), {"asked": lambda self: False})()
-    terms = gradients(running.state, LossOf(running.state.model, running.described.task), pieces, loop.loop(running, stop))
+    terms = accumulate_gradients(
+        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
+    )
     vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     return vector.clone(), sum(float(t) for t in terms.values())
 
@@ -149,11 +160,13 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     running = tiny.begin(tiny.recipe(data, model=PLAIN_MODEL), tmp_path / "run")
     whole, _ = grads(running, 16)
     running.feed = running.feed.__class__(**{**vars(running.feed), "micro": 6})
-    assert [len(p.loaded.pictures) for p in next(iter(loop.batches(running)))] == [6, 6, 4]
+    assert [len(p.loaded.images) for p in next(iter(loop.remaining_batches(running)))] == [6, 6, 4]
     stop = type("Never", (), {"asked": lambda self: False})()
-    pieces = next(iter(loop.batches(running)))
+    pieces = next(iter(loop.remaining_batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
-    gradients(running.state, LossOf(running.state.model, running.described.task), pieces, loop.loop(running, stop))
+    accumulate_gradients(
+        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
+    )
     parts = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     assert ((parts - whole).norm() / whole.norm()).item() <= 1e-6
 
@@ -164,7 +177,7 @@ def test_recomputed_activations_give_the_same_bits(ema, data, tmp_path):
     found = []
     for again in (False, True):
         out = tmp_path / str(again)
-        tiny.finish(tiny.begin(tiny.recipe(data, optim={"ema": ema}, machine={"grad_checkpoint": again}), out))
+        tiny.finish(tiny.begin(tiny.recipe(data, optim={"ema_decay": ema}, machine={"grad_checkpoint": again}), out))
         found.append(tiny.digest(out / "model.safetensors"))
     assert found[0] == found[1]
 
@@ -174,7 +187,12 @@ def test_judging_does_not_change_training(data, tmp_path):
     for every in (0, 1, 5):
         out = tmp_path / str(every)
         tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": every}), out))
-        found.append([tiny.digest(out / "checkpoints" / "step-00000012" / f"{part}.safetensors") for part in ("model", "ema", "optimizer")])
+        found.append(
+            [
+                tiny.digest(out / "checkpoints" / "step-00000012" / f"{part}.safetensors")
+                for part in ("model", "ema", "optimizer")
+            ]
+        )
     assert found[0] == found[1] == found[2]
 
 
@@ -183,10 +201,10 @@ def test_judging_in_other_batches_gives_the_same_numbers(data, tmp_path):
 
     running = tiny.begin(tiny.recipe(data), tmp_path / "run")
     split = running.dataset.splits["val"]
-    results = [evaluate(running.described, split, tiny.ALONE, running.preprocess, 0, batch=b) for b in (1, 5, 17, 256)]
+    results = [evaluate(running.bundle, split, tiny.ALONE, running.preprocess, 0, batch=b) for b in (1, 5, 17, 256)]
     for metrics, found, _ in results:
         assert metrics["top1"] == results[0][0]["top1"]
         assert metrics["count"] == 17
         torch.testing.assert_close(found.rows, results[0][1].rows)
         assert torch.equal(found.targets, torch.from_numpy(split.labels))
-    assert [len(k.ids) for k in evaluation(split, np.arange(17), 5)] == [5, 5, 5, 2]
+    assert [len(k.ids) for k in evaluation_requests(split, np.arange(17), 5)] == [5, 5, 5, 2]

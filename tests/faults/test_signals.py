@@ -13,8 +13,8 @@ from places import Process
 
 from vitrail.cli.main import main
 from vitrail.engine import checkpoint
-from vitrail.engine.log import rows
-from vitrail.engine.signals import Stop
+from vitrail.engine.log import read_rows
+from vitrail.engine.signals import StopSignal
 from vitrail.errors import Interrupted
 from vitrail.training import loop
 
@@ -23,9 +23,9 @@ STEPS = 40
 
 def words(data, out, *more):
     keys = {
-        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "optim.ema": 0.9,
-        "augment.mixup": 0.2, "plan.steps": STEPS, "plan.batch": 16, "plan.precision": "fp32", "plan.eval-every": 5,
-        "machine.micro": 8, "machine.save-every": 1000, "machine.log-every": 1,
+        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "optim.ema_decay": 0.9,
+        "augment.mixup": 0.2, "train.steps": STEPS, "train.batch_size": 16, "train.precision": "fp32", "train.eval-every": 5,
+        "runtime.micro_batch": 8, "runtime.save-every": 1000, "runtime.log-every": 1,
     }  # fmt: skip
     found = ["train", "--data", str(data), "--model", "vit/nano", "--out", str(out), "--device", "cpu"]
     return [*found, *(w for key, value in keys.items() for w in (f"--{key}", str(value))), *more]
@@ -38,7 +38,7 @@ def start(given, out, command=tiny.slowed):
 
 def reach(running, out, step):
     until = time.monotonic() + 60
-    while max((r["step"] for r in rows(out / "log.jsonl")), default=0) < step:
+    while max((r["step"] for r in read_rows(out / "log.jsonl")), default=0) < step:
         assert running.running(), running.end()
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -71,7 +71,9 @@ def untouched(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)], ids=["term", "usr1", "int"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)],
+    ids=["term", "usr1", "int"],
 )
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data, untouched, tmp_path):
     out = tmp_path / "run"
@@ -83,8 +85,8 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data
     assert re.search(r"stopped at step \d+ of 40, saved", errors)
     assert f"--resume {out}" in " ".join(errors.split())
     assert "Traceback" not in errors
-    saved, _ = checkpoint.newest(out / "checkpoints")
-    logged = max(r["step"] for r in rows(out / "log.jsonl"))
+    saved, _ = checkpoint.load_newest(out / "checkpoints")
+    logged = max(r["step"] for r in read_rows(out / "log.jsonl"))
     assert saved is not None
     assert saved.numbers["step"] == logged, "the last step that was done is the one that was saved"
     tiny.finish(tiny.again(out))
@@ -105,8 +107,8 @@ def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
     """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor stay."""
-    out, data = tmp_path / "run", tiny.pictures(tmp_path / "data")
-    running = start(words(data, out, "--machine.workers", "2", "--augment.randaugment", "2"), out)
+    out, data = tmp_path / "run", tiny.images(tmp_path / "data")
+    running = start(words(data, out, "--workers", "2", "--augment.randaugment-ops", "2"), out)
     reach(running, out, 3)
     os.killpg(running.pid, number)
     code, _, errors = running.end(timeout=20)
@@ -119,27 +121,27 @@ def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(tmp_path):
     """As the kernel does when memory is short. In a process of its own, since torch then raises wherever Python happens to be."""
-    out, data = tmp_path / "run", tiny.pictures(tmp_path / "data")
-    running = start(words(data, out, "--machine.workers", "2"), out)
+    out, data = tmp_path / "run", tiny.images(tmp_path / "data")
+    running = start(words(data, out, "--workers", "2"), out)
     reach(running, out, 3)
     workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     code, _, errors = running.end(timeout=30)
     said = " ".join(errors.split())
     assert code == 1, said
-    assert "a worker process that reads pictures died" in said
-    assert "--machine.workers 0" in said
+    assert "a worker process that reads images died" in said
+    assert "--workers 0" in said
     assert "Traceback" not in said
     assert alive(running.pid) == []
 
 
 def test_a_worker_that_dies_between_announcing_and_handing_over(tmp_path):
     """Its batch is fetched through a connection to the worker, which is then gone; the death itself is told a moment later."""
-    data = tiny.pictures(tmp_path / "data")
+    data = tiny.images(tmp_path / "data")
     out = tmp_path / "run"
-    code, _, errors = start(words(data, out, "--machine.workers", "2"), out, tiny.broken_worker).end()
+    code, _, errors = start(words(data, out, "--workers", "2"), out, tiny.broken_worker).end()
     assert code == 1, errors
-    assert "a worker process that reads pictures died" in errors
+    assert "a worker process that reads images died" in errors
     assert "Traceback" not in errors
 
 
@@ -160,14 +162,14 @@ def test_a_second_signal_leaves_at_once(data, tmp_path):
 
 def test_one_request_that_arrives_twice_is_one_request():
     """`timeout` and job managers tell a process, and then its group."""
-    with Stop() as stop:
+    with StopSignal() as stop:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt:
             pytest.fail("the second half of one request was taken for a second request")
-        assert stop.asked()
-        assert stop.code == 143
+        assert stop.is_requested()
+        assert stop.exit_code == 143
         time.sleep(0.2)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -181,7 +183,7 @@ def test_a_stop_that_could_not_be_saved_does_not_claim_to_be(data, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     def stopped():
-        for event in loop.run(running):
+        for event in loop.run_training(running):
             if event.kind == "train" and event.step == 7:
                 monkeypatch.setattr(checkpoint, "save", full)
                 os.kill(os.getpid(), signal.SIGTERM)

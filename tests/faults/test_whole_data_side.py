@@ -1,4 +1,4 @@
-"""Repeats, mixing, growing sizes, balanced classes and kept pictures together: the same batches on any machine, after any stop."""
+"""Repeats, mixing, growing sizes, balanced classes and kept images together: the same batches on any machine, after any stop."""
 
 from dataclasses import replace
 
@@ -8,38 +8,53 @@ import torch
 
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
-from vitrail.recipe import Input
+from vitrail.recipe import InputConfig
 from vitrail.training import loop, session
 
-AUGMENT = {"policy": "3-augment", "jitter": 0.3, "crop": "random", "flip": True, "repeats": 2, "mix_share": 0.8, "mix_switch": 0.4}
+AUGMENT = {
+    "policy": "3-augment",
+    "jitter": 0.3,
+    "crop": "random",
+    "flip": True,
+    "repeats": 2,
+    "mix_share": 0.8,
+    "mix_switch": 0.4,
+}
 PLAN = {"sampling": "balanced", "grow_from": (8, 8), "grow_until": 0.75}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny.pictures(tmp_path_factory.mktemp("data") / "pictures", each=12, size=20)
+    return tiny.images(tmp_path_factory.mktemp("data") / "images", each=12, size=20)
 
 
 def made(folder, augment=(), plan=(), machine=()):
     augment, plan = {**AUGMENT, **dict(augment)}, {**PLAN, **dict(plan)}
-    return replace(tiny.recipe(folder, augment=augment, plan=plan, machine=machine), input=Input(size=(16, 16)))
+    return replace(tiny.recipe(folder, augment=augment, plan=plan, machine=machine), input=InputConfig(size=(16, 16)))
 
 
 def batches(running, processes=1, micro=8):
     """The global batches as they go into the model, by whichever number of processes and pieces: per step (images, targets)."""
     shares = []
     feed = running.feed
-    running.feed = replace(feed, share=16 // processes, micro=micro)
+    running.feed = replace(feed, share=16 // processes, micro_batch=micro)
     for rank in range(processes):
         running.world = World(rank, processes, tiny.ALONE.device)
-        steps = [[running.feed.prepare(piece, step) for piece in pieces] for step, pieces in enumerate(loop.batches(running))]
-        shares.append([(torch.cat([b.inputs for b in parts]), torch.cat([b.targets for b in parts])) for parts in steps])
+        steps = [
+            [running.feed.prepare(piece, step) for piece in pieces]
+            for step, pieces in enumerate(loop.remaining_batches(running))
+        ]
+        shares.append(
+            [(torch.cat([b.inputs for b in parts]), torch.cat([b.targets for b in parts])) for parts in steps]
+        )
     running.feed, running.world = feed, tiny.ALONE
     return [tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*shares, strict=True)]
 
 
 def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -53,7 +68,7 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
         assert same(batches(running, processes, micro), wanted)
     running.workers = 2
     assert same(batches(running), wanted)
-    kept = tiny.begin(made(folder, {"mix_each": each}, machine={"cache": True}), tmp_path / "kept")
+    kept = tiny.begin(made(folder, {"mix_each": each}, machine={"cache_images": True}), tmp_path / "kept")
     assert any("kept in memory" in note for note in kept.notes)
     for workers in (0, 2):
         kept.workers = workers
@@ -62,10 +77,10 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
 
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
     tiny.finish(tiny.begin(made(folder), tmp_path / "whole"))
-    for event in loop.run(tiny.begin(made(folder), tmp_path / "stopped")):
+    for event in loop.run_training(tiny.begin(made(folder), tmp_path / "stopped")):
         if (event.kind, event.step) == ("saved", 6):
             break
-    running = tiny.again(tmp_path / "stopped", [("machine", {"cache": True, "micro": 8})])
+    running = tiny.again(tmp_path / "stopped", [("runtime", {"cache_images": True, "micro_batch": 8})])
     assert running.state.step == 6
     assert [note for note in running.notes if "kept in memory" in note], "resuming tells of the cache too"
     tiny.finish(running)
@@ -73,18 +88,21 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
 
 
 def test_an_epoch_is_as_long_with_repeats_as_without(folder, tmp_path):
-    """As in DeiT: fewer different pictures, not more steps."""
-    steps = [tiny.begin(made(folder, {"repeats": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)).recipe.plan.steps for r in (1, 2)]
+    """As in DeiT: fewer different images, not more steps."""
+    steps = [
+        tiny.begin(made(folder, {"repeats": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)).recipe.train.steps
+        for r in (1, 2)
+    ]
     assert steps[0] == steps[1]
 
 
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ({"augment": {"randaugment": 2}}, "stands in place of RandAugment"),
-        ({"augment": {"repeats": 5}}, "fewer than four different pictures"),
-        ({"plan": {"grow_from": (24, 16)}}, "more than input.size"),
-        ({"plan": {"grow_until": 0.0}}, "no step would see it"),
+        ({"augment": {"randaugment_ops": 2}}, "stands in place of RandAugment"),
+        ({"augment": {"repeated_aug": 5}}, "fewer than four different images"),
+        ({"train": {"start_size": (24, 16)}}, "more than input.size"),
+        ({"train": {"full_size_at": 0.0}}, "no step would see it"),
     ],
     ids=str,
 )
@@ -97,15 +115,15 @@ def test_what_contradicts_itself_is_refused_before_anything_is_written(what, sai
 @pytest.mark.parametrize(("name", "value"), [("policy", "autoaugment"), ("jitter", 0.2), ("randaugment", 1)])
 def test_what_is_defined_for_colours_is_refused_for_other_channels(name, value, tmp_path):
     data = tiny.npz(tmp_path / "data", channels=4)
-    with pytest.raises(UsageError, match=rf"augment\.{name}.* is defined for grey and RGB pictures, and these have 4"):
+    with pytest.raises(UsageError, match=rf"augment\.{name}.* is defined for grey and RGB images, and these have 4"):
         tiny.begin(tiny.recipe(data, augment={name: value}), tmp_path / "run")
     tiny.begin(tiny.recipe(data), tmp_path / "plain")
 
 
-def test_balance_needs_one_class_a_picture(tmp_path):
+def test_balance_needs_one_class_an_image(tmp_path):
     data = tiny.npz(tmp_path / "data", multi=True)
     with pytest.raises(UsageError, match="several classes each"):
-        tiny.begin(tiny.recipe(data, plan={"sampling": "balanced"}), tmp_path / "run")
+        tiny.begin(tiny.recipe(data, data={"sampler": "balanced"}), tmp_path / "run")
 
 
 def test_a_model_that_cannot_take_a_size_says_so_before_the_first_step(folder, tmp_path, monkeypatch):
@@ -119,8 +137,11 @@ def test_a_model_that_cannot_take_a_size_says_so_before_the_first_step(folder, t
         return forward(self, images)
 
     monkeypatch.setattr(ViT, "forward", choosy)
-    with pytest.raises(UsageError, match=r"vit/nano cannot be trained on pictures of 8x8, as plan\.grow_from asks: a side of at least 12"):
+    with pytest.raises(
+        UsageError,
+        match=r"vit/nano cannot be trained on images of 8x8, as train\.start_size asks: a side of at least 12",
+    ):
         tiny.begin(made(folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert tiny.begin(made(folder, plan={"grow_from": (12, 12)}), tmp_path / "run").state.model.training
-    assert session.RunFolder(tmp_path / "run").recipe().plan.grow_from == (12, 12)
+    assert tiny.begin(made(folder, plan={"start_size": (12, 12)}), tmp_path / "run").state.model.training
+    assert session.RunFolder(tmp_path / "run").recipe().train.start_size == (12, 12)

@@ -21,7 +21,7 @@ from vitrail.data import loader
 from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
-from vitrail.recipe import Augment, Choice, Machine, Optim, Plan, Recipe
+from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.training import loop, resume, session
 
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def npz(folder: Path, train: int = 48, val: int = 17, size: int = 12, channels: 
     return folder / "tiny.npz"
 
 
-def pictures(folder: Path, each: int = 12, size: int = 12) -> Path:
+def images(folder: Path, each: int = 12, size: int = 12) -> Path:
     """Class folders of PNG files."""
     random = np.random.default_rng(0)
     for name in ("ant", "bee"):
@@ -56,24 +56,24 @@ def recipe(path: Path, model=(), augment=(), optim=(), plan=(), machine=()) -> R
     """Everything that draws random numbers is on, unless said otherwise."""
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
-        data=Choice("", {"path": str(path)}),
-        augment=Augment(**{"mixup": 0.3, "cutmix": 0.5, "erase": 0.2, **dict(augment)}),
-        optim=Optim(**{"ema": 0.9, **dict(optim)}),
-        plan=Plan(**{"steps": 12, "batch": 16, "precision": "fp32", **dict(plan)}),
-        machine=Machine(**{"micro": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(machine)}),
+        data=DataConfig("", {"path": str(path)}),
+        augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "erase": 0.2, **dict(augment)}),
+        optim=OptimConfig(**{"ema": 0.9, **dict(optim)}),
+        train=TrainConfig(**{"steps": 12, "batch": 16, "precision": "fp32", **dict(plan)}),
+        runtime=RuntimeConfig(**{"micro": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(machine)}),
     )
 
 
 def begin(made: Recipe, out: Path) -> session.Session:
-    return session.new(made, out, ALONE)[0]
+    return session.create_session(made, out, ALONE)[0]
 
 
 def again(out: Path, given=(), allowed=()) -> session.Session:
-    return resume.old(RunFolder(out), list(given), list(allowed), ALONE)
+    return resume.resume_session(RunFolder(out), list(given), list(allowed), ALONE)
 
 
 def finish(running: session.Session) -> list[loop.Event]:
-    return list(loop.run(running))
+    return list(loop.run_training(running))
 
 
 def digest(path: Path) -> str:
@@ -87,13 +87,13 @@ def steps(out: Path) -> list[str]:
 
 def slowed(words: list[str]) -> int:
     """The command with every step made longer."""
-    update = steps_of.update
+    update = steps_of.update_weights
 
     def slow(*given):
         time.sleep(0.05)
         return update(*given)
 
-    steps_of.update = slow
+    steps_of.update_weights = slow
     return main(words)
 
 
@@ -130,8 +130,8 @@ def broken_worker(words: list[str]) -> int:
 
 
 def hold(words: list[str]) -> int:
-    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads pictures."""
-    with lock.held(Path(words[0]), ALONE):
+    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads images."""
+    with lock.hold_lock(Path(words[0]), ALONE):
         print("held", flush=True)
         if len(words) > 1 and os.fork() == 0:
             time.sleep(20)

@@ -8,18 +8,20 @@ from test_models import SIZES, SMALL, small
 from torch import nn
 
 import vitrail
-from vitrail.engine.optim import levels
+from vitrail.engine.optim import depth_levels
 from vitrail.errors import UsageError
-from vitrail.heads.box_positions import inside, positions, sines_of_boxes
-from vitrail.heads.detect import Design, Detector, choose
-from vitrail.heads.queries import spread
-from vitrail.layers.attention import attentions
+from vitrail.heads.box_positions import cells_inside, sine_positions, sines_of_boxes
+from vitrail.heads.detect import Detector, DetectorConfig, choose_maps
+from vitrail.heads.queries import spread_boxes
+from vitrail.layers.attention import named_attentions
 from vitrail.tasks import detection
-from vitrail.types import Batch, Features, Objects
+from vitrail.types import Batch, DetectionTargets, Features
 
-DETR = Design(queries=7, kind="slots", width=32, heads=4, encoder=2, decoder=3, hidden=48, dropout=0.0, stride=32)
+DETR = DetectorConfig(
+    queries=7, kind="slots", width=32, heads=4, encoder=2, decoder=3, hidden=48, dropout=0.0, stride=32
+)
 OURS = dataclasses.replace(DETR, kind="anchors", encoder=1, decoder=2)
-CANVAS, PICTURES = (160, 224), torch.tensor([[160, 150], [100, 224], [97, 31]])
+CANVAS, IMAGES = (160, 224), torch.tensor([[160, 150], [100, 224], [97, 31]])
 
 
 class Given(nn.Module):
@@ -38,7 +40,9 @@ def theirs():
     """A tiny DETR of transformers with random weights, nothing at zero or one."""
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-    stages = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"])
+    stages = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
     model = DetrForObjectDetection(DetrConfig(
         use_timm_backbone=False, backbone_config=stages, d_model=32, num_queries=7, num_labels=5, encoder_layers=2, decoder_layers=3,
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, dropout=0.0,
@@ -89,11 +93,11 @@ def test_equals_transformers_layer_by_layer(padded):
     for layer in model.model.decoder.layers:
         layer.register_forward_hook(lambda m, given, out: states.append(out))
     mask = torch.zeros(3, *CANVAS)
-    for one, (h, w) in zip(mask, PICTURES if padded else [CANVAS] * 3, strict=True):
+    for one, (h, w) in zip(mask, IMAGES if padded else [CANVAS] * 3, strict=True):
         one[:h, :w] = 1
     expected = model(images, pixel_mask=mask)
     states = model.model.decoder.layernorm(torch.stack(states))
-    found = copied(model, model.model.backbone(images, mask)[-1][0]).each(images, PICTURES if padded else None)
+    found = copied(model, model.model.backbone(images, mask)[-1][0]).forward_all(images, IMAGES if padded else None)
     close(found.logits[-1], expected.logits)
     close(found.boxes[-1], expected.pred_boxes)
     close(found.logits, model.class_labels_classifier(states))
@@ -102,7 +106,16 @@ def test_equals_transformers_layer_by_layer(padded):
 
 def test_parameters_as_published():
     """41.5 million: facebook/detr-resnet-50, whose frozen norms of the backbone are no parameters."""
-    published = {"queries": 100, "kind": "slots", "encoder": 6, "decoder": 6, "width": 256, "hidden": 2048, "dropout": 0.1, "stride": 32}
+    published = {
+        "queries": 100,
+        "kind": "slots",
+        "encoder": 6,
+        "decoder": 6,
+        "width": 256,
+        "hidden": 2048,
+        "dropout": 0.1,
+        "stride": 32,
+    }
     with torch.device("meta"):
         model = detection.build(detection.Config(classes=91, **published)).assemble(vitrail.backbone("resnet/50"))
     norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
@@ -112,12 +125,12 @@ def test_parameters_as_published():
 def test_positions_at_padding_are_those_of_transformers():
     from transformers.models.detr.modeling_detr import DetrSinePositionEmbedding
 
-    down, across = inside(PICTURES[:, 0], 160, 5), inside(PICTURES[:, 1], 224, 7)
+    down, across = cells_inside(IMAGES[:, 0], 160, 5), cells_inside(IMAGES[:, 1], 224, 7)
     seen = down[:, :, None] & across[:, None]
     expected = DetrSinePositionEmbedding(16, normalize=True)(seen[:, None].shape, "cpu", torch.float32, seen)
-    found = positions(down, across, 32)
+    found = sine_positions(down, across, 32)
     torch.testing.assert_close(found[seen.flatten(1)], expected.flatten(2).mT[seen.flatten(1)], rtol=1e-5, atol=1e-6)
-    assert seen.sum((1, 2)).tolist() == [25, 28, 4]  # a cell shows the picture where its nearest pixel does
+    assert seen.sum((1, 2)).tolist() == [25, 28, 4]  # a cell shows the image where its nearest pixel does
 
 
 @torch.no_grad()
@@ -131,20 +144,20 @@ def test_what_lies_in_the_padding_changes_nothing(design):
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight)
     images = torch.zeros(3, 3, *CANVAS)
-    before = model.each(images, PICTURES)
+    before = model.forward_all(images, IMAGES)
     for m in maps:
         h, w = m.shape[2:]
-        for i, (height, width) in enumerate(PICTURES.tolist()):
+        for i, (height, width) in enumerate(IMAGES.tolist()):
             m[i, :, -(-height * h // CANVAS[0]) :] = 1e3
             m[i, :, :, -(-width * w // CANVAS[1]) :] = 1e3
-    for a, b in zip(model.each(images, PICTURES), before, strict=True):
+    for a, b in zip(model.forward_all(images, IMAGES), before, strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(model.each(images).logits, before.logits)
+    assert not torch.equal(model.forward_all(images).logits, before.logits)
 
 
 @torch.no_grad()
-def test_a_picture_alone_and_on_a_canvas_are_found_alike():
-    """Boxes are shares of the unpadded picture: the same cells on a larger canvas say the same."""
+def test_an_image_alone_and_on_a_canvas_are_found_alike():
+    """Boxes are shares of the unpadded image: the same cells on a larger canvas say the same."""
     fmap = torch.randn(1, 8, 4, 6)
     alone = Detector(Given(fmap), 5, OURS).eval()
     nn.init.normal_(alone.bbox_embed[-1].weight)
@@ -163,13 +176,13 @@ def test_a_picture_alone_and_on_a_canvas_are_found_alike():
 def test_forward_is_the_last_layer_and_attention_can_be_looked_at(design):
     model = Detector(Given(torch.randn(2, 8, 5, 7)), 5, design).eval()
     images = torch.zeros(2, 3, *CANVAS)
-    found, each = model(images), model.each(images)
+    found, each = model(images), model.forward_all(images)
     assert found.logits.shape == (2, 7, 6)
     assert found.boxes.shape == (2, 7, 4)
     assert torch.equal(found.logits, each.logits[-1])
     assert torch.equal(found.boxes, each.boxes[-1])
     looked = []
-    last = attentions(model)[f"decoder.{design.decoder - 1}.cross_attn"]
+    last = named_attentions(model)[f"decoder.{design.decoder - 1}.cross_attn"]
     last.register_forward_pre_hook(lambda m, given: looked.append(m.weights(*given)))
     model(images)
     assert looked[0].shape == (2, 4, 7, 35)
@@ -177,25 +190,29 @@ def test_forward_is_the_last_layer_and_attention_can_be_looked_at(design):
 
 
 def test_which_maps_are_looked_at():
-    assert choose((4, 8, 16, 32), 0, (64, 64)) == (1, 2, 3)
-    assert choose((4, 8, 16, 32), 0, (800, 1333)) == (3,)
-    assert choose((4, 8, 16, 32), 16, (64, 64)) == (2, 3)
-    assert choose((16,), 0, (64, 64)) == (0,)
+    assert choose_maps((4, 8, 16, 32), 0, (64, 64)) == (1, 2, 3)
+    assert choose_maps((4, 8, 16, 32), 0, (800, 1333)) == (3,)
+    assert choose_maps((4, 8, 16, 32), 16, (64, 64)) == (2, 3)
+    assert choose_maps((16,), 0, (64, 64)) == (0,)
     with pytest.raises(UsageError, match="stride 32"):
-        choose((16,), 32, (224, 224))
+        choose_maps((16,), 32, (224, 224))
 
 
-def test_anchors_begin_all_over_the_picture():
-    boxes = spread(36)
+def test_anchors_begin_all_over_the_image():
+    boxes = spread_boxes(36)
     assert boxes.shape == (36, 4)
-    assert len((boxes[:, :2] * 3).long().unique(dim=0)) == 9  # every ninth of the picture has one
+    assert len((boxes[:, :2] * 3).long().unique(dim=0)) == 9  # every ninth of the image has one
     assert len(torch.unique(sines_of_boxes(boxes, 32), dim=0)) == 36
 
 
 def objects(size):
     height, width = size
-    boxes = torch.tensor([[[4.0, 8.0, 30.0, 28.0], [20.0, 20.0, width, height]], [[2.0, 3.0, 22.0, 43.0], [0.0, 0.0, 0.0, 0.0]]])
-    return Objects(boxes, torch.tensor([[0, 2], [1, -1]]), torch.tensor([size, (height - 8, width - 8)]), torch.full((2,), 1.5))
+    boxes = torch.tensor(
+        [[[4.0, 8.0, 30.0, 28.0], [20.0, 20.0, width, height]], [[2.0, 3.0, 22.0, 43.0], [0.0, 0.0, 0.0, 0.0]]]
+    )
+    return DetectionTargets(
+        boxes, torch.tensor([[0, 2], [1, -1]]), torch.tensor([size, (height - 8, width - 8)]), torch.full((2,), 1.5)
+    )
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -215,10 +232,12 @@ def test_learns_on_any_family(family):
         optimizer.step()
     assert all(torch.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
-    head = [n for n, p in model.named_parameters() if not n.startswith("backbone.") and (p.grad is None or not p.grad.any())]
+    head = [
+        n for n, p in model.named_parameters() if not n.startswith("backbone.") and (p.grad is None or not p.grad.any())
+    ]
     assert head == []
     assert task.predict(model.eval(), batch.inputs).shape == (2, 5, 6)
-    depth = levels(model, model.backbone.blocks)
+    depth = depth_levels(model, model.backbone.blocks)
     assert {depth[n] for n in depth if not n.startswith("backbone.")} == {len(model.backbone.blocks) + 1}
 
 
@@ -227,7 +246,7 @@ def test_sixteen_bits(design):
     task = detection.build(detection.Config(classes=3, **{**dataclasses.asdict(design), "stride": 8}))
     model, batch = task.assemble(small("resnet")), Batch(torch.randn(2, 3, 64, 96), objects((64, 96)))
     with torch.autocast("cpu", torch.bfloat16):
-        found = model.each(batch.inputs, batch.targets.sizes)
+        found = model.forward_all(batch.inputs, batch.targets.sizes)
         terms = task.loss(model, batch)
     assert found.logits.dtype == found.boxes.dtype == torch.float32
     sum(terms.values()).backward()

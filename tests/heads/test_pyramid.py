@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.heads.pyramid import Pyramid, Skips, doubling
+from vitrail.heads.pyramid import Pyramid, Skips, is_pyramid
 
 
 def maps(widths, sizes):
@@ -15,7 +15,7 @@ def maps(widths, sizes):
     ((4, 8, 16, 32), True), ((16, 32, 64), True), ((16, 16, 16, 16), False), ((12, 17), False), ((16,), False), ((8, 16), False),
 ])  # fmt: skip
 def test_pyramids_are_known_by_their_strides(strides, is_one):
-    assert doubling(strides) == is_one
+    assert is_pyramid(strides) == is_one
 
 
 def test_a_pyramid_stays_as_it_is_but_for_its_norms():
@@ -28,7 +28,8 @@ def test_a_pyramid_stays_as_it_is_but_for_its_norms():
 
 
 @pytest.mark.parametrize(
-    ("depths", "sources"), [(1, (0, 0, 0, 0)), (2, (0, 0, 1, 1)), (3, (0, 1, 1, 2)), (4, (0, 1, 2, 3)), (6, (0, 2, 3, 5))]
+    ("depths", "sources"),
+    [(1, (0, 0, 0, 0)), (2, (0, 0, 1, 1)), (3, (0, 1, 1, 2)), (4, (0, 1, 2, 3)), (6, (0, 2, 3, 5))],
 )
 def test_maps_of_one_stride_become_four_levels(depths, sources):
     pyramid = Pyramid((8,) * depths, (16,) * depths, "group")

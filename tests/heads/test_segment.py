@@ -12,12 +12,12 @@ from torch import nn
 import vitrail
 from vitrail.errors import UsageError
 from vitrail.heads.blocks import BatchNorm, initialise, map_norm
-from vitrail.heads.segment import Head, Linear, Segmenter
+from vitrail.heads.segment import HeadConfig, Linear, Segmenter
 from vitrail.models import swin, vit
 from vitrail.weights.rules import convert
 from vitrail.weights.tables.swin import TRANSFORMERS
 
-FAMILIES = sorted(set(SMALL) - {"dit", "jit"})  # those make pictures, and have no maps
+FAMILIES = sorted(set(SMALL) - {"dit", "jit"})  # those make images, and have no maps
 KINDS = ("linear", "fpn", "pup", "upernet", "mask")
 WITH_WIDTH = {"fpn": 16, "pup": 16, "upernet": 16}
 ODD = {"efficientvit_msra": (96, 138)}  # neither side divides into cells, and it is not square
@@ -25,7 +25,7 @@ VIT = vit.Config(width=32, depth=4, heads=4, patch=8, size=(64, 64))
 
 
 def segmenter(backbone, kind, classes=3, **keys):
-    return Segmenter(backbone, Head(kind, classes, WITH_WIDTH.get(kind, 0), auxiliary=kind == "upernet", **keys))
+    return Segmenter(backbone, HeadConfig(kind, classes, WITH_WIDTH.get(kind, 0), auxiliary=kind == "upernet", **keys))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,7 +34,7 @@ def test_every_head_on_every_family(family, kind):
     """A class for every pixel at any size; and every parameter that learns has a gradient, which processes must agree on."""
     model = segmenter(small(family), kind)
     size = ODD.get(family, (72, 50))
-    logits, second = model.each(torch.randn(2, 3, *size))
+    logits, second = model.forward_all(torch.randn(2, 3, *size))
     assert logits.shape == (2, 3, *size)
     assert (second is not None) == (kind == "upernet")
     assert second is None or second.shape == logits.shape
@@ -43,13 +43,17 @@ def test_every_head_on_every_family(family, kind):
     with torch.no_grad():
         model.eval()
         x = torch.randn(1, 3, *size)
-        torch.testing.assert_close(model(x), model.each(x)[0])
+        torch.testing.assert_close(model(x), model.forward_all(x)[0])
 
 
 def test_only_what_makes_summaries_is_frozen():
     frozen = {n for n, p in segmenter(small("pvt"), "fpn").named_parameters() if not p.requires_grad}
     assert frozen == {"backbone.norm.weight", "backbone.norm.bias"}
-    frozen = {n.split(".")[1] for n, p in segmenter(small("vit", pre_logits=8), "mask").named_parameters() if not p.requires_grad}
+    frozen = {
+        n.split(".")[1]
+        for n, p in segmenter(small("vit", pre_logits=8), "mask").named_parameters()
+        if not p.requires_grad
+    }
     assert frozen == {"pre_logits"}
 
 
@@ -78,7 +82,7 @@ def test_progressive_upsampling_of_one_map_is_setr():
 
 
 def test_what_was_padded_is_cut_off_not_squeezed_in():
-    """A picture with a seam keeps the seam where it is, though the patches reach beyond the picture."""
+    """An image with a seam keeps the seam where it is, though the patches reach beyond the image."""
 
     class Ramp(nn.Module):
         map_widths, strides, config = (1,), (16,), vit.Config(size=(32, 32))
@@ -92,9 +96,11 @@ def test_what_was_padded_is_cut_off_not_squeezed_in():
             ramp = (torch.arange(across, device=x.device) * 16.0 + 7.5).expand(x.shape[0], 1, down, across)
             return vitrail.types.Features((), (self.scale * ramp,))
 
-    model = Segmenter(Ramp(), Head("linear", 2)).eval()
+    model = Segmenter(Ramp(), HeadConfig("linear", 2)).eval()
     nn.init.ones_(model.heads["main"].classify.proj.weight)
-    said = model(torch.zeros(1, 3, 40, 59))[0, 0]  # the column of each pixel, between the middles of the first and the last cell
+    said = model(torch.zeros(1, 3, 40, 59))[
+        0, 0
+    ]  # the column of each pixel, between the middles of the first and the last cell
     torch.testing.assert_close(said[:, 8:55], torch.arange(8.0, 55).expand(40, -1))
 
 
@@ -106,8 +112,14 @@ def upernet_names(name):
     for theirs, ours in UPERNET.items():
         for i in range(4):
             name = name.replace(theirs.format(i=i), ours.format(i=i))
-    name = name.replace("fpn_bottleneck.", "fuse.").replace("convs.0.", "conv.").replace("classifier.", "classify.proj.")
-    return name.replace("batch_norm.", "norm.bn.").replace("decode_head.", "heads.main.").replace("auxiliary_head.", "heads.auxiliary.")
+    name = (
+        name.replace("fpn_bottleneck.", "fuse.").replace("convs.0.", "conv.").replace("classifier.", "classify.proj.")
+    )
+    return (
+        name.replace("batch_norm.", "norm.bn.")
+        .replace("decode_head.", "heads.main.")
+        .replace("auxiliary_head.", "heads.auxiliary.")
+    )
 
 
 def taken(theirs):
@@ -124,7 +136,10 @@ def taken(theirs):
     made = convert(inside, TRANSFORMERS)
     assert made.unknown == []
     found |= {f"backbone.{name}": tensor for name, tensor in made.tensors.items()}
-    found["backbone.norm.weight"], found["backbone.norm.bias"] = torch.ones(128), torch.zeros(128)  # they norm that map once
+    found["backbone.norm.weight"], found["backbone.norm.bias"] = (
+        torch.ones(128),
+        torch.zeros(128),
+    )  # they norm that map once
     return found
 
 
@@ -140,13 +155,13 @@ def test_upernet_gives_the_numbers_of_transformers(size):
             nn.init.uniform_(m.running_mean, -0.5, 0.5)
             nn.init.uniform_(m.running_var, 0.5, 2.0)
     plan = swin.Config(width=16, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=2, size=(128, 128))
-    ours = Segmenter(swin.build(plan), Head("upernet", 7, 32, "batch", auxiliary=True)).eval()
+    ours = Segmenter(swin.build(plan), HeadConfig("upernet", 7, 32, "batch", auxiliary=True)).eval()
     ours.load_state_dict(taken(theirs))
     x = torch.randn(2, 3, *size)
     said = []
     theirs.auxiliary_head.register_forward_hook(lambda module, args, out: said.append(out))
     with torch.no_grad():
-        logits, second = ours.each(x)
+        logits, second = ours.forward_all(x)
         assert relative_error(logits, theirs(x).logits) <= 1e-5
         assert relative_error(second, F.interpolate(said[0], size, mode="bilinear")) <= 1e-5
         assert relative_error(logits[:1], logits[1:]) > 1e-2
@@ -156,8 +171,10 @@ def test_upernet_has_the_parameters_of_transformers():
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         backbone = transformers.SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-        theirs = transformers.UperNetForSemanticSegmentation(transformers.UperNetConfig(backbone_config=backbone, num_labels=150))
-        ours = Segmenter(vitrail.backbone("swin/tiny"), Head("upernet", 150, norm="batch", auxiliary=True))
+        theirs = transformers.UperNetForSemanticSegmentation(
+            transformers.UperNetConfig(backbone_config=backbone, num_labels=150)
+        )
+        ours = Segmenter(vitrail.backbone("swin/tiny"), HeadConfig("upernet", 150, norm="batch", auxiliary=True))
     assert count(ours) == count(theirs) == 59_943_398
 
 
@@ -167,7 +184,7 @@ def test_upernet_has_the_parameters_of_transformers():
 def test_semantic_fpn_has_the_published_number_of_parameters(name, millions):
     """PVT (Wang et al. 2021), table 4, and PVT v2 (2022), table 5, with the 150 classes of ADE20K."""
     with torch.device("meta"):
-        assert round(count(Segmenter(vitrail.backbone(name), Head("fpn", 150))) / 1e6, 1) == millions
+        assert round(count(Segmenter(vitrail.backbone(name), HeadConfig("fpn", 150))) / 1e6, 1) == millions
 
 
 def test_mask_transformer_has_the_parameters_of_its_formula():
@@ -175,7 +192,7 @@ def test_mask_transformer_has_the_parameters_of_its_formula():
     block = 12 * width**2 + 13 * width  # qkv, proj and MLP with biases, two norms
     wanted = width * (width + 1) + classes * width + 2 * block + 2 * width + 2 * width**2 + 2 * classes
     with torch.device("meta"):
-        model = Segmenter(vitrail.backbone("vit/tiny"), Head("mask", classes))
+        model = Segmenter(vitrail.backbone("vit/tiny"), HeadConfig("mask", classes))
     assert count(model.heads) == wanted
 
 
@@ -191,24 +208,32 @@ def test_mask_transformer_by_its_formula():
         x = torch.cat([x, head.classes[None].repeat(2, 1, 1)], 1)
         for block in head.blocks:
             y = F.layer_norm(x, (32,), block.norm1.weight, block.norm1.bias)
-            q, k, v = (y @ block.attn.qkv.weight.T + block.attn.qkv.bias).split(32, -1)  # one head of fewer than 64 channels
+            q, k, v = (y @ block.attn.qkv.weight.T + block.attn.qkv.bias).split(
+                32, -1
+            )  # one head of fewer than 64 channels
             seen = torch.softmax(torch.einsum("bnd,bmd->bnm", q, k) / 32**0.5, -1)
             x = x + (seen @ v) @ block.attn.proj.weight.T + block.attn.proj.bias
             y = F.layer_norm(x, (32,), block.norm2.weight, block.norm2.bias)
-            x = x + F.gelu(y @ block.mlp.fc1.weight.T + block.mlp.fc1.bias) @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
+            x = (
+                x
+                + F.gelu(y @ block.mlp.fc1.weight.T + block.mlp.fc1.bias) @ block.mlp.fc2.weight.T
+                + block.mlp.fc2.bias
+            )
         x = F.layer_norm(x, (32,), head.norm.weight, head.norm.bias)
         cells, kinds = x[:, :12] @ head.cell_proj, x[:, 12:] @ head.class_proj
         cosine = F.cosine_similarity(cells[:, :, None], kinds[:, None], dim=-1)
-        wanted = F.layer_norm(cosine, (5,), head.mask_norm.weight, head.mask_norm.bias).permute(0, 2, 1).reshape(2, 5, 3, 4)
+        wanted = (
+            F.layer_norm(cosine, (5,), head.mask_norm.weight, head.mask_norm.bias).permute(0, 2, 1).reshape(2, 5, 3, 4)
+        )
         torch.testing.assert_close(head([fmap]), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "fpn", "pup", "upernet"])
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_a_batch_of_one_tiny_picture_trains(kind, norm):
+def test_a_batch_of_one_tiny_image_trains(kind, norm):
     """Pooling to one cell leaves one value a channel, which has no variance of its own."""
     model = segmenter(vit.build(VIT), kind, norm=norm)
-    sum(logits.square().sum() for logits in model.each(torch.randn(1, 3, 8, 8)) if logits is not None).backward()
+    sum(logits.square().sum() for logits in model.forward_all(torch.randn(1, 3, 8, 8)) if logits is not None).backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
 
 
@@ -244,7 +269,7 @@ def test_linear_with_batch_norm_is_dinov2s():
 ])  # fmt: skip
 def test_says_what_a_head_has_no_use_for(keys, said):
     with pytest.raises(UsageError, match=said):
-        Segmenter(vit.build(VIT), Head(**{"classes": 3, **keys}))
+        Segmenter(vit.build(VIT), HeadConfig(**{"classes": 3, **keys}))
 
 
 def test_building_leaves_the_backbone_as_it_is():
@@ -264,7 +289,9 @@ def test_building_leaves_the_backbone_as_it_is():
         assert all(torch.equal(t, before[name]) for name, t in backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["upernet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "upernet")])
+@pytest.mark.parametrize(
+    "kind", ["upernet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "upernet")]
+)
 def test_exports(kind):
     model = segmenter(vit.build(VIT), kind).eval()
     x = torch.randn(1, 3, 64, 48)

@@ -18,7 +18,9 @@ def test_the_mean_over_many_draws_is_the_whole_branch():
     assert (mean - wanted).mean().abs() < 5e-3
 
 
-@pytest.mark.parametrize(("rate", "batch", "count"), [(0.5, 8, 4), (0.3, 10, 7), (0.1, 4, 4), (0.99, 8, 1), (0.9, 3, 1)])
+@pytest.mark.parametrize(
+    ("rate", "batch", "count"), [(0.5, 8, 4), (0.3, 10, 7), (0.1, 4, 4), (0.99, 8, 1), (0.9, 3, 1)]
+)
 def test_as_many_samples_as_the_rate_says_are_computed(rate, batch, count):
     torch.manual_seed(0)
     seen = []

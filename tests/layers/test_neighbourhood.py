@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 
 import vitrail
-from vitrail.layers.neighbourhood import Seen
+from vitrail.layers.neighbourhood import VisiblePairs
 from vitrail.models.vit import Config, build
 
 TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 40), registers=1, attention_radius=1)
 
 
-@pytest.mark.parametrize(("grid", "leading", "radius"), [((4, 5), 2, 1), ((3, 7), 0, 2), ((6, 6), 1, 9), ((1, 8), 3, 0)])
+@pytest.mark.parametrize(
+    ("grid", "leading", "radius"), [((4, 5), 2, 1), ((3, 7), 0, 2), ((6, 6), 1, 9), ((1, 8), 3, 0)]
+)
 def test_who_sees_whom_by_hand(grid, leading, radius):
-    seen = Seen(radius, grid, leading)
-    allowed = seen.allowed()
-    assert int(allowed.sum()) == seen.pairs()
+    seen = VisiblePairs(radius, grid, leading)
+    allowed = seen.visible_mask()
+    assert int(allowed.sum()) == seen.count_pairs()
     for q in range(len(allowed)):
         for k in range(len(allowed)):
             (qy, qx), (ky, kx) = divmod(q - leading, grid[1]), divmod(k - leading, grid[1])
@@ -27,7 +29,7 @@ def test_who_sees_whom_by_hand(grid, leading, radius):
 
 
 def test_flex_attention_equals_the_mask():
-    seen = Seen(1, (4, 5), 2)
+    seen = VisiblePairs(1, (4, 5), 2)
     q, k, v = (torch.randn(2, 3, 22, 16) for _ in range(3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that without compiling it saves nothing
@@ -40,7 +42,7 @@ def test_a_sparse_vit_equals_a_dense_one_with_that_mask_and_a_wide_one_is_dense(
     dense.load_state_dict(sparse.state_dict())
     x = torch.randn(2, 3, 32, 40)
     assert not torch.allclose(sparse(x).maps[0], dense(x).maps[0], atol=1e-4)
-    mask = Seen(1, (4, 5), 2).bias(x)
+    mask = VisiblePairs(1, (4, 5), 2).bias(x)
     for block in dense.blocks:
         plain = block.attn.project
         block.attn.project = lambda *args, plain=plain: plain(*args)._replace(bias=mask)
@@ -65,8 +67,10 @@ def test_a_far_patch_is_not_seen_in_one_layer():
 def test_cost_counts_the_pairs_that_are_seen():
     dense, sparse = (vitrail.create("vit/tiny", classes=10, size=(224, 224), attention_radius=r) for r in (None, 2))
     a, b = vitrail.cost(dense), vitrail.cost(sparse)
-    n, pairs = 197, Seen(2, (14, 14), 1).pairs()
+    n, pairs = 197, VisiblePairs(2, (14, 14), 1).count_pairs()
     assert a.attention_bytes - b.attention_bytes == 12 * 3 * (n * n - pairs) * 4
     assert a.macs - b.macs == 12 * 2 * 192 * (n * n - pairs)
-    assert vitrail.cost(sparse, 448).attention_bytes < 5 * b.attention_bytes  # grows with the number of patches, not its square
+    assert (
+        vitrail.cost(sparse, 448).attention_bytes < 5 * b.attention_bytes
+    )  # grows with the number of patches, not its square
     assert vitrail.cost(dense, 448).attention_bytes > 15 * a.attention_bytes

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Attention, Projected, SelfAttention, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, SelfAttention, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.mlp import Mlp, SwiGLU
 from vitrail.layers.norm import LayerScale, norm
@@ -33,7 +33,7 @@ def test_another_attention_needs_only_to_project_and_to_say_where_its_tokens_are
             self.q, self.kv = nn.Linear(16, 16), nn.Linear(16, 32)
 
         def project(self, x, context):
-            return Projected(*(split_heads(t, 2) for t in (self.q(x), *self.kv(context).chunk(2, -1))))
+            return AttentionInputs(*(split_heads(t, 2) for t in (self.q(x), *self.kv(context).chunk(2, -1))))
 
         def locate(self, x, context):
             return cross_attention_layout(*(side_of(unplaced_tokens(t.shape[1])) for t in (x, context)))

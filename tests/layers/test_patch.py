@@ -54,7 +54,9 @@ def test_any_size_is_padded_with_zeros_right_and_below(height, width, ph, pw):
 
 def test_agrees_with_timm():
     timm = pytest.importorskip("timm.layers")
-    theirs = timm.PatchEmbed(img_size=(32, 48), patch_size=16, in_chans=3, embed_dim=24, flatten=False, output_fmt="NHWC")
+    theirs = timm.PatchEmbed(
+        img_size=(32, 48), patch_size=16, in_chans=3, embed_dim=24, flatten=False, output_fmt="NHWC"
+    )
     ours, images = PatchEmbed(3, 24, (16, 16)), torch.randn(2, 3, 32, 48)
     ours.load_state_dict(theirs.state_dict())
     assert torch.equal(ours(images), theirs(images))
@@ -65,6 +67,8 @@ def test_gradients_and_export(size):
     embed, images = PatchEmbed(3, 8, (4, 4)), torch.randn(2, 3, *size)
     embed(images).square().sum().backward()
     assert all((p.grad != 0).all() for p in embed.parameters())
-    program = torch.export.export(embed, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)).module()
+    program = torch.export.export(
+        embed, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    ).module()
     other = torch.randn(5, 3, *size)
     torch.testing.assert_close(program(other), embed(other))

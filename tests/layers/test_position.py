@@ -33,11 +33,15 @@ def close(a, b, atol=1e-6):
 
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(("old", "new"), [((14, 14), (24, 24)), ((14, 14), (7, 9)), ((6, 10), (11, 4)), ((5, 3), (3, 5))])
+@pytest.mark.parametrize(
+    ("old", "new"), [((14, 14), (24, 24)), ((14, 14), (7, 9)), ((6, 10), (11, 4)), ((5, 3), (3, 5))]
+)
 def test_resample_agrees_with_timm(old, new, mode, antialias):
     timm = pytest.importorskip("timm.layers")
     table = torch.randn(old[0] * old[1], 8)
-    theirs = timm.resample_abs_pos_embed(table[None], list(new), list(old), 0, interpolation=mode, antialias=antialias)[0]
+    theirs = timm.resample_abs_pos_embed(table[None], list(new), list(old), 0, interpolation=mode, antialias=antialias)[
+        0
+    ]
     close(resample(table, old, new, mode, antialias), theirs, atol=0)
 
 
@@ -161,7 +165,8 @@ def test_the_last_frequency_of_big_vision_is_exactly_a_ten_thousandth():
 
 
 @pytest.mark.parametrize(
-    ("width", "order", "near"), [(30, "mae", "28 or 32"), (2, "mae", "take 4"), (4, "big_vision", "take 8"), (7, "sum", "6 or 8")]
+    ("width", "order", "near"),
+    [(30, "mae", "28 or 32"), (2, "mae", "take 4"), (4, "big_vision", "take 8"), (7, "sum", "6 or 8")],
 )
 def test_widths_that_do_not_divide_are_answered_with_those_that_do(width, order, near):
     with pytest.raises(UsageError, match=near):
@@ -271,7 +276,9 @@ def test_factorised_is_a_sum_over_axes():
     position = Factorised((3, 5), 16)
     place = position.encoding((3, 5)).view(3, 5, 16)
     close(place[2, 4], position.rows[2] + position.columns[4], atol=0)
-    close(position.encoding((6, 5)).view(6, 5, 16)[4, 1], resample_1d(position.rows, 6)[4] + position.columns[1], atol=0)
+    close(
+        position.encoding((6, 5)).view(6, 5, 16)[4, 1], resample_1d(position.rows, 6)[4] + position.columns[1], atol=0
+    )
 
 
 def test_concatenate_projects_patch_and_place():

@@ -56,7 +56,13 @@ def plain(x, grid, base, pairs):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([4, 8, 20]), st.sampled_from([10.0, 100.0, 10000.0]), st.sampled_from(PAIRS))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([4, 8, 20]),
+    st.sampled_from([10.0, 100.0, 10000.0]),
+    st.sampled_from(PAIRS),
+)
 def test_turns_every_pair_by_its_angle(h, w, d, base, pairs):
     x = torch.randn(h * w, d)
     made = Rotary(d, base, pairs)(x, (h, w)).double()
@@ -107,7 +113,9 @@ def test_gradients_and_export(pairs):
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(Turn(), (x,))
     x = torch.randn(2, 3, 7, 8)
-    program = torch.export.export(Turn(), (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)).module()
+    program = torch.export.export(
+        Turn(), (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    ).module()
     other = torch.randn(4, 3, 7, 8)
     torch.testing.assert_close(program(other), Turn()(other))
 

@@ -8,8 +8,8 @@ import vitrail
 from vitrail import catalog
 from vitrail.analysis.attention import attention
 from vitrail.analysis.distance import mean_distance
-from vitrail.engine.state import flat, unflatten
-from vitrail.heads.segment import Head, Segmenter
+from vitrail.engine.state import flatten_optimizer, unflatten_optimizer
+from vitrail.heads.segment import HeadConfig, Segmenter
 from vitrail.layers.token_layout import self_attention_layout, side_of
 from vitrail.layers.windows import Windows
 from vitrail.models import jit
@@ -48,13 +48,13 @@ def test_cells_that_were_left_out_leave_the_grid_as_it_is():
 
 def test_classes_of_the_mask_transformer_stand_behind_the_cells():
     torch.manual_seed(0)
-    model = Segmenter(shaken("vit", size=(32, 64)), Head("mask", 5, dropout=0.0)).eval()
+    model = Segmenter(shaken("vit", size=(32, 64)), HeadConfig("mask", 5, dropout=0.0)).eval()
     one = attention(model, images("vit", (32, 60)), layers=-1)[0]
     assert one.name == "heads.main.blocks.1.attn"
     assert (one.queries.leading, one.queries.trailing, one.queries.cells) == (0, 5, 32)
     assert [cells.extent for cells in one.queries.maps] == [(32, 64)]
-    assert torch.equal(one.seen_by(3).flatten(2), one.weights[:, :, 32 + 3, :32])
-    torch.testing.assert_close(one.received().flatten(2), one.weights.mean(2)[..., :32])
+    assert torch.equal(one.attention_from(3).flatten(2), one.weights[:, :, 32 + 3, :32])
+    torch.testing.assert_close(one.attention_to().flatten(2), one.weights.mean(2)[..., :32])
     assert mean_distance(one).isfinite().all()
 
 
@@ -76,10 +76,12 @@ def test_windows_tell_which_cell_stands_where_and_what_is_padding():
     assert at.queries.tokens == 15
 
 
-@pytest.mark.parametrize("name", [name for family in catalog.rooms("models") for name in catalog.names("models", family)])
+@pytest.mark.parametrize(
+    "name", [name for family in catalog.list_modules("models") for name in catalog.list_names("models", family)]
+)
 def test_no_model_has_a_parameter_without_numbers(name):
     with torch.device("meta"):
-        model = catalog.module("models", name).build(catalog.config("models", name))
+        model = catalog.load_module("models", name).build(catalog.load_config("models", name))
     assert [n for n, p in model.state_dict().items() if not p.numel()] == []
 
 
@@ -124,7 +126,7 @@ def test_an_optimizer_that_knew_empty_parameters_goes_on():
     optimizer = torch.optim.AdamW(model.parameters())
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
-    kept = flat(optimizer, model)
+    kept = flatten_optimizer(optimizer, model)
     old = {**kept, "registers|step": torch.tensor(1.0), "registers|exp_avg": torch.empty(0, 32)}
-    unflatten(optimizer, model, old)
-    assert flat(optimizer, model).keys() == kept.keys()
+    unflatten_optimizer(optimizer, model, old)
+    assert flatten_optimizer(optimizer, model).keys() == kept.keys()

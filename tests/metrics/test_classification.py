@@ -40,7 +40,7 @@ def test_any_number_of_classes(k):
     assert len(found["per_class"]["f1"]) == k
 
 
-def test_a_class_without_pictures_does_not_spoil_the_mean():
+def test_a_class_without_images_does_not_spoil_the_mean():
     p = torch.eye(3)[[0, 0, 1]]
     assert single_label(p, torch.tensor([0, 0, 1]))["macro_f1"] == 1.0
 

@@ -1,4 +1,4 @@
-"""Made pictures against real ones, by features: against other programs, and where the answer is known."""
+"""Made images against real ones, by features: against other programs, and where the answer is known."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_frechet_is_that_of_scipys_root():
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", [(300, 200), (6, 5)])
 def test_frechet_is_that_of_torchmetrics(counts):
-    """Also of fewer pictures than features, whose covariances are singular. Slow is the import alone."""
+    """Also of fewer images than features, whose covariances are singular. Slow is the import alone."""
     fid = pytest.importorskip("torchmetrics.image.fid")
     real, made = samples(counts)
     wanted = fid._compute_fid(real.mean(0), torch.cov(real.T), made.mean(0), torch.cov(made.T))
@@ -46,7 +46,7 @@ def test_frechet_of_normal_distributions_is_known():
 
 
 def by_hand(real, made, k):
-    """The definitions, picture by picture."""
+    """The definitions, image by image."""
 
     def reach(features):
         return [sorted(math.dist(a, b) for b in features)[k] for a in features]
@@ -73,12 +73,12 @@ def test_neighbourhoods_are_as_defined(k, monkeypatch):
 
 def test_the_ends_of_every_scale():
     real = normal(200)
-    same = generation.judged(real, real)
+    same = generation.compare_features(real, real)
     assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
     assert same["density"] >= 1
-    far = generation.judged(real, real + 100)
+    far = generation.compare_features(real, real + 100)
     assert (far["precision"], far["recall"], far["density"], far["coverage"]) == (0, 0, 0, 0)
-    one = generation.judged(real, real[:1].expand(50, -1) + 1e-9 * normal(50, seed=3))
+    one = generation.compare_features(real, real[:1].expand(50, -1) + 1e-9 * normal(50, seed=3))
     assert one["precision"] == 1
     assert one["recall"] < 0.05
     assert one["coverage"] < 0.1

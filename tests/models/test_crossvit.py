@@ -12,7 +12,7 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.models.crossvit import VARIANTS, Config, build, sizes
 from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
@@ -67,7 +67,9 @@ def test_sizes_are_the_published(name, millions, gmacs):
     assert cost.parameters == count(theirs)
     assert round(cost.parameters / 1e6, 2) == millions
     assert abs(cost.macs / 1e9 / gmacs - 1) < 0.006
-    assert round((cost.macs + norms(model)) / 1e9, 2) == gmacs  # the published count has five for every element of a LayerNorm
+    assert (
+        round((cost.macs + norms(model)) / 1e9, 2) == gmacs
+    )  # the published count has five for every element of a LayerNorm
 
 
 def norms(model):
@@ -93,14 +95,20 @@ def test_takes_every_size(stem, size):
     assert isinstance(model, Backbone)
     features = model(torch.randn(2, 3, *size))
     assert [s.shape for s in features.summaries] == [(2, 16), (2, 32)]
-    for made, width, seen, patch in zip(features.maps, model.map_widths, sizes(model.config, size), (12, 16), strict=True):
+    for made, width, seen, patch in zip(
+        features.maps, model.map_widths, sizes(model.config, size), (12, 16), strict=True
+    ):
         assert made.shape == (2, width, -(-seen[0] // patch), -(-seen[1] // patch))
     assert model.strides == (12, 17)
 
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_parameter_learns(stem):
-    model = build(dataclasses.replace(TINY, stem=stem, size=(60, 60), channels=4, drop_path=0.1, dropout=0.1, attention_dropout=0.1))
+    model = build(
+        dataclasses.replace(
+            TINY, stem=stem, size=(60, 60), channels=4, drop_path=0.1, dropout=0.1, attention_dropout=0.1
+        )
+    )
     features = model.train()(torch.randn(4, 4, 60, 60))
     (sum(s.square().sum() for s in features.summaries) + sum(m.square().mean() for m in features.maps)).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -113,15 +121,21 @@ def test_evaluation_does_not_depend_on_the_batch_and_training_is_random():
     together = model.eval()(x)
     for one, all_ in zip(model(x[1:2]).summaries, together.summaries, strict=True):
         torch.testing.assert_close(one, all_[1:2], rtol=1e-4, atol=1e-5)
-    blocks = [[round(b.drop_path.rate, 3) for b in scale.blocks[1]] for scale in model.blocks]
+    blocks = [[round(b.drop_path.drop_prob, 3) for b in scale.blocks[1]] for scale in model.blocks]
     assert blocks == [[0.0, 0.1, 0.2], [0.3, 0.4, 0.5]]
-    assert [[round(b.drop_path.rate, 3) for b in scale.fusion] for scale in model.blocks] == [[0.2, 0.2], [0.5, 0.5]]
-    assert [scale.blocks[0][0].drop_path.rate for scale in model.blocks] == [0.0, pytest.approx(0.3)]
+    assert [[round(b.drop_path.drop_prob, 3) for b in scale.fusion] for scale in model.blocks] == [
+        [0.2, 0.2],
+        [0.5, 0.5],
+    ]
+    assert [scale.blocks[0][0].drop_path.drop_prob for scale in model.blocks] == [0.0, pytest.approx(0.3)]
 
 
 def test_the_exchange_is_parallel_and_leaves_patches_alone():
     scale = build(TINY).blocks[0].eval()
-    x, layouts = [torch.randn(2, 13, 16), torch.randn(2, 7, 32)], [TokenLayout((3, 4), (12, 12), 1), TokenLayout((2, 3), (16, 16), 1)]
+    x, layouts = (
+        [torch.randn(2, 13, 16), torch.randn(2, 7, 32)],
+        [TokenLayout((3, 4), (12, 12), 1), TokenLayout((2, 3), (16, 16), 1)],
+    )
     fine, coarse = scale(x, layouts)
     alone = []
     for tokens, layout, blocks in zip(x, layouts, scale.blocks, strict=True):
@@ -144,15 +158,21 @@ def test_weights_are_what_forward_uses():
         def hook(module, args, out):
             w = module.weights(*args)
             torch.testing.assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
-            torch.testing.assert_close(out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5
+            )
             seen[name] = tuple(w.shape[1:])
 
         return hook
 
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         module.register_forward_hook(look(name))
     model(torch.randn(2, 3, 120, 240))
-    assert seen["blocks.0.fusion.0.attn"] == (4, 1, 99)  # the first branch's token, in the second's width, over its 7 x 14 patches
+    assert seen["blocks.0.fusion.0.attn"] == (
+        4,
+        1,
+        99,
+    )  # the first branch's token, in the second's width, over its 7 x 14 patches
     assert seen["blocks.0.fusion.1.attn"] == (2, 1, 201)
     assert seen["blocks.1.blocks.1.2.attn"] == (4, 99, 99)
     assert len(seen) == 12

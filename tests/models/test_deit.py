@@ -34,8 +34,8 @@ def test_distilled_averages_two_heads_that_are_timms(tmp_path):
     theirs.train().set_distilled_training(True)
     pair = theirs(x)
     for i in range(2):
-        assert relative_error(ours.each(x)[:, i], pair[i]) < 1e-5
-    torch.testing.assert_close(ours(x), ours.each(x).mean(1))
+        assert relative_error(ours.forward_all(x)[:, i], pair[i]) < 1e-5
+    torch.testing.assert_close(ours(x), ours.forward_all(x).mean(1))
     torch.testing.assert_close(ours.train()(x), ours.eval()(x))  # one output, whatever the mode
 
 
@@ -120,7 +120,7 @@ def test_multiply_adds(name):
 def test_deit_3_is_built_as_published():
     with torch.device("meta"):
         model = vitrail.backbone("deit/3_base", drop_path=0.2)
-    assert {block.drop_path.rate for block in model.blocks} == {0.2}
+    assert {block.drop_path.drop_prob for block in model.blocks} == {0.2}
     assert model.position.table.shape == (196, 768)
     small = vitrail.backbone("deit/3_small", **TINY)
     torch.testing.assert_close(small.blocks[0].ls1.gamma.detach(), torch.full((32,), 1e-4))

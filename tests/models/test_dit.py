@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 
 import vitrail
 from vitrail import catalog
-from vitrail.analysis.cost import cost, weightless
+from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.errors import CheckpointError
-from vitrail.layers.adaln import lay_out, time_waves
+from vitrail.layers.adaln import time_embedding, unpatchify
 from vitrail.models.dit import build
 
 
@@ -21,11 +21,11 @@ from vitrail.models.dit import build
 ])  # fmt: skip
 def test_sizes_are_the_published(name, millions, gmacs, larger):
     """`test_show.py` holds the rows against the models."""
-    row = catalog.published()["models"][f"dit/{name}"]
+    row = catalog.read_published()["models"][f"dit/{name}"]
     assert round(row["parameters"] / 1e6, 2) == millions
     assert round(row["macs"] / 1e9, 2) == pytest.approx(gmacs, abs=0.011)
     if name.startswith("small"):
-        with weightless():
+        with on_meta_device():
             model = vitrail.create(f"dit/{name}")
         assert cost(model).macs == row["macs"]
         assert round(cost(model, 64).macs / 1e9, 2) == pytest.approx(larger, abs=0.011)
@@ -33,15 +33,19 @@ def test_sizes_are_the_published(name, millions, gmacs, larger):
 
 def test_patches_come_back_where_they_were():
     x = torch.randn(2, 3, 8, 12)
-    patches = x.unflatten(3, (3, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # [B hw ppC]
-    assert torch.equal(lay_out(patches, (2, 3), 4), x)
+    patches = (
+        x.unflatten(3, (3, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    )  # [B hw ppC]
+    assert torch.equal(unpatchify(patches, (2, 3), 4), x)
 
 
 def test_waves_are_cosines_then_sines_of_the_time_itself():
     t = torch.tensor([0.0, 0.37, 999.0])
     omega = 10000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
     angles = t[:, None].double() * omega
-    torch.testing.assert_close(time_waves(t).double(), torch.cat([angles.cos(), angles.sin()], 1), atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        time_embedding(t).double(), torch.cat([angles.cos(), angles.sin()], 1), atol=2e-4, rtol=0
+    )
 
 
 def test_published_files_are_read(tmp_path):
@@ -54,7 +58,9 @@ def test_published_files_are_read(tmp_path):
     out = ours.eval()(held["forward.x"], held["forward.t"], held["forward.y"])
     assert relative_error(out, held["forward.out"]) <= 1e-5
     with pytest.raises(CheckpointError, match="label"):
-        vitrail.load_weights(vitrail.backbone("dit/nano", width=64, depth=3, patch=2, channels=4), tmp_path / "original.safetensors")
+        vitrail.load_weights(
+            vitrail.backbone("dit/nano", width=64, depth=3, patch=2, channels=4), tmp_path / "original.safetensors"
+        )
     pytest.importorskip("diffusers")
     made = dit_diffusers()
     save_file(made.theirs.state_dict(), tmp_path / "diffusers.safetensors")

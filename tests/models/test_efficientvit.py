@@ -13,7 +13,7 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions
+from vitrail.layers.attention import named_attentions
 from vitrail.models.efficientvit import VARIANTS, Config, Fused, LinearAttention, Residual, build
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.efficientvit import SOURCES
@@ -104,7 +104,8 @@ def test_parameter_counts_are_the_published(name, millions):
 
 
 @pytest.mark.parametrize(
-    ("name", "gmacs"), [("b0", 0.10), ("b1", 0.53), ("b2", 1.60), ("b3", 3.99), ("l1", 5.27), ("l2", 6.97), ("l3", 27.62)]
+    ("name", "gmacs"),
+    [("b0", 0.10), ("b1", 0.53), ("b2", 1.60), ("b3", 3.99), ("l1", 5.27), ("l2", 6.97), ("l3", 27.62)],
 )
 def test_multiply_adds_are_the_published(name, gmacs):
     """The published figures count two operations for every number that a BatchNorm puts out, as fvcore does; ours leave out norms,
@@ -182,7 +183,7 @@ def test_attention_is_the_papers_formula():
     shares = q.relu().mT @ k.relu()  # [B heads queries keys]
     shares = shares / (shares.sum(-1, keepdim=True) + 1e-15)
     torch.testing.assert_close(layer.attend(heads), v @ shares.mT)
-    assert not attentions(build(BASE))
+    assert not named_attentions(build(BASE))
 
 
 def test_attention_is_float32_under_autocast():
@@ -217,7 +218,7 @@ def test_dropout_and_drop_path_act_in_training_only():
 @pytest.mark.parametrize(("config", "spared"), [(BASE, 1), (LARGE, 3)])
 def test_drop_path_rises_to_the_last_branch(config, spared):
     model = build(dataclasses.replace(config, drop_path=0.4))
-    rates = [m.drop_path.rate for m in model.modules() if isinstance(m, Residual)]
+    rates = [m.drop_path.drop_prob for m in model.modules() if isinstance(m, Residual)]
     assert rates[:spared] == [0.0] * spared
     rising = rates[spared:]
     assert rising == pytest.approx([0.4 * (i + 1) / len(rising) for i in range(len(rising))])
@@ -242,7 +243,9 @@ def test_exports_with_any_batch(config):
     torch.testing.assert_close(program.module()(y).summaries[0], model(y).summaries[0])
 
 
-@pytest.mark.parametrize(("keys", "said"), [({"head_width": 10}, r"nearest that work: \[30, 40\]"), ({"scales": (4,)}, "3 and 5")])
+@pytest.mark.parametrize(
+    ("keys", "said"), [({"head_width": 10}, r"nearest that work: \[30, 40\]"), ({"scales": (4,)}, "3 and 5")]
+)
 def test_says_what_cannot_be(keys, said):
     with pytest.raises(UsageError, match=said):
         build(dataclasses.replace(BASE, **keys))

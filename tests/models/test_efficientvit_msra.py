@@ -11,7 +11,7 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions
+from vitrail.layers.attention import named_attentions
 from vitrail.models.efficientvit_msra import VARIANTS, build, distances
 from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
@@ -64,16 +64,23 @@ def test_names_go_there_and_back(source):
         } <= set(theirs)  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "millions"), [("m0", 2.35), ("m1", 2.98), ("m2", 4.19), ("m3", 6.90), ("m4", 8.80), ("m5", 12.47)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("m0", 2.35), ("m1", 2.98), ("m2", 4.19), ("m3", 6.90), ("m4", 8.80), ("m5", 12.47)]
+)
 def test_parameter_counts_are_the_published(name, millions):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
-        ours, theirs = vitrail.create(f"efficientvit_msra/{name}", classes=1000), timm.create_model(f"efficientvit_{name}")
+        ours, theirs = (
+            vitrail.create(f"efficientvit_msra/{name}", classes=1000),
+            timm.create_model(f"efficientvit_{name}"),
+        )
     assert count(ours) == count(theirs)
     assert abs(count(ours) / 1e6 - millions) < 0.005
 
 
-@pytest.mark.parametrize(("name", "macs"), [("m0", 79), ("m1", 167), ("m2", 201), ("m3", 263), ("m4", 299), ("m5", 522)])
+@pytest.mark.parametrize(
+    ("name", "macs"), [("m0", 79), ("m1", 167), ("m2", 201), ("m3", 263), ("m4", 299), ("m5", 522)]
+)
 def test_multiply_adds_are_the_published(name, macs):
     """In millions, as the authors give them."""
     with torch.device("meta"):
@@ -162,7 +169,7 @@ def test_every_head_can_be_looked_at():
 
         return hook
 
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         module.register_forward_hook(look(name))
     model(torch.randn(2, 3, 224, 128))
     assert len(seen) == 1 * 2 + 2 * 3 + 1 * 4

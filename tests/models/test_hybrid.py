@@ -19,7 +19,12 @@ from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.hybrid import SOURCES
 
 TINY = dataclasses.replace(TIMM, standardise="jax", stem_eps=1e-6)
-SHAPES = [((2, 1, 1), 1, (64, 64)), ((1, 2), 2, (64, 96)), ((1, 1, 1, 1), 1, (70, 50)), ((), 8, (64, 32))]  # stages, patch, size
+SHAPES = [
+    ((2, 1, 1), 1, (64, 64)),
+    ((1, 2), 2, (64, 96)),
+    ((1, 1, 1, 1), 1, (70, 50)),
+    ((), 8, (64, 32)),
+]  # stages, patch, size
 
 
 def ours_like(config):
@@ -43,7 +48,12 @@ def test_gradients_equal_timms_and_its_epsilons_are_seen(stages, patch, size):
     for model in (made.ours, made.theirs):
         model(x).square().sum().backward()
     gradients = convert({name: p.grad for name, p in made.theirs.named_parameters()}, SOURCES["timm"]).tensors
-    names = ["patch_embed.backbone.stem.conv.weight", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "position.table"]
+    names = [
+        "patch_embed.backbone.stem.conv.weight",
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "position.table",
+    ]
     names += ["patch_embed.backbone.stages.1.blocks.0.conv2.weight"] if len(stages) > 1 else []
     for name in names:
         assert relative_error(made.ours.get_parameter(f"backbone.{name}").grad, gradients[name]) < 1e-4
@@ -80,7 +90,9 @@ class Original:
         w = w - w.mean((0, 1, 2))
         w = w / ((w**2).mean((0, 1, 2)) ** 0.5 + 1e-5)
         k = w.shape[0]
-        return F.conv2d(self.around(x, k, stride, 0.0).permute(0, 3, 1, 2), w.permute(3, 2, 0, 1), stride=stride).permute(0, 2, 3, 1)
+        return F.conv2d(
+            self.around(x, k, stride, 0.0).permute(0, 3, 1, 2), w.permute(3, 2, 0, 1), stride=stride
+        ).permute(0, 2, 3, 1)
 
     @staticmethod
     def around(x, k, stride, value):
@@ -195,7 +207,9 @@ def test_every_parameter_learns_and_bottlenecks_start_as_identities():
     bottleneck = model.patch_embed.backbone.stages[0].blocks[1]
     x = torch.randn(2, 128, 16, 16).relu()
     assert torch.equal(bottleneck(x), x)
-    assert not torch.equal(build(dataclasses.replace(TINY, zero_last=False)).patch_embed.backbone.stages[0].blocks[1](x), x)
+    assert not torch.equal(
+        build(dataclasses.replace(TINY, zero_last=False)).patch_embed.backbone.stages[0].blocks[1](x), x
+    )
     features = stir(model)(torch.randn(2, 5, 64, 64))
     (features.summaries[0].square().sum() + features.maps[0].square().mean()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -242,7 +256,7 @@ def test_options_of_the_vit_reach_it():
     model = build(dataclasses.replace(TINY, eps=1e-3, gelu="tanh", drop_path=0.4, dropout=0.1, layer_scale=0.1))
     block = model.blocks[1]
     assert str(model.norm) == str(norm("layer", 32, 1e-3))
-    assert (block.mlp.act.approximate, block.drop_path.rate, block.mlp.dropout.p) == ("tanh", 0.4, 0.1)
+    assert (block.mlp.act.approximate, block.drop_path.drop_prob, block.mlp.dropout.p) == ("tanh", 0.4, 0.1)
     assert float(block.ls1.gamma.detach()[0]) == pytest.approx(0.1)
 
 

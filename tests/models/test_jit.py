@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import vitrail
 from vitrail import catalog
-from vitrail.analysis.cost import cost, weightless
+from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.models.jit import VARIANTS, build, dropouts
 
 
@@ -19,11 +19,11 @@ from vitrail.models.jit import VARIANTS, build, dropouts
 ])  # fmt: skip
 def test_sizes_are_the_published(name, millions, gmacs):
     """Theirs include the frozen table of 256 places. `test_show.py` holds the rows against the models."""
-    row = catalog.published()["models"][f"jit/{name}"]
+    row = catalog.read_published()["models"][f"jit/{name}"]
     assert round((row["parameters"] + 256 * VARIANTS[name].width) / 1e6, 3) == millions
     assert round(row["macs"] / 1e9, 2) == pytest.approx(gmacs, abs=0.011)
     if name.startswith("base"):
-        with weightless():
+        with on_meta_device():
             model = vitrail.create(f"jit/{name}")
         assert cost(model).macs == row["macs"]
         assert model.position.table.shape == (256, 768)
@@ -64,7 +64,12 @@ def test_published_files_are_read(tmp_path, prefix):
     save_file({prefix + name: t for name, t in state.items()}, tmp_path / "jit.safetensors")
     ours = build(JIT)
     report = vitrail.load_weights(ours, tmp_path / "jit.safetensors")
-    assert (report.source.partition(":")[0], report.fraction, report.missing, report.unexpected) == ("original", 1.0, (), ())
+    assert (report.source.partition(":")[0], report.fraction, report.missing, report.unexpected) == (
+        "original",
+        1.0,
+        (),
+        (),
+    )
     with torch.no_grad():
         out = ours.eval()(held["forward.x"], held["forward.t"], held["forward.y"])
     assert relative_error(out, held["forward.out"]) <= 1e-5

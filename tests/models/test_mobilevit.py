@@ -9,7 +9,7 @@ from oracles import count, mobilevit_timm, mobilevit_transformers, relative_erro
 
 import vitrail
 from vitrail.contracts import Backbone
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.models.mobilevit import build, fold, resize, unfold
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.mobilevit import SOURCES
@@ -76,7 +76,8 @@ def test_maps_and_summary_are_as_declared():
     for size in ((64, 64), (70, 50), (33, 95)):
         features = model(torch.rand(2, 3, *size))
         assert [m.shape for m in features.maps] == [
-            (2, width, -(-size[0] // stride), -(-size[1] // stride)) for width, stride in zip(model.map_widths, model.strides, strict=True)
+            (2, width, -(-size[0] // stride), -(-size[1] // stride))
+            for width, stride in zip(model.map_widths, model.strides, strict=True)
         ]
         assert [s.shape for s in features.summaries] == [(2, width) for width in model.summary_widths]
 
@@ -87,7 +88,9 @@ def test_every_parameter_learns_and_belongs_to_one_block():
     (features.summaries[0].square().sum() + sum(m.square().mean() for m in features.maps)).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     inside = [id(p) for block in model.blocks for p in block.parameters()]
-    assert len(inside) == len(set(inside)) == len(list(model.parameters())) - 3 - 3  # all but the stem's and the last convolution's
+    assert (
+        len(inside) == len(set(inside)) == len(list(model.parameters())) - 3 - 3
+    )  # all but the stem's and the last convolution's
 
 
 def test_one_sequence_is_one_place_of_every_patch():
@@ -105,10 +108,12 @@ def test_weights_are_what_forward_uses():
 
     def hook(module, args, out):
         w = module.weights(*args)
-        torch.testing.assert_close(out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5
+        )
         seen[w.shape] = seen.get(w.shape, 0) + 1
 
-    for module in attentions(model).values():
+    for module in named_attentions(model).values():
         module.register_forward_hook(hook)
     model(torch.rand(2, 3, 96, 64))
     assert seen == {(8, 4, 24, 24): 2, (8, 4, 6, 6): 4, (8, 4, 2, 2): 3}  # four sequences an image
@@ -141,8 +146,10 @@ def test_starts_as_the_original_does():
     assert not linear.bias.any()
 
 
-def test_exports_for_any_number_of_pictures():
+def test_exports_for_any_number_of_images():
     model = build(TINY).eval()
-    program = torch.export.export(model, (torch.rand(2, 3, 70, 50),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    program = torch.export.export(
+        model, (torch.rand(2, 3, 70, 50),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    )
     x = torch.rand(3, 3, 70, 50)
     torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0])

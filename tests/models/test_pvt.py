@@ -12,7 +12,7 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.models.pvt import VARIANTS, Config, build
 
 
@@ -27,7 +27,9 @@ def with_eps(made, eps):
 def test_the_inner_norms_do_have_an_eps_of_their_own():
     assert compare(with_eps(pvt_golden((64, 64)), 0.01), (64, 64))["logits"] > 1e-3
     pytest.importorskip("transformers")
-    assert compare(with_eps(pvt_transformers(), Config().inner_eps), (64, 64))["logits"] < 1e-4  # whose norms all have 1e-6
+    assert (
+        compare(with_eps(pvt_transformers(), Config().inner_eps), (64, 64))["logits"] < 1e-4
+    )  # whose norms all have 1e-6
 
 
 def test_gradients_equal_those_of_transformers():
@@ -55,7 +57,9 @@ def test_sizes_are_the_published(name, wanted, millions, gmacs):
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         model = vitrail.create(f"pvt/{name}", classes=1000)
-        theirs = transformers.PvtForImageClassification(transformers.PvtConfig(depths=list(VARIANTS[name].depths), num_labels=1000))
+        theirs = transformers.PvtForImageClassification(
+            transformers.PvtConfig(depths=list(VARIANTS[name].depths), num_labels=1000)
+        )
     cost = vitrail.cost(model)
     assert cost.parameters == wanted == count(theirs)
     assert round(wanted / 1e6, 1) == millions
@@ -87,8 +91,8 @@ def test_evaluation_does_not_depend_on_the_batch_and_training_is_random():
     assert not torch.equal(model.train()(x).summaries[0], model(x).summaries[0])
     together = model.eval()(x)
     torch.testing.assert_close(model(x[1:2]).summaries[0], together.summaries[0][1:2], rtol=1e-4, atol=1e-5)
-    assert [round(b.drop_path.rate, 3) for b in model.blocks][::7] == [0.0, 0.5]
-    rates = [b.drop_path.rate for b in model.blocks]
+    assert [round(b.drop_path.drop_prob, 3) for b in model.blocks][::7] == [0.0, 0.5]
+    rates = [b.drop_path.drop_prob for b in model.blocks]
     assert rates == sorted(rates)
 
 
@@ -99,15 +103,22 @@ def test_keys_come_from_the_coarser_grid_and_weights_are_what_forward_uses():
         def hook(module, args, out):
             w = module.weights(*args)
             torch.testing.assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
-            torch.testing.assert_close(out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5
+            )
             seen[name] = tuple(w.shape[1:])
 
         return hook
 
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         module.register_forward_hook(look(name))
     model(torch.randn(2, 3, 96, 64))
-    wanted = [(1, 24 * 16, 6), (2, 12 * 8, 6), (5, 6 * 4, 6), (8, 7, 7)]  # heads, queries, keys; the last stage has the class token
+    wanted = [
+        (1, 24 * 16, 6),
+        (2, 12 * 8, 6),
+        (5, 6 * 4, 6),
+        (8, 7, 7),
+    ]  # heads, queries, keys; the last stage has the class token
     assert [seen[f"stages.{i}.blocks.0.attn"] for i in range(4)] == wanted
     assert len(seen) == 8
 

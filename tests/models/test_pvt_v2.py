@@ -11,7 +11,7 @@ from torch import nn
 import vitrail
 from vitrail.contracts import Backbone
 from vitrail.heads.linear import Classifier
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.models.pvt_v2 import VARIANTS, build
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.pvt_v2 import SOURCES
@@ -108,7 +108,7 @@ def test_evaluation_does_not_depend_on_the_batch_and_training_is_random(pool):
     assert not torch.equal(model.train()(x).summaries[0], model(x).summaries[0])
     together = model.eval()(x)
     torch.testing.assert_close(model(x[1:2]).summaries[0], together.summaries[0][1:2], rtol=1e-4, atol=1e-5)
-    assert [b.drop_path.rate for b in model.blocks] == [0.0, 0.125, 0.25, 0.375, 0.5]
+    assert [b.drop_path.drop_prob for b in model.blocks] == [0.0, 0.125, 0.25, 0.375, 0.5]
 
 
 @pytest.mark.parametrize(("pool", "keys"), [(None, (6, 6, 6, 6)), (7, (49, 49, 49, 49))])
@@ -119,12 +119,14 @@ def test_weights_are_what_forward_uses(pool, keys):
         def hook(module, args, out):
             w = module.weights(*args)
             torch.testing.assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
-            torch.testing.assert_close(out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5
+            )
             seen[name] = w.shape[-1]
 
         return hook
 
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         module.register_forward_hook(look(name))
     model(torch.randn(2, 3, 96, 64))
     assert tuple(seen[f"stages.{i}.blocks.0.attn"] for i in range(4)) == keys

@@ -18,7 +18,11 @@ def ours_of(depths, block):
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize(
     ("make", "source", "told"),
-    [(resnet_torchvision, "auto", "torchvision"), (resnet_timm, "timm", "timm"), (resnet_transformers, "auto", "transformers")],
+    [
+        (resnet_torchvision, "auto", "torchvision"),
+        (resnet_timm, "timm", "timm"),
+        (resnet_transformers, "auto", "transformers"),
+    ],
 )
 def test_files_are_told_by_their_names(tmp_path, make, source, told, block):
     pytest.importorskip(told)
@@ -48,9 +52,9 @@ def test_finer_stems_are_torchvisions_without_pooling(tmp_path, stem):
     ours = vitrail.create("resnet/18", classes=5, stem_stride=stem, size=[32, 48]).eval()
     torch.save(theirs.state_dict(), tmp_path / "x.pth")
     assert vitrail.load_weights(ours, tmp_path / "x.pth").fraction == 1.0
-    pictures = torch.randn(2, 3, 32, 48)
-    torch.testing.assert_close(ours(pictures), theirs(pictures), rtol=1e-5, atol=1e-5)
-    maps = ours.backbone(pictures).maps
+    images = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    maps = ours.backbone(images).maps
     assert ours.backbone.strides == (stem, 2 * stem, 4 * stem, 8 * stem)
     assert [tuple(m.shape[2:]) for m in maps] == [(32 // s, 48 // s) for s in ours.backbone.strides]
 
@@ -60,7 +64,9 @@ def test_names_are_torchvisions():
 
     with torch.device("meta"):
         ours, theirs = vitrail.create("resnet/18", classes=1000), resnet18()
-    renamed = {n.removeprefix("backbone.").replace("heads.0.", "fc."): tuple(t.shape) for n, t in ours.state_dict().items()}
+    renamed = {
+        n.removeprefix("backbone.").replace("heads.0.", "fc."): tuple(t.shape) for n, t in ours.state_dict().items()
+    }
     assert renamed == {n: tuple(t.shape) for n, t in theirs.state_dict().items()}
 
 
@@ -83,10 +89,12 @@ def test_parameter_counts_and_multiply_adds(name):
 
 
 def test_every_parameter_learns_and_options_act():
-    model = vitrail.create("resnet/50", classes=5, depths=[1, 1, 1, 1], width=8, zero_last=True, channels=5, drop_path=0.5)
+    model = vitrail.create(
+        "resnet/50", classes=5, depths=[1, 1, 1, 1], width=8, zero_last=True, channels=5, drop_path=0.5
+    )
     block = model.backbone.blocks[0]
     assert not block.bn3.weight.any()
-    assert [round(b.drop_path.rate, 3) for b in model.backbone.blocks] == [0.0, 0.167, 0.333, 0.5]
+    assert [round(b.drop_path.drop_prob, 3) for b in model.backbone.blocks] == [0.0, 0.167, 0.333, 0.5]
     model = vitrail.create("resnet/18", classes=5, depths=[1, 1, 1, 1], width=8, channels=5)
     model(torch.randn(4, 5, 64, 64)).square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import attentions, merge_heads
-from vitrail.layers.windows import APART, Windows, attend, cut, join, shift_mask
+from vitrail.layers.attention import merge_heads, named_attentions
+from vitrail.layers.windows import APART, Windows, attend_windows, merge_windows, partition_windows, shift_mask
 from vitrail.models.swin import VARIANTS, Config, build, refit, windows
 from vitrail.types import Features, TokenLayout
 from vitrail.weights.rules import convert, revert
@@ -128,7 +128,7 @@ def test_every_option_acts_and_comes_back(extra):
 
 
 def test_drop_path_rises_over_the_blocks_of_all_stages():
-    rates = [b.drop_path.rate for b in build(dataclasses.replace(TINY, drop_path=0.3)).blocks]
+    rates = [b.drop_path.drop_prob for b in build(dataclasses.replace(TINY, drop_path=0.3)).blocks]
     assert rates == pytest.approx([0.05 * i for i in range(7)])
 
 
@@ -140,11 +140,13 @@ def test_windows_shrink_to_the_map_and_blocks_shift_by_turns():
     assert model.blocks[-1].attn.relative.table.shape == (3 * 9, 4)
 
 
-@pytest.mark.parametrize(("grid", "window", "shift"), [((8, 12), (4, 4), (2, 2)), ((6, 4), (3, 4), (1, 0)), ((5, 10), (5, 2), (0, 1))])
+@pytest.mark.parametrize(
+    ("grid", "window", "shift"), [((8, 12), (4, 4), (2, 2)), ((6, 4), (3, 4), (1, 0)), ((5, 10), (5, 2), (0, 1))]
+)
 def test_the_mask_parts_what_was_not_together_before_the_shift(grid, window, shift):
     here = torch.arange(grid[0] * grid[1]).view(1, *grid, 1)
-    torch.testing.assert_close(join(cut(here, window), window, grid), here)
-    moved = cut(here.roll((-shift[0], -shift[1]), (1, 2)), window).squeeze(-1)
+    torch.testing.assert_close(merge_windows(partition_windows(here, window), window, grid), here)
+    moved = partition_windows(here.roll((-shift[0], -shift[1]), (1, 2)), window).squeeze(-1)
     y, x = moved // grid[1], moved % grid[1]  # where a place was
     near = ((y[:, :, None] - y[:, None]).abs() < window[0]) & ((x[:, :, None] - x[:, None]).abs() < window[1])
     mask = shift_mask(grid, window, shift, torch.zeros(1))
@@ -156,7 +158,9 @@ def test_a_window_over_the_whole_map_is_not_shifted():
     x = torch.randn(2, 4, 4, 128)
     assert block.windows == Windows((4, 4), (2, 2))
     layout = TokenLayout((4, 4), (32, 32))
-    torch.testing.assert_close(attend(block.attn, x, layout, block.windows), attend(block.attn, x, layout, Windows((4, 4))))
+    torch.testing.assert_close(
+        attend_windows(block.attn, x, layout, block.windows), attend_windows(block.attn, x, layout, Windows((4, 4)))
+    )
 
 
 def test_tables_go_to_other_windows_as_the_original_resamples_them():
@@ -177,10 +181,12 @@ def test_weights_are_what_forward_uses():
     def look(module, args, out):
         w = module.weights(*args)
         torch.testing.assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
-        torch.testing.assert_close(out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            out, module.proj(merge_heads(w @ module.project(*args).values)), rtol=1e-4, atol=1e-5
+        )
         seen.append(w.shape)
 
-    for module in attentions(model).values():
+    for module in named_attentions(model).values():
         module.register_forward_hook(look)
     with torch.no_grad():
         model(torch.randn(2, 3, 64, 100))
@@ -210,7 +216,9 @@ def test_a_compiled_block_equals_eager():
     block = build(TINY).blocks[1].eval()
     x, layout = torch.randn(2, 18, 25, 16), TokenLayout((18, 25), (4, 4))
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

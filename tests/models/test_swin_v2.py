@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import vitrail
 from vitrail.contracts import Backbone
-from vitrail.engine.optim import groups
-from vitrail.layers.attention import attentions, merge_heads
+from vitrail.engine.optim import build_parameter_groups
+from vitrail.layers.attention import merge_heads, named_attentions
 from vitrail.models.swin_v2 import VARIANTS, build
 from vitrail.types import TokenLayout
 from vitrail.weights.rules import convert, revert
@@ -87,7 +87,11 @@ def test_parameters_and_multiply_adds_are_the_published(name):
     assert count(ours) == count(theirs)
     assert abs(count(ours) / 1e6 - millions) < 0.006
     assert [b.windows.size for b in ours.backbone.blocks] == [b.window_size for s in theirs.layers for b in s.blocks]
-    if name in ("tiny_w8", "tiny_w16", "small_w8"):  # counting takes a while, and the others differ in width or depth alone
+    if name in (
+        "tiny_w8",
+        "tiny_w16",
+        "small_w8",
+    ):  # counting takes a while, and the others differ in width or depth alone
         assert abs(vitrail.cost(ours).macs / 1e9 / billions - 1) < 0.005
 
 
@@ -108,7 +112,9 @@ def test_starts_with_blocks_that_do_nothing_and_the_published_numbers():
     for block in model.blocks:
         attn = block.attn
         assert torch.allclose(attn.logit_scale, torch.tensor(math.log(10)))
-        assert not any(p.any() for p in (attn.q_bias, attn.v_bias, attn.relative.bias1, attn.proj.bias, block.mlp.fc1.bias))
+        assert not any(
+            p.any() for p in (attn.q_bias, attn.v_bias, attn.relative.bias1, attn.proj.bias, block.mlp.fc1.bias)
+        )
         assert abs(float(attn.relative.weight2.detach().std()) - 0.02) < 0.003
 
 
@@ -122,7 +128,9 @@ def test_every_parameter_learns():
 
 def test_positions_and_temperatures_do_not_decay():
     model = build(TINY)
-    decaying = {id(p) for g in groups(model, model.blocks, 0.1) if g["weight_decay"] for p in g["params"]}
+    decaying = {
+        id(p) for g in build_parameter_groups(model, model.blocks, 0.1) if g["weight_decay"] for p in g["params"]
+    }
     names = {n for n, p in model.named_parameters() if id(p) in decaying}
     assert not [n for n in names if "relative" in n or "logit_scale" in n or "norm" in n or n.endswith("bias")]
     assert "layers.0.blocks.0.attn.qkv.weight" in names
@@ -144,7 +152,9 @@ def test_every_option_acts_and_comes_back(extra):
         plain.load_state_dict(model.state_dict())
         assert relative_error(plain(x).summaries[0].detach(), model(x).summaries[0].detach()) > 1e-4
     else:
-        assert {n: p.shape for n, p in model.named_parameters()} != {n: p.shape for n, p in build(TINY).named_parameters()}
+        assert {n: p.shape for n, p in model.named_parameters()} != {
+            n: p.shape for n, p in build(TINY).named_parameters()
+        }
     again = build(config).eval()
     again.load_state_dict(model.eval().state_dict())
     torch.testing.assert_close(again(x).summaries[0], model(x).summaries[0])
@@ -162,7 +172,7 @@ def test_weights_are_cosines_and_what_forward_uses():
         torch.testing.assert_close(out, module.proj(merge_heads(w @ v)), rtol=1e-4, atol=1e-4)
         seen.append(w.shape)
 
-    for module in attentions(model).values():
+    for module in named_attentions(model).values():
         module.register_forward_hook(look)
     with torch.no_grad():
         model(torch.randn(2, 3, 64, 100))
@@ -193,4 +203,6 @@ def test_a_compiled_block_equals_eager():
     block = warm(build(TINY)).blocks[1]
     x, layout = torch.randn(2, 18, 25, 16), TokenLayout((18, 25), (4, 4))
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.compile(block, fullgraph=True)(x, layout), block(x, layout), rtol=1e-4, atol=1e-4
+        )

@@ -9,13 +9,24 @@ from oracles import count, relative_error, vit_timm
 import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Attention, attentions, merge_heads
+from vitrail.layers.attention import Attention, merge_heads, named_attentions
 from vitrail.layers.position import Learned
 from vitrail.models.vit import VARIANTS, Config, build
 from vitrail.types import Features, TokenLayout
 
 TINY = Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
-POSITIONS = ["none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"]
+POSITIONS = [
+    "none",
+    "learned",
+    "sincos1d",
+    "sincos2d",
+    "sincos2d_bv",
+    "sincos2d_sum",
+    "factorised",
+    "relative",
+    "rope",
+    "rope_half",
+]
 
 
 def test_gradients_equal_timms():
@@ -24,14 +35,24 @@ def test_gradients_equal_timms():
     x = torch.randn(3, 3, 32, 32)
     for model in (made.ours, made.theirs):
         model(x).square().sum().backward()
-    for name, other in (("blocks.1.attn.qkv.weight",) * 2, ("patch_embed.proj.weight",) * 2, ("blocks.0.mlp.fc1.bias",) * 2):
+    for name, other in (
+        ("blocks.1.attn.qkv.weight",) * 2,
+        ("patch_embed.proj.weight",) * 2,
+        ("blocks.0.mlp.fc1.bias",) * 2,
+    ):
         a, b = made.ours.get_parameter(f"backbone.{name}").grad, made.theirs.get_parameter(other).grad
         assert relative_error(a, b) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("vit/tiny", 5_717_416), ("vit/small", 22_050_664), ("vit/base", 86_567_656), ("vit/large", 304_326_632), ("vit/huge", 632_045_800)],
+    [
+        ("vit/tiny", 5_717_416),
+        ("vit/small", 22_050_664),
+        ("vit/base", 86_567_656),
+        ("vit/large", 304_326_632),
+        ("vit/huge", 632_045_800),
+    ],
 )
 def test_parameter_counts_are_the_published(name, wanted):
     with torch.device("meta"):
@@ -47,7 +68,8 @@ def test_parameter_counts_of_the_giants(name, millions):
 
 
 @pytest.mark.parametrize(
-    ("name", "gmacs"), [("vit/tiny", 1.26), ("vit/small", 4.61), ("vit/base", 17.58), ("vit/large", 61.60), ("vit/huge", 167.3)]
+    ("name", "gmacs"),
+    [("vit/tiny", 1.26), ("vit/small", 4.61), ("vit/base", 17.58), ("vit/large", 61.60), ("vit/huge", 167.3)],
 )
 def test_multiply_adds_are_the_published(name, gmacs):
     with torch.device("meta"):
@@ -93,7 +115,7 @@ def test_tokens_are_mean_class_and_teacher(tokens, summaries):
         torch.testing.assert_close(features.summaries[0], features.maps[0].mean((2, 3)))
     logits = vitrail.create("vit/tiny", classes=7, width=32, depth=1, heads=4, patch=8, size=32, tokens=tokens)
     x = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(logits(x), logits.each(x).mean(1))
+    torch.testing.assert_close(logits(x), logits.forward_all(x).mean(1))
 
 
 def test_rows_for_tokens_can_be_left_out():
@@ -141,7 +163,11 @@ def test_dropout_and_drop_path_act_in_training_only():
     x = torch.randn(4, 3, 32, 32)
     assert not torch.equal(model.train()(x).summaries[0], model(x).summaries[0])
     assert torch.equal(model.eval()(x).summaries[0], model(x).summaries[0])
-    assert [b.drop_path.rate for b in build(dataclasses.replace(TINY, depth=3, drop_path=0.4)).blocks] == [0.0, 0.2, 0.4]
+    assert [b.drop_path.drop_prob for b in build(dataclasses.replace(TINY, depth=3, drop_path=0.4)).blocks] == [
+        0.0,
+        0.2,
+        0.4,
+    ]
 
 
 @pytest.mark.parametrize("position", ["learned", "relative", "rope"])
@@ -159,12 +185,12 @@ def test_weights_are_what_forward_uses(position):
 
         return hook
 
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         module.register_forward_hook(look(name))
     model(torch.randn(2, 3, 32, 40))
     assert set(seen.values()) == {(2, 4, 21, 21)}
     assert len(seen) == 2
-    assert all(isinstance(m, Attention) for m in attentions(model).values())
+    assert all(isinstance(m, Attention) for m in named_attentions(model).values())
 
 
 def test_pre_norm_post_norm_and_none_are_the_three_plans():

@@ -30,7 +30,9 @@ def test_weights_and_answers_are_those_of_a_model_without(keys):
 
 
 @pytest.mark.parametrize("position", ["learned", "relative", "rope", "none"])
-@pytest.mark.parametrize("keys", [{}, {"attention_radius": 1}, {"norm_at": "post"}, {"layer_scale": 0.1, "mlp": "swiglu"}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"attention_radius": 1}, {"norm_at": "post"}, {"layer_scale": 0.1, "mlp": "swiglu"}]
+)
 def test_branches_that_are_skipped_go_with_everything(keys, position):
     made = model(drop_path=0.5, drop_path_skip=True, drop_path_schedule="constant", position=position, **keys).train()
     features = made(IMAGES)
@@ -87,7 +89,7 @@ def test_patches_are_left_out_and_class_tokens_and_registers_are_not(tokens, rat
     assert seen[1] == 20 + tokens + 2
 
 
-def test_every_picture_draws_its_own_and_what_is_left_out_gets_the_mean_of_the_rest():
+def test_every_image_draws_its_own_and_what_is_left_out_gets_the_mean_of_the_rest():
     made = model(patch_dropout=0.5, tokens=0, registers=0).train()
     features = made(IMAGES)
     patterns = set()
@@ -99,9 +101,11 @@ def test_every_picture_draws_its_own_and_what_is_left_out_gets_the_mean_of_the_r
     assert len(patterns) == 6
 
 
-@pytest.mark.parametrize("position", ["learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "none"])
+@pytest.mark.parametrize(
+    "position", ["learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "none"]
+)
 def test_a_patch_keeps_its_place(position):
-    """Without blocks, the patches that stay are those of the whole picture, position included."""
+    """Without blocks, the patches that stay are those of the whole image, position included."""
     made = model(patch_dropout=0.4, depth=0, position=position, registers=0)
     whole = made.eval()(IMAGES).maps[0].flatten(2).mT
     part = made.train()(IMAGES).maps[0].flatten(2).mT
@@ -109,7 +113,9 @@ def test_a_patch_keeps_its_place(position):
     assert (same.sum(1) >= 12).all()
 
 
-@pytest.mark.parametrize("keys", [{"position": "rope"}, {"position": "rope_half"}, {"position": "relative"}, {"attention_radius": 2}])
+@pytest.mark.parametrize(
+    "keys", [{"position": "rope"}, {"position": "rope_half"}, {"position": "relative"}, {"attention_radius": 2}]
+)
 def test_positions_that_count_on_the_grid_are_refused(keys):
     with pytest.raises(UsageError, match="patch_dropout leaves patches out"):
         model(patch_dropout=0.5, **keys)

@@ -9,7 +9,9 @@ from vitrail.errors import UsageError
 from vitrail.models import deit, hybrid, vit
 
 SMALL = vit.Config(width=16, depth=4, heads=2, patch=(4, 8), size=(16, 24), registers=2)
-IMAGES = torch.randn(2, 3, 18, 24, generator=torch.Generator().manual_seed(0))  # rows of patches that do not divide, not square
+IMAGES = torch.randn(
+    2, 3, 18, 24, generator=torch.Generator().manual_seed(0)
+)  # rows of patches that do not divide, not square
 
 
 def model(build=vit.build, config=SMALL, **keys):

@@ -6,8 +6,8 @@ import torch
 from scipy.stats import norm
 
 from vitrail.metrics.classification import single_label
-from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measured, nll_of
-from vitrail.report.run_data import Judged
+from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measure_interval, nll_of
+from vitrail.report.run_data import Evaluation
 
 
 def judged(seed, count=600, classes=4, skill=1.0):
@@ -15,10 +15,12 @@ def judged(seed, count=600, classes=4, skill=1.0):
     targets = np.arange(count) % classes
     logits = chance.normal(size=(count, classes)) + skill * np.eye(classes)[targets]
     rows = torch.from_numpy(logits).softmax(1)
-    return Judged("test", single_label(rows, torch.from_numpy(targets)), rows.numpy(), targets, [str(i) for i in range(count)])
+    return Evaluation(
+        "test", single_label(rows, torch.from_numpy(targets)), rows.numpy(), targets, [str(i) for i in range(count)]
+    )
 
 
-def test_statistics_of_all_pictures_are_the_metrics():
+def test_statistics_of_all_images_are_the_metrics():
     one, every = judged(0), np.arange(600)
     assert f1_of(one)(every) == pytest.approx(one.metrics["macro_f1"])
     assert nll_of(one)(every) == pytest.approx(one.metrics["nll"])
@@ -35,18 +37,18 @@ def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error_says():
 
 def test_each_metric_has_the_interval_that_fits_it():
     one = judged(0)
-    assert measured("top1", one, False).way == "Wilson"
-    assert measured("macro_f1", one, False).way == "bootstrap"
+    assert measure_interval("top1", one, False).method == "Wilson"
+    assert measure_interval("macro_f1", one, False).method == "bootstrap"
     bare = one._replace(probabilities=np.zeros((0, 0)))
-    assert measured("top1", bare, False).way == "Wilson"
+    assert measure_interval("top1", bare, False).method == "Wilson"
     for name, given in (("macro_f1", bare), ("calibration_error", one)):
-        assert measured(name, given, False).way == ""
+        assert measure_interval(name, given, False).method == ""
     for name in ("top1", "macro_f1", "nll"):
-        found = measured(name, one, False)
+        found = measure_interval(name, one, False)
         assert found.low < found.value < found.high
 
 
-def test_disagreements_are_those_of_the_pictures():
+def test_disagreements_are_those_of_the_images():
     one, other = judged(0), judged(1, skill=3.0)
     found = disagreement(one, other, False)
     right = [j.probabilities.argmax(1) == j.targets for j in (one, other)]

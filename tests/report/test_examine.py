@@ -15,16 +15,16 @@ from places import Process, everything, must, vitrail
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.errors import RunError
-from vitrail.recipe import Choice, Machine, Optim, Plan, Recipe, Start, read
+from vitrail.recipe import Choice, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, read
 from vitrail.report.doctor import learning_curve
-from vitrail.report.doctor.examine import examine, state
-from vitrail.report.doctor.files import Disk
-from vitrail.report.run_data import Judged, Known
+from vitrail.report.doctor.examine import describe_state, examine_run
+from vitrail.report.doctor.files import RunFiles
+from vitrail.report.run_data import Evaluation, RunData
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["ant", "bee", "cow"]
 STEPS = range(100, 1001, 100)
-SOUND = Disk(checkpoints=(("step-00001000", ""),))
+SOUND = RunFiles(checkpoints=(("step-00001000", ""),))
 GOOD = [[9, 1, 0], [1, 9, 0], [0, 2, 8]]
 
 
@@ -43,7 +43,13 @@ def dataset(counts=(300, 300, 300)):
 
 
 def judged(confusion):
-    return Judged("test", {"confusion": confusion, "count": int(np.sum(confusion)), "top1": 0.9}, np.zeros((0, 0)), np.zeros(0, int), [])
+    return Evaluation(
+        "test",
+        {"confusion": confusion, "count": int(np.sum(confusion)), "top1": 0.9},
+        np.zeros((0, 0)),
+        np.zeros(0, int),
+        [],
+    )
 
 
 def rows(kind, **columns):
@@ -56,10 +62,10 @@ def healthy(folder, **changes):
     fall = [1.0 * 0.8**i for i in range(10)]
     training = rows("train", loss=fall, grad_norm=[0.7] * 10, data_wait=[0.01] * 10, images_per_s=[500.0] * 10)
     evals = rows("eval", part=["val"] * 10, nll=[0.9 * x for x in fall], top1=[0.5, 0.7, *[0.9] * 8])
-    recipe = Recipe(Choice("vit/nano"), Choice("npz"), Choice("classification"), optim=Optim(lr=3e-3, warmup=50),
-                    plan=Plan(steps=1000, batch=128))  # fmt: skip
+    recipe = Recipe(Choice("vit/nano"), Choice("npz"), Choice("classification"), optim=OptimConfig(lr=3e-3, warmup_steps=50),
+                    train=TrainConfig(steps=1000, batch_size=128))  # fmt: skip
     about = {"classes": CLASSES, "data": {"layout": "npz", "parts": {"train": 900, "val": 30, "test": 30}}}
-    return replace(Known(folder, recipe, about, training, evals, judged(GOOD), {}, dataset(), "", None), **changes)
+    return replace(RunData(folder, recipe, about, training, evals, judged(GOOD), {}, dataset(), "", None), **changes)
 
 
 def with_loss(known, loss, **more):
@@ -72,15 +78,15 @@ def with_optim(known, **keys):
 
 def only(known, lying=SOUND):
     """The one finding that there is."""
-    found = examine(known, lying)
+    found = examine_run(known, lying)
     assert len(found) == 1, [f.name for f in found]
     assert "" not in found[0]
     return found[0]
 
 
 def test_a_healthy_run_is_left_in_peace(folder):
-    assert examine(healthy(folder), SOUND) == []
-    assert state(healthy(folder), SOUND) == "finished"
+    assert examine_run(healthy(folder), SOUND) == []
+    assert describe_state(healthy(folder), SOUND) == "finished"
 
 
 def test_a_loss_that_never_fell(folder):
@@ -92,14 +98,14 @@ def test_a_loss_that_never_fell(folder):
 
 
 def test_weights_that_had_learned_before_need_not_fall(folder):
-    assert examine(with_loss(healthy(folder), [0.1] * 10), SOUND) == []
+    assert examine_run(with_loss(healthy(folder), [0.1] * 10), SOUND) == []
 
 
 def test_a_loss_that_fell_and_rose_again(folder):
     found = only(with_loss(healthy(folder), [1.0, 0.8, 0.5, 0.4, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8]))
     assert (found.name, found.grave) == ("rose_again", True)
-    assert "--optim.lr 0.001, --optim.warmup 100" not in found.advice  # the warm-up is long enough
-    assert "--optim.lr 0.001" in found.advice
+    assert "--lr 0.001, --optim.warmup-steps 100" not in found.advice  # the warm-up is long enough
+    assert "--lr 0.001" in found.advice
 
 
 @pytest.mark.parametrize("grave", [True, False])
@@ -110,18 +116,22 @@ def test_over_fitting(folder, grave):
     found = only(replace(known, evals=rows("eval", part=["val"] * 10, nll=nll, top1=scores)))
     assert (found.name, found.grave) == ("overfitting", grave)
     assert "was 0.5 at step 400" in found.evidence
-    assert "--plan.patience" in found.advice
+    assert "--train.patience" in found.advice
     flat = with_loss(replace(known, evals=rows("eval", part=["val"] * 10, nll=nll)), [1.0, *[0.5] * 9])
-    assert examine(flat, SOUND) == [], "where the training loss does not fall either, nothing is learned by heart"
+    assert examine_run(flat, SOUND) == [], "where the training loss does not fall either, nothing is learned by heart"
 
 
 def test_a_part_that_was_trained_on_shows_no_over_fitting(folder):
     nll = [0.5, 0.4, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]
-    assert examine(healthy(folder, evals=rows("eval", part=["train"] * 10, nll=nll)), SOUND) == []
+    assert examine_run(healthy(folder, evals=rows("eval", part=["train"] * 10, nll=nll)), SOUND) == []
 
 
 def test_a_gradient_that_grows(folder):
-    found = only(with_loss(healthy(folder), [0.8**i for i in range(10)], grad_norm=[0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 0.9]))
+    found = only(
+        with_loss(
+            healthy(folder), [0.8**i for i in range(10)], grad_norm=[0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 0.9]
+        )
+    )
     assert (found.name, found.grave) == ("gradient_grows", True)
     assert "0.1 in the second quarter" in found.evidence
 
@@ -131,9 +141,9 @@ def test_a_gradient_that_is_always_clipped(folder, kind, lr, grave):
     known = with_loss(healthy(folder), [0.8**i for i in range(10)], grad_norm=[5.0] * 10)
     found = only(with_optim(known, kind=kind, lr=lr))
     assert (found.name, found.grave) == ("always_clipped", grave)
-    assert "over optim.clip = 1 in 100%" in found.evidence
-    assert "--optim.clip 10" in found.advice
-    assert examine(with_optim(known, clip=0.0), SOUND) == []
+    assert "over optim.clip_grad = 1 in 100%" in found.evidence
+    assert "--optim.clip-grad 10" in found.advice
+    assert examine_run(with_optim(known, clip=0.0), SOUND) == []
 
 
 @pytest.mark.parametrize(("lr", "word"), [(0.1, "high"), (1e-5, "low"), (0.0, "low")])
@@ -147,63 +157,70 @@ def test_a_rate_far_from_the_usual(folder, lr, word):
 def test_no_published_recipe_has_an_unusual_rate(folder):
     known = healthy(folder)
     for path in sorted((ROOT / "recipes").glob("*.toml")):
-        assert list(learning_curve.rate(replace(known, recipe=read(path)))) == [], path.name
-    begun = replace(with_optim(known, lr=5e-5).recipe, start=Start(weights="x"))
-    assert list(learning_curve.rate(replace(known, recipe=begun))) == [], "trained weights are finished at low rates"
+        assert list(learning_curve.examine_lr(replace(known, recipe=read(path)))) == [], path.name
+    begun = replace(with_optim(known, lr=5e-5).recipe, init=InitConfig(weights="x"))
+    assert list(learning_curve.examine_lr(replace(known, recipe=begun))) == [], (
+        "trained weights are finished at low rates"
+    )
 
 
-@pytest.mark.parametrize(("machine", "piece"), [(Machine(workers=0), "--machine.workers N, as many"), (Machine(workers=2), "more than 2")])
-def test_waiting_for_pictures(folder, machine, piece):
-    known = with_loss(healthy(folder), [0.8**i for i in range(10)], data_wait=[0.0, *[0.6] * 9], images_per_s=[40.0] * 10)
-    found = only(replace(known, recipe=replace(known.recipe, machine=machine)))
+@pytest.mark.parametrize(
+    ("machine", "piece"),
+    [(RuntimeConfig(workers=0), "--workers N, as many"), (RuntimeConfig(workers=2), "more than 2")],
+)
+def test_waiting_for_images(folder, machine, piece):
+    known = with_loss(
+        healthy(folder), [0.8**i for i in range(10)], data_wait=[0.0, *[0.6] * 9], images_per_s=[40.0] * 10
+    )
+    found = only(replace(known, recipe=replace(known.recipe, runtime=machine)))
     assert found.name == "waiting"
     assert "60% of the time" in found.evidence
-    assert "40 pictures a second" in found.evidence
+    assert "40 images a second" in found.evidence
     assert piece in found.advice
-    assert "--machine.cache" in found.advice
+    assert "--runtime.cache-images" in found.advice
 
 
 @pytest.mark.parametrize(("steps", "batch", "grave"), [(50, 128, True), (150, 4, False)])
 def test_too_few_steps(folder, steps, batch, grave):
     known = healthy(folder, training=[], evals=[])
-    plan = replace(known.recipe.plan, steps=steps, batch=batch)
-    found = only(with_optim(replace(known, recipe=replace(known.recipe, plan=plan)), lr=2e-3))
+    plan = replace(known.recipe.train, steps=steps, batch=batch)
+    found = only(with_optim(replace(known, recipe=replace(known.recipe, train=plan)), lr=2e-3))
     assert (found.name, found.grave) == ("few_steps", grave)
-    assert f"{steps} steps of {batch} show {steps * batch:,} pictures" in found.evidence
+    assert f"{steps} steps of {batch} show {steps * batch:,} images" in found.evidence
 
 
 def test_a_run_that_stopped_early_and_one_that_should_not_have(folder):
     known = healthy(folder)
-    longer = replace(known, recipe=replace(known.recipe, plan=replace(known.recipe.plan, steps=2000, patience=5)))
+    longer = replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, steps=2000, patience=5)))
     found = only(longer)
     assert found.name == "stopped_early"
     assert "at step 1,000 of 2,000" in found.evidence
     rising = [0.1 + 0.05 * i for i in range(10)]
     found = only(replace(known, evals=rows("eval", part=["val"] * 10, top1=rising)))
     assert found.name == "still_improving"
-    assert "--plan.steps 2000" in found.advice
+    assert "--steps 2000" in found.advice
 
 
 def test_a_run_that_was_interrupted(folder):
     known = healthy(folder, judged=None)
     folder.weights.unlink()
-    assert state(known, SOUND) == "stopped"
-    found = only(known, Disk(checkpoints=(("step-00000800", ""),)))
+    assert describe_state(known, SOUND) == "stopped"
+    found = only(known, RunFiles(checkpoints=(("step-00000800", ""),)))
     assert (found.name, found.grave) == ("interrupted", True)
     assert "step-00000800" in found.evidence
     assert found.advice.startswith(f"vitrail train --resume {folder.path}")
-    assert "checkpoints are gone" in only(known, Disk()).what
-    assert "before its first" in only(replace(known, training=known.training[:1]), Disk()).what
-    busy = Disk(worker="process 7 on here")
-    assert examine(known, busy) == []
-    assert state(known, busy) == "going on (process 7 on here)"
-    found = only(known, Disk(checkpoints=(("step-00000800", "it was altered"),)))
+    assert "checkpoints are gone" in only(known, RunFiles()).what
+    assert "before its first" in only(replace(known, training=known.training[:1]), RunFiles()).what
+    busy = RunFiles(worker="process 7 on here")
+    assert examine_run(known, busy) == []
+    assert describe_state(known, busy) == "going on (process 7 on here)"
+    found = only(known, RunFiles(checkpoints=(("step-00000800", "it was altered"),)))
     assert (found.name, found.grave) == ("checkpoint_damaged", True)
 
 
 def test_finished_weights_of_a_run_that_was_given_more_steps_are_not_its_end(folder):
     known = healthy(folder)
-    longer = replace(known, recipe=replace(known.recipe, plan=replace(known.recipe.plan, steps=2000)))
+    longer = replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, steps=2000)))
     assert only(longer).name == "interrupted"
     assert only(healthy(folder, judged=None)).name == "unjudged"
 
@@ -213,21 +230,21 @@ def test_damage(folder):
     found = only(known, replace(SOUND, weights="model.safetensors was altered"))
     assert (found.name, found.grave) == ("weights_damaged", True)
     assert "writes them anew from step-00001000" in found.advice
-    found = only(known, Disk(checkpoints=(("step-00001000", "manifest.json is damaged"), ("step-00000800", ""))))
+    found = only(known, RunFiles(checkpoints=(("step-00001000", "manifest.json is damaged"), ("step-00000800", ""))))
     assert (found.name, found.grave) == ("checkpoint_damaged", False)
     assert "step-00000800 is used instead" in found.advice
-    patient = replace(known, recipe=replace(known.recipe, plan=replace(known.recipe.plan, patience=3)))
+    patient = replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, patience=3)))
     found = only(patient, replace(SOUND, best=(("step-00000900.safetensors", "it was cut short"),)))
     assert found.name == "best_damaged"
 
 
 def test_divergence_until_it_is_overcome(folder):
     facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001", "finding": {"told": "first seen in x.1"},
-             "trend": "sudden", "pictures": ["a.png", "b.png"], "suggestions": ["--optim.clip 1"]}  # fmt: skip
+             "trend": "sudden", "images": ["a.png", "b.png"], "suggestions": ["--optim.clip-grad 1"]}  # fmt: skip
     known = healthy(folder)
     folder.weights.unlink()
     found = only(known, replace(SOUND, divergences=(facts,)))
-    assert (found.name, found.grave, found.advice) == ("diverged", True, "--optim.clip 1")
+    assert (found.name, found.grave, found.advice) == ("diverged", True, "--optim.clip-grad 1")
     for piece in ("step 1001", "first seen in x.1", "sudden", "a.png, b.png"):
         assert piece in found.evidence
     past = replace(SOUND, divergences=({**facts, "step": 900},))
@@ -248,8 +265,10 @@ def test_a_disk_that_is_nearly_full(folder):
     assert only(known, replace(SOUND, free=2**32, need=2**31)).name == "disk"
 
 
-def test_judged_on_training_pictures(folder):
-    found = only(healthy(folder, about={"classes": CLASSES, "data": {"layout": "imagefolder", "parts": {"train": 900}}}))
+def test_judged_on_training_images(folder):
+    found = only(
+        healthy(folder, about={"classes": CLASSES, "data": {"layout": "imagefolder", "parts": {"train": 900}}})
+    )
     assert (found.name, found.grave) == ("nothing_held_out", True)
     assert "--data.held-out 0.2" in found.advice
 
@@ -259,14 +278,21 @@ def test_classes_that_are_rare_or_never_said(folder):
     found = only(known)
     assert found.name == "imbalance"
     assert "ant has 600, cow 20" in found.evidence
-    assert examine(replace(known, recipe=replace(known.recipe, plan=replace(known.recipe.plan, sampling="balanced"))), SOUND) == []
+    assert (
+        examine_run(
+            replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, sampling="balanced"))), SOUND
+        )
+        == []
+    )
     found = only(healthy(folder, judged=judged([[9, 1, 0], [1, 9, 0], [5, 5, 0]])))
     assert (found.name, found.grave) == ("never_said", True)
-    assert "cow (10 pictures)" in found.evidence
-    several = Judged("val", {"per_class": {"recall": [0.5, 0.0, 0.0], "count": [4, 4, 0]}}, np.zeros((0, 0)), np.zeros(0, int), [])
+    assert "cow (10 images)" in found.evidence
+    several = Evaluation(
+        "val", {"per_class": {"recall": [0.5, 0.0, 0.0], "count": [4, 4, 0]}}, np.zeros((0, 0)), np.zeros(0, int), []
+    )
     about = {**known.about, "multi_label": True}
     found = only(healthy(folder, judged=several, about=about, evals=[]))
-    assert found.evidence == "in the val part: bee (4 pictures)"
+    assert found.evidence == "in the val part: bee (4 images)"
 
 
 def test_no_better_than_a_guess(folder):
@@ -277,16 +303,18 @@ def test_no_better_than_a_guess(folder):
 
 def test_what_is_grave_comes_first(folder):
     about = {"classes": CLASSES, "data": {"parts": {"train": 900}}}
-    found = examine(with_optim(healthy(folder, about=about, judged=judged([[9, 1, 0], [1, 9, 0], [5, 5, 0]])), lr=0.5), SOUND)
+    found = examine_run(
+        with_optim(healthy(folder, about=about, judged=judged([[9, 1, 0], [1, 9, 0], [5, 5, 0]])), lr=0.5), SOUND
+    )
     assert [f.grave for f in found] == sorted((f.grave for f in found), reverse=True)
     assert {f.name for f in found} == {"nothing_held_out", "never_said", "rate"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A real run on pictures in folders, finished."""
+    """A real run on images in folders, finished."""
     root = tmp_path_factory.mktemp("real")
-    data = tiny.pictures(root / "data")
+    data = tiny.images(root / "data")
     tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": 3}), root / "run"))
     return root
 
@@ -306,10 +334,12 @@ def test_a_real_run_in_words_and_as_json(run):
     before = everything(run)
     said = must("doctor", run / "run")
     assert said.startswith(f"{run / 'run'}: finished, step 12 of 12\n")
-    assert "wrong: it is a short training\n  seen 12 steps of 16 show 192 pictures, " in said
+    assert "wrong: it is a short training\n  seen 12 steps of 16 show 192 images, " in said
     found = names(run / "run")
     assert found["few_steps"]["grave"]
-    assert not {"interrupted", "weights_damaged", "checkpoint_damaged", "data_changed", "data_gone", "diverged"} & set(found)
+    assert not {"interrupted", "weights_damaged", "checkpoint_damaged", "data_changed", "data_gone", "diverged"} & set(
+        found
+    )
     assert everything(run) == before
 
 
@@ -352,7 +382,7 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
 
 
 def test_a_run_that_diverged(run, tmp_path):
-    made = tiny.recipe(run / "data", optim={"kind": "sgd", "lr": 1e30, "clip": 0.0, "warmup": 0})
+    made = tiny.recipe(run / "data", optim={"name": "sgd", "lr": 1e30, "clip_grad": 0.0, "warmup_steps": 0})
     with pytest.raises(RunError):
         tiny.finish(tiny.begin(made, tmp_path / "wild"))
     found = names(tmp_path / "wild")

@@ -11,27 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrail.assembly.run_directory import RunFolder, toml
+from vitrail.assembly.run_directory import RunFolder, to_toml
 from vitrail.errors import VitrailError
 from vitrail.metrics.classification import multi_label, single_label
-from vitrail.recipe import Choice, Input, Plan, Recipe
-from vitrail.report.page.charts import MOST, thinned, ticks
-from vitrail.report.page.markup import text
-from vitrail.report.page.run_page import build
-from vitrail.report.page.words import THIN, duration, percent, short, wilson
-from vitrail.report.run_data import look
+from vitrail.recipe import Choice, DataConfig, InputConfig, Recipe, TrainConfig
+from vitrail.report.page.charts import MOST, thin_points, ticks
+from vitrail.report.page.markup import escape_text
+from vitrail.report.page.run_page import build_report
+from vitrail.report.page.words import THIN, format_duration, format_percent, format_short, wilson_interval
+from vitrail.report.run_data import read_run
 from vitrail.report.sections.images import HEAVY, SIDE, png
 
-ADDRESS = re.compile(r"https?:|ftp:|(?:src|href|action|srcset)\s*=\s*[\"']?\s*//|url\(|@import|xmlns|<!DOCTYPE svg", re.IGNORECASE)
+ADDRESS = re.compile(
+    r"https?:|ftp:|(?:src|href|action|srcset)\s*=\s*[\"']?\s*//|url\(|@import|xmlns|<!DOCTYPE svg", re.IGNORECASE
+)
 LIMIT = 2_000_000
 
 
 def made(path, data, classes, multi=False, rows=5):
     """The folder of a run that has logged `rows` lines and is not finished."""
     recipe = Recipe(
-        model=Choice("vit/nano", {"patch": 8}), data=Choice("imagefolder", {"path": str(data)}),
-        input=Input(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resize="stretch"),
-        plan=Plan(steps=10 * rows, batch=8, precision="fp32"),
+        model=Choice("vit/nano", {"patch": 8}), data=DataConfig("imagefolder", {"path": str(data)}),
+        input=InputConfig(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="stretch"),
+        train=TrainConfig(steps=10 * rows, batch_size=8, precision="fp32"),
     )  # fmt: skip
     folder = RunFolder(path)
     about = {
@@ -41,13 +43,22 @@ def made(path, data, classes, multi=False, rows=5):
         "versions": {"vitrail": "0.1.0", "torch": "2", "python": "3"}, "processes": 1, "parameters": 123456,
     }  # fmt: skip
     path.mkdir()
-    folder.recipe_file.write_text(toml(recipe, about["reasons"]), encoding="utf-8")
+    folder.recipe_file.write_text(to_toml(recipe, about["reasons"]), encoding="utf-8")
     folder.about_file.write_text(json.dumps(about), encoding="utf-8")
     lines = [
-        {"kind": "train", "step": 10 * i, "loss": 3 / i, "lr": 0.01, "grad_norm": None if i == 2 else 1.0, "images_per_s": 40.0}
+        {
+            "kind": "train",
+            "step": 10 * i,
+            "loss": 3 / i,
+            "lr": 0.01,
+            "grad_norm": None if i == 2 else 1.0,
+            "images_per_s": 40.0,
+        }
         for i in range(1, rows + 1)
     ]
-    lines += [{"kind": "eval", "step": 10, "part": "test", "mAP" if multi else "top1": 0.625, "count": 40, "eval_s": 1.5}]
+    lines += [
+        {"kind": "eval", "step": 10, "part": "test", "mAP" if multi else "top1": 0.625, "count": 40, "eval_s": 1.5}
+    ]
     folder.log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tra')
     return folder
 
@@ -66,14 +77,16 @@ def finish(folder, classes, count=40, multi=False, seed=0):
         metrics = single_label(rows, targets)
     folder.evaluation.mkdir(exist_ok=True)
     names = np.array([f"test/{classes[i % len(classes)]}/{i}.png" for i in range(count)])
-    np.savez_compressed(folder.evaluation / "test.npz", probabilities=rows.numpy(), targets=targets.numpy(), names=names)
+    np.savez_compressed(
+        folder.evaluation / "test.npz", probabilities=rows.numpy(), targets=targets.numpy(), names=names
+    )
     (folder.evaluation / "test.json").write_text(json.dumps(metrics))
     folder.weights.write_bytes(b"")
     return metrics
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """A folder of noise, which compresses worst, in 2 classes and 2 parts, under the names that `finish` gives."""
 
     def write(classes, count=40, side=120):
@@ -90,7 +103,7 @@ def pictures(tmp_path):
 
 def read(folder):
     """The page, checked for what holds of every page."""
-    path = build(folder.path)
+    path = build_report(folder.path)
     assert path == folder.report
     assert path.stat().st_size < LIMIT
     page = path.read_text(encoding="utf-8")
@@ -101,14 +114,14 @@ def read(folder):
     return page
 
 
-def test_finished_run(tmp_path, pictures):
+def test_finished_run(tmp_path, images):
     classes = ["cat", "dog"]
-    folder = made(tmp_path / "run", pictures(classes), classes)
+    folder = made(tmp_path / "run", images(classes), classes)
     metrics = finish(folder, classes)
     page = read(folder)
-    assert f"<b>{percent(metrics['top1'])}</b>" in page
-    low, high = wilson(metrics["top1"], 40)
-    assert f"{100 * low:.1f} to {percent(high)}" in page
+    assert f"<b>{format_percent(metrics['top1'])}</b>" in page
+    low, high = wilson_interval(metrics["top1"], 40)
+    assert f"{100 * low:.1f} to {format_percent(high)}" in page
     for value in metrics["per_class"]["recall"]:
         assert f">{value:.3f}<" in page
     for row in metrics["confusion"]:
@@ -123,7 +136,7 @@ def test_finished_run(tmp_path, pictures):
     assert "not finished" not in page
     wrong = sum(metrics["confusion"][i][1 - i] for i in (0, 1))
     assert page.count("data:image/png") == min(16, wrong) + min(16, 40 - wrong) + min(8, wrong)
-    assert duration(50 * 8 / 40 + 1.5) in page
+    assert format_duration(50 * 8 / 40 + 1.5) in page
 
 
 def test_again_replaces_the_page(tmp_path):
@@ -136,7 +149,7 @@ def test_again_replaces_the_page(tmp_path):
 def test_unfinished_run(tmp_path):
     page = read(made(tmp_path / "run", tmp_path / "gone", ["a", "b"], rows=1))
     assert "not finished" in page
-    assert f"<b>{percent(0.625)}</b>" in page
+    assert f"<b>{format_percent(0.625)}</b>" in page
     assert "vitrail train --resume" in page
     assert 'id="curves"' in page
     for section in ("confusion", "classes", "mistakes", "samples", "calibration"):
@@ -155,13 +168,13 @@ def test_missing_data_is_said(tmp_path):
     folder = made(tmp_path / "run", tmp_path / "gone", ["a", "b"])
     finish(folder, ["a", "b"])
     page = read(folder)
-    assert "The pictures are not shown" in page
+    assert "The images are not shown" in page
     assert "<img" not in page
 
 
-def test_pictures_that_became_unreadable_are_passed_over(tmp_path, pictures):
+def test_images_that_became_unreadable_are_passed_over(tmp_path, images):
     classes = ["cat", "dog"]
-    folder = made(tmp_path / "run", pictures(classes), classes)
+    folder = made(tmp_path / "run", images(classes), classes)
     finish(folder, classes)
     for path in (tmp_path / "data" / "test").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:200])
@@ -181,7 +194,7 @@ def test_names_cannot_become_markup(tmp_path):
     classes = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "https://evil.example//x", "a\udcffb & c"]
     folder = made(tmp_path / "run", tmp_path / "<i>gone</i>", [c.replace("\udcff", "?") for c in classes])
     finish(folder, ["p", "q", "r", "s"])
-    path = build(folder.path)
+    path = build_report(folder.path)
     page = path.read_text(encoding="utf-8")
     assert page.count("<script>") == 1
     assert "<img" not in page
@@ -189,7 +202,7 @@ def test_names_cannot_become_markup(tmp_path):
     assert "<b>http" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "https://" not in page  # the slashes are spelt otherwise, the eye sees no difference
-    assert html.unescape(text(classes[2])) == classes[2]
+    assert html.unescape(escape_text(classes[2])) == classes[2]
 
 
 def test_many_labels(tmp_path):
@@ -197,7 +210,7 @@ def test_many_labels(tmp_path):
     folder = made(tmp_path / "run", tmp_path / "gone", classes, multi=True)
     metrics = finish(folder, classes, multi=True)
     page = read(folder)
-    assert f"<b>{percent(metrics['mAP'])}</b>" in page
+    assert f"<b>{format_percent(metrics['mAP'])}</b>" in page
     assert "Mean average precision" in page
     assert 'class="matrix"' not in page
     assert 'id="calibration"' not in page
@@ -205,12 +218,12 @@ def test_many_labels(tmp_path):
         assert f">{value:.3f}<" in page
 
 
-def test_a_thousand_classes_with_heavy_pictures(tmp_path, pictures):
+def test_a_thousand_classes_with_heavy_images(tmp_path, images):
     classes = [f"class number {i:04d}" for i in range(1000)]
-    folder = made(tmp_path / "run", pictures(["cat", "dog"], count=60), classes)
+    folder = made(tmp_path / "run", images(["cat", "dog"], count=60), classes)
     finish(folder, classes, count=3000)
     arrays = dict(np.load(folder.evaluation / "test.npz"))
-    there = look(folder).dataset.splits["test"].names
+    there = read_run(folder).dataset.splits["test"].names
     arrays["names"] = np.array([there[i % len(there)] for i in range(3000)])
     np.savez_compressed(folder.evaluation / "test.npz", **arrays)
     page = read(folder)
@@ -222,7 +235,7 @@ def test_a_thousand_classes_with_heavy_pictures(tmp_path, pictures):
 
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(VitrailError):
-        build(tmp_path)
+        build_report(tmp_path)
 
 
 def test_thumbnails_are_small():
@@ -237,15 +250,17 @@ def test_thumbnails_are_small():
 
 
 def test_words():
-    assert percent(0.8734) == f"87.3{THIN}%"
-    assert percent(1.0) == f"100.0{THIN}%"
-    assert percent(0.99999).startswith(">")
-    assert percent(0.00001).startswith("<")
-    assert percent(0.99999, 0).startswith(">")
-    assert [duration(s) for s in (1.25, 61, 7260, 90000)] == ["1.2 s", "1 min 01 s", "2 h 01 min", "1 day 1 h"]
-    assert [short(n) for n in (7, 1234, 480490, 12.3e6)] == ["7", "1.23k", "480k", "12.3M"]
-    low, high = wilson(0.5, 10)
-    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson's formula by hand: (5 + z2/2 ± ...) / (10 + z2)
+    assert format_percent(0.8734) == f"87.3{THIN}%"
+    assert format_percent(1.0) == f"100.0{THIN}%"
+    assert format_percent(0.99999).startswith(">")
+    assert format_percent(0.00001).startswith("<")
+    assert format_percent(0.99999, 0).startswith(">")
+    assert [format_duration(s) for s in (1.25, 61, 7260, 90000)] == ["1.2 s", "1 min 01 s", "2 h 01 min", "1 day 1 h"]
+    assert [format_short(n) for n in (7, 1234, 480490, 12.3e6)] == ["7", "1.23k", "480k", "12.3M"]
+    low, high = wilson_interval(0.5, 10)
+    assert (low, high) == pytest.approx(
+        (0.2366, 0.7634), abs=1e-4
+    )  # Wilson's formula by hand: (5 + z2/2 ± ...) / (10 + z2)
 
 
 def test_axes():
@@ -254,11 +269,11 @@ def test_axes():
     low, *_, high = ticks(3, 3, 4)
     assert low < 3 < high
     many = [(i, float(i)) for i in range(10_000)]
-    assert len(thinned(many)) == MOST
-    assert thinned(many)[-1][0] == 9999
+    assert len(thin_points(many)) == MOST
+    assert thin_points(many)[-1][0] == 9999
 
 
 def test_known_time_counts_resumptions(tmp_path):
-    known = look(made(tmp_path / "run", tmp_path / "gone", ["a", "b"]))
+    known = read_run(made(tmp_path / "run", tmp_path / "gone", ["a", "b"]))
     assert known.seconds == pytest.approx(50 * 8 / 40 + 1.5)
     assert dataclasses.replace(known, training=[]).seconds == 1.5

@@ -14,16 +14,18 @@ from places import Process, must, npz, refused, vitrail
 
 from vitrail.cli.study import Meter
 from vitrail.errors import CheckpointError, DataError, RunError
-from vitrail.report.page.study_page import page
+from vitrail.report.page.study_page import render_page
 from vitrail.storage import journal
 from vitrail.storage.atomic import verify_folder
 from vitrail.studies import gradients, stability
 from vitrail.studies._bench import bench as benches
-from vitrail.studies._bench.bench import Bench, Done, Job
-from vitrail.studies._bench.result import Part, Told, table
+from vitrail.studies._bench.bench import Bench, FinishedJob, Job
+from vitrail.studies._bench.result import ResultPart, StudyResult, markdown_table
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
-WORDS = shlex.split("gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz")
+WORDS = shlex.split(
+    "gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz"
+)
 JOBS = [Job("a"), Job("b"), Job("b", 1)]
 
 
@@ -35,8 +37,8 @@ def place(own_folder):
 
 def opened(path, show=lambda done: None) -> Bench:
     if path.exists():
-        return benches.resumed(str(path), tiny.ALONE, show)[0]
-    return benches.new("stability", stability.Config(), path, tiny.ALONE, show)
+        return benches.resume_bench(str(path), tiny.ALONE, show)[0]
+    return benches.create_bench("stability", stability.Config(), path, tiny.ALONE, show)
 
 
 def spelled(job, value):
@@ -45,7 +47,7 @@ def spelled(job, value):
 
 def broken_after(rows, monkeypatch):
     """Ctrl-C in the middle of the row after so many."""
-    count, measured = [0], gradients.measured
+    count, measured = [0], gradients.measure_row
 
     def some(*given):
         count[0] += 1
@@ -53,11 +55,15 @@ def broken_after(rows, monkeypatch):
             raise KeyboardInterrupt
         return measured(*given)
 
-    monkeypatch.setattr(gradients, "measured", some)
+    monkeypatch.setattr(gradients, "measure_row", some)
 
 
 def files(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("study.json", "journal.jsonl", "manifest.json")}
+    return {
+        p.name: p.read_bytes()
+        for p in folder.iterdir()
+        if p.name not in ("study.json", "journal.jsonl", "manifest.json")
+    }
 
 
 def test_a_study_that_was_broken_off_gives_the_same_bytes(place, monkeypatch):
@@ -196,29 +202,33 @@ def test_other_data_is_noticed_by_the_bench(tmp_path):
 def test_lines_in_a_pipe_and_a_bar_on_a_terminal(capsys, monkeypatch):
     meter = Meter()
     for number in (1, 2):
-        meter.done(Done(Job("plain"), "loss 1", number, 2, 65.0))
+        meter.show_done(FinishedJob(Job("plain"), "loss 1", number, 2, 65.0))
     plain = f"{'plain':<32} seed 0  loss 1"
     assert capsys.readouterr().out == f"1/2  {plain}  eta 1:05\n2/2  {plain}\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with Meter() as meter:
-        meter.done(Done(Job("plain"), "loss 1", 1, 2, 65.0))
+        meter.show_done(FinishedJob(Job("plain"), "loss 1", 1, 2, 65.0))
         assert meter.bar is not None
         assert meter.bar.tasks[0].fields["eta"] == "eta 1:05"
-        meter.done(Done(Job("wide"), "loss 2", 2, 2, 0.0))
+        meter.show_done(FinishedJob(Job("wide"), "loss 2", 2, 2, 0.0))
         assert meter.bar is None
     out = capsys.readouterr().out
     assert out.index("plain") < out.index("wide")
 
 
 def test_the_page_holds_figures_tables_and_words_and_fetches_nothing():
-    told = Told(
-        {}, [], {"a.svg": b"<svg/>"}, "A <study>", (Part("One", ("5 < 6",), "a.svg"), Part("Two", (), "", ("x", "y"), (("1", "2"),)))
+    told = StudyResult(
+        {},
+        [],
+        {"a.svg": b"<svg/>"},
+        "A <study>",
+        (ResultPart("One", ("5 < 6",), "a.svg"), ResultPart("Two", (), "", ("x", "y"), (("1", "2"),))),
     )
-    made = page(told, ["vitrail", "study", "x"]).decode()
+    made = render_page(told, ["vitrail", "study", "x"]).decode()
     assert "A &lt;study&gt;" in made
     assert "5 &lt; 6" in made
     assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in made
     assert "<td>2</td>" in made
     assert "http" not in made.replace("http-equiv", "")
-    assert table(["a"], [["1"]]) == ["| a |", "|---|", "| 1 |"]
+    assert markdown_table(["a"], [["1"]]) == ["| a |", "|---|", "| 1 |"]

@@ -1,4 +1,4 @@
-"""The study of convolutions and attention: what disturbing does to pictures, what is said of made-up numbers, and a run of seconds."""
+"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run of seconds."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from places import must, npz, refused
 from torch import nn
 
 from vitrail.analysis.cost import cost
-from vitrail.assembly.model import create
+from vitrail.assembly.model import create_model
 from vitrail.studies import cnn_vs_vit as study
 from vitrail.studies.cnn_vs_vit import disturb, field, words
 
@@ -19,38 +19,38 @@ SHAPE = {"size": [28, 28], "channels": 1}
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.rand(3, 2, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
 def vit(depth=2):
-    return create("vit/nano", 3, {**SHAPE, "stem": "patch", "patch": 4, "width": 32, "heads": 2, "depth": depth})
+    return create_model("vit/nano", 3, {**SHAPE, "stem": "patch", "patch": 4, "width": 32, "heads": 2, "depth": depth})
 
 
 def test_models_have_about_as_many_parameters():
     counts = []
     for keys in study.MODELS.values():
         rest = {k: v for k, v in keys.items() if k != "name"}
-        counts.append(cost(create(keys["name"], 10, {**SHAPE, **rest})).parameters)
+        counts.append(cost(create_model(keys["name"], 10, {**SHAPE, **rest})).parameters)
     assert max(counts) < 1.2 * min(counts)
 
 
 @pytest.mark.parametrize("kind", study.KINDS)
-def test_disturbed_pictures_keep_their_shape_and_range_and_are_the_same_for_a_seed(kind, pictures):
+def test_disturbed_images_keep_their_shape_and_range_and_are_the_same_for_a_seed(kind, images):
     change, levels = study.KINDS[kind]
     for level in levels:
-        made = change(pictures, level, 3)
-        assert made.shape == pictures.shape
+        made = change(images, level, 3)
+        assert made.shape == images.shape
         assert 0 <= float(made.min()) <= float(made.max()) <= 1
-        assert torch.equal(made, change(pictures, level, 3))
-        assert not torch.equal(made, pictures)
+        assert torch.equal(made, change(images, level, 3))
+        assert not torch.equal(made, images)
 
 
-def test_a_shift_moves_and_repeats_the_border(pictures):
-    made = disturb.shifted(pictures, 2, -3)
-    assert torch.equal(made[:, :, 2:, :-3], pictures[:, :, :-2, 3:])
-    assert torch.equal(made[:, :, 0, :-3], pictures[:, :, 0, 3:])
-    assert torch.equal(disturb.shifted(pictures, 0, 0), pictures)
+def test_a_shift_moves_and_repeats_the_border(images):
+    made = disturb.shifted(images, 2, -3)
+    assert torch.equal(made[:, :, 2:, :-3], images[:, :, :-2, 3:])
+    assert torch.equal(made[:, :, 0, :-3], images[:, :, 0, 3:])
+    assert torch.equal(disturb.shifted(images, 0, 0), images)
 
 
 def test_a_model_that_does_not_mind_shifts_is_seen_not_to():
@@ -64,16 +64,16 @@ def test_a_model_that_does_not_mind_shifts_is_seen_not_to():
         assert torch.equal(study.answers(net, images), study.answers(net, disturb.shifted(images, down, right)))
 
 
-def test_shuffled_pictures_have_the_same_histogram(pictures):
+def test_shuffled_images_have_the_same_histogram(images):
     for k in (2, 3, 5):
-        made = disturb.shuffled(pictures, k, 0)
-        assert torch.equal(made.flatten(2).sort().values, pictures.flatten(2).sort().values)
-    assert torch.equal(disturb.shuffled(pictures, 5, 0)[:, :, 10:], pictures[:, :, 10:])  # what no whole tile takes stays
-    assert torch.equal(disturb.shuffled(pictures, 1, 0), pictures)
+        made = disturb.shuffled(images, k, 0)
+        assert torch.equal(made.flatten(2).sort().values, images.flatten(2).sort().values)
+    assert torch.equal(disturb.shuffled(images, 5, 0)[:, :, 10:], images[:, :, 10:])  # what no whole tile takes stays
+    assert torch.equal(disturb.shuffled(images, 1, 0), images)
 
 
 def wave(cycles):
-    """Down a picture of 16 x 16, about 1/2."""
+    """Down an image of 16 x 16, about 1/2."""
     y = torch.arange(16) / 16
     return (0.5 + 0.4 * torch.cos(2 * torch.pi * cycles * y))[None, None, :, None].expand(1, 1, 16, 16)
 
@@ -143,7 +143,7 @@ def test_an_even_field_has_the_radius_of_the_square():
     assert field.even((28, 28)) == pytest.approx((2 * (28**2 - 1) / 12) ** 0.5)
 
 
-def test_attention_sees_the_whole_picture_from_its_first_block():
+def test_attention_sees_the_whole_image_from_its_first_block():
     found = field.fields(vit(), torch.rand(2, 1, 28, 28))
     assert len(found) == 2
     assert int((found[0] > 0).sum()) == 28 * 28
@@ -164,9 +164,11 @@ def test_differences_within_the_spread_are_none():
 def test_what_is_said_of_hunger():
     closing = {0.01: of(ResNet=0.8, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.89)}
     first, second, third, last = words.hunger(closing)
-    assert first == "With 1% of the pictures: ResNet 80.0 %, ViT 60.0 %; ResNet is clearly first."
+    assert first == "With 1% of the images: ResNet 80.0 %, ViT 60.0 %; ResNet is clearly first."
     assert "the seeds do not tell ResNet from ViT" in second
-    assert "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as it says" in third
+    assert (
+        "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as it says" in third
+    )
     assert "bring ViT most (+29.0 points) and ResNet least (+10.0)" in last
     widening = {0.01: of(ResNet=0.5, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.7)}
     assert "10.0 points ahead of the ResNet with 1% and 20.0 points behind" in words.hunger(widening)[2]
@@ -174,17 +176,22 @@ def test_what_is_said_of_hunger():
     level = {0.1: of(ResNet=0.5, ViT=0.4), 1.0: of(ResNet=0.6, ViT=0.5)}
     level[1.0]["ViT"] = [0.47, 0.5, 0.53]
     assert "does not change clearly" in words.hunger(level)[2]
-    assert "no gain from 100 times the pictures for: ViT." in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+    assert "no gain from 100 times the images for: ViT." in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
     assert words.hunger({1.0: of(ResNet=0.5, ViT=0.4)}) == [
-        "With 100% of the pictures: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
+        "With 100% of the images: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
     ]
 
 
 def test_a_claim_fares_as_the_numbers_say():
     same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
     first, second = words.shift(same)
-    assert first == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
-    assert second.endswith("Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4.")
+    assert (
+        first
+        == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
+    )
+    assert second.endswith(
+        "Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4."
+    )
     assert "Here it is the other way round" in words.texture(of(ResNet=0.4, ViT=0.5))[0]
     assert "So it is here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
     assert "Here the seeds do not tell them apart" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
@@ -206,14 +213,22 @@ def test_what_is_said_of_frequencies():
 def test_what_is_said_of_compute():
     macs = {"ResNet": 1.0, "ViT": 4.0}
     assert "None is clearly more accurate than the cheapest, ResNet." in words.compute(of(ResNet=0.9, ViT=0.8), macs)[0]
-    assert "None is clearly more accurate than the cheapest, ResNet." in words.compute(of(ResNet=0.8, ViT=0.805), macs)[0]
-    assert "ViT is the most accurate and costs 4.0 times as much as ResNet" in words.compute(of(ResNet=0.8, ViT=0.9), macs)[0]
+    assert (
+        "None is clearly more accurate than the cheapest, ResNet." in words.compute(of(ResNet=0.8, ViT=0.805), macs)[0]
+    )
+    assert (
+        "ViT is the most accurate and costs 4.0 times as much as ResNet"
+        in words.compute(of(ResNet=0.8, ViT=0.9), macs)[0]
+    )
 
 
 def test_what_is_said_of_fields():
     said = words.fields({"ViT": [[8.0, 10.0]] * 2, "ResNet": [[2.0, 8.0]] * 2}, 11.4)
     assert said[0].endswith("ViT 8.0 and 10.0, ResNet 2.0 and 8.0.")
-    assert "So it is in the first block; from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0" in said[1]
+    assert (
+        "So it is in the first block; from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
+        in said[1]
+    )
     assert "other way round" in words.fields({"ViT": [[2.0, 3.0]] * 2, "ResNet": [[8.0, 9.0]] * 2}, 11.4)[1]
 
 

@@ -9,11 +9,13 @@ import torch
 from places import everything, must, npz, refused
 from torch import nn
 
-from vitrail.assembly.model import create
+from vitrail.assembly.model import create_model
 from vitrail.studies import gradients as g
 from vitrail.studies._bench.bench import Job
 
-SMALL = "--depths 1 3 --scales 0.5 1 --width 16 --patch 6 --batch 4 --steps 2 --head-widths 8 --tokens 9 --data tiny.npz"
+SMALL = (
+    "--depths 1 3 --scales 0.5 1 --width 16 --patch 6 --batch 4 --steps 2 --head-widths 8 --tokens 9 --data tiny.npz"
+)
 SHAPE = {"width": 16, "heads": 2, "patch": 4, "size": [12, 12], "channels": 1, "stem": "patch"}
 
 
@@ -57,7 +59,7 @@ def test_normalised_queries_and_keys_do_not_know_their_scale():
 
 
 def test_rescaled_matrices_have_the_spread_that_was_asked_for():
-    model = create("vit/nano", 3, {**SHAPE, "width": 64, "depth": 2})
+    model = create_model("vit/nano", 3, {**SHAPE, "width": 64, "depth": 2})
     head = model.heads[0].weight.clone()
     g.rescale(model, 2.0)
     for block in model.backbone.blocks:
@@ -68,7 +70,7 @@ def test_rescaled_matrices_have_the_spread_that_was_asked_for():
 
 
 def test_likeness_of_tokens_is_their_mean_cosine():
-    model = create("vit/nano", 3, {**SHAPE, "depth": 1, "tokens": 0})
+    model = create_model("vit/nano", 3, {**SHAPE, "depth": 1, "tokens": 0})
     images = torch.randn(2, 1, 12, 12)
     seen = []
     model.backbone.blocks[0].register_forward_hook(lambda m, a, out: seen.append(out))
@@ -130,6 +132,8 @@ def test_wrong_words(place, words, piece):
 
 def test_numbers_that_overflow_are_told(place):
     """Without norms and with large weights, 24 blocks go beyond what float32 holds."""
-    words = "--depths 24 --scales 40 --width 16 --patch 6 --batch 2 --steps 0 --head-widths 8 --tokens 9 --data tiny.npz"
+    words = (
+        "--depths 24 --scales 40 --width 16 --patch 6 --batch 2 --steps 0 --head-widths 8 --tokens 9 --data tiny.npz"
+    )
     assert "not finite" in must("study", "gradients", *shlex.split(words), "--out", "here")
     assert "| none | 40 | - | - | - | not finite |" in (place / "here/table.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vitrail import catalog
-from vitrail.cli.study import Study, joined, names
+from vitrail.cli.study import Study, join_arguments, names
 from vitrail.cli.syntax.arguments import arguments
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,9 @@ PAGES = [ROOT / "docs/studies.md", *sorted((ROOT / "docs/studies").glob("*.md"))
 
 def commands(page: Path) -> list[list[str]]:
     blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line[2:].partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    lines = [
+        line[2:].partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("$ ")
+    ]
     return [shlex.split(line)[1:] for line in lines]
 
 
@@ -27,7 +29,9 @@ def test_commands_of_a_page_can_be_read(page):
     for first, name, *words in found:
         assert first == "study"
         assert name in names()
-        given = arguments(joined(catalog.module("studies", name.replace("-", "_"))), words, f"vitrail study {name}")
+        given = arguments(
+            join_arguments(catalog.load_module("studies", name.replace("-", "_"))), words, f"vitrail study {name}"
+        )
         assert given.data
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from places import must, npz, refused
 
-from vitrail.assembly.model import create
+from vitrail.assembly.model import create_model
 from vitrail.layers.position import sincos_2d
 from vitrail.studies import positions as p
 
@@ -24,8 +24,17 @@ def place(own_folder):
 
 def vit(position, **more):
     torch.manual_seed(0)
-    keys = {"width": 16, "heads": 2, "depth": 1, "patch": 4, "size": [12, 12], "channels": 1, "stem": "patch", "position": position}
-    model = create("vit/nano", 3, {**keys, **more}).eval()
+    keys = {
+        "width": 16,
+        "heads": 2,
+        "depth": 1,
+        "patch": 4,
+        "size": [12, 12],
+        "channels": 1,
+        "stem": "patch",
+        "position": position,
+    }
+    model = create_model("vit/nano", 3, {**keys, **more}).eval()
     for module in model.modules():
         if isinstance(module, p.RelativeBias):
             torch.nn.init.normal_(module.table)
@@ -40,9 +49,9 @@ def test_at_its_own_size_both_ways_are_the_model_and_it_is_put_back(position):
     other = torch.randn(2, 1, 20, 16)
     own, there = model(images), model(other)
     for way in p.WAYS:
-        assert torch.allclose(p.placed(model, way, GRID)(images), own, atol=1e-6)
+        assert torch.allclose(p.with_positions(model, way, GRID)(images), own, atol=1e-6)
         assert torch.isfinite(model(other)).all()
-    p.placed(model, "", GRID)
+    p.with_positions(model, "", GRID)
     assert torch.equal(model(images), own)
     assert torch.equal(model(other), there)
     assert not any(isinstance(m, p.Elsewhere | p.Turned | p.Clamped) for m in model.modules())
@@ -52,17 +61,20 @@ def test_the_two_ways_differ_elsewhere_for_every_kind_but_none():
     other = torch.randn(2, 1, 20, 16)
     for position in p.KINDS.values():
         model = vit(position)
-        stretched, kept = (p.placed(model, way, GRID)(other) for way in p.WAYS)
+        stretched, kept = (p.with_positions(model, way, GRID)(other) for way in p.WAYS)
         assert torch.allclose(stretched, kept, atol=1e-6) == (position == "none"), position
 
 
 def test_kept_tables_repeat_their_edge_and_kept_formulas_go_on():
-    model = p.placed(vit("learned"), "kept", GRID)
-    old, new = model.backbone.position.inner.table.unflatten(0, GRID), model.backbone.position.encoding(NEW).unflatten(0, NEW)
+    model = p.with_positions(vit("learned"), "kept", GRID)
+    old, new = (
+        model.backbone.position.inner.table.unflatten(0, GRID),
+        model.backbone.position.encoding(NEW).unflatten(0, NEW),
+    )
     assert torch.equal(new[:3, :3], old)
     assert torch.equal(new[4, 3], old[2, 2])
     assert torch.equal(new[1, 3], old[1, 2])
-    model = p.placed(vit("sincos2d"), "kept", GRID)
+    model = p.with_positions(vit("sincos2d"), "kept", GRID)
     assert torch.allclose(model.backbone.position.encoding(NEW), sincos_2d(NEW, 16))
     assert model.backbone.position.encoding((2, 2)).shape == (4, 16)
 
@@ -89,10 +101,12 @@ def test_stretched_rotary_positions_span_what_they_spanned():
         return part(q.expand(1, 1, n, 8), grid) @ part(k.expand(1, 1, n, 8), grid).mT
 
     assert torch.allclose(logits(turned, (1, 6))[0, 0, 0, ::2], logits(rotary, (1, 3))[0, 0, 0], atol=1e-5)
-    assert torch.allclose(turned(torch.ones(1, 1, 4, 8), (1, 3), 1), rotary(torch.ones(1, 1, 4, 8), (1, 3), 1), atol=1e-6)
+    assert torch.allclose(
+        turned(torch.ones(1, 1, 4, 8), (1, 3), 1), rotary(torch.ones(1, 1, 4, 8), (1, 3), 1), atol=1e-6
+    )
 
 
-def test_shuffled_pictures_have_the_same_patches_and_a_model_without_positions_does_not_mind():
+def test_shuffled_images_have_the_same_patches_and_a_model_without_positions_does_not_mind():
     images = torch.randn(3, 1, 12, 12)
     mixed = p.shuffled(images, 4, 0)
     assert not torch.equal(mixed, images)
@@ -123,12 +137,12 @@ def test_the_whole_study_in_seconds(place):
 
 
 def test_means_and_spreads():
-    assert p.told([0.5, 0.7]) == "60.0 ± 14.1"
-    assert p.told([0.5]) == "50.0"
-    assert p.told([None]) == "-"
+    assert p.format_spread([0.5, 0.7]) == "60.0 ± 14.1"
+    assert p.format_spread([0.5]) == "50.0"
+    assert p.format_spread([None]) == "-"
 
 
-def test_pictures_of_several_classes_are_refused(own_folder):
+def test_images_of_several_classes_are_refused(own_folder):
     rng = np.random.default_rng(0)
     arrays = {}
     for part in ("train", "test"):

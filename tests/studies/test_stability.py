@@ -9,7 +9,7 @@ import pytest
 import tiny
 from places import everything, must, npz, refused
 
-from vitrail.assembly.prepare import prepare
+from vitrail.assembly.prepare import prepare_run
 from vitrail.recipe import override
 from vitrail.studies import stability
 from vitrail.training.session import build as session
@@ -61,7 +61,7 @@ def test_no_study_is_overwritten(place):
 
 def test_every_row_can_be_built_and_differs_from_the_plain_one(place):
     config = stability.Config(data="tiny.npz", steps=2, batch=8, depth=1, width=16, patch=4)
-    prepared = prepare(stability.recipe(config), tiny.ALONE)
+    prepared = prepare_run(stability.recipe(config), tiny.ALONE)
     rows = stability.build(config)
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
@@ -74,8 +74,8 @@ def test_every_row_can_be_built_and_differs_from_the_plain_one(place):
 
 def test_numbers_that_are_not_finite_are_a_result(place):
     config = stability.Config(data="tiny.npz", steps=8, batch=8, depth=1, width=16, patch=4)
-    prepared = prepare(stability.recipe(config), tiny.ALONE)
-    row = stability.Row("wild", "", {"optim": {"kind": "sgd", "lr": 1e30, "clip": 0.0, "warmup": 0}})
+    prepared = prepare_run(stability.recipe(config), tiny.ALONE)
+    row = stability.Row("wild", "", {"optim": {"name": "sgd", "lr": 1e30, "clip_grad": 0.0, "warmup_steps": 0}})
     found = stability.outcome(row, 0, prepared, tiny.ALONE)
     assert "not finite" in found.reason
     assert found.lost == len(found.losses) + 1 < 8
@@ -95,7 +95,10 @@ def test_when_a_training_is_lost():
 
 def test_the_table_says_what_became_of_each_training():
     row = stability.Row("a", "")
-    told = [stability.table((row,), [stability.Outcome("a", 0, (2.0,) * 20, (1.0,) * 20, 0.5, lost)])[2] for lost in (0, 1, 14)]
+    told = [
+        stability.table((row,), [stability.Outcome("a", 0, (2.0,) * 20, (1.0,) * 20, 0.5, lost)])[2]
+        for lost in (0, 1, 14)
+    ]
     assert [line.split(" | ")[-1] for line in told] == ["- |", "never learned |", "lost from 14 |"]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from vitrail.errors import UsageError
 from vitrail.layers.adaln import Conditioning
 from vitrail.tasks.diffusion import Config, Sampling, build, flow, gaussian
-from vitrail.tasks.diffusion.guidance import Guidance, Streams, guided
+from vitrail.tasks.diffusion.guidance import Guidance, NoiseStreams, guide_model
 from vitrail.types import Batch
 
 SPACES = ["x", "eps", "v"]
@@ -34,8 +34,8 @@ def test_gaussian_loss_is_the_originals(dit):
     x0, noise, t, labels = (held[f"loss.{name}"] for name in ("x0", "noise", "t", "labels"))
     assert t.min() == 0, "the first place, where the bound is another, is among them"
     row = task.chain.rows(t)
-    x = gaussian.noised(row, x0, noise)
-    found = gaussian.losses(row, model(x, t, labels), x0, x, noise, t == 0)
+    x = gaussian.add_noise(row, x0, noise)
+    found = gaussian.gaussian_losses(row, model(x, t, labels), x0, x, noise, t == 0)
     for name in ("mse", "vb"):
         assert relative_error(found[name], held[f"loss.{name}"]) <= 1e-5
     assert relative_error(found["mse"] + found["vb"], held["loss.total"]) <= 1e-5
@@ -47,19 +47,19 @@ def test_gaussian_loss_is_the_originals(dit):
 def test_guidance_drives_three_of_four_channels_as_the_original(dit):
     model, held, _ = dit
     x, labels, wanted = held["cfg.x"][:2], held["cfg.y"][:2], held["cfg.out"][:2]
-    three = guided(model, labels, Guidance(4.0, 3))(x, 300)
+    three = guide_model(model, labels, Guidance(4.0, 3))(x, 300)
     assert relative_error(three, wanted) <= 1e-5
-    every = guided(model, labels, Guidance(4.0))(x, 300)
+    every = guide_model(model, labels, Guidance(4.0))(x, 300)
     assert torch.equal(every[:, :3], three[:, :3])
     assert torch.equal(every[:, 4:], three[:, 4:])
-    plain = guided(model, labels, Guidance())(x, 300)
-    blind = guided(model, labels * 0 + 10, Guidance())(x, 300)
+    plain = guide_model(model, labels, Guidance())(x, 300)
+    blind = guide_model(model, labels * 0 + 10, Guidance())(x, 300)
     torch.testing.assert_close(every[:, :4], blind[:, :4] + 4 * (plain - blind)[:, :4], rtol=1e-4, atol=1e-4)
 
 
 def test_ancestral_sampling_is_the_originals(dit):
     model, held, task = dit
-    assert list(gaussian.shortened(task.chain, 10).times) == held["sample.timesteps"].tolist()
+    assert list(gaussian.respace_chain(task.chain, 10).times) == held["sample.timesteps"].tolist()
     draw = iter(held["sample.noises"]).__next__
     states = list(task.states(model, held["sample.z"], held["sample.labels"], Sampling(steps=10, guidance=1.5), draw))
     assert len(states) == 10
@@ -83,7 +83,9 @@ def test_heun_sampling_is_the_originals(jit):
     hook.remove()
     assert len(states) == 8
     assert relative_error(states[-1], held["sample.out"]) <= 1e-5
-    assert calls == [2] + [4] * 14, "one answer where nothing is guided, two in one batch elsewhere; the last step asks once"
+    assert calls == [2] + [4] * 14, (
+        "one answer where nothing is guided, two in one batch elsewhere; the last step asks once"
+    )
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "ddim", "ddim with chance"])
@@ -101,11 +103,11 @@ def test_a_step_is_that_of_diffusers(kind):
     x, out = torch.randn(2, 4, 6, 6), 0.3 * torch.randn(2, 8, 6, 6)
     noises = [torch.randn(x.shape, generator=torch.Generator().manual_seed(i)) for i in range(10)]
     draw = iter(noises).__next__
-    chain = gaussian.only(gaussian.linear(), [100 * i for i in range(10)])
+    chain = gaussian.select_places(gaussian.linear_betas(), [100 * i for i in range(10)])
     if kind == "ddpm":
-        mine = list(gaussian.ddpm(lambda x, t: out, x, chain, draw))
+        mine = list(gaussian.ddpm_steps(lambda x, t: out, x, chain, draw))
     else:
-        mine = list(gaussian.ddim(lambda x, t: out, x, chain, draw, eta=eta))
+        mine = list(gaussian.ddim_steps(lambda x, t: out, x, chain, draw, eta=eta))
     for i, t in enumerate(theirs.timesteps):
         if kind == "ddpm":
             x = theirs.step(out, t, x, generator=torch.Generator().manual_seed(i)).prev_sample
@@ -115,44 +117,48 @@ def test_a_step_is_that_of_diffusers(kind):
 
 
 def test_the_chain_ends_in_noise_and_shortened_ones_know_the_same_places():
-    chain = gaussian.linear()
+    chain = gaussian.linear_betas()
     assert float(chain.kept[-1]) < 1e-4
-    assert float(gaussian.linear(250).kept[-1]) < 1e-4
+    assert float(gaussian.linear_betas(250).kept[-1]) < 1e-4
     for steps in (2, 7, 250, 999, 1000):
-        short = gaussian.shortened(chain, steps)
+        short = gaussian.respace_chain(chain, steps)
         assert len(set(short.times)) == steps
         assert (short.times[0], short.times[-1]) == (0, 999)
         torch.testing.assert_close(short.kept, chain.kept[list(short.times)])
     for steps in (1, 1001):
         with pytest.raises(UsageError, match=f"cannot be gone in {steps}"):
-            gaussian.shortened(chain, steps)
+            gaussian.respace_chain(chain, steps)
 
 
 def test_shades_are_a_distribution():
     """All 256 of them, and their probabilities add up to one."""
     shades = torch.linspace(-1, 1, 256)
     for mean, std in ((0.1, 0.3), (-0.9, 0.05), (1.0, 0.5)):
-        total = gaussian.shade(shades, torch.full((256,), mean), torch.full((256,), math.log(std))).exp().sum()
+        total = (
+            gaussian.shade_log_probability(shades, torch.full((256,), mean), torch.full((256,), math.log(std)))
+            .exp()
+            .sum()
+        )
         assert float(total) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_bound_is_nothing_for_the_truth_and_teaches_the_variance_only():
-    chain = gaussian.linear()
+def test_the_bound_is_nothing_for_the_annotation_and_teaches_the_variance_only():
+    chain = gaussian.linear_betas()
     x0, noise, places = torch.rand(3, 2, 4, 4) * 2 - 1, torch.randn(3, 2, 4, 4), torch.tensor([5, 300, 999])
     row = chain.rows(places)
-    x = gaussian.noised(row, x0, noise)
+    x = gaussian.add_noise(row, x0, noise)
     exact = torch.cat([noise, torch.full_like(noise, -1)], 1).requires_grad_()
-    found = gaussian.losses(row, exact, x0, x, noise, places == 0)
+    found = gaussian.gaussian_losses(row, exact, x0, x, noise, places == 0)
     assert float(found["vb"].detach().abs().max()) < 1e-3
     assert not found["mse"].detach().any()
     wrong = (exact.detach() + 0.5).requires_grad_()
-    gaussian.losses(row, wrong, x0, x, noise, places == 0)["vb"].sum().backward()
+    gaussian.gaussian_losses(row, wrong, x0, x, noise, places == 0)["vb"].sum().backward()
     assert not wrong.grad[:, :2].any()
     assert wrong.grad[:, 2:].all()
 
 
 class Knows(nn.Module):
-    """Says the truth about one picture, in any space."""
+    """Says the truth about one image, in any space."""
 
     def __init__(self, x, say):
         super().__init__()
@@ -183,20 +189,22 @@ def test_all_nine_pairs_of_prediction_and_loss(prediction, loss):
     task = build(Config(objective="flow", classes=0, prediction=prediction, loss_space=loss))
     x, noise, t = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.tensor([0.1, 0.4, 0.6, 0.9])
     time = t[:, None, None, None]
-    z = flow.mixed(x, noise, time)
-    out = flow.truth(x, noise, prediction) + 0.3 * torch.randn_like(x)
-    picture = {"x": out, "eps": (z - (1 - time) * out) / time, "v": z + (1 - time) * out}[prediction]
-    turned = {"x": picture, "eps": (z - time * picture) / (1 - time), "v": (picture - z) / (1 - time)}[loss]
-    wanted = (turned - flow.truth(x, noise, loss)).square().mean()
+    z = flow.interpolate(x, noise, time)
+    out = flow.flow_target(x, noise, prediction) + 0.3 * torch.randn_like(x)
+    image = {"x": out, "eps": (z - (1 - time) * out) / time, "v": z + (1 - time) * out}[prediction]
+    turned = {"x": image, "eps": (z - time * image) / (1 - time), "v": (image - z) / (1 - time)}[loss]
+    wanted = (turned - flow.flow_target(x, noise, loss)).square().mean()
     found = task.flow(Knows(x, lambda *_: out), x, t, noise, torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(found[loss], wanted, rtol=1e-3, atol=1e-5)
-    exact = task.flow(Knows(x, lambda *_: flow.truth(x, noise, prediction)), x, t, noise, torch.zeros(4, dtype=torch.int64))
+    exact = task.flow(
+        Knows(x, lambda *_: flow.flow_target(x, noise, prediction)), x, t, noise, torch.zeros(4, dtype=torch.int64)
+    )
     assert float(exact[loss]) == 0
 
 
 @pytest.mark.parametrize("prediction", SPACES)
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_whoever_knows_the_picture_arrives_at_it(prediction, sampler):
+def test_whoever_knows_the_image_arrives_at_it(prediction, sampler):
     task = build(Config(objective="flow", prediction=prediction, noise_scale=1.0))
     x = torch.randn(1, 3, 8, 8)
     labels = torch.zeros(2, dtype=torch.int64)
@@ -206,15 +214,15 @@ def test_whoever_knows_the_picture_arrives_at_it(prediction, sampler):
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_whoever_knows_the_picture_finds_it_in_the_noise(sampler):
+def test_whoever_knows_the_image_finds_it_in_the_noise(sampler):
     x = (torch.rand(1, 3, 8, 8) * 2 - 1).expand(2, -1, -1, -1)
-    chain = gaussian.shortened(gaussian.linear(), 20)
+    chain = gaussian.respace_chain(gaussian.linear_betas(), 20)
 
     def denoise(z, t):
         row = chain.row(chain.times.index(t))
         return (z - row.signal * x) / row.noise
 
-    draw = Streams(0, range(2), (3, 8, 8))
+    draw = NoiseStreams(0, range(2), (3, 8, 8))
     *_, last = getattr(gaussian, sampler)(denoise, draw(), chain, draw, True)
     torch.testing.assert_close(last, x, rtol=0, atol=1e-4)
 
@@ -224,13 +232,13 @@ def test_labels_are_dropped_as_often_as_asked_and_the_seed_says_which():
     model, labels = Knows(None, None), torch.arange(4000) % 10
     model.null = 10
     torch.manual_seed(0)
-    found = task.dropped(model, labels)
+    found = task.drop_labels(model, labels)
     torch.manual_seed(0)
-    assert torch.equal(found, task.dropped(model, labels))
+    assert torch.equal(found, task.drop_labels(model, labels))
     assert float((found == 10).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert torch.equal(found[found != 10], labels[found != 10])
     model.null = 0
-    assert not task.dropped(model, labels).any(), "a model without classes hears of none"
+    assert not task.drop_labels(model, labels).any(), "a model without classes hears of none"
 
 
 def test_the_same_seed_gives_the_same_loss(dit, jit):
@@ -246,19 +254,19 @@ def test_the_same_seed_gives_the_same_loss(dit, jit):
 
 
 def test_streams_know_the_seed_and_the_number_alone():
-    first = Streams(3, [0, 1, 2], (2, 4))
+    first = NoiseStreams(3, [0, 1, 2], (2, 4))
     a, b = first(), first()
-    other = Streams(3, [2], (2, 4))
+    other = NoiseStreams(3, [2], (2, 4))
     assert torch.equal(other(), a[2:])
     assert torch.equal(other(), b[2:])
     assert not torch.equal(a, b)
-    assert not torch.equal(Streams(4, [2], (2, 4))(), a[2:])
+    assert not torch.equal(NoiseStreams(4, [2], (2, 4))(), a[2:])
 
 
 def test_what_does_not_go_together_is_told(dit, jit):
     for model, objective, said in (
         (dit[0], "flow", "a learned variance is for the gaussian objective"),
-        (nn.Linear(1, 1), "flow", "takes no noise out of pictures"),
+        (nn.Linear(1, 1), "flow", "takes no noise out of images"),
     ):
         with pytest.raises(UsageError, match=said):
             build(Config(objective=objective, classes=10)).assemble(model)
@@ -279,16 +287,16 @@ def test_what_does_not_go_together_is_told(dit, jit):
 
 
 @pytest.mark.parametrize(("size", "scale"), [((28, 28), 1.0), ((256, 256), 1.0), ((512, 512), 2.0), ((1024, 256), 2.0)])
-def test_noise_grows_with_the_side_and_is_never_weaker_than_pictures(size, scale):
-    pictures = torch.zeros(2, 1, *size)
-    assert build(Config(objective="flow")).noise_scale(pictures) == scale
-    assert build(Config(objective="flow", noise_scale=0.5)).noise_scale(pictures) == 0.5
+def test_noise_grows_with_the_side_and_is_never_weaker_than_images(size, scale):
+    images = torch.zeros(2, 1, *size)
+    assert build(Config(objective="flow")).noise_scale(images) == scale
+    assert build(Config(objective="flow", noise_scale=0.5)).noise_scale(images) == 0.5
 
 
 @pytest.mark.parametrize("objective", ["flow", "gaussian"])
-def test_noisy_is_noise_at_first_and_the_picture_at_last(objective):
+def test_noisy_is_noise_at_first_and_the_image_at_last(objective):
     task, x, noise = build(Config(objective=objective)), torch.full((2, 1, 8, 8), 0.5), torch.randn(2, 1, 8, 8)
-    far, _ = task.noisy(x, 0.0, noise)
-    near, _ = task.noisy(x, 1.0, noise)
+    far, _ = task.add_noise_at(x, 0.0, noise)
+    near, _ = task.add_noise_at(x, 1.0, noise)
     torch.testing.assert_close(near, x, atol=0.05, rtol=0)
     torch.testing.assert_close(far, noise, atol=0.05, rtol=0)

@@ -42,7 +42,7 @@ def test_hard_with_a_token_is_the_papers():
     torch.testing.assert_close(found["teacher"], 0.5 * F.cross_entropy(each[:, 1], said.argmax(1)))
 
 
-def test_soft_divides_by_pictures_and_classes():
+def test_soft_divides_by_images_and_classes():
     each, labels, said = parts()
     task = build(Config(classes=K, kind="soft", temperature=3.0, alpha=0.1))
     found = task.loss(Heads(each, 2), Batch(torch.zeros(B, 1), torch.cat([task.targets(labels), said], 1)))
@@ -61,18 +61,18 @@ def test_without_a_token_one_answer_listens_to_both(tokens):
 
 def test_prediction_is_the_mean_of_both_heads():
     torch.manual_seed(0)
-    made = model.create("deit/tiny_distilled", 4, {"width": 16, "heads": 2, "depth": 1, "size": [32, 32]}).eval()
+    made = model.create_model("deit/tiny_distilled", 4, {"width": 16, "heads": 2, "depth": 1, "size": [32, 32]}).eval()
     images = torch.randn(2, 3, 32, 32)
     task = build(Config(classes=4))
-    torch.testing.assert_close(task.predict(made, images), made.each(images).mean(1).softmax(-1))
+    torch.testing.assert_close(task.predict(made, images), made.forward_all(images).mean(1).softmax(-1))
     heads = list(made.heads)
     summaries = made.backbone(images).summaries
-    torch.testing.assert_close(made.each(images)[:, 1], heads[1](summaries[1]))
+    torch.testing.assert_close(made.forward_all(images)[:, 1], heads[1](summaries[1]))
 
 
 def test_the_second_head_and_token_learn_from_the_teacher_alone():
     torch.manual_seed(0)
-    made = model.create("deit/tiny_distilled", 4, {"width": 16, "heads": 2, "depth": 1, "size": [32, 32]})
+    made = model.create_model("deit/tiny_distilled", 4, {"width": 16, "heads": 2, "depth": 1, "size": [32, 32]})
     task = build(Config(classes=4))
     targets = torch.cat([task.targets(torch.tensor([0, 1])), torch.randn(2, 4)], 1)
     task.loss(made, Batch(torch.randn(2, 3, 32, 32), targets))["labels"].backward()
@@ -90,6 +90,6 @@ def test_weights_of_classes_are_those_of_the_labels():
     torch.testing.assert_close(found["labels"], 0.5 * wanted)
 
 
-def test_several_labels_a_picture_are_refused():
+def test_several_labels_an_image_are_refused():
     with pytest.raises(UsageError, match="several"):
         build(Config(classes=3, multi_label=True))

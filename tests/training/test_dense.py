@@ -1,4 +1,4 @@
-"""Runs that learn masks or boxes: any backbone with any head, resumed to the bit, judged at the pictures' own sizes."""
+"""Runs that learn masks or boxes: any backbone with any head, resumed to the bit, judged at the images' own sizes."""
 
 import dataclasses
 import json
@@ -16,14 +16,14 @@ import vitrail
 from vitrail.cli.main import main
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.precision import Precision
-from vitrail.engine.train import Loop, Piece, train
+from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import UsageError
 from vitrail.inference.windows import WindowedPredictor
-from vitrail.recipe import Augment, Choice, Input, Optim, Plan, Recipe, Start
+from vitrail.recipe import AugmentConfig, Choice, DataConfig, InitConfig, InputConfig, OptimConfig, Recipe, TrainConfig
 from vitrail.tasks import detection, segmentation
 from vitrail.training import feed
-from vitrail.training.optimizer import learner
-from vitrail.types import Batch, Objects
+from vitrail.training.optimizer import build_state
+from vitrail.types import Batch, DetectionTargets
 
 HEADS = ("linear", "fpn", "pup", "upernet", "mask", "boxes")
 FP32 = Precision("fp32", "cpu")
@@ -32,20 +32,26 @@ FP32 = Precision("fp32", "cpu")
 def task(head, classes=3):
     if head == "boxes":
         return detection.build(detection.Config(classes=classes, queries=4, width=16, heads=2, decoder=2, hidden=16))
-    return segmentation.build(segmentation.Config(classes=classes, head=head, width=0 if head in ("linear", "mask") else 16))
+    return segmentation.build(
+        segmentation.Config(classes=classes, head=head, width=0 if head in ("linear", "mask") else 16)
+    )
 
 
-def truths(head, size):
+def annotations(head, size):
     if head != "boxes":
         return torch.randint(0, 3, (2, *size))
     boxes = torch.tensor([[[4.0, 4, 30, 40], [20, 10, 50, 50]], [[8, 8, 40, 20], [0, 0, 0, 0]]])
-    return Objects(boxes, torch.tensor([[0, 1], [2, -1]]), torch.tensor([list(size)] * 2), torch.tensor([1.5, 1.5]))
+    return DetectionTargets(
+        boxes, torch.tensor([[0, 1], [2, -1]]), torch.tensor([list(size)] * 2), torch.tensor([1.5, 1.5])
+    )
 
 
 def begun(family, head):
     torch.manual_seed(0)
     made = task(head)
-    return made, *learner(Recipe(plan=Plan(steps=2, precision="fp32")), made.assemble(small(family)), made, torch.device("cpu"))
+    return made, *build_state(
+        Recipe(train=TrainConfig(steps=2, precision="fp32")), made.assemble(small(family)), made, torch.device("cpu")
+    )
 
 
 def every_third(family, head):
@@ -58,36 +64,41 @@ def every_third(family, head):
 def test_any_backbone_with_any_head_steps_and_resumes_to_the_bit(family, head):
     height, width = SIZES.get(family, [(64, 64)])[0]
     size = (height, width + (60 if family == "crossvit" else 32))
-    batches = [Batch(torch.randn(2, 3, *size), truths(head, size)) for _ in range(2)]
-    loop = Loop(lambda step: 1e-3, lambda piece, step: batches[step], 1.0, 0, FP32, tiny.ALONE, lambda: False)
-    pieces = [[Piece(feed.Loaded(batch.inputs, None, None), 0)] for batch in batches]
+    batches = [Batch(torch.randn(2, 3, *size), annotations(head, size)) for _ in range(2)]
+    loop = LoopSettings(lambda step: 1e-3, lambda piece, step: batches[step], 1.0, 0, FP32, tiny.ALONE, lambda: False)
+    pieces = [[MicroBatch(feed.LoadedBatch(batch.inputs, None, None), 0)] for batch in batches]
     made, whole, _ = begun(family, head)
-    reports = list(train(whole, made, pieces, loop))
+    reports = list(train_steps(whole, made, pieces, loop))
     assert all(torch.isfinite(sum(r.terms.values())) for r in reports)
     assert float(reports[0].grad_norm) > 0
     made, first, _ = begun(family, head)
-    list(train(first, made, pieces[:1], loop))
+    list(train_steps(first, made, pieces[:1], loop))
     made, second, _ = begun(family, head)
-    second.load({name: {k: v.clone() for k, v in part.items()} for name, part in first.tensors().items()}, first.numbers())
-    list(train(second, made, pieces[1:], loop))
+    second.load(
+        {name: {k: v.clone() for k, v in part.items()} for name, part in first.tensors().items()}, first.numbers()
+    )
+    list(train_steps(second, made, pieces[1:], loop))
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
     assert any(not torch.equal(a, b) for a, b in zip(whole.model.parameters(), first.model.parameters(), strict=True))
 
 
 SHAPES = {"path": "shapes", "count_train": 12, "count_val": 5, "count_test": 0, "size": [40, 56]}
-SMALL_TASK = {"segmentation": {"head": "linear"}, "detection": {"queries": 4, "width": 16, "heads": 2, "decoder": 1, "hidden": 16}}
+SMALL_TASK = {
+    "segmentation": {"head": "linear"},
+    "detection": {"queries": 4, "width": 16, "heads": 2, "decoder": 1, "hidden": 16},
+}
 
 
 def recipe(name, **changes):
     keys = {"depth": 2, "width": 16, "heads": 2, "patch": 8, "map_depths": [2]}
     made = Recipe(
         model=Choice("vit/nano", keys),
-        data=Choice("", SHAPES),
+        data=DataConfig("", SHAPES),
         task=Choice(name, SMALL_TASK[name]),
-        augment=Augment(flip=True, jitter=0.2, mosaic=0.3),
-        plan=Plan(steps=4, batch=4, precision="fp32"),
-        machine=tiny.Machine(micro=4, workers=0, save_every=2, log_every=1),
+        augment=AugmentConfig(hflip=True, color_jitter=0.2, mosaic=0.3),
+        train=TrainConfig(steps=4, batch_size=4, precision="fp32"),
+        runtime=tiny.RuntimeConfig(micro_batch=4, workers=0, save_every=2, log_every=1),
     )
     return dataclasses.replace(made, **changes)
 
@@ -97,10 +108,12 @@ def test_a_run_resumes_to_the_bit_whatever_the_workers(name, tmp_path):
     events = tiny.finish(tiny.begin(recipe(name), tmp_path / "whole"))
     assert events[-1].values["count"] == 5
     assert 0 <= events[-1].values["miou" if name == "segmentation" else "mAP"] <= 1
-    running = tiny.begin(recipe(name, machine=tiny.Machine(micro=4, workers=2, save_every=2, log_every=1)), tmp_path / "cut")
+    running = tiny.begin(
+        recipe(name, runtime=tiny.RuntimeConfig(micro_batch=4, workers=2, save_every=2, log_every=1)), tmp_path / "cut"
+    )
     from vitrail.training import loop as runs
 
-    stepping = runs.run(running)
+    stepping = runs.run_training(running)
     for event in stepping:
         if event.kind == "saved":
             break
@@ -111,11 +124,11 @@ def test_a_run_resumes_to_the_bit_whatever_the_workers(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["segmentation", "detection"])
 def test_pieces_of_a_batch_change_nothing_but_rounding(name, tmp_path):
-    plan = Plan(steps=1, batch=4, precision="fp32")
+    plan = TrainConfig(steps=1, batch_size=4, precision="fp32")
     found = []
     for micro in (4, 1):
-        machine = tiny.Machine(micro=micro, workers=0, save_every=2, log_every=1)
-        made = recipe(name, machine=machine, plan=plan)
+        machine = tiny.RuntimeConfig(micro_batch=micro, workers=0, save_every=2, log_every=1)
+        made = recipe(name, runtime=machine, train=plan)
         keys = {**made.task.keys, "dropout": 0.0}
         running = tiny.begin(dataclasses.replace(made, task=Choice(name, keys)), tmp_path / str(micro))
         found.append(next(e.values["grad_norm"] for e in tiny.finish(running) if e.kind == "train"))
@@ -123,11 +136,14 @@ def test_pieces_of_a_batch_change_nothing_but_rounding(name, tmp_path):
 
 
 def test_how_many_objects_are_usual_is_a_matter_of_all_processes():
-    objects = Objects(torch.zeros(2, 2, 4), torch.tensor([[0, 1], [2, -1]]), torch.zeros(2, 2), torch.zeros(2))
+    objects = DetectionTargets(torch.zeros(2, 2, 4), torch.tensor([[0, 1], [2, -1]]), torch.zeros(2, 2), torch.zeros(2))
     task = detection.build(detection.Config(classes=3))
-    assert task.count_targets(objects, 4, lambda count: count + 3).usual.tolist() == [1.5, 1.5]  # what the other process has
+    assert task.count_targets(objects, 4, lambda count: count + 3).mean_objects.tolist() == [
+        1.5,
+        1.5,
+    ]  # what the other process has
     none = objects._replace(labels=torch.full((2, 2), -1))
-    assert task.count_targets(none, 2, lambda count: count).usual.tolist() == [0.5, 0.5]
+    assert task.count_targets(none, 2, lambda count: count).mean_objects.tolist() == [0.5, 0.5]
 
 
 class Seeing(nn.Module):
@@ -143,9 +159,11 @@ class Seeing(nn.Module):
 
 
 @pytest.mark.parametrize("resize", ["fit", "slide", "tile", "stretch"])
-def test_whole_pictures_are_looked_at_in_windows_and_put_together(resize):
+def test_whole_images_are_looked_at_in_windows_and_put_together(resize):
     random = np.random.default_rng(0)
-    pixels = np.kron(random.integers(0, 2, (7, 12), np.uint8) * 255, np.ones((16, 16), np.uint8))[:, :, None].repeat(3, axis=2)
+    pixels = np.kron(random.integers(0, 2, (7, 12), np.uint8) * 255, np.ones((16, 16), np.uint8))[:, :, None].repeat(
+        3, axis=2
+    )
     pre = Preprocess((48, 64), 3, (0.5,) * 3, (0.5,) * 3, resize)
     said = WindowedPredictor(Seeing(), pre, FP32, 2).label_maps([pixels, pixels[:20, :30]])
     assert said[0].shape == pixels.shape[:2]
@@ -190,10 +208,10 @@ def test_boxes_of_windows_are_one_where_the_object_is_one(resize):
 def test_what_one_does_with_such_a_run(name, own_folder, capsys):
     tiny.finish(tiny.begin(recipe(name), Path("run")))
     Image.fromarray(np.zeros((50, 70, 3), np.uint8)).save("one.png")
-    Path("two.png").write_bytes(b"no picture")
+    Path("two.png").write_bytes(b"no image")
     assert main(["report", "run"]) == 0
     page = Path("run/report.html").read_text()
-    assert "Pictures" in page
+    assert "Images" in page
     assert page.count("data:image/jpeg") >= 10
     assert len(page) < 2e6
     assert main(["eval", "run", "--json"]) == 0
@@ -215,9 +233,9 @@ def test_what_one_does_with_such_a_run(name, own_folder, capsys):
     assert main(["predict", "run", "one.png"]) == 0
     assert Path("predictions-2").is_dir()
     assert main(["predict", "run", "one.png", "--out", "predictions"]) == 2
-    said = vitrail.load("run").scenes("one.png")[0]
+    said = vitrail.load("run").predict_scenes("one.png")[0]
     assert said.shape == ((50, 70) if name == "segmentation" else (said.shape[0], 6))
-    with pytest.raises(UsageError, match="not the class of a picture"):
+    with pytest.raises(UsageError, match="not the class of an image"):
         vitrail.load("run").predict("one.png")
 
 
@@ -227,17 +245,27 @@ def test_a_plain_vit_gives_maps_of_several_depths_and_a_task_fits_the_data(tmp_p
     assert running.recipe.task.name == "segmentation"
     assert running.recipe.model.keys["map_depths"] == [1, 2, 3, 4]
     assert running.recipe.input.size == (64, 64)
-    assert running.recipe.input.resize == "fit"
+    assert running.recipe.input.resize_mode == "fit"
 
 
 def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
-    path = tiny.pictures(tmp_path / "photos", size=72)
+    path = tiny.images(tmp_path / "photos", size=72)
     keys = {"depth": 4, "width": 16, "heads": 2, "patch": 8}
-    plan = Plan(steps=1, batch=4, precision="fp32")
-    tiny.finish(tiny.begin(Recipe(model=Choice("vit/nano", keys), data=Choice("", {"path": str(path)}), plan=plan), tmp_path / "before"))
-    made = recipe("segmentation", model=Choice(), start=Start(weights=str(tmp_path / "before")), optim=Optim(freeze="backbone"))
+    plan = TrainConfig(steps=1, batch_size=4, precision="fp32")
+    tiny.finish(
+        tiny.begin(
+            Recipe(model=Choice("vit/nano", keys), data=DataConfig("", {"path": str(path)}), train=plan),
+            tmp_path / "before",
+        )
+    )
+    made = recipe(
+        "segmentation",
+        model=Choice(),
+        init=InitConfig(weights=str(tmp_path / "before")),
+        optim=OptimConfig(freeze="backbone"),
+    )
     running = tiny.begin(made, tmp_path / "after")
-    assert running.recipe.input.resize != "crop" and running.recipe.model.keys["map_depths"] == [1, 2, 3, 4]  # noqa: PT018
+    assert running.recipe.input.resize_mode != "crop" and running.recipe.model.keys["map_depths"] == [1, 2, 3, 4]  # noqa: PT018
     before = vitrail.load(tmp_path / "before").model.backbone.state_dict()
     tiny.finish(running)
     after = vitrail.load(tmp_path / "after").model.backbone.state_dict()
@@ -248,9 +276,9 @@ def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
     ("changes", "told"),
     [
         ({"task": Choice("classification")}, "classification learns from classes, and this data has masks"),
-        ({"augment": Augment(mixup=0.2)}, "augment.mixup would change a picture and not its masks"),
-        ({"plan": Plan(sampling="balanced")}, "plan.sampling balanced"),
-        ({"input": Input(resize="crop")}, "input.resize crop"),
+        ({"augment": AugmentConfig(mixup=0.2)}, "augment.mixup would change an image and not its masks"),
+        ({"train": TrainConfig(sampler="balanced")}, "data.sampler balanced"),
+        ({"input": InputConfig(resize_mode="crop")}, "input.resize_mode crop"),
     ],
 )
 def test_what_cannot_be_done_with_masks_is_refused(changes, told, tmp_path):
@@ -259,11 +287,11 @@ def test_what_cannot_be_done_with_masks_is_refused(changes, told, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_process_without_pictures_waits_for_the_others():
-    from vitrail.inference.windows import ahead
+def test_a_process_without_images_waits_for_the_others():
+    from vitrail.inference.windows import read_ahead
 
-    assert list(ahead(lambda i: i, [])) == []
-    assert list(ahead(lambda i: 2 * i, [1, 2, 3])) == [2, 4, 6]
+    assert list(read_ahead(lambda i: i, [])) == []
+    assert list(read_ahead(lambda i: 2 * i, [1, 2, 3])) == [2, 4, 6]
 
 
 def test_judged_on_data_of_another_kind(own_folder, capsys):
@@ -278,9 +306,9 @@ def test_a_mask_of_another_size_is_told_before_the_first_step(own_folder, capsys
         for i in range(8):
             Image.new(mode, (40, 32) if i != 3 or part == "images" else (20, 20), i % 2).save(f"set/{part}/{i}.png")
     words = ["train", "--data", "set", "--model", "vit/nano", "--model.depth", "1", "--model.map-depths", "1", "--task.head", "linear",
-             "--plan.steps", "1", "--plan.batch", "2", "--out", "run"]  # fmt: skip
+             "--steps", "1", "--batch-size", "2", "--out", "run"]  # fmt: skip
     assert main(words) == 3
     assert "3.png" in capsys.readouterr().err
     assert not Path("run").exists()
-    assert main([*words, "--plan.bad", "skip", "--plan.bad-budget", "0.2"]) == 0
+    assert main([*words, "--data.on-error", "skip", "--data.max-errors", "0.2"]) == 0
     assert "left out" in capsys.readouterr().out

@@ -88,7 +88,11 @@ def prefixed(prefix):
 
 
 def optimiser(tree):
-    return {**prefixed("opt/target/")(tree), "opt/state/step": np.array(3), "opt/state/param_states/head/bias/momentum": np.zeros(10)}
+    return {
+        **prefixed("opt/target/")(tree),
+        "opt/state/step": np.array(3),
+        "opt/state/param_states/head/bias/momentum": np.zeros(10),
+    }
 
 
 LAYOUTS = [scanned, big_vision, without_class_row, prefixed("params/"), prefixed("params/img/"), prefixed("opt/target/"), optimiser,
@@ -129,8 +133,8 @@ def test_imported_with_the_original_gelu_and_ready_to_predict(tmp_path, capsys):
     assert predictor.classes == tuple(map(str, range(10)))
     io = arrays("google_vit_tiny_io")
     agrees(predictor.model, "google_vit_tiny")
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert predictor.predict(picture).probabilities.shape == (1, 10)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert predictor.predict(image).probabilities.shape == (1, 10)
     assert len(io["logits"]) == 2
     from vitrail.storage.tensors import unpack
 

@@ -25,7 +25,9 @@ def shaken(model):
 def timm_vit(**keys):
     from timm.models.vision_transformer import VisionTransformer
 
-    return shaken(VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, **{"num_classes": 5, **keys}))
+    return shaken(
+        VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, **{"num_classes": 5, **keys})
+    )
 
 
 @torch.no_grad()
@@ -55,9 +57,17 @@ def test_timm(tmp_path, name):
 @pytest.mark.parametrize("resampling", ["bicubic", "antialias"])
 def test_timm_with_registers_at_another_size(tmp_path, resampling):
     theirs = timm_vit(reg_tokens=3, no_embed_class=True, init_values=1e-3, dynamic_img_size=True)
-    path = saved(tmp_path / "x.pth", {"state_dict": {f"module.{n}": t for n, t in theirs.state_dict().items()}, "epoch": 3})
+    path = saved(
+        tmp_path / "x.pth", {"state_dict": {f"module.{n}": t for n, t in theirs.state_dict().items()}, "epoch": 3}
+    )
     ours = vitrail.create(
-        "vit/tiny", classes=5, registers=3, layer_scale=1.0, position_tokens=False, position_resampling=resampling, **TINY
+        "vit/tiny",
+        classes=5,
+        registers=3,
+        layer_scale=1.0,
+        position_tokens=False,
+        position_resampling=resampling,
+        **TINY,
     )
     report = vitrail.load_weights(ours, path)
     assert report.source == "timm:dinov2-registers"
@@ -73,7 +83,10 @@ def test_timm_swiglu(tmp_path):
 
     theirs = timm_vit(mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU, mlp_ratio=4.0)
     ours = vitrail.create("vit/tiny", classes=5, mlp="swiglu", mlp_ratio=2.0, **TINY)
-    assert vitrail.load_weights(ours, saved(tmp_path / "x.pth", theirs.state_dict()), source="timm").source == "timm:dinov2-swiglu"
+    assert (
+        vitrail.load_weights(ours, saved(tmp_path / "x.pth", theirs.state_dict()), source="timm").source
+        == "timm:dinov2-swiglu"
+    )
     same(ours, theirs)
 
 
@@ -89,7 +102,14 @@ def test_torchvision(tmp_path):
 def hf(kind, **keys):
     import transformers
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8, "num_labels": 5}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        "num_labels": 5,
+    }
     config = getattr(transformers, f"{kind}Config")(**shape, layer_norm_eps=1e-6, **keys)
     return transformers, config
 
@@ -97,9 +117,15 @@ def hf(kind, **keys):
 @pytest.mark.parametrize("where", ["disk", "live"])
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "Dinov2"])
 def test_transformers(tmp_path, where, kind):
-    keys = {"ViT": {"intermediate_size": 128}, "Dinov2": {"use_swiglu_ffn": True}, "Dinov2WithRegisters": {"num_register_tokens": 3}}[kind]
+    keys = {
+        "ViT": {"intermediate_size": 128},
+        "Dinov2": {"use_swiglu_ffn": True},
+        "Dinov2WithRegisters": {"num_register_tokens": 3},
+    }[kind]
     transformers, config = hf(kind, **keys)
-    theirs = shaken(getattr(transformers, f"{kind}Model")(config, **({"add_pooling_layer": False} if kind == "ViT" else {})))
+    theirs = shaken(
+        getattr(transformers, f"{kind}Model")(config, **({"add_pooling_layer": False} if kind == "ViT" else {}))
+    )
     if where == "disk":
         theirs.save_pretrained(tmp_path / "hf")
         path = tmp_path / "hf" / "model.safetensors"
@@ -110,7 +136,11 @@ def test_transformers(tmp_path, where, kind):
     ours = vitrail.backbone("vit/tiny", **TINY, **own).eval()
     report = vitrail.load_weights(ours, path)
     live = "-live" if where == "live" else ""
-    named = {"ViT": live.replace("-", ":"), "Dinov2": f":dinov2{live}-swiglu", "Dinov2WithRegisters": f":dinov2-registers{live}"}[kind]
+    named = {
+        "ViT": live.replace("-", ":"),
+        "Dinov2": f":dinov2{live}-swiglu",
+        "Dinov2WithRegisters": f":dinov2-registers{live}",
+    }[kind]
     assert report.source == f"transformers{named}"
     for size in ((32, 32), *([(24, 40)] if kind != "ViT" else [])):
         x = torch.randn(2, 3, *size)
@@ -139,7 +169,9 @@ def test_our_own_files(tmp_path):
     folder = vitrail.save(first, tmp_path / "m")
     second = vitrail.create("vit/tiny", classes=5, **TINY)
     assert vitrail.load_weights(second, folder / "model.safetensors").source == "vitrail"
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     third = vitrail.backbone("vit/tiny", **TINY)
     saved(tmp_path / "b.pth", {f"_orig_mod.{n}": t for n, t in first.backbone.state_dict().items()})
     assert vitrail.load_weights(third, tmp_path / "b.pth").source == "vitrail:backbone"
@@ -151,7 +183,7 @@ def test_head_is_left_only_when_asked(tmp_path):
     before = ours.heads[0].weight.clone()
     with pytest.raises(CheckpointError, match=r"heads.0.weight is \[7, 32\][\s\S]*--new-head"):
         vitrail.load_weights(ours, path)
-    report = vitrail.load_weights(ours, path, leave_head=True)
+    report = vitrail.load_weights(ours, path, new_head=True)
     assert set(report.left_out) == {"heads.0.weight", "heads.0.bias"}
     assert torch.equal(ours.heads[0].weight, before)
     assert 0.9 < report.fraction < 1
@@ -223,7 +255,13 @@ def test_command(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\n")
     assert main(words(path, tmp_path / "m", "--classes", str(tmp_path / "names.txt"), "--input.crop-ratio", "1.0")) == 0
     told = capsys.readouterr().out
-    for said in ("100.00% of the model", "position_resampling = antialias", "crop_ratio 1.0", "no licence", "missing     none"):
+    for said in (
+        "100.00% of the model",
+        "position_resampling = antialias",
+        "crop_ratio 1.0",
+        "no licence",
+        "missing     none",
+    ):
         assert said in told
     predictor = vitrail.load(tmp_path / "m")
     same(predictor.model, theirs)
@@ -234,8 +272,8 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("more", "code", "said"), [
-    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"), (["--optim.lr", "1"], 2, "does not change what"),
-    (["--model.widht", "3"], 2, "width"), (["--input.size", "3", "3"], 2, "--model.size"), (["--classes", "none.txt"], 2, "neither"),
+    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"), (["--lr", "1"], 2, "does not change what"),
+    (["--model.widht", "3"], 2, "width"), (["--img-size", "3", "3"], 2, "--model.size"), (["--classes", "none.txt"], 2, "neither"),
     (["--format", "google"], 4, "read as google"), (["--input.mean", "0.5", "0.5"], 2, "2 values for 3 channels"),
 ])  # fmt: skip
 def test_command_refuses(tmp_path, capsys, more, code, said):

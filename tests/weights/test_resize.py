@@ -8,7 +8,7 @@ import vitrail
 from vitrail.errors import CheckpointError
 from vitrail.layers.position import Factorised, Learned
 from vitrail.layers.relative import RelativeBias
-from vitrail.weights.resize import fit, to_channels, to_patch
+from vitrail.weights.resize import fit_tensor, to_channels, to_patch
 
 TINY = {"width": 32, "depth": 1, "heads": 4, "patch": 8}
 
@@ -50,30 +50,33 @@ def test_fixed_vectors():
     plain bicubic (a = -0.75) has the weights of Keys 1981 at a quarter and three quarters."""
     owner = Learned((4, 4), 2, tokens=1)
     table = torch.cat([torch.tensor([[7.0, 9.0]]), torch.full((4, 2), 3.0)])
-    fitted = fit(table, owner, "table", 3)
+    fitted = fit_tensor(table, owner, "table", 3)
     assert fitted.tensor[0].tolist() == [7.0, 9.0]
     torch.testing.assert_close(fitted.tensor[1:], torch.full((16, 2), 3.0), rtol=0, atol=1e-6)
     ramp = torch.arange(8.0).repeat(8, 1).flatten()[:, None].expand(64, 2)
     owners = [Learned((16, 16), 2, tokens=1, resampling=kind) for kind in ("antialias", "bicubic")]
-    slope, plain = (fit(torch.cat([table[:1], ramp]), owner, "table", 3).tensor[1:].view(16, 16, 2)[8, 4:12, 0] for owner in owners)
+    slope, plain = (
+        fit_tensor(torch.cat([table[:1], ramp]), owner, "table", 3).tensor[1:].view(16, 16, 2)[8, 4:12, 0]
+        for owner in owners
+    )
     torch.testing.assert_close(slope, torch.arange(4, 12) / 2 - 0.25, rtol=0, atol=1e-6)
     a, t = -0.75, torch.tensor([0.75, 0.25])  # place 1.75 = 1 + 0.75 and 2.25 = 2 + 0.25 of the old axis
     near, far = (lambda x: (a + 2) * x**3 - (a + 3) * x**2 + 1), (lambda x: a * (x**3 - 5 * x**2 + 8 * x - 4))
     first = torch.tensor([1.0, 2.0])
     wanted = far(1 + t) * (first - 1) + near(t) * first + near(1 - t) * (first + 1) + far(2 - t) * (first + 2)
     torch.testing.assert_close(plain[:2], wanted, rtol=0, atol=1e-6)
-    assert fit(torch.zeros(15, 2), owner, "table", 3) is None
-    assert fit(torch.zeros(17, 3), owner, "table", 3) is None
+    assert fit_tensor(torch.zeros(15, 2), owner, "table", 3) is None
+    assert fit_tensor(torch.zeros(17, 3), owner, "table", 3) is None
 
 
 def test_relative_and_factorised_tables():
     bias = RelativeBias((5, 5), 2, tokens=1)
-    fitted = fit(torch.cat([torch.ones(49, 2), torch.arange(6.0).view(3, 2)]), bias, "table", 3)
+    fitted = fit_tensor(torch.cat([torch.ones(49, 2), torch.arange(6.0).view(3, 2)]), bias, "table", 3)
     torch.testing.assert_close(fitted.tensor[:81], torch.ones(81, 2))
     assert fitted.tensor[81:].flatten().tolist() == list(range(6))
     assert "window 4x4 to 5x5" in fitted.how
-    assert fit(torch.zeros(50, 2), bias, "table", 3) is None
-    assert fit(torch.zeros(7, 4), Factorised((5, 6), 4), "rows", 3).tensor.shape == (5, 4)
+    assert fit_tensor(torch.zeros(50, 2), bias, "table", 3) is None
+    assert fit_tensor(torch.zeros(7, 4), Factorised((5, 6), 4), "rows", 3).tensor.shape == (5, 4)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 13])
@@ -81,10 +84,10 @@ def test_channels(channels):
     weight = torch.randn(5, 3, 4, 4)
     made = to_channels(weight, channels)
     assert made.shape == (5, channels, 4, 4)
-    if channels == 1:  # a grey picture gives what its three equal channels gave
+    if channels == 1:  # a grey image gives what its three equal channels gave
         grey = torch.randn(1, 1, 4, 4)
         torch.testing.assert_close(F.conv2d(grey, made), F.conv2d(grey.expand(1, 3, 4, 4), weight))
-    if channels == 6:  # a picture beside itself gives what it gave
+    if channels == 6:  # an image beside itself gives what it gave
         x = torch.randn(1, 3, 4, 4)
         torch.testing.assert_close(F.conv2d(torch.cat([x, x], 1), made), F.conv2d(x, weight), rtol=1e-4, atol=1e-5)
 
@@ -134,6 +137,6 @@ def test_distances_of_efficientvit_go_to_other_windows_as_in_the_original(tmp_pa
 
 def test_a_table_of_distances_that_is_not_square_or_has_other_heads_is_refused():
     owner = vitrail.backbone("efficientvit_msra/m0", **MSRA).stages[2].blocks[0].mixer.m.attn
-    assert fit(torch.zeros(4, 16), owner, "attention_biases", 3).tensor.shape == (4, 16)
+    assert fit_tensor(torch.zeros(4, 16), owner, "attention_biases", 3).tensor.shape == (4, 16)
     for table in (torch.zeros(4, 15), torch.zeros(3, 16), torch.zeros(16)):
-        assert fit(table, owner, "attention_biases", 3) is None
+        assert fit_tensor(table, owner, "attention_biases", 3) is None

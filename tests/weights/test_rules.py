@@ -12,7 +12,9 @@ from vitrail import catalog
 from vitrail.errors import CheckpointError
 from vitrail.weights.rules import STEPS, Drop, Rule, convert, match, revert, several
 
-TABLES = [(f, s) for f in ("vit", "deit", "resnet") for s in importlib.import_module(f"vitrail.weights.tables.{f}").SOURCES]
+TABLES = [
+    (f, s) for f in ("vit", "deit", "resnet") for s in importlib.import_module(f"vitrail.weights.tables.{f}").SOURCES
+]
 MODELS = {
     "vit": {"layer_scale": 1e-4, "registers": 2, "pre_logits": 12, "mlp": "gelu"},
     "deit": {"layer_scale": 1e-4, "tokens": 2},
@@ -49,7 +51,7 @@ def test_ours_to_theirs_to_ours_to_theirs(family, source):
 
 
 def test_every_family_with_a_table_names_known_steps():
-    for family in catalog.rooms("weights/tables"):
+    for family in catalog.list_modules("weights/tables"):
         for rules in importlib.import_module(f"vitrail.weights.tables.{family}").SOURCES.values():
             assert all(isinstance(r, Drop) or set(several(r.steps)) <= set(STEPS) for r in rules), family
 
@@ -58,7 +60,13 @@ def test_every_family_with_a_table_names_known_steps():
 @given(heads=st.integers(1, 4), width=st.integers(1, 5), each=st.integers(1, 3), depth=st.integers(1, 3))
 def test_steps_of_heads_and_stacks_come_back(heads, width, each, depth):
     qkv = [torch.randn(depth, width, heads, each) for _ in range(3)]
-    theirs = {"q": qkv[0], "k": qkv[1], "v": qkv[2], "b": torch.randn(depth, heads, each), "o": torch.randn(depth, heads, each, width)}
+    theirs = {
+        "q": qkv[0],
+        "k": qkv[1],
+        "v": qkv[2],
+        "b": torch.randn(depth, heads, each),
+        "o": torch.randn(depth, heads, each, width),
+    }
     rules = (
         Rule(("q", "k", "v"), "{all}.qkv", ("heads_in", "fuse")),
         Rule("b", "{all}.b", "heads_bias"),
@@ -82,17 +90,30 @@ def test_every_step_has_its_way_back(name, data):
     shape = shapes.get(name, [data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))])
     parts = [torch.randn(shape) for _ in range(count)]
     try:
-        there = STEPS[name].there(parts)
+        there = STEPS[name].forward(parts)
     except (RuntimeError, IndexError):
         return  # a step of another family that wants other axes
-    back = STEPS[name].back(there, count)
+    back = STEPS[name].backward(there, count)
     assert all(torch.equal(a, b) for a, b in zip(back, parts, strict=True))
 
 
 def test_what_does_not_fit_is_unknown_and_never_half_taken():
-    rules = (Rule(("q", "k"), "qk", "fuse"), Rule("table", "t", "row"), Rule("a", "same"), Rule("b", "same"), Drop("x.{rest}", "why"))
+    rules = (
+        Rule(("q", "k"), "qk", "fuse"),
+        Rule("table", "t", "row"),
+        Rule("a", "same"),
+        Rule("b", "same"),
+        Drop("x.{rest}", "why"),
+    )
     found = convert(
-        {"q": torch.zeros(2), "table": torch.zeros(2, 3), "a": torch.ones(1), "b": torch.zeros(1), "x.y.z": torch.zeros(1)}, rules
+        {
+            "q": torch.zeros(2),
+            "table": torch.zeros(2, 3),
+            "a": torch.ones(1),
+            "b": torch.zeros(1),
+            "x.y.z": torch.zeros(1),
+        },
+        rules,
     )
     assert found.unknown == ["b", "q", "table"]  # half a group, a row that is two, a second claim on one name
     assert found.dropped == {"x.y.z": "why"}

@@ -1,4 +1,4 @@
-"""Looking at attention: the weights of every softmax attention, put back on the picture, while the model runs as it always does.
+"""Looking at attention: the weights of every softmax attention, put back on the image, while the model runs as it always does.
 
 The fused kernel never forms the weights. While somebody looks, hooks on the chosen attentions work them out once more from the same
 arguments (`Attention.weights`), reduce them over heads if wanted, and take them off the device one after the other.
@@ -12,9 +12,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import Given, backbone_of, inputs, run
-from vitrail.errors import UsageError, pick
-from vitrail.layers.attention import Attention, attentions
+from vitrail.analysis.hooks import ModelInputs, backbone_of, prepare_inputs, run_with_hooks
+from vitrail.errors import UsageError, choose
+from vitrail.layers.attention import Attention, named_attentions
 from vitrail.layers.token_layout import AttentionLayout, Side
 
 Reduction = Literal["mean", "min", "max"]
@@ -23,7 +23,7 @@ Layers = int | str | Sequence[int | str] | None
 
 
 @dataclass(frozen=True)
-class Look:
+class LayerAttention:
     """What one layer looked at. Weights are kept group by group, since windows leave most of a whole matrix empty: `parts`
     [B g h n m], the queries and keys of each group at `query_index` [g n] and `key_index` [g m], -1 for padding."""
 
@@ -37,7 +37,7 @@ class Look:
     @property
     def weights(self) -> Tensor:
         """How much each query looks at each key: [B h Nq Nk], 0 where it cannot. Rows sum to one, or less where windows reach over
-        the edge of the picture: padding is attended to there."""
+        the edge of the image: padding is attended to there."""
         parts = self.parts.transpose(1, 2)  # [B h g n m]
         if len(self.query_index) == 1 and parts.shape[3:] == (self.queries.tokens, self.keys.tokens):
             return parts[:, :, 0]
@@ -45,11 +45,11 @@ class Look:
         whole[:, :, self.query_index[:, :, None], self.key_index[:, None, :]] = parts
         return whole[:, :, :-1, :-1]
 
-    def seen_by(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
+    def attention_from(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
         """What one query looks at, on a map of the keys: [B h hk wk]. query: a token without a place by its number, those before
         the cells first, or a cell (row, column)."""
         if isinstance(query, tuple):
-            cells = on_one_map(self, self.queries, "queries")
+            cells = merge_maps(self, self.queries, "queries")
             if not (0 <= query[0] < cells[0] and 0 <= query[1] < cells[1]):
                 raise UsageError(f"there is no cell {query}", f"the grid is {cells[0]} x {cells[1]}")
             number = self.queries.leading + query[0] * cells[1] + query[1]
@@ -60,20 +60,20 @@ class Look:
                                  f"it has {side.leading + side.trailing}; or give (row, column)")  # fmt: skip
             number = query if query < side.leading else query + side.cells
         group, place = (int(i) for i in (self.query_index == number).nonzero()[0])
-        return self.on_map(self.scattered(self.parts[:, group, :, place], self.key_index[group]), level)
+        return self.to_map(self.scatter(self.parts[:, group, :, place], self.key_index[group]), level)
 
-    def received(self, level: int = 0) -> Tensor:
+    def attention_to(self, level: int = 0) -> Tensor:
         """How much each key is looked at by the mean query, on a map of the keys: [B h hk wk]."""
         real = (self.query_index >= 0).to(self.parts)
         each = torch.einsum("bghnm,gn->bhgm", self.parts, real) / self.queries.tokens
-        return self.on_map(self.scattered(each.flatten(2), self.key_index.flatten()), level)
+        return self.to_map(self.scatter(each.flatten(2), self.key_index.flatten()), level)
 
-    def scattered(self, values: Tensor, index: Tensor) -> Tensor:
+    def scatter(self, values: Tensor, index: Tensor) -> Tensor:
         """Values [B h k] of some keys -> of all of them [B h Nk]."""
         whole = values.new_zeros(*values.shape[:2], self.keys.tokens + 1)
         return whole.index_add(2, index % (self.keys.tokens + 1), values)[:, :, :-1]
 
-    def on_map(self, values: Tensor, level: int) -> Tensor:
+    def to_map(self, values: Tensor, level: int) -> Tensor:
         """Values of all keys [B h Nk] -> of those of a map [B h hk wk]."""
         if level >= len(self.keys.maps):
             told = f"{len(self.keys.maps)} maps" if self.keys.maps else "no map, as its keys have no place"
@@ -83,49 +83,51 @@ class Look:
         return values[:, :, first : first + sizes[level]].unflatten(2, self.keys.maps[level].grid)
 
 
-def attention(model: nn.Module, images: Given, layers: Layers = None, heads: Heads = None) -> list[Look]:
-    """What each layer looks at, in evaluation mode: pictures [B C H W], normalised, or the tuple of all that the model takes.
+def attention(
+    model: nn.Module, images: ModelInputs, layers: Layers = None, heads: Heads = None
+) -> list[LayerAttention]:
+    """What each layer looks at, in evaluation mode: images [B C H W], normalised, or the tuple of all that the model takes.
 
     layers: numbers in order of depth (-1 the last), names of modules, or None for all. heads: numbers, or "mean", "min" or "max" over
     them, or None for all. The weights are float32 on the CPU.
     Errors: `UsageError` for a model without softmax attention, and for layers and heads that it has not.
     """
-    chosen = choose(model, layers)
-    args, made, looks = inputs(model, images), dict[str, list[Tensor]](), dict[str, Look]()
+    chosen = choose_attentions(model, layers)
+    args, made, looks = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
 
     def see(name: str, module: Attention, args: tuple, out: Tensor) -> None:
         weights = module.weights(*args).float()
         site = next(s for s, modules in chosen.items() if name in modules)
         alone = len(chosen[site]) == 1
-        made.setdefault(site, []).append((some_heads(weights, heads, name) if alone else weights).cpu())
+        made.setdefault(site, []).append((select_heads(weights, heads, name) if alone else weights).cpu())
         if len(made[site]) == len(chosen[site]):
-            joined = made[site][0] if alone else some_heads(torch.cat(made[site], dim=1), heads, site)
-            looks[site] = look(site, joined, module.locate(*args))
+            joined = made[site][0] if alone else select_heads(torch.cat(made[site], dim=1), heads, site)
+            looks[site] = build_layer_attention(site, joined, module.locate(*args))
             del made[site]
 
     watched = {name: m for modules in chosen.values() for name, m in modules.items()}
     with torch.no_grad():
-        run(model, args, watched, see)
+        run_with_hooks(model, args, watched, see)
     return [looks[site] for site in chosen if site in looks]
 
 
-def look(name: str, weights: Tensor, at: AttentionLayout) -> Look:
+def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> LayerAttention:
     """Weights [B*g h n m] with their places."""
-    return Look(name, weights.unflatten(0, (-1, len(at.query_index))), *at)
+    return LayerAttention(name, weights.unflatten(0, (-1, len(at.query_index))), *at)
 
 
-def sites(model: nn.Module) -> dict[str, dict[str, Attention]]:
+def find_attentions(model: nn.Module) -> dict[str, dict[str, Attention]]:
     """The softmax attentions of a model in order, each by itself; those that stand in one list are the heads of one."""
     found: dict[str, dict[str, Attention]] = {}
-    for name, module in attentions(model).items():
+    for name, module in named_attentions(model).items():
         above = name.rpartition(".")[0]
         found.setdefault(above if isinstance(model.get_submodule(above), nn.ModuleList) else name, {})[name] = module
     return found
 
 
-def choose(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
-    """Those of `sites` that are meant, in their order."""
-    known = sites(model)
+def choose_attentions(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
+    """Those of `find_attentions` that are meant, in their order."""
+    known = find_attentions(model)
     if not known:
         raise UsageError(f"{type(backbone_of(model)).__name__} has no softmax attention, so it has no weights to look at",
                          "gradient CAM shows what it answers by: vitrail look, or vitrail.analysis.cam.gradient_cam")  # fmt: skip
@@ -133,29 +135,33 @@ def choose(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
         return known
     wanted: set[str] = set()
     for layer in [layers] if isinstance(layers, int | str) else layers:
-        wanted.update(named(layer, list(known)) if isinstance(layer, str) else [numbered(layer, list(known))])
+        wanted.update(
+            match_names(layer, list(known)) if isinstance(layer, str) else [match_numbers(layer, list(known))]
+        )
     return {name: modules for name, modules in known.items() if name in wanted}
 
 
-def named(layer: str, names: Sequence[str]) -> list[str]:
+def match_names(layer: str, names: Sequence[str]) -> list[str]:
     """All layers inside a module, given by its name in the model or in its backbone."""
     found = [n for n in names if f"{n}.".startswith((f"{layer}.", f"backbone.{layer}."))]
-    return found or [pick(layer, names, "layer")]
+    return found or [choose(layer, names, "layer")]
 
 
-def numbered(layer: int, names: Sequence[str]) -> str:
+def match_numbers(layer: int, names: Sequence[str]) -> str:
     number = operator.index(layer)
     if not -len(names) <= number < len(names):
-        raise UsageError(f"there is no layer {number}", f"layers are 0 to {len(names) - 1}, or from the last one -1 to {-len(names)}")
+        raise UsageError(
+            f"there is no layer {number}", f"layers are 0 to {len(names) - 1}, or from the last one -1 to {-len(names)}"
+        )
     return names[number]
 
 
-def some_heads(weights: Tensor, heads: Heads, name: str) -> Tensor:
+def select_heads(weights: Tensor, heads: Heads, name: str) -> Tensor:
     """Weights [B h N M] -> of the heads that are meant, or of one that stands for all."""
     if heads is None:
         return weights
     if isinstance(heads, str):
-        kind = pick(heads, get_args(Reduction), "way of joining heads")
+        kind = choose(heads, get_args(Reduction), "way of joining heads")
         joined = weights.mean(1) if kind == "mean" else weights.amin(1) if kind == "min" else weights.amax(1)
         return joined[:, None]
     chosen = [operator.index(h) for h in ([heads] if isinstance(heads, int) else cast(Iterable[int], heads))]
@@ -164,7 +170,7 @@ def some_heads(weights: Tensor, heads: Heads, name: str) -> Tensor:
     return weights[:, chosen]
 
 
-def on_one_map(seen: Look, side: Side, what: str) -> tuple[int, int]:
+def merge_maps(seen: LayerAttention, side: Side, what: str) -> tuple[int, int]:
     """The grid of queries or keys. Errors: `UsageError` where they are not the cells of one map."""
     if len(side.maps) != 1:
         raise UsageError(f"the {what} of {seen.name} are not the cells of one map", "look at other layers")

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import blocks_of, run
+from vitrail.analysis.hooks import blocks_of, run_with_hooks
 from vitrail.types import Grid, TokenLayout
 
 
 @dataclass(frozen=True)
-class State:
+class BlockOutput:
     """The output of a block, or one of its branches. `raw` is the very tensor: with a layout, which the block was handed, [B N D] or
     [B h w D]; without one a map [B D h w], or [B N D] whose places nobody tells."""
 
@@ -36,7 +36,7 @@ class State:
         return x if x.ndim == 4 else x[:, layout.leading : layout.leading + layout.cells].unflatten(1, layout.grid)
 
 
-def states(model: nn.Module, args: tuple, see: Callable[[State], Any], before: bool = False) -> Any:
+def visit_outputs(model: nn.Module, args: tuple, see: Callable[[BlockOutput], Any], before: bool = False) -> Any:
     """Runs a model in evaluation mode, `see` being called with every state in order; returns what the model does. The caller decides
     about gradients. before: what comes into the first block is a state too."""
     blocks = blocks_of(model)
@@ -49,16 +49,16 @@ def states(model: nn.Module, args: tuple, see: Callable[[State], Any], before: b
         for state in split(name, args, out):
             see(state)
 
-    return run(model, args, blocks, after)
+    return run_with_hooks(model, args, blocks, after)
 
 
-def split(name: str, args: tuple, out: Any) -> Iterator[State]:
+def split(name: str, args: tuple, out: Any) -> Iterator[BlockOutput]:
     """One state for each tensor that a block returns, with the layout that it was handed for it."""
     branches = [out] if isinstance(out, Tensor) else [x for x in out if isinstance(x, Tensor)]
     layouts = list(layouts_in(args))
     for i, raw in enumerate(branches):
         title = name if len(branches) == 1 else f"{name}[{i}]"
-        yield State(name, title, raw, layouts[i] if i < len(layouts) else None)
+        yield BlockOutput(name, title, raw, layouts[i] if i < len(layouts) else None)
 
 
 def layouts_in(value: Any) -> Iterator[TokenLayout]:
@@ -70,19 +70,19 @@ def layouts_in(value: Any) -> Iterator[TokenLayout]:
             yield from layouts_in(inner)
 
 
-def each(model: nn.Module, args: tuple, make: Callable[[State], Any]) -> tuple[list[str], list[Any]]:
+def map_outputs(model: nn.Module, args: tuple, make: Callable[[BlockOutput], Any]) -> tuple[list[str], list[Any]]:
     """The names of all states and what `make` makes of each, without gradients. Nothing else is kept of them."""
     names, made = [], []
 
-    def see(state: State) -> None:
+    def see(state: BlockOutput) -> None:
         names.append(state.name)
         made.append(make(state))
 
     with torch.no_grad():
-        states(model, args, see)
+        visit_outputs(model, args, see)
     return names, made
 
 
-def flat(state: State) -> Tensor:
-    """All patches of a picture in a row, float32: [B N D]."""
+def flatten_tokens(state: BlockOutput) -> Tensor:
+    """All patches of an image in a row, float32: [B N D]."""
     return state.cells().flatten(1, 2).float()

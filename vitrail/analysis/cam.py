@@ -12,44 +12,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.block_outputs import State, states
-from vitrail.analysis.hooks import Given, inputs, scores
+from vitrail.analysis.block_outputs import BlockOutput, visit_outputs
+from vitrail.analysis.hooks import ModelInputs, class_scores, prepare_inputs
 from vitrail.errors import UsageError
 
 
-def gradient_cam(model: nn.Module, images: Given, classes: Tensor | int | None = None) -> Tensor:
-    """How much each cell speaks for a class, [B h w], zero or more. classes: an index, one a picture [B], or None for the likeliest.
+def gradient_cam(model: nn.Module, images: ModelInputs, classes: Tensor | int | None = None) -> Tensor:
+    """How much each cell speaks for a class, [B h w], zero or more. classes: an index, one an image [B], or None for the likeliest.
 
     Of two branches (CrossViT) both maps are added up on the grid of the first.
     Errors: `UsageError` for a model without a head, and where no cell reaches the answer.
     """
-    args = inputs(model, images)
+    args = prepare_inputs(model, images)
     args = (args[0].detach().clone().requires_grad_(), *args[1:])
-    found: list[State] = []
+    found: list[BlockOutput] = []
     with torch.enable_grad():
-        score = scores(states(model, args, found.append, before=True), classes).sum()
+        score = class_scores(visit_outputs(model, args, found.append, before=True), classes).sum()
         gradients = torch.autograd.grad(score, [s.raw for s in found], allow_unused=True)
-    blocks: dict[str, list[tuple[State, Tensor]]] = {}
+    blocks: dict[str, list[tuple[BlockOutput, Tensor]]] = {}
     for state, gradient in zip(found, gradients, strict=True):
         if gradient is not None and state.grid is not None and bool(state.cells(gradient).any()):
             blocks.setdefault(state.block, []).append((state, gradient))
     if not blocks:
-        raise UsageError("the answer depends on no cell of any block", "is the head trained, and are its inputs the backbone's?")
-    return together(blocks[list(blocks)[-1]])
+        raise UsageError(
+            "the answer depends on no cell of any block", "is the head trained, and are its inputs the backbone's?"
+        )
+    return sum_branches(blocks[list(blocks)[-1]])
 
 
-def together(branches: Sequence[tuple[State, Tensor]]) -> Tensor:
+def sum_branches(branches: Sequence[tuple[BlockOutput, Tensor]]) -> Tensor:
     """The maps of the branches of one block and their gradients -> one map [B h w]."""
     maps = []
     for state, gradient in branches:
         weights = state.cells(gradient).mean((1, 2))  # [B D]
         maps.append(torch.einsum("bhwd,bd->bhw", state.cells(), weights).clamp(min=0).detach().float().cpu())
-    return sum((on_picture(m, maps[0].shape[1:]) for m in maps[1:]), maps[0])
+    return sum((resize_to_image(m, maps[0].shape[1:]) for m in maps[1:]), maps[0])
 
 
-def on_picture(maps: Tensor, size: Sequence[int], extent: Sequence[int] | None = None) -> Tensor:
-    """Maps [... h w] at the resolution of pictures, bilinear: [... H W]. extent: the height and width that the cells cover, where that
-    is more than the picture, as padding makes it."""
+def resize_to_image(maps: Tensor, size: Sequence[int], extent: Sequence[int] | None = None) -> Tensor:
+    """Maps [... h w] at the resolution of images, bilinear: [... H W]. extent: the height and width that the cells cover, where that
+    is more than the image, as padding makes it."""
     size = (size[0], size[1])
     whole = size if extent is None else (max(extent[0], size[0]), max(extent[1], size[1]))
     flat = maps.reshape(-1, 1, *maps.shape[-2:])

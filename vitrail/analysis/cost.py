@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitrail.analysis.hooks import backbone_of, block_list
 from vitrail.contracts import Denoiser, Trunk
-from vitrail.layers.attention import attentions
+from vitrail.layers.attention import named_attentions
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -34,26 +34,31 @@ class Cost:
     attention_bytes: int
     activation_bytes: int
     parameter_bytes: int
-    by_part: dict[str, int]  # multiply-adds of each stage or other part of the backbone, and of the head; they add up to `macs`
+    by_part: dict[
+        str, int
+    ]  # multiply-adds of each stage or other part of the backbone, and of the head; they add up to `macs`
 
     def lines(self) -> list[str]:
         """The same in words."""
-        many = f", {self.batch} pictures" if self.batch > 1 else ""
+        many = f", {self.batch} images" if self.batch > 1 else ""
         rows = [
-            ("parameters", f"{self.parameters:,}" + ("" if self.trainable == self.parameters else f" ({self.trainable:,} learn)")),
-            ("multiply-adds", in_words(self.macs)),
-            ("attention weights", f"{in_bytes(self.attention_bytes)} if written out{many}"),
-            ("activations", f"{in_bytes(self.activation_bytes)}{many}"),
-            ("weights on disk", in_bytes(self.parameter_bytes)),
+            (
+                "parameters",
+                f"{self.parameters:,}" + ("" if self.trainable == self.parameters else f" ({self.trainable:,} learn)"),
+            ),
+            ("multiply-adds", format_macs(self.macs)),
+            ("attention weights", f"{format_bytes(self.attention_bytes)} if written out{many}"),
+            ("activations", f"{format_bytes(self.activation_bytes)}{many}"),
+            ("weights on disk", format_bytes(self.parameter_bytes)),
         ]
         return [f"{name:<18} {value}" for name, value in rows]
 
 
-def in_words(macs: int) -> str:
+def format_macs(macs: int) -> str:
     return f"{macs / 1e9:,.3f} G" if macs >= 1e8 else f"{macs / 1e6:.3f} M"
 
 
-def in_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     return f"{count / 2**20:.2f} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"
 
 
@@ -64,12 +69,12 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
     """
     channels, own = images_of(model)
     size = own if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-    ghost = on_meta(model)
-    with torch.no_grad(), weightless():
-        one = watched(ghost, given(ghost, 1, channels, size))
-        seen = one if batch == 1 else watched(ghost, given(ghost, batch, channels, size))
+    ghost = copy_to_meta(model)
+    with torch.no_grad(), on_meta_device():
+        one = record_forward(ghost, make_inputs(ghost, 1, channels, size))
+        seen = one if batch == 1 else record_forward(ghost, make_inputs(ghost, batch, channels, size))
     counts = {name: sum(ops.values()) // 2 for name, ops in one.counter.get_flop_counts().items()}
-    by_part = shares(ghost, counts, one.unseen)
+    by_part = shares(ghost, counts, one.unrecorded)
     return Cost(
         size=size,
         batch=batch,
@@ -101,13 +106,13 @@ class EverythingOnMeta(TorchFunctionMode):
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def on_meta_device() -> Iterator[None]:
     """What is made inside takes no memory: parameters, images, and the tables and masks that a model makes on its way."""
     with torch.device("meta"), EverythingOnMeta():
         yield
 
 
-def on_meta(model: nn.Module) -> nn.Module:
+def copy_to_meta(model: nn.Module) -> nn.Module:
     """The same structure without its numbers, in evaluation mode."""
     import copy
 
@@ -119,13 +124,15 @@ def on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-class Watch:
+class CostRecorder:
     """What is counted and seen of a pass through a model."""
 
     def __init__(self, counter: "FlopCounterMode") -> None:
         self.counter = counter
         self.attention = self.activations = 0  # bytes
-        self.unseen: Counter[str] = Counter()  # multiply-adds by attention that torch counts: of looking, or left out by a sparse kernel
+        self.unrecorded: Counter[str] = (
+            Counter()
+        )  # multiply-adds by attention that torch counts: of looking, or left out by a sparse kernel
         self.looking = False
 
     def attends(self, name: str) -> Any:
@@ -134,12 +141,12 @@ class Watch:
             self.looking = True  # projecting once more, to see the shapes, makes no activations
             found = module.project(*args)
             self.looking = False
-            self.unseen[name] += (self.counter.get_total_flops() - before) // 2
+            self.unrecorded[name] += (self.counter.get_total_flops() - before) // 2
             q, k, v = found[:3]
             rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
-            pairs = every if found.seen is None else found.seen.pairs()
+            pairs = every if found.visible is None else found.visible.count_pairs()
             self.attention += rows * pairs * 4
-            self.unseen[name] += rows * (every - pairs) * (q.shape[3] + v.shape[3])
+            self.unrecorded[name] += rows * (every - pairs) * (q.shape[3] + v.shape[3])
 
         return hook
 
@@ -148,19 +155,23 @@ class Watch:
             self.activations += out.numel() * 4
 
 
-def given(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
+def make_inputs(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """What a model takes: images, and a denoiser their times and labels too."""
     images = torch.empty(batch, channels, *size)
-    return (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64)) if isinstance(model, Denoiser) else (images,)
+    return (
+        (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64))
+        if isinstance(model, Denoiser)
+        else (images,)
+    )
 
 
-def watched(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> Watch:
+def record_forward(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> CostRecorder:
     """One pass through a model, and what was counted and seen on the way."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        watch = Watch(counter)
-        hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in attentions(model).items()]
+        watch = CostRecorder(counter)
+        hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in named_attentions(model).items()]
         hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
         model(*taken)
     for hook in hooks:
@@ -204,8 +215,8 @@ def inside_of(module: nn.Module, path: str, counts: Mapping[str, int]) -> int:
     return max(counts.get(path, 0), within)
 
 
-def exponent(costs: Sequence[Cost], name: str) -> float | None:
-    """p, where the field `name` grows as pixels^p from the smallest picture to the largest; None where it does not show."""
+def fit_exponent(costs: Sequence[Cost], name: str) -> float | None:
+    """p, where the field `name` grows as pixels^p from the smallest image to the largest; None where it does not show."""
     ends = min(costs, key=pixels), max(costs, key=pixels)
     first, last = (getattr(end, name) for end in ends)
     if pixels(ends[0]) == pixels(ends[1]) or not first or not last:
@@ -217,14 +228,14 @@ def pixels(of: Cost) -> int:
     return of.size[0] * of.size[1]
 
 
-def attention_kind(costs: Sequence[Cost]) -> str:
-    """What sort of attention a model has, told from how its weights grow with the picture."""
+def classify_attention(costs: Sequence[Cost]) -> str:
+    """What sort of attention a model has, told from how its weights grow with the image."""
     if not any(c.attention_bytes for c in costs):
         return "no attention weights to write out: linear attention, or none"
-    power = exponent(costs, "attention_bytes")
+    power = fit_exponent(costs, "attention_bytes")
     if power is None:
         return "sizes with different numbers of pixels would tell what kind of attention it is"
     kind = "some of it global" if power < 1.75 else "global"
     if power < 1.25:
-        kind = "windows or linear" if power > 0.5 else "windows or linear, and these pictures are small for telling"
+        kind = "windows or linear" if power > 0.5 else "windows or linear, and these images are small for telling"
     return f"attention weights grow as pixels^{power:.1f}: {kind}"

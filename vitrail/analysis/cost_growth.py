@@ -15,9 +15,9 @@ class Grown(NamedTuple):
 
     def powers(self) -> dict[str, float | None]:
         """p for everything that grows as pixels^p."""
-        from vitrail.analysis.cost import exponent
+        from vitrail.analysis.cost import fit_exponent
 
-        return {name: exponent(self.costs, name) for name in GROWING}
+        return {name: fit_exponent(self.costs, name) for name in GROWING}
 
     def entries(self) -> list[dict[str, Any]]:
         """For JSON: one for each size."""

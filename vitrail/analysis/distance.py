@@ -6,44 +6,44 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.attention import Layers, Look, attention
-from vitrail.analysis.hooks import Given
+from vitrail.analysis.attention import LayerAttention, Layers, attention
+from vitrail.analysis.hooks import ModelInputs
 from vitrail.layers.token_layout import Side
 
 TINY = torch.finfo(torch.float32).tiny  # less than any weight that was not masked
 
 
 class Profile(NamedTuple):
-    """A layer over many pictures, each [h]: the mean distance in pixels (NaN where tokens have no place), the entropy in nats, and that
+    """A layer over many images, each [h]: the mean distance in pixels (NaN where tokens have no place), the entropy in nats, and that
     as a share of the most it could be."""
 
     name: str
     distance: Tensor
     entropy: Tensor
-    share: Tensor
+    entropy_share: Tensor
 
 
-def profile(model: nn.Module, batches: Iterable[Given], layers: Layers = None) -> list[Profile]:
-    """Every layer over all pictures of some batches, each picture counting the same."""
+def profile_layers(model: nn.Module, batches: Iterable[ModelInputs], layers: Layers = None) -> list[Profile]:
+    """Every layer over all images of some batches, each image counting the same."""
     sums: dict[str, list[Tensor]] = {}
-    pictures = 0
+    images = 0
     for batch in batches:
         looks = attention(model, batch, layers)
-        pictures += len(looks[0].parts)
+        images += len(looks[0].parts)
         for one in looks:
             found = [mean_distance(one), *entropy(one)]
             before = sums.get(one.name, [torch.zeros(1)] * 3)
             sums[one.name] = [a + b.sum(0) for a, b in zip(before, found, strict=True)]
-    return [Profile(name, *(s / pictures for s in three)) for name, three in sums.items()]
+    return [Profile(name, *(s / images for s in three)) for name, three in sums.items()]
 
 
-def mean_distance(one: Look) -> Tensor:
+def mean_distance(one: LayerAttention) -> Tensor:
     """The distance in pixels from the centre of a query's cell to those of the keys' it looks at, weighted by attention, the mean over
     the queries: [B h] (Dosovitskiy et al. 2020, figure 7). A reduced key is at the centre of the cells that it stands for.
 
     Tokens without a place and padding are left out, and the weights of the others brought to a sum of one.
     """
-    queries, keys = at_places(one.query_index, one.queries), at_places(one.key_index, one.keys)
+    queries, keys = token_positions(one.query_index, one.queries), token_positions(one.key_index, one.keys)
     if not one.queries.maps or not one.keys.maps:
         return one.parts.new_full((one.parts.shape[0], one.parts.shape[2]), float("nan"))
     here, there = one.queries.centres[queries.clamp(min=0)], one.keys.centres[keys.clamp(min=0)]  # [g n 2], [g m 2]
@@ -53,7 +53,7 @@ def mean_distance(one: Look) -> Tensor:
     return over_queries(far, queries >= 0)
 
 
-def entropy(one: Look) -> tuple[Tensor, Tensor]:
+def entropy(one: LayerAttention) -> tuple[Tensor, Tensor]:
     """-sum w log w over all keys, the mean over all queries, in nats, and the mean share of log N, N being how many keys a query can
     see: [B h] each. A query that sees one key alone has share 0."""
     parts, real = one.parts, one.query_index >= 0
@@ -63,7 +63,7 @@ def entropy(one: Look) -> tuple[Tensor, Tensor]:
     return over_queries(nats, real), over_queries(share, real)
 
 
-def at_places(index: Tensor, side: Side) -> Tensor:
+def token_positions(index: Tensor, side: Side) -> Tensor:
     """The cells at places of the sequence; below zero what has none."""
     return torch.where((index >= side.leading) & (index < side.leading + side.cells), index - side.leading, -1)
 

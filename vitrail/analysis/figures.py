@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from vitrail.analysis.attention import Look
-from vitrail.analysis.cam import on_picture
+from vitrail.analysis.attention import LayerAttention
+from vitrail.analysis.cam import resize_to_image
 from vitrail.analysis.distance import Profile
-from vitrail.analysis.gradient_flow import Flow
+from vitrail.analysis.gradient_flow import BlockFlow
 from vitrail.analysis.positions import Encoding, Filters
-from vitrail.analysis.tokens import Alike, Coloured, Kernels
-from vitrail.data.encode import rgb
+from vitrail.analysis.tokens import CkaMatrix, TokenColors, TokenSimilarity
+from vitrail.data.encode import to_rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT = "inferno"
-STRENGTH = 0.6  # of the colours over a picture
+STRENGTH = 0.6  # of the colours over an image
 TILE = 1.4  # inches
 
 
-def overlay(picture: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None) -> np.ndarray:
-    """A map [h w] in colours over a picture uint8 [H W C], from its least to its greatest value: uint8 [H W 3].
+def overlay(image: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None) -> np.ndarray:
+    """A map [h w] in colours over an image uint8 [H W C], from its least to its greatest value: uint8 [H W 3].
 
-    extent: height and width in pixels that the map covers, as `Cells.extent` says, where padding makes it more than the picture.
+    extent: height and width in pixels that the map covers, as `Cells.extent` says, where padding makes it more than the image.
     """
     from matplotlib import colormaps
 
-    large = on_picture(heat.detach().float().cpu(), picture.shape[:2], extent)
+    large = resize_to_image(heat.detach().float().cpu(), image.shape[:2], extent)
     low, high = large.min(), large.max()
     level = ((large - low) / (high - low).clamp(min=1e-12)).numpy()
     colours = 255 * colormaps[HEAT](level)[:, :, :3]
-    return np.rint((1 - STRENGTH) * rgb(picture) + STRENGTH * colours).astype(np.uint8)
+    return np.rint((1 - STRENGTH) * to_rgb(image) + STRENGTH * colours).astype(np.uint8)
 
 
 def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:
@@ -48,7 +48,7 @@ def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:
     return figure, axes
 
 
-def charts(count: int) -> tuple["Figure", Any]:
+def create_charts(count: int) -> tuple["Figure", Any]:
     """A figure of `count` charts side by side."""
     from matplotlib.figure import Figure
 
@@ -56,36 +56,38 @@ def charts(count: int) -> tuple["Figure", Any]:
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def attention_figure(picture: np.ndarray, looks: Sequence[Look], query: int | tuple[int, int] | None = None, index: int = 0) -> "Figure":
-    """What each head (across) of each layer (down) looks at on one picture of a batch: from one query as `Look.seen_by` takes it, or
+def draw_attention(
+    image: np.ndarray, looks: Sequence[LayerAttention], query: int | tuple[int, int] | None = None, index: int = 0
+) -> "Figure":
+    """What each head (across) of each layer (down) looks at on one image of a batch: from one query as `LayerAttention.attention_from` takes it, or
     what the mean query looks at. Layers without a map of keys are left out."""
     shown = [one for one in looks if one.keys.maps]
     figure, axes = tiles(max(1, len(shown)), max([one.parts.shape[2] for one in shown], default=1))
     for row, one in zip(axes, shown, strict=False):
-        heads = (one.received() if query is None else one.seen_by(query))[index]
+        heads = (one.attention_to() if query is None else one.attention_from(query))[index]
         for axis, heat in zip(row, heads, strict=False):
-            axis.imshow(overlay(picture, heat, one.keys.maps[0].extent))
+            axis.imshow(overlay(image, heat, one.keys.maps[0].extent))
         row[0].set_title(one.name, fontsize=7, loc="left")
     return figure
 
 
-def heat_figure(pictures: Sequence[np.ndarray], maps: Tensor, titles: Sequence[str] = ()) -> "Figure":
-    """Pictures above, the same under their maps [B h w] below: of rollout, relevance or gradient CAM."""
-    figure, axes = tiles(2, len(pictures), 2.0)
-    for i, picture in enumerate(pictures):
-        axes[0][i].imshow(rgb(picture))
-        axes[1][i].imshow(overlay(picture, maps[i]))
+def draw_heat_maps(images: Sequence[np.ndarray], maps: Tensor, titles: Sequence[str] = ()) -> "Figure":
+    """Images above, the same under their maps [B h w] below: of rollout, relevance or gradient CAM."""
+    figure, axes = tiles(2, len(images), 2.0)
+    for i, image in enumerate(images):
+        axes[0][i].imshow(to_rgb(image))
+        axes[1][i].imshow(overlay(image, maps[i]))
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=8)
     return figure
 
 
-def distance_figure(profiles: Sequence[Profile]) -> "Figure":
+def draw_distances(profiles: Sequence[Profile]) -> "Figure":
     """Mean distance in pixels and share of the greatest entropy over layers, a dot a head."""
-    figure, axes = charts(2)
+    figure, axes = create_charts(2)
     for axis, values, title in (
         (axes[0], [p.distance for p in profiles], "mean attention distance, pixels"),
-        (axes[1], [p.share for p in profiles], "entropy, share of log N"),
+        (axes[1], [p.entropy_share for p in profiles], "entropy, share of log N"),
     ):
         for layer, heads in enumerate(values):
             axis.scatter([layer] * len(heads), heads.tolist(), s=12, color="C0")
@@ -95,7 +97,7 @@ def distance_figure(profiles: Sequence[Profile]) -> "Figure":
     return figure
 
 
-def position_figure(encoding: Encoding) -> "Figure":
+def draw_positions(encoding: Encoding) -> "Figure":
     """Tiles of likeness, one a cell where the cell is; or the bias by displacement, one a head, red for what is added."""
     panels = encoding.panels()
     figure, axes = tiles(panels.values.shape[0], panels.values.shape[1], panels.side)
@@ -107,20 +109,20 @@ def position_figure(encoding: Encoding) -> "Figure":
     return figure
 
 
-def filter_figure(found: Filters, across: int = 7) -> "Figure":
-    """Components as pictures, in colour where they have three channels, each with its share of the variance."""
-    count = len(found.pictures)
+def draw_filters(found: Filters, across: int = 7) -> "Figure":
+    """Components as images, in colour where they have three channels, each with its share of the variance."""
+    count = len(found.images)
     figure, axes = tiles(-(-count // across), min(across, count), 1.0)
-    for axis, component, share in zip(axes.flat, found.pictures, found.shares.tolist(), strict=False):
+    for axis, component, share in zip(axes.flat, found.images, found.shares.tolist(), strict=False):
         shown = 0.5 + 0.5 * component / component.abs().max().clamp(min=1e-12)
         axis.imshow((shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(f"{share:.1%}", fontsize=7)
     return figure
 
 
-def likeness_figure(found: Sequence[tuple[str, Alike]]) -> "Figure":
+def draw_similarity(found: Sequence[tuple[str, TokenSimilarity]]) -> "Figure":
     """How alike patches are after each block, a line for each named model."""
-    figure, (axis,) = charts(1)
+    figure, (axis,) = create_charts(1)
     for name, alike in found:
         axis.plot(range(1, len(alike.names) + 1), alike.cosine.tolist(), marker=".", label=name)
     axis.set(title="mean cosine between patches", xlabel="block", ylim=(None, 1))
@@ -128,31 +130,34 @@ def likeness_figure(found: Sequence[tuple[str, Alike]]) -> "Figure":
     return figure
 
 
-def coloured_figure(picture: np.ndarray, found: Sequence[Coloured], index: int = 0, across: int = 6) -> "Figure":
-    """A picture and the patches of its blocks in colours."""
+def draw_token_colors(image: np.ndarray, found: Sequence[TokenColors], index: int = 0, across: int = 6) -> "Figure":
+    """An image and the patches of its blocks in colours."""
     count = len(found) + 1
     figure, axes = tiles(-(-count // across), min(across, count))
-    axes.flat[0].imshow(rgb(picture))
+    axes.flat[0].imshow(to_rgb(image))
     for axis, one in zip(axes.flat[1:], found, strict=False):
-        axis.imshow(one.pictures[index].numpy())
+        axis.imshow(one.images[index].numpy())
         axis.set_title(one.name.removeprefix("backbone."), fontsize=6)
     return figure
 
 
-def cka_figure(found: Kernels, names: tuple[str, str] = ("block", "block")) -> "Figure":
+def draw_cka(found: CkaMatrix, names: tuple[str, str] = ("block", "block")) -> "Figure":
     """CKA between layers, those of the first model upwards."""
-    figure, (axis,) = charts(1)
+    figure, (axis,) = create_charts(1)
     drawn = axis.imshow(found.values.numpy(), cmap="magma", vmin=0, vmax=1, origin="lower")
     axis.set(title="linear CKA", ylabel=names[0], xlabel=names[1])
     figure.colorbar(drawn, ax=axis)
     return figure
 
 
-def flow_figure(found: Sequence[Flow]) -> "Figure":
+def draw_gradient_flow(found: Sequence[BlockFlow]) -> "Figure":
     """By block: norms of activations and of gradients, with those of its parts, and what each residual branch changes."""
-    figure, axes = charts(3)
+    figure, axes = create_charts(3)
     blocks = range(1, len(found) + 1)
-    for axis, number, title in ((axes[0], 0, "activations, root mean square"), (axes[1], 1, "gradients, root mean square")):
+    for axis, number, title in (
+        (axes[0], 0, "activations, root mean square"),
+        (axes[1], 1, "gradients, root mean square"),
+    ):
         axis.plot(blocks, [one.out[number] for one in found], color="black", marker=".", label="block")
         for part in dict.fromkeys(part for one in found for part in one.parts):
             values = [(i, one.parts[part][number]) for i, one in zip(blocks, found, strict=True) if part in one.parts]
@@ -168,9 +173,9 @@ def flow_figure(found: Sequence[Flow]) -> "Figure":
     return figure
 
 
-def weights_figure(one: Look, head: int = 0, index: int = 0) -> "Figure":
+def draw_weights(one: LayerAttention, head: int = 0, index: int = 0) -> "Figure":
     """The whole matrix of weights of one head, queries down and keys across."""
-    figure, (axis,) = charts(1)
+    figure, (axis,) = create_charts(1)
     drawn = axis.imshow(one.weights[index, head].numpy(), cmap=HEAT)
     axis.set(title=f"{one.name}, head {head}", ylabel="query", xlabel="key")
     figure.colorbar(drawn, ax=axis)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import blocks_of, hooked, still
+from vitrail.analysis.hooks import blocks_of, evaluation_mode, temporary_hooks
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, merge_heads
 from vitrail.layers.drop import DropPath, SkipPath
@@ -23,7 +23,7 @@ class Norms(NamedTuple):
     gradient: float
 
 
-class Flow(NamedTuple):
+class BlockFlow(NamedTuple):
     """One block. `parts`: queries, keys, values and output of each attention, and every other part that has weights, by name.
     `branches`: |branch| / |x + branch| of each residual branch in order, or of the block as a whole where they cannot be told apart;
     none where it changes the shape."""
@@ -34,24 +34,27 @@ class Flow(NamedTuple):
     branches: tuple[float, ...]
 
 
-def flow(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> list[Flow]:
+def measure_flow(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> list[BlockFlow]:
     """Every block of the backbone for one batch, in evaluation mode; neither the model nor its gradients are touched.
 
     loss: from the model to a scalar, or to named ones that are summed, as `lambda m: task.loss(m, batch)`.
     Errors: `UsageError` for a loss that does not depend on any block.
     """
-    seen = Seen(dict(inner for name, block in blocks_of(model).items() for inner in opened(name, block)))
-    with torch.enable_grad(), still(model), hooked(seen.hooks()):
+    seen = FlowRecorder(dict(inner for name, block in blocks_of(model).items() for inner in open_block(name, block)))
+    with torch.enable_grad(), evaluation_mode(model), temporary_hooks(seen.hooks()):
         said = loss(model)
         total = sum(said.values()) if isinstance(said, Mapping) else said
         tensors = [t for t in seen.tensors.values() if t.requires_grad]
         if not isinstance(total, Tensor) or total.ndim or not total.requires_grad or not tensors:
-            raise UsageError("no gradient comes back from this loss", "give a scalar that depends on the model, with weights that learn")
+            raise UsageError(
+                "no gradient comes back from this loss",
+                "give a scalar that depends on the model, with weights that learn",
+            )
         gradients = torch.autograd.grad(total, tensors, allow_unused=True)
     back = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
     norms = {key: Norms(rms(t), rms(back.get(id(t)))) for key, t in seen.tensors.items()}
     return [
-        Flow(name, norms[name, ""], {part: n for (block, part), n in norms.items() if block == name and part}, seen.shares(name))
+        BlockFlow(name, norms[name, ""], {part: n for (block, part), n in norms.items() if block == name and part}, seen.shares(name))
         for name in seen.blocks if (name, "") in norms
     ]  # fmt: skip
 
@@ -60,7 +63,7 @@ def rms(x: Tensor | None) -> float:
     return 0.0 if x is None else float(x.detach().float().square().mean().sqrt())
 
 
-class Seen:
+class FlowRecorder:
     """What is seen of one pass: tensors of the graph by (block, part), what came into blocks, and what residual branches added."""
 
     def __init__(self, blocks: Mapping[str, nn.Module]):
@@ -72,13 +75,18 @@ class Seen:
     def hooks(self) -> list[Any]:
         made: list[Any] = []
         for name, block in self.blocks.items():
-            made += [block.register_forward_pre_hook(self.enters(name)), block.register_forward_hook(self.leaves(name, ""))]
+            made += [
+                block.register_forward_pre_hook(self.enters(name)),
+                block.register_forward_hook(self.leaves(name, "")),
+            ]
             for part, module in block.named_modules():
                 if isinstance(module, Attention):
                     made.append(module.register_forward_hook(self.attends(name, part)))
                 elif isinstance(module, DropPath | SkipPath):
                     made.append(module.register_forward_hook(self.adds(name)))
-            made += [m.register_forward_hook(self.leaves(name, part)) for part, m in block.named_children() if is_mixer(m)]
+            made += [
+                m.register_forward_hook(self.leaves(name, part)) for part, m in block.named_children() if is_mixer(m)
+            ]
         return made
 
     def enters(self, name: str) -> Callable[..., None]:
@@ -130,12 +138,12 @@ class Seen:
         return (rms(out - x) / max(rms(out), TINY),)
 
 
-def opened(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def open_block(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """A block by its name, or what is in it where it is made of lists alone, as that of two branches is."""
     inner = list(block.named_children())
     if isinstance(block, nn.ModuleList) or all(isinstance(m, nn.ModuleList) for _, m in inner):
         for part, module in inner:
-            yield from opened(f"{name}.{part}", module)
+            yield from open_block(f"{name}.{part}", module)
     else:
         yield name, block
 
@@ -143,4 +151,6 @@ def opened(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def is_mixer(module: nn.Module) -> bool:
     """A part with matrices of its own that is no attention and holds none."""
     inside = list(module.modules())
-    return not any(isinstance(m, Attention) for m in inside) and any(isinstance(m, nn.Linear | nn.Conv2d) for m in inside)
+    return not any(isinstance(m, Attention) for m in inside) and any(
+        isinstance(m, nn.Linear | nn.Conv2d) for m in inside
+    )

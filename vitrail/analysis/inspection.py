@@ -11,103 +11,137 @@ from torch import Tensor, nn
 
 from vitrail.analysis import distance as distances
 from vitrail.analysis import figures, gradient_flow, positions, sentences, tokens
-from vitrail.analysis.attention import Layers, Look, attention
-from vitrail.analysis.hooks import Given
+from vitrail.analysis.attention import LayerAttention, Layers, attention
+from vitrail.analysis.hooks import ModelInputs
 from vitrail.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 4  # pictures whose patches are coloured
+MAX_SHOWN = 4  # images whose patches are coloured
 
 
-class Found(NamedTuple):
+class Inspection(NamedTuple):
     """`name` begins the names of files; a table has a row of titles first."""
 
     name: str
-    words: Sequence[str]
+    sentences: Sequence[str]
     arrays: Mapping[str, np.ndarray]
     figures: Mapping[str, "Figure"]
     table: Sequence[Sequence[str]] = ()
 
 
-def distance(model: nn.Module, batches: Iterable[Given], layers: Layers = None) -> Found:
-    """How far each head looks over all pictures of some batches. Errors: `UsageError` for a model without softmax attention."""
+def inspect_distance(model: nn.Module, batches: Iterable[ModelInputs], layers: Layers = None) -> Inspection:
+    """How far each head looks over all images of some batches. Errors: `UsageError` for a model without softmax attention."""
     given = iter(batches)
     first = next(given, None)
     if first is None:
-        raise UsageError("there are no pictures to look at", "give one batch or more")
+        raise UsageError("there are no images to look at", "give one batch or more")
     one = tuple(x[:1] for x in first) if isinstance(first, tuple) else first[:1]
-    reference = [even(look) for look in attention(model, one, layers)]
-    profiles = distances.profile(model, chain([first], given), layers)
+    reference = [uniform_distance(look) for look in attention(model, one, layers)]
+    profiles = distances.profile_layers(model, chain([first], given), layers)
     rows = [["layer", "module", "head", "distance_pixels", "even_attention_pixels", "entropy_nats", "entropy_share"]]
     for number, (p, wide) in enumerate(zip(profiles, reference, strict=True)):
-        for head, numbers in enumerate(zip(p.distance.tolist(), p.entropy.tolist(), p.share.tolist(), strict=True)):
+        for head, numbers in enumerate(
+            zip(p.distance.tolist(), p.entropy.tolist(), p.entropy_share.tolist(), strict=True)
+        ):
             rows.append([str(number), p.name, str(head), *(f"{v:.5g}" for v in (numbers[0], wide, *numbers[1:]))])
-    arrays = {f"{kind}/{p.name}": getattr(p, kind).numpy() for p in profiles for kind in ("distance", "entropy", "share")}
+    arrays = {
+        f"{kind}/{p.name}": getattr(p, kind).numpy() for p in profiles for kind in ("distance", "entropy", "share")
+    }
     arrays["even"] = np.array(reference, np.float32)
-    return Found("distance", sentences.distances(profiles, reference), arrays, {"": figures.distance_figure(profiles)}, rows)
+    return Inspection(
+        "distance",
+        sentences.describe_distances(profiles, reference),
+        arrays,
+        {"": figures.draw_distances(profiles)},
+        rows,
+    )
 
 
-def even(look: Look) -> float:
+def uniform_distance(look: LayerAttention) -> float:
     """The mean distance in pixels, if every query of a layer looked at all keys that it can see alike."""
     seen = (look.parts[:1, :, :1] > distances.TINY) & (look.key_index >= 0)[:, None, None]
     alike = seen / seen.sum(-1, keepdim=True).clamp(min=1)
     return float(distances.mean_distance(dataclasses.replace(look, parts=alike.to(look.parts))))
 
 
-def places(model: nn.Module) -> Found:
+def inspect_positions(model: nn.Module) -> Inspection:
     """How a model tells places. Errors: `UsageError` for one that has no position encoding."""
-    found = positions.encodings(model)
-    drawn = {one.name: figures.position_figure(one) for one in found}
+    found = positions.find_encodings(model)
+    drawn = {one.name: figures.draw_positions(one) for one in found}
     words = [sentence for one in found for sentence in one.sentences()]
-    return Found("positions", words, {f"{one.kind}/{one.name}": one.values.numpy() for one in found}, drawn)
+    return Inspection("positions", words, {f"{one.kind}/{one.name}": one.values.numpy() for one in found}, drawn)
 
 
-def filtering(model: nn.Module, count: int = 28) -> Found:
+def inspect_filters(model: nn.Module, count: int = 28) -> Inspection:
     """The first filters by their principal components."""
-    found = positions.filters(model, count)
-    arrays = {"components": found.pictures.numpy(), "shares": found.shares.numpy()}
-    return Found("filters", sentences.filters(found), arrays, {"": figures.filter_figure(found)})
+    found = positions.compute_filters(model, count)
+    arrays = {"components": found.images.numpy(), "shares": found.shares.numpy()}
+    return Inspection("filters", sentences.describe_filters(found), arrays, {"": figures.draw_filters(found)})
 
 
-def patches(model: nn.Module, batches: Iterable[Given], pictures: Sequence[np.ndarray]) -> Found:
-    """How alike patches grow over all batches, each picture counting the same, and the patches of the first few pictures in colours.
+def inspect_tokens(model: nn.Module, batches: Iterable[ModelInputs], images: Sequence[np.ndarray]) -> Inspection:
+    """How alike patches grow over all batches, each image counting the same, and the patches of the first few images in colours.
 
-    pictures: uint8 [H W C], those of the first batch as they are."""
-    sums, count, coloured = torch.zeros(1), 0, list[tokens.Coloured]()
+    images: uint8 [H W C], those of the first batch as they are."""
+    sums, count, coloured = torch.zeros(1), 0, list[tokens.TokenColors]()
     names: list[str] = []
     for batch in batches:
         size = len(batch[0] if isinstance(batch, tuple) else batch)
-        names, mean = tokens.likeness(model, batch)
+        names, mean = tokens.compute_similarity(model, batch)
         sums, count = sums + size * mean, count + size
-        coloured = coloured or tokens.coloured(model, batch)
+        coloured = coloured or tokens.compute_colors(model, batch)
     if not count:
-        raise UsageError("there are no pictures to look at", "give one batch or more")
-    alike = tokens.Alike(names, sums / count)
-    drawn = {"": figures.likeness_figure([("all pictures", alike)])}
-    for i in range(min(SHOWN, len(pictures), len(coloured[0].pictures))):
-        drawn[f"picture-{i}"] = figures.coloured_figure(pictures[i], coloured, i)
-    arrays = {"cosine": alike.cosine.numpy(), **{f"colours/{one.name}": one.pictures[:SHOWN].numpy() for one in coloured}}
+        raise UsageError("there are no images to look at", "give one batch or more")
+    alike = tokens.TokenSimilarity(names, sums / count)
+    drawn = {"": figures.draw_similarity([("all images", alike)])}
+    for i in range(min(MAX_SHOWN, len(images), len(coloured[0].images))):
+        drawn[f"image-{i}"] = figures.draw_token_colors(images[i], coloured, i)
+    arrays = {
+        "cosine": alike.cosine.numpy(),
+        **{f"colours/{one.name}": one.images[:MAX_SHOWN].numpy() for one in coloured},
+    }
     rows = [["block", "cosine"], *([name, f"{v:.5g}"] for name, v in zip(names, alike.cosine.tolist(), strict=True))]
-    return Found("tokens", sentences.alike(alike), arrays, drawn, rows)
+    return Inspection("tokens", sentences.describe_similarity(alike), arrays, drawn, rows)
 
 
-def cka(model: nn.Module, batches: Iterable[Given], other: nn.Module | None = None, names: tuple[str, str] = ("block", "block")) -> Found:
-    """How alike the blocks of one model are, or of two on the same pictures. names: of the two models, for the figure."""
-    found = tokens.cka(model, batches, other)
-    rows = [["", *found.across], *([name, *(f"{v:.4f}" for v in row)] for name, row in zip(found.down, found.values.tolist(), strict=True))]
-    drawn = {"": figures.cka_figure(found, names)}
-    return Found("cka", sentences.kernels(found, other is None), {"cka": found.values.numpy()}, drawn, rows)
+def inspect_cka(
+    model: nn.Module,
+    batches: Iterable[ModelInputs],
+    other: nn.Module | None = None,
+    names: tuple[str, str] = ("block", "block"),
+) -> Inspection:
+    """How alike the blocks of one model are, or of two on the same images. names: of the two models, for the figure."""
+    found = tokens.compute_cka(model, batches, other)
+    rows = [
+        ["", *found.column_names],
+        *([name, *(f"{v:.4f}" for v in row)] for name, row in zip(found.row_names, found.values.tolist(), strict=True)),
+    ]
+    drawn = {"": figures.draw_cka(found, names)}
+    return Inspection("cka", sentences.describe_cka(found, other is None), {"cka": found.values.numpy()}, drawn, rows)
 
 
-def gradients(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> Found:
+def inspect_gradients(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> Inspection:
     """Norms of activations and gradients by block and part, and what each residual branch changes, on what `loss` is of."""
-    found = gradient_flow.flow(model, loss)
+    found = gradient_flow.measure_flow(model, loss)
     rows = [["block", "part", "activation", "gradient", "branches"]]
     for one in found:
-        rows.append([one.name, "", f"{one.out.activation:.5g}", f"{one.out.gradient:.5g}", " ".join(f"{s:.4f}" for s in one.branches)])
+        rows.append(
+            [
+                one.name,
+                "",
+                f"{one.out.activation:.5g}",
+                f"{one.out.gradient:.5g}",
+                " ".join(f"{s:.4f}" for s in one.branches),
+            ]
+        )
         rows += [[one.name, part, f"{n.activation:.5g}", f"{n.gradient:.5g}", ""] for part, n in one.parts.items()]
-    arrays = {"activation": np.array([one.out.activation for one in found]), "gradient": np.array([one.out.gradient for one in found])}
+    arrays = {
+        "activation": np.array([one.out.activation for one in found]),
+        "gradient": np.array([one.out.gradient for one in found]),
+    }
     arrays |= {f"branches/{one.name}": np.array(one.branches) for one in found}
-    return Found("gradients", sentences.flows(found), arrays, {"": figures.flow_figure(found)}, rows)
+    return Inspection(
+        "gradients", sentences.describe_flow(found), arrays, {"": figures.draw_gradient_flow(found)}, rows
+    )

@@ -1,56 +1,58 @@
-"""Maps of what a model saw, put back on the picture as it was before it was made to fit the model."""
+"""Maps of what a model saw, put back on the image as it was before it was made to fit the model."""
 
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from vitrail.analysis.cam import on_picture
+from vitrail.analysis.cam import resize_to_image
 from vitrail.analysis.figures import overlay
 from vitrail.analysis.hooks import backbone_of
 from vitrail.contracts import Backbone
-from vitrail.data.encode import rgb
+from vitrail.data.encode import to_rgb
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.types import Grid
 
 
-class Seen(NamedTuple):
-    """What the model saw of a picture: these of its pixels, which lie on so much of the model's canvas, from the top left."""
+class VisibleArea(NamedTuple):
+    """What the model saw of an image: these of its pixels, which lie on so much of the model's canvas, from the top left."""
 
     rows: slice
     columns: slice
     canvas: Grid
 
 
-def seen(pre: Preprocess, height: int, width: int) -> Seen:
-    """Of a picture of a size, given to a model as one canvas."""
-    if pre.resize == "stretch" or (height, width) == pre.size:
-        return Seen(slice(0, height), slice(0, width), pre.size)
-    if pre.resize == "crop":
+def find_visible_area(pre: Preprocess, height: int, width: int) -> VisibleArea:
+    """Of an image of a size, given to a model as one canvas."""
+    if pre.resize_mode == "stretch" or (height, width) == pre.size:
+        return VisibleArea(slice(0, height), slice(0, width), pre.size)
+    if pre.resize_mode == "crop":
         scale = max(pre.size[0] / height, pre.size[1] / width) / pre.crop_ratio
         parts = []
         for whole, kept in zip((height, width), pre.size, strict=True):
             scaled = round(whole * scale)
             begin = (scaled - kept) // 2
             parts.append(slice(round(begin * whole / scaled), round((begin + kept) * whole / scaled)))
-        return Seen(parts[0], parts[1], pre.size)
-    return Seen(slice(0, height), slice(0, width), pre.scaled(height, width))
+        return VisibleArea(parts[0], parts[1], pre.size)
+    return VisibleArea(slice(0, height), slice(0, width), pre.scaled_size(height, width))
 
 
-def extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
+def compute_extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
     """The height and width in pixels that a grid of cells covers on a canvas of a size, what pads it included: cells are as wide as the
     stride of a map that has so many of them, or share the canvas evenly."""
     backbone = backbone_of(model)
     strides = backbone.strides if isinstance(backbone, Backbone) else ()
-    down, across = (next((s * n for s in strides if -(-side // s) == n), side) for side, n in zip(size, grid, strict=True))
+    down, across = (
+        next((s * n for s in strides if -(-side // s) == n), side) for side, n in zip(size, grid, strict=True)
+    )
     return down, across
 
 
-def onto(picture: np.ndarray, heat: Tensor, pre: Preprocess, covers: Grid) -> np.ndarray:
-    """A map [h w] of a model's cells in colours over the picture uint8 [H W C], at its resolution: uint8 [H W 3]. What the model did
-    not see stays as it is. covers: as `extent` says."""
-    place = seen(pre, *picture.shape[:2])
-    large = on_picture(heat.detach().float().cpu(), pre.size, covers)[: place.canvas[0], : place.canvas[1]]
-    drawn = rgb(picture).copy()
-    drawn[place.rows, place.columns] = overlay(picture[place.rows, place.columns], large)
+def overlay_map(image: np.ndarray, heat: Tensor, pre: Preprocess, covers: Grid) -> np.ndarray:
+    """A map [h w] of a model's cells in colours over the image uint8 [H W C], at its resolution: uint8 [H W 3]. What the model did
+    not see stays as it is. covers: as `compute_extent` says."""
+    place = find_visible_area(pre, *image.shape[:2])
+    large = resize_to_image(heat.detach().float().cpu(), pre.size, covers)[: place.canvas[0], : place.canvas[1]]
+    drawn = to_rgb(image).copy()
+    drawn[place.rows, place.columns] = overlay(image[place.rows, place.columns], large)
     return drawn

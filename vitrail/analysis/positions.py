@@ -1,4 +1,4 @@
-"""How a model tells places, without any picture: tables, rotations and relative biases; and the filters that cut the patches."""
+"""How a model tells places, without any image: tables, rotations and relative biases; and the filters that cut the patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.analysis.hooks import backbone_of
 from vitrail.errors import UsageError
-from vitrail.layers.attention import attentions
+from vitrail.layers.attention import named_attentions
 from vitrail.layers.position import Position
 from vitrail.layers.relative import Displacements
 from vitrail.layers.rotary import Rotation
@@ -99,7 +99,9 @@ class Bias(Encoding):
     def sentences(self) -> list[str]:
         nearer, farther = self.near_and_far()
         more = int((nearer > farther).sum())
-        return [f"{self.name}: {more} of {len(nearer)} heads add more to the next keys than to those half a window away and farther."]
+        return [
+            f"{self.name}: {more} of {len(nearer)} heads add more to the next keys than to those half a window away and farther."
+        ]
 
     def near_and_far(self) -> tuple[np.ndarray, np.ndarray]:
         """By head the mean of what is added one cell away, and half a window away and farther."""
@@ -111,26 +113,26 @@ class Bias(Encoding):
 
 
 class Filters(NamedTuple):
-    """Principal components of filters: pictures [n C p p], of unit length, and the share of the variance that each explains [n]."""
+    """Principal components of filters: images [n C p p], of unit length, and the share of the variance that each explains [n]."""
 
-    pictures: Tensor
+    images: Tensor
     shares: Tensor
 
 
 @torch.no_grad()
-def encodings(model: nn.Module, grid: Grid | None = None) -> list[Encoding]:
+def find_encodings(model: nn.Module, grid: Grid | None = None) -> list[Encoding]:
     """All of a model's ways to tell places. grid: (height, width) in cells that tables and rotations are taken at, by default that
     which they were made for. Errors: `UsageError` for a model that has none."""
     backbone = backbone_of(model)
     found = list(encodings_of(backbone, grid))
     if not found:
         raise UsageError(f"{type(backbone).__name__} has no position encoding",
-                         "nothing is to be drawn: its convolutions tell places by the zeros around the picture")  # fmt: skip
+                         "nothing is to be drawn: its convolutions tell places by the zeros around the image")  # fmt: skip
     return found
 
 
 def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
-    inside = attentions(backbone)
+    inside = named_attentions(backbone)
     rotations = list[Tensor]()
     for name, module in backbone.named_modules():
         if isinstance(module, Position):
@@ -139,7 +141,9 @@ def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
         elif isinstance(module, Rotation):
             at = at_grid(module, grid)
             angles = module.angles(at)
-            if not any(torch.equal(angles, other) for other in rotations):  # nothing is learned, so all layers turn alike
+            if not any(
+                torch.equal(angles, other) for other in rotations
+            ):  # nothing is learned, so all layers turn alike
                 rotations.append(angles)
                 yield Similarity(name, kernel(angles, at), "rotary")
         elif isinstance(module, Displacements):
@@ -151,7 +155,9 @@ def at_grid(rotation: Rotation, grid: Grid | None) -> Grid:
     """Errors: `UsageError` where neither the caller nor the model says one."""
     at = grid or rotation.grid
     if at is None:
-        raise UsageError("rotations are the same on every grid, and the model has none of its own", "give grid=(height, width)")
+        raise UsageError(
+            "rotations are the same on every grid, and the model has none of its own", "give grid=(height, width)"
+        )
     return at
 
 
@@ -171,18 +177,20 @@ def kernel(angles: Tensor, grid: Grid) -> Tensor:
 
 
 @torch.no_grad()
-def filters(model: nn.Module, count: int = 28) -> Filters:
-    """The first principal components of the filters that meet the picture first, with the mean filter taken off (Dosovitskiy et al.
+def compute_filters(model: nn.Module, count: int = 28) -> Filters:
+    """The first principal components of the filters that meet the image first, with the mean filter taken off (Dosovitskiy et al.
     2020, figure 7). Errors: `UsageError` for a model that begins with no convolution or patches."""
     first = next((m for m in backbone_of(model).modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or count < 1:
-        raise UsageError("no filters meet the picture first" if first is None else f"{count} components are none",
+        raise UsageError("no filters meet the image first" if first is None else f"{count} components are none",
                          "give a backbone of vitrail" if first is None else "take 1 or more")  # fmt: skip
     weight = first.weight.detach().double().cpu()
     rows = weight.flatten(1) - weight.flatten(1).mean(0)
     _, lengths, components = torch.linalg.svd(rows, full_matrices=False)
     n = min(count, len(components))
     components = components[:n]
-    signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()  # so that the same filters give the same pictures
+    signs = components.gather(
+        1, components.abs().argmax(1, keepdim=True)
+    ).sign()  # so that the same filters give the same images
     shares = lengths.square() / lengths.square().sum().clamp(min=1e-300)
     return Filters((components * signs).float().view(n, *weight.shape[1:]), shares[:n].float())

@@ -1,6 +1,6 @@
 """What frozen features are worth: a linear probe and a vote of the nearest neighbours, on features that were computed before.
 
-Linear probe: multinomial logistic regression (one logistic regression a class where a picture has several) on standardised
+Linear probe: multinomial logistic regression (one logistic regression a class where an image has several) on standardised
 features, its L2 strength chosen on a held-out part of the training features. Nearest neighbours: cosine similarity s, the k most
 similar vote with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978; DINO, Caron et al. 2021, arXiv:2104.14294).
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitrail.metrics.classification import multi_label, single_label
 
-STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the L2 penalty that are tried, strongest first
+L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the L2 penalty that are tried, strongest first
 MIDDLE = 1e-3  # where nothing can be held out to choose by
 HELD_OUT = 0.2  # share of the training features that chooses
 TEMPERATURE = 0.07
@@ -23,7 +23,7 @@ SIMILARITIES = 2**24  # that are held in memory at once
 ITERATIONS = 300
 
 
-class Linear(NamedTuple):
+class LinearProbe(NamedTuple):
     """A fitted probe: standardised features [N D] @ weight [D K] + bias [K] are logits."""
 
     mean: Tensor
@@ -36,17 +36,17 @@ class Linear(NamedTuple):
         return logits.sigmoid() if several else logits.softmax(1)
 
 
-class Choice(NamedTuple):
+class L2Choice(NamedTuple):
     """The L2 strength that was chosen, and the score of each that was tried: top-1, or mAP; empty where nothing could be held out."""
 
     l2: float
     scores: dict[float, float]
 
 
-def draw(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Places of a share of the pictures, ascending. labels: class indices [N], or multi-hot [N K].
+def draw_subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Places of a share of the images, ascending. labels: class indices [N], or multi-hot [N K].
 
-    Of each class the same share, at least one picture; with several classes a picture, that share of all pictures, and one more for
+    Of each class the same share, at least one image; with several classes an image, that share of all images, and one more for
     every class that would have none. A smaller share of the same seed is part of a larger one.
     """
     if labels.ndim == 1:
@@ -65,10 +65,12 @@ def some(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarr
     return chance.permutation(members)[: max(1, round(share * len(members)))]
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, l2: float, start: Linear | None = None) -> Linear:
+def fit_probe(
+    features: Tensor, labels: Tensor, classes: int, l2: float, start: LinearProbe | None = None
+) -> LinearProbe:
     """Minimises the mean loss + l2/2 |weight|^2 over features [N D] by L-BFGS on all of them at once; it has one minimum.
 
-    labels: class indices [N], or multi-hot [N K]: then the loss of a picture is the sum over its classes. start: where to begin.
+    labels: class indices [N], or multi-hot [N K]: then the loss of an image is the sum over its classes. start: where to begin.
     """
     mean, std = features.mean(0), features.std(0, correction=0)
     std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))  # a feature may never change
@@ -89,7 +91,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, l2: float, start: Linear
         return value.detach()
 
     solver.step(objective)
-    return Linear(mean, std, weight.detach(), bias.detach())
+    return LinearProbe(mean, std, weight.detach(), bias.detach())
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -98,43 +100,47 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(1).mean()
 
 
-def choose(features: Tensor, labels: Tensor, classes: int, seed: int, strengths: Sequence[float] = STRENGTHS) -> Choice:
+def choose_l2(
+    features: Tensor, labels: Tensor, classes: int, seed: int, strengths: Sequence[float] = L2_STRENGTHS
+) -> L2Choice:
     """The L2 strength of which a probe of the larger part of the features is best on the rest: by its score, then by its loss."""
-    kept, held = apart(labels.cpu().numpy(), seed)
+    kept, held = split_off(labels.cpu().numpy(), seed)
     if not len(held):
-        return Choice(MIDDLE, {})
+        return L2Choice(MIDDLE, {})
     x, y = features[kept], labels[kept]
     scores: dict[float, float] = {}
     ranks: dict[float, tuple[float, float]] = {}
     fitted = None
     for l2 in sorted(strengths, reverse=True):
-        fitted = fit(x, y, classes, l2, fitted)
+        fitted = fit_probe(x, y, classes, l2, fitted)
         logits = (features[held] - fitted.mean) / fitted.std @ fitted.weight + fitted.bias
         said = logits.sigmoid() if labels.ndim == 2 else logits.softmax(1)
         scores[l2] = score(said, labels[held])
         ranks[l2] = (scores[l2], -float(loss(logits, labels[held])))
-    return Choice(max(ranks, key=lambda l2: ranks[l2]), scores)
+    return L2Choice(max(ranks, key=lambda l2: ranks[l2]), scores)
 
 
-def apart(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places to learn from and places to judge by. A class of one picture is learned from."""
+def split_off(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places to learn from and places to judge by. A class of one image is learned from."""
     if labels.ndim == 1:
         kept = [m if len(m) == 1 else some(m, 1 - HELD_OUT, seed, c)[: len(m) - 1]
                 for c, m in enumerate(np.flatnonzero(labels == c) for c in np.unique(labels))]  # fmt: skip
         chosen = np.sort(np.concatenate(kept))
     else:
-        chosen = draw(labels, 1 - HELD_OUT, seed)
+        chosen = draw_subset(labels, 1 - HELD_OUT, seed)
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
 
-def score(said: Tensor, labels: Tensor) -> float:
-    """Top-1 of probabilities, or mAP where a picture has several classes."""
+def score(probabilities: Tensor, labels: Tensor) -> float:
+    """Top-1 of probabilities, or mAP where an image has several classes."""
     if labels.ndim == 1:
-        return float((said.argmax(1) == labels).double().mean())
-    return multi_label(said.float().cpu(), labels.cpu())["mAP"]
+        return float((probabilities.argmax(1) == labels).double().mean())
+    return multi_label(probabilities.float().cpu(), labels.cpu())["mAP"]
 
 
-def neighbours(train: Tensor, labels: Tensor, queries: Tensor, classes: int, ks: Sequence[int]) -> dict[int, Tensor]:
+def knn_probabilities(
+    train: Tensor, labels: Tensor, queries: Tensor, classes: int, ks: Sequence[int]
+) -> dict[int, Tensor]:
     """For each k the share [M K] that each class has in the vote of the k training features [N D] nearest to each query [M D].
 
     Queries are compared in pieces, so that never more than `SIMILARITIES` numbers are held; of N < k neighbours all vote.
@@ -154,7 +160,7 @@ def neighbours(train: Tensor, labels: Tensor, queries: Tensor, classes: int, ks:
     return {k: torch.cat(parts) for k, parts in found.items()}
 
 
-def judged(said: Tensor, labels: Tensor) -> dict[str, float]:
+def probe_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """The numbers by which probabilities [N K] are judged, by name."""
-    metrics = (single_label if labels.ndim == 1 else multi_label)(said.float().cpu(), labels.cpu())
+    metrics = (single_label if labels.ndim == 1 else multi_label)(probabilities.float().cpu(), labels.cpu())
     return {name: value for name, value in metrics.items() if isinstance(value, float)}

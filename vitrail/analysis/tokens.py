@@ -7,76 +7,78 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.block_outputs import State, each, flat
-from vitrail.analysis.hooks import Given, inputs
+from vitrail.analysis.block_outputs import BlockOutput, flatten_tokens, map_outputs
+from vitrail.analysis.hooks import ModelInputs, prepare_inputs
 from vitrail.errors import UsageError
 
 TINY = 1e-12
 
 
-class Alike(NamedTuple):
-    """How alike the patches of a picture are after each block: names, and the mean cosine over pairs and pictures [L]."""
+class TokenSimilarity(NamedTuple):
+    """How alike the patches of an image are after each block: names, and the mean cosine over pairs and images [L]."""
 
     names: list[str]
     cosine: Tensor
 
 
-class Coloured(NamedTuple):
-    """After one block, what its patches show: pictures [B h w 3] in [0, 1]; and the shares of variance of the three colours [3]."""
+class TokenColors(NamedTuple):
+    """After one block, what its patches show: images [B h w 3] in [0, 1]; and the shares of variance of the three colours [3]."""
 
     name: str
-    pictures: Tensor
+    images: Tensor
     shares: Tensor
 
 
-class Kernels(NamedTuple):
+class CkaMatrix(NamedTuple):
     """Linear CKA between the layers of two models: names down and across, and values [L L']."""
 
-    down: list[str]
-    across: list[str]
+    row_names: list[str]
+    column_names: list[str]
     values: Tensor
 
 
-def likeness(model: nn.Module, images: Given) -> Alike:
-    """The mean cosine between two different patches of the same picture, after each block."""
+def compute_similarity(model: nn.Module, images: ModelInputs) -> TokenSimilarity:
+    """The mean cosine between two different patches of the same image, after each block."""
 
-    def make(state: State) -> Tensor:
-        unit = F.normalize(flat(state), dim=-1)
+    def make(state: BlockOutput) -> Tensor:
+        unit = F.normalize(flatten_tokens(state), dim=-1)
         n = unit.shape[1]
         pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))  # all pairs but those of a patch with itself
         return (pairs / max(1, n * (n - 1))).mean().cpu()
 
-    names, made = each(model, inputs(model, images), make)
-    return Alike(names, torch.stack(made))
+    names, made = map_outputs(model, prepare_inputs(model, images), make)
+    return TokenSimilarity(names, torch.stack(made))
 
 
-def coloured(model: nn.Module, images: Given) -> list[Coloured]:
+def compute_colors(model: nn.Module, images: ModelInputs) -> list[TokenColors]:
     """Patches after each block by the three directions in which those of the whole batch differ most, as red, green and blue."""
-    return each(model, inputs(model, images), colours)[1]
+    return map_outputs(model, prepare_inputs(model, images), principal_colors)[1]
 
 
-def colours(state: State) -> Coloured:
+def principal_colors(state: BlockOutput) -> TokenColors:
     cells = state.cells().float()
     rows = cells.flatten(0, 2)
     rows = rows - rows.mean(0)
     _, lengths, components = torch.linalg.svd(rows, full_matrices=False)
     count = min(3, len(components))
     main = components[:count]
-    main = main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()  # the same numbers give the same colours everywhere
+    main = (
+        main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()
+    )  # the same numbers give the same colours everywhere
     found = rows @ main.T
     low, high = found.amin(0), found.amax(0)
     shown = F.pad((found - low) / (high - low).clamp(min=TINY), (0, 3 - count))
     shares = F.pad(lengths[:count].square() / lengths.square().sum().clamp(min=TINY), (0, 3 - count))
-    return Coloured(state.name, shown.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
+    return TokenColors(state.name, shown.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
 
 
-def cka(model: nn.Module, batches: Iterable[Given], other: nn.Module | None = None) -> Kernels:
-    """Linear CKA between all blocks of a model, or of two on the same pictures (Kornblith et al. 2019, arxiv.org/abs/1905.00414).
+def compute_cka(model: nn.Module, batches: Iterable[ModelInputs], other: nn.Module | None = None) -> CkaMatrix:
+    """Linear CKA between all blocks of a model, or of two on the same images (Kornblith et al. 2019, arxiv.org/abs/1905.00414).
 
-    A picture is all patches of a block in a row. HSIC is the unbiased estimate of each batch, summed over batches (Nguyen et al. 2020,
-    arxiv.org/abs/2010.15327, equation 3), so only pictures by pictures is held, and batches may be small: 4 pictures and more.
+    An image is all patches of a block in a row. HSIC is the unbiased estimate of each batch, summed over batches (Nguyen et al. 2020,
+    arxiv.org/abs/2010.15327, equation 3), so only images by images is held, and batches may be small: 4 images and more.
     1 on the diagonal of a model with itself; around 0, also below, for layers that have nothing in common. NaN for a layer that
-    says the same of all pictures. Errors: `UsageError` for batches of fewer pictures.
+    says the same of all images. Errors: `UsageError` for batches of fewer images.
     """
     sums: list[Tensor] = []
     names: tuple[list[str], list[str]] = ([], [])
@@ -87,23 +89,23 @@ def cka(model: nn.Module, batches: Iterable[Given], other: nn.Module | None = No
         sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         names = down, across
     if not sums:
-        raise UsageError("there are no batches to compare layers on", "give some, of 4 pictures or more")
+        raise UsageError("there are no batches to compare layers on", "give some, of 4 images or more")
     between, one, two = sums
-    return Kernels(*names, (between / (one[:, None] * two).sqrt()).float())
+    return CkaMatrix(*names, (between / (one[:, None] * two).sqrt()).float())
 
 
-def grams(model: nn.Module, batch: Given) -> tuple[list[str], Tensor]:
-    """Inner products of the pictures of a batch in each block, without those of a picture with itself: [L B B], float64."""
+def grams(model: nn.Module, batch: ModelInputs) -> tuple[list[str], Tensor]:
+    """Inner products of the images of a batch in each block, without those of an image with itself: [L B B], float64."""
 
-    def make(state: State) -> Tensor:
-        rows = flat(state).flatten(1).cpu().double()  # float64 does not exist on every accelerator
+    def make(state: BlockOutput) -> Tensor:
+        rows = flatten_tokens(state).flatten(1).cpu().double()  # float64 does not exist on every accelerator
         rows = rows - rows.mean(0)  # the estimate knows no mean, and without it there is less to round
         return (rows @ rows.T).fill_diagonal_(0.0)
 
-    args = inputs(model, batch)
+    args = prepare_inputs(model, batch)
     if len(args[0]) < 4:
-        raise UsageError(f"layers cannot be compared on a batch of {len(args[0])} pictures", "make batches of 4 or more")
-    names, made = each(model, args, make)
+        raise UsageError(f"layers cannot be compared on a batch of {len(args[0])} images", "make batches of 4 or more")
+    names, made = map_outputs(model, args, make)
     return names, torch.stack(made)
 
 

@@ -1,4 +1,4 @@
-"""An autoencoder of diffusers' from a folder on this machine: pictures in [-1, 1] to latents and back.
+"""An autoencoder of diffusers' from a folder on this machine: images in [-1, 1] to latents and back.
 
 DiT was made for latents (Peebles & Xie 2022, section 3.2; Rombach et al. 2021, arxiv.org/abs/2112.10752). Latents are moved and scaled by
 the numbers in the autoencoder's own config, so that what a denoiser learns has a spread of about one.
@@ -14,11 +14,11 @@ from torch import Tensor
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.storage.tensors import digest
 
-AT_ONCE = 8  # pictures that are encoded or decoded at a time: one of 256 x 256 takes some 300 MB on the way
+AT_ONCE = 8  # images that are encoded or decoded at a time: one of 256 x 256 takes some 300 MB on the way
 
 
 class Autoencoder:
-    """channels: of pictures; latents: channels of latents; factor: by which their sides are smaller. hash: of weights and config."""
+    """channels: of images; latents: channels of latents; factor: by which their sides are smaller. hash: of weights and config."""
 
     def __init__(self, net: Any, path: Path):
         config = net.config
@@ -30,23 +30,25 @@ class Autoencoder:
         self.hash = digest(dict(net.state_dict()), json.loads(json.dumps(said, default=str)))
 
     @torch.no_grad()
-    def moments(self, pictures: Tensor) -> Tensor:
+    def encode_moments(self, images: Tensor) -> Tensor:
         """Floats in [-1, 1] [B C H W] -> means and standard deviations of their latents, scaled, float32 [B 2 c h w]."""
         found = []
-        with torch.autocast(pictures.device.type, enabled=False):
-            for some in pictures.float().split(AT_ONCE):
+        with torch.autocast(images.device.type, enabled=False):
+            for some in images.float().split(AT_ONCE):
                 said = self.net.encode(some).latent_dist
                 found.append(torch.stack([(said.mean - self.shift) * self.scale, said.std * self.scale], dim=1))
         return torch.cat(found)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B c h w] -> pictures, float32 [B C H W]."""
+        """Scaled latents [B c h w] -> images, float32 [B C H W]."""
         with torch.autocast(latents.device.type, enabled=False):
-            return torch.cat([self.net.decode(some / self.scale + self.shift).sample for some in latents.float().split(AT_ONCE)])
+            return torch.cat(
+                [self.net.decode(some / self.scale + self.shift).sample for some in latents.float().split(AT_ONCE)]
+            )
 
 
-def opened(path: Path, device: torch.device | str = "cpu", wanted: str | None = None) -> Autoencoder:
+def open_autoencoder(path: Path, device: torch.device | str = "cpu", wanted: str | None = None) -> Autoencoder:
     """The autoencoder in a folder, or in the folder vae/ of a whole pipeline. wanted: the hash that it must have.
 
     Errors: `UsageError` where diffusers is missing; `CheckpointError` for no autoencoder, a damaged one, or another than wanted.
@@ -56,9 +58,13 @@ def opened(path: Path, device: torch.device | str = "cpu", wanted: str | None = 
     try:
         from diffusers import AutoencoderKL
     except ImportError:
-        raise UsageError("autoencoders are read by diffusers, which is not installed", "pip install 'vitrail[diffusers]'") from None
+        raise UsageError(
+            "autoencoders are read by diffusers, which is not installed", "pip install 'vitrail[diffusers]'"
+        ) from None
     if kind != "AutoencoderKL":
-        raise CheckpointError(f"{folder} holds a {kind or 'model without a name'}, not an AutoencoderKL", "give the folder of one")
+        raise CheckpointError(
+            f"{folder} holds a {kind or 'model without a name'}, not an AutoencoderKL", "give the folder of one"
+        )
     try:
         net, about = AutoencoderKL.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -67,10 +73,13 @@ def opened(path: Path, device: torch.device | str = "cpu", wanted: str | None = 
         raise CheckpointError(f"the autoencoder in {folder} cannot be read: {' '.join(str(error).split())[:200]}",
                               "config.json and a .safetensors file of AutoencoderKL.save_pretrained belong there") from None  # fmt: skip
     if lost := [*about["missing_keys"], *about["unexpected_keys"]]:
-        raise CheckpointError(f"the weights in {folder} do not fit its config: {', '.join(lost[:3])}", "copy both again")
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its config: {', '.join(lost[:3])}", "copy both again"
+        )
     if net.config.get("latents_mean") or net.config.get("latents_std"):
         raise CheckpointError(
-            f"{folder} has latents_mean and latents_std, which are not known here", "take one with a scaling_factor alone"
+            f"{folder} has latents_mean and latents_std, which are not known here",
+            "take one with a scaling_factor alone",
         )
     made = Autoencoder(net.float().eval().requires_grad_(False), path)
     if wanted is not None and made.hash != wanted:

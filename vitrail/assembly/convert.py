@@ -9,25 +9,25 @@ import torch
 from torch import nn
 
 from vitrail.assembly import model
-from vitrail.assembly.model import Described
+from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import trunk_of
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.recipe import Choice, Input, Recipe, override
+from vitrail.recipe import Choice, InputConfig, Recipe, override
 from vitrail.storage.atomic import write_folder
 from vitrail.storage.tensors import pack
-from vitrail.validation import Positive, checked
-from vitrail.weights.load import Chosen, Options, choose, load
+from vitrail.validation import Positive, validate
+from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, load_tensors
 from vitrail.weights.preprocessing import IMAGENET
-from vitrail.weights.published import Known, said, table
-from vitrail.weights.read import read
+from vitrail.weights.published import PublishedInfo, load_table, lookup_by_source
+from vitrail.weights.read import read_weights
 from vitrail.weights.report import LoadReport
 
 CLASSES = 1000  # of a new head, where nobody says how many
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportRequest:
     """What is to be brought, as it was asked for."""
 
     file: Path
@@ -35,14 +35,16 @@ class Wish:
     out: Path
     source: str = "auto"
     classes: int | tuple[str, ...] | None = None  # how many, or their names; None: as many as the file's head has
-    input: dict[str, Any] = field(default_factory=dict)  # keys of a recipe's [input] that are known better than from the source
+    input: dict[str, Any] = field(
+        default_factory=dict
+    )  # keys of a recipe's [input] that are known better than from the source
     licence: str = ""
     sha256: str | None = None
-    options: Options = field(default_factory=Options)
+    options: LoadOptions = field(default_factory=LoadOptions)
 
 
 @dataclass(frozen=True)
-class Brought:
+class ImportedModel:
     """A model folder that was written: what was loaded, how, and what was decided on the way."""
 
     folder: Path
@@ -50,87 +52,117 @@ class Brought:
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        return [*self.report.lines(), *(f"{'chosen':<11} {reason}" for reason in self.reasons), f"{'written':<11} {self.folder}"]
+        return [
+            *self.report.lines(),
+            *(f"{'chosen':<11} {reason}" for reason in self.reasons),
+            f"{'written':<11} {self.folder}",
+        ]
 
 
-def bring(wish: Wish) -> Brought:
-    """Reads, loads, and writes the folder `wish.out`. Errors: `CheckpointError`; `UsageError` where the folder is there already."""
-    if wish.out.exists():
-        raise UsageError(f"{wish.out} is there already and is never overwritten", "choose another folder")
+def import_weights(request: ImportRequest) -> ImportedModel:
+    """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder is there already."""
+    if request.out.exists():
+        raise UsageError(f"{request.out} is there already and is never overwritten", "choose another folder")
     names = Names()
-    names.model_config(wish.model)
-    raw = read(wish.file, wish.sha256)
-    known = table(wish.model.name.partition("/")[0])
+    names.model_config(request.model)
+    raw = read_weights(request.file, request.sha256)
+    known = load_table(request.model.name.partition("/")[0])
     with torch.device("meta"):  # only names and shapes are needed to recognise a file
-        chosen = choose(model.create(wish.model.name, 1, wish.model.keys), raw, known.sources, wish.source)
-    classes = class_names(wish, chosen)
-    keys, reasons = settings(wish, known, chosen, names)
-    made = model.create(wish.model.name, len(classes), keys)
-    report = load(made, raw, chosen, wish.options)
-    given, why = pictures(wish, known, chosen.source, made)
-    recipe = Recipe(model=Choice(wish.model.name, keys), input=given, task=Choice("classification"))
-    described = Described(made, names.task(recipe.task, len(classes)), recipe, classes)
-    new = () if any(n.startswith("heads.") for n in report.loaded) else ("the head is new: train it before believing a prediction",)
-    return Brought(write(described, wish, report), report, (*reasons, *why, *licence(wish), *new))
+        chosen = choose_source(
+            model.create_model(request.model.name, 1, request.model.keys), raw, known.sources, request.source
+        )
+    classes = class_names(request, chosen)
+    keys, reasons = model_settings(request, known, chosen, names)
+    made = model.create_model(request.model.name, len(classes), keys)
+    report = load_tensors(made, raw, chosen, request.options)
+    given, why = input_settings(request, known, chosen.source, made)
+    recipe = Recipe(model=Choice(request.model.name, keys), input=given, task=Choice("classification"))
+    bundle = ModelBundle(made, names.task(recipe.task, len(classes)), recipe, classes)
+    new = (
+        ()
+        if any(n.startswith("heads.") for n in report.loaded)
+        else ("the head is new: train it before believing a prediction",)
+    )
+    return ImportedModel(write_model(bundle, request, report), report, (*reasons, *why, *licence(request), *new))
 
 
-def class_names(wish: Wish, chosen: Chosen) -> tuple[str, ...]:
+def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ...]:
     """The classes: as said, or as many as the head in the file has."""
-    if isinstance(wish.classes, tuple):
-        if len(set(wish.classes)) != len(wish.classes) or not all(wish.classes):
+    if isinstance(request.classes, tuple):
+        if len(set(request.classes)) != len(request.classes) or not all(request.classes):
             raise UsageError("two classes have the same name, or one has none", "one name a class, each once")
-        return wish.classes
-    count = checked(wish.classes, Positive, "classes") if wish.classes is not None else 0
+        return request.classes
+    count = validate(request.classes, Positive, "classes") if request.classes is not None else 0
     head = chosen.tensors.get("heads.0.weight")
-    if not count and not wish.options.leave_head:
+    if not count and not request.options.new_head:
         if head is None:
-            raise CheckpointError(f"the file has no head (read as {chosen.source})", "--leave-head --classes 10 gives the model a new one")
+            raise CheckpointError(
+                f"the file has no head (read as {chosen.source})", "--new-head --classes 10 gives the model a new one"
+            )
         count = head.shape[0] if head.ndim == 2 else 0
     return tuple(map(str, range(count or CLASSES)))
 
 
-def settings(wish: Wish, known: Known, chosen: Chosen, names: Names) -> tuple[dict[str, Any], tuple[str, ...]]:
+def model_settings(
+    request: ImportRequest, known: PublishedInfo, chosen: MatchedTensors, names: Names
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Keys of the model with which its numbers are those of the source, unless they were given."""
-    keys, reasons = dict(wish.model.keys), []
-    fields = {f.name for f in dataclasses.fields(names.find("models", wish.model.name).config)}
+    keys, reasons = dict(request.model.keys), []
+    fields = {f.name for f in dataclasses.fields(names.find("models", request.model.name).config)}
     spelled = {key.replace("-", "_") for key in keys}
-    for key, value in said(known.settings, chosen.source, {}).items():
+    for key, value in lookup_by_source(known.settings, chosen.source, {}).items():
         if key in fields and key not in spelled:
             keys[key] = value
             reasons.append(f"model.{key} = {value}: as {chosen.source} has it")
     return keys, tuple(reasons)
 
 
-def pictures(wish: Wish, known: Known, source: str, made: nn.Module) -> tuple[Input, tuple[str, ...]]:
-    """What pictures become, by the source and by what was said."""
+def input_settings(
+    request: ImportRequest, known: PublishedInfo, source: str, made: nn.Module
+) -> tuple[InputConfig, tuple[str, ...]]:
+    """What images become, by the source and by what was said."""
     config: Any = trunk_of(made).config
-    found = said(known.pictures, source, IMAGENET)
-    rows = {name: adapted(getattr(found, name), config.channels) for name in ("mean", "std")}
-    given = Input(config.size, config.channels, rows["mean"], rows["std"], found.resize, found.crop_ratio, found.interpolation)
-    for key in wish.input:
+    found = lookup_by_source(known.preprocessing, source, IMAGENET)
+    rows = {name: adapt_channels(getattr(found, name), config.channels) for name in ("mean", "std")}
+    given = InputConfig(
+        config.size, config.channels, rows["mean"], rows["std"], found.resize, found.crop_ratio, found.interpolation
+    )
+    for key in request.input:
         if key.replace("-", "_") in ("size", "channels"):
             raise UsageError(f"input.{key} is the model's own", f"say --model.{key}")
-    given = override(Recipe(input=given), "input", wish.input).input
-    model.preprocess(given)
-    shown = ", ".join(f"{key} {getattr(given, key)}" for key in ("mean", "std", "resize", "crop_ratio", "interpolation"))
-    return given, (f"input: {shown}; as is usual for {source}" + (f", but {', '.join(wish.input)} as said" if wish.input else ""),)
+    given = override(Recipe(input=given), "input", request.input).input
+    model.build_preprocess(given)
+    shown = ", ".join(
+        f"{key} {getattr(given, key)}" for key in ("mean", "std", "resize_mode", "crop_ratio", "interpolation")
+    )
+    return given, (
+        f"input: {shown}; as is usual for {source}"
+        + (f", but {', '.join(request.input)} as said" if request.input else ""),
+    )
 
 
-def adapted(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def adapt_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """Statistics of three channels for another number: the mean where one stands for all, else in turn as kernels are repeated."""
     return (sum(values) / len(values),) if channels == 1 else tuple(values[i % len(values)] for i in range(channels))
 
 
-def licence(wish: Wish) -> tuple[str, ...]:
-    return () if wish.licence else ("no licence is recorded; --licence TEXT keeps one with the weights",)
+def licence(request: ImportRequest) -> tuple[str, ...]:
+    return () if request.licence else ("no licence is recorded; --licence TEXT keeps one with the weights",)
 
 
-def write(described: Described, wish: Wish, report: LoadReport) -> Path:
+def write_model(bundle: ModelBundle, request: ImportRequest, report: LoadReport) -> Path:
     """The folder that `vitrail.load` reads, with where the weights came from in its header."""
-    origin = {"source": report.source, "sha256": report.sha256, "licence": wish.licence, "fraction": round(report.fraction, 6)}
-    content = pack(dict(described.model.state_dict()), {**model.about(described), "origin": origin})
+    origin = {
+        "source": report.source,
+        "sha256": report.sha256,
+        "licence": request.licence,
+        "fraction": round(report.fraction, 6),
+    }
+    content = pack(dict(bundle.model.state_dict()), {**model.describe_bundle(bundle), "origin": origin})
     try:
-        write_folder(wish.out, {"model.safetensors": content})
+        write_folder(request.out, {"model.safetensors": content})
     except OSError as error:
-        raise UsageError(f"{wish.out} cannot be written: {error.strerror or error}", "choose another folder") from None
-    return wish.out
+        raise UsageError(
+            f"{request.out} cannot be written: {error.strerror or error}", "choose another folder"
+        ) from None
+    return request.out

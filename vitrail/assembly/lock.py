@@ -13,10 +13,10 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path, world: World) -> Iterator[None]:
+def hold_lock(folder: Path, world: World) -> Iterator[None]:
     """Holds the folder; of several processes of one run the first holds it for all. Errors: `RunError` where another run does."""
     handles: list[int] = []
-    world.once(lambda: handles.extend(take(folder)))
+    world.on_rank_zero(lambda: handles.extend(take_lock(folder)))
     try:
         yield
     finally:
@@ -25,10 +25,10 @@ def held(folder: Path, world: World) -> Iterator[None]:
             os.close(handle)
 
 
-def take(folder: Path) -> list[int]:
+def take_lock(folder: Path) -> list[int]:
     """The open lock file, none where this file system or platform has no locks: then one goes on without.
 
-    lockf rather than flock: processes that read pictures are forked, and flock would live on in them when the run is killed.
+    lockf rather than flock: processes that read images are forked, and flock would live on in them when the run is killed.
     """
     try:
         import fcntl
@@ -40,7 +40,7 @@ def take(folder: Path) -> list[int]:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not current(folder, handle):  # whoever held it has just let go and removed it
             os.close(handle)
-            return take(folder)
+            return take_lock(folder)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     except (BlockingIOError, PermissionError):
@@ -54,7 +54,7 @@ def take(folder: Path) -> list[int]:
     return [handle]
 
 
-def holder(folder: Path) -> str:
+def lock_holder(folder: Path) -> str:
     """Who works in the folder now, "" where nobody does or this platform cannot know."""
     try:
         import fcntl

@@ -10,13 +10,13 @@ from vitrail.catalog import Entry
 from vitrail.contracts import Task
 from vitrail.errors import UsageError
 from vitrail.recipe import Choice
-from vitrail.validation import Above, Count, Fraction, Positive, checked, shown, update
+from vitrail.validation import Count, Fraction, Positive, PositiveFloat, format_value, update_config, validate
 
 VOCABULARY = {  # one vocabulary for all families, so what a field may be is said once
     **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
     **dict.fromkeys(("depth", "tokens", "registers"), Count),
     **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
-    **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), Above),
+    **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), PositiveFloat),
 }
 
 
@@ -34,12 +34,12 @@ class Names:
 
     def model_config(self, choice: Choice) -> Any:
         """The config that a name and its keys stand for. Errors: `UsageError` for unknown keys, wrong kinds, and numbers that cannot be."""
-        made = update(self.find("models", choice.name).config, choice.keys, choice.name)
+        made = update_config(self.find("models", choice.name).config, choice.keys, choice.name)
         for name, kind in VOCABULARY.items():
             value = vars(made).get(name)
             for one in value if isinstance(value, tuple) else (value,):
                 if isinstance(one, int | float):
-                    checked(one, kind, f"{choice.name}.{name}")
+                    validate(one, kind, f"{choice.name}.{name}")
         return made
 
     def model(self, choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
@@ -57,10 +57,12 @@ class Names:
         entry = self.find("tasks", choice.name)
         fields = {f.name for f in dataclasses.fields(entry.config)}
         own = {key: value for key, value in (("classes", classes), ("multi_label", multi_label)) if key in fields}
-        made = update(entry.config, {**own, **choice.keys}, choice.name)
+        made = update_config(entry.config, {**own, **choice.keys}, choice.name)
         for key, value in own.items():
             if vars(made)[key] != value:
-                what = f"{choice.name}.{key} is {shown(vars(made)[key])}, but the data says {shown(value)}"
+                what = (
+                    f"{choice.name}.{key} is {format_value(vars(made)[key])}, but the data says {format_value(value)}"
+                )
                 raise UsageError(what, "leave it out")
         task: Task = entry.module.build(made)
         return task

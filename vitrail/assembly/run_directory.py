@@ -5,13 +5,13 @@ run.json           classes, reasons, the command, versions, the data in numbers
 entries.txt.gz     the files of the data set, to notice when it changes
 log.jsonl          one row per report
 checkpoints/       step-00000200/ and so on
-best/              step-00000150.safetensors: the weights of the best evaluation, where plan.patience is said
+best/              step-00000150.safetensors: the weights of the best evaluation, where train.patience is said
 divergence/        the batch and the finding where a number was not finite
 model.safetensors  the finished weights; alone enough for everything after training
-ema2.safetensors   the same by the second average, where optim.ema2 is said
-evaluation/        test.json and test.npz, one pair per part of the data; where the model makes pictures, also
-                   samples.png, quality.json, sweep.*, moments/ (a row of pictures at moments of the run) and copying-*.json
-                   and .npz (made pictures and the training pictures nearest to them)
+ema2.safetensors   the same by the second average, where optim.ema_decay_2 is said
+evaluation/        test.json and test.npz, one pair per part of the data; where the model makes images, also
+                   samples.png, quality.json, sweep.*, moments/ (a row of images at moments of the run) and copying-*.json
+                   and .npz (made images and the training images nearest to them)
 report.html        all of it on one page
 """
 
@@ -31,7 +31,7 @@ from vitrail.data.fingerprint import write_entries
 from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.storage.atomic import write_file
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 PAGE = 4096  # bytes
 
@@ -73,7 +73,7 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
-    def second(self) -> Path:
+    def ema2(self) -> Path:
         return self.path / "ema2.safetensors"
 
     @property
@@ -85,7 +85,7 @@ class RunFolder:
         return self.evaluation / "samples.png"
 
     @property
-    def moments(self) -> Path:
+    def snapshots(self) -> Path:
         return self.evaluation / "moments"
 
     @property
@@ -110,7 +110,9 @@ class RunFolder:
                 raise ValueError("it does not say what a run is")
             return said
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.about_file} cannot be read ({error})", "is this the folder of a run?") from None
+            raise CheckpointError(
+                f"{self.about_file} cannot be read ({error})", "is this the folder of a run?"
+            ) from None
 
     def create(self, recipe: Recipe, about: dict[str, Any], files: Iterable[Entry]) -> None:
         """Makes the folder, whole or not at all. Errors: `UsageError` where something is there already."""
@@ -125,29 +127,33 @@ class RunFolder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 shutil.rmtree(beside)
-            raise unwritable(self.path, error) from None
+            raise unwritable_error(self.path, error) from None
 
     def describe(self, recipe: Recipe, about: dict[str, Any]) -> None:
         """Writes what the run is: on resuming, when settings were allowed to change."""
         write_file(self.about_file, (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
-        write_file(self.recipe_file, toml(recipe, about.get("reasons", [])).encode())
+        write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode())
 
     def check_writable(self) -> None:
         """Finds out before the first step of a resumed run whether it can be written, its log anew included. Errors: `DataError`."""
         try:
-            probe(self.path, PAGE + (self.log.stat().st_size if self.log.exists() else 0))
+            probe_writable(self.path, PAGE + (self.log.stat().st_size if self.log.exists() else 0))
         except OSError as error:
-            raise unwritable(self.path, error) from None
+            raise unwritable_error(self.path, error) from None
 
     def refuse_existing(self) -> None:
         if self.path.exists() or self.path.is_symlink():
-            fix = f"--resume {self.path} continues it; another --out starts a new one" if self.is_run else "choose another --out"
+            fix = (
+                f"--resume {self.path} continues it; another --out starts a new one"
+                if self.is_run
+                else "choose another --out"
+            )
             raise UsageError(f"{self.path} is there already and is never overwritten", fix)
 
 
-def find(name: str | Path) -> RunFolder:
+def find_run(name: str | Path) -> RunFolder:
     """The run that a user means by a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
-    path = place(name)
+    path = as_path(name)
     places = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
     for there in [*places, Path("runs") / path]:
         folder = RunFolder(there)
@@ -159,7 +165,7 @@ def find(name: str | Path) -> RunFolder:
     raise CheckpointError(what, f"runs here: {', '.join(near) or 'none under runs/ yet; vitrail train makes one'}")
 
 
-def fresh(dataset: str, model: str) -> Path:
+def new_run_path(dataset: str, model: str) -> Path:
     """A folder under runs/ that is not there yet, named after the data and the model."""
     stem = "-".join((Path(dataset).stem or "data", model.rpartition("/")[2]))
     stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)[:60]
@@ -173,15 +179,17 @@ def check_writable(path: Path) -> None:
     """Finds out before step 0 whether a run can be written at `path`. Errors: `DataError`."""
     try:
         RunFolder(path).refuse_existing()
-        there = next(p for p in path.absolute().parents if os.path.lexists(p))  # no folder is made: the run may yet be refused
+        there = next(
+            p for p in path.absolute().parents if os.path.lexists(p)
+        )  # no folder is made: the run may yet be refused
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a folder")
-        probe(there)
+        probe_writable(there)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise unwritable_error(path, error) from None
 
 
-def probe(folder: Path, size: int = PAGE) -> None:
+def probe_writable(folder: Path, size: int = PAGE) -> None:
     """Writes so many bytes and removes them again."""
     file = folder / f".vitrail-{os.getpid()}"
     try:
@@ -190,17 +198,19 @@ def probe(folder: Path, size: int = PAGE) -> None:
         file.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be written: {error.strerror or error}", "choose another --out, or free the space it needs")
+def unwritable_error(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be written: {error.strerror or error}", "choose another --out, or free the space it needs"
+    )
 
 
-def toml(recipe: Recipe, reasons: list[str]) -> str:
+def to_toml(recipe: Recipe, reasons: list[str]) -> str:
     import tomli_w
 
     head = ["# vitrail train recipe.toml", *(f"# {reason}" for reason in reasons)]
     return "\n".join(head).replace("\r", " ") + "\n\n" + tomli_w.dumps(to_tables(recipe))
 
 
-def command() -> list[str]:
+def command_line() -> list[str]:
     """The words that started this process, as a user would type them."""
     return ["vitrail", *sys.argv[1:]]

@@ -11,7 +11,7 @@ from vitrail.cli.output.console import Console
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
-from vitrail.recipe import Choice
+from vitrail.recipe import DataConfig
 
 
 @dataclass
@@ -32,16 +32,16 @@ def check(words: list[str]) -> int:
     own = keys_of("data", keys)
     from vitrail.assembly.data import open_data
     from vitrail.data.survey import annotations as truths
-    from vitrail.data.survey.images import survey
+    from vitrail.data.survey.images import survey_images
     from vitrail.report.survey import annotations as told
     from vitrail.report.survey.images import render
 
-    dataset, _ = open_data(Choice("", {"path": given.path, **own}))
-    found = survey(dataset, Console().progress("reading images"))
+    dataset, _ = open_data(DataConfig("", {"path": given.path, **own}))
+    found = survey_images(dataset, Console().progress("reading images"))
     print("\n".join(render(dataset, found)))
     broken = bool(found.corrupt)
     if dataset.is_annotated:
-        seen = truths.look(dataset, Console().progress(f"reading {dataset.kind}"))
+        seen = truths.survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
         print("\n" + "\n".join(told.render(dataset, seen)))
         broken |= bool(seen.broken)
     if len(found.corrupt) == sum(map(len, dataset.splits.values())):
@@ -54,15 +54,15 @@ def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
     """The command to train with, and what would be chosen and why."""
     import torch
 
-    from vitrail.assembly.defaults import fill
-    from vitrail.assembly.prepare import facts, purpose
+    from vitrail.assembly.defaults import fill_recipe
+    from vitrail.assembly.prepare import gather_facts, purpose
     from vitrail.assembly.resolve import Names
     from vitrail.recipe import Recipe
 
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = Names()
-    recipe, task, _ = purpose(Recipe(data=Choice("", keys)), dataset, "", names)
-    _, reasons = fill(recipe, facts(dataset, found, gpu, keys), task.defaults(), names.model_config)
+    recipe, task, _ = purpose(Recipe(data=DataConfig("", keys)), dataset, "", names)
+    _, reasons = fill_recipe(recipe, gather_facts(dataset, found, gpu, keys), task.defaults(), names.model_config)
     words = [
         f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}"
         for key, value in keys.items()

@@ -9,7 +9,7 @@ from vitrail.cli.output.tables import Column, table
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 WIDEST = 40  # letters of a setting
 
@@ -30,29 +30,29 @@ class Compare:
 
 def compare(words: list[str]) -> None:
     given, _ = read(VERB, words)
-    path = place(given.out) if given.out else None
+    path = as_path(given.out) if given.out else None
     if path is not None and path.exists():
         raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
     if path is not None and not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", "make it, or choose another --out")
     from vitrail.report.compare import compare_page as pages
-    from vitrail.report.compare.comparison import versus
+    from vitrail.report.compare.comparison import compare_runs
     from vitrail.storage.atomic import write_file
 
-    found = versus(given.runs)
+    found = compare_runs(given.runs)
     print("\n".join(lines(found)))
     if path is not None:
-        write_file(path, pages.page(found).encode("utf-8", errors="replace"))
+        write_file(path, pages.render_page(found).encode("utf-8", errors="replace"))
         print(f"written to {path}")
 
 
 def lines(found: Any) -> list[str]:
     from vitrail.report.compare import comparison as v
-    from vitrail.report.compare.compare_page import interval, metric_title
+    from vitrail.report.compare.compare_page import format_interval, metric_title
 
     parts = [("What differs in the recipes", found.recipes),
-             (metric_title(found) + ", with intervals of 95 %", [(key, [interval(i) for i in row]) for key, row in found.metrics]),
-             ("What they cost", v.costs(found.runs))]  # fmt: skip
+             (metric_title(found) + ", with intervals of 95 %", [(key, [format_interval(i) for i in row]) for key, row in found.metrics]),
+             ("What they cost", v.list_costs(found.runs))]  # fmt: skip
     shown = []
     for title, rows in parts:
         columns = [Column("", right=False), *(Column(name) for name in found.names)]
@@ -61,7 +61,7 @@ def lines(found: Any) -> list[str]:
             for key, values in rows
         ]
         shown += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
-    return [*shown, *v.sentences(found)]
+    return [*shown, *v.describe_comparison(found)]
 
 
 VERB = Verb("compare", Compare, compare)

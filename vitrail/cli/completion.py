@@ -7,7 +7,7 @@ import tyro
 
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import Verb
-from vitrail.errors import pick
+from vitrail.errors import choose
 
 SCRIPTS = {
     "bash": """_vitrail() {
@@ -60,7 +60,7 @@ def completion(words: list[str]) -> None:
         print("\n".join(candidates(words[1:])))
         return
     given, _ = read(VERB, words)
-    print(SCRIPTS[pick(given.shell, tuple(SCRIPTS), "shell")], end="")
+    print(SCRIPTS[choose(given.shell, tuple(SCRIPTS), "shell")], end="")
 
 
 VERB = Verb("completion", Completion, completion)

@@ -15,7 +15,7 @@ from vitrail.cli.syntax.flags import expanded
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError, nearest
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 ENDINGS = (".svg", ".png")
 
@@ -59,7 +59,7 @@ def cost(words: list[str]) -> None:
         may_draw(given.plot, wanted)
     counted = []
     for name in dict.fromkeys(given.names):
-        model = named(name, given.classes, changes)
+        model = build_named(name, given.classes, changes)
         counted.append(Grown(name, [count(name, model, size, given.batch_size) for size in wanted or (None,)]))
     if given.plot:
         from vitrail.report.plots.cost import draw
@@ -91,28 +91,28 @@ def count(name: str, model: Any, size: tuple[int, int] | None, batch: int) -> An
         ) from None
 
 
-def named(name: str, classes: int, keys: dict[str, Any]) -> Any:
+def build_named(name: str, classes: int, keys: dict[str, Any]) -> Any:
     """A model by name (on the meta device: no memory for its weights), or the model of a run."""
     from vitrail import catalog
-    from vitrail.analysis.cost import weightless
+    from vitrail.analysis.cost import on_meta_device
     from vitrail.assembly import model
-    from vitrail.inference.predictor import load
+    from vitrail.inference.predictor import load_predictor
 
-    if name.partition("/")[0] in catalog.rooms("models") and not place(name).exists():
-        with weightless():
-            return model.create(name, classes, keys)
+    if name.partition("/")[0] in catalog.list_modules("models") and not as_path(name).exists():
+        with on_meta_device():
+            return model.create_model(name, classes, keys)
     if keys:
         raise UsageError("a run is as it is; keys go with a model by name", "vitrail cost vit/base --model.depth 6")
-    if not place(name).exists() and (near := nearest(name, catalog.names("models"))):
+    if not as_path(name).exists() and (near := nearest(name, catalog.list_names("models"))):
         raise UsageError(
             f"{name} is neither a model nor a run", f"did you mean {' or '.join(near)}? vitrail models lists them all"
         )
-    return load(name).model
+    return load_predictor(name).model
 
 
 def may_draw(file: str, sizes: Sequence[tuple[int, int]]) -> None:
     """Errors: `UsageError` where nothing can be drawn, or not there."""
-    path = place(file)
+    path = as_path(file)
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(
             f"{file} is no image that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}"

@@ -44,7 +44,7 @@ def doctor(words: list[str]) -> int:
     if given.run:
         if given.folder != Path():
             raise UsageError("--folder is where runs would be written, and a run is examined", "leave --folder out")
-        return examined(given)
+        return examine_given(given)
     wrong: list[str] = []
     rows = [("python", platform.python_version()), *libraries(wrong), *compute(wrong), *room(given.folder, wrong)]
     if given.json:
@@ -57,17 +57,22 @@ def doctor(words: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def examined(given: Doctor) -> int:
+def examine_given(given: Doctor) -> int:
     """What is wrong with a run, in words or as JSON."""
-    from vitrail.assembly.run_directory import find
+    from vitrail.assembly.run_directory import find_run
     from vitrail.report.doctor import files as disk
-    from vitrail.report.doctor.examine import examine, state
-    from vitrail.report.run_data import look
+    from vitrail.report.doctor.examine import describe_state, examine_run
+    from vitrail.report.run_data import read_run
 
-    known = look(find(given.run))
-    lying = disk.read(known)
-    found = examine(known, lying)
-    about = {"run": str(known.folder.path), "state": state(known, lying), "step": known.done, "steps": known.steps}
+    known = read_run(find_run(given.run))
+    lying = disk.read_files(known)
+    found = examine_run(known, lying)
+    about = {
+        "run": str(known.folder.path),
+        "state": describe_state(known, lying),
+        "step": known.steps_done,
+        "steps": known.steps,
+    }
     if given.json:
         print(json.dumps({**about, "findings": [finding._asdict() for finding in found]}))
         return 0
@@ -125,7 +130,7 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
 def compute(wrong: list[str]) -> list[tuple[str, str]]:
     import torch
 
-    from vitrail.engine.precision import probe
+    from vitrail.engine.precision import probe_precision
     from vitrail.engine.world import best_device
 
     device = best_device()
@@ -137,7 +142,7 @@ def compute(wrong: list[str]) -> list[tuple[str, str]]:
         wrong.append(
             f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {os.environ.get('OMP_NUM_THREADS', 'unset')})"
         )
-    found = probe(device)
+    found = probe_precision(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
     return [
         ("device", f"{device} ({name})"),

@@ -41,37 +41,37 @@ WIDE = 9  # columns of a number
 def evaluate(words: list[str]) -> None:
     given, _ = read(VERB, words)
     device(given.device)
-    from vitrail.assembly.data import data_of, part_of
-    from vitrail.data.splits import held_out
+    from vitrail.assembly.data import choose_part, open_data_of
+    from vitrail.data.splits import evaluation_part
     from vitrail.engine import world as worlds
     from vitrail.evaluation import evaluate as judging
-    from vitrail.inference.predictor import load
+    from vitrail.inference.predictor import load_predictor
 
     world = worlds.join(given.device)
-    predictor = load(given.run, str(world.device), vae=given.vae)
+    predictor = load_predictor(given.run, str(world.device), vae=given.vae)
     sample_quality.check(given, predictor)
-    dataset, folder = data_of(given.run, given.data, predictor.task.annotations)
+    dataset, folder = open_data_of(given.run, given.data, predictor.task.annotations)
     judging.match_classes(dataset, predictor.classes, predictor.task)
-    part = given.split or held_out(dataset, final=True)
-    split = part_of(dataset, given.split, part)
-    found = judging.evaluate(predictor.described, split, world)
+    part = given.split or evaluation_part(dataset, final=True)
+    split = choose_part(dataset, given.split, part)
+    found = judging.evaluate(predictor.bundle, split, world)
     metrics = usual = found.metrics
-    if world.first and folder is not None:
-        judging.keep(folder, part, found)
+    if world.is_first and folder is not None:
+        judging.write_evaluation(folder, part, found)
     if given.img_size:
-        metrics = judging.evaluate(predictor.described, split, world, resized(predictor, given.img_size)).metrics
+        metrics = judging.evaluate(predictor.bundle, split, world, with_input_size(predictor, given.img_size)).metrics
     if sample_quality.swept(given):
         metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
     elif given.features:
         metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
-    if world.first and (given.json or not sample_quality.swept(given)):
+    if world.is_first and (given.json or not sample_quality.swept(given)):
         show_metrics(given, part, metrics, predictor.classes)
         if given.img_size and not given.json:
             show_change(given.img_size, predictor, usual, metrics)
     worlds.leave(world)
 
 
-def resized(predictor: Any, size: tuple[int, int]) -> Any:
+def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
     """The model's preprocessing to another size. Errors: `UsageError` where the model cannot take that."""
     import dataclasses
 
@@ -100,13 +100,13 @@ def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any)
 
 
 def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
-    from vitrail.evaluation.evaluate import scalars
+    from vitrail.evaluation.evaluate import scalar_metrics
 
     if given.json:
         sys.stdout.write(json.dumps({"part": part, **metrics}) + "\n")
         return
     print(f"{part}: {metrics['count']:,} images")
-    for name, value in scalars(metrics).items():
+    for name, value in scalar_metrics(metrics).items():
         if name != "count":
             print(f"  {name:<18} {value:.4f}")
     if "made" in metrics:

@@ -10,7 +10,7 @@ from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
-from vitrail.validation import parse, place
+from vitrail.validation import as_path, parse_value
 
 
 @dataclass
@@ -53,14 +53,14 @@ def import_weights(words: list[str]) -> None:
     if not given.model or given.out is None:
         missing = "--model vit/base" if not given.model else "--out FOLDER"
         raise UsageError(f"vitrail import needs {missing}", "vitrail import FILE --model vit/base --out FOLDER")
-    from vitrail.assembly.convert import Wish
-    from vitrail.assembly.convert import bring as make
+    from vitrail.assembly.convert import ImportRequest
+    from vitrail.assembly.convert import import_weights as make
     from vitrail.recipe import Choice
-    from vitrail.weights.load import Options
+    from vitrail.weights.load import LoadOptions
 
-    options = Options(given.strict, given.resize, given.new_head, given.grid)
+    options = LoadOptions(given.strict, given.resize, given.new_head, given.grid)
     model = Choice(given.model, keys_of("model", keys))
-    made = make(Wish(place(given.file), model, place(given.out), given.format, classes(given.classes),
+    made = make(ImportRequest(as_path(given.file), model, as_path(given.out), given.format, classes(given.classes),
                      keys_of("input", keys), given.licence, given.sha256 or None, options))  # fmt: skip
     print("\n".join(made.lines()))
 
@@ -69,9 +69,9 @@ def classes(text: str) -> int | tuple[str, ...] | None:
     """A number, or the lines of a text file. Errors: `UsageError`."""
     if not text:
         return None
-    if isinstance(number := parse(text), int) and not isinstance(number, bool):
+    if isinstance(number := parse_value(text), int) and not isinstance(number, bool):
         return number
-    path = place(text)
+    path = as_path(text)
     try:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError):

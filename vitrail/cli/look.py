@@ -10,7 +10,7 @@ import tyro
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import OfRun, OnData, OnDevice, Verb
 from vitrail.errors import BadImage, UsageError
-from vitrail.validation import Positive, checked, place
+from vitrail.validation import Positive, as_path, validate
 
 
 @dataclass
@@ -55,7 +55,7 @@ OF_DATA = ("distance", "tokens", "cka", "gradients")  # what needs images of the
 def look(words: list[str]) -> int:
     given, _ = read(VERB, words)
     device(given.device)
-    checked(given.count, Positive, "--count")
+    validate(given.count, Positive, "--count")
     asked = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
     if not given.images and not asked:
         raise UsageError("there is nothing to look at",
@@ -66,33 +66,33 @@ def look(words: list[str]) -> int:
         )
     layers, heads = numbers(given.layers), of_heads(given.heads)
     from vitrail.cli.output.predict_dense import fresh, stems
-    from vitrail.cli.predict import expanded
+    from vitrail.cli.predict import expand_folders
 
-    files = expanded(given.images) if given.images else []
+    files = expand_folders(given.images) if given.images else []
     folder = fresh(given.out, "looking")
     from vitrail.evaluation import look as seeing
-    from vitrail.inference.predictor import load
+    from vitrail.inference.predictor import load_predictor
     from vitrail.report import inspection as looks
 
-    predictor, failed = load(given.run, given.device), list[str]()
-    seeing.moments(predictor, given.times)
+    predictor, failed = load_predictor(given.run, given.device), list[str]()
+    seeing.noise_times(predictor, given.times)
     fit(predictor, asked)
     made = [one for name in asked for one in [inside(name, given, predictor, layers)]]
     if files:
-        print(seeing.ways(predictor, layers).reason)
+        print(seeing.available_maps(predictor, layers).reason)
     for name, file in zip(stems(files), files, strict=True):
         try:
-            (sight,) = seeing.see(predictor, [file], layers, heads, given.label, given.times)
+            (sight,) = seeing.compute_maps(predictor, [file], layers, heads, given.label, given.times)
         except BadImage as error:
             failed.append(error.what)
             continue
-        write(looks.pictured(folder, name, sight))
+        write(looks.image_files(folder, name, sight))
         print(
-            f"{file}: {f'{sight.said}, ' if sight.said else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}"
+            f"{file}: {f'{sight.prediction}, ' if sight.prediction else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}"
         )
     for one in made:
-        write(looks.found(folder, one))
-        print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.words))))
+        write(looks.inspection_files(folder, one))
+        print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.sentences))))
     if folder.exists():
         print(f"written to {folder}")
     if failed:
@@ -118,7 +118,7 @@ def numbers(words: tuple[str, ...]) -> list[int | str] | None:
 
 def of_heads(words: tuple[str, ...]) -> Any:
     """Errors: `UsageError` for what are neither numbers nor one way of joining heads."""
-    from vitrail.errors import pick
+    from vitrail.errors import choose
 
     if all(w.isdecimal() for w in words) and words:
         return [int(w) for w in words]
@@ -127,42 +127,45 @@ def of_heads(words: tuple[str, ...]) -> Any:
             f"--heads cannot be {' '.join(words) or 'nothing'}",
             "numbers from 0, as in --heads 0 3; or mean, min, max or all",
         )
-    found = pick(words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number")
+    found = choose(words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number")
     return None if found == "all" else found
 
 
 def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
     """One look at the whole model."""
     from vitrail.analysis import inspection as look_at
-    from vitrail.assembly.data import data_of, part_of
-    from vitrail.data.splits import held_out
+    from vitrail.assembly.data import choose_part, open_data_of
+    from vitrail.data.splits import evaluation_part
     from vitrail.evaluation import look as seeing
-    from vitrail.inference.predictor import load
+    from vitrail.inference.predictor import load_predictor
 
     net = predictor.model
     if name == "positions":
-        return look_at.places(net)
+        return look_at.inspect_positions(net)
     if name == "filters":
-        return look_at.filtering(net)
-    dataset, _ = data_of(given.run, given.data)
-    split = part_of(dataset, given.split, held_out(dataset, final=True))
+        return look_at.inspect_filters(net)
+    dataset, _ = open_data_of(given.run, given.data)
+    split = choose_part(dataset, given.split, evaluation_part(dataset, final=True))
     if name == "gradients":
-        return look_at.gradients(net, seeing.loss_on(predictor, split, min(given.count, 32)))
-    batches = seeing.batches(predictor, split, given.count)
+        return look_at.inspect_gradients(net, seeing.loss_on_batch(predictor, split, min(given.count, 32)))
+    batches = seeing.read_batches(predictor, split, given.count)
     if name == "distance":
-        return look_at.distance(net, batches, layers)
+        return look_at.inspect_distance(net, batches, layers)
     if name == "tokens":
-        shown = [picture for _, picture in seeing.read(split, seeing.some(split, given.count)[: look_at.SHOWN])]
-        return look_at.patches(net, batches, shown)
+        shown = [
+            image
+            for _, image in seeing.read_images(split, seeing.readable_places(split, given.count)[: look_at.MAX_SHOWN])
+        ]
+        return look_at.inspect_tokens(net, batches, shown)
     if not given.cka:
-        return look_at.cka(net, batches)
-    other = seeing.alike(predictor, load(given.cka[0], given.device))
-    return look_at.cka(net, batches, other.model, (given.run, given.cka[0]))
+        return look_at.inspect_cka(net, batches)
+    other = seeing.check_same_inputs(predictor, load_predictor(given.cka[0], given.device))
+    return look_at.inspect_cka(net, batches, other.model, (given.run, given.cka[0]))
 
 
 def write(files: Iterator[tuple[Any, bytes]]) -> None:
     for path, content in files:
-        place(path.parent).mkdir(parents=True, exist_ok=True)
+        as_path(path.parent).mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 

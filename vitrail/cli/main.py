@@ -7,7 +7,7 @@ import traceback
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vitrail.errors import UsageError, VitrailError, pick
+from vitrail.errors import UsageError, VitrailError, choose
 
 if TYPE_CHECKING:
     from vitrail.cli.syntax.verb import Verb
@@ -82,7 +82,7 @@ def dispatch(words: list[str]) -> int | None:
     if option and (later := [w for w in words if w in COMMANDS]):
         raise UsageError(f"the command comes first, then {words[0]}", f"vitrail {later[0]} {words[0]} ...")
     known = ("--help", "--version", "--debug") if option else tuple(COMMANDS)
-    name = pick(words[0], known, "option" if option else "command", "vitrail --help lists all commands")
+    name = choose(words[0], known, "option" if option else "command", "vitrail --help lists all commands")
     return command(name).run(words[1:])
 
 
@@ -134,7 +134,7 @@ def unexpected(error: Exception) -> tuple[str, str]:
         from vitrail.cli.syntax.flags import flag_of
 
         size = flag_of("input", "size")
-        fix = f"halve --machine.micro (same result), use a smaller {size}, or --machine.grad-checkpoint"
+        fix = f"halve --runtime.micro-batch (same result), use a smaller {size}, or --runtime.grad-checkpoint"
         return f"out of memory: {text}", fix
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}", "run again with --debug to see where"

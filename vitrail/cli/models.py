@@ -11,7 +11,7 @@ from vitrail.cli.output.cost_tables import by
 from vitrail.cli.output.tables import Column, paragraph, table
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import AsJson, Verb
-from vitrail.validation import shown, spoken
+from vitrail.validation import describe_type, format_value
 
 
 @dataclass
@@ -37,15 +37,15 @@ def models(words: list[str]) -> None:
     given, _ = read(VERB, words)
     from vitrail import catalog
 
-    known = catalog.published()
+    known = catalog.read_published()
     if "/" in given.name or "." in given.name:
         return one(given, known)
-    rows = [fact(name, known) for name in catalog.names("models", given.name or None)]
+    rows = [fact(name, known) for name in catalog.list_names("models", given.name or None)]
     if not given.name:
         print(json.dumps(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, known) for row in rows])))
         return None
     papers = [{"arxiv": number, **known["papers"][number]} for number in known["families"].get(given.name, [])]
-    headline, *about = catalog.about("models", given.name)
+    headline, *about = catalog.read_docstring("models", given.name)
     if given.json:
         print(json.dumps({"family": given.name, "papers": papers, "about": about, "models": rows}))
         return None
@@ -66,18 +66,18 @@ def one(given: Models, known: dict[str, Any]) -> None:
     """The row and the settings of one model."""
     from vitrail import catalog
 
-    config, row = catalog.config("models", given.name), fact(given.name, known)
+    config, row = catalog.load_config("models", given.name), fact(given.name, known)
     fields = dataclasses.fields(config)
     if given.json:
         print(json.dumps({**row, "settings": {f.name: getattr(config, f.name) for f in fields}}))
         return
-    print(f"{given.name}: {(catalog.module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
+    print(f"{given.name}: {(catalog.load_module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
     if given.name in known["models"]:
         print("\n".join(table(COLUMNS, [cells(row, known)])) + "\n")
     kinds = get_type_hints(type(config), include_extras=True)
     for field in fields:
         print(
-            f"  --model.{field.name.replace('_', '-'):<20} {shown(getattr(config, field.name)):<12} {spoken(kinds[field.name])}"
+            f"  --model.{field.name.replace('_', '-'):<20} {format_value(getattr(config, field.name)):<12} {describe_type(kinds[field.name])}"
         )
 
 

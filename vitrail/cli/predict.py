@@ -11,7 +11,7 @@ import tyro
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
 from vitrail.errors import BadImage, DataError, UsageError, nearest
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Predict(OfRun, OnDevice, AsJson):
     """Boxes: the lowest score of what is drawn and counted."""
 
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def predict(words: list[str]) -> int:
@@ -43,13 +43,13 @@ def predict(words: list[str]) -> int:
         raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
     if given.top < 1:
         raise UsageError(f"--top is {given.top}", "name at least one class")
-    if place(given.run).suffix.lower() in PICTURES:
+    if as_path(given.run).suffix.lower() in IMAGES:
         raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
-    files = expanded(given.images)
-    from vitrail.inference.predictor import load
+    files = expand_folders(given.images)
+    from vitrail.inference.predictor import load_predictor
     from vitrail.inference.records import as_json, as_line
 
-    predictor = load(given.run, given.device)
+    predictor = load_predictor(given.run, given.device)
     if predictor.task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")
     if predictor.task.is_dense:
@@ -66,13 +66,13 @@ def predict(words: list[str]) -> int:
     return BadImage.code if failed else 0
 
 
-def expanded(names: tuple[str, ...]) -> list[Path]:
+def expand_folders(names: tuple[str, ...]) -> list[Path]:
     """Files as they are; folders as the images below them, in order. Errors: `DataError`."""
     found: list[Path] = []
     for name in names:
-        path = place(name)
+        path = as_path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
             if not inside:
                 raise DataError(f"there is no image in {path}", "images end in .jpg, .png, .webp, .bmp, .gif or .tiff")
             found += inside

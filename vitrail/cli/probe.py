@@ -13,7 +13,7 @@ from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
-from vitrail.validation import Positive, Share, checked
+from vitrail.validation import Positive, UnitInterval, validate
 
 SHOWN = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
 
@@ -46,24 +46,24 @@ class Probe(OnDevice, AsJson):
 def probe(words: list[str]) -> None:
     given, keys = read(VERB, words)
     device(given.device)
-    checked(given.labels, Share, "--labels")
-    checked(given.seed, Seed, "--seed")
+    validate(given.labels, UnitInterval, "--labels")
+    validate(given.seed, Seed, "--seed")
     if given.labels == 0:
         raise UsageError(
             "--labels is 0, and without labels there is nothing to learn", "0.05 is one in twenty, 1 is all"
         )
-    ks = tuple(dict.fromkeys(checked(k, Positive, "--k") for k in given.k))
+    ks = tuple(dict.fromkeys(validate(k, Positive, "--k") for k in given.k))
     if not ks:
         raise UsageError("--k is empty", "--k 10, or several: --k 10 20")
     changes = keys_of("model", keys)
     from vitrail.engine import world as worlds
-    from vitrail.engine.world import alone
-    from vitrail.evaluation.probe import Wish
-    from vitrail.evaluation.probe import probe as probed
+    from vitrail.engine.world import single_process
+    from vitrail.evaluation.probe import ProbeRequest
+    from vitrail.evaluation.probe import run_probe as probed
 
     place = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
-    wish = Wish(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)
-    found = probed(wish, alone(place), Console(given.json).progress("reading images"))
+    request = ProbeRequest(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)
+    found = probed(request, single_process(place), Console(given.json).progress("reading images"))
     print(json.dumps(as_json(given, found)) if given.json else "\n".join(lines(given, found)))
 
 

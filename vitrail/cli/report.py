@@ -22,10 +22,10 @@ class Report:
 
 def report(words: list[str]) -> None:
     given, _ = read(VERB, words)
-    from vitrail.assembly.run_directory import find
-    from vitrail.report.page.run_page import build
+    from vitrail.assembly.run_directory import find_run
+    from vitrail.report.page.run_page import build_report
 
-    print(build(find(given.run).path))
+    print(build_report(find_run(given.run).path))
 
 
 VERB = Verb("report", Report, report)

@@ -13,9 +13,9 @@ from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import OfRun, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
-from vitrail.validation import Amount, Positive, checked
+from vitrail.validation import NonNegative, Positive, validate
 
-SIDE = 128  # pixels from which on a picture is not enlarged in a film
+SIDE = 128  # pixels from which on an image is not enlarged in a film
 HOLD = 1000  # milliseconds that a film stands still at its end
 FRAME = 60  # milliseconds of every other frame
 
@@ -62,24 +62,24 @@ def sample(words: list[str]) -> None:
     check(given)
     device(given.device)
     from vitrail.cli.output import predict_dense
-    from vitrail.inference.predictor import load
-    from vitrail.inference.sample import asked, pictures, usual
+    from vitrail.inference.predictor import load_predictor
+    from vitrail.inference.sample import default_sampling, resolve_classes, sample_images
 
     folder = predict_dense.fresh(given.out, "samples")
-    predictor = load(given.run, given.device, given.ema, given.vae)
-    described = predictor.described
-    labels = asked(described, given.class_)
-    how = dataclasses.replace(usual(described, None, given.guidance, given.steps), sampler=given.sampler)
-    wish, names = wished(given, described, labels)
-    next(iter(tried(described, wish, how)))  # what cannot be done is refused before a folder is made
-    made = pictures(described, wish, how, given.batch_size, Console().progress("generating images"))
+    predictor = load_predictor(given.run, given.device, given.ema, given.vae)
+    bundle = predictor.bundle
+    labels = resolve_classes(bundle, given.class_)
+    how = dataclasses.replace(default_sampling(bundle, None, given.guidance, given.steps), sampler=given.sampler)
+    request, names = build_request(given, bundle, labels)
+    next(iter(sample_or_explain(bundle, request, how)))  # what cannot be done is refused before a folder is made
+    made = sample_images(bundle, request, how, given.batch_size, Console().progress("generating images"))
     folder.mkdir(parents=True)
     write(folder, made, names, given.count)
     if given.film:
-        write_film(folder, described, wish, how, given.count)
+        write_film(folder, bundle, request, how, given.count)
     about = {
         "run": str(given.run),
-        "seed": wish.seed,
+        "seed": request.seed,
         "sampling": dataclasses.asdict(how),
         "ema": given.ema,
         "classes": list(dict.fromkeys(names)),
@@ -91,9 +91,9 @@ def sample(words: list[str]) -> None:
 def check(given: Sample) -> None:
     """Errors: `UsageError` for numbers that cannot be, and words that do not go together."""
     for name, kind in (("count", Positive), ("steps", Positive), ("batch_size", Positive), ("seed", Seed)):
-        checked(getattr(given, name), kind, f"--{name.replace('_', '-')}")
+        validate(getattr(given, name), kind, f"--{name.replace('_', '-')}")
     if given.guidance is not None:
-        checked(given.guidance, Amount, "--guidance")
+        validate(given.guidance, NonNegative, "--guidance")
     if given.interpolate_seeds and given.interpolate_classes:
         raise UsageError("images lie between two seeds or between two classes, not both", "give one of the two")
     if given.interpolate_seeds and len(given.class_) > 1:
@@ -104,40 +104,44 @@ def check(given: Sample) -> None:
         raise UsageError(f"--count is {given.count}, and the way from one to another has two ends", "--count 9")
 
 
-def wished(given: Sample, described: Any, labels: list[int]) -> tuple[Any, list[str]]:
-    """What is to be made, and what each picture is called."""
-    from vitrail.inference.sample import Wish, asked, several
+def build_request(given: Sample, bundle: Any, labels: list[int]) -> tuple[Any, list[str]]:
+    """What is to be made, and what each image is called."""
+    from vitrail.inference.sample import SampleRequest, request_per_class, resolve_classes
 
-    named = [name if described.model.null else "picture" for name in described.classes] or ["picture"]
+    named = [name if bundle.model.null else "image" for name in bundle.classes] or ["image"]
     way = tuple(i / max(1, given.count - 1) for i in range(given.count))
     if given.interpolate_seeds:
-        first, last = (checked(seed, Seed, "--interpolate-seeds") for seed in given.interpolate_seeds)
+        first, last = (validate(seed, Seed, "--interpolate-seeds") for seed in given.interpolate_seeds)
         label = labels[0]
-        return Wish((label,) * given.count, (0,) * given.count, first, way, other=last), [named[label]] * given.count
+        return SampleRequest((label,) * given.count, (0,) * given.count, first, way, other=last), [
+            named[label]
+        ] * given.count
     if given.interpolate_classes:
-        here, there = asked(described, given.interpolate_classes)
-        return Wish((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [
+        here, there = resolve_classes(bundle, given.interpolate_classes)
+        return SampleRequest((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [
             f"{named[here]}-{named[there]}"
         ] * given.count
-    return several(labels, given.count, given.seed), [named[label] for label in labels for _ in range(given.count)]
+    return request_per_class(labels, given.count, given.seed), [
+        named[label] for label in labels for _ in range(given.count)
+    ]
 
 
-def tried(described: Any, wish: Any, how: Any) -> Any:
-    """The first step of the first picture."""
-    from vitrail.inference.sample import denoised, part
+def sample_or_explain(bundle: Any, request: Any, how: Any) -> Any:
+    """The first step of the first image."""
+    from vitrail.inference.sample import denoise_batch, slice_request
 
-    return denoised(described, part(wish, slice(0, 1)), how)
+    return denoise_batch(bundle, slice_request(request, slice(0, 1)), how)
 
 
 def write(folder: Path, made: Any, names: list[str], columns: int) -> None:
     """grid.png, a row for each class, and CLASS-00000.png and so on."""
-    from vitrail.inference.sample import grid
+    from vitrail.inference.sample import image_grid
 
     numbers: dict[str, int] = {}
     for one, name in zip(made, names, strict=True):
         number = numbers[name] = numbers.get(name, -1) + 1
-        picture(one).save(folder / f"{plain(name)}-{number:05d}.png")
-    picture(grid(made, shape(len(made), columns))).save(folder / "grid.png")
+        image(one).save(folder / f"{plain(name)}-{number:05d}.png")
+    image(image_grid(made, shape(len(made), columns))).save(folder / "grid.png")
 
 
 def shape(count: int, each: int) -> int:
@@ -150,24 +154,24 @@ def plain(name: str) -> str:
     return "".join(ch if ch.isalnum() or ch in "-_" else "_" for ch in name)[:60] or "_"
 
 
-def picture(pixels: Any) -> Any:
-    """uint8 [H W C] -> a picture; of other numbers of channels the first, or the first three."""
+def image(pixels: Any) -> Any:
+    """uint8 [H W C] -> an image; of other numbers of channels the first, or the first three."""
     from PIL import Image
 
     channels = pixels.shape[2]
     return Image.fromarray(pixels[:, :, 0] if channels < 3 else pixels[:, :, :3].copy())
 
 
-def write_film(folder: Path, described: Any, wish: Any, how: Any, columns: int) -> None:
-    """The pictures of the first rows, frame by frame."""
+def write_film(folder: Path, bundle: Any, request: Any, how: Any, columns: int) -> None:
+    """The images of the first rows, frame by frame."""
     from PIL import Image
 
-    from vitrail.inference.sample import BATCH, film, grid, part
+    from vitrail.inference.sample import BATCH, image_grid, sample_steps, slice_request
 
-    some = part(wish, slice(0, BATCH))
+    some = slice_request(request, slice(0, BATCH))
     shown = shape(len(some.labels), columns)
-    frames = [picture(grid(one, shown)) for one in film(described, some, how, Console().progress("filming"))]
-    times = max(1, SIDE // max(described.recipe.input.size))
+    frames = [image(image_grid(one, shown)) for one in sample_steps(bundle, some, how, Console().progress("filming"))]
+    times = max(1, SIDE // max(bundle.recipe.input.size))
     large = [f.convert("RGB").resize((f.width * times, f.height * times), Image.Resampling.NEAREST) for f in frames]
     lasting = [FRAME] * (len(large) - 1) + [HOLD]
     large[0].save(folder / "film.webp", save_all=True, append_images=large[1:], duration=lasting, loop=0, lossless=True)

@@ -10,8 +10,8 @@ import tyro
 from vitrail.cli.output.console import Console, clock
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import Verb
-from vitrail.errors import Interrupted, UsageError, pick
-from vitrail.validation import place, update
+from vitrail.errors import Interrupted, UsageError, choose
+from vitrail.validation import as_path, update_config
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ def study(words: list[str]) -> int:
         return overview()
     from vitrail import catalog
 
-    name = pick(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
+    name = choose(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
     if {"-h", "--help"} & set(words):
         read(verb_of(name), words[1:])
-    module = catalog.module("studies", name.replace("-", "_"))
-    given, _ = read(Verb(f"study {name}", joined(module), study), words[1:])
+    module = catalog.load_module("studies", name.replace("-", "_"))
+    given, _ = read(Verb(f"study {name}", join_arguments(module), study), words[1:])
     device(given.device)
     keys = {f.name: getattr(given, f.name) for f in dataclasses.fields(module.Config)}
-    config = update(module.Config(), keys, name)
+    config = update_config(module.Config(), keys, name)
     from vitrail.studies._bench import bench
 
-    out: Path = place(given.out) if given.out else fresh(name)
+    out: Path = as_path(given.out) if given.out else fresh(name)
     meter = Meter()
-    return conduct(module, config, bench.new(name, config, out, world(given.device), meter.done), meter)
+    return run_study(module, config, bench.create_bench(name, config, out, world(given.device), meter.show_done), meter)
 
 
 def resume(words: list[str]) -> int:
@@ -78,10 +78,10 @@ def resume(words: list[str]) -> int:
 
     path, head = bench.read_head(given.resume)
     if given.name and given.name != head["study"]:
-        raise UsageError(f"{path} is of the study {head['study']}, not {given.name}", bench.again(path))
+        raise UsageError(f"{path} is of the study {head['study']}, not {given.name}", bench.resume_command(path))
     meter = Meter()
-    opened, module, config = bench.resumed(given.resume, world(head["device"]), meter.done)
-    return conduct(module, config, opened, meter)
+    opened, module, config = bench.resume_bench(given.resume, world(head["device"]), meter.show_done)
+    return run_study(module, config, opened, meter)
 
 
 def verb_of(name: str) -> Verb[StudyRequest]:
@@ -93,19 +93,19 @@ def names() -> list[str]:
     """Studies as they are typed: their modules with hyphens."""
     from vitrail import catalog
 
-    return [room.replace("_", "-") for room in catalog.rooms("studies")]
+    return [room.replace("_", "-") for room in catalog.list_modules("studies")]
 
 
 def overview() -> int:
     from vitrail import catalog
 
     for name in names():
-        print(f"{name:<12} {catalog.about('studies', name.replace('-', '_'))[0]}")
+        print(f"{name:<12} {catalog.read_docstring('studies', name.replace('-', '_'))[0]}")
     print("\none of them:  vitrail study stability")
     return 0
 
 
-def joined(module: Any) -> type:
+def join_arguments(module: Any) -> type:
     """The settings of a study and the options that every study takes, as one class of arguments."""
     names = {
         "__doc__": module.__doc__,
@@ -114,34 +114,34 @@ def joined(module: Any) -> type:
     return dataclasses.make_dataclass("Config", [], bases=(module.Config, StudyRequest), frozen=True, namespace=names)
 
 
-def conduct(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
+def run_study(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
     """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be continued."""
-    from vitrail.report.page.study_page import page
-    from vitrail.studies._bench.bench import again
+    from vitrail.report.page.study_page import render_page
+    from vitrail.studies._bench.bench import resume_command
 
     with opened as bench, meter:
         try:
             result = module.run(config, bench)
             files = result.files(bench.head)
             if result.parts:
-                files["report.html"] = page(result, bench.head["command"])
+                files["report.html"] = render_page(result, bench.head["command"])
             bench.finish(files)
         except KeyboardInterrupt:
             if not bench.open:
                 raise
             raise Interrupted(
-                f"stopped; every finished row is in {bench.path}", f"continue with: {again(bench.path)}"
+                f"stopped; every finished row is in {bench.path}", f"continue with: {resume_command(bench.path)}"
             ) from None
-        meter.say("\n".join(["", *result.lines, "", f"measured in {clock(bench.seconds())}"]))
-        meter.say(f"written: {', '.join(str(bench.path / file) for file in files)}")
+        meter.print_line("\n".join(["", *result.lines, "", f"measured in {clock(bench.seconds())}"]))
+        meter.print_line(f"written: {', '.join(str(bench.path / file) for file in files)}")
     return 0
 
 
 def world(name: str) -> Any:
     from vitrail.engine import world as worlds
-    from vitrail.engine.world import alone
+    from vitrail.engine.world import single_process
 
-    return alone(worlds.best_device() if name == "auto" else worlds.named_device(name))
+    return single_process(worlds.best_device() if name == "auto" else worlds.named_device(name))
 
 
 def fresh(name: str) -> Path:
@@ -172,11 +172,11 @@ class Meter:
             self.bar.stop()
             self.bar = self.console.live = None
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         self.stop()
         self.console.say(text)
 
-    def done(self, done: Any) -> None:
+    def show_done(self, done: Any) -> None:
         """Shows a row. The bar ends with the last one."""
         eta = "" if done.left is None or done.number == done.of else f"eta {clock(done.left)}"
         seed = f"seed {done.job.seed}"

@@ -13,10 +13,10 @@ from vitrail.cli.syntax.arguments import device, read, recipe_flags
 from vitrail.cli.syntax.flags import KEYED, NAMING, changes_of, flag_of
 from vitrail.cli.syntax.keys import Given
 from vitrail.cli.syntax.verb import OnDevice, Verb
-from vitrail.errors import UsageError, VitrailError, pick
+from vitrail.errors import UsageError, VitrailError, choose
 from vitrail.recipe import SECTIONS, Recipe, override
 from vitrail.recipe import read as read_recipe
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 
 @dataclass
@@ -60,7 +60,7 @@ def train(words: list[str]) -> None:
     from vitrail.engine import world as worlds
 
     world = worlds.join(given.device)
-    console = Console(quiet=given.quiet or not world.first)
+    console = Console(quiet=given.quiet or not world.is_first)
     if given.resume:
         resume(given, keys, world, console)
     else:
@@ -84,7 +84,7 @@ def check(given: Train) -> None:
         raise UsageError("--allow-change belongs to --resume", "vitrail train --resume RUN --allow-change KEY")
     for key in given.allow_change:
         keys_of_recipes = [k[2:] for k in recipe_flags()] + ["model.name", "data.name", "task.name"]
-        pick(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
+        choose(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
 
 
 def requested(given: TrainingRequest, keys: Given) -> Recipe:
@@ -92,43 +92,43 @@ def requested(given: TrainingRequest, keys: Given) -> Recipe:
     if given.recipe and not given.recipe.endswith(".toml") and any(section == "data" for section, _ in keys):
         raise UsageError(f"unexpected argument {given.recipe!r}: --data was already given",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
-    recipe = read_recipe(place(given.recipe)) if given.recipe else Recipe()
+    recipe = read_recipe(as_path(given.recipe)) if given.recipe else Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
-    if recipe.plan.steps is not None and recipe.plan.epochs is not None:
-        both = {k for section, values in keys if section == "plan" for k in values} & {"steps", "epochs"}
+    if recipe.train.steps is not None and recipe.train.epochs is not None:
+        both = {k for section, values in keys if section == "train" for k in values} & {"steps", "epochs"}
         if len(both) == 2 or not both:
             raise UsageError(
-                f"{flag_of('plan', 'steps')} and {flag_of('plan', 'epochs')} are both given", "give one of them"
+                f"{flag_of('train', 'steps')} and {flag_of('train', 'epochs')} are both given", "give one of them"
             )
         other = {"steps": "epochs", "epochs": "steps"}[both.pop()]
-        recipe = dataclasses.replace(recipe, plan=dataclasses.replace(recipe.plan, **{other: None}))  # type: ignore[arg-type]
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **{other: None}))  # type: ignore[arg-type]
     return recipe
 
 
 def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
-    from vitrail.assembly.prepare import prepare
+    from vitrail.assembly.prepare import prepare_run
     from vitrail.training import session
 
-    wanted = place(given.out) if given.out else None
-    world.once(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
+    wanted = as_path(given.out) if given.out else None
+    world.on_rank_zero(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
-        prepared = prepare(recipe, world, console.progress("reading images"))
+        prepared = prepare_run(recipe, world, console.progress("reading images"))
         made = session.build(
             prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names
         )
-        made.taken = session.begin(made, prepared)
+        made.load_report = session.load_initial_weights(made, prepared)
         console.prepared(prepared)
-        console.weights_report(made.taken)
-        console.say(f"nothing was written; {prepared.recipe.plan.steps} steps would be done")
+        console.weights_report(made.load_report)
+        console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
         return
-    new, prepared = session.new(recipe, wanted, world, console.progress("reading images"))
+    new, prepared = session.create_session(recipe, wanted, world, console.progress("reading images"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):
             console.say(f"  note: {note}")
-    console.weights_report(new.taken)
+    console.weights_report(new.load_report)
     follow(new, console)
 
 
@@ -136,11 +136,11 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training import resume as resuming
 
-    run = folder.find(given.resume)
+    run = folder.find_run(given.resume)
     keys = [
         (section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys
     ]
-    again = resuming.old(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
+    again = resuming.resume_session(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
     for note in again.notes:
         console.say(note)
     console.say(f"{run.path}: from step {again.state.step} of {again.steps}")
@@ -151,19 +151,19 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
 
 def follow(session: Any, console: Console) -> None:
     """Runs a session to its end, shows it, and writes the report."""
-    from vitrail.training.loop import run
+    from vitrail.training.loop import run_training
 
     console.start(session)
     try:
-        for event in watched(run(session), console):
+        for event in stop_display_on_error(run_training(session), console):
             console.event(event)
     finally:
         console.stop()
-    if session.world.first:
+    if session.world.is_first:
         console.finished(session, page(session, console))
 
 
-def watched(events: Iterator[Any], console: Console) -> Iterator[Any]:
+def stop_display_on_error(events: Iterator[Any], console: Console) -> Iterator[Any]:
     """Leaves the live display before an error is printed, so that neither is lost."""
     try:
         yield from events
@@ -174,10 +174,10 @@ def watched(events: Iterator[Any], console: Console) -> Iterator[Any]:
 
 def page(session: Any, console: Console) -> Path | None:
     """The report; that it could not be written is printed but does not undo the run."""
-    from vitrail.report.page.run_page import build
+    from vitrail.report.page.run_page import build_report
 
     try:
-        return build(session.folder.path)
+        return build_report(session.folder.path)
     except (OSError, VitrailError) as error:
         console.say(f"the report could not be written: {error}")
         return None

@@ -16,7 +16,7 @@ from vitrail.cli.syntax.verb import Verb
 from vitrail.cli.train import TrainingRequest, names_first, requested
 from vitrail.errors import UsageError
 from vitrail.recipe import SECTIONS
-from vitrail.validation import Above, checked, place
+from vitrail.validation import PositiveFloat, as_path, validate
 
 ENDINGS = (".svg", ".png")
 ROWS = 13  # of the table
@@ -50,28 +50,28 @@ def tune_lr(words: list[str]) -> None:
     recipe = requested(given, names_first(keys))
     device(given.device)
     for name, value in (("--from", given.from_), ("--to", given.to)):
-        checked(value, Above, name)
-    file = picture(given.plot)
+        validate(value, PositiveFloat, name)
+    file = image(given.plot)
     from vitrail.engine import world as worlds
-    from vitrail.engine.world import alone
-    from vitrail.training.lr_range_test import Range, range_test
+    from vitrail.engine.world import single_process
+    from vitrail.training.lr_range_test import LrRange, range_test
 
-    rates = Range(given.from_, given.to, given.steps)
+    rates = LrRange(given.from_, given.to, given.steps)
     here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
-    found, prepared = range_test(recipe, rates, alone(here), Console().progress("reading images"))
-    plan = prepared.recipe.plan
-    print(f"{prepared.recipe.model.name}, {prepared.recipe.optim.kind}, batch {plan.batch}, {plan.precision}")
+    found, prepared = range_test(recipe, rates, single_process(here), Console().progress("reading images"))
+    plan = prepared.recipe.train
+    print(f"{prepared.recipe.model.name}, {prepared.recipe.optim.name}, batch {plan.batch_size}, {plan.precision}")
     print("\n".join(rows(found.points)))
     if found.ended:
-        print(f"ended at step {len(found.points)} of {given.steps}, rate {found.points[-1].rate:.2g}: {found.ended}")
+        print(f"ended at step {len(found.points)} of {given.steps}, rate {found.points[-1].lr:.2g}: {found.ended}")
     draw(found, file)
     advice = found.advice
     print(f"\nthe loss falls fastest at {advice.steepest:.2g} and is least at {advice.lowest:.2g} ({file} shows it)")
-    print(f"suggested: {LR} {advice.rate:.2g}\n  {advice.why}")
-    print(f"  {shlex.join(['vitrail', 'train', *like_training(words), LR, f'{advice.rate:.2g}'])}")
+    print(f"suggested: {LR} {advice.lr:.2g}\n  {advice.reason}")
+    print(f"  {shlex.join(['vitrail', 'train', *as_training_options(words), LR, f'{advice.lr:.2g}'])}")
 
 
-def like_training(words: list[str]) -> list[str]:
+def as_training_options(words: list[str]) -> list[str]:
     """The same words without those that are the test's own."""
     own, kept = ("--from", "--to", "--steps", "--plot"), list(words)
     for i in reversed(range(len(kept))):
@@ -81,7 +81,7 @@ def like_training(words: list[str]) -> list[str]:
     return kept
 
 
-def picture(name: str) -> Path:
+def image(name: str) -> Path:
     """Where to draw. Errors: `UsageError` where nothing can be drawn, or something is there already."""
     if not name:
         number, path = 1, Path("tune-lr.svg")
@@ -89,7 +89,7 @@ def picture(name: str) -> Path:
             number += 1
             path = Path(f"tune-lr-{number}.svg")
         return path
-    path = place(name)
+    path = as_path(name)
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(
             f"{name} is no image file that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}"
@@ -104,7 +104,7 @@ def picture(name: str) -> Path:
 def rows(points: Sequence[Any]) -> list[str]:
     """The test as a table, of which only some rows are shown, the last one among them."""
     places = sorted({round(i * (len(points) - 1) / (ROWS - 1)) for i in range(ROWS)})
-    cells = [[f"{i + 1}", f"{points[i].rate:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
+    cells = [[f"{i + 1}", f"{points[i].lr:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
     return table([Column("step"), Column("rate"), Column("loss"), Column("smoothed")], cells)
 
 
@@ -115,10 +115,10 @@ def draw(found: Any, file: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    rates = [p.rate for p in found.points]
+    rates = [p.lr for p in found.points]
     axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
     axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(found.advice.rate, color="C1", linestyle="--", label=f"suggested: {found.advice.rate:.2g}")
+    axes.axvline(found.advice.lr, color="C1", linestyle="--", label=f"suggested: {found.advice.lr:.2g}")
     highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
     lowest = min(p.loss for p in found.points)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))

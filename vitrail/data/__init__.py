@@ -1,1 +1,1 @@
-"""Pictures from files to batches: decoding, surveying, transforming, mixing, ordering."""
+"""Images from files to batches: decoding, surveying, transforming, mixing, ordering."""

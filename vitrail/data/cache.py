@@ -1,4 +1,4 @@
-"""Decoded pictures kept in memory, once for a process and all its workers. They are stored as decoded, so nothing else changes."""
+"""Decoded images kept in memory, once for a process and all its workers. They are stored as decoded, so nothing else changes."""
 
 import mmap
 import os
@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Split
-from vitrail.data.subset import spaced
+from vitrail.data.subset import evenly_spaced
 
-BLOCK = 256  # pictures that wait for being stored at a time
-LOOKED_AT = 64  # pictures from which the size of all is estimated
+BLOCK = 256  # images that wait for being stored at a time
+LOOKED_AT = 64  # images from which the size of all is estimated
 SHARE = 0.5  # of the free memory that may be taken
 
 
@@ -43,7 +43,7 @@ def attach(handle: Any) -> Memory:
 
 @dataclass(frozen=True)
 class CachedReader:
-    """Reads picture i out of memory. starts: int64 [N]. shapes: int64 [N 3]."""
+    """Reads image i out of memory. starts: int64 [N]. shapes: int64 [N 3]."""
 
     memory: Memory
     starts: np.ndarray
@@ -51,34 +51,42 @@ class CachedReader:
 
     def __call__(self, index: int) -> np.ndarray:
         shape = self.shapes[index]
-        return np.frombuffer(self.memory.mapped, np.uint8, int(shape.prod()), int(self.starts[index])).reshape(shape).copy()
+        return (
+            np.frombuffer(self.memory.mapped, np.uint8, int(shape.prod()), int(self.starts[index]))
+            .reshape(shape)
+            .copy()
+        )
 
 
-def cached(dataset: Dataset, parts: list[str], processes: int) -> tuple[Dataset, list[str]]:
+def cache_images(dataset: Dataset, parts: list[str], processes: int) -> tuple[Dataset, list[str]]:
     """The data set with some parts kept in memory, and what a user should know of it.
 
-    processes: how many on this machine do the same. Too little memory is no error: the pictures are read as before.
-    Errors: `BadImage` for a picture that cannot be read.
+    processes: how many on this machine do the same. Too little memory is no error: the images are read as before.
+    Errors: `BadImage` for an image that cannot be read.
     """
     wanted = {name: dataset.splits[name] for name in parts if dataset.splits[name].array is None}
     if not wanted:
-        return dataset, ["machine.cache: the pictures lie in memory already"]
+        return dataset, ["runtime.cache_images: the images lie in memory already"]
     if os.name == "nt":
-        return dataset, ["machine.cache is left out: on Windows the pictures could not be shared with the workers"]
-    need, may = sum(map(estimate, wanted.values())), int(free_memory() * SHARE / processes)
+        return dataset, ["runtime.cache_images is left out: on Windows the images could not be shared with the workers"]
+    need, may = sum(map(estimate_bytes, wanted.values())), int(free_memory() * SHARE / processes)
     if need > may:
-        return dataset, [f"machine.cache is left out: the pictures take about {size(need)}, and {size(may)} may be used"]
+        return dataset, [
+            f"runtime.cache_images is left out: the images take about {format_size(need)}, and {format_size(may)} may be used"
+        ]
     splits, notes = dict(dataset.splits), []
     for name, split in wanted.items():
-        reader = filled(split)
+        reader = fill_memory(split)
         splits[name] = replace(split, read=reader)
-        notes.append(f"machine.cache: {len(split):,} pictures of {name} are kept in memory ({size(reader.memory.mapped.size())})")
+        notes.append(
+            f"runtime.cache_images: {len(split):,} images of {name} are kept in memory ({format_size(reader.memory.mapped.size())})"
+        )
     return replace(dataset, splits=splits), notes
 
 
-def filled(split: Split) -> CachedReader:
-    """Every picture read once and kept."""
-    file = unnamed()
+def fill_memory(split: Split) -> CachedReader:
+    """Every image read once and kept."""
+    file = create_unnamed_file()
     shapes = np.empty((len(split), 3), np.int64)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(split), BLOCK):
@@ -91,16 +99,16 @@ def filled(split: Split) -> CachedReader:
     return CachedReader(Memory(file), sizes.cumsum() - sizes, shapes)
 
 
-def unnamed() -> BinaryIO:
+def create_unnamed_file() -> BinaryIO:
     """A file that no folder holds. It lives as long as its readers; unlike /dev/shm it has no limit but that of the memory."""
     if sys.platform == "linux":
-        return open(os.memfd_create("pictures"), "wb+")
+        return open(os.memfd_create("images"), "wb+")
     return tempfile.TemporaryFile()
 
 
-def estimate(split: Split) -> int:
-    """How many bytes the decoded pictures take, from some that lie spread over all."""
-    some = spaced(len(split), LOOKED_AT)
+def estimate_bytes(split: Split) -> int:
+    """How many bytes the decoded images take, from some that lie spread over all."""
+    some = evenly_spaced(len(split), LOOKED_AT)
     return int(np.mean([split.read(int(i)).nbytes for i in some]) * len(split))
 
 
@@ -123,6 +131,6 @@ def text(path: str) -> str:
         return ""
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

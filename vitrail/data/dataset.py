@@ -1,4 +1,4 @@
-"""What a data set is, whatever its layout on disk: named parts of labelled pictures that can be read by index. No torch here."""
+"""What a data set is, whatever its layout on disk: named parts of labelled images that can be read by index. No torch here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds
 
 
-Kind = Literal["classes", "masks", "boxes", "none"]
+AnnotationKind = Literal["classes", "masks", "boxes", "none"]
 IGNORE = 255  # the value of pixels in a mask that count for nothing
 
 
 class Boxes(NamedTuple):
-    """The objects in a picture, in its own pixels."""
+    """The objects in an image, in its own pixels."""
 
     boxes: np.ndarray  # float32 [n 4] left, top, right, bottom
     labels: np.ndarray  # int64 [n] class indices
@@ -31,7 +31,7 @@ class Boxes(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads picture i out of one array [N H W C] of uint8 that is already in memory."""
+    """Reads image i out of one array [N H W C] of uint8 that is already in memory."""
 
     array: np.ndarray
 
@@ -43,46 +43,49 @@ class ArrayReader:
 class Split:
     """One part of a data set, such as "train".
 
-    names:  what picture i is called in messages and reports: its path below the root, or "train/17" inside an array.
-    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of a picture (multi-label); zeros where `truth` says more.
+    names:  what image i is called in messages and reports: its path below the root, or "train/17" inside an array.
+    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of an image (multi-label); zeros where `truth` says more.
     read:   index -> uint8 [H W C]; raises `BadImage` and nothing else; can be sent to a worker process.
-    truth:  index -> what is true of picture i beyond a label, or None: a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`.
+    truth:  index -> what is true of image i beyond a label, or None: a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`.
             Raises `BadImage` and nothing else; can be sent to a worker process.
     """
 
     names: Sequence[str]
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
-    truth: Callable[[int], Any] | None = None
+    annotation: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def array(self) -> np.ndarray | None:
-        """All pictures at once, [N H W C], where they are in memory already and of one size."""
+        """All images at once, [N H W C], where they are in memory already and of one size."""
         return self.read.array if isinstance(self.read, ArrayReader) else None
 
-    def truth_bytes(self, index: int) -> bytes:
+    def annotation_bytes(self, index: int) -> bytes:
         """A mask or boxes as bytes, to notice a change; nothing where they cannot be read, which is told elsewhere."""
         try:
-            truth = self.truth(index) if self.truth else ()
+            annotation = self.annotation(index) if self.annotation else ()
         except BadImage:
             return b""
-        return b"".join(np.ascontiguousarray(part).tobytes() for part in (truth if isinstance(truth, tuple) else (truth,)))
+        return b"".join(
+            np.ascontiguousarray(part).tobytes()
+            for part in (annotation if isinstance(annotation, tuple) else (annotation,))
+        )
 
-    def take(self, indices: np.ndarray) -> "Split":
-        """The same pictures, only those at `indices`, in that order."""
+    def select(self, indices: np.ndarray) -> "Split":
+        """The same images, only those at `indices`, in that order."""
         names = [self.names[i] for i in indices]
         array = self.array
-        read = ArrayReader(array[indices]) if array is not None else TakeReader(self.read, np.asarray(indices))
-        truth = None if self.truth is None else TakeReader(self.truth, np.asarray(indices))
-        return Split(names, self.labels[indices], read, truth)
+        read = ArrayReader(array[indices]) if array is not None else SubsetReader(self.read, np.asarray(indices))
+        annotation = None if self.annotation is None else SubsetReader(self.annotation, np.asarray(indices))
+        return Split(names, self.labels[indices], read, annotation)
 
 
 @dataclass(frozen=True)
-class TakeReader:
-    """Reads picture i of a chosen few, or its truth, out of a larger reader."""
+class SubsetReader:
+    """Reads image i of a chosen few, or its truth, out of a larger reader."""
 
     read: Callable[[int], Any]
     indices: np.ndarray
@@ -100,13 +103,17 @@ class Dataset:
     splits: dict[str, Split]
     channels: int
     entries: tuple[Entry, ...] = ()
-    notes: tuple[str, ...] = field(default=())  # what a user should know: how a split was made, what was left out, licence
-    kind: Kind = "classes"  # what is true of a picture: its classes, a class for every pixel, or the boxes of its objects
+    notes: tuple[str, ...] = field(
+        default=()
+    )  # what a user should know: how a split was made, what was left out, licence
+    kind: AnnotationKind = (
+        "classes"  # what is true of an image: its classes, a class for every pixel, or the boxes of its objects
+    )
 
     @property
     def is_annotated(self) -> bool:
         """Whether its images have masks or boxes beside a label."""
-        return any(split.truth is not None for split in self.splits.values())
+        return any(split.annotation is not None for split in self.splits.values())
 
     @property
     def multi_label(self) -> bool:

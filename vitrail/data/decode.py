@@ -1,4 +1,4 @@
-"""The one door through which pictures come in: bytes of an allow-listed format to uint8 pixels, by a written rule, or `BadImage`."""
+"""The one door through which images come in: bytes of an allow-listed format to uint8 pixels, by a written rule, or `BadImage`."""
 
 import io
 import re
@@ -32,10 +32,10 @@ FOREIGN = (  # what a file is instead, where its first bytes say so
 
 
 class Header(NamedTuple):
-    """What the first bytes of a picture say about it.
+    """What the first bytes of an image say about it.
 
     size: (height, width) in pixels, upright. mode: Pillow's name of the pixel type. bits: of one channel as stored. channels: as stored, a
-    palette counts as colour. frames: pictures in the file. orientation: EXIF 1-8. format: one of `FORMATS`.
+    palette counts as colour. frames: images in the file. orientation: EXIF 1-8. format: one of `FORMATS`.
     """
 
     size: tuple[int, int]
@@ -48,24 +48,27 @@ class Header(NamedTuple):
 
 
 def decode(
-    source: Path | bytes | Image.Image, channels: int = 3, limit: int = LIMIT, background: tuple[int, int, int] = (255, 255, 255)
+    source: Path | bytes | Image.Image,
+    channels: int = 3,
+    limit: int = LIMIT,
+    background: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
-    """The picture as uint8 [H W C], upright, C in {1, 3, 4}. Raises `BadImage` and nothing else, whatever the bytes are.
+    """The image as uint8 [H W C], upright, C in {1, 3, 4}. Raises `BadImage` and nothing else, whatever the bytes are.
 
     The rule, by what is stored:
     - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format says; no colour profile is applied.
     - CMYK: R = 255 - min(255, C + K), and so on; in a JPEG the four are stored inverted (Adobe's way) and turned back first.
     - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level of that).
-    - 32-bit whole numbers: as 16-bit where all lie in 0..65535, otherwise the range of the picture is stretched to 0..255.
-    - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; a NaN or infinity is a bad picture. Nothing is clipped.
+    - 32-bit whole numbers: as 16-bit where all lie in 0..65535, otherwise the range of the image is stretched to 0..255.
+    - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; a NaN or infinity is a bad image. Nothing is clipped.
     - alpha, or a transparent colour: laid on `background` (R, G, B in 0..255) for 1 and 3 channels, kept for 4.
     - 1 channel from colour: 0.299 R + 0.587 G + 0.114 B. 3 and 4 from grey: repeated.
     - the first of several frames; the EXIF orientation is applied.
 
-    limit: pixels; a larger picture is refused from its header, before any pixel is decoded. A file that ends early is refused whole.
+    limit: pixels; a larger image is refused from its header, before any pixel is decoded. A file that ends early is refused whole.
     """
     if channels not in (1, 3, 4):
-        raise UsageError(f"a picture cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
+        raise UsageError(f"an image cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
     name = str(source) if isinstance(source, Path) else NAMELESS
     try:
         if isinstance(source, Image.Image):
@@ -77,11 +80,13 @@ def decode(
         _check_size(image, limit)
         image.load()
         return np.ascontiguousarray(_upright(_pixels(image, channels, background), _orientation(image)))
-    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, and its own; also while converting
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, and its own; also while converting
         raise _bad(name, error, limit) from None
 
 
-def header(source: Path | bytes) -> Header:
+def read_header(source: Path | bytes) -> Header:
     """What a file says of itself, without decoding its pixels. Raises `BadImage` as `decode` does, but sees no damage further in."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
@@ -106,7 +111,7 @@ def header(source: Path | bytes) -> Header:
 def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
     """The numbers that become 0 and 255, given the type of the pixels and their extremes: the rule of `decode` for more than 8 bits."""
     if not np.isfinite([lowest, highest]).all():
-        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the picture")
+        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the image")
     whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
     if dtype.name in whole:
         return whole[dtype.name]
@@ -114,12 +119,14 @@ def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, 
     return (0, top) if lowest >= 0 and highest <= top else (float(lowest), float(highest))
 
 
-def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`values` of any shape and number type as uint8, `low` to 0 and `high` to 255, rounded. A flat picture (low = high) becomes 0."""
+def scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`values` of any shape and number type as uint8, `low` to 0 and `high` to 255, rounded. A flat image (low = high) becomes 0."""
     if values.dtype == np.uint8 and (low, high) == (0, 255):
         return values
     out = np.empty(values.shape, np.uint8)
-    step = max(1, 2**22 // max(1, values[:1].size))  # a block of rows at a time: float64 copies of whole pictures are large
+    step = max(
+        1, 2**22 // max(1, values[:1].size)
+    )  # a block of rows at a time: float64 copies of whole images are large
     for i in range(0, len(values), step):
         block = values[i : i + step].astype(np.float64) - low
         out[i : i + step] = np.rint(block * (255.0 / (high - low)) if high > low else block * 0)
@@ -129,7 +136,7 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _contents(path: Path, limit: int) -> bytes:
     size = path.stat().st_size
     if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
-        raise BadImage(f"is a file of {size:,} bytes, more than a picture of {limit:,} pixels can take", AGAIN)
+        raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)
     return path.read_bytes()
 
 
@@ -141,9 +148,12 @@ def _open(file, start: bytes) -> Image.Image:
     except Image.UnidentifiedImageError:
         pass
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
-        raise BadImage("is cut short or damaged: it starts like a picture but its header cannot be read", AGAIN)
+        raise BadImage("is cut short or damaged: it starts like an image but its header cannot be read", AGAIN)
     what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
-    raise BadImage(f"is not a picture: its bytes are {what + ', ' if what else ''}not {KNOWN}", f"convert it to {KNOWN}, or take it out")
+    raise BadImage(
+        f"is not an image: its bytes are {what + ', ' if what else ''}not {KNOWN}",
+        f"convert it to {KNOWN}, or take it out",
+    )
 
 
 def _check_size(image: Image.Image, limit: int) -> None:
@@ -151,7 +161,9 @@ def _check_size(image: Image.Image, limit: int) -> None:
     if width < 1 or height < 1:
         raise BadImage(f"has no pixels: {width} x {height}", AGAIN)
     if width * height > limit:
-        raise BadImage(f"has {width * height:,} pixels ({width} x {height}), more than the limit of {limit:,}", "make it smaller")
+        raise BadImage(
+            f"has {width * height:,} pixels ({width} x {height}), more than the limit of {limit:,}", "make it smaller"
+        )
 
 
 def _check_whole(kind: str, data: bytes) -> None:
@@ -172,9 +184,13 @@ def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int])
     if image.mode == "LAB":
         from PIL import ImageCms
 
-        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[assignment]
+        image = ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )  # type: ignore[assignment]
     clear = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # 16-bit colour: Pillow kept the high byte of the pixels only
+    if (
+        image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255
+    ):  # 16-bit colour: Pillow kept the high byte of the pixels only
         image = image.copy()
         image.info["transparency"] = tuple(v >> 8 for v in clear)
     if image.has_transparency_data:
@@ -191,7 +207,7 @@ def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int])
 
 
 def _deep(image: Image.Image) -> Image.Image:
-    """A grey picture of more than 8 bits as L, or LA where one value of it stands for transparent."""
+    """A grey image of more than 8 bits as L, or LA where one value of it stands for transparent."""
     values = np.asarray(image)
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
@@ -199,7 +215,7 @@ def _deep(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") and tags.get(262) == 0:
         values = 65535 - values  # "white is zero": Pillow turns this about for 8 bits only
     low, high = value_range(values.dtype.newbyteorder("="), values.min(), values.max())
-    grey = Image.fromarray(scale(values, low, high))
+    grey = Image.fromarray(scale_to_bytes(values, low, high))
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
@@ -215,7 +231,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H W C] as the camera's holder saw it: the number says where row 0 and column 0 of the stored picture belong (EXIF 2.32, 4.6.4)."""
+    """[H W C] as the camera's holder saw it: the number says where row 0 and column 0 of the stored image belong (EXIF 2.32, 4.6.4)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -241,11 +257,15 @@ def _bad(name: str, error: Exception, limit: int) -> BadImage:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         count = re.search(r"\d+", text)
         limit = min(limit, 2 * (Image.MAX_IMAGE_PIXELS or limit))  # Pillow has a limit of its own
-        return BadImage(f"{name} has {int(count[0]) if count else 0:,} pixels, more than the limit of {limit:,}", "make it smaller")
+        return BadImage(
+            f"{name} has {int(count[0]) if count else 0:,} pixels, more than the limit of {limit:,}", "make it smaller"
+        )
     if isinstance(error, FileNotFoundError):
         return BadImage(f"{name} does not exist", "check the path")
     if isinstance(error, OSError) and error.strerror:
-        return BadImage(f"{name} cannot be read: {error.strerror.lower()}", "check that it is a file and that you may read it")
+        return BadImage(
+            f"{name} cannot be read: {error.strerror.lower()}", "check that it is a file and that you may read it"
+        )
     if isinstance(error, MemoryError):
         return BadImage(f"{name} needs more memory than there is", "make it smaller")
     if re.search("truncated|incomplete|broken data stream|unexpected end|not enough", text, re.IGNORECASE):

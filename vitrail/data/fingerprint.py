@@ -29,7 +29,9 @@ def differences(old: Iterable[Entry], new: Iterable[Entry]) -> list[str]:
         "added": after.keys() - before.keys(),
         "removed": before.keys() - after.keys(),
         "resized": resized,
-        "touched (same size, another time of change)": {n for n in both - resized if before[n].modified != after[n].modified},
+        "touched (same size, another time of change)": {
+            n for n in both - resized if before[n].modified != after[n].modified
+        },
     }
     return [_listed(kind, sorted(names)) for kind, names in kinds.items() if names]
 
@@ -51,7 +53,9 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
         lines = gzip.decompress(Path(path).read_bytes()).split(b"\n")
         return tuple(_entry(line) for line in lines[:-1])
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path}: the list of the data set's files cannot be read: {error}", "begin a new run") from None
+        raise DataError(
+            f"{path}: the list of the data set's files cannot be read: {error}", "begin a new run"
+        ) from None
 
 
 def _line(entry: Entry) -> bytes:

@@ -1,17 +1,17 @@
-"""Some of many pictures: a share of the training pictures, to see how much data a model needs, and a few, evenly spaced."""
+"""Some of many images: a share of the training images, to see how much data a model needs, and a few, evenly spaced."""
 
 import numpy as np
 
-WORST, SPACED = 8, 6  # pictures that are shown of many
+WORST, SPACED = 8, 6  # images that are shown of many
 
 
-def spaced(count: int, most: int) -> np.ndarray:
+def evenly_spaced(count: int, most: int) -> np.ndarray:
     """At most so many places of `count`, int64, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
-def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Places of a share of the pictures, in ascending order: the same share of every class, at least one of each.
+def stratified_subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Places of a share of the images, in ascending order: the same share of every class, at least one of each.
 
     `labels`: class indices [N], or multi-hot [N K], of which any are taken. A smaller share of the same seed lies within a larger.
     """
@@ -23,7 +23,7 @@ def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def worst_and_spaced(scores: np.ndarray) -> list[int]:
-    """Places of pictures to be shown: the worst, the worst first, and some evenly spaced through all by their score."""
+    """Places of images to be shown: the worst, the worst first, and some evenly spaced through all by their score."""
     order = np.argsort(scores, kind="stable")
     some = order[np.linspace(0, len(order) - 1, min(SPACED, len(order))).astype(int)]
     return list(dict.fromkeys([*order[:WORST].tolist(), *some.tolist()]))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitrail.data.annotations.masks import looked, numbered
-from vitrail.data.annotations.pairs import entry_of, text_of
+from vitrail.data.annotations.masks import detect_classes, number_classes
+from vitrail.data.annotations.pairs import make_entry, read_text
 from vitrail.data.dataset import Dataset, Entry
-from vitrail.data.files import folder_at
+from vitrail.data.files import resolve_folder
 from vitrail.datasets import masks
 from vitrail.errors import DataError
 from vitrail.validation import Count
@@ -36,27 +36,29 @@ def matches(path: str) -> bool:
 
 def build(config: Config) -> Dataset:
     """Parts "train" and "val". Class names are those of objectInfo150.txt, the first of several. Raises `DataError`."""
-    root = folder_at(config.path)
-    pairs, notes = masks.find(root)
+    root = resolve_folder(config.path)
+    pairs, notes = masks.find_pairs(root)
     shift = int(config.zero == "ignore")
     table = root / TABLE
     extra: tuple[Entry, ...] = ()
     if not pairs:
-        raise DataError(f"{root} holds no picture with a mask", masks.LAYOUT)
+        raise DataError(f"{root} holds no image with a mask", masks.LAYOUT)
     if table.is_file():
-        names, extra = named(table), (entry_of(root, table),)
-        classes = numbered(names, 1) if shift else numbered(["other", *names])
+        names, extra = named(table), (make_entry(root, table),)
+        classes = number_classes(names, 1) if shift else number_classes(["other", *names])
     else:
-        classes, said = looked([root / p.truth.name for p in pairs], shift)
+        classes, said = detect_classes([root / p.annotation.name for p in pairs], shift)
         notes = [*notes, *said, f"{TABLE} beside images/ would name the classes"]
-    return masks.assembled("ade20k", root, pairs, classes, masks.Config(channels=config.channels), notes, extra)
+    return masks.assemble_dataset("ade20k", root, pairs, classes, masks.Config(channels=config.channels), notes, extra)
 
 
 def named(path: Path) -> list[str]:
     """The names of classes 1 to 150. Errors: `DataError`."""
-    lines = text_of(path, LARGEST).decode(errors="replace").splitlines()
+    lines = read_text(path, LARGEST).decode(errors="replace").splitlines()
     rows = [re.split(r"\t+|\s{2,}", line.strip()) for line in lines if re.match(r"\s*\d", line)]
     names = [row[-1].split(",")[0].strip() for row in rows]
     if len(names) != CLASSES or [row[0] for row in rows] != [str(i + 1) for i in range(CLASSES)]:
-        raise DataError(f"{path} names {len(names)} classes, not 1 to {CLASSES} in their order", "fetch it again, or take it away")
+        raise DataError(
+            f"{path} names {len(names)} classes, not 1 to {CLASSES} in their order", "fetch it again, or take it away"
+        )
     return names

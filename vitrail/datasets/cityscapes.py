@@ -7,10 +7,10 @@ part are not published.
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.data.annotations.masks import UNKNOWN, Classes, numbered
+from vitrail.data.annotations.masks import UNKNOWN, MaskClasses, number_classes
 from vitrail.data.annotations.pairs import Pair
 from vitrail.data.dataset import IGNORE, Dataset
-from vitrail.data.files import folder_at, walk
+from vitrail.data.files import list_images, resolve_folder
 from vitrail.datasets import masks
 from vitrail.errors import DataError, many
 from vitrail.validation import Count
@@ -38,12 +38,12 @@ def matches(path: str) -> bool:
 
 def build(config: Config) -> Dataset:
     """Parts "train" and "val", as far as they are there. Raises `DataError`."""
-    root = folder_at(config.path)
-    pictures, found = walk(root, "leftImg8bit"), {e.name: e for e in walk(root, "gtFine").entries}
+    root = resolve_folder(config.path)
+    images, found = list_images(root, "leftImg8bit"), {e.name: e for e in list_images(root, "gtFine").entries}
     kinds = {kind: f"{FINE}_{kind}.png" for kind in ("labelTrainIds", "labelIds")}
     kind = next((k for k, ending in kinds.items() if any(name.endswith(ending) for name in found)), "labelIds")
     pairs, bare = [], []
-    for entry in pictures.entries:
+    for entry in images.entries:
         part, _, rest = entry.name.removeprefix("leftImg8bit/").partition("/")
         if part not in ("train", "val"):
             continue
@@ -53,18 +53,23 @@ def build(config: Config) -> Dataset:
         else:
             bare.append(entry.name)
     if not pairs:
-        raise DataError(f"{root} holds no picture with a mask such as x{kinds[kind]}", "unpack leftImg8bit and gtFine beside each other")
-    notes = [f"left out, as they lack a mask: {many(len(bare), 'picture')}, the first {bare[0]}"] if bare else []
-    return masks.assembled("cityscapes", root, pairs, classes_of(kind), masks.Config(channels=config.channels), notes)
+        raise DataError(
+            f"{root} holds no image with a mask such as x{kinds[kind]}",
+            "unpack leftImg8bit and gtFine beside each other",
+        )
+    notes = [f"left out, as they lack a mask: {many(len(bare), 'image')}, the first {bare[0]}"] if bare else []
+    return masks.assemble_dataset(
+        "cityscapes", root, pairs, classes_of(kind), masks.Config(channels=config.channels), notes
+    )
 
 
-def classes_of(kind: str) -> Classes:
+def classes_of(kind: str) -> MaskClasses:
     """What the values of a kind of mask mean."""
     names = tuple(TRAIN_IDS.values())
     if kind == "labelTrainIds":
-        return numbered(names)
-    codes = numbered(()).codes
+        return number_classes(names)
+    codes = number_classes(()).codes
     codes[:IDS] = IGNORE
     codes[list(TRAIN_IDS)] = range(len(names))
     assert codes[IDS] == UNKNOWN
-    return Classes(names, codes)
+    return MaskClasses(names, codes)

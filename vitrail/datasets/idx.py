@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from vitrail.data.dataset import ArrayReader, Dataset, Entry, Split
-from vitrail.data.files import folder_at
+from vitrail.data.files import resolve_folder
 from vitrail.errors import DataError
 
 FILE = re.compile(r"(?P<set>.*-)?(?P<part>train|t10k|test|val)[-_](?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
@@ -24,7 +24,9 @@ AGAIN = "fetch the file again"
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    classes: tuple[str, ...] = ()  # names of classes 0, 1, ...; empty: Fashion-MNIST's where the folder's name says fashion, else digits
+    classes: tuple[
+        str, ...
+    ] = ()  # names of classes 0, 1, ...; empty: Fashion-MNIST's where the folder's name says fashion, else digits
 
 
 def matches(path: str) -> bool:
@@ -37,18 +39,23 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The pictures as arrays [N H W 1]. Raises `DataError` where a file is missing, cut short, or not what its header says."""
-    root = folder_at(config.path)
+    """The images as arrays [N H W 1]. Raises `DataError` where a file is missing, cut short, or not what its header says."""
+    root = resolve_folder(config.path)
     files = _files(root)
     if "train" not in files:
-        raise DataError(f"{root} holds no train-images-idx3-ubyte", "put the training files there, as they were published, .gz or not")
+        raise DataError(
+            f"{root} holds no train-images-idx3-ubyte",
+            "put the training files there, as they were published, .gz or not",
+        )
     splits: dict[str, Split] = {}
     entries: list[Entry] = []
     for part in [p for p in ("train", "val", "test") if p in files]:
         pair = files[part]
         if len(pair) < 2:
             lacking = "labels" if "images" in pair else "images"
-            raise DataError(f"{root}: the {lacking} of {part} are missing", f"put the file beside {next(iter(pair.values())).name}")
+            raise DataError(
+                f"{root}: the {lacking} of {part} are missing", f"put the file beside {next(iter(pair.values())).name}"
+            )
         images, labels = read(pair["images"], 3), read(pair["labels"], 1)
         if len(images) != len(labels):
             raise DataError(f"{root}: {part} has {len(images):,} images but {len(labels):,} labels", AGAIN)
@@ -59,7 +66,9 @@ def build(config: Config) -> Dataset:
     for where, split in splits.items():
         if (top := int(split.labels.max())) >= len(classes):
             at = int(split.labels.argmax())
-            raise DataError(f"{where}/{at} has label {top}, but there are {len(classes)} classes", "name every class in classes")
+            raise DataError(
+                f"{where}/{at} has label {top}, but there are {len(classes)} classes", "name every class in classes"
+            )
     return Dataset("idx", tuple(classes), splits, 1, tuple(sorted(entries)))
 
 
@@ -81,7 +90,9 @@ def _array(file: BinaryIO, path: Path, axes: int) -> np.ndarray:
     if magic[:3] != b"\0\0\x08":
         raise DataError(f"{path} is not an IDX file of unsigned bytes: it starts with {magic.hex(' ')}", AGAIN)
     if magic[3] != axes:
-        raise DataError(f"{path} has {magic[3]} axes where {axes} belong", "check that images and labels are not exchanged")
+        raise DataError(
+            f"{path} has {magic[3]} axes where {axes} belong", "check that images and labels are not exchanged"
+        )
     shape = tuple(int(n) for n in np.frombuffer(file.read(4 * axes).ljust(4 * axes, b"\0"), ">u4"))
     size = int(np.prod(shape, dtype=object))
     if size == 0 or size > LARGEST:
@@ -92,7 +103,9 @@ def _array(file: BinaryIO, path: Path, axes: int) -> np.ndarray:
         data += more
     if len(data) != size:
         found = "more" if len(data) > size else f"{len(data):,}"
-        raise DataError(f"{path}: its header says {size:,} bytes ({' x '.join(map(str, shape))}), but there are {found}", AGAIN)
+        raise DataError(
+            f"{path}: its header says {size:,} bytes ({' x '.join(map(str, shape))}), but there are {found}", AGAIN
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 

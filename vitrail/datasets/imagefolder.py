@@ -1,4 +1,4 @@
-"""A folder of class folders, with or without train/, val/ and test/ above them: `pictures/train/cat/1.jpg` or `pictures/cat/1.jpg`."""
+"""A folder of class folders, with or without train/, val/ and test/ above them: `images/train/cat/1.jpg` or `images/cat/1.jpg`."""
 
 import os
 from dataclasses import dataclass
@@ -9,20 +9,26 @@ import numpy as np
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.files import (
     FileReader,
-    channels_of,
-    differ_by_case,
-    folder_at,
+    detect_channels,
     held_out_note,
-    hidden,
     hold_out,
-    natural,
-    walk,
+    is_hidden,
+    list_images,
+    natural_key,
+    note_case_collisions,
+    resolve_folder,
 )
 from vitrail.datasets import idx, mini
 from vitrail.errors import DataError
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # whatever the case of the letters
-LAYOUT = "pictures belong in one folder a class: <folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg"
+PARTS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}  # whatever the case of the letters
+LAYOUT = "images belong in one folder a class: <folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg"
 
 
 @dataclass(frozen=True)
@@ -39,22 +45,24 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The pictures of a folder; classes are the names of the folders, "class 2" before "class 10". Raises `DataError`."""
-    root = folder_at(config.path)
+    """The images of a folder; classes are the names of the folders, "class 2" before "class 10". Raises `DataError`."""
+    root = resolve_folder(config.path)
     parts, notes = _parts(root)
-    found = walk(root)
+    found = list_images(root)
     groups, loose = _group(found.entries, parts)
     if not any(groups.values()):
-        raise DataError(f"{root} holds no pictures in class folders ({_there(root, len(found.entries), found.links)})", LAYOUT)
+        raise DataError(
+            f"{root} holds no images in class folders ({_there(root, len(found.entries), found.links)})", LAYOUT
+        )
     classes = _classes(root, parts, groups["train"])
     for part in groups.keys() - {"train"}:
         notes += _compare(root, part, {c for c, _ in groups[part]}, classes)
     entries = [e for group in groups.values() for _, e in group]
     if loose:
-        notes.append(f"{loose:,} pictures outside any class folder were left out")
-    if twins := differ_by_case(e.name for e in entries):
+        notes.append(f"{loose:,} images outside any class folder were left out")
+    if twins := note_case_collisions(e.name for e in entries):
         notes.append(twins)
-    channels = channels_of(config.channels, root, [e.name for e in entries])
+    channels = detect_channels(config.channels, root, [e.name for e in entries])
     splits = {part: _split(root, group, classes, channels) for part, group in groups.items()}
     if set(splits) == {"train"} and config.held_out:
         whole = splits["train"]
@@ -62,34 +70,42 @@ def build(config: Config) -> Dataset:
         if out.any():
             splits = {"train": _take(whole, ~out), "val": _take(whole, out)}
             notes.append(held_out_note(int((~out).sum()), int(out.sum()), config.seed))
-    return Dataset("imagefolder", tuple(classes), splits, channels, tuple(sorted(entries)), tuple(found.notes() + notes))
+    return Dataset(
+        "imagefolder", tuple(classes), splits, channels, tuple(sorted(entries)), tuple(found.notes() + notes)
+    )
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted((e.name for e in os.scandir(folder) if e.is_dir() and not hidden(e.name)), key=natural)
+    return sorted((e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name)), key=natural_key)
 
 
 def _parts(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Part name -> folder name, and notes. A folder "train" that holds pictures but no folders is a class of that name (a railway)."""
+    """Part name -> folder name, and notes. A folder "train" that holds images but no folders is a class of that name (a railway)."""
     there = _folders(root)
     named = [name for name in there if name.lower() in PARTS and _folders(root / name)]
     parts: dict[str, str] = {}
     for name in named:
         part = PARTS[name.lower()]
         if part in parts:
-            raise DataError(f"{root} holds both {parts[part]}/ and {name}/, two folders for the part {part}", "keep one of them")
+            raise DataError(
+                f"{root} holds both {parts[part]}/ and {name}/, two folders for the part {part}", "keep one of them"
+            )
         parts[part] = name
     if not parts:
         return {"train": ""}, []
     if "train" not in parts:
-        raise DataError(f"{root} holds {', '.join(n + '/' for n in named)} but no train/ with class folders in it", LAYOUT)
+        raise DataError(
+            f"{root} holds {', '.join(n + '/' for n in named)} but no train/ with class folders in it", LAYOUT
+        )
     others = [name for name in there if name not in named]
     return parts, [f"folders beside {parts['train']}/ were left out: {', '.join(others[:5])}"] if others else []
 
 
 def _group(entries: list[Entry], parts: dict[str, str]) -> tuple[dict[str, list[tuple[str, Entry]]], int]:
-    """For each part the pictures with their classes, and the number of pictures that are in a part but in no class folder."""
-    groups: dict[str, list[tuple[str, Entry]]] = {part: [] for part in sorted(parts, key=["train", "val", "test"].index)}
+    """For each part the images with their classes, and the number of images that are in a part but in no class folder."""
+    groups: dict[str, list[tuple[str, Entry]]] = {
+        part: [] for part in sorted(parts, key=["train", "val", "test"].index)
+    }
     where = {folder: part for part, folder in parts.items()}
     loose = 0
     for entry in entries:
@@ -109,20 +125,22 @@ def _classes(root: Path, parts: dict[str, str], train: list[tuple[str, Entry]]) 
     filled = {name for name, _ in train}
     if empty := [c for c in classes if c not in filled]:
         names = ", ".join(f"{c}/" for c in empty[:5])
-        raise DataError(f"{folder}: {len(empty)} class folders hold no pictures: {names}", "remove them, or put pictures in")
+        raise DataError(
+            f"{folder}: {len(empty)} class folders hold no images: {names}", "remove them, or put images in"
+        )
     if len(classes) < 2:
         raise DataError(f"{folder} holds one class only ({classes[0]}); there is nothing to tell apart", LAYOUT)
     return classes
 
 
 def _compare(root: Path, part: str, present: set[str], classes: list[str]) -> list[str]:
-    if extra := sorted(present - set(classes), key=natural):
+    if extra := sorted(present - set(classes), key=natural_key):
         raise DataError(
             f"{root}: {part} has classes that train does not have: {', '.join(extra[:5])}",
             f"train has {', '.join(classes[:8])}{', ...' if classes[8:] else ''}; rename or remove the folders in {part}",
         )
     missing = [c for c in classes if c not in present]
-    return [f"{part} has no pictures of {len(missing)} classes: {', '.join(missing[:5])}"] if missing else []
+    return [f"{part} has no images of {len(missing)} classes: {', '.join(missing[:5])}"] if missing else []
 
 
 def _split(root: Path, group: list[tuple[str, Entry]], classes: list[str], channels: int) -> Split:
@@ -132,14 +150,14 @@ def _split(root: Path, group: list[tuple[str, Entry]], classes: list[str], chann
 
 
 def _take(split: Split, chosen: np.ndarray) -> Split:
-    """Like `split.take`, but the reader knows the files by their new numbers at once, which is less to send to workers."""
-    part = split.take(np.flatnonzero(chosen))
+    """Like `split.select`, but the reader knows the files by their new numbers at once, which is less to send to workers."""
+    part = split.select(np.flatnonzero(chosen))
     assert isinstance(split.read, FileReader)
     return Split(part.names, part.labels, FileReader(split.read.root, part.names, split.read.channels))
 
 
-def _there(root: Path, pictures: int, links: int) -> str:
+def _there(root: Path, images: int, links: int) -> str:
     folders = _folders(root)
-    said = f"{pictures:,} pictures outside class folders; " if pictures else ""
+    said = f"{images:,} images outside class folders; " if images else ""
     said += f"{links:,} links that lead out of it; " if links else ""
     return said + (f"folders: {', '.join(folders[:5])}" if folders else "no folders in it")

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.dataset import ArrayReader, Dataset, Entry, Split
-from vitrail.data.decode import scale, value_range
-from vitrail.data.files import nearest
+from vitrail.data.decode import scale_to_bytes, value_range
+from vitrail.data.files import suggest_path
 from vitrail.errors import BadImage, DataError
 
 PARTS = ("train", "val", "test")
 LARGEST = 2**34  # bytes of all arrays, unpacked
-LAYOUT = "the file holds train_images [N H W] or [N H W C] and train_labels [N], [N 1] or [N K]; likewise val_ and test_"
+LAYOUT = (
+    "the file holds train_images [N H W] or [N H W C] and train_labels [N], [N 1] or [N K]; likewise val_ and test_"
+)
 ORGANS = "bladder|femur-left|femur-right|heart|kidney-left|kidney-right|liver|lung-left|lung-right|pancreas|spleen"
 NAMES = {  # as in the publication; retinamnist's five grades have numbers only
     "pathmnist": "adipose|background|debris|lymphocytes|mucus|smooth muscle|normal colon mucosa|cancer-associated stroma"
@@ -49,10 +51,10 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The pictures as uint8 arrays, more than 8 bits scaled by the rule of `decode`, one range for all parts. Raises `DataError`."""
+    """The images as uint8 arrays, more than 8 bits scaled by the rule of `decode`, one range for all parts. Raises `DataError`."""
     path = Path(config.path).expanduser()
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file", nearest(path))
+        raise DataError(f"{path}: there is no such file", suggest_path(path))
     arrays = _arrays(path)
     images = {part: _images(path, part, arrays) for part in PARTS if f"{part}_images" in arrays}
     labels = {part: _labels(path, part, arrays, len(images[part])) for part in images}
@@ -66,9 +68,13 @@ def build(config: Config) -> Dataset:
         raise DataError(f"{path} {error.what}", error.fix) from None
     classes = config.classes or _classes(path, labels)
     _check_range(path, labels, classes)
-    splits = {part: Split([f"{part}/{i}" for i in range(len(a))], labels[part], ArrayReader(a)) for part, a in images.items()}
+    splits = {
+        part: Split([f"{part}/{i}" for i in range(len(a))], labels[part], ArrayReader(a)) for part, a in images.items()
+    }
     stat = path.stat()
-    return Dataset("npz", tuple(classes), splits, images["train"].shape[3], (Entry(path.name, stat.st_size, stat.st_mtime_ns),))
+    return Dataset(
+        "npz", tuple(classes), splits, images["train"].shape[3], (Entry(path.name, stat.st_size, stat.st_mtime_ns),)
+    )
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -79,16 +85,27 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             sizes = {m.filename: max(m.file_size, _promised(file, m)) for m in wanted}
             if (total := sum(sizes.values())) > LARGEST:
                 raise DataError(
-                    f"{path} unpacks to {total:,} bytes, more than {LARGEST:,}", "store the pictures smaller, or as files in folders"
+                    f"{path} unpacks to {total:,} bytes, more than {LARGEST:,}",
+                    "store the images smaller, or as files in folders",
                 )
             arrays = {}
             for m in wanted:
                 with file.open(m) as member:
                     arrays[m.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays or dict.fromkeys((m.filename for m in file.infolist()), np.empty(0))
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        SyntaxError,
+    ) as error:
         text = (str(error).splitlines() or ["it cannot be read"])[0]
-        raise DataError(f"{path} is cut short or not an NPZ file of numbers: {text[:120]}", "fetch or make the file again") from None
+        raise DataError(
+            f"{path} is cut short or not an NPZ file of numbers: {text[:120]}", "fetch or make the file again"
+        ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
 
@@ -113,13 +130,15 @@ def _images(path: Path, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     array = arrays[f"{part}_images"]
     shape = " x ".join(map(str, array.shape))
     if path.stem.lower().split("_")[0].endswith("3d") and array.ndim >= 4:
-        raise DataError(f"{path} holds volumes, not pictures: {part}_images is {shape}", "use a set of pictures")
+        raise DataError(f"{path} holds volumes, not images: {part}_images is {shape}", "use a set of images")
     if array.ndim not in (3, 4) or array.size == 0:
         raise DataError(f"{path}: {part}_images is {shape}, not [N H W] or [N H W C]", LAYOUT)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: {part}_images holds {array.dtype}, not numbers of pixels", LAYOUT)
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] > 4:
-        raise DataError(f"{path}: {part}_images is {shape}: the channels come second", "put them last: images.transpose(0, 2, 3, 1)")
+        raise DataError(
+            f"{path}: {part}_images is {shape}: the channels come second", "put them last: images.transpose(0, 2, 3, 1)"
+        )
     return array if array.ndim == 4 else array[..., None]
 
 
@@ -130,12 +149,19 @@ def _labels(path: Path, part: str, arrays: dict[str, np.ndarray], count: int) ->
         raise DataError(f"{path} holds {part}_images but no {name}", LAYOUT)
     labels = arrays[name]
     if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or labels.size == 0:
-        raise DataError(f"{path}: {name} is {labels.dtype} {list(labels.shape)}, not whole numbers [N], [N 1] or [N K]", LAYOUT)
+        raise DataError(
+            f"{path}: {name} is {labels.dtype} {list(labels.shape)}, not whole numbers [N], [N 1] or [N K]", LAYOUT
+        )
     if len(labels) != count:
-        raise DataError(f"{path}: {part} has {count:,} images but {len(labels):,} labels", "fetch or make the file again")
+        raise DataError(
+            f"{path}: {part} has {count:,} images but {len(labels):,} labels", "fetch or make the file again"
+        )
     if labels.size > len(labels):
         if not np.isin(labels, (0, 1)).all():
-            raise DataError(f"{path}: {name} {list(labels.shape)} holds more than zeros and ones", "of several labels, each is 0 or 1")
+            raise DataError(
+                f"{path}: {name} {list(labels.shape)} holds more than zeros and ones",
+                "of several labels, each is 0 or 1",
+            )
         return labels.astype(np.uint8)
     return labels.reshape(-1).astype(np.int64)
 
@@ -148,13 +174,15 @@ def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         low, high = 0.0, 255.0  # whole numbers of a wider type that are bytes nonetheless
     else:
         low, high = value_range(kind, lowest, highest)
-    return {part: scale(a, low, high) for part, a in images.items()}
+    return {part: scale_to_bytes(a, low, high) for part, a in images.items()}
 
 
 def _classes(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
     first = labels["train"]
     count = first.shape[1] if first.ndim == 2 else max(int(y.max()) for y in labels.values()) + 1
-    known = tuple(NAMES.get(path.stem.lower().split("_")[0], "").split("|"))  # bloodmnist_224.npz holds larger pictures of the same
+    known = tuple(
+        NAMES.get(path.stem.lower().split("_")[0], "").split("|")
+    )  # bloodmnist_224.npz holds larger images of the same
     if len(known) >= max(count, 2):
         return known
     if count > 100_000:
@@ -165,7 +193,10 @@ def _classes(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
 def _check_range(path: Path, labels: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:
     for part, y in labels.items():
         if y.ndim == 2 and y.shape[1] != len(classes):
-            raise DataError(f"{path}: {part}_labels has {y.shape[1]} columns, but there are {len(classes)} classes", "name every class")
+            raise DataError(
+                f"{path}: {part}_labels has {y.shape[1]} columns, but there are {len(classes)} classes",
+                "name every class",
+            )
         bad = np.flatnonzero((y < 0) | (y >= len(classes))) if y.ndim == 1 else np.empty(0, int)
         if bad.size:
             what = f"{part}/{bad[0]} has label {y[bad[0]]}, but there are {len(classes)} classes"

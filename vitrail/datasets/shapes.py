@@ -1,6 +1,6 @@
 """Squares, discs and triangles on a noisy ground, drawn by seed alone: a set for segmentation and detection that needs no file.
 
-A picture hangs on its number, its part and the seed, never on how many there are. One to four objects, of which each shows at least
+An image hangs on its number, its part and the seed, never on how many there are. One to four objects, of which each shows at least
 `SHOWN` of itself where others lie over it; masks are exact and boxes are tight around what can be seen.
 """
 
@@ -10,14 +10,17 @@ from typing import Literal
 
 import numpy as np
 
-from vitrail.data.annotations.boxes import packed
+from vitrail.data.annotations.boxes import pack_boxes
 from vitrail.data.dataset import ArrayReader, Boxes, Dataset, Split
 from vitrail.errors import UsageError
 from vitrail.validation import Count, Positive
 
 OBJECTS = ("disc", "square", "triangle")
-NAMES = {"shapes": "masks", "shapes-boxes": "boxes"}  # what --data takes: what is true of the pictures unless `truth` says it
-MOST = 4  # objects in a picture
+NAMES = {
+    "shapes": "masks",
+    "shapes-boxes": "boxes",
+}  # what --data takes: what is true of the images unless `truth` says it
+MOST = 4  # objects in an image
 TRIES = 20  # places that are tried for an object
 SHOWN = 0.5  # least share of an object that is not hidden
 RADIUS = (0.14, 0.27)  # of the circle around an object, as a share of the shorter side
@@ -28,7 +31,7 @@ SMALLEST = 32  # pixels of a side
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    truth: Literal["", "masks", "boxes"] = ""  # empty: masks for `shapes`, boxes for `shapes-boxes`
+    annotation: Literal["", "masks", "boxes"] = ""  # empty: masks for `shapes`, boxes for `shapes-boxes`
     count_train: Positive = 2000
     count_val: Count = 500
     count_test: Count = 500
@@ -42,35 +45,37 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Pictures uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes), a millisecond or so each."""
+    """Images uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes), a millisecond or so each."""
     if min(config.size) < SMALLEST:
-        raise UsageError(f"data.size is {config.size[0]} x {config.size[1]}", f"shapes are told apart from {SMALLEST} pixels a side")
-    kind = config.truth or NAMES.get(PurePath(config.path).name, "masks")
+        raise UsageError(
+            f"data.size is {config.size[0]} x {config.size[1]}", f"shapes are told apart from {SMALLEST} pixels a side"
+        )
+    kind = config.annotation or NAMES.get(PurePath(config.path).name, "masks")
     counts = {"train": config.count_train, "val": config.count_val, "test": config.count_test}
     splits = {}
     for number, (part, count) in enumerate(counts.items()):
         if not count:
             continue
-        pictures = np.empty((count, *config.size, 3), np.uint8)
+        images = np.empty((count, *config.size, 3), np.uint8)
         masks = np.empty((count, *config.size), np.uint8)
         found = []
         for i in range(count):
             random = np.random.Generator(np.random.Philox(key=np.array([config.seed, (number << 48) + i], np.uint64)))
-            pictures[i], masks[i], boxes = draw(random, *config.size)
+            images[i], masks[i], boxes = draw_image(random, *config.size)
             found.append(boxes)
-        truth = ArrayReader(masks) if kind == "masks" else packed(found)
+        annotation = ArrayReader(masks) if kind == "masks" else pack_boxes(found)
         names = [f"{part}/{i}" for i in range(count)]
-        splits[part] = Split(names, np.zeros(count, np.int64), ArrayReader(pictures), truth)
-    note = f"pictures drawn with seed {config.seed}; no photograph is among them"
+        splits[part] = Split(names, np.zeros(count, np.int64), ArrayReader(images), annotation)
+    note = f"images drawn with seed {config.seed}; no photograph is among them"
     if kind == "masks":
         return Dataset("shapes", ("background", *OBJECTS), splits, 3, notes=(note,), kind="masks")
     return Dataset("shapes", OBJECTS, splits, 3, notes=(note,), kind="boxes")
 
 
-def draw(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, Boxes]:
-    """A picture uint8 [H W 3], its mask uint8 [H W] (0 is the ground, else 1 + place in `OBJECTS`), and its boxes."""
+def draw_image(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, Boxes]:
+    """An image uint8 [H W 3], its mask uint8 [H W] (0 is the ground, else 1 + place in `OBJECTS`), and its boxes."""
     ground = random.integers(0, 256, 3)
-    picture = (ground + ramp(random, height, width)[..., None]).astype(np.float32)
+    image = (ground + ramp(random, height, width)[..., None]).astype(np.float32)
     owner = np.full((height, width), -1)  # which object a pixel shows
     areas: list[int] = []
     kinds: list[int] = []
@@ -82,14 +87,14 @@ def draw(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarr
             left = np.bincount(owner[(owner >= 0) & ~inside], minlength=len(areas))
             if (left >= SHOWN * np.array(areas)).all():
                 owner[inside] = len(areas)
-                picture[inside] = colour
+                image[inside] = colour
                 areas.append(int(inside.sum()))
                 kinds.append(kind)
                 break
-    picture = np.clip(picture + 12 * random.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
+    image = np.clip(image + 12 * random.standard_normal(image.shape, np.float32), 0, 255).astype(np.uint8)
     mask = np.array([0, *(k + 1 for k in kinds)], np.uint8)[owner + 1]
     boxes = np.array([around(owner == i) for i in range(len(kinds))], np.float32)
-    return picture, mask, Boxes(boxes, np.array(kinds, np.int64), np.zeros(len(kinds), bool))
+    return image, mask, Boxes(boxes, np.array(kinds, np.int64), np.zeros(len(kinds), bool))
 
 
 def ramp(random: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -107,7 +112,7 @@ def unlike(random: np.random.Generator, ground: np.ndarray) -> np.ndarray:
 
 
 def shape(random: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """bool [H W]: the pixels whose centres lie in an object somewhere in the picture, squares and triangles turned at will."""
+    """bool [H W]: the pixels whose centres lie in an object somewhere in the image, squares and triangles turned at will."""
     radius = random.uniform(*RADIUS) * min(height, width)
     y, x = (random.uniform(radius, side - radius) for side in (height, width))
     rows, columns = np.arange(height)[:, None] + 0.5 - y, np.arange(width) + 0.5 - x

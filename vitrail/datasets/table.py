@@ -1,4 +1,4 @@
-"""A CSV or TSV file that names a picture and its label in every line: `path,label`, in a line of headings first, and maybe `split`."""
+"""A CSV or TSV file that names an image and its label in every line: `path,label`, in a line of headings first, and maybe `split`."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Entry, Split
-from vitrail.data.files import FileReader, channels_of, held_out_note, hold_out, natural, nearest
+from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_out, natural_key, suggest_path
 from vitrail.errors import DataError
 
 IMAGE = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
@@ -30,7 +30,7 @@ class Config:
     channels: int = 0  # 1, 3 or 4; 0: as the data
     held_out: float = 0.2  # share held out as val where the table has no split column, or none but train in it
     seed: int = 0  # of the choice of what is held out
-    image_column: str = ""  # heading of the pictures' paths; empty: found by its name
+    image_column: str = ""  # heading of the images' paths; empty: found by its name
     label_column: str = ""  # heading of the labels; empty: found by its name
     classes: tuple[str, ...] = ()  # names of classes 0, 1, ...; empty: the distinct labels, sorted
 
@@ -50,12 +50,16 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The pictures that the table names, relative to its folder. A label is a class name, a class number where all are, or several joined
+    """The images that the table names, relative to its folder. A label is a class name, a class number where all are, or several joined
     by "|" or ";". Raises `DataError` with the number of the first line that cannot be used.
     """
     path = Path(config.path).expanduser()
     rows = _read(path, config)
-    strange = [(n, f"split is {p!r}", "it is train, val or test") for n, p in zip(rows.lines, rows.parts, strict=True) if p not in KNOWN]
+    strange = [
+        (n, f"split is {p!r}", "it is train, val or test")
+        for n, p in zip(rows.lines, rows.parts, strict=True)
+        if p not in KNOWN
+    ]
     _refuse(path, strange)
     labels, classes = _labels(path, rows, config.classes)
     kept, notes = _distinct(path, rows, labels)
@@ -63,7 +67,7 @@ def build(config: Config) -> Dataset:
     names = [rows.images[i] for i in kept]
     labels, parts = labels[kept], np.array([rows.parts[i] for i in kept])
     entries = _entries(path, root, names, [rows.lines[i] for i in kept])
-    channels = channels_of(config.channels, root, names)
+    channels = detect_channels(config.channels, root, names)
     if "train" not in parts:
         raise DataError(f"{path}: no line belongs to train", "the split column says train, val or test")
     if set(parts) == {"train"} and config.held_out:
@@ -94,32 +98,41 @@ def _read(path: Path, config: Config) -> Rows:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file", nearest(path)) from None
+        raise DataError(f"{path}: there is no such file", suggest_path(path)) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise _fail(path, line, "not UTF-8 text", "save the table as UTF-8") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "check that it is a file and that you may read it") from None
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", "check that it is a file and that you may read it"
+        ) from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
     try:
         header = [h.strip().lower() for h in next(reader, [])]
-        image, label = _column(path, header, config.image_column, IMAGE), _column(path, header, config.label_column, LABEL)
+        image, label = (
+            _column(path, header, config.image_column, IMAGE),
+            _column(path, header, config.label_column, LABEL),
+        )
         split = next((header.index(s) for s in SPLIT if s in header), -1)
         table = [(row, reader.line_num) for row in reader if row]
     except csv.Error as error:
         raise _fail(path, reader.line_num, str(error), "save the table again") from None
     if not table:
-        raise DataError(f"{path} names no pictures", "below the headings, each line names a picture and its label")
+        raise DataError(f"{path} names no images", "below the headings, each line names an image and its label")
     width = max(image, label, split) + 1
     _refuse(path, [(n, f"{len(r)} columns, but {width} are needed", "") for r, n in table if len(r) < width])
     parts = ["train"] * len(table) if split < 0 else [PARTS.get(r[split].strip().lower(), r[split]) for r, _ in table]
-    return Rows(_tidy([r[image].strip() for r, _ in table]), [r[label].strip() for r, _ in table], parts, [n for _, n in table])
+    return Rows(
+        _tidy([r[image].strip() for r, _ in table]), [r[label].strip() for r, _ in table], parts, [n for _, n in table]
+    )
 
 
 def _tidy(paths: list[str]) -> list[str]:
-    """Paths with forward slashes and without detours, so that one picture has one name."""
+    """Paths with forward slashes and without detours, so that one image has one name."""
     whole = "\n".join(paths) + "\n"
-    if not any(odd in whole for odd in ("\\", "//", "./", "/\n")):  # of a million paths, asking each takes longer than all the rest
+    if not any(
+        odd in whole for odd in ("\\", "//", "./", "/\n")
+    ):  # of a million paths, asking each takes longer than all the rest
         return paths
     return [os.path.normpath(p.replace("\\", "/")) if p else "" for p in paths]
 
@@ -134,7 +147,12 @@ def _column(path: Path, header: list[str], wanted: str, names: tuple[str, ...]) 
         if name in header:
             return header.index(name)
     there = ", ".join(header[:8]) or "nothing"
-    raise _fail(path, 1, f"no column {wanted or ' or '.join(names[:4])} (the headings are {there})", "set image_column and label_column")
+    raise _fail(
+        path,
+        1,
+        f"no column {wanted or ' or '.join(names[:4])} (the headings are {there})",
+        "set image_column and label_column",
+    )
 
 
 def _labels(path: Path, rows: Rows, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -143,18 +161,28 @@ def _labels(path: Path, rows: Rows, classes: tuple[str, ...]) -> tuple[np.ndarra
     split = {text: [p.strip() for p in re.split(r"[|;]", text)] for text in distinct}
     names = {name for parts in split.values() for name in parts}
     numbers = all(_number(n) for n in names)
-    wrong = {text: why for text, parts in split.items() if (why := next((w for p in parts if (w := _wrong(p, numbers, classes))), ""))}
+    wrong = {
+        text: why
+        for text, parts in split.items()
+        if (why := next((w for p in parts if (w := _wrong(p, numbers, classes))), ""))
+    }
     fix = f"labels are the names of classes, or all of them whole numbers from 0{f' to {len(classes) - 1}' if classes else ''}"
     if wrong:
-        _refuse(path, [(n, f"label {t!r} {wrong[t]}", fix) for t, n in zip(rows.labels, rows.lines, strict=True) if t in wrong])
+        _refuse(
+            path,
+            [(n, f"label {t!r} {wrong[t]}", fix) for t, n in zip(rows.labels, rows.lines, strict=True) if t in wrong],
+        )
     if numbers:
         found = classes or tuple(str(n) for n in sorted({int(n) for n in names}))
         index = {n: int(n) if classes else found.index(str(int(n))) for n in names}
     else:
-        found = classes or tuple(sorted(names, key=natural))
+        found = classes or tuple(sorted(names, key=natural_key))
         index = {n: found.index(n) for n in names}
     if len(found) < 2:
-        raise DataError(f"{path}: all labels are {found[0]!r}; there is nothing to tell apart", "give pictures of at least two classes")
+        raise DataError(
+            f"{path}: all labels are {found[0]!r}; there is nothing to tell apart",
+            "give images of at least two classes",
+        )
     code = {text: i for i, text in enumerate(split)}
     many = np.zeros((len(split), len(found)), np.uint8)
     for text, parts in split.items():
@@ -191,7 +219,7 @@ def _wrong(name: str, numbers: bool, classes: tuple[str, ...]) -> str:
 
 
 def _distinct(path: Path, rows: Rows, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The first line of every picture; a picture that comes twice with different labels or parts is refused."""
+    """The first line of every image; an image that comes twice with different labels or parts is refused."""
     if len(set(rows.images)) == len(rows.images):
         return np.arange(len(rows.images)), []
     first: dict[str, int] = {}
@@ -203,14 +231,16 @@ def _distinct(path: Path, rows: Rows, labels: np.ndarray) -> tuple[np.ndarray, l
         repeats += 1
         for what, differs in (("label", (labels[i] != labels[j]).any()), ("split", rows.parts[i] != rows.parts[j])):
             if differs:
-                bad.append((rows.lines[i], f"{name} has another {what} than in line {rows.lines[j]}", "keep one of the lines"))
+                bad.append(
+                    (rows.lines[i], f"{name} has another {what} than in line {rows.lines[j]}", "keep one of the lines")
+                )
                 break
     _refuse(path, bad)
     return np.array(list(first.values())), [f"{repeats:,} lines repeat an earlier line and were left out"]
 
 
 def _entries(path: Path, root: Path, names: list[str], lines: list[int]) -> tuple[Entry, ...]:
-    """The table and its pictures. Each folder is listed once: asking for a million files one by one takes minutes on a network disk."""
+    """The table and its images. Each folder is listed once: asking for a million files one by one takes minutes on a network disk."""
     wanted = defaultdict(list)
     for i, name in enumerate(names):
         wanted[os.path.dirname(name)].append(i)
@@ -227,9 +257,12 @@ def _entries(path: Path, root: Path, names: list[str], lines: list[int]) -> tupl
     lost = [(lines[i], names[i]) for i, entry in enumerate(there) if entry is None]
     if lost:
         line, name = min(lost)
-        what = "the path of the picture is empty" if not name else f"{name} does not exist in {root}"
+        what = "the path of the image is empty" if not name else f"{name} does not exist in {root}"
         raise _fail(
-            path, line, what + (f" (and {len(lost) - 1:,} lines like it)" if lost[1:] else ""), nearest(root / name) if name else ""
+            path,
+            line,
+            what + (f" (and {len(lost) - 1:,} lines like it)" if lost[1:] else ""),
+            suggest_path(root / name) if name else "",
         )
     stat = path.stat()
     return (Entry(path.name, stat.st_size, stat.st_mtime_ns), *sorted(e for e in there if e is not None))

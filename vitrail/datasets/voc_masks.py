@@ -7,10 +7,10 @@ Twenty classes and the background as palette indices; borders of objects are 255
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.data.annotations.masks import numbered
-from vitrail.data.annotations.pairs import Pair, entry_of, text_of
+from vitrail.data.annotations.masks import number_classes
+from vitrail.data.annotations.pairs import Pair, make_entry, read_text
 from vitrail.data.dataset import Dataset
-from vitrail.data.files import folder_at
+from vitrail.data.files import resolve_folder
 from vitrail.data.splits import ORDER
 from vitrail.datasets import masks
 from vitrail.errors import DataError, many
@@ -32,27 +32,39 @@ class Config:
 def matches(path: str) -> bool:
     """A folder with JPEGImages/, SegmentationClass/ and the lists of segmentation."""
     root = Path(path).expanduser()
-    return (root / "ImageSets" / "Segmentation").is_dir() and (root / "SegmentationClass").is_dir() and (root / "JPEGImages").is_dir()
+    return (
+        (root / "ImageSets" / "Segmentation").is_dir()
+        and (root / "SegmentationClass").is_dir()
+        and (root / "JPEGImages").is_dir()
+    )
 
 
 def build(config: Config) -> Dataset:
-    """The pictures that the lists train.txt, val.txt and test.txt name, as far as they have masks. Raises `DataError`."""
-    root = folder_at(config.path)
+    """The images that the lists train.txt, val.txt and test.txt name, as far as they have masks. Raises `DataError`."""
+    root = resolve_folder(config.path)
     pairs, entries, bare = [], [], []
     for part in ORDER:
         path = root / "ImageSets" / "Segmentation" / f"{part}.txt"
         if not path.is_file():
             continue
-        entries.append(entry_of(root, path))
-        for stem in text_of(path, LARGEST).decode(errors="replace").split():
-            picture, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
-            if "/" in stem or not (picture.is_file() and mask.is_file()):
+        entries.append(make_entry(root, path))
+        for stem in read_text(path, LARGEST).decode(errors="replace").split():
+            image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
+            if "/" in stem or not (image.is_file() and mask.is_file()):
                 bare.append(stem)
                 continue
-            pairs.append(Pair(entry_of(root, picture), entry_of(root, mask), part))
+            pairs.append(Pair(make_entry(root, image), make_entry(root, mask), part))
     if not pairs:
-        raise DataError(f"{root}: no list in ImageSets/Segmentation names a picture that is there with its mask", "is the set whole?")
+        raise DataError(
+            f"{root}: no list in ImageSets/Segmentation names an image that is there with its mask", "is the set whole?"
+        )
     notes = (
-        [f"left out, as the picture or its mask is not there: {many(len(bare), 'name')} of the lists, the first {bare[0]}"] if bare else []
+        [
+            f"left out, as the image or its mask is not there: {many(len(bare), 'name')} of the lists, the first {bare[0]}"
+        ]
+        if bare
+        else []
     )
-    return masks.assembled("voc_masks", root, pairs, numbered(NAMES), masks.Config(channels=config.channels), notes, tuple(entries))
+    return masks.assemble_dataset(
+        "voc_masks", root, pairs, number_classes(NAMES), masks.Config(channels=config.channels), notes, tuple(entries)
+    )

@@ -14,7 +14,7 @@ from vitrail.storage.tensors import pack, unpack
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint as read from disk."""
 
     path: Path
@@ -22,11 +22,11 @@ class Saved:
     numbers: dict[str, Any]
 
 
-def name_of(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def listed(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in a folder, newest first, sound or not."""
     return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True) if folder.is_dir() else []
 
@@ -38,7 +38,7 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
     Errors: `OSError` where the disk refuses or the folder of the run has gone; every older checkpoint is still there then.
     """
     folder.mkdir(exist_ok=True)
-    path = folder / name_of(numbers["step"])
+    path = folder / checkpoint_name(numbers["step"])
     if path.exists():
         try:
             verify_folder(path)
@@ -47,38 +47,41 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
             shutil.rmtree(path)  # a damaged one of the same step: the state in memory is the better copy
     files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
     write_folder(path, {**files, "state.json": json.dumps(numbers, sort_keys=True).encode()})
-    for old in [p for p in listed(folder) if p.name <= path.name][max(2, keep) :]:
+    for old in [p for p in list_checkpoints(folder) if p.name <= path.name][max(2, keep) :]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def load(path: Path) -> Saved:
+def load(path: Path) -> SavedCheckpoint:
     """One checkpoint, verified. Errors: `CheckpointError`."""
     if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint {path}", "give a run folder, or a step-... folder inside its checkpoints/")
+        raise CheckpointError(
+            f"there is no checkpoint {path}", "give a run folder, or a step-... folder inside its checkpoints/"
+        )
     verify_folder(path)
     try:
         numbers = json.loads((path / "state.json").read_bytes())
         parts = {p.stem: unpack(p)[0] for p in sorted(path.glob("*.safetensors"))}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})", "use another checkpoint") from None
-    return Saved(path, parts, numbers)
+    return SavedCheckpoint(path, parts, numbers)
 
 
-def newest(folder: Path) -> tuple[Saved | None, list[str]]:
+def load_newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
     """The newest sound checkpoint, or None where there is none at all, and why newer ones were passed over.
 
     Errors: `CheckpointError` where there are checkpoints and every one is damaged: a run never silently starts from scratch.
     """
     clean_folder(folder)
     reasons: list[str] = []
-    for path in listed(folder):
+    for path in list_checkpoints(folder):
         try:
             return load(path), reasons
         except CheckpointError as error:
             reasons.append(error.what)
     if reasons:
         raise CheckpointError(
-            f"all {len(reasons)} checkpoints are damaged; the newest: {reasons[0]}", "start the run anew in another folder"
+            f"all {len(reasons)} checkpoints are damaged; the newest: {reasons[0]}",
+            "start the run anew in another folder",
         )
     return None, []

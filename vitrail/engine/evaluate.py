@@ -1,4 +1,4 @@
-"""Predictions over a whole set, every picture once, on any number of processes."""
+"""Predictions over a whole set, every image once, on any number of processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,17 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.contracts import Predictions
-from vitrail.data.loader import Loaded
+from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 
-Row = Callable[[nn.Module, Tensor, Tensor, np.ndarray], Tensor]  # model, images [B C H W], labels [B ...], ids [B] -> [B W]
+Row = Callable[
+    [nn.Module, Tensor, Tensor, np.ndarray], Tensor
+]  # model, images [B C H W], labels [B ...], ids [B] -> [B W]
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, row: Row, batches: Iterable[Loaded], prepare: Callable[[Tensor], Tensor], precision: Precision
-) -> Iterator[tuple[Loaded, Tensor]]:
+    model: nn.Module,
+    row: Row,
+    batches: Iterable[LoadedBatch],
+    prepare: Callable[[Tensor], Tensor],
+    precision: Precision,
+) -> Iterator[tuple[LoadedBatch, Tensor]]:
     """Batch by batch, what the model says, in fp32 on the CPU. The model's mode is put back at the end."""
     was_training = model.training
     model.eval()
@@ -25,16 +31,18 @@ def predict(
     try:
         for loaded in batches:
             with precision.autocast():
-                rows = row(model, prepare(loaded.pictures.to(device)), loaded.labels.to(device), loaded.keys.ids)
+                rows = row(model, prepare(loaded.images.to(device)), loaded.labels.to(device), loaded.keys.ids)
             yield loaded, rows.float().cpu()
     finally:
         model.train(was_training)
 
 
-def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, none: Tensor) -> Predictions:
-    """The predictions of all processes in the order of the pictures, on every process.
+def gather_predictions(
+    parts: Iterable[tuple[LoadedBatch, Tensor]], world: World, width: int, none: Tensor
+) -> Predictions:
+    """The predictions of all processes in the order of the images, on every process.
 
-    width: numbers in a row. none: the labels of no picture, for their shape: a process may have nothing to do.
+    width: numbers in a row. none: the labels of no image, for their shape: a process may have nothing to do.
     """
     rows, targets, ids = [torch.zeros(0, width)], [none], [torch.zeros(0, dtype=torch.int64)]
     for loaded, said in parts:
@@ -42,6 +50,6 @@ def collect(parts: Iterable[tuple[Loaded, Tensor]], world: World, width: int, no
         targets.append(loaded.labels)
         ids.append(torch.from_numpy(loaded.keys.ids))
     held = [torch.cat(rows), torch.cat(targets), torch.cat(ids)]
-    everything = [world.gather(t.to(world.device)).cpu() for t in held]
+    everything = [world.all_gather(t.to(world.device)).cpu() for t in held]
     place = torch.argsort(everything[2])
     return Predictions(everything[0][place], everything[1][place])

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from vitrail.engine.optim import levels
+from vitrail.engine.optim import depth_levels
 from vitrail.errors import UsageError
 
 
-class Wave(NamedTuple):
+class UnfreezeStage(NamedTuple):
     """Parameters that begin to learn when `step` steps have been done."""
 
     step: int
@@ -18,21 +18,25 @@ class Wave(NamedTuple):
 
 
 def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
-    """Stops `parts` from learning. Their dropout and stochastic depth stay as they are."""
+    """Stops `parts_to_freeze` from learning. Their dropout and stochastic depth stay as they are."""
     for part in frozen:
         for p in part:
             p.requires_grad_(False)
 
 
-def parts(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int) -> list[list[nn.Parameter]]:
+def parts_to_freeze(
+    model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int
+) -> list[list[nn.Parameter]]:
     """What is to be frozen: "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks; from the head
     down, block by block, the stem last. What the backbone has above its last block belongs to that block. Errors: `UsageError` where
     there are fewer blocks than that."""
     if what in ("none", 0):
         return []
     if isinstance(what, int) and what > len(blocks):
-        raise UsageError(f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone')
-    level, own = levels(model, blocks), {id(p) for p in backbone.parameters()}
+        raise UsageError(
+            f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone'
+        )
+    level, own = depth_levels(model, blocks), {id(p) for p in backbone.parameters()}
     found: dict[int, list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if id(p) in own if what == "backbone" else level[name] <= int(what):
@@ -40,29 +44,36 @@ def parts(model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], wh
     return [found[k] for k in sorted(found, reverse=True)]
 
 
-def waves(frozen: Sequence[list[nn.Parameter]], at: Sequence[int], steps: int) -> tuple[Wave, ...]:
+def plan_unfreezing(frozen: Sequence[list[nn.Parameter]], at: Sequence[int], steps: int) -> tuple[UnfreezeStage, ...]:
     """Gradual unfreezing (Howard & Ruder 2018, section 3.3): `frozen`, from the head down, in as many equal parts as there are steps
     in `at`; part i begins to learn at step at[i]. Errors: `UsageError` for steps that mean nothing."""
     if not at:
         return ()
     told = " ".join(map(str, at))
     if not frozen:
-        raise UsageError(f"optim.unfreeze is {told}, but nothing is frozen", "--optim.freeze backbone, or leave unfreeze out")
+        raise UsageError(
+            f"optim.unfreeze_steps is {told}, but nothing is frozen", "--optim.freeze backbone, or leave unfreeze out"
+        )
     if any(b <= a for a, b in pairwise(at)):
-        raise UsageError(f"the steps of optim.unfreeze do not rise: {told}", "each is later than the one before")
+        raise UsageError(f"the steps of optim.unfreeze_steps do not rise: {told}", "each is later than the one before")
     if at[-1] >= steps:
-        raise UsageError(f"optim.unfreeze says step {at[-1]}, and the run ends at step {steps}", f"steps below {steps}")
+        raise UsageError(
+            f"optim.unfreeze_steps says step {at[-1]}, and the run ends at step {steps}", f"steps below {steps}"
+        )
     if len(at) > len(frozen):
-        raise UsageError(f"optim.unfreeze has {len(at)} steps for {len(frozen)} frozen blocks, the stem counted as one", "fewer steps")
-    made: list[Wave] = [Wave(step, []) for step in at]
+        raise UsageError(
+            f"optim.unfreeze_steps has {len(at)} steps for {len(frozen)} frozen blocks, the stem counted as one",
+            "fewer steps",
+        )
+    made: list[UnfreezeStage] = [UnfreezeStage(step, []) for step in at]
     for i, part in enumerate(frozen):
         made[i * len(at) // len(frozen)].parameters.extend(part)
     return tuple(made)
 
 
-def thaw(planned: Sequence[Wave], step: int) -> bool:
+def unfreeze_due(stages: Sequence[UnfreezeStage], step: int) -> bool:
     """Lets learn what is due after `step` steps; returns whether anything changed."""
-    due = [p for wave in planned if wave.step <= step for p in wave.parameters if not p.requires_grad]
+    due = [p for wave in stages if wave.step <= step for p in wave.parameters if not p.requires_grad]
     for p in due:
         p.requires_grad_(True)
     return bool(due)

@@ -15,7 +15,9 @@ from torch import Tensor
 class Lamb(torch.optim.Optimizer):
     """Every parameter counts its own steps, so that one that begins to learn later is corrected as if it had just begun."""
 
-    def __init__(self, parameter_groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
+    def __init__(
+        self, parameter_groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
+    ):
         super().__init__(parameter_groups, {"lr": 1.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()

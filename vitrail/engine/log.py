@@ -17,7 +17,7 @@ class Log:
 
     def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
         if path.exists():
-            kept = [row for row in rows(path) if row.get("step", 0) <= step]
+            kept = [row for row in read_rows(path) if row.get("step", 0) <= step]
             write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.file = path.open("a", encoding="utf-8")
         self.board = board(path.parent / "tensorboard", step) if tensorboard else None
@@ -39,7 +39,7 @@ class Log:
             self.board.close()
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Every whole row of a log; a last line that a kill cut short is passed over."""
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
@@ -56,5 +56,7 @@ def board(folder: Path, step: int) -> Any:
     except ImportError:
         from vitrail.errors import UsageError
 
-        raise UsageError("TensorBoard is not installed", "pip install 'vitrail[tensorboard]', or leave --machine.tensorboard out") from None
+        raise UsageError(
+            "TensorBoard is not installed", "pip install 'vitrail[tensorboard]', or leave --runtime.tensorboard out"
+        ) from None
     return SummaryWriter(str(folder), purge_step=step + 1)

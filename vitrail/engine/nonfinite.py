@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 from vitrail.types import Batch
 
-Kind = Literal["pictures", "weights", "forward", "loss", "gradient", "norm"]
+Kind = Literal["images", "weights", "forward", "loss", "gradient", "norm"]
 
 
-class Finding(NamedTuple):
+class NonFiniteFinding(NamedTuple):
     """kind: what was the first that is not finite; where: the name of the layer, the loss terms or the parameters concerned, the
     first one first; batch: what entered the model in this process, by name."""
 
@@ -21,12 +21,12 @@ class Finding(NamedTuple):
     batch: dict[str, Tensor]
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The finding in a few words."""
         first, more = (self.where or ("",))[0], len(self.where) - 1
         rest = f" and {more:,} more" if more > 0 else ""
         return {
-            "pictures": "the pictures that entered the model are not finite",
+            "images": "the images that entered the model are not finite",
             "weights": f"the weights themselves are not finite any more ({first}{rest})",
             "forward": f"first seen in what {first} gives",
             "loss": f"the model's answer is finite, the loss of it is not ({first}{rest})",
@@ -35,22 +35,28 @@ class Finding(NamedTuple):
         }[self.kind]
 
 
-def examine(loss_of: nn.Module, batches: Sequence[Batch], bad_terms: Sequence[str], again: Callable[[int], Any]) -> Finding:
+def find_nonfinite(
+    loss_of: nn.Module, batches: Sequence[Batch], bad_terms: Sequence[str], again: Callable[[int], Any]
+) -> NonFiniteFinding:
     """What went wrong in a step. `again(i)` computes the loss of `batches[i]` once more, with the chances it had."""
     batch = entered(batches)
-    if not all(finite(b.inputs) for b in batches):
-        return Finding("pictures", (), batch)
+    if not all(is_finite(b.inputs) for b in batches):
+        return NonFiniteFinding("images", (), batch)
     named = [(name.removeprefix("model."), p) for name, p in loss_of.named_parameters()]
-    if spoilt := tuple(name for name, p in named if not finite(p)):
-        return Finding("weights", spoilt, batch)
+    if spoilt := tuple(name for name, p in named if not is_finite(p)):
+        return NonFiniteFinding("weights", spoilt, batch)
     if bad_terms:
         layer = first_layer(loss_of, len(batches), again)
-        return Finding("forward", (layer,), batch) if layer else Finding("loss", tuple(bad_terms), batch)
-    gradients = tuple(name for name, p in reversed(named) if p.grad is not None and not finite(p.grad))
-    return Finding("gradient" if gradients else "norm", gradients, batch)  # backward goes from the head down: reversed
+        return (
+            NonFiniteFinding("forward", (layer,), batch) if layer else NonFiniteFinding("loss", tuple(bad_terms), batch)
+        )
+    gradients = tuple(name for name, p in reversed(named) if p.grad is not None and not is_finite(p.grad))
+    return NonFiniteFinding(
+        "gradient" if gradients else "norm", gradients, batch
+    )  # backward goes from the head down: reversed
 
 
-def finite(t: Tensor) -> bool:
+def is_finite(t: Tensor) -> bool:
     return bool(torch.isfinite(t.detach()).all())
 
 
@@ -61,7 +67,7 @@ def first_layer(loss_of: nn.Module, count: int, again: Callable[[int], Any]) -> 
 
     def watch(name: str) -> Any:
         def look(module: nn.Module, given: Any, made: Any) -> None:
-            if not seen and not all(finite(t) for t in tree_leaves(made) if isinstance(t, Tensor)):
+            if not seen and not all(is_finite(t) for t in tree_leaves(made) if isinstance(t, Tensor)):
                 seen.append(name.removeprefix("model."))
 
         return look

@@ -10,7 +10,7 @@ from vitrail.engine.lamb import Lamb
 from vitrail.errors import UsageError
 
 
-class Numbers(NamedTuple):
+class OptimizerSettings(NamedTuple):
     """What an optimiser is set to besides its rate; each kind takes what it knows."""
 
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW and LAMB, and of the AdamW beside Muon
@@ -18,7 +18,9 @@ class Numbers(NamedTuple):
     momentum: float = 0.9  # of SGD and Muon
 
 
-def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def build_parameter_groups(
+    model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Parameter groups with their `weight_decay` and a `scale` on the rate; what is frozen is in them too, since it may learn later,
     and nothing moves it while it has no gradient.
 
@@ -26,7 +28,7 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
     level 0, block i is level i + 1, whatever is used after the blocks is the top (Clark et al. 2020; BEiT).
     """
     decays = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
-    level, top = levels(model, blocks), len(blocks) + 1
+    level, top = depth_levels(model, blocks), len(blocks) + 1
     made: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         key = (weight_decay if id(p) in decays else 0.0, layer_decay ** (top - level[name]))
@@ -34,7 +36,7 @@ def groups(model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, l
     return [{"params": ps, "weight_decay": wd, "scale": scale} for (wd, scale), ps in made.items()]
 
 
-def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
+def depth_levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
     """The depth of every parameter: what is registered before the blocks is the stem; what stands between two blocks, such as the
     patch embedding of a stage, belongs to the later one; what comes after the last block is the top."""
     inside = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
@@ -51,7 +53,9 @@ def levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
     return {**found, **dict.fromkeys(waiting, len(blocks) + 1)}
 
 
-def optimizer(kind: str, parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+def build_optimizer(
+    kind: str, parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
+) -> torch.optim.Optimizer:
     """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon".
 
     Errors: `UsageError` where Muon has nothing to work on, or torch does not have it.
@@ -61,31 +65,39 @@ def optimizer(kind: str, parameter_groups: list[dict[str, Any]], blocks: Sequenc
     if kind == "sgd":  # foreach: the fused one does not take parameters of which some have no momentum yet
         return torch.optim.SGD(parameter_groups, lr=1.0, momentum=numbers.momentum, foreach=True)
     if kind == "muon":
-        return muon(parameter_groups, blocks, numbers)
-    return adamw(parameter_groups, numbers.betas, numbers.eps)
+        return build_muon(parameter_groups, blocks, numbers)
+    return build_adamw(parameter_groups, numbers.betas, numbers.eps)
 
 
-def adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+def build_adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
     """AdamW with one fused update where the device has it (CPU and CUDA do)."""
     fused = all(p.device.type in ("cpu", "cuda") for g in parameter_groups for p in g["params"])
     return torch.optim.AdamW(parameter_groups, lr=1.0, betas=betas, eps=eps, fused=fused)
 
 
-def muon(parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: Numbers) -> torch.optim.Optimizer:
+def build_muon(
+    parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
+) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's steps are
     scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one rate fits both."""
     if not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"torch {torch.__version__} has no Muon, which came with 2.9", "a newer torch, or --optim.kind adamw")
+        raise UsageError(
+            f"torch {torch.__version__} has no Muon, which came with 2.9", "a newer torch, or --optim.name adamw"
+        )
     hidden = {id(m.weight) for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
     if not hidden:
-        raise UsageError("optim.kind muon is for linear layers inside blocks, and this model has none", "--optim.kind adamw")
+        raise UsageError(
+            "optim.name muon is for linear layers inside blocks, and this model has none", "--optim.name adamw"
+        )
     inside, outside = ([{**g, "params": [p for p in g["params"] if (id(p) in hidden) == wanted]} for g in parameter_groups]
                        for wanted in (True, False))  # fmt: skip
-    first = torch.optim.Muon([g for g in inside if g["params"]], momentum=numbers.momentum, adjust_lr_fn="match_rms_adamw")
-    return Together([first, adamw([g for g in outside if g["params"]], numbers.betas, numbers.eps)])
+    first = torch.optim.Muon(
+        [g for g in inside if g["params"]], momentum=numbers.momentum, adjust_lr_fn="match_rms_adamw"
+    )
+    return CombinedOptimizer([first, build_adamw([g for g in outside if g["params"]], numbers.betas, numbers.eps)])
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers as one: their groups in a row, and one state."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):

@@ -11,7 +11,7 @@ from vitrail.engine.world import World
 from vitrail.types import Batch
 
 
-class LossOf(nn.Module):
+class LossModule(nn.Module):
     """A task's loss as a module, so that DDP sees one forward whatever the task calls on the model."""
 
     def __init__(self, model: nn.Module, task: Task):
@@ -22,12 +22,12 @@ class LossOf(nn.Module):
         return self.task.loss(self.model, batch)
 
 
-def wrapped(loss_of: LossOf, world: World) -> nn.Module:
+def wrap_ddp(loss_of: LossModule, world: World) -> nn.Module:
     """What is called in a step. DDP looks once, when it is made, at which parameters learn."""
     return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
 
 
-def together(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
+def sync_gradients(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients once a step, at the last piece."""
     return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
 

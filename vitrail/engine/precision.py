@@ -15,7 +15,7 @@ class Precision:
     device: str
 
     @property
-    def scaled(self) -> bool:
+    def is_scaled(self) -> bool:
         return self.name == "fp16"
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -25,25 +25,30 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Probe:
+class PrecisionProbe:
     """What a machine was found to be good at, and how that was found."""
 
     name: str
     reason: str
 
 
-def probe(device: torch.device) -> Probe:
+def probe_precision(device: torch.device) -> PrecisionProbe:
     """The fastest safe precision of a device, and why."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Probe("bf16", "the GPU computes in bf16")
-        return Probe("fp16", "the GPU has no bf16; fp16 with scaled gradients")
+            return PrecisionProbe("bf16", "the GPU computes in bf16")
+        return PrecisionProbe("fp16", "the GPU has no bf16; fp16 with scaled gradients")
     if device.type != "cpu":
-        return Probe("fp32", f"the safe choice on {device.type}")
+        return PrecisionProbe("fp32", f"the safe choice on {device.type}")
     ratio = cpu_ratio()
     if ratio > 1.3:
-        return Probe("bf16", f"bf16 is {ratio:.1f} times faster than fp32 on this CPU")
-    return Probe("fp32", f"bf16 is {1 / ratio:.1f} times slower than fp32 on this CPU" if ratio < 0.8 else "bf16 is no faster on this CPU")
+        return PrecisionProbe("bf16", f"bf16 is {ratio:.1f} times faster than fp32 on this CPU")
+    return PrecisionProbe(
+        "fp32",
+        f"bf16 is {1 / ratio:.1f} times slower than fp32 on this CPU"
+        if ratio < 0.8
+        else "bf16 is no faster on this CPU",
+    )
 
 
 def cpu_ratio(width: int = 256, rounds: int = 7) -> float:
@@ -54,10 +59,10 @@ def cpu_ratio(width: int = 256, rounds: int = 7) -> float:
         a, b = torch.ones(64, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
         a @ b  # the first product sets things up
         pairs.append((a, b))
-    return min(spent(*pairs[0]) / spent(*pairs[1]) for _ in range(rounds))
+    return min(measure_seconds(*pairs[0]) / measure_seconds(*pairs[1]) for _ in range(rounds))
 
 
-def spent(a: torch.Tensor, b: torch.Tensor) -> float:
+def measure_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     """Seconds of a product, the least of three."""
     tries = []
     for _ in range(3):
@@ -67,6 +72,6 @@ def spent(a: torch.Tensor, b: torch.Tensor) -> float:
     return min(tries)
 
 
-def choose(wanted: str, device: torch.device) -> Probe:
+def choose_precision(wanted: str, device: torch.device) -> PrecisionProbe:
     """`wanted` by name, or the probe's answer to "auto"."""
-    return probe(device) if wanted == "auto" else Probe(wanted, "as asked")
+    return probe_precision(device) if wanted == "auto" else PrecisionProbe(wanted, "as asked")

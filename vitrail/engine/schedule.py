@@ -3,7 +3,7 @@
 import math
 
 
-def rate(step: int, steps: int, warmup: int, kind: str = "cosine", final: float = 0.0) -> float:
+def lr_factor(step: int, steps: int, warmup: int, kind: str = "cosine", final: float = 0.0) -> float:
     """The factor on the peak rate at a step: a linear rise over `warmup` steps, then "cosine", "linear" or "constant"
     down to `final` at the end.
 

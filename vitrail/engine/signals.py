@@ -12,8 +12,8 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal,
 AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one means: at once
 
 
-class Stop:
-    """While open, notes the first signal instead of dying from it; `asked()` tells.
+class StopSignal:
+    """While open, notes the first signal instead of dying from it; `is_requested()` tells.
 
     SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit. `timeout` and job managers signal a process and
     then its whole group, so what comes within a tenth of a second is the same request. Only the main thread can watch
@@ -23,10 +23,10 @@ class Stop:
     def __init__(self) -> None:
         self.number = 0
         self.when = 0.0
-        self.at_once = False
+        self.is_immediate = False
         self.before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "StopSignal":
         for number in WATCHED if threading.current_thread() is threading.main_thread() else ():
             self.before[number] = signal.signal(number, self.note)
         return self
@@ -43,24 +43,24 @@ class Stop:
         if self.number and since < AGAIN[1]:
             raise KeyboardInterrupt
         self.number, self.when = number, now
-        if self.at_once:
+        if self.is_immediate:
             raise KeyboardInterrupt
 
     @contextmanager
-    def leaving_at_once(self) -> Iterator[None]:
+    def interrupt_immediately(self) -> Iterator[None]:
         """Where nothing is left to be saved, the first signal is enough: it raises `KeyboardInterrupt`, as does one that came before."""
-        self.at_once = True
+        self.is_immediate = True
         try:
             if self.number:
                 raise KeyboardInterrupt
             yield
         finally:
-            self.at_once = False
+            self.is_immediate = False
 
-    def asked(self) -> bool:
+    def is_requested(self) -> bool:
         return bool(self.number)
 
     @property
-    def code(self) -> int:
+    def exit_code(self) -> int:
         """The exit code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1."""
         return 130 if self.number == signal.SIGINT else 143

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vitrail.contracts import Task
-from vitrail.engine.early_stopping import Standing
+from vitrail.engine.early_stopping import EarlyStoppingState
 from vitrail.errors import CheckpointError
 
 
@@ -21,12 +21,12 @@ class State:
     ema: AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
-    standing: Standing = field(default_factory=Standing)
+    early_stopping: EarlyStoppingState = field(default_factory=EarlyStoppingState)
     ema2: AveragedModel | None = None  # a second average, which nothing judges by
     task: Task | None = None  # whose own tensors are saved with the rest
 
     @property
-    def best(self) -> nn.Module:
+    def best_model(self) -> nn.Module:
         """The weights to judge and to keep: averaged where there is an average."""
         return self.model if self.ema is None else self.ema.module
 
@@ -37,7 +37,7 @@ class State:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What is to be saved, by file."""
-        parts = {"model": dict(self.model.state_dict()), "optimizer": flat(self.optimizer, self.model)}
+        parts = {"model": dict(self.model.state_dict()), "optimizer": flatten_optimizer(self.optimizer, self.model)}
         averages = {name: dict(average.module.state_dict()) for name, average in self.averages.items()}
         own = self.task.state() if self.task else {}
         return {**parts, **averages, **({"task": own} if own else {})}
@@ -47,7 +47,7 @@ class State:
             "step": self.step,
             "averaged": max([0, *(int(average.n_averaged) for average in self.averages.values())]),
             "scaler": self.scaler.state_dict() if self.scaler else {},
-            "standing": self.standing.numbers(),
+            "standing": self.early_stopping.numbers(),
         }
 
     def load(self, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
@@ -58,11 +58,11 @@ class State:
             average.n_averaged.fill_(numbers["averaged"])
         if self.scaler and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
-        unflatten(self.optimizer, self.model, parts["optimizer"])
+        unflatten_optimizer(self.optimizer, self.model, parts["optimizer"])
         if self.task:
             self.task.load_state(parts.get("task", {}))
         self.step = int(numbers["step"])
-        self.standing = Standing(**numbers.get("standing", {}))
+        self.early_stopping = EarlyStoppingState(**numbers.get("standing", {}))
 
     @staticmethod
     def load_strict(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -70,10 +70,12 @@ class State:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()[1:4]]
-            raise CheckpointError("the checkpoint does not fit the model: " + " ".join(lines)[:400], "was the recipe edited?") from None
+            raise CheckpointError(
+                "the checkpoint does not fit the model: " + " ".join(lines)[:400], "was the recipe edited?"
+            ) from None
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average whose decay rises to `decay`, so that short runs are not dominated by their start."""
 
     @torch.no_grad()
@@ -84,22 +86,28 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update)
 
 
-def flat(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's tensors under "parameter name|key"."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}|{key}": value for p, kept in optimizer.state.items() for key, value in kept.items()}
 
 
-def unflatten(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def unflatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
-    empty = {name.partition("|")[0] for name, value in tensors.items() if not value.numel()} - set(parameters)  # no parameter of any model
+    empty = {name.partition("|")[0] for name, value in tensors.items() if not value.numel()} - set(
+        parameters
+    )  # no parameter of any model
     for name, value in tensors.items():
         parameter, _, key = name.partition("|")
         if parameter in empty:
             continue
         if parameter not in parameters:
-            raise CheckpointError(f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?")
+            raise CheckpointError(
+                f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?"
+            )
         p = parameters[parameter]
-        like = p.detach() if value.shape == p.shape else value  # fused updates want the moments in the layout of the weights
+        like = (
+            p.detach() if value.shape == p.shape else value
+        )  # fused updates want the moments in the layout of the weights
         optimizer.state[p][key] = torch.empty_like(like, dtype=value.dtype, device=p.device).copy_(value)

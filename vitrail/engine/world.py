@@ -24,21 +24,21 @@ class World:
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         return self.rank == 0
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def share(self, values: Tensor) -> None:
+    def broadcast(self, values: Tensor) -> None:
         """Puts the values of process 0 into those of all others."""
         if self.size > 1:
             dist.broadcast(values, 0)
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def all_gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, however many each has, in the order of the processes; on every process."""
         if self.size == 1:
             return rows
@@ -51,7 +51,7 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
-    def agree(self, facts: dict[str, Any]) -> None:
+    def assert_equal_across_ranks(self, facts: dict[str, Any]) -> None:
         """Refuses to go on where processes were started differently, and names the first thing that differs."""
         if self.size == 1:
             return
@@ -60,14 +60,16 @@ class World:
         for rank, theirs in enumerate(everyone):
             for key in sorted({*everyone[0], *theirs}):
                 if (mine := everyone[0].get(key)) != theirs.get(key):
-                    raise RunError(f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}", "start all alike")
+                    raise RunError(
+                        f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}", "start all alike"
+                    )
 
-    def once(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         """What `work` returns, done by process 0 alone and told to the others; its errors reach all of them."""
         if self.size == 1:
             return work()
         told: list[Any] = [None, None]
-        if self.first:
+        if self.is_first:
             try:
                 told[0] = work()
             except VitrailError as error:
@@ -114,5 +116,5 @@ def named_device(name: str) -> torch.device:
     return chosen
 
 
-def alone(device: torch.device) -> World:
+def single_process(device: torch.device) -> World:
     return World(0, 1, device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitrail.contracts import trunk_of
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.data.fingerprint import fingerprint
-from vitrail.data.loader import Fetch, default_workers, evaluation, load
+from vitrail.data.loader import Fetcher, default_workers, evaluation_requests, load_batches
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.evaluate import predict
 from vitrail.engine.precision import Precision
@@ -33,43 +33,49 @@ def summaries(net: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tens
     return torch.cat(net.backbone(images).summaries, dim=1)
 
 
-def of_part(predictor: Predictor, dataset: Dataset, part: str, kept: Path | None, world: World) -> tuple[Tensor, list[str]]:
-    """The features of a part [N D], in the order of its pictures, and what there is to say: from the cache where it holds just these."""
+def part_features(
+    predictor: Predictor, dataset: Dataset, part: str, kept: Path | None, world: World
+) -> tuple[Tensor, list[str]]:
+    """The features of a part [N D], in the order of its images, and what there is to say: from the cache where it holds just these."""
     split = dataset.splits[part]
     if not len(split):
         raise DataError(f"there is nothing to probe with: the part {part} is empty", "--split names another part")
     notes: list[str] = []
     file, about = None, {}
     if kept is not None:
-        about = described(predictor, dataset, part)
+        about = describe_features(predictor, dataset, part)
         file = kept / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
-        found, notes = read(file, about, len(split))
+        found, notes = read_features(file, about, len(split))
         if found is not None:
             return found, notes
-    features = computed(predictor.model, split, predictor.preprocess, world)
+    features = compute_features(predictor.model, split, predictor.preprocess, world)
     if not torch.isfinite(features).all():
         bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
-        raise RunError(f"the features of {len(bad):,} pictures are not finite, the first: {split.names[int(bad[0])]}",
+        raise RunError(f"the features of {len(bad):,} images are not finite, the first: {split.names[int(bad[0])]}",
                        "these weights cannot be used; take an earlier checkpoint")  # fmt: skip
     if file is not None:
-        notes += written(file, features, about)
+        notes += write_features(file, features, about)
     return features, notes
 
 
-def of_pictures(predictor: Predictor, pictures: np.ndarray, labels: Sequence[int], world: World) -> tuple[Split, Tensor]:
-    """Pictures uint8 [N H W C] as a part of their own, and its features [N D]."""
-    split = Split([str(i) for i in range(len(pictures))], np.array(labels, np.int64), ArrayReader(pictures))
-    return split, computed(predictor.model, split, predictor.preprocess, world)
+def image_features(
+    predictor: Predictor, images: np.ndarray, labels: Sequence[int], world: World
+) -> tuple[Split, Tensor]:
+    """Images uint8 [N H W C] as a part of their own, and its features [N D]."""
+    split = Split([str(i) for i in range(len(images))], np.array(labels, np.int64), ArrayReader(images))
+    return split, compute_features(predictor.model, split, predictor.preprocess, world)
 
 
-def computed(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:
-    """What the backbone makes of every picture, fp32 on the CPU."""
+def compute_features(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:
+    """What the backbone makes of every image, fp32 on the CPU."""
     workers = default_workers(split, False, 1) if len(split) > 4 * BATCH else 0
-    batches = load(Fetch(split, pre), evaluation(split, np.arange(len(split)), BATCH), workers)
-    return torch.cat([rows for _, rows in predict(net, summaries, batches, pre.batch, Precision("fp32", world.device.type))])
+    batches = load_batches(Fetcher(split, pre), evaluation_requests(split, np.arange(len(split)), BATCH), workers)
+    return torch.cat(
+        [rows for _, rows in predict(net, summaries, batches, pre.batch, Precision("fp32", world.device.type))]
+    )
 
 
-def described(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
+def describe_features(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
     """Everything that features depend on. Files are told apart by name, size and time of change, as on resuming."""
     backbone = trunk_of(predictor.model)
     config = dataclasses.asdict(backbone.config)
@@ -86,7 +92,7 @@ def described(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, An
     return json.loads(json.dumps(said, default=str))  # as it is read back
 
 
-def read(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor | None, list[str]]:
+def read_features(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor | None, list[str]]:
     """The features in a file, None where they are not there, damaged or not these."""
     if not file.is_file():
         return None, []
@@ -100,7 +106,7 @@ def read(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor | None, 
     return found, [f"features from {file}"]
 
 
-def written(file: Path, features: Tensor, about: dict[str, Any]) -> list[str]:
+def write_features(file: Path, features: Tensor, about: dict[str, Any]) -> list[str]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, pack({"features": features}, about))

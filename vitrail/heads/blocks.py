@@ -13,7 +13,7 @@ SMALLEST_GROUP = 8  # channels: fewer say too little of a map of one cell, as py
 
 
 class BatchNorm(nn.Module):
-    """Batch norm that also takes a single value a channel in training, as pooling to one cell makes of a batch of one picture: it
+    """Batch norm that also takes a single value a channel in training, as pooling to one cell makes of a batch of one image: it
     has no spread of its own, so it is normed by the running statistics."""
 
     def __init__(self, width: int):
@@ -73,7 +73,7 @@ def map_norm(kind: NormKind, width: int) -> nn.Module:
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if width % groups == 0), width)
 
 
-def stretch(x: Float[Tensor, "B C _ _"], size: Sequence[int]) -> Float[Tensor, "B C _ _"]:
+def resize_map(x: Float[Tensor, "B C _ _"], size: Sequence[int]) -> Float[Tensor, "B C _ _"]:
     """A map [B C h w] at another size, bilinear between the middles of cells."""
     if tuple(x.shape[2:]) == tuple(size):
         return x

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
-from vitrail.heads.box_positions import centres, inside, positions
-from vitrail.heads.detr_layers import DecoderLayer, EncoderLayer, Memory, perceptron
-from vitrail.heads.queries import Anchors, Queries, Slots
+from vitrail.heads.box_positions import cell_centers, cells_inside, sine_positions
+from vitrail.heads.detr_layers import DecoderLayer, EncoderLayer, Memory, build_mlp
+from vitrail.heads.queries import AnchorQueries, LearnedQueries, ObjectQueries
 from vitrail.layers.position import check_width
 from vitrail.shapes import Float, Shaped
-from vitrail.types import Found, TokenLayout
+from vitrail.types import DetectionOutput, TokenLayout
 
-CELLS = 8  # across the shorter side of a picture: what the finest map has at least, where there is such a map
+CELLS = 8  # across the shorter side of an image: what the finest map has at least, where there is such a map
 
 
 @dataclass(frozen=True)
-class Design:
+class DetectorConfig:
     """What a detector has on top of its backbone."""
 
     queries: int
@@ -31,48 +31,54 @@ class Design:
     decoder: int
     hidden: int  # width inside the feed-forward parts
     dropout: float
-    stride: int  # of the finest map that is looked at, together with all coarser ones; 0: as `choose` finds
+    stride: int  # of the finest map that is looked at, together with all coarser ones; 0: as `choose_maps` finds
 
 
 class Detector(HeadedModel):
-    """Images [B C H W] -> `Found`, in training and out of it alike.
+    """Images [B C H W] -> `DetectionOutput`, in training and out of it alike.
 
-    `sizes` [B 2] says how high and wide each picture is that lies at the top left of the canvas; without it they fill the canvas.
+    `sizes` [B 2] says how high and wide each image is that lies at the top left of the canvas; without it they fill the canvas.
     """
 
     takes_sizes = True
 
-    def __init__(self, backbone: Any, classes: int, design: Design):
+    def __init__(self, backbone: Any, classes: int, design: DetectorConfig):
         check_width(design.width, 4, "a detector")
         super().__init__(backbone, classes)
         width, heads, self.design = design.width, design.heads, design
-        self.maps = choose(backbone.strides, design.stride, backbone.config.size)
+        self.maps = choose_maps(backbone.strides, design.stride, backbone.config.size)
         self.input_proj = nn.ModuleList(nn.Conv2d(backbone.map_widths[i], width, 1) for i in self.maps)
         self.levels = nn.Embedding(len(self.maps), width) if len(self.maps) > 1 else None
         inner = (width, heads, design.hidden, design.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*inner) for _ in range(design.encoder))
         self.decoder = nn.ModuleList(DecoderLayer(*inner) for _ in range(design.decoder))
         self.norm = nn.LayerNorm(width)
-        self.queries: Queries
-        self.queries = Slots(design.queries, width) if design.kind == "slots" else Anchors(design.queries, width, heads, design.decoder)
+        self.queries: ObjectQueries
+        self.queries = (
+            LearnedQueries(design.queries, width)
+            if design.kind == "slots"
+            else AnchorQueries(design.queries, width, heads, design.decoder)
+        )
         self.class_embed = nn.Linear(width, classes + 1)
-        self.bbox_embed = perceptron(width, width, 4, 3)
+        self.bbox_embed = build_mlp(width, width, 4, 3)
         if design.kind == "anchors":  # they begin by staying where they are
             last = self.bbox_embed[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None) -> Found:
-        states, boxes = self.ask(self.remember(images, sizes))
-        return Found(self.class_embed(states[-1]).float(), boxes[-1])
+    def forward(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None) -> DetectionOutput:
+        states, boxes = self.decode(self.encode(images, sizes))
+        return DetectionOutput(self.class_embed(states[-1]).float(), boxes[-1])
 
-    def each(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None) -> Found:
+    def forward_all(
+        self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None
+    ) -> DetectionOutput:
         """What every layer of the decoder says: logits [L B Q K+1], boxes [L B Q 4]. All of them are trained."""
-        states, boxes = self.ask(self.remember(images, sizes))
-        return Found(self.class_embed(torch.stack(states)).float(), torch.stack(boxes))
+        states, boxes = self.decode(self.encode(images, sizes))
+        return DetectionOutput(self.class_embed(torch.stack(states)).float(), torch.stack(boxes))
 
-    def remember(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None) -> Memory:
+    def encode(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None) -> Memory:
         """The backbone's maps as the encoder leaves them."""
         canvas = images.shape[-2:]
         maps = self.backbone(images).maps
@@ -80,41 +86,45 @@ class Detector(HeadedModel):
         values, places, biases, rows, columns, layouts = [], [], [], [], [], []
         for level, (i, proj) in enumerate(zip(self.maps, self.input_proj, strict=True)):
             h, w = maps[i].shape[-2:]
-            down, across = inside(extents[:, 0], canvas[0], h), inside(extents[:, 1], canvas[1], w)
-            place = positions(down, across, self.design.width)
+            down, across = cells_inside(extents[:, 0], canvas[0], h), cells_inside(extents[:, 1], canvas[1], w)
+            place = sine_positions(down, across, self.design.width)
             values.append(proj(maps[i]).flatten(2).mT)
             places.append(place if self.levels is None else place + self.levels.weight[level])
             biases.append((down[:, :, None] & across[:, None]).flatten(1))
-            rows.append(centres(extents[:, 0], canvas[0], h))
-            columns.append(centres(extents[:, 1], canvas[1], w))
+            rows.append(cell_centers(extents[:, 0], canvas[0], h))
+            columns.append(cell_centers(extents[:, 1], canvas[1], w))
             layouts.append(TokenLayout((h, w), (self.backbone.strides[i], self.backbone.strides[i])))
         seen = torch.cat(biases, dim=1)[:, None, None]
         bias = None if sizes is None else torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-        memory = Memory(torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns), tuple(layouts))
+        memory = Memory(
+            torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns), tuple(layouts)
+        )
         for layer in self.encoder:
             memory = layer(memory)
         return memory
 
-    def ask(self, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
+    def decode(self, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         """Of every decoder layer the queries' states after the common norm [B Q W], and their boxes [B Q 4]."""
         x, boxes = self.queries.start(len(memory.values))
         keys = memory.values + memory.positions
         states, said = [], []
         for i, layer in enumerate(self.decoder):
-            place, bias = self.queries.look(i, boxes, memory)
+            place, bias = self.queries.attention_terms(i, boxes, memory)
             x = layer(x, place, keys, memory, bias)
             states.append(self.norm(x))
-            said.append(self.queries.box(self.bbox_embed(states[-1]).float(), boxes))
+            said.append(self.queries.update_boxes(self.bbox_embed(states[-1]).float(), boxes))
             boxes = said[-1].detach()
         return states, said
 
 
-def choose(strides: Sequence[int], stride: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Which of a backbone's maps are looked at: all from `stride` on, or with 0 from the coarsest on that has `CELLS` cells across a
-    picture of `size`. Errors: `UsageError` where no map is that coarse."""
+def choose_maps(strides: Sequence[int], stride: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Which of a backbone's maps are looked at: all from `stride` on, or with 0 from the coarsest on that has `CELLS` cells across an
+    image of `size`. Errors: `UsageError` where no map is that coarse."""
     fine_enough = [i for i, s in enumerate(strides) if min(size) >= CELLS * s]
     first = strides[max(fine_enough, default=0)] if stride == 0 else stride
     chosen = tuple(i for i, s in enumerate(strides) if s >= first)
     if not chosen:
-        raise UsageError(f"the model has no map at stride {stride} or coarser", f"its strides: {', '.join(map(str, strides))}")
+        raise UsageError(
+            f"the model has no map at stride {stride} or coarser", f"its strides: {', '.join(map(str, strides))}"
+        )
     return chosen

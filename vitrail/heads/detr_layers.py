@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of_maps
 from vitrail.shapes import Float
 from vitrail.types import TokenLayout, unplaced_tokens
@@ -16,30 +16,34 @@ class Memory(NamedTuple):
     """What there is to look at: the cells of one or more maps in a row."""
 
     values: Tensor  # [B N W]
-    positions: Tensor  # [B N W], or [1 N W] where all pictures fill their canvas
+    positions: Tensor  # [B N W], or [1 N W] where all images fill their canvas
     bias: Tensor | None  # [B 1 1 N], minus infinity at padding; None where there is none
-    rows: tuple[Tensor, ...]  # of each map where the centres of its rows lie, as shares of the picture: [B h] or [1 h]
+    rows: tuple[Tensor, ...]  # of each map where the centres of its rows lie, as shares of the image: [B h] or [1 h]
     columns: tuple[Tensor, ...]  # likewise [B w]
     layouts: Layouts  # of each map
 
 
-class Looking(Attention):
+class CrossAttention(Attention):
     """Attention whose queries, keys and values each come from elsewhere."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__(width, heads, attention_dropout=dropout)
         self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
-        for part in (self.q, self.k, self.v):  # as one matrix of three times the height, which is how the original draws it
+        for part in (
+            self.q,
+            self.k,
+            self.v,
+        ):  # as one matrix of three times the height, which is how the original draws it
             nn.init.xavier_uniform_(part.weight, gain=2**-0.5)
             nn.init.zeros_(part.bias)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
     def project(self, queries: Tensor, keys: Tensor, values: Tensor, places: tuple[Layouts, Layouts],
-                bias: Tensor | None = None) -> Projected:  # fmt: skip
+                bias: Tensor | None = None) -> AttentionInputs:  # fmt: skip
         """[B N W], [B M W], [B M W], where the queries and the keys are, and what is added to the logits, broadcast to [B h N M]."""
         q, k, v = self.q(queries), self.k(keys), self.v(values)
-        return Projected(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
+        return AttentionInputs(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
 
     def locate(self, queries: Tensor, keys: Tensor, values: Tensor, places: tuple[Layouts, Layouts],
                bias: Tensor | None = None) -> AttentionLayout:  # fmt: skip
@@ -51,14 +55,16 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
-        self.self_attn, self.mlp = Looking(width, heads, dropout), feed_forward(width, hidden, dropout)
+        self.self_attn, self.mlp = CrossAttention(width, heads, dropout), build_feed_forward(width, hidden, dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, memory: Memory) -> Memory:
         x = memory.values
         placed = x + memory.positions
-        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (memory.layouts, memory.layouts), memory.bias)))
+        x = self.norm1(
+            x + self.dropout(self.self_attn(placed, placed, x, (memory.layouts, memory.layouts), memory.bias))
+        )
         return memory._replace(values=self.norm2(x + self.dropout(self.mlp(x))))
 
 
@@ -67,22 +73,29 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
-        self.self_attn, self.cross_attn = Looking(width, heads, dropout), Looking(width, heads, dropout)
-        self.mlp = feed_forward(width, hidden, dropout)
+        self.self_attn, self.cross_attn = CrossAttention(width, heads, dropout), CrossAttention(width, heads, dropout)
+        self.mlp = build_feed_forward(width, hidden, dropout)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B Q W"], place: Float[Tensor, "*B Q W"], keys: Float[Tensor, "B N W"], memory: Memory, bias: Tensor | None
+        self,
+        x: Float[Tensor, "B Q W"],
+        position: Float[Tensor, "*B Q W"],
+        keys: Float[Tensor, "B N W"],
+        memory: Memory,
+        bias: Tensor | None,
     ) -> Float[Tensor, "B Q W"]:
         """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
-        own, placed = (unplaced_tokens(x.shape[1]),), x + place
+        own, placed = (unplaced_tokens(x.shape[1]),), x + position
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (own, own))))
-        x = self.norm2(x + self.dropout(self.cross_attn(x + place, keys, memory.values, (own, memory.layouts), bias)))
+        x = self.norm2(
+            x + self.dropout(self.cross_attn(x + position, keys, memory.values, (own, memory.layouts), bias))
+        )
         return self.norm3(x + self.dropout(self.mlp(x)))
 
 
-def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+def build_feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
     """Two linear layers with ReLU between them; matrices Xavier-uniform, as everywhere in DETR's transformer."""
     first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
     for layer in (first, second):
@@ -90,7 +103,7 @@ def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second)
 
 
-def perceptron(inside: int, width: int, out: int, depth: int) -> nn.Sequential:
+def build_mlp(inside: int, width: int, out: int, depth: int) -> nn.Sequential:
     """`depth` linear layers with ReLU between them."""
     layers: list[nn.Module] = []
     for i in range(depth):

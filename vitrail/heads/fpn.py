@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.heads.blocks import Classify, Conv, NormKind, stretch
+from vitrail.heads.blocks import Classify, Conv, NormKind, resize_map
 from vitrail.shapes import Float
 
 
@@ -25,20 +25,23 @@ class SemanticFPN(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(inside, width, 1) for inside in widths)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in widths)
         self.climbs = nn.ModuleList(
-            nn.ModuleList(Conv(half if i else width, half, 3, norm) for i in range(max(1, level))) for level in range(len(widths))
+            nn.ModuleList(Conv(half if i else width, half, 3, norm) for i in range(max(1, level)))
+            for level in range(len(widths))
         )
         self.classify = Classify(half, classes, dropout)
 
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for fine, coarse in reversed(list(pairwise(range(len(maps))))):
-            merged[fine] = merged[fine] + F.interpolate(merged[coarse], merged[fine].shape[2:])  # nearest, as the original
+            merged[fine] = merged[fine] + F.interpolate(
+                merged[coarse], merged[fine].shape[2:]
+            )  # nearest, as the original
         sizes = [x.shape[2:] for x in merged]
         risen = []
         for level, (smooth, climb) in enumerate(zip(self.smooth, self.climbs, strict=True)):
             x = smooth(merged[level])
             for i, conv in enumerate(climb.children()):
-                x = stretch(conv(x), sizes[max(0, level - i - 1)])
+                x = resize_map(conv(x), sizes[max(0, level - i - 1)])
             risen.append(x)
         return self.classify(sum(risen[1:], risen[0]))
 
@@ -52,7 +55,7 @@ class Progressive(nn.Module):
 
     def __init__(self, widths: Sequence[int], stride: float, classes: int, width: int, norm: NormKind, dropout: float):
         super().__init__()
-        steps = doublings(stride)
+        steps = count_doublings(stride)
         self.convs = nn.ModuleList(Conv(width if i else widths[-1], width, 3, norm) for i in range(steps))
         skips = [*reversed(widths[:-1])][: steps - 1]
         self.skips = nn.ModuleList(nn.Conv2d(inside, width, 1) for inside in skips)
@@ -63,13 +66,13 @@ class Progressive(nn.Module):
         x = maps[-1]
         for i, conv in enumerate(self.convs):
             x = conv(x)
-            x = stretch(x, [2 * side for side in x.shape[2:]])
+            x = resize_map(x, [2 * side for side in x.shape[2:]])
             if i < len(skipped):
                 skip, other = skipped[i]
-                x = x + stretch(skip(other), x.shape[2:])
+                x = x + resize_map(skip(other), x.shape[2:])
         return self.classify(x)
 
 
-def doublings(stride: float) -> int:
-    """How many doublings bring a map of this stride about to the picture's resolution."""
+def count_doublings(stride: float) -> int:
+    """How many doublings bring a map of this stride about to the image's resolution."""
     return max(1, round(math.log2(stride)))

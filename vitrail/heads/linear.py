@@ -21,9 +21,9 @@ class Classifier(HeadedModel):
             nn.init.zeros_(head.bias)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.each(images).mean(1)
+        return self.forward_all(images).mean(1)
 
-    def each(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
+    def forward_all(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
         """Logits of every summary's own head [B S K]: what distillation trains apart."""
         summaries = self.backbone(images).summaries
         return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)

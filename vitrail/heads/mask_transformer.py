@@ -38,7 +38,7 @@ class MaskTransformer(nn.Module):
         self.stride = stride
         self.inside = nn.Linear(widths[-1], width)
         self.classes = nn.Parameter(torch.empty(classes, width))
-        self.blocks = nn.ModuleList(Block(width, heads_of(width), dropout) for _ in range(DEPTH))
+        self.blocks = nn.ModuleList(Block(width, count_heads(width), dropout) for _ in range(DEPTH))
         self.norm = nn.LayerNorm(width)
         self.cell_proj, self.class_proj = (nn.Parameter(torch.empty(width, width)) for _ in range(2))
         self.mask_norm = nn.LayerNorm(classes)
@@ -61,6 +61,6 @@ class MaskTransformer(nn.Module):
         return self.mask_norm(masks).mT.unflatten(2, grid)
 
 
-def heads_of(width: int) -> int:
+def count_heads(width: int) -> int:
     """Heads of 64 channels, or of the next larger number that divides the width."""
     return next(heads for heads in range(max(1, width // HEAD_WIDTH), 0, -1) if width % heads == 0)

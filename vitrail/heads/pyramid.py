@@ -27,8 +27,11 @@ class Pyramid(nn.Module):
     def __init__(self, widths: Sequence[int], strides: Sequence[int], norm: NormKind):
         super().__init__()
         self.sources, steps = tuple(range(len(widths))), (0,) * len(widths)
-        if not doubling(strides):
-            self.sources, steps = tuple(round(i * (len(widths) - 1) / (LEVELS - 1)) for i in range(LEVELS)), (2, 1, 0, -1)
+        if not is_pyramid(strides):
+            self.sources, steps = (
+                tuple(round(i * (len(widths) - 1) / (LEVELS - 1)) for i in range(LEVELS)),
+                (2, 1, 0, -1),
+            )
         self.widths = tuple(widths[source] for source in self.sources)
         self.strides = tuple(strides[source] * 2.0**-step for source, step in zip(self.sources, steps, strict=True))
         self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
@@ -63,7 +66,7 @@ class Last(nn.Module):
         return [maps[-1]]
 
 
-def doubling(strides: Sequence[int]) -> bool:
+def is_pyramid(strides: Sequence[int]) -> bool:
     """Whether maps are a pyramid already: three or more, each half as fine as the one before."""
     return len(strides) >= 3 and all(coarse == 2 * fine for fine, coarse in pairwise(strides))
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
-from vitrail.heads.blocks import Classify, NormKind, initialise, map_norm, stretch
-from vitrail.heads.fpn import Progressive, SemanticFPN, doublings
+from vitrail.heads.blocks import Classify, NormKind, initialise, map_norm, resize_map
+from vitrail.heads.fpn import Progressive, SemanticFPN, count_doublings
 from vitrail.heads.mask_transformer import MaskTransformer
 from vitrail.heads.pyramid import Last, Pyramid, Skips
-from vitrail.heads.unused_parameters import freeze_idle
+from vitrail.heads.unused_parameters import freeze_unused_parameters
 from vitrail.heads.upernet import Auxiliary, UPerNet
 from vitrail.shapes import Float
 
@@ -21,7 +21,7 @@ WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadConfig:
     """What stands on a backbone. `width` 0: the published one, for "mask" the last map's. `norm` "auto": group norm, which neither the
     size of a batch nor the number of processes changes; none before "linear". `auxiliary`: with "upernet" a second head to train with."""
 
@@ -39,60 +39,64 @@ class Segmenter(HeadedModel):
     What of the backbone no logit depends on, such as what makes its summaries, is frozen.
     """
 
-    def __init__(self, backbone: Any, head: Head):
-        check(head)
+    def __init__(self, backbone: Any, head: HeadConfig):
+        check_config(head)
         super().__init__(backbone, head.classes)
         neck = neck_of(head, backbone)
         parts = {"neck": neck, "main": head_of(head, neck)}
         if head.auxiliary:
-            parts["auxiliary"] = Auxiliary(neck.widths, head.classes, max(1, width_of(head, neck) // 2), norm_of(head), head.dropout)
+            parts["auxiliary"] = Auxiliary(
+                neck.widths, head.classes, max(1, width_of(head, neck) // 2), norm_of(head), head.dropout
+            )
         self.heads = nn.ModuleDict(parts)
         self.strides = {"main": stride_of(head, neck), "auxiliary": neck.strides[-2:][0]}
         if head.kind != "mask":
             initialise(self.heads)
-        freeze_idle(backbone, neck.sources)
+        freeze_unused_parameters(backbone, neck.sources)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
-        return self.said("main", self.maps(images), images)
+        return self.run_head("main", self.maps(images), images)
 
-    def each(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor | None]:
+    def forward_all(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor | None]:
         """The logits and those of the auxiliary head, where there is one: what training listens to."""
         maps = self.maps(images)
-        second = self.said("auxiliary", maps, images) if "auxiliary" in self.heads else None
-        return self.said("main", maps, images), second
+        second = self.run_head("auxiliary", maps, images) if "auxiliary" in self.heads else None
+        return self.run_head("main", maps, images), second
 
     def maps(self, images: Tensor) -> list[Tensor]:
         return self.heads["neck"](self.backbone(images).maps)
 
-    def said(self, name: str, maps: Sequence[Tensor], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
+    def run_head(self, name: str, maps: Sequence[Tensor], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """The logits of a head, one for every pixel; what a backbone pads to whole cells is cut off again."""
         logits = self.heads[name](maps)  # [B K h w]
         size, cell = images.shape[2:], max(self.backbone.strides)
         covered = [round(cells * self.strides[name]) for cells in logits.shape[2:]]
         whole = [c if side <= c < side + cell else side for side, c in zip(size, covered, strict=True)]
-        return stretch(logits, whole)[:, :, : size[0], : size[1]]
+        return resize_map(logits, whole)[:, :, : size[0], : size[1]]
 
 
-def check(head: Head) -> None:
+def check_config(head: HeadConfig) -> None:
     """Errors: `UsageError` for settings that a head has no use for."""
     if head.kind == "linear" and head.width:
-        raise UsageError(f"head linear classifies the map as it is, so width {head.width} is of no use", "leave width out")
+        raise UsageError(
+            f"head linear classifies the map as it is, so width {head.width} is of no use", "leave width out"
+        )
     if head.kind == "mask" and head.norm != "auto":
         raise UsageError(f"head mask has norms of its own, so norm {head.norm!r} is of no use", "leave norm out")
     if head.auxiliary and head.kind != "upernet":
         raise UsageError(f"head {head.kind} has no auxiliary head", 'head="upernet"')
 
 
-def neck_of(head: Head, backbone: Any) -> Any:
+def neck_of(head: HeadConfig, backbone: Any) -> Any:
     widths, strides = backbone.map_widths, backbone.strides
     if head.kind in ("linear", "mask"):
         return Last(widths, strides)
     if head.kind == "pup":
-        return Skips(widths, strides, doublings(strides[-1]))
+        return Skips(widths, strides, count_doublings(strides[-1]))
     return Pyramid(widths, strides, norm_of(head))
 
 
-def head_of(head: Head, neck: Any) -> nn.Module:
+def head_of(head: HeadConfig, neck: Any) -> nn.Module:
     """What makes logits of the maps of `neck`."""
     widths, classes, width, norm, dropout = neck.widths, head.classes, width_of(head, neck), norm_of(head), head.dropout
     if head.kind == "linear":
@@ -117,16 +121,16 @@ class Linear(nn.Module):
         return self.classify(self.norm(maps[-1]))
 
 
-def width_of(head: Head, neck: Any) -> int:
+def width_of(head: HeadConfig, neck: Any) -> int:
     return head.width or WIDTHS.get(head.kind, neck.widths[-1])
 
 
-def norm_of(head: Head) -> NormKind:
+def norm_of(head: HeadConfig) -> NormKind:
     if head.norm == "auto":
         return "none" if head.kind == "linear" else "group"
     return head.norm
 
 
-def stride_of(head: Head, neck: Any) -> float:
+def stride_of(head: HeadConfig, neck: Any) -> float:
     """How many pixels a side a cell of the logits stands for."""
-    return neck.strides[-1] / 2 ** doublings(neck.strides[-1]) if head.kind == "pup" else neck.strides[0]
+    return neck.strides[-1] / 2 ** count_doublings(neck.strides[-1]) if head.kind == "pup" else neck.strides[0]

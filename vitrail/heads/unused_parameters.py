@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-def freeze_idle(backbone: Any, sources: Sequence[int]) -> None:
+def freeze_unused_parameters(backbone: Any, sources: Sequence[int]) -> None:
     """Freezes the parameters that none of the maps at `sources` depends on, such as those that make summaries: processes that train
     together must agree on who has a gradient.
 
@@ -14,7 +14,9 @@ def freeze_idle(backbone: Any, sources: Sequence[int]) -> None:
     """
     was_training, config = backbone.training, backbone.config
     with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-        there = {name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in backbone.named_parameters()}
+        there = {
+            name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in backbone.named_parameters()
+        }
         buffers = {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
         images = torch.empty(1, config.channels, *config.size)
         maps = torch.func.functional_call(backbone.eval(), {**there, **buffers}, (images,)).maps

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitrail.heads.blocks import Classify, Conv, NormKind, stretch
+from vitrail.heads.blocks import Classify, Conv, NormKind, resize_map
 from vitrail.shapes import Float
 
 CELLS = (1, 2, 3, 6)  # a side, that the coarsest map is pooled to (PSPNet, Zhao et al. 2016)
@@ -20,7 +20,9 @@ class UPerNet(nn.Module):
 
     def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
         super().__init__()
-        self.pools = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), Conv(widths[-1], width, 1, norm)) for n in CELLS)
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(n), Conv(widths[-1], width, 1, norm)) for n in CELLS
+        )
         self.bottleneck = Conv(widths[-1] + len(CELLS) * width, width, 3, norm)
         self.laterals = nn.ModuleList(Conv(inside, width, 1, norm) for inside in widths[:-1])
         self.smooth = nn.ModuleList(Conv(width, width, 3, norm) for _ in widths[:-1])
@@ -30,14 +32,14 @@ class UPerNet(nn.Module):
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         merged = [self.context(maps[-1])]  # coarse to fine
         for lateral, x in zip(reversed(self.laterals), reversed(maps[:-1]), strict=True):
-            merged.append(lateral(x) + stretch(merged[-1], x.shape[2:]))
+            merged.append(lateral(x) + resize_map(merged[-1], x.shape[2:]))
         finest = maps[0].shape[2:]
         smoothed = [smooth(x) for smooth, x in zip(self.smooth, reversed(merged[1:]), strict=True)]
-        joined = torch.cat([stretch(x, finest) for x in [*smoothed, merged[0]]], dim=1)
+        joined = torch.cat([resize_map(x, finest) for x in [*smoothed, merged[0]]], dim=1)
         return self.classify(self.fuse(joined))
 
     def context(self, x: Tensor) -> Tensor:
-        pooled = [stretch(pool(x), x.shape[2:]) for pool in self.pools]
+        pooled = [resize_map(pool(x), x.shape[2:]) for pool in self.pools]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
 
 

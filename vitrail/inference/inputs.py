@@ -14,22 +14,22 @@ from vitrail.errors import UsageError
 WHAT = "give a path, a PIL image, an array [H W C] or a tensor [C H W], or many of them"
 
 
-def one_by_one(pictures: Any) -> Sequence[Any]:
-    """One picture or many -> a list of pictures."""
-    if isinstance(pictures, Tensor | np.ndarray):
-        axes = (3,) if isinstance(pictures, Tensor) else (2, 3)
-        if pictures.ndim not in (*axes, 4):
-            raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
-        return [pictures] if pictures.ndim in axes else list(pictures)
-    if isinstance(pictures, str | Path | bytes) or hasattr(pictures, "convert") or hasattr(pictures, "read"):
-        return [pictures]
-    if isinstance(pictures, Iterable) and not isinstance(pictures, dict):
-        return list(pictures)
-    raise UsageError(f"{shape(pictures)} is not a picture", WHAT)
+def as_list(images: Any) -> Sequence[Any]:
+    """One image or many -> a list of images."""
+    if isinstance(images, Tensor | np.ndarray):
+        axes = (3,) if isinstance(images, Tensor) else (2, 3)
+        if images.ndim not in (*axes, 4):
+            raise UsageError(f"{shape(images)} is not an image", WHAT)
+        return [images] if images.ndim in axes else list(images)
+    if isinstance(images, str | Path | bytes) or hasattr(images, "convert") or hasattr(images, "read"):
+        return [images]
+    if isinstance(images, Iterable) and not isinstance(images, dict):
+        return list(images)
+    raise UsageError(f"{shape(images)} is not an image", WHAT)
 
 
-def pixels(item: Any, pre: Preprocess) -> np.ndarray:
-    """One picture, whatever it is -> uint8 [H W C]."""
+def read_pixels(item: Any, pre: Preprocess) -> np.ndarray:
+    """One image, whatever it is -> uint8 [H W C]."""
     if hasattr(item, "read") and not hasattr(item, "convert"):
         item = item.read()
     if isinstance(item, str | Path | bytes) or hasattr(item, "convert"):
@@ -38,7 +38,7 @@ def pixels(item: Any, pre: Preprocess) -> np.ndarray:
     if isinstance(item, Tensor) and item.ndim == 3:
         item = (item.float() if item.is_floating_point() else item).detach().cpu().numpy().transpose(1, 2, 0)
     if not isinstance(item, np.ndarray) or item.ndim not in (2, 3):
-        raise UsageError(f"{shape(item)} is not a picture", WHAT)
+        raise UsageError(f"{shape(item)} is not an image", WHAT)
     have = item.shape[2] if item.ndim == 3 else 1
     if not item.size or have not in {1, 3, 4, pre.channels}:
         told = "has no pixels" if not item.size else f"would have {have} channels; the model takes {pre.channels}"
@@ -48,7 +48,10 @@ def pixels(item: Any, pre: Preprocess) -> np.ndarray:
     if item.dtype == np.uint16:
         return np.rint(item / 257.0).astype(np.uint8)
     if not np.issubdtype(item.dtype, np.floating) or not np.isfinite(item).all() or item.min() < 0 or item.max() > 1:
-        raise UsageError(f"an array of {item.dtype} from {item.min()} to {item.max()} is not a picture", "give uint8, or floats in [0, 1]")
+        raise UsageError(
+            f"an array of {item.dtype} from {item.min()} to {item.max()} is not an image",
+            "give uint8, or floats in [0, 1]",
+        )
     return np.rint(item * 255).astype(np.uint8)
 
 

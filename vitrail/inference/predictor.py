@@ -1,4 +1,4 @@
-"""A trained model ready for use: pictures of any kind in, labels with probabilities out."""
+"""A trained model ready for use: images of any kind in, labels with probabilities out."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.assembly import model
-from vitrail.assembly.latents import elsewhere
-from vitrail.assembly.load import found
-from vitrail.assembly.model import Described
+from vitrail.assembly.latents import relocate_autoencoder
+from vitrail.assembly.load import load_bundle
+from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import DenseTask, Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.precision import Precision
 from vitrail.errors import UsageError
-from vitrail.inference.inputs import one_by_one, pixels
-from vitrail.inference.sample import BATCH, asked, several, usual
-from vitrail.inference.sample import pictures as drawn
+from vitrail.inference.inputs import as_list, read_pixels
+from vitrail.inference.sample import BATCH, default_sampling, request_per_class, resolve_classes
+from vitrail.inference.sample import sample_images as drawn
 from vitrail.inference.windows import GROUP, windowed
 from vitrail.recipe import Recipe, Seed
 from vitrail.tasks.diffusion import Sampling
-from vitrail.validation import Positive, checked
+from vitrail.validation import Positive, validate
 
 OTHER = {  # what a model that tells no classes does, and the remedy
-    "images": ("the model makes pictures and does not tell what is in them", "sample() makes some"),
-    "masks": ("the model tells masks, not the class of a picture", "scenes(pictures) tells them"),
-    "boxes": ("the model tells boxes, not the class of a picture", "scenes(pictures) tells them"),
+    "images": ("the model makes images and does not tell what is in them", "sample() makes some"),
+    "masks": ("the model tells masks, not the class of an image", "scenes(images) tells them"),
+    "boxes": ("the model tells boxes, not the class of an image", "scenes(images) tells them"),
 }
 
 
 class Prediction(NamedTuple):
-    """What is said of some pictures: row i of `probabilities` [N K] belongs to picture i, columns to the classes."""
+    """What is said of some images: row i of `probabilities` [N K] belongs to image i, columns to the classes."""
 
     labels: list[str]
     probabilities: Tensor
@@ -52,63 +52,63 @@ class Predictor:
 
     @property
     def preprocess(self) -> Preprocess:
-        return model.preprocess(self.recipe.input)
+        return model.build_preprocess(self.recipe.input)
 
     @property
-    def described(self) -> Described:
-        return Described(self.model, self.task, self.recipe, self.classes)
+    def bundle(self) -> ModelBundle:
+        return ModelBundle(self.model, self.task, self.recipe, self.classes)
 
-    def scenes(self, pictures: Any) -> list[np.ndarray]:
-        """What a model for masks or boxes says of one picture or many, given as to `predict`.
+    def predict_scenes(self, images: Any) -> list[np.ndarray]:
+        """What a model for masks or boxes says of one image or many, given as to `predict`.
 
-        Masks: a label map uint8 [H W] each, at the picture's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the picture's
+        Masks: a label map uint8 [H W] each, at the image's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the image's
         pixels, score, class; the best first. Errors: as `predict`.
         """
         pre, task, found = self.preprocess, self.task, []
         if not isinstance(task, DenseTask):
-            raise UsageError("the model tells classes, not masks or boxes", "predict(pictures) tells them")
-        windows = windowed(self.described, Precision("fp32", next(self.model.parameters()).device.type))
+            raise UsageError("the model tells classes, not masks or boxes", "predict(images) tells them")
+        windows = windowed(self.bundle, Precision("fp32", next(self.model.parameters()).device.type))
         was_training = self.model.training
         self.model.eval()
-        items = one_by_one(pictures)
+        items = as_list(images)
         for start in range(0, len(items), GROUP):
-            found += task.predict_images(windows, [pixels(item, pre) for item in items[start : start + GROUP]])
+            found += task.predict_images(windows, [read_pixels(item, pre) for item in items[start : start + GROUP]])
         self.model.train(was_training)
         return found
 
     @torch.no_grad()
-    def predict(self, pictures: Any, batch: int = 64) -> Prediction:
-        """Labels and probabilities of one picture or many: paths, PIL images, uint8 arrays [H W C] or [H W],
+    def predict(self, images: Any, batch: int = 64) -> Prediction:
+        """Labels and probabilities of one image or many: paths, PIL images, uint8 arrays [H W C] or [H W],
         or tensors [C H W] / [B C H W] (uint8, or floats in [0, 1]).
 
-        With several labels a picture, `labels` holds those of at least 0.5, joined by "|".
-        Errors: `BadImage` for a picture that cannot be read, `UsageError` for something that is no picture.
+        With several labels an image, `labels` holds those of at least 0.5, joined by "|".
+        Errors: `BadImage` for an image that cannot be read, `UsageError` for something that is no image.
         """
         if not self.task.is_classifier:
             raise UsageError(*OTHER[self.task.output])
-        pre, rows, batch = self.preprocess, [], checked(batch, Positive, "batch")
-        items = one_by_one(pictures)
+        pre, rows, batch = self.preprocess, [], validate(batch, Positive, "batch")
+        items = as_list(images)
         was_training = self.model.training
         self.model.eval()
         device = next(self.model.parameters()).device
         for start in range(0, len(items), batch):
-            stacked = torch.stack([pre.picture(pixels(item, pre)) for item in items[start : start + batch]])
+            stacked = torch.stack([pre.image(read_pixels(item, pre)) for item in items[start : start + batch]])
             rows.append(self.task.predict(self.model, pre.batch(stacked.to(device))).float().cpu())
         self.model.train(was_training)
         probabilities = torch.cat(rows) if rows else torch.zeros(0, len(self.classes))
         return Prediction([self.label(row) for row in probabilities], probabilities)
 
     def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
-               steps: int = 50, how: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
-        """Pictures that a denoiser makes, uint8 [N H W C]: `count` of every class by name or index, by default of all.
+               steps: int = 50, sampling: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
+        """Images that a denoiser makes, uint8 [N H W C]: `count` of every class by name or index, by default of all.
 
-        The same seed gives the same pictures at any batch. how: everything else, in place of `guidance` and `steps`.
-        Errors: `UsageError`, for a model that makes no pictures too.
+        The same seed gives the same images at any batch. how: everything else, in place of `guidance` and `steps`.
+        Errors: `UsageError`, for a model that makes no images too.
         """
-        labels = asked(self.described, classes)
-        wish = several(labels, checked(count, Positive, "count"), checked(seed, Seed, "seed"))
-        chosen = usual(self.described, how, guidance, checked(steps, Positive, "steps"))
-        return drawn(self.described, wish, chosen, checked(batch, Positive, "batch"))
+        labels = resolve_classes(self.bundle, classes)
+        request = request_per_class(labels, validate(count, Positive, "count"), validate(seed, Seed, "seed"))
+        chosen = default_sampling(self.bundle, sampling, guidance, validate(steps, Positive, "steps"))
+        return drawn(self.bundle, request, chosen, validate(batch, Positive, "batch"))
 
     def label(self, row: Tensor) -> str:
         if self.task.multi_label:
@@ -116,14 +116,14 @@ class Predictor:
         return self.classes[int(row.argmax())]
 
 
-def load(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
+def load_predictor(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
     """As `found`; vae: where the autoencoder of a model of latents lies now. Errors: `CheckpointError`, also for another autoencoder."""
-    described, path = found(source, average)
-    return predictor(dataclasses.replace(described, recipe=elsewhere(described.recipe, vae)), path, device)
+    bundle, path = load_bundle(source, average)
+    return build_predictor(dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device)
 
 
-def predictor(described: Described, path: Path, device: str) -> Predictor:
+def build_predictor(bundle: ModelBundle, path: Path, device: str) -> Predictor:
     from vitrail.engine.world import best_device, named_device
 
     place = best_device() if device == "auto" else named_device(device)
-    return Predictor(described.model.to(place).eval(), described.classes, described.recipe, described.task, path)
+    return Predictor(bundle.model.to(place).eval(), bundle.classes, bundle.recipe, bundle.task, path)

@@ -1,4 +1,4 @@
-"""What a denoiser is told beside the picture: the time and the class, as one vector [B D] that moves and scales what every block sees.
+"""What a denoiser is told beside the image: the time and the class, as one vector [B D] that moves and scales what every block sees.
 
 Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the waves of the time as in ADM (Dhariwal & Nichol 2021).
 """
@@ -17,12 +17,16 @@ WAVES = 256  # features of a time, half of them cosines
 LONGEST = 10_000.0  # the slowest wave's period is nearly this, over 2 pi
 
 
-def time_waves(t: Shaped[Tensor, " B"]) -> Float[Tensor, "B 256"]:
+def time_embedding(t: Shaped[Tensor, " B"]) -> Float[Tensor, "B 256"]:
     """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from 0 to 1."""
     half = WAVES // 2
-    where = t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"  # float64 does not exist on every accelerator
+    where = (
+        t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"
+    )  # float64 does not exist on every accelerator
     powers = -math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=where) / half
-    omega = powers.double().exp().float().to(t.device)  # rounded once: at 999, what machines differ by in a float32 exp is seen
+    omega = (
+        powers.double().exp().float().to(t.device)
+    )  # rounded once: at 999, what machines differ by in a float32 exp is seen
     angles = t[:, None].float() * omega  # [B 128]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -36,7 +40,7 @@ class TimeEmbed(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, t: Shaped[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        c: Tensor = self.fc2(F.silu(self.fc1(time_waves(t).to(self.fc1.weight.dtype))))
+        c: Tensor = self.fc2(F.silu(self.fc1(time_embedding(t).to(self.fc1.weight.dtype))))
         return c
 
 
@@ -61,23 +65,25 @@ class Modulation(nn.Module):
 
 
 class Conditioning(NamedTuple):
-    """What a denoiser makes of times and classes before it sees a picture: whoever makes many of the same classes works it out once."""
+    """What a denoiser makes of times and classes before it sees an image: whoever makes many of the same classes works it out once."""
 
     moves: tuple[Tensor, ...]  # what `Modulation` gives every block [B 1 6D], and the output last [B 1 2D]
     label: Tensor  # of the class alone [B D]
 
-    def rows(self, which: Tensor | slice) -> "Conditioning":
-        """The same for other pictures, by the place of each, int64 [B'] or a slice."""
+    def select(self, which: Tensor | slice) -> "Conditioning":
+        """The same for other images, by the place of each, int64 [B'] or a slice."""
         return Conditioning(tuple(each[which] for each in self.moves), self.label[which])
 
 
-def modulate(x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B N D"]:
+def modulate(
+    x: Float[Tensor, "B N D"], shift: Float[Tensor, "B 1 D"], scale: Float[Tensor, "B 1 D"]
+) -> Float[Tensor, "B N D"]:
     """x (1 + scale) + shift, for x [B N D] and the others [B 1 D]."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 class PatchOut(nn.Module):
-    """Tokens [B hw D] and what `modulation` makes of the condition -> a picture [B C H W] of `size`, cut from whole patches; at first all
+    """Tokens [B hw D] and what `modulation` makes of the condition -> an image [B C H W] of `size`, cut from whole patches; at first all
     zeros."""
 
     def __init__(self, norm: nn.Module, width: int, patch: int, channels: int):
@@ -87,14 +93,16 @@ class PatchOut(nn.Module):
         self.modulation = Modulation(width, 2)
         self.linear = nn.Linear(width, patch * patch * channels)
 
-    def forward(self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 2*D"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
+    def forward(
+        self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 2*D"], size: tuple[int, int]
+    ) -> Float[Tensor, "B C H W"]:
         shift, scale = moves.chunk(2, dim=-1)
         x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
-        picture = lay_out(x, grid_of(size, (self.patch, self.patch)), self.patch)
-        return picture[..., : size[0], : size[1]]
+        image = unpatchify(x, grid_of(size, (self.patch, self.patch)), self.patch)
+        return image[..., : size[0], : size[1]]
 
 
-def lay_out(patches: Float[Tensor, "B N ppC"], grid: tuple[int, int], patch: int) -> Float[Tensor, "B C H W"]:
+def unpatchify(patches: Float[Tensor, "B N ppC"], grid: tuple[int, int], patch: int) -> Float[Tensor, "B C H W"]:
     """Patches [B hw ppC] in raster order -> [B C hp wp]."""
     x: Tensor = patches.unflatten(1, grid).unflatten(-1, (patch, patch, -1))  # [B h w p p C]
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [B C h p w p] -> [B C hp wp]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError
-from vitrail.layers.neighbourhood import Neighbourhood, Seen
+from vitrail.layers.neighbourhood import Neighbourhood, VisiblePairs
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
@@ -20,7 +20,7 @@ from vitrail.shapes import Float
 from vitrail.types import TokenLayout
 
 
-class Places(NamedTuple):
+class PositionTerms(NamedTuple):
     """What in attention depends on where tokens are: `rotary` turns queries and keys, `relative` adds to the logits,
     `neighbourhood` leaves far pairs out."""
 
@@ -29,10 +29,10 @@ class Places(NamedTuple):
     neighbourhood: Neighbourhood | None = None
 
 
-NOWHERE = Places()
+NO_POSITION_TERMS = PositionTerms()
 
 
-class Projected(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What attention works on: queries, keys, values [B h N d], what is added to the logits, broadcast to [B h N M], and which
     pairs see each other where not all do."""
 
@@ -40,13 +40,13 @@ class Projected(NamedTuple):
     keys: Tensor
     values: Tensor
     bias: Tensor | None = None
-    seen: Seen | None = None
+    visible: VisiblePairs | None = None
 
     def mask(self) -> Tensor | None:
         """Everything that is added to the logits."""
-        if self.seen is None:
+        if self.visible is None:
             return self.bias
-        far = self.seen.bias(self.queries)
+        far = self.visible.bias(self.queries)
         return far if self.bias is None else self.bias + far
 
 
@@ -65,7 +65,7 @@ class Attention(nn.Module, ABC):
         self.dropout = nn.Dropout(dropout)
 
     @abstractmethod
-    def project(self, *args: Any) -> Projected:
+    def project(self, *args: Any) -> AttentionInputs:
         """Queries, keys, values and bias from whatever `forward` is given."""
 
     @abstractmethod
@@ -76,8 +76,8 @@ class Attention(nn.Module, ABC):
         found = self.project(*args)
         q, k, v = found[:3]
         p = self.attention_dropout if self.training else 0.0
-        if found.seen is not None and found.bias is None and p == 0.0 and q.is_cuda:
-            mixed = found.seen.attend(q, k, v)
+        if found.visible is not None and found.bias is None and p == 0.0 and q.is_cuda:
+            mixed = found.visible.attend(q, k, v)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
         out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
@@ -92,25 +92,31 @@ class Attention(nn.Module, ABC):
 
 
 class SelfAttention(Attention):
-    """Tokens of a grid look at each other. What depends on where they are is a part handed in with `places`."""
+    """Tokens of a grid look at each other. What depends on where they are is a part handed in with `position_terms`."""
 
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, qk_norm: float | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, places: Places = NOWHERE):  # fmt: skip
+                 attention_dropout: float = 0.0, position_terms: PositionTerms = NO_POSITION_TERMS):  # fmt: skip
         """`qk_norm`: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al. 2023)."""
         super().__init__(width, heads, dropout, attention_dropout)
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.q_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
-        self.rotary, self.relative, self.neighbourhood = places
+        self.rotary, self.relative, self.neighbourhood = position_terms
 
-    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> AttentionInputs:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
         grid, leading = layout.grid, layout.leading
         if self.rotary is not None:
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
         bias = None if self.relative is None else self.relative(grid)
-        return Projected(q, k, v, bias, None if self.neighbourhood is None else Seen(self.neighbourhood.radius, grid, leading))
+        return AttentionInputs(
+            q,
+            k,
+            v,
+            bias,
+            None if self.neighbourhood is None else VisiblePairs(self.neighbourhood.radius, grid, leading),
+        )
 
     def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
@@ -125,6 +131,6 @@ def merge_heads(x: Float[Tensor, "*B h N d"]) -> Float[Tensor, "*B N W"]:
     return x.transpose(-3, -2).flatten(-2)  # [B h N d] -> [B N hd]
 
 
-def attentions(model: nn.Module) -> dict[str, Attention]:
+def named_attentions(model: nn.Module) -> dict[str, Attention]:
     """Every softmax attention inside a model, by its name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Attention)}

@@ -17,18 +17,18 @@ class DropPath(nn.Module):
     torchvision's `StochasticDepth` is the same sum; a model must not cost torchvision's import.
     """
 
-    def __init__(self, rate: float):
+    def __init__(self, drop_prob: float):
         super().__init__()
-        self.rate = rate
+        self.drop_prob = drop_prob
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        if not self.training or self.rate == 0.0:
+        if not self.training or self.drop_prob == 0.0:
             return x
-        keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1.0 - self.rate)
+        keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.drop_prob
+        return x * keep.to(x.dtype) / (1.0 - self.drop_prob)
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate:.3g}"
+        return f"rate={self.drop_prob:.3g}"
 
 
 class SkipPath(nn.Module):
@@ -38,12 +38,12 @@ class SkipPath(nn.Module):
     same and the spread smaller. Which ones is drawn anew each time; theirs is scaled by B / kept (Oquab et al. 2023, section 5).
     """
 
-    def __init__(self, rate: float):
+    def __init__(self, drop_prob: float):
         super().__init__()
-        self.rate = rate
+        self.drop_prob = drop_prob
 
     def forward(self, x: Float[Tensor, "*shape"], branch: Callable[[Tensor], Tensor]) -> Float[Tensor, "*shape"]:
-        count = max(1, round((1.0 - self.rate) * len(x))) if self.training else len(x)
+        count = max(1, round((1.0 - self.drop_prob) * len(x))) if self.training else len(x)
         if count >= len(x):
             return x + branch(x)
         chosen = torch.randperm(len(x), device=x.device)[:count]
@@ -51,7 +51,7 @@ class SkipPath(nn.Module):
         return x.index_add(0, chosen, made.to(x.dtype), alpha=len(x) / count)
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate:.3g}"
+        return f"rate={self.drop_prob:.3g}"
 
 
 def drop_rates(rate: float, depth: int, schedule: Schedule) -> list[float]:

@@ -1,4 +1,4 @@
-"""Sparse attention: a patch looks only at patches near it, and at the tokens that belong to the whole picture.
+"""Sparse attention: a patch looks only at patches near it, and at the tokens that belong to the whole image.
 
 Where torch's FlexAttention has a kernel (CUDA) the far pairs are never computed; elsewhere they are masked, which gives the same
 numbers and saves nothing.
@@ -24,7 +24,7 @@ class Neighbourhood(nn.Module):
         return f"radius={self.radius}"
 
 
-class Seen(NamedTuple):
+class VisiblePairs(NamedTuple):
     """Which tokens of a grid see which: two patches whose rows and columns differ by at most `radius`; the `leading` tokens
     (class, registers) see everything and are seen by everything."""
 
@@ -32,12 +32,12 @@ class Seen(NamedTuple):
     grid: tuple[int, int]
     leading: int
 
-    def allowed(self, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
+    def visible_mask(self, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
         """bool [N N], N = leading + h w, true where the query (row) sees the key (column)."""
         place = torch.arange(self.leading + self.grid[0] * self.grid[1], device=device)
-        return self.sees(place[:, None], place[None, :])
+        return self.is_visible(place[:, None], place[None, :])
 
-    def sees(self, q: Tensor, k: Tensor) -> Tensor:
+    def is_visible(self, q: Tensor, k: Tensor) -> Tensor:
         """The same for places of queries and keys in the sequence."""
         across, leading = self.grid[1], self.leading
         qy, qx = (q - leading).div(across, rounding_mode="floor"), (q - leading) % across
@@ -47,15 +47,19 @@ class Seen(NamedTuple):
 
     def bias(self, like: Tensor) -> Float[Tensor, "N N"]:
         """What is added to the logits, [N N]: zero where seen, minus infinity elsewhere."""
-        seen = self.allowed(like.device)
+        seen = self.visible_mask(like.device)
         return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, float("-inf"))
 
-    def pairs(self) -> int:
+    def count_pairs(self) -> int:
         """How many of the N^2 pairs are seen."""
-        reach = [sum(min(i + self.radius, side - 1) - max(i - self.radius, 0) + 1 for i in range(side)) for side in self.grid]
+        reach = [
+            sum(min(i + self.radius, side - 1) - max(i - self.radius, 0) + 1 for i in range(side)) for side in self.grid
+        ]
         return reach[0] * reach[1] + 2 * self.leading * self.grid[0] * self.grid[1] + self.leading**2
 
-    def attend(self, q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h N d"], v: Float[Tensor, "B h N d"]) -> Float[Tensor, "B h N d"]:
+    def attend(
+        self, q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h N d"], v: Float[Tensor, "B h N d"]
+    ) -> Float[Tensor, "B h N d"]:
         """Attention [B h N d] by torch's FlexAttention, which leaves out blocks of pairs that are not seen."""
         from torch.nn.attention.flex_attention import flex_attention
 
@@ -65,14 +69,14 @@ class Seen(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def block_mask(seen: Seen, device: torch.device) -> Any:
+def block_mask(visible: VisiblePairs, device: torch.device) -> Any:
     """FlexAttention's table of blocks that hold any seen pair. Made once for a grid."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return seen.sees(q, k)
+        return visible.is_visible(q, k)
 
-    n = seen.leading + seen.grid[0] * seen.grid[1]
+    n = visible.leading + visible.grid[0] * visible.grid[1]
     return create_block_mask(sees, None, None, n, n, device=str(device))
 
 

@@ -40,7 +40,7 @@ class ConvStem(nn.Module):
     transformers see better", Xiao et al. 2021): stride 2 until the grid is reached, channels doubling from 32, one more
     convolution at half the resolution, and a linear layer to the width.
 
-    GroupNorm stands where the paper has BatchNorm: then a picture's features do not depend on the others in its batch, and
+    GroupNorm stands where the paper has BatchNorm: then an image's features do not depend on the others in its batch, and
     neither accumulation nor the number of processes changes a gradient.
     """
 

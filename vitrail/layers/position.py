@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vitrail.errors import UsageError, pick
+from vitrail.errors import UsageError, choose
 from vitrail.layers.resample import Resampling, resample_1d, resample_as
 from vitrail.shapes import Float
 from vitrail.types import Grid
@@ -35,7 +35,7 @@ def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Float[Te
     "sum"         the full-width 1-D encoding of y plus that of x.
     """
     h, w = grid
-    pick(order, ORDERS, "order of a 2-D sin-cos encoding")
+    choose(order, ORDERS, "order of a 2-D sin-cos encoding")
     y, x = _places(h).repeat_interleave(w), _places(w).repeat(h)  # [h*w] each
     if order == "sum":
         check_width(width, 2, "a summed 2-D sin-cos encoding")
@@ -59,7 +59,9 @@ def check_width(width: int, step: int, who: str, least: int = 0) -> None:
 
 
 def _places(count: int) -> Tensor:
-    return torch.arange(count, dtype=torch.float64, device="cpu")  # float64 exists on every CPU, not on every accelerator
+    return torch.arange(
+        count, dtype=torch.float64, device="cpu"
+    )  # float64 exists on every CPU, not on every accelerator
 
 
 def _waves(places: Tensor, bands: int, span: int) -> Tensor:
@@ -90,10 +92,19 @@ class Learned(Position):
     init: "normal" is a truncated normal of 0.02, "xavier" is Xavier-uniform over the matrix [rows D].
     """
 
-    def __init__(self, grid: tuple[int, int], width: int, tokens: int = 0, init: str = "normal", resampling: Resampling = "bicubic"):
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        width: int,
+        tokens: int = 0,
+        init: str = "normal",
+        resampling: Resampling = "bicubic",
+    ):
         super().__init__()
         self.grid, self.tokens, self.resampling = (grid[0], grid[1]), tokens, resampling
-        self.table = nn.Parameter(torch.empty(tokens + grid[0] * grid[1], width))  # two axes, so that it reads as a matrix
+        self.table = nn.Parameter(
+            torch.empty(tokens + grid[0] * grid[1], width)
+        )  # two axes, so that it reads as a matrix
         _fill(self.table, init)
 
     @property
@@ -117,8 +128,10 @@ class SinCos(Position):
     def __init__(self, grid: tuple[int, int], width: int, kind: str = "mae"):
         super().__init__()
         self.grid, self.width = (grid[0], grid[1]), width
-        self.kind = pick(kind, ("1d", *ORDERS), "kind of sin-cos encoding")
-        table = self._compute(self.grid).to(torch.get_default_device())  # where the parameters of the model are being made
+        self.kind = choose(kind, ("1d", *ORDERS), "kind of sin-cos encoding")
+        table = self._compute(self.grid).to(
+            torch.get_default_device()
+        )  # where the parameters of the model are being made
         self.register_buffer("table", table, persistent=False)
 
     def encoding(self, grid: tuple[int, int]) -> Tensor:
@@ -167,7 +180,7 @@ class Concatenate(nn.Module):
 
 
 def _fill(table: nn.Parameter, init: str) -> None:
-    if pick(init, INITS, "initialisation of a position table") == "xavier":
+    if choose(init, INITS, "initialisation of a position table") == "xavier":
         nn.init.xavier_uniform_(table)
     else:
         nn.init.trunc_normal_(table, std=0.02)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.errors import UsageError, pick
+from vitrail.errors import UsageError, choose
 from vitrail.shapes import Float
 
 MODES = ("bicubic", "bilinear")
@@ -19,14 +19,18 @@ RESAMPLINGS = get_args(Resampling)
 
 
 def resample(
-    table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic", antialias: bool = False
+    table: Float[Tensor, "N D"],
+    old: tuple[int, int],
+    new: tuple[int, int],
+    mode: str = "bicubic",
+    antialias: bool = False,
 ) -> Float[Tensor, "M D"]:
     """A table of one row a cell, [h*w D] in raster order over `old`, at the cells of `new`: [h'*w' D].
 
     Pixel centres are aligned, not corners. Worked out in float32 (float64 if the table is), returned in the table's dtype.
     The very same tensor comes back when the grids are equal. `UsageError` when the rows are not those of `old`.
     """
-    pick(mode, MODES, "resampling mode")
+    choose(mode, MODES, "resampling mode")
     if table.shape[0] != old[0] * old[1]:
         raise UsageError(
             f"a table of {table.shape[0]} rows does not cover a grid of {old[0]}x{old[1]} = {old[0] * old[1]} cells",
@@ -39,10 +43,12 @@ def resample(
     return plane[0].flatten(1).T.to(table.dtype)  # [h'*w' D]
 
 
-def resample_as(kind: Resampling, table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "M D"]:
+def resample_as(
+    kind: Resampling, table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "M D"]:
     """`resample` as published weights want it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with registers), or "dino"
     (DINO and DINOv2 without registers: bicubic, the scale being (new + 0.1) / old, which moves every place a little)."""
-    pick(kind, RESAMPLINGS, "kind of resampling")
+    choose(kind, RESAMPLINGS, "kind of resampling")
     if kind != "dino" or tuple(old) == tuple(new):
         return resample(table, old, new, antialias=kind == "antialias")
     plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]

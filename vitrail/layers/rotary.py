@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vitrail.errors import UsageError, pick
+from vitrail.errors import UsageError, choose
 from vitrail.layers.position import check_width
 from vitrail.shapes import Float
 from vitrail.types import Grid
@@ -40,7 +40,7 @@ class Rotary(Rotation):
         self.grid = grid
         check_width(head_width, 4, "axial RoPE (width of one head)")
         self.head_width, self.base = head_width, base
-        self.pairs = pick(pairs, PAIRS, "pairing of rotary channels")
+        self.pairs = choose(pairs, PAIRS, "pairing of rotary channels")
 
     def extra_repr(self) -> str:
         return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
@@ -55,12 +55,17 @@ class Rotary(Rotation):
 
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         h, w = grid
-        y, x = axis_angles(h, self.head_width // 4, self.base, device), axis_angles(w, self.head_width // 4, self.base, device)
+        y, x = (
+            axis_angles(h, self.head_width // 4, self.base, device),
+            axis_angles(w, self.head_width // 4, self.base, device),
+        )
         y, x = y.repeat_interleave(w, dim=0), x.repeat(h, 1)  # [h*w d/4] each
         return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
 
 
-def axis_angles(count: int, bands: int, base: float, device: torch.device | None = None) -> Float[Tensor, "{count} {bands}"]:
+def axis_angles(
+    count: int, bands: int, base: float, device: torch.device | None = None
+) -> Float[Tensor, "{count} {bands}"]:
     """Places 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
     omega = base ** (-torch.arange(bands, dtype=torch.float32, device=device) / bands)
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega

@@ -31,14 +31,14 @@ class Windows(Groups):
         numbers = torch.arange(1, grid[0] * grid[1] + 1, device="cpu").view(1, *grid, 1)
         x = pad_to_windows(numbers, self.size)
         down, across = self.shift_on((x.shape[1], x.shape[2]))
-        return cut(x.roll((-down, -across), (1, 2)), self.size).squeeze(-1) - 1
+        return partition_windows(x.roll((-down, -across), (1, 2)), self.size).squeeze(-1) - 1
 
     def shift_on(self, grid: Grid) -> Grid:
         """How far they are moved on a padded map."""
         return self.shift[0] if self.size[0] < grid[0] else 0, self.shift[1] if self.size[1] < grid[1] else 0
 
 
-def attend(attention: Attention, x: Tensor, layout: TokenLayout, windows: Windows) -> Tensor:
+def attend_windows(attention: Attention, x: Tensor, layout: TokenLayout, windows: Windows) -> Tensor:
     """`attention(windows [B*n N D], mask [n N N] or None, layout)` inside every window of a map: [B H W D] -> [B H W D]."""
     height, width = x.shape[1:3]
     window = windows.size
@@ -47,9 +47,9 @@ def attend(attention: Attention, x: Tensor, layout: TokenLayout, windows: Window
     shift = windows.shift_on(grid)
     inside = TokenLayout(layout.grid, layout.stride, groups=windows)
     if not any(shift):
-        return join(attention(cut(x, window), None, inside), window, grid)[:, :height, :width]
+        return merge_windows(attention(partition_windows(x, window), None, inside), window, grid)[:, :height, :width]
     x = x.roll((-shift[0], -shift[1]), (1, 2))
-    x = join(attention(cut(x, window), shift_mask(grid, window, shift, x), inside), window, grid)
+    x = merge_windows(attention(partition_windows(x, window), shift_mask(grid, window, shift, x), inside), window, grid)
     return x.roll(shift, (1, 2))[:, :height, :width]
 
 
@@ -59,31 +59,37 @@ def pad_to_windows(x: Tensor, window: Grid) -> Tensor:
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
-def cut(x: Tensor, window: tuple[int, int]) -> Tensor:
+def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
     """A map that windows divide, as its windows in raster order: [B H W D] -> [B*n N D]."""
     x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))  # [B H/h h W/w w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def join(x: Float[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]) -> Float[Tensor, "B H W D"]:
-    """The way back from `cut` to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
+def merge_windows(
+    x: Float[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]
+) -> Float[Tensor, "B H W D"]:
+    """The way back from `partition_windows` to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
     x = x.unflatten(0, (-1, grid[0] // window[0], grid[1] // window[1])).unflatten(3, window)  # [B H/h W/w h w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor) -> Float[Tensor, "n N N"]:
+def shift_mask(
+    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor
+) -> Float[Tensor, "n N N"]:
     """What is added to the logits of a shifted map: 0 between neighbours, `APART` across what was an edge: [n N N]."""
-    down, across = (crossed(*axis, like) for axis in zip(grid, window, shift, strict=True))
-    part = cut((2 * down[:, None] + across)[None, :, :, None], window).squeeze(-1)  # [n N]
+    down, across = (crossing_mask(*axis, like) for axis in zip(grid, window, shift, strict=True))
+    part = partition_windows((2 * down[:, None] + across)[None, :, :, None], window).squeeze(-1)  # [n N]
     return (part[:, :, None] != part[:, None, :]).to(like.dtype) * APART
 
 
-def crossed(length: int, window: int, shift: int, like: Tensor) -> Tensor:
+def crossing_mask(length: int, window: int, shift: int, like: Tensor) -> Tensor:
     """Along one axis: whether a place came over the edge, 0 or 1 [length]. Only the last window has any that did."""
     return (torch.arange(length, device=like.device) >= length - shift).long()
 
 
-def with_mask(bias: Float[Tensor, "h N N"], mask: Float[Tensor, "n N N"] | None, windows: int) -> Float[Tensor, "*B h N N"]:
+def add_mask(
+    bias: Float[Tensor, "h N N"], mask: Float[Tensor, "n N N"] | None, windows: int
+) -> Float[Tensor, "*B h N N"]:
     """The relative bias [h N N] and a mask [n N N] as one, for `windows` = B*n of them: [h N N] or [B*n h N N]."""
     if mask is None:
         return bias

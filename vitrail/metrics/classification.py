@@ -23,7 +23,9 @@ def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
         "top5": ranked.any(1).float().mean(),
         "macro_f1": f1[confusion.sum(1) > 0].mean(),
         "nll": -picked.log().mean(),
-        "calibration_error": tm.multiclass_calibration_error(probabilities, targets, k, n_bins=BINS) if k > 1 else torch.tensor(0.0),
+        "calibration_error": tm.multiclass_calibration_error(probabilities, targets, k, n_bins=BINS)
+        if k > 1
+        else torch.tensor(0.0),
     }
     columns = {"precision": precision, "recall": recall, "f1": f1, "count": confusion.sum(1)}
     return {
@@ -58,17 +60,17 @@ def multi_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     from torchmetrics.functional import classification as tm
 
     k = probabilities.shape[1]
-    truth = targets.long()
-    average = tm.multilabel_average_precision(probabilities, truth, k, average="none").nan_to_num(0.0)
+    annotation = targets.long()
+    average = tm.multilabel_average_precision(probabilities, annotation, k, average="none").nan_to_num(0.0)
     said = probabilities >= 0.5
-    hit, told, there = ((x.sum(0).double()) for x in (said & truth.bool(), said, truth))
+    hit, told, there = ((x.sum(0).double()) for x in (said & annotation.bool(), said, annotation))
     precision, recall = hit / told.clamp_min(1), hit / there.clamp_min(1)
     f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
     found = there > 0
     return {
         "mAP": float(average[found].mean()) if bool(found.any()) else 0.0,
         "macro_f1": float(f1[found].mean()) if bool(found.any()) else 0.0,
-        "exact": float((said == truth.bool()).all(1).float().mean()),
+        "exact": float((said == annotation.bool()).all(1).float().mean()),
         "count": len(probabilities),
         "per_class": {
             "precision": precision.tolist(), "recall": recall.tolist(), "f1": f1.tolist(),

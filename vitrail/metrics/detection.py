@@ -10,52 +10,67 @@ from torch import Tensor
 from vitrail.data.dataset import Boxes
 
 SIZES = ("small", "medium", "large")  # objects below 32^2 pixels, below 96^2, and the rest
-MOST = 100  # findings in a picture that count, the best first; where a picture has more objects, as many as that
+MOST = 100  # findings in an image that count, the best first; where an image has more objects, as many as that
 SURE, SAME = 0.3, 0.5  # for F1: the score that a finding needs, and the overlap from which on it has found an object
 
 
-def average_precision(found: Sequence[Any], truths: Sequence[Boxes], classes: int) -> dict[str, Any]:
-    """What was found in each picture, [n 6] of left, top, right, bottom, score, label, against what is there.
+def average_precision(predictions: Sequence[Any], annotations: Sequence[Boxes], classes: int) -> dict[str, Any]:
+    """What was found in each image, [n 6] of left, top, right, bottom, score, label, against what is there.
 
     "mAP" over overlaps of 0.5 to 0.95, "AP50", "AP75", "AR100", and "AP_small", "AP_medium", "AP_large" where there are objects of
-    that size; "count": pictures; "per_class": lists "ap", "ap50", "objects"; "curves": of each class the precision at overlap 0.5 for
+    that size; "count": images; "per_class": lists "ap", "ap50", "objects"; "curves": of each class the precision at overlap 0.5 for
     recalls 0, 0.01 ... 1. A class without objects has zeros there and no part in the means (Lin et al. 2014, cocodataset.org).
     """
     from torchmetrics.detection import MeanAveragePrecision
 
-    if not truths:
-        raise ValueError("there is no picture to judge")
+    if not annotations:
+        raise ValueError("there is no image to judge")
     metric = MeanAveragePrecision(  # its own thresholds are rounded to float32, and a recall of exactly 0.35 then falls below 0.35
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(), rec_thresholds=np.linspace(0, 1, 101).tolist(),
-        max_detection_thresholds=[10, MOST, max([MOST, *(len(t.labels) for t in truths)])],  # more in pictures that have more
+        max_detection_thresholds=[10, MOST, max([MOST, *(len(t.labels) for t in annotations)])],  # more in images that have more
         backend="faster_coco_eval", extended_summary=True,
     )  # fmt: skip
     metric.warn_on_many_detections = False
-    metric.update([said(rows) for rows in found], [there(truth) for truth in truths])
+    metric.update(
+        [prediction_columns(rows) for rows in predictions],
+        [annotation_columns(annotation) for annotation in annotations],
+    )
     result = metric.compute()
-    precision = spread_out(result["precision"][:, :, :, 0, -1], result["classes"], classes)  # [T 101 K], -1 where nothing is to be found
-    objects = np.bincount(np.concatenate([t.labels[~t.crowd] for t in truths] or [np.zeros(0, int)]), minlength=classes)
+    precision = spread_out(
+        result["precision"][:, :, :, 0, -1], result["classes"], classes
+    )  # [T 101 K], -1 where nothing is to be found
+    objects = np.bincount(
+        np.concatenate([t.labels[~t.crowd] for t in annotations] or [np.zeros(0, int)]), minlength=classes
+    )
     known = precision.clamp(min=0)
     scalars = {"mAP": result["map"], "AP50": result["map_50"], "AP75": result["map_75"], "AR100": result[f"mar_{MOST}"]}
     scalars = {name: value.clamp(min=0) for name, value in scalars.items()}
     scalars |= {f"AP_{size}": result[f"map_{size}"] for size in SIZES if result[f"map_{size}"] >= 0}
     return {
         **{name: float(value) for name, value in scalars.items()},
-        "count": len(truths),
-        "per_class": {"ap": known.mean((0, 1)).tolist(), "ap50": known[0].mean(0).tolist(), "objects": objects.tolist()},
+        "count": len(annotations),
+        "per_class": {
+            "ap": known.mean((0, 1)).tolist(),
+            "ap50": known[0].mean(0).tolist(),
+            "objects": objects.tolist(),
+        },
         "curves": known[0].T.tolist(),
     }
 
 
-def said(rows: Any) -> dict[str, Tensor]:
+def prediction_columns(rows: Any) -> dict[str, Tensor]:
     rows = torch.as_tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return {"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()}
 
 
-def there(truth: Boxes) -> dict[str, Tensor]:
-    labels = torch.as_tensor(truth.labels, dtype=torch.int64)
-    crowd = torch.as_tensor(truth.crowd, dtype=torch.int64)
-    return {"boxes": torch.as_tensor(truth.boxes, dtype=torch.float32).reshape(-1, 4), "labels": labels, "iscrowd": crowd}
+def annotation_columns(annotation: Boxes) -> dict[str, Tensor]:
+    labels = torch.as_tensor(annotation.labels, dtype=torch.int64)
+    crowd = torch.as_tensor(annotation.crowd, dtype=torch.int64)
+    return {
+        "boxes": torch.as_tensor(annotation.boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": labels,
+        "iscrowd": crowd,
+    }
 
 
 def spread_out(precision: Tensor, which: Tensor, classes: int) -> Tensor:
@@ -65,24 +80,26 @@ def spread_out(precision: Tensor, which: Tensor, classes: int) -> Tensor:
     return whole
 
 
-def f1(found: np.ndarray, truth: Boxes) -> float:
-    """Of one picture 2 hits / (findings + objects), of findings [n 6] with a score of at least `SURE`; 1 where there is neither.
+def f1(predictions: np.ndarray, annotation: Boxes) -> float:
+    """Of one image 2 hits / (findings + objects), of findings [n 6] with a score of at least `SURE`; 1 where there is neither.
 
     Best first, each finding takes the object of its class that it overlaps most and at least by `SAME`; crowds and what lies in them
     do not count.
     """
-    found = found[found[:, 4] >= SURE]
-    found = found[np.argsort(-found[:, 4], kind="stable")]
-    table = overlap(found[:, :4], truth.boxes) * (found[:, 5:6] == truth.labels)
-    free, hits, counted = ~truth.crowd, 0, 0
+    predictions = predictions[predictions[:, 4] >= SURE]
+    predictions = predictions[np.argsort(-predictions[:, 4], kind="stable")]
+    table = overlap(predictions[:, :4], annotation.boxes) * (predictions[:, 5:6] == annotation.labels)
+    free, hits, counted = ~annotation.crowd, 0, 0
     for i, row in enumerate(table):
         best = int(np.argmax(row * free)) if free.any() else -1
         hit = best >= 0 and bool(free[best]) and row[best] >= SAME
-        counted += hit or not within(found[i, :4], truth.boxes[truth.crowd & (truth.labels == found[i, 5])])
+        counted += hit or not within(
+            predictions[i, :4], annotation.boxes[annotation.crowd & (annotation.labels == predictions[i, 5])]
+        )
         hits += hit
         if hit:
             free[best] = False
-    total = counted + int((~truth.crowd).sum())
+    total = counted + int((~annotation.crowd).sum())
     return 2 * hits / total if total else 1.0
 
 

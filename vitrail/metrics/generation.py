@@ -1,7 +1,7 @@
-"""How like real pictures made ones are, by features of both: Frechet distance, precision and recall, density and coverage.
+"""How like real images made ones are, by features of both: Frechet distance, precision and recall, density and coverage.
 
 Sources: Heusel et al. 2017 (arxiv.org/abs/1706.08500), Kynkaanniemi et al. 2019 (arxiv.org/abs/1904.06991), Naeem et al. 2020
-(arxiv.org/abs/2002.09797). All depend on where the features come from and on how many pictures there are: numbers of different
+(arxiv.org/abs/2002.09797). All depend on where the features come from and on how many images there are: numbers of different
 networks or counts are not to be compared.
 """
 
@@ -12,16 +12,22 @@ NEIGHBOURS = {"precision_recall": 3, "density_coverage": 5}  # as published
 CHUNK = 1024  # rows of distances that are held at a time
 
 
-def judged(real: Tensor, made: Tensor) -> dict[str, float]:
-    """All of them, for features [N D] and [M D] of at least as many pictures as neighbours are looked at, and one more."""
+def compare_features(real: Tensor, made: Tensor) -> dict[str, float]:
+    """All of them, for features [N D] and [M D] of at least as many images as neighbours are looked at, and one more."""
     real, made = real.double(), made.double()
     precision, recall = precision_recall(real, made)
     density, coverage = density_coverage(real, made)
-    return {"frechet": frechet(real, made), "precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    return {
+        "frechet": frechet(real, made),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
 
 
-def least() -> int:
-    """The number of pictures that there must be of each."""
+def min_count() -> int:
+    """The number of images that there must be of each."""
     return max(NEIGHBOURS.values()) + 1
 
 
@@ -46,13 +52,13 @@ def symmetric_root(matrix: Tensor) -> Tensor:
 
 
 def precision_recall(real: Tensor, made: Tensor, k: int = NEIGHBOURS["precision_recall"]) -> tuple[float, float]:
-    """The share of made pictures that lie among real ones, and of real ones that lie among made ones: within the distance of some
-    picture of the others to its own k-th neighbour."""
-    return among(made, real, radii(real, k)), among(real, made, radii(made, k))
+    """The share of made images that lie among real ones, and of real ones that lie among made ones: within the distance of some
+    image of the others to its own k-th neighbour."""
+    return share_among(made, real, radii(real, k)), share_among(real, made, radii(made, k))
 
 
 def density_coverage(real: Tensor, made: Tensor, k: int = NEIGHBOURS["density_coverage"]) -> tuple[float, float]:
-    """In how many neighbourhoods of real pictures a made one lies, in parts of k; and the share of these that hold a made one."""
+    """In how many neighbourhoods of real images a made one lies, in parts of k; and the share of these that hold a made one."""
     reach = radii(real, k)
     hits = torch.zeros((), dtype=torch.float64)
     covered = torch.zeros(len(real), dtype=torch.bool)
@@ -63,9 +69,9 @@ def density_coverage(real: Tensor, made: Tensor, k: int = NEIGHBOURS["density_co
     return float(hits) / (k * len(made)), float(covered.double().mean())
 
 
-def among(asked: Tensor, others: Tensor, reach: Tensor) -> float:
-    """The share of `asked` that is within `reach` [N] of some of `others` [N D]."""
-    return sum(float((distances(some, others) <= reach).any(1).sum()) for some in asked.split(CHUNK)) / len(asked)
+def share_among(queries: Tensor, others: Tensor, reach: Tensor) -> float:
+    """The share of `queries` that is within `reach` [N] of some of `others` [N D]."""
+    return sum(float((distances(some, others) <= reach).any(1).sum()) for some in queries.split(CHUNK)) / len(queries)
 
 
 def radii(features: Tensor, k: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How good a segmentation is, from three counts a class and picture: pixels that are both said and true, said, and true."""
+"""How good a segmentation is, from three counts a class and image: pixels that are both said and true, said, and true."""
 
 from typing import Any
 
@@ -8,25 +8,27 @@ from torch import Tensor
 from vitrail.data.dataset import IGNORE
 
 
-def counts(said: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Label maps uint8 [H W] of one picture, said and true -> int64 [3 K]: intersection, said and true pixels of each class. Pixels
+def count_pixels(prediction: Tensor, annotation: Tensor, classes: int) -> Tensor:
+    """Label maps uint8 [H W] of one image, said and true -> int64 [3 K]: intersection, said and true pixels of each class. Pixels
     whose truth is `IGNORE` are in none of them."""
-    known = truth != IGNORE
-    said, truth = said[known].long(), truth[known].long()
-    return torch.cat([part.bincount(minlength=classes) for part in (truth[said == truth], said, truth)])
+    known = annotation != IGNORE
+    prediction, annotation = prediction[known].long(), annotation[known].long()
+    return torch.cat(
+        [part.bincount(minlength=classes) for part in (annotation[prediction == annotation], prediction, annotation)]
+    )
 
 
-def segmentation(rows: Tensor) -> dict[str, Any]:
-    """Rows of `counts` [N 3K] -> scalars by name, and "per_class" lists.
+def segmentation_metrics(rows: Tensor) -> dict[str, Any]:
+    """Rows of `count_pixels` [N 3K] -> scalars by name, and "per_class" lists.
 
     "miou"            the mean over classes of intersection by union; each is that of all pixels together
     "pixel_accuracy"  share of the pixels that are right
     "mean_accuracy"   the mean over classes of the share of their pixels that are found
     "dice"            the mean over classes of 2 x intersection / (said + true), again of all pixels together
-    "picture_dice"    the same of single pictures: the mean over the classes in a picture but for the first, which counts as background,
-                      then the mean over the pictures that have such classes
+    "image_dice"    the same of single images: the mean over the classes in an image but for the first, which counts as background,
+                      then the mean over the images that have such classes
 
-    Means over classes leave out those that are neither said nor true ("mean_accuracy": not true) anywhere, or in the picture. With
+    Means over classes leave out those that are neither said nor true ("mean_accuracy": not true) anywhere, or in the image. With
     nothing to take the mean of, a number is 0.
     """
     each = rows.double().unflatten(1, (3, -1))  # [N 3 K]
@@ -40,22 +42,22 @@ def segmentation(rows: Tensor) -> dict[str, Any]:
         "pixel_accuracy": float(both.sum() / true.sum().clamp_min(1)),
         "mean_accuracy": mean(recall, true > 0),
         "dice": mean(dice, seen),
-        "picture_dice": picture_dice(each[:, :, 1:]),
+        "image_dice": image_dice(each[:, :, 1:]),
         "count": len(rows),
         "per_class": {name: column.tolist() for name, column in columns.items()},
     }
 
 
-def picture_dice(foreground: Tensor) -> float:
-    """Counts [N 3 K] -> the mean over pictures of the mean over the classes in them."""
+def image_dice(foreground: Tensor) -> float:
+    """Counts [N 3 K] -> the mean over images of the mean over the classes in them."""
     both, said, true = foreground.unbind(1)  # [N K] each
     seen = said + true > 0
-    of_picture = (overlap(both, said, true) * seen).sum(1) / seen.sum(1).clamp_min(1)
-    return mean(of_picture, seen.any(1))
+    of_image = (overlap(both, said, true) * seen).sum(1) / seen.sum(1).clamp_min(1)
+    return mean(of_image, seen.any(1))
 
 
-def overlap(both: Tensor, said: Tensor, true: Tensor) -> Tensor:
-    return 2 * both / (said + true).clamp_min(1)
+def overlap(both: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    return 2 * both / (predicted + true).clamp_min(1)
 
 
 def mean(values: Tensor, which: Tensor) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Learned
@@ -23,7 +23,7 @@ from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout,
 from vitrail.models import vit
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout, unplaced_tokens
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,19 @@ class Config:
     heads: tuple[Positive, Positive] = (6, 6)
     stages: Positive = 3  # how often the branches exchange their class tokens
     depths: tuple[Positive, Positive] = (1, 4)  # blocks of each branch in a stage, before the exchange
-    mlp_ratios: tuple[Above, Above] = (4.0, 4.0)
+    mlp_ratios: tuple[PositiveFloat, PositiveFloat] = (4.0, 4.0)
     patches: tuple[Positive, Positive] = (12, 16)
     stem: Literal["patch", "conv"] = "patch"  # "conv": three convolutions instead of one, the dagger of the paper
     zoom: tuple[Positive, Positive] = (14, 15)  # the second branch sees the image at 14/15 of its size: 240 becomes 224
-    size: tuple[Positive, Positive] = (240, 240)  # (height, width) that position tables are made for; any other works too
-    fit: bool = False  # resize every image to `size` first, as the original does with any other; False takes it as it is
+    size: tuple[Positive, Positive] = (
+        240,
+        240,
+    )  # (height, width) that position tables are made for; any other works too
+    fit: bool = (
+        False  # resize every image to `size` first, as the original does with any other; False takes it as it is
+    )
     channels: Positive = 3
-    eps: Above = 1e-6
+    eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -96,9 +101,9 @@ class CrossAttention(Attention):
         super().__init__(width, heads, dropout, attention_dropout)
         self.wq, self.wk, self.wv = (nn.Linear(width, width, bias=qkv_bias) for _ in range(3))
 
-    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> AttentionInputs:
         q, k, v = (split_heads(t, self.heads) for t in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
-        return Projected(q, k, v)
+        return AttentionInputs(q, k, v)
 
     def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
         return cross_attention_layout(side_of(unplaced_tokens(1)._replace(summaries=1)), side_of(layout))
@@ -126,7 +131,8 @@ class MultiScale(nn.Module):
         super().__init__()
         widths = config.widths
         self.blocks = nn.ModuleList(
-            nn.ModuleList(vit.Block(plain(config, i), rate) for rate in rates[:depth]) for i, depth in enumerate(config.depths)
+            nn.ModuleList(vit.Block(plain(config, i), rate) for rate in rates[:depth])
+            for i, depth in enumerate(config.depths)
         )
         self.projs = nn.ModuleList(translate(widths[i], widths[1 - i], config.eps) for i in range(2))
         self.fusion = nn.ModuleList(CrossBlock(config, 1 - i, rates[-1]) for i in range(2))

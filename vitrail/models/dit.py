@@ -1,8 +1,8 @@
 """DiT: scalable diffusion models with transformers (Peebles & Xie 2022, arxiv.org/abs/2212.09748).
 
-A denoiser: a noisy picture or latent, its time and its class go in, the noise that is in it comes out. The trunk is a plain ViT; time and
+A denoiser: a noisy image or latent, its time and its class go in, the noise that is in it comes out. The trunk is a plain ViT; time and
 class act by moving and scaling what each block sees (adaLN-Zero), and all of it begins at zero, so a new model passes everything through.
-Sizes are those of latents, a picture of 256 pixels being 32 x 32 of them; `nano` is for small pictures as they are.
+Sizes are those of latents, an image of 256 pixels being 32 x 32 of them; `nano` is for small images as they are.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class AdaLNDenoiser(Denoiser):
 
 
 class DiT(AdaLNDenoiser):
-    """Noisy pictures [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
+    """Noisy images [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
     least and the greatest variance of a step, from -1 to 1."""
 
     def __init__(self, config: Config):
@@ -106,14 +106,14 @@ class DiT(AdaLNDenoiser):
         self.out = PatchOut(bare_norm(config), config.width, config.patch, config.channels * (1 + config.learn_sigma))
         initialise(self)
 
-    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
-        """What is in pictures [B C H W], given what `condition` made of their times and classes."""
+    def denoise(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """What is in images [B C H W], given what `condition` made of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
         layout = TokenLayout((tokens.shape[1], tokens.shape[2]), self.patch_embed.patch)
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
-        for block, moves in zip(self.blocks, condition.moves, strict=False):
+        for block, moves in zip(self.blocks, conditioning.moves, strict=False):
             tokens = block(tokens, moves, layout)
-        return self.out(tokens, condition.moves[-1], (x.shape[2], x.shape[3]))
+        return self.out(tokens, conditioning.moves[-1], (x.shape[2], x.shape[3]))
 
 
 def bare_norm(config: Config) -> nn.LayerNorm:

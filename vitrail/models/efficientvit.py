@@ -20,7 +20,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.drop import DropPath
 from vitrail.shapes import Float
 from vitrail.types import Features
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 Kind = Literal["mb", "fused", "attention"]
 Five = tuple[Positive, Positive, Positive, Positive, Positive]
@@ -30,14 +30,21 @@ Five = tuple[Positive, Positive, Positive, Positive, Positive]
 class Config:
     widths: Five = (16, 32, 64, 128, 256)  # of the stem and of the four stages
     depths: Five = (1, 2, 3, 3, 4)
-    plan: Literal["base", "large"] = "base"  # which blocks a stage is made of: see PLANS; base has hard-swish, large GELU (tanh)
+    plan: Literal["base", "large"] = (
+        "base"  # which blocks a stage is made of: see PLANS; base has hard-swish, large GELU (tanh)
+    )
     head_width: Positive = 16  # channels of one attention head
-    scales: tuple[Positive, ...] = (5,)  # kernels that gather queries, keys and values over neighbours, beside the plain ones
-    pre_logits: tuple[Positive, Positive] | None = (1536, 1600)  # the classifier's hidden layers, before and after the mean
+    scales: tuple[Positive, ...] = (
+        5,
+    )  # kernels that gather queries, keys and values over neighbours, beside the plain ones
+    pre_logits: tuple[Positive, Positive] | None = (
+        1536,
+        1600,
+    )  # the classifier's hidden layers, before and after the mean
     size: tuple[Positive, Positive] = (224, 224)  # what it was trained at; any other works too
     channels: Positive = 3
-    eps: Above = 1e-15  # in the denominator of linear attention; timm has 1e-5
-    norm_eps: Above = 1e-5
+    eps: PositiveFloat = 1e-15  # in the denominator of linear attention; timm has 1e-5
+    norm_eps: PositiveFloat = 1e-5
     zero_last: bool = True  # residual branches start as nothing (those of full convolutions apart)
     dropout: Fraction = 0.0  # before the classifier
     drop_path: Fraction = 0.0
@@ -203,7 +210,9 @@ class EfficientViT(Backbone):
         self.stem = stem(config)
         pairs = pairwise(config.widths)
         plan = zip(pairs, config.depths[1:], PLANS[config.plan], strict=True)
-        self.stages = nn.ModuleList(nn.Sequential(OrderedDict(blocks=stage(config, *pair, depth, blocks))) for pair, depth, blocks in plan)
+        self.stages = nn.ModuleList(
+            nn.Sequential(OrderedDict(blocks=stage(config, *pair, depth, blocks))) for pair, depth, blocks in plan
+        )
         last = config.widths[-1]
         self.pre_logits = PreLogits(config, last, config.pre_logits) if config.pre_logits else None
         self.dropout = nn.Dropout(config.dropout)
@@ -244,7 +253,9 @@ def stage(config: Config, inside: int, width: int, depth: int, plan: tuple[Kind,
     """A block that halves the grid and has no shortcut, then `depth` blocks that keep it; the base plan counts the first as one
     of them where no attention follows."""
     kind, expand, first, norms = plan
-    down = Fused(config, inside, width, 2, first) if kind == "fused" else Inverted(config, inside, width, 2, first, norms)
+    down = (
+        Fused(config, inside, width, 2, first) if kind == "fused" else Inverted(config, inside, width, 2, first, norms)
+    )
     made: list[nn.Module] = [nn.Sequential(OrderedDict(main=down))]
     for _ in range(depth - 1 if config.plan == "base" and kind == "mb" else depth):
         if kind == "attention":
@@ -269,7 +280,9 @@ def check(config: Config) -> None:
             raise UsageError(f"width {width} is not made of heads of {d} channels", f"nearest that work: {near}")
     for kernel in config.scales:
         if kernel % 2 == 0:
-            raise UsageError(f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}")
+            raise UsageError(
+                f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}"
+            )
 
 
 def set_rates(model: EfficientViT, config: Config) -> None:
@@ -278,7 +291,7 @@ def set_rates(model: EfficientViT, config: Config) -> None:
     spared = config.depths[0] + (config.depths[1] if config.plan == "large" else 0)
     branches = [m for m in model.modules() if isinstance(m, Residual)][spared:]
     for i, branch in enumerate(branches, 1):
-        branch.drop_path.rate = config.drop_path * i / len(branches)
+        branch.drop_path.drop_prob = config.drop_path * i / len(branches)
 
 
 def initialise(model: EfficientViT, zero_last: bool) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Attention, Projected
+from vitrail.layers.attention import Attention, AttentionInputs
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.relative import Displacements
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 Three = tuple[Positive, Positive, Positive]
 
@@ -32,14 +32,19 @@ class Config:
     widths: Three = (128, 256, 384)  # of the three stages
     depths: Three = (1, 2, 3)
     heads: Three = (4, 4, 4)
-    kernels: tuple[Positive, ...] = (7, 5, 3, 3)  # of the convolution over queries, from the first head of a stage to its last
+    kernels: tuple[Positive, ...] = (
+        7,
+        5,
+        3,
+        3,
+    )  # of the convolution over queries, from the first head of a stage to its last
     key_width: Positive = 16  # channels of a query or key
     window: Positive = 7  # cells on a side of the square that attention sees; less where the map for `size` is smaller
-    mlp_ratio: Above = 2.0
+    mlp_ratio: PositiveFloat = 2.0
     size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are made for; any other works too
     channels: Positive = 3
     summaries: Positive = 1  # 2: class and teacher, each with its norm
-    eps: Above = 1e-5
+    eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0  # before the classifier
     drop_path: Fraction = 0.0
 
@@ -60,7 +65,16 @@ STRIDES = (16, 32, 64)
 class Conv(nn.Sequential):
     """A convolution without bias that keeps the grid (or halves it), and its BatchNorm."""
 
-    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, start: float = 1.0):
+    def __init__(
+        self,
+        config: Config,
+        inside: int,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        start: float = 1.0,
+    ):
         """`start`: of the norm's weights; 0 makes a residual branch start as nothing."""
         super().__init__()
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -88,10 +102,10 @@ class Head(Attention):
         self.qkv = Conv(config, width, sum(self.widths))
         self.dw = Conv(config, config.key_width, config.key_width, kernel, groups=config.key_width)
 
-    def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionInputs:
         q, k, v = self.qkv(x).split(self.widths, dim=1)
         q, k, v = (t.flatten(2).mT[:, None] for t in (self.dw(q), k, v))  # [B 1 N d] each
-        return Projected(q, k, v, bias)
+        return AttentionInputs(q, k, v, bias)
 
     def locate(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
@@ -152,7 +166,11 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         hidden = int(width * config.mlp_ratio)
-        self.pw1, self.act, self.pw2 = Conv(config, width, hidden), nn.ReLU(inplace=True), Conv(config, hidden, width, start=0.0)
+        self.pw1, self.act, self.pw2 = (
+            Conv(config, width, hidden),
+            nn.ReLU(inplace=True),
+            Conv(config, hidden, width, start=0.0),
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
@@ -228,7 +246,11 @@ class EfficientViT(Backbone):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The step from one stage to the next counts as a block, as in the original."""
-        steps = [m for stage in self.stages for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())]
+        steps = [
+            m
+            for stage in self.stages
+            for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())
+        ]
         return steps[1:]  # there is none before the first stage
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
@@ -287,7 +309,11 @@ def check(config: Config) -> None:
         if heads > len(config.kernels):
             raise UsageError(f"{heads} heads need as many kernels, not {len(config.kernels)}", "lengthen kernels")
     if config.widths[0] < 8:
-        raise UsageError(f"the stem begins with an eighth of the first width, and {config.widths[0]} has none", "take at least 8")
+        raise UsageError(
+            f"the stem begins with an eighth of the first width, and {config.widths[0]} has none", "take at least 8"
+        )
     for kernel in config.kernels:
         if kernel % 2 == 0:
-            raise UsageError(f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}")
+            raise UsageError(
+                f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}"
+            )

@@ -19,7 +19,7 @@ from vitrail.layers.mlp import Gelu
 from vitrail.layers.resample import Resampling
 from vitrail.models import vit
 from vitrail.shapes import Float
-from vitrail.validation import Above, Amount, Count, Fraction, Positive
+from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveFloat
 
 Standard = Literal["jax", "timm"]
 GROUPS = 32  # of every GroupNorm
@@ -27,17 +27,24 @@ GROUPS = 32  # of every GroupNorm
 
 @dataclass(frozen=True)
 class Config:
-    stages: tuple[Positive, ...] = (3, 4, 9)  # bottlenecks of each; the first has stride 4, each other halves; none: root alone
+    stages: tuple[Positive, ...] = (
+        3,
+        4,
+        9,
+    )  # bottlenecks of each; the first has stride 4, each other halves; none: root alone
     stem_width: Positive = 64  # of the root; stage i gives 4 x 2^i of it
     standardise: Standard = "jax"  # weights: (w - mean) / (std + 1e-5), or as timm does (w - mean) / sqrt(var + 1e-8)
-    stem_eps: Above = 1e-6  # of the GroupNorms; timm has 1e-5
+    stem_eps: PositiveFloat = 1e-6  # of the GroupNorms; timm has 1e-5
     zero_last: bool = True  # the last norm of every bottleneck starts at zero, so that it starts as an identity
     patch: Positive = 1  # a token is patch x patch cells of the ResNet's map
     width: Positive = 768
     depth: Count = 12
     heads: Positive = 12
-    mlp_ratio: Above = 4.0
-    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that position tables are made for; any other works too
+    mlp_ratio: PositiveFloat = 4.0
+    size: tuple[Positive, Positive] = (
+        224,
+        224,
+    )  # (height, width) that position tables are made for; any other works too
     channels: Positive = 3
     tokens: Count = 1
     registers: Count = 0
@@ -46,12 +53,14 @@ class Config:
     position_resampling: Resampling = "bicubic"
     pre_logits: Count = 0
     gelu: Gelu = "erf"
-    eps: Above = 1e-6
+    eps: PositiveFloat = 1e-6
     layer_scale: float | None = None
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
-    drop_path: Amount = 0.0  # of the transformer's blocks
-    map_depths: tuple[Positive, ...] = ()  # after how many of them the tokens are a map as well; after the last they always are
+    drop_path: NonNegative = 0.0  # of the transformer's blocks
+    map_depths: tuple[
+        Positive, ...
+    ] = ()  # after how many of them the tokens are a map as well; after the last they always are
     init: Init = "truncated"
 
 
@@ -138,7 +147,9 @@ class Stage(nn.Module):
         super().__init__()
         width = config.stem_width << i
         first = Bottleneck(config, inside, width, 2 if i else 1)
-        self.blocks = nn.Sequential(first, *(Bottleneck(config, 4 * width, width, 1) for _ in range(config.stages[i] - 1)))
+        self.blocks = nn.Sequential(
+            first, *(Bottleneck(config, 4 * width, width, 1) for _ in range(config.stages[i] - 1))
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.blocks(x)
@@ -194,7 +205,9 @@ def build(config: Config) -> Hybrid:
     """A hybrid, freshly initialised."""
     if config.stem_width % GROUPS:
         low = max(GROUPS, config.stem_width // GROUPS * GROUPS)
-        raise UsageError(f"stem_width {config.stem_width} does not divide into {GROUPS} groups", f"take {low} or {low + GROUPS}")
+        raise UsageError(
+            f"stem_width {config.stem_width} does not divide into {GROUPS} groups", f"take {low} or {low + GROUPS}"
+        )
     return Hybrid(config)
 
 

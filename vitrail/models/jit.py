@@ -1,9 +1,9 @@
 """JiT: back to basics, let denoising generative models denoise (Li & He 2025, arxiv.org/abs/2511.13720).
 
-A denoiser on pixels, without an autoencoder: large patches through a bottleneck, and the output is the clean picture itself, not noise,
+A denoiser on pixels, without an autoencoder: large patches through a bottleneck, and the output is the clean image itself, not noise,
 which a network can make of fewer numbers. Time and class act as in DiT; the class comes as tokens too, from a block in the middle on.
 Norms are RMSNorm, of queries and keys as well, the feed-forward half is SwiGLU, and places are told twice, by a table and by rotation.
-`nano` and `tiny` are for small pictures.
+`nano` and `tiny` are for small images.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError
 from vitrail.layers.adaln import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.empty import ignore_empty
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
@@ -67,7 +67,7 @@ VARIANTS = {
 
 
 class BottleneckEmbed(nn.Module):
-    """Pictures [B C H W] -> patches [B h w D], pressed into few numbers on the way, with nothing between the two linear layers."""
+    """Images [B C H W] -> patches [B h w D], pressed into few numbers on the way, with nothing between the two linear layers."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -94,7 +94,7 @@ class RowsThenColumns(Rotation):
         return torch.cat([y.repeat_interleave(grid[1], dim=0), x.repeat(grid[0], 1)], dim=1)
 
 
-class TurnedAttention(Attention):
+class RotaryAttention(Attention):
     """Self-attention whose queries and keys are normed, then turned by where they are."""
 
     def __init__(self, config: Config, dropout: float):
@@ -102,11 +102,11 @@ class TurnedAttention(Attention):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.q_norm, self.k_norm = (norm("rms", config.width // config.heads, config.eps) for _ in range(2))
 
-    def project(self, x: Tensor, layout: TokenLayout, angles: Tensor) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout, angles: Tensor) -> AttentionInputs:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q.float()), self.k_norm(k.float())  # logits are bounded by the norm, if it is exact
         q, k = (rotate(t, angles, "interleaved").to(v.dtype) for t in (q, k))
-        return Projected(q, k, v)
+        return AttentionInputs(q, k, v)
 
     def locate(self, x: Tensor, layout: TokenLayout, angles: Tensor) -> AttentionLayout:
         return self_attention_layout(layout)
@@ -133,7 +133,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, dropout: float):
         super().__init__()
         self.norm1, self.norm2 = (norm("rms", config.width, config.eps) for _ in range(2))
-        self.attn = TurnedAttention(config, dropout)
+        self.attn = RotaryAttention(config, dropout)
         self.mlp = FeedForward(config, dropout)
         self.modulation = Modulation(config.width, 6)
 
@@ -145,18 +145,20 @@ class Block(nn.Module):
 
 
 class JiT(AdaLNDenoiser):
-    """Noisy pictures [B C H W], times [B] from 0 (noise) to 1 (picture), labels [B] -> clean pictures [B C H W]."""
+    """Noisy images [B C H W], times [B] from 0 (noise) to 1 (image), labels [B] -> clean images [B C H W]."""
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = checked(config)
+        self.config = check_config(config)
         width = config.width
         self.patch_embed = BottleneckEmbed(config)
         self.position = SinCos(grid_of(config.size, (config.patch, config.patch)), width)
         self.time = TimeEmbed(width)
         self.label = ClassEmbed(config.classes, width)
         self.null = self.label.null
-        self.context = nn.Parameter(torch.empty(config.context, width)) if config.context else None  # positions of the class tokens
+        self.context = (
+            nn.Parameter(torch.empty(config.context, width)) if config.context else None
+        )  # positions of the class tokens
         self.rotation = RowsThenColumns(config, self.position.grid)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in dropouts(config))
         self.out = PatchOut(norm("rms", width, config.eps), width, config.patch, config.channels)
@@ -165,25 +167,31 @@ class JiT(AdaLNDenoiser):
             nn.init.normal_(self.context, std=0.02)
         ignore_empty(self)
 
-    def denoise(self, x: Tensor, condition: Conditioning) -> Tensor:
-        """Clean pictures of noisy ones [B C H W], given what `condition` made of their times and classes."""
+    def denoise(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """Clean images of noisy ones [B C H W], given what `conditioning` made of their times and classes."""
         tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
         layout = TokenLayout((tokens.shape[1], tokens.shape[2]), (self.config.patch, self.config.patch))
         turns = self.rotation.angles(layout.grid, x.device)  # [hw d/2]
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
-        for i, (block, moves) in enumerate(zip(self.blocks, condition.moves, strict=False)):
+        for i, (block, moves) in enumerate(zip(self.blocks, conditioning.moves, strict=False)):
             if i == self.config.context_start and self.context is not None:
-                tokens = torch.cat([condition.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
-                layout, turns = layout._replace(leading=leading), F.pad(turns, (0, 0, leading, 0))  # class tokens are not turned
+                tokens = torch.cat([conditioning.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
+                layout, turns = (
+                    layout._replace(leading=leading),
+                    F.pad(turns, (0, 0, leading, 0)),
+                )  # class tokens are not turned
             tokens = block(tokens, moves, layout, turns)
-        return self.out(tokens[:, leading:], condition.moves[-1], (x.shape[2], x.shape[3]))
+        return self.out(tokens[:, leading:], conditioning.moves[-1], (x.shape[2], x.shape[3]))
 
 
-def checked(config: Config) -> Config:
+def check_config(config: Config) -> Config:
     """Errors: `UsageError` for heads that cannot be turned, and class tokens that no block would see."""
     check_width(config.width // config.heads, 4, "axial RoPE (width of one head)")
     if config.context and config.context_start >= config.depth:
-        raise UsageError(f"context_start {config.context_start} is behind the last of {config.depth} blocks", "a smaller one, or context 0")
+        raise UsageError(
+            f"context_start {config.context_start} is behind the last of {config.depth} blocks",
+            "a smaller one, or context 0",
+        )
     return config
 
 

@@ -18,27 +18,36 @@ from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
 from vitrail.types import Features, Grid, Groups, TokenLayout
-from vitrail.validation import Above, Amount, Count, Fraction, Positive
+from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveFloat
 
 
 @dataclass(frozen=True)
 class Config:
     stem_width: Positive = 16
-    widths: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 96, 128, 160)  # of the maps of the five stages
-    expand: Above = 4.0  # how much wider an inverted residual is inside
-    convs: tuple[Positive, Positive] = (1, 3)  # inverted residuals in the first two stages; the other three have one, then a transformer
+    widths: tuple[Positive, Positive, Positive, Positive, Positive] = (
+        32,
+        64,
+        96,
+        128,
+        160,
+    )  # of the maps of the five stages
+    expand: PositiveFloat = 4.0  # how much wider an inverted residual is inside
+    convs: tuple[Positive, Positive] = (
+        1,
+        3,
+    )  # inverted residuals in the first two stages; the other three have one, then a transformer
     token_widths: tuple[Positive, Positive, Positive] = (144, 192, 240)  # of the transformers
     depths: tuple[Count, Count, Count] = (2, 4, 3)
     heads: Positive = 4
-    mlp_ratio: Above = 2.0
+    mlp_ratio: PositiveFloat = 2.0
     patch: Positive = 2  # one pixel of every patch x patch makes a sequence: so many, each over the whole map
     summary_width: Positive = 640
     size: tuple[Positive, Positive] = (256, 256)
     channels: Positive = 3
-    eps: Above = 1e-5
+    eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0  # 0.1 in the paper's training
     attention_dropout: Fraction = 0.0
-    drop_path: Amount = 0.0  # of the transformers' blocks
+    drop_path: NonNegative = 0.0  # of the transformers' blocks
 
 
 VARIANTS = {
@@ -51,7 +60,9 @@ VARIANTS = {
 class Conv(nn.Module):
     """Convolution, BatchNorm and, unless told otherwise, SiLU."""
 
-    def __init__(self, inside: int, out: int, kernel: int, eps: float, stride: int = 1, groups: int = 1, act: bool = True):
+    def __init__(
+        self, inside: int, out: int, kernel: int, eps: float, stride: int = 1, groups: int = 1, act: bool = True
+    ):
         super().__init__()
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out, eps)
@@ -84,9 +95,16 @@ class Block(nn.Module):
         super().__init__()
         hidden = round(width * config.mlp_ratio)
         self.norm1, self.norm2 = (nn.LayerNorm(width, config.eps) for _ in range(2))
-        self.attn = SelfAttention(width, config.heads, dropout=config.dropout, attention_dropout=config.attention_dropout)
+        self.attn = SelfAttention(
+            width, config.heads, dropout=config.dropout, attention_dropout=config.attention_dropout
+        )
         self.mlp = nn.Sequential(
-            OrderedDict(fc1=nn.Linear(width, hidden), act=nn.SiLU(), fc2=nn.Linear(hidden, width), dropout=nn.Dropout(config.dropout))
+            OrderedDict(
+                fc1=nn.Linear(width, hidden),
+                act=nn.SiLU(),
+                fc2=nn.Linear(hidden, width),
+                dropout=nn.Dropout(config.dropout),
+            )
         )
         self.drop_path = DropPath(drop_path)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.patch import PatchEmbed, grid_of
@@ -23,7 +23,7 @@ from vitrail.layers.resample import resample
 from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout, side_of
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,18 @@ class Config:
     widths: tuple[Positive, Positive, Positive, Positive] = (64, 128, 320, 512)
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (1, 2, 5, 8)
-    mlp_ratios: tuple[Above, Above, Above, Above] = (8.0, 8.0, 4.0, 4.0)
+    mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (8.0, 8.0, 4.0, 4.0)
     reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis that make one key
     patch: Positive = 4  # pixels of the first stage's; every later patch is 2x2 cells of the map before
-    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that position tables are made for; any other works too
+    size: tuple[Positive, Positive] = (
+        224,
+        224,
+    )  # (height, width) that position tables are made for; any other works too
     channels: Positive = 3
-    eps: Above = 1e-6  # of the norms of blocks and summary
-    inner_eps: Above = 1e-5  # of the norms after patches and after reduction: the original left these at torch's default
+    eps: PositiveFloat = 1e-6  # of the norms of blocks and summary
+    inner_eps: PositiveFloat = (
+        1e-5  # of the norms after patches and after reduction: the original left these at torch's default
+    )
     qkv_bias: bool = True
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -67,10 +72,10 @@ class ReducedAttention(Attention):
         self.sr = nn.Conv2d(width, width, reduction, reduction) if reduction > 1 else nn.Identity()
         self.norm = nn.LayerNorm(width, eps) if reduction > 1 else nn.Identity()
 
-    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> AttentionInputs:
         k, v = self.kv(self.reduced(x, layout.grid)).chunk(2, dim=-1)
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), k, v))
-        return Projected(q, k, v)
+        return AttentionInputs(q, k, v)
 
     def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
         queries = side_of(layout)
@@ -97,7 +102,9 @@ class Block(nn.Module):
         super().__init__()
         width, heads, reduction = config.widths[stage], config.heads[stage], config.reductions[stage]
         self.norm1 = nn.LayerNorm(width, config.eps)
-        self.attn = ReducedAttention(width, heads, reduction, config.inner_eps, config.qkv_bias, config.dropout, config.attention_dropout)
+        self.attn = ReducedAttention(
+            width, heads, reduction, config.inner_eps, config.qkv_bias, config.dropout, config.attention_dropout
+        )
         self.norm2 = nn.LayerNorm(width, config.eps)
         self.mlp = Mlp(width, int(width * config.mlp_ratios[stage]), dropout=config.dropout)
         self.drop_path = DropPath(drop_path)
@@ -107,7 +114,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Places(Position):
+class PositionTable(Position):
     """A learned vector a cell, bilinear on another grid; `tokens` rows before them for tokens that have no cell."""
 
     def __init__(self, grid: tuple[int, int], width: int, tokens: int):
@@ -129,7 +136,7 @@ class Stage(nn.Module):
         self.stride = stride = config.patch << stage
         self.patch_embed = PatchEmbed(inside, width, (patch, patch))
         self.patch_norm = nn.LayerNorm(width, config.inner_eps)
-        self.position = Places(grid_of(config.size, (stride, stride)), width, tokens)
+        self.position = PositionTable(grid_of(config.size, (stride, stride)), width, tokens)
         self.tokens = nn.Parameter(torch.empty(tokens, width)) if tokens else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
@@ -159,7 +166,9 @@ class PVT(Backbone):
                              f"reductions that work: {(*config.reductions[:3], 1)}")  # fmt: skip
         self.config = config
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
-        self.stages = nn.ModuleList(Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths))
+        self.stages = nn.ModuleList(
+            Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths)
+        )
         self.norm = nn.LayerNorm(config.widths[-1], config.eps)
         self.summary_widths, self.map_widths = config.widths[-1:], config.widths
         self.strides = tuple(config.patch << i for i in range(4))
@@ -189,7 +198,7 @@ def initialise(model: nn.Module) -> None:
             nn.init.trunc_normal_(m.weight, std=0.02)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        elif isinstance(m, Places):
+        elif isinstance(m, PositionTable):
             nn.init.trunc_normal_(m.table, std=0.02)
         elif isinstance(m, Stage) and m.tokens is not None:
             nn.init.trunc_normal_(m.tokens, std=0.02)

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.token_layout import AttentionLayout, Cells, Side, cross_attention_layout, side_of
 from vitrail.models.pvt import ReducedAttention
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Config:
     widths: tuple[Positive, Positive, Positive, Positive] = (64, 128, 320, 512)
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (1, 2, 5, 8)
-    mlp_ratios: tuple[Above, Above, Above, Above] = (8.0, 8.0, 4.0, 4.0)
+    mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (8.0, 8.0, 4.0, 4.0)
     reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis that make one key
-    pool: Positive | None = None  # the linear kind: keys from the grid averaged to pool x pool cells, whatever `reductions` says
+    pool: Positive | None = (
+        None  # the linear kind: keys from the grid averaged to pool x pool cells, whatever `reductions` says
+    )
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
-    eps: Above = 1e-6  # of the norms of blocks and stages
-    inner_eps: Above = 1e-5  # of the norms after patches and after reduction: the original left these at torch's default
+    eps: PositiveFloat = 1e-6  # of the norms of blocks and stages
+    inner_eps: PositiveFloat = (
+        1e-5  # of the norms after patches and after reduction: the original left these at torch's default
+    )
     qkv_bias: bool = True
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -66,11 +70,11 @@ class PooledAttention(Attention):
         self.sr = nn.Conv2d(width, width, 1)
         self.norm = nn.LayerNorm(width, eps)
 
-    def project(self, x: Tensor, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, layout: TokenLayout) -> AttentionInputs:
         pooled = self.sr(self.pool(x.mT.unflatten(2, layout.grid)))  # [B N D] -> [B D p p]
         k, v = self.kv(F.gelu(self.norm(pooled.flatten(2).mT))).chunk(2, dim=-1)
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), k, v))
-        return Projected(q, k, v)
+        return AttentionInputs(q, k, v)
 
     def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
         shares = (pooled_edges(n, self.side) * step for n, step in zip(layout.grid, layout.stride, strict=True))
@@ -117,7 +121,12 @@ class Block(nn.Module):
 
 
 def attention(config: Config, stage: int) -> Attention:
-    width, heads, eps, rates = config.widths[stage], config.heads[stage], config.inner_eps, (config.dropout, config.attention_dropout)
+    width, heads, eps, rates = (
+        config.widths[stage],
+        config.heads[stage],
+        config.inner_eps,
+        (config.dropout, config.attention_dropout),
+    )
     if config.pool is not None:
         return PooledAttention(width, heads, config.pool, eps, config.qkv_bias, *rates)
     return ReducedAttention(width, heads, config.reductions[stage], eps, config.qkv_bias, *rates)
@@ -141,7 +150,9 @@ class Stage(nn.Module):
     def __init__(self, config: Config, stage: int, rates: Sequence[float]):
         super().__init__()
         width, self.stride = config.widths[stage], STRIDES[stage]
-        self.downsample = OverlapPatchEmbed(config.widths[stage - 1], width, 2, config.inner_eps) if stage else nn.Identity()
+        self.downsample = (
+            OverlapPatchEmbed(config.widths[stage - 1], width, 2, config.inner_eps) if stage else nn.Identity()
+        )
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, config.eps)
 
@@ -163,7 +174,9 @@ class PVTv2(Backbone):
         self.config = config
         self.patch_embed = OverlapPatchEmbed(config.channels, config.widths[0], 4, config.inner_eps)
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
-        self.stages = nn.ModuleList(Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths))
+        self.stages = nn.ModuleList(
+            Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths)
+        )
         self.summary_widths, self.map_widths, self.strides = config.widths[-1:], config.widths, STRIDES
         initialise(self)
 

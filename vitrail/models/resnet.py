@@ -15,7 +15,7 @@ from vitrail.contracts import Backbone
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
 from vitrail.types import Features
-from vitrail.validation import Amount, Positive
+from vitrail.validation import NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: Positive = 64  # of the first stage; each stage doubles it
-    stem_stride: Literal[4, 2, 1] = 4  # of the first map: 2 leaves out the pooling; 1 is a 3x3 convolution, as for CIFAR
+    stem_stride: Literal[4, 2, 1] = (
+        4  # of the first map: 2 leaves out the pooling; 1 is a 3x3 convolution, as for CIFAR
+    )
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
     eps: float = 1e-5
     zero_last: bool = False  # the last norm of every block starts at zero, so that blocks start as identities
-    drop_path: Amount = 0.0
+    drop_path: NonNegative = 0.0
 
 
 VARIANTS = {
@@ -101,7 +103,11 @@ class ResNet(Backbone):
                 inside = (width << i) * kind.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             widths.append(inside)
-        self.summary_widths, self.map_widths, self.strides = (inside,), tuple(widths), tuple(stem << i for i in range(4))
+        self.summary_widths, self.map_widths, self.strides = (
+            (inside,),
+            tuple(widths),
+            tuple(stem << i for i in range(4)),
+        )
         initialise(self, config.zero_last)
 
     @property

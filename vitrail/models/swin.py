@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.init import zero
 from vitrail.layers.mlp import Mlp
@@ -22,10 +22,10 @@ from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import resample_bias
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
-from vitrail.layers.windows import Windows, attend, with_mask
+from vitrail.layers.windows import Windows, add_mask, attend_windows
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 STAGES = range(4)
 
@@ -36,12 +36,12 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (3, 6, 12, 24)
     window: Positive = 7  # patches along a side
-    mlp_ratio: Above = 4.0
+    mlp_ratio: PositiveFloat = 4.0
     patch: Positive = 4
     size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are fitted to; any other works too
     channels: Positive = 3
     qkv_bias: bool = True
-    eps: Above = 1e-5
+    eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
@@ -66,9 +66,9 @@ class WindowAttention(Attention):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.relative = RelativeBias(windows(config)[stage], heads)
 
-    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionInputs:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B*n h N d]
-        return Projected(q, k, v, with_mask(self.relative(), mask, x.shape[0]))
+        return AttentionInputs(q, k, v, add_mask(self.relative(), mask, x.shape[0]))
 
     def locate(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        x = x + self.drop_path(attend(self.attn, self.norm1(x), layout, self.windows))
+        x = x + self.drop_path(attend_windows(self.attn, self.norm1(x), layout, self.windows))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -137,7 +137,9 @@ class Swin(Backbone):
         self.layers = nn.ModuleList()
         for s, depth in enumerate(config.depths):
             downsample = merge(width << s - 1, eps) if s else nn.Identity()
-            self.layers.append(Stage(downsample, [block(config, s, i % 2 == 1, next(rates)) for i in range(depth)], config.patch << s))
+            self.layers.append(
+                Stage(downsample, [block(config, s, i % 2 == 1, next(rates)) for i in range(depth)], config.patch << s)
+            )
         self.norm = nn.LayerNorm(width << 3, eps)
         self.map_widths = tuple(width << s for s in STAGES)
         self.summary_widths, self.strides = (width << 3,), tuple(config.patch << s for s in STAGES)

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.layers.attention import Attention, Projected, split_heads
+from vitrail.layers.attention import Attention, AttentionInputs, split_heads
 from vitrail.layers.drop import DropPath
 from vitrail.layers.mlp import Mlp
 from vitrail.layers.relative import Displacements, displacement_map, relative_index
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
-from vitrail.layers.windows import attend, with_mask
+from vitrail.layers.windows import add_mask, attend_windows
 from vitrail.models.swin import Swin, four_in_one, stage_windows, windows
 from vitrail.shapes import Float
 from vitrail.types import TokenLayout
-from vitrail.validation import Above, Fraction, Positive
+from vitrail.validation import Fraction, Positive, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,15 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (3, 6, 12, 24)
     window: Positive = 8  # patches along a side
-    pretrained_windows: tuple[Positive, Positive, Positive, Positive] | None = None  # of each stage, where weights come from others
-    mlp_ratio: Above = 4.0
+    pretrained_windows: tuple[Positive, Positive, Positive, Positive] | None = (
+        None  # of each stage, where weights come from others
+    )
+    mlp_ratio: PositiveFloat = 4.0
     patch: Positive = 4
     size: tuple[Positive, Positive] = (256, 256)  # (height, width) that windows are fitted to; any other works too
     channels: Positive = 3
     qkv_bias: bool = True  # of queries and values; keys have none
-    eps: Above = 1e-5
+    eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
@@ -79,7 +81,7 @@ class ContinuousBias(Displacements):
         self.weight2 = nn.Parameter(torch.empty(heads, HIDDEN))
         nn.init.trunc_normal_(self.weight1, std=0.02)
         nn.init.trunc_normal_(self.weight2, std=0.02)
-        y, x = (log_places(n, of) for n, of in zip(window, pretrained, strict=True))
+        y, x = (log_displacements(n, of) for n, of in zip(window, pretrained, strict=True))
         self.register_buffer("places", torch.cartesian_prod(y, x), persistent=False)  # [(2h-1)(2w-1) 2]
         self.register_buffer("index", relative_index(window), persistent=False)
 
@@ -106,13 +108,15 @@ class CosineAttention(Attention):
         before = config.pretrained_windows
         self.relative = ContinuousBias(window, heads, window if before is None else (before[stage], before[stage]))
 
-    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> Projected:
+    def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionInputs:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.q_bias is not None and self.v_bias is not None:
             q, v = q + self.q_bias, v + self.v_bias
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))  # [B*n h N d]
-        temperature = self.logit_scale.clamp(max=math.log(100)).exp() * q.shape[-1] ** 0.5  # attention divides by the root
-        return Projected(unit(q) * temperature, unit(k), v, with_mask(self.relative(), mask, x.shape[0]))
+        temperature = (
+            self.logit_scale.clamp(max=math.log(100)).exp() * q.shape[-1] ** 0.5
+        )  # attention divides by the root
+        return AttentionInputs(unit(q) * temperature, unit(k), v, add_mask(self.relative(), mask, x.shape[0]))
 
     def locate(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
@@ -133,7 +137,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        x = x + self.drop_path(self.norm1(attend(self.attn, x, layout, self.windows)))
+        x = x + self.drop_path(self.norm1(attend_windows(self.attn, x, layout, self.windows)))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
 
@@ -160,7 +164,7 @@ def unit(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     return x / length.masked_fill(length == 0, 1)
 
 
-def log_places(window: int, of: int) -> Tensor:
+def log_displacements(window: int, of: int) -> Tensor:
     """The displacements along an axis of a window in units of one of `of` places, -8..8 when they are equal, on a logarithmic scale."""
     steps = torch.arange(1 - window, window, dtype=torch.float32) * 8 / max(of - 1, 1)
     return steps.sign() * (steps.abs() + 1).log2() / 3

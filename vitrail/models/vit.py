@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import Places, SelfAttention
+from vitrail.layers.attention import PositionTerms, SelfAttention
 from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
 from vitrail.layers.empty import ignore_empty
 from vitrail.layers.init import Init, initialise
@@ -54,7 +54,9 @@ class Config:
     position_init: Literal["normal", "xavier"] = "normal"
     position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights want their own
     rope_base: float = 100.0
-    attention_radius: Positive | None = None  # how many patches far attention looks; class token and registers see everything
+    attention_radius: Positive | None = (
+        None  # how many patches far attention looks; class token and registers see everything
+    )
     pre_logits: Count = 0  # width of the pre-training head's hidden layer; 0: none
     pre_logits_act: Literal["tanh", "relu"] = "tanh"
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -72,7 +74,9 @@ class Config:
     drop_path_schedule: Schedule = "linear"
     drop_path_skip: bool = False  # dropped branches are not computed, which saves time
     patch_dropout: Fraction = 0.0  # share of the patches that training leaves out (PatchDropout, Liu et al. 2022)
-    map_depths: tuple[Positive, ...] = ()  # after how many blocks the patches are a map as well; after the last they always are
+    map_depths: tuple[
+        Positive, ...
+    ] = ()  # after how many blocks the patches are a map as well; after the last they always are
     init: Init = "truncated"
 
 
@@ -98,7 +102,11 @@ class Block(nn.Module):
         self.norm_at, self.residual = config.norm_at, config.residual
         self.norm1, self.norm2 = (block_norm(config) for _ in range(2))
         self.attn = attention(config)
-        self.mlp = Mlp(width, hidden, config.gelu, config.dropout) if config.mlp == "gelu" else SwiGLU(width, hidden, config.dropout)
+        self.mlp = (
+            Mlp(width, hidden, config.gelu, config.dropout)
+            if config.mlp == "gelu"
+            else SwiGLU(width, hidden, config.dropout)
+        )
         self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
         self.drop_path = drop_part(config, drop_path)
 
@@ -154,8 +162,10 @@ class ViT(Backbone):
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
-        patches, kept = self.leave_out(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
-        layout = TokenLayout(grid, self.patch, self.config.tokens + self.config.registers, self.config.tokens, kept=kept)
+        patches, kept = self.drop_patches(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
+        layout = TokenLayout(
+            grid, self.patch, self.config.tokens + self.config.registers, self.config.tokens, kept=kept
+        )
         x = self.dropout(self.behind_tokens(patches))  # [B T+R+hw D]
         maps = []
         for done, block in enumerate(self.blocks, start=1):
@@ -167,7 +177,7 @@ class ViT(Backbone):
         summaries = x[:, : layout.summaries].unbind(1) if layout.summaries else (x[:, layout.leading :].mean(1),)
         return Features(tuple(map(self.pre_logits, summaries)), tuple(maps))
 
-    def leave_out(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+    def drop_patches(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
         """In training a share of the patches [B N D] is left out, as many of every image and each drawing its own; returns those
         that stay and their places [B n], None where all do."""
         count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
@@ -212,7 +222,9 @@ def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
     if config.stem == "patch":
         return PatchEmbed(config.channels, config.width, patch)
     if patch[0] != patch[1]:
-        raise UsageError(f"the convolutional stem takes a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number')
+        raise UsageError(
+            f"the convolutional stem takes a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number'
+        )
     return ConvStem(config.channels, config.width, patch[0])
 
 
@@ -229,7 +241,10 @@ def position(config: Config, grid: tuple[int, int]) -> nn.Module:
         made = SinCos(grid, width, SINCOS[config.position])
     if config.position_join == "concat":
         if made is None:
-            raise UsageError(f"position {config.position!r} is not a table, so there is nothing to concatenate", "use learned or sincos")
+            raise UsageError(
+                f"position {config.position!r} is not a table, so there is nothing to concatenate",
+                "use learned or sincos",
+            )
         return Concatenate(made, width)
     return made or nn.Identity()
 
@@ -248,16 +263,25 @@ def attention(config: Config) -> SelfAttention:
         relative = RelativeBias(grid, config.heads, leading)
     near = None if config.attention_radius is None else Neighbourhood(config.attention_radius)
     qk_norm = config.eps if config.qk_norm else None
-    places = Places(rotary, relative, near)
-    return SelfAttention(config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places)
+    places = PositionTerms(rotary, relative, near)
+    return SelfAttention(
+        config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places
+    )
 
 
 def checked_dropout(config: Config) -> float:
     """`patch_dropout`. Errors: `UsageError` where blocks must know where on the grid a patch is: they do not when some are left out."""
-    if config.patch_dropout and (config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None):
-        which = f"position {config.position!r}" if config.attention_radius is None else f"attention_radius {config.attention_radius}"
+    if config.patch_dropout and (
+        config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None
+    ):
+        which = (
+            f"position {config.position!r}"
+            if config.attention_radius is None
+            else f"attention_radius {config.attention_radius}"
+        )
         raise UsageError(
-            f"patch_dropout leaves patches out, and {which} counts on the whole grid", 'position="sincos2d", or patch_dropout 0'
+            f"patch_dropout leaves patches out, and {which} counts on the whole grid",
+            'position="sincos2d", or patch_dropout 0',
         )
     return config.patch_dropout
 
@@ -269,7 +293,9 @@ def between(config: Config) -> tuple[int, ...]:
     if depths and not 1 <= min(depths) <= max(depths) <= config.depth:
         raise UsageError(f"map_depths is {told}, and there are {config.depth} blocks", f"depths of 1 to {config.depth}")
     if list(depths) != sorted(set(depths)):
-        raise UsageError(f"the depths of map_depths do not rise: {told}", f"write {' '.join(map(str, sorted(set(depths))))}")
+        raise UsageError(
+            f"the depths of map_depths do not rise: {told}", f"write {' '.join(map(str, sorted(set(depths))))}"
+        )
     return tuple(depth for depth in depths if depth < config.depth)
 
 
@@ -277,7 +303,9 @@ def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
     if not config.drop_path_skip:
         return DropPath(rate)
     if not config.residual:
-        raise UsageError("drop_path_skip leaves branches out, and residual false leaves nothing beside them", "drop_path_skip false")
+        raise UsageError(
+            "drop_path_skip leaves branches out, and residual false leaves nothing beside them", "drop_path_skip false"
+        )
     return SkipPath(rate)
 
 
@@ -289,4 +317,6 @@ def pre_logits(config: Config) -> nn.Module:
     """The hidden layer of the pre-training head: dense, then tanh as in the original (or ReLU)."""
     if not config.pre_logits:
         return nn.Identity()
-    return nn.Sequential(nn.Linear(config.width, config.pre_logits), nn.Tanh() if config.pre_logits_act == "tanh" else nn.ReLU())
+    return nn.Sequential(
+        nn.Linear(config.width, config.pre_logits), nn.Tanh() if config.pre_logits_act == "tanh" else nn.ReLU()
+    )

@@ -62,7 +62,10 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
 
 
 def manifest(files: dict[str, bytes]) -> bytes:
-    rows = {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in sorted(files.items())}
+    rows = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in sorted(files.items())
+    }
     return json.dumps({"files": rows}, indent=1).encode()
 
 
@@ -77,14 +80,20 @@ def verify_folder(path: Path) -> None:
         raise CheckpointError(f"{path / MANIFEST} is damaged", "use another checkpoint") from None
     there = {p.name for p in path.iterdir()} - {MANIFEST}
     for name in sorted(there ^ set(expected)):
-        raise CheckpointError(f"{path / name} is {'not listed' if name in there else 'missing'}", "use another checkpoint")
+        raise CheckpointError(
+            f"{path / name} is {'not listed' if name in there else 'missing'}", "use another checkpoint"
+        )
     for name, (size, sha256) in expected.items():
         try:
             content = (path / name).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{path / name} cannot be read ({error.strerror})", "use another checkpoint") from None
+            raise CheckpointError(
+                f"{path / name} cannot be read ({error.strerror})", "use another checkpoint"
+            ) from None
         if len(content) != size:
-            raise CheckpointError(f"{path / name} has {len(content)} bytes, not {size}", "it was cut short; use another checkpoint")
+            raise CheckpointError(
+                f"{path / name} has {len(content)} bytes, not {size}", "it was cut short; use another checkpoint"
+            )
         if hashlib.sha256(content).hexdigest() != sha256:
             raise CheckpointError(f"{path / name} was altered: its SHA-256 does not match", "use another checkpoint")
 

@@ -29,9 +29,9 @@ def trim(path: Path, size: int) -> None:
         os.truncate(path, size)
 
 
-def add(path: Path, said: dict[str, Any]) -> None:
+def add(path: Path, record: dict[str, Any]) -> None:
     """Appends a line and waits until the disk has it. Errors: `ValueError` for numbers that JSON does not know."""
-    line = json.dumps(said, allow_nan=False) + "\n"
+    line = json.dumps(record, allow_nan=False) + "\n"
     with path.open("ab") as file:
         file.write(line.encode())
         file.flush()

@@ -37,7 +37,9 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             words = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole .safetensors file ({error})", "it may be cut short; copy it again") from None
+        raise CheckpointError(
+            f"{path} is not a whole .safetensors file ({error})", "it may be cut short; copy it again"
+        ) from None
     if words is None:
         return tensors, {}
     try:
@@ -46,7 +48,9 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"the header of {path} is damaged", "copy the file again from where it came") from None
     if header_of(tensors, about) != words:
-        raise CheckpointError(f"{path} was altered after it was written: its SHA-256 does not match", "use another copy or an older one")
+        raise CheckpointError(
+            f"{path} was altered after it was written: its SHA-256 does not match", "use another copy or an older one"
+        )
     return tensors, about
 
 

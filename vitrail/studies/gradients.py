@@ -1,7 +1,7 @@
 """Where signals and gradients explode or vanish: where the norm stands, residual connections, depth and the scale of the weights.
 
-ViTs that have not been trained are shown one batch of pictures. Measured at every block: the root mean square of what it gives and of the
-loss's gradient there, and, after the last one, how alike the tokens of a picture have become. Then the same after a few steps of training,
+ViTs that have not been trained are shown one batch of images. Measured at every block: the root mean square of what it gives and of the
+loss's gradient there, and, after the last one, how alike the tokens of an image have become. Then the same after a few steps of training,
 at the usual initialisation. Apart from that, softmax by numbers alone: how sharp attention is for queries and keys of a given scale, with
 and without the division by sqrt(d), and with normalised queries and keys.
 """
@@ -14,19 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.gradient_flow import flow
-from vitrail.analysis.hooks import blocks_of, hooked, still
-from vitrail.assembly.model import create, preprocess
-from vitrail.assembly.prepare import Prepared
+from vitrail.analysis.gradient_flow import measure_flow
+from vitrail.analysis.hooks import blocks_of, evaluation_mode, temporary_hooks
+from vitrail.assembly.model import build_preprocess, create_model
+from vitrail.assembly.prepare import PreparedRun
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe, from_tables
 from vitrail.studies._bench.bench import Bench, Job
-from vitrail.studies._bench.result import Told, svg, table
-from vitrail.studies._bench.trial import batch, trained
-from vitrail.validation import Above, Count, Positive
+from vitrail.studies._bench.result import StudyResult, figure_svg, markdown_table
+from vitrail.studies._bench.trial import load_batch, run_trial
+from vitrail.validation import Count, Positive, PositiveFloat
 
 NORMS = ("pre", "post", "none")
-SPANS = (1e-3, 1e3)  # of the gradient's growth from the last block back to the first: beyond them it vanishes or explodes
+SPANS = (
+    1e-3,
+    1e3,
+)  # of the gradient's growth from the last block back to the first: beyond them it vanishes or explodes
 WAYS = ("q k", "q k / sqrt(d)", "normalised")
 SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the entries of queries and keys
 DRAWS = 256  # queries
@@ -34,12 +37,12 @@ DRAWS = 256  # queries
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "mini"  # the pictures: "mini", or any data set that vitrail train takes
+    data: str = "mini"  # the images: "mini", or any data set that vitrail train takes
     depths: tuple[Positive, ...] = (4, 12, 24, 48)  # blocks
-    scales: tuple[Above, ...] = (0.5, 1.0, 2.0)  # of the weights in blocks, times 1 / sqrt(inputs)
+    scales: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)  # of the weights in blocks, times 1 / sqrt(inputs)
     width: Positive = 64  # of the tokens; a multiple of 16
     patch: Positive = 7  # pixels
-    batch: Positive = 32  # pictures
+    batch: Positive = 32  # images
     steps: Count = 40  # of the short trainings, 12 blocks deep at most; 0: none
     seeds: Positive = 1  # how often each row is measured, with seeds 0, 1, ...
     head_widths: tuple[Positive, ...] = (16, 64, 256)  # of queries and keys, where softmax is looked at alone
@@ -90,10 +93,10 @@ def recipe(config: Config) -> Recipe:
     return from_tables({
         "model": {"name": "vit/nano", **keys(config, Row("pre", True, 1, 1.0))},
         "data": {"path": config.data},
-        "augment": {"crop": "none", "flip": False},
-        "optim": {"lr": 1e-3, "warmup": max(1, steps // 5), "clip": 1.0},
-        "plan": {"steps": steps, "batch": config.batch, "eval_every": 0, "precision": "fp32"},
-        "machine": {"workers": 0},
+        "augment": {"crop": "none", "hflip": False},
+        "optim": {"lr": 1e-3, "warmup_steps": max(1, steps // 5), "clip_grad": 1.0},
+        "train": {"steps": steps, "batch_size": config.batch, "eval_every": 0, "precision": "fp32"},
+        "runtime": {"workers": 0},
     })  # fmt: skip
 
 
@@ -103,19 +106,19 @@ def keys(config: Config, row: Row) -> dict[str, Any]:
             "depth": row.depth, "norm_at": row.norm, "residual": row.residual}  # fmt: skip
 
 
-def run(config: Config, bench: Bench) -> Told:
+def run(config: Config, bench: Bench) -> StudyResult:
     """Measures every row. Errors: those of preparing a run."""
     prepared = bench.prepare(recipe(config))
     rows = build(config)
     named = {row.name: row for row in rows}
     jobs = [Job(row.name, seed, weight(config, row)) for row in rows for seed in range(config.seeds)]
-    values = bench.measure(jobs, lambda job: measured(named[job.row], job.seed, config, prepared, bench.world), line)
+    values = bench.measure(jobs, lambda job: measure_row(named[job.row], job.seed, config, prepared, bench.world), line)
     found: dict[str, list[Any]] = {row.name: [] for row in rows}
     for job, value in zip(jobs, values, strict=True):
         found[job.row].append(value)
     numbers = {"rows": [{"name": name, "found": values} for name, values in found.items()]}
     lines = [*networks(config, found), "", *softmaxes(config, found)]
-    return Told(numbers, lines, {"figure.svg": figure(config, found)})
+    return StudyResult(numbers, lines, {"figure.svg": figure(config, found)})
 
 
 def weight(config: Config, row: Row | Heads) -> float:
@@ -123,29 +126,35 @@ def weight(config: Config, row: Row | Heads) -> float:
     return 0.1 if isinstance(row, Heads) else row.depth / 12 * (1 + config.steps * (row.scale is None))
 
 
-def measured(row: Row | Heads, seed: int, config: Config, prepared: Prepared, world: World) -> dict[str, Any]:
+def measure_row(row: Row | Heads, seed: int, config: Config, prepared: PreparedRun, world: World) -> dict[str, Any]:
     if isinstance(row, Heads):
-        return {way: [sharpness(*logits(row.width, config.tokens, scale, way, seed)) for scale in SCALES] for way in WAYS}
+        return {
+            way: [sharpness(*logits(row.width, config.tokens, scale, way, seed)) for scale in SCALES] for way in WAYS
+        }
     return network(row, seed, config, prepared, world)
 
 
-def network(row: Row, seed: int, config: Config, prepared: Prepared, world: World) -> dict[str, Any]:
+def network(row: Row, seed: int, config: Config, prepared: PreparedRun, world: World) -> dict[str, Any]:
     """What passes through one network; numbers that are not finite are None. lost: why a training ended early."""
     dataset, lost = prepared.dataset, ""
     given = keys(config, row)
     if row.scale is None:
-        trial = trained(prepared, {"model": given}, seed, world)
-        model, lost = trial.session.described.model, trial.reason
+        trial = run_trial(prepared, {"model": given}, seed, world)
+        model, lost = trial.session.bundle.model, trial.reason
     else:
         torch.manual_seed(seed)
         size, channels = prepared.recipe.input.size, prepared.recipe.input.channels
-        model = create("vit/nano", len(dataset.classes), {**given, "size": list(size or ()), "channels": channels}).to(world.device)
+        model = create_model(
+            "vit/nano", len(dataset.classes), {**given, "size": list(size or ()), "channels": channels}
+        ).to(world.device)
         rescale(model, row.scale)
-    images, labels = batch(
-        dataset.splits["train"], range(min(config.batch, len(dataset.splits["train"]))), preprocess(prepared.recipe.input)
+    images, labels = load_batch(
+        dataset.splits["train"],
+        range(min(config.batch, len(dataset.splits["train"]))),
+        build_preprocess(prepared.recipe.input),
     )
     images, labels = images.to(world.device), labels.to(world.device)
-    passed = flow(model, lambda m: F.cross_entropy(m(images), labels))
+    passed = measure_flow(model, lambda m: F.cross_entropy(m(images), labels))
     return {
         "activations": [finite(one.out.activation) for one in passed],
         "gradients": [finite(one.out.gradient) for one in passed],
@@ -164,10 +173,13 @@ def rescale(model: nn.Module, scale: float) -> None:
 
 @torch.no_grad()
 def alike(model: nn.Module, images: Tensor) -> float:
-    """The mean cosine between two tokens of a picture after the last block: 1 where all have become one, NaN where nothing is left."""
+    """The mean cosine between two tokens of an image after the last block: 1 where all have become one, NaN where nothing is left."""
     seen: list[Tensor] = []
     last = list(blocks_of(model).values())[-1]
-    with still(model), hooked([last.register_forward_hook(lambda module, args, out: seen.append(out))]):
+    with (
+        evaluation_mode(model),
+        temporary_hooks([last.register_forward_hook(lambda module, args, out: seen.append(out))]),
+    ):
         model(images)
     x = seen[0].double()
     unit = x / x.norm(dim=-1, keepdim=True)
@@ -244,8 +256,15 @@ def networks(config: Config, found: dict[str, list[Any]]) -> list[str]:
                     kind(norm, residual), name, *(spelled(growth(there[d]["gradients"])) if d in there else "" for d in config.depths),
                     spelled(1 / grown if grown else None), "-" if last["alike"] is None else f"{last['alike']:.2f}", fate(last),
                 ])  # fmt: skip
-    head = ["norm", "scale", *(f"gradient, {depth} blocks" for depth in config.depths), "activations", "tokens alike", "the gradient"]
-    return table(head, cells)
+    head = [
+        "norm",
+        "scale",
+        *(f"gradient, {depth} blocks" for depth in config.depths),
+        "activations",
+        "tokens alike",
+        "the gradient",
+    ]
+    return markdown_table(head, cells)
 
 
 def softmaxes(config: Config, found: dict[str, list[Any]]) -> list[str]:
@@ -255,7 +274,7 @@ def softmaxes(config: Config, found: dict[str, list[Any]]) -> list[str]:
         for way in WAYS:
             values = found[Heads(width).name][0][way]
             cells.append([str(width), way, *(f"{v['largest']:.2f} / {v['entropy']:.2f}" for v in values)])
-    return table(["head width", "logits", *(f"scale {scale:g}" for scale in SCALES)], cells)
+    return markdown_table(["head width", "logits", *(f"scale {scale:g}" for scale in SCALES)], cells)
 
 
 def figure(config: Config, found: dict[str, list[Any]]) -> bytes:
@@ -272,7 +291,13 @@ def figure(config: Config, found: dict[str, list[Any]]) -> bytes:
                 for axis, what in zip(grid[:, column], ("activations", "gradients"), strict=True):
                     values = [v or math.nan for v in one[what]]  # a logarithm shows no zero
                     name = f"scale {scale:g}{'' if residual else ', no residual'}"
-                    axis.plot(range(1, deepest + 1), values, label=name, color=f"C{number}", linestyle="-" if residual else ":")
+                    axis.plot(
+                        range(1, deepest + 1),
+                        values,
+                        label=name,
+                        color=f"C{number}",
+                        linestyle="-" if residual else ":",
+                    )
         grid[0, column].set(title=f"norm: {norm}", yscale="log")
         grid[1, column].set(xlabel="block", yscale="log")
         for axis in grid[:, column]:
@@ -286,8 +311,10 @@ def figure(config: Config, found: dict[str, list[Any]]) -> bytes:
         for way, style in zip(WAYS, ("-", "--", ":"), strict=True):
             values = found[Heads(width).name][0][way]
             for axis, what in zip(grid[:, -1], ("largest", "entropy"), strict=True):
-                axis.plot(SCALES, [v[what] for v in values], color=f"C{number}", linestyle=style, label=f"d = {width}, {way}")
+                axis.plot(
+                    SCALES, [v[what] for v in values], color=f"C{number}", linestyle=style, label=f"d = {width}, {way}"
+                )
     grid[0, -1].set(title="softmax", ylabel="largest weight", ylim=(0, 1.02))
     grid[1, -1].set(xlabel="scale of queries and keys", ylabel="entropy / log N", ylim=(0, 1.02))
     grid[1, -1].legend(fontsize="x-small")
-    return svg(made)
+    return figure_svg(made)

@@ -1,6 +1,6 @@
 """How a Vision Transformer is told where its patches are: none, learned, sin-cos, factorised, relative, rotary; and other resolutions.
 
-One small ViT is trained on the same pictures in the same order with each kind of position. It is judged at the size it was trained at, at
+One small ViT is trained on the same images in the same order with each kind of position. It is judged at the size it was trained at, at
 that size with its patches in random order, and at other sizes, in two ways: with its positions stretched over the new grid (resampled
 tables, angles scaled down), and with its positions kept, where a patch is told the row and column that it really has and what lies beyond
 the grid of training is new to the model: formulas are carried on, tables give what they have at their edge.
@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.assembly.prepare import Prepared
+from vitrail.assembly.prepare import PreparedRun
 from vitrail.contracts import trunk_of
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
-from vitrail.layers.attention import SelfAttention, attentions
+from vitrail.layers.attention import SelfAttention, named_attentions
 from vitrail.layers.position import Factorised, Learned, Position
 from vitrail.layers.relative import RelativeBias
 from vitrail.layers.resample import displacements, resample
 from vitrail.layers.rotary import Rotary, axis_angles, rotate
 from vitrail.recipe import Recipe
-from vitrail.studies._bench.bench import Bench, Job, by_row
-from vitrail.studies._bench.result import Told, svg, table
-from vitrail.studies._bench.trial import accuracy, held, resized, short, trained
-from vitrail.validation import Above, Positive
+from vitrail.studies._bench.bench import Bench, Job, group_by_row
+from vitrail.studies._bench.result import StudyResult, figure_svg, markdown_table
+from vitrail.studies._bench.trial import compute_accuracy, evaluation_split, load_resized, run_trial, short_recipe
+from vitrail.validation import Positive, PositiveFloat
 
 KINDS = {"none": "none", "learned": "learned", "sin-cos 1-D": "sincos1d", "sin-cos 2-D": "sincos2d", "factorised": "factorised",
          "relative": "relative", "rotary": "rope"}  # fmt: skip
@@ -39,13 +39,17 @@ class Config:
     data: str = "mini"  # what is learned: "mini", or any data set that vitrail train takes
     steps: Positive = 600  # of every training
     seeds: Positive = 3  # how often each kind is trained, with seeds 0, 1, ...
-    batch: Positive = 64  # pictures a step
-    lr: Above = 2e-3
+    batch: Positive = 64  # images a step
+    lr: PositiveFloat = 2e-3
     depth: Positive = 3  # blocks of the model
     width: Positive = 64  # of its tokens; a multiple of 16
     patch: Positive = 7  # pixels
-    factors: tuple[Above, ...] = (0.75, 1.25, 1.5)  # sizes to be judged at, times that of training; rounded to whole patches
-    test: Positive = 500  # held-out pictures, at most
+    factors: tuple[PositiveFloat, ...] = (
+        0.75,
+        1.25,
+        1.5,
+    )  # sizes to be judged at, times that of training; rounded to whole patches
+    test: Positive = 500  # held-out images, at most
 
 
 @dataclass(frozen=True)
@@ -62,46 +66,52 @@ def build(config: Config) -> tuple[Row, ...]:
 
 def recipe(config: Config) -> Recipe:
     """Nothing is augmented and nothing dropped: kinds differ in their positions only."""
-    return short(config, {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
+    return short_recipe(config, {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
                           "heads": max(1, config.width // 16)})  # fmt: skip
 
 
-def run(config: Config, bench: Bench) -> Told:
-    """Trains every kind with every seed. Errors: those of preparing a run, and `DataError` for pictures of several classes each."""
+def run(config: Config, bench: Bench) -> StudyResult:
+    """Trains every kind with every seed. Errors: those of preparing a run, and `DataError` for images of several classes each."""
     prepared = bench.prepare(recipe(config))
-    rows, split = build(config), held(prepared, config.test)
+    rows, split = build(config), evaluation_split(prepared, config.test)
     named = {row.name: row for row in rows}
     jobs = [Job(row.name, seed) for seed in range(config.seeds) for row in rows]
-    values = bench.measure(jobs, lambda job: measured(named[job.row], job.seed, config, prepared, split, bench.world), line)
-    found = by_row(jobs, values)
+    values = bench.measure(
+        jobs, lambda job: measure_row(named[job.row], job.seed, config, prepared, split, bench.world), line
+    )
+    found = group_by_row(jobs, values)
     numbers = {"rows": [{"name": row.name, "position": row.position, "trainings": found[row.name]} for row in rows]}
-    return Told(numbers, lines(found), {"figure.svg": figure(config, found)})
+    return StudyResult(numbers, lines(found), {"figure.svg": figure(config, found)})
 
 
 def line(job: Job, found: dict[str, Any]) -> str:
     return f"accuracy {found['own']:.4f}  {found['lost']}"
 
 
-def measured(row: Row, seed: int, config: Config, prepared: Prepared, split: Split, world: World) -> dict[str, Any]:
+def measure_row(
+    row: Row, seed: int, config: Config, prepared: PreparedRun, split: Split, world: World
+) -> dict[str, Any]:
     """One training and its judgements. lost: why it ended early, where it did."""
-    trial = trained(prepared, {"model": {"position": row.position}}, seed, world)
-    model, pre = trial.session.described.model, trial.session.preprocess
-    images, labels = resized(split, pre, pre.size, world.device)
+    trial = run_trial(prepared, {"model": {"position": row.position}}, seed, world)
+    model, pre = trial.session.bundle.model, trial.session.preprocess
+    images, labels = load_resized(split, pre, pre.size, world.device)
     grid: Grid = (-(-pre.size[0] // config.patch), -(-pre.size[1] // config.patch))
     sizes = {}
     for factor in config.factors:
         new: Grid = (max(1, round(factor * grid[0])), max(1, round(factor * grid[1])))
-        others, _ = resized(split, pre, (new[0] * config.patch, new[1] * config.patch), world.device)
-        found = {way: accuracy(placed(model, way, grid), others, labels) for way in WAYS}
+        others, _ = load_resized(split, pre, (new[0] * config.patch, new[1] * config.patch), world.device)
+        found = {way: compute_accuracy(with_positions(model, way, grid), others, labels) for way in WAYS}
         sizes[f"{factor:g}"] = {"size": [new[0] * config.patch, new[1] * config.patch], **found}
-        placed(model, "", grid)
-    mixed = shuffled(images, config.patch, seed) if pre.size == (grid[0] * config.patch, grid[1] * config.patch) else None
-    return {"own": accuracy(model, images, labels), "shuffled": None if mixed is None else accuracy(model, mixed, labels),
+        with_positions(model, "", grid)
+    mixed = (
+        shuffled(images, config.patch, seed) if pre.size == (grid[0] * config.patch, grid[1] * config.patch) else None
+    )
+    return {"own": compute_accuracy(model, images, labels), "shuffled": None if mixed is None else compute_accuracy(model, mixed, labels),
             "sizes": sizes, "lost": trial.reason}  # fmt: skip
 
 
 def shuffled(images: Tensor, patch: int, seed: int) -> Tensor:
-    """Pictures [N C H W] cut into patches and put together in a random order, another one for each."""
+    """Images [N C H W] cut into patches and put together in a random order, another one for each."""
     n, (height, width) = len(images), images.shape[2:]
     cells = nn.functional.unfold(images, patch, stride=patch)  # [N C*p*p cells]
     draw = torch.Generator().manual_seed(seed)
@@ -109,12 +119,12 @@ def shuffled(images: Tensor, patch: int, seed: int) -> Tensor:
     return nn.functional.fold(cells.gather(2, order[:, None].expand_as(cells)), (height, width), patch, stride=patch)
 
 
-def placed(model: nn.Module, way: str, grid: Grid) -> nn.Module:
+def with_positions(model: nn.Module, way: str, grid: Grid) -> nn.Module:
     """The model with its positions on other grids than its own as `way` says: "stretched", "kept", or "" as it was built."""
     backbone = trunk_of(model)
     old = backbone.position.inner if isinstance(backbone.position, Elsewhere) else backbone.position
     backbone.position = Elsewhere(old, grid, way == "stretched") if way and isinstance(old, Position) else old
-    for part in attentions(model).values():
+    for part in named_attentions(model).values():
         if isinstance(part, SelfAttention):
             part.rotary = of(part.rotary, Turned, way, "stretched", grid)
             part.relative = of(part.relative, Clamped, way, "kept", grid)
@@ -158,7 +168,9 @@ class Turned(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, skip: int = 0) -> Tensor:
         bands, base = self.inner.head_width // 4, self.inner.base
-        down, across = (axis_angles(n, bands, base, x.device) * (old / n) for n, old in zip(grid, self.grid, strict=True))
+        down, across = (
+            axis_angles(n, bands, base, x.device) * (old / n) for n, old in zip(grid, self.grid, strict=True)
+        )
         y, x_ = down.repeat_interleave(grid[1], dim=0), across.repeat(grid[0], 1)
         angles = torch.cat([x_, y] if self.inner.pairs == "interleaved" else [y, x_], dim=1)
         turned = rotate(x[..., skip:, :], angles, self.inner.pairs)
@@ -182,7 +194,7 @@ class Clamped(nn.Module):
         return self.inner.table[down * displacements(self.grid)[1] + across].permute(2, 0, 1).contiguous()
 
 
-def told(values: list[float | None]) -> str:
+def format_spread(values: list[float | None]) -> str:
     """Mean and spread of shares, in percent."""
     kept = [100 * v for v in values if v is not None]
     if not kept:
@@ -197,9 +209,16 @@ def lines(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     head = ["position", "own size", "patches shuffled", *(f"{h}x{w}, {way}" for h, w in sizes.values() for way in WAYS)]
     cells = []
     for name, each in found.items():
-        others = [told([one["sizes"][factor][way] for one in each]) for factor in sizes for way in WAYS]
-        cells.append([name, told([one["own"] for one in each]), told([one["shuffled"] for one in each]), *others])
-    return table(head, cells)
+        others = [format_spread([one["sizes"][factor][way] for one in each]) for factor in sizes for way in WAYS]
+        cells.append(
+            [
+                name,
+                format_spread([one["own"] for one in each]),
+                format_spread([one["shuffled"] for one in each]),
+                *others,
+            ]
+        )
+    return markdown_table(head, cells)
 
 
 def figure(config: Config, found: dict[str, list[dict[str, Any]]]) -> bytes:
@@ -213,9 +232,11 @@ def figure(config: Config, found: dict[str, list[dict[str, Any]]]) -> bytes:
         for number, (name, each) in enumerate(found.items()):
             values = [[100 * (one["own"] if f == 1.0 else one["sizes"][f"{f:g}"][way]) for one in each] for f in across]
             spread = [np.std(v, ddof=1) if v[1:] else 0.0 for v in values]
-            axis.errorbar(across, [np.mean(v) for v in values], spread, color=f"C{number}", marker="o", capsize=2, label=name)
+            axis.errorbar(
+                across, [np.mean(v) for v in values], spread, color=f"C{number}", marker="o", capsize=2, label=name
+            )
         axis.set(title=f"positions {way}", xlabel="size, times that of training")
         axis.grid(alpha=0.3)
     charts[0].set_ylabel("accuracy, %")
     charts[0].legend(fontsize="small")
-    return svg(made)
+    return figure_svg(made)

@@ -1,6 +1,6 @@
 """What keeps a Vision Transformer's training stable: warm-up, clipping, where the norm stands, the batch and the rate.
 
-One small ViT is trained on the same pictures in the same order, each time with one thing changed. Shown are the loss and the norm of
+One small ViT is trained on the same images in the same order, each time with one thing changed. Shown are the loss and the norm of
 the gradient (before clipping) at every step, the accuracy at the end, and the step at which the training was lost. The batch in
 small pieces must give the curve of the whole batch: that row checks the code, not the idea.
 """
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.assembly.prepare import Prepared
+from vitrail.assembly.prepare import PreparedRun
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
-from vitrail.studies._bench.bench import Bench, Job, by_row
-from vitrail.studies._bench.result import Told, svg
-from vitrail.studies._bench.result import table as markdown
-from vitrail.studies._bench.trial import judged, short, trained
-from vitrail.validation import Above, Positive
+from vitrail.studies._bench.bench import Bench, Job, group_by_row
+from vitrail.studies._bench.result import StudyResult, figure_svg
+from vitrail.studies._bench.result import markdown_table as markdown
+from vitrail.studies._bench.trial import evaluate_trial, run_trial, short_recipe
+from vitrail.validation import Positive, PositiveFloat
 
 SMOOTH = 5  # steps whose mean loss decides whether a training was lost
 
@@ -28,8 +28,8 @@ class Config:
     data: str = "mini"  # what is learned: "mini", or any data set that vitrail train takes
     steps: Positive = 80  # of every row
     seeds: Positive = 1  # how often each row is trained, with seeds 0, 1, ...
-    batch: Positive = 128  # pictures a step
-    lr: Above = 3e-3  # of every row but those with ten times as much
+    batch: Positive = 128  # images a step
+    lr: PositiveFloat = 3e-3  # of every row but those with ten times as much
     depth: Positive = 12  # blocks of the model
     width: Positive = 64  # of its tokens; a multiple of 16
     patch: Positive = 7  # pixels
@@ -64,7 +64,7 @@ class Outcome:
 
 def build(config: Config) -> tuple[Row, ...]:
     """The rows. The plain one has warm-up, clipping at 1, the norm before each branch, and a rate that suits it."""
-    warm, clip, piece = {"warmup": 0}, {"clip": 0.0}, max(1, config.batch // 8)
+    warm, clip, piece = {"warmup_steps": 0}, {"clip_grad": 0.0}, max(1, config.batch // 8)
     high = {"lr": 10 * config.lr}
     return (
         Row("plain", ""),
@@ -74,8 +74,8 @@ def build(config: Config) -> tuple[Row, ...]:
         Row("norm after", "where the norm stands", {"model": {"norm_at": "post"}}),
         Row("norm after, no warm-up", "where the norm stands", {"model": {"norm_at": "post"}, "optim": warm}),
         Row("no norm", "where the norm stands", {"model": {"norm_at": "none"}}),
-        Row(f"batch of {piece}", "the batch", {"plan": {"batch": piece}}),
-        Row(f"{config.batch} in pieces of {piece}", "the batch", {"machine": {"micro": piece}}),
+        Row(f"batch of {piece}", "the batch", {"train": {"batch_size": piece}}),
+        Row(f"{config.batch} in pieces of {piece}", "the batch", {"runtime": {"micro_batch": piece}}),
         Row("rate x 10", "ten times the rate", {"optim": high}),
         Row("rate x 10, no warm-up", "ten times the rate", {"optim": high | warm}),
         Row("rate x 10, neither", "ten times the rate", {"optim": high | warm | clip}),
@@ -88,10 +88,10 @@ def recipe(config: Config) -> Recipe:
     """The plain row. Nothing is augmented and nothing dropped, so that rows differ in one thing only."""
     model = {"name": "vit/nano", "stem": "patch", "patch": config.patch, "width": config.width, "depth": config.depth,
              "heads": max(1, config.width // 16), "position": "learned"}  # fmt: skip
-    return short(config, model, warm=5)
+    return short_recipe(config, model, warm=5)
 
 
-def run(config: Config, bench: Bench) -> Told:
+def run(config: Config, bench: Bench) -> StudyResult:
     """Trains every row, one after another. Errors: those of preparing a run."""
     prepared = bench.prepare(recipe(config))
     rows = build(config)
@@ -101,20 +101,20 @@ def run(config: Config, bench: Bench) -> Told:
     found = [from_json(job, value) for job, value in zip(jobs, values, strict=True)]
     apart = difference(rows, found)
     note = f"Largest difference in loss between the whole batch and its pieces: {apart:.1e}."
-    trainings = by_row(jobs, values)
+    trainings = group_by_row(jobs, values)
     numbers = {
         "whole_and_pieces_differ": apart,
         "rows": [{"name": row.name, "changes": row.changes, "trainings": trainings[row.name]} for row in rows],
     }
-    return Told(numbers, [*table(rows, found), "", note], {"figure.svg": figure(rows, found)})
+    return StudyResult(numbers, [*table(rows, found), "", note], {"figure.svg": figure(rows, found)})
 
 
-def outcome(row: Row, seed: int, prepared: Prepared, world: World) -> Outcome:
+def outcome(row: Row, seed: int, prepared: PreparedRun, world: World) -> Outcome:
     """One training, and its judgement on the held-out part."""
-    trial = trained(prepared, row.changes, seed, world)
-    task, classes, losses = trial.session.described.task, prepared.dataset.classes, trial.losses
+    trial = run_trial(prepared, row.changes, seed, world)
+    task, classes, losses = trial.session.bundle.task, prepared.dataset.classes, trial.losses
     lost = len(losses) + 1 if trial.reason else first_lost(losses, math.log(2 if task.multi_label else len(classes)))
-    return Outcome(row.name, seed, tuple(losses), tuple(trial.norms), judged(trial), lost, trial.reason)
+    return Outcome(row.name, seed, tuple(losses), tuple(trial.norms), evaluate_trial(trial), lost, trial.reason)
 
 
 def as_json(o: Outcome) -> dict[str, Any]:
@@ -126,13 +126,15 @@ def as_json(o: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_json(job: Job, said: dict[str, Any]) -> Outcome:
-    norms = tuple(math.inf if n is None else n for n in said["grad_norms"])
-    return Outcome(job.row, job.seed, tuple(said["losses"]), norms, said["accuracy"], said["diverged_at"] or 0, said["reason"])
+def from_json(job: Job, text: dict[str, Any]) -> Outcome:
+    norms = tuple(math.inf if n is None else n for n in text["grad_norms"])
+    return Outcome(
+        job.row, job.seed, tuple(text["losses"]), norms, text["accuracy"], text["diverged_at"] or 0, text["reason"]
+    )
 
 
-def line(job: Job, said: dict[str, Any]) -> str:
-    o = from_json(job, said)
+def line(job: Job, text: dict[str, Any]) -> str:
+    o = from_json(job, text)
     return f"loss {o.final:.4f}  accuracy {o.accuracy:.4f}  {fate(o)}"
 
 
@@ -154,7 +156,7 @@ def fate(outcome: Outcome) -> str:
 
 def difference(rows: tuple[Row, ...], found: list[Outcome]) -> float:
     """The largest difference in loss at any step between the plain row and the row that takes the same batch in pieces."""
-    pieces = next(row.name for row in rows if "machine" in row.changes)
+    pieces = next(row.name for row in rows if "runtime" in row.changes)
     whole, cut = ([o.losses for o in found if o.row == name] for name in ("plain", pieces))
     return max(abs(a - b) for one, other in zip(whole, cut, strict=True) for a, b in zip(one, other, strict=False))
 
@@ -184,7 +186,10 @@ def figure(rows: tuple[Row, ...], found: list[Outcome]) -> bytes:
         for number, row in enumerate(r for r in rows if r.panel in ("", panel)):
             for outcome in (o for o in found if o.row == row.name):
                 style: Any = {"color": f"C{number - 1}" if number else "0.6", "linewidth": 1.2 if number else 3}
-                style |= {"linestyle": "--" if "pieces" in row.name else "-", "label": row.name if not outcome.seed else None}
+                style |= {
+                    "linestyle": "--" if "pieces" in row.name else "-",
+                    "label": row.name if not outcome.seed else None,
+                }
                 across = range(1, len(outcome.losses) + 1)
                 above.plot(across, outcome.losses, **style)
                 below.plot(across, outcome.norms, **style)
@@ -193,4 +198,4 @@ def figure(rows: tuple[Row, ...], found: list[Outcome]) -> bytes:
         below.set(xlabel="step", yscale="log")
     grid[0][0].set_ylabel("loss")
     grid[1][0].set_ylabel("norm of the gradient")
-    return svg(made)
+    return figure_svg(made)

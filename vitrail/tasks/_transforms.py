@@ -1,21 +1,21 @@
 """What a recipe's `augment` says, as the transforms that tasks train with."""
 
-from vitrail.data.dataset import Kind
+from vitrail.data.dataset import AnnotationKind
 from vitrail.data.transforms.augment import Augmentation
-from vitrail.data.transforms.joint import Joint
+from vitrail.data.transforms.joint import JointTransform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.recipe import Recipe
 
 
-def augmentation(recipe: Recipe, preprocess: Preprocess) -> Augmentation:
-    """Of single pictures."""
+def build_augmentation(recipe: Recipe, preprocess: Preprocess) -> Augmentation:
+    """Of single images."""
     a = recipe.augment
-    return Augmentation(preprocess, recipe.plan.seed, a.crop or "none", a.pad, a.scale, bool(a.flip), a.flip_vertical,
-                        a.randaugment, a.magnitude, a.policy, a.jitter, a.erase)  # fmt: skip
+    return Augmentation(preprocess, recipe.train.seed, a.crop or "none", a.pad, a.scale, bool(a.hflip), a.vflip,
+                        a.randaugment_ops, a.magnitude, a.auto_augment, a.color_jitter, a.random_erasing)  # fmt: skip
 
 
-def joint(recipe: Recipe, preprocess: Preprocess, kind: Kind) -> Joint:
-    """Of pictures together with their masks or boxes."""
+def build_joint(recipe: Recipe, preprocess: Preprocess, kind: AnnotationKind) -> JointTransform:
+    """Of images together with their masks or boxes."""
     a = recipe.augment
-    resize = (1.0, 1.0) if a.crop == "none" else a.resize
-    return Joint(preprocess, recipe.plan.seed, kind, resize, bool(a.flip), a.flip_vertical, a.jitter, a.mosaic)
+    resize = (1.0, 1.0) if a.crop == "none" else a.scale_jitter
+    return JointTransform(preprocess, recipe.train.seed, kind, resize, bool(a.hflip), a.vflip, a.color_jitter, a.mosaic)

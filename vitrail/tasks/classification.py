@@ -1,4 +1,4 @@
-"""Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where pictures are mixed."""
+"""Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where images are mixed."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,39 +10,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import Evaluator, ImageReader, Metric, Output, Predictions, StatelessTask
-from vitrail.data.dataset import Kind
+from vitrail.data.dataset import AnnotationKind
 from vitrail.data.transforms.augment import Augmentation
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.heads.linear import Classifier
 from vitrail.metrics.classification import multi_label, single_label
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.classes import ClassDefaults
-from vitrail.tasks._transforms import augmentation
+from vitrail.tasks._transforms import build_augmentation
 from vitrail.types import Batch
 from vitrail.validation import Count, Fraction
 
-ANNOTATIONS: Kind = "classes"
+ANNOTATIONS: AnnotationKind = "classes"
 DEFAULT_FOR = "backbone"
 
 
 @dataclass(frozen=True)
 class Config:
     classes: Count = 0  # 0: as many as the data has
-    multi_label: bool = False  # a picture may have any number of the classes
-    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # "bce": each class on its own (DeiT III, ResNet strikes back)
+    multi_label: bool = False  # an image may have any number of the classes
+    loss: Literal["cross_entropy", "bce"] = (
+        "cross_entropy"  # "bce": each class on its own (DeiT III, ResNet strikes back)
+    )
     smoothing: Fraction = 0.1  # share of the target spread over all classes
-    class_weights: Literal["none", "balanced"] = "none"  # "balanced": a class counts for more the rarer it is in training
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # "balanced": a class counts for more the rarer it is in training
+    )
 
 
 class Classification(StatelessTask):
     """Loss of logits [B K] against class indices [B], soft targets [B K] or multi-hot labels [B K]."""
 
-    annotations: Kind = ANNOTATIONS
+    annotations: AnnotationKind = ANNOTATIONS
     output: Output = "classes"
 
     def __init__(self, config: Config):
         self.config = config
-        self.weights: Tensor | None = None  # of the classes [K], mean 1 over the training pictures
+        self.weights: Tensor | None = None  # of the classes [K], mean 1 over the training images
         self.multi_label = config.multi_label
         self.chance_loss = None if config.multi_label or config.loss == "bce" else math.log(config.classes)
         self.metric = Metric("mAP" if config.multi_label else "top1")
@@ -54,10 +58,10 @@ class Classification(StatelessTask):
         return Classifier(trunk, self.config.classes)
 
     def transform(self, recipe: Recipe, preprocess: Preprocess) -> Augmentation:
-        return augmentation(recipe, preprocess)
+        return build_augmentation(recipe, preprocess)
 
     def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
-        """Every picture counts for itself."""
+        """Every image counts for itself."""
         return labels
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -77,9 +81,9 @@ class Classification(StatelessTask):
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         targets = batch.targets if batch.targets.is_floating_point() else self.targets(batch.targets)
         kind = "bce" if self.config.multi_label or self.config.loss == "bce" else "cross_entropy"
-        return {kind: self.distance(model(batch.inputs), targets)}
+        return {kind: self.label_loss(model(batch.inputs), targets)}
 
-    def distance(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of logits [B K] against soft targets [B K]. A weight multiplies what its class has a part in."""
         weights = None if self.weights is None else self.weights.to(logits)
         if self.config.multi_label or self.config.loss == "bce":

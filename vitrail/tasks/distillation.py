@@ -1,4 +1,4 @@
-"""Distillation: a student learns from labels and from what a teacher says of the same augmented picture.
+"""Distillation: a student learns from labels and from what a teacher says of the same augmented image.
 
 A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first listens to the labels,
 the second to the teacher, and the prediction is the mean of both. Any other model listens to both with its one answer.
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import Metric, Output, StatelessTask
-from vitrail.data.dataset import Kind
+from vitrail.data.dataset import AnnotationKind
 from vitrail.data.transforms.augment import Augmentation
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
@@ -21,19 +21,21 @@ from vitrail.recipe import Recipe
 from vitrail.tasks import classification
 from vitrail.tasks._defaults.classes import ClassDefaults
 from vitrail.types import Batch
-from vitrail.validation import Above, Count, Fraction, Share
+from vitrail.validation import Count, Fraction, PositiveFloat, UnitInterval
 
-ANNOTATIONS: Kind = "classes"
+ANNOTATIONS: AnnotationKind = "classes"
 
 
 @dataclass(frozen=True)
 class Config:
     teacher: str = ""  # a run, a model folder or file of ours, "timm:NAME" or "torchvision:NAME"
     teacher_weights: str = ""  # a file for a teacher by name; else the weights that its library brings
-    keep: str = ""  # a folder where the teacher's answers are kept, for this run and others that show the same pictures
-    kind: Literal["hard", "soft"] = "hard"  # the class that the teacher names, or its whole distribution (Hinton et al. 2015)
-    temperature: Above = 3.0  # of soft distillation
-    alpha: Share = 0.5  # the teacher's share of the loss; the paper has 0.5 hard, 0.1 soft
+    keep: str = ""  # a folder where the teacher's answers are kept, for this run and others that show the same images
+    kind: Literal["hard", "soft"] = (
+        "hard"  # the class that the teacher names, or its whole distribution (Hinton et al. 2015)
+    )
+    temperature: PositiveFloat = 3.0  # of soft distillation
+    alpha: UnitInterval = 0.5  # the teacher's share of the loss; the paper has 0.5 hard, 0.1 soft
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # of the labels
@@ -44,7 +46,7 @@ class Config:
 class Distillation(StatelessTask):
     """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's logits."""
 
-    annotations: Kind = ANNOTATIONS
+    annotations: AnnotationKind = ANNOTATIONS
     output: Output = "classes"
     path_keys = ("teacher", "teacher_weights", "keep")
 
@@ -77,13 +79,16 @@ class Distillation(StatelessTask):
         if not batch.targets.is_floating_point():
             return self.labels.loss(model, batch)
         targets, said = batch.targets.chunk(2, dim=1)  # [B K] each
-        each = model.each(batch.inputs)  # [B S K]
+        each = model.forward_all(batch.inputs)  # [B S K]
         own, heard = (each[:, 0], each[:, 1]) if model.backbone.has_distillation_token else (each.mean(1), each.mean(1))
         alpha = self.config.alpha
-        return {"labels": (1 - alpha) * self.labels.distance(own, targets), "teacher": alpha * self.distance(heard, said)}
+        return {
+            "labels": (1 - alpha) * self.labels.label_loss(own, targets),
+            "teacher": alpha * self.label_loss(heard, said),
+        }
 
-    def distance(self, logits: Tensor, said: Tensor) -> Tensor:
-        """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over pictures and classes as in DeiT's code."""
+    def label_loss(self, logits: Tensor, said: Tensor) -> Tensor:
+        """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over images and classes as in DeiT's code."""
         if self.config.kind == "hard":
             return F.cross_entropy(logits, said.argmax(1))
         t = self.config.temperature
@@ -103,6 +108,6 @@ class Distillation(StatelessTask):
 def build(config: Config) -> Distillation:
     """The task; `config.classes` must be known by now. Errors: `UsageError`."""
     if config.multi_label:
-        raise UsageError("a teacher names one class a picture, and these pictures have several", "--task classification")
+        raise UsageError("a teacher names one class an image, and these images have several", "--task classification")
     base = classification.Config(config.classes, False, config.loss, config.smoothing, config.class_weights)
     return Distillation(config, classification.build(base))

@@ -1,4 +1,4 @@
-"""Semantic segmentation: one of K classes for every pixel of a picture. Background, where there is one, is an ordinary class."""
+"""Semantic segmentation: one of K classes for every pixel of an image. Background, where there is one, is an ordinary class."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
-from vitrail.data.dataset import IGNORE, Kind
-from vitrail.data.encode import png
+from vitrail.data.dataset import IGNORE, AnnotationKind
+from vitrail.data.encode import encode_png
 from vitrail.data.subset import worst_and_spaced
-from vitrail.data.transforms.joint import Joint
+from vitrail.data.transforms.joint import JointTransform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
-from vitrail.heads.segment import Head, HeadKind, Segmenter
-from vitrail.metrics.segmentation import counts, segmentation
+from vitrail.heads.segment import HeadConfig, HeadKind, Segmenter
+from vitrail.metrics.segmentation import count_pixels, segmentation_metrics
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.dense import MaskDefaults
-from vitrail.tasks._transforms import joint
+from vitrail.tasks._transforms import build_joint
 from vitrail.types import Batch
-from vitrail.validation import Above, Amount, Count, Fraction
+from vitrail.validation import Count, Fraction, NonNegative, PositiveFloat
 
-ANNOTATIONS: Kind = "masks"
+ANNOTATIONS: AnnotationKind = "masks"
 DEFAULT_FOR = "backbone"
 
 LEAST = 1e-6  # what focal loss takes for the share of a class that is certain: its slope is infinite at 0 for gammas below 1
@@ -38,20 +38,26 @@ class Config:
     width: Count = 0  # of the head; 0: the published one (256, "upernet" 512, "mask" the backbone's)
     norm: Literal["auto", "group", "batch", "none"] = "auto"  # of the head; published weights of "upernet" want "batch"
     dropout: Fraction = 0.1  # of the head
-    dice: Amount = 0.0  # weight of the Dice loss beside the cross-entropy
-    focal: Amount = 0.0  # gamma: pixels of a class that is said with probability p count (1 - p)^gamma times (Lin et al. 2017)
-    class_weights: tuple[Above, ...] = ()  # how many times the pixels of each class count in the cross-entropy; none: once
-    auxiliary: Amount = 0.4  # weight of the second head's cross-entropy, which "upernet" alone has; 0: no such head
+    dice: NonNegative = 0.0  # weight of the Dice loss beside the cross-entropy
+    focal: NonNegative = (
+        0.0  # gamma: pixels of a class that is said with probability p count (1 - p)^gamma times (Lin et al. 2017)
+    )
+    class_weights: tuple[
+        PositiveFloat, ...
+    ] = ()  # how many times the pixels of each class count in the cross-entropy; none: once
+    auxiliary: NonNegative = (
+        0.4  # weight of the second head's cross-entropy, which "upernet" alone has; 0: no such head
+    )
 
 
 class Segmentation(DenseTask):
     """Loss of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` count for nothing.
 
-    Every term is the mean over pictures of something that depends on that picture alone, so that neither cutting a batch up nor
+    Every term is the mean over images of something that depends on that image alone, so that neither cutting a batch up nor
     spreading it over processes changes it. Cross-entropy is divided by all pixels, those that are ignored included, as in mmseg.
     """
 
-    annotations: Kind = ANNOTATIONS
+    annotations: AnnotationKind = ANNOTATIONS
     output: Output = "masks"
     metric = Metric("miou")
 
@@ -61,8 +67,8 @@ class Segmentation(DenseTask):
     def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         return classes
 
-    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Joint:
-        return joint(recipe, preprocess, "masks")
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> JointTransform:
+        return build_joint(recipe, preprocess, "masks")
 
     def defaults(self) -> MaskDefaults:
         return MaskDefaults()
@@ -73,14 +79,14 @@ class Segmentation(DenseTask):
     def assemble(self, trunk: nn.Module) -> Segmenter:
         c = self.config
         second = c.head == "upernet" and c.auxiliary > 0
-        return Segmenter(trunk, Head(c.head, c.classes, c.width, c.norm, c.dropout, second))
+        return Segmenter(trunk, HeadConfig(c.head, c.classes, c.width, c.norm, c.dropout, second))
 
     def targets(self, labels: Tensor) -> Tensor:
         """Masks uint8 [B H W] as class indices int64."""
         return labels.long()
 
     def count_targets(self, labels: Tensor, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
-        """Every picture counts for itself."""
+        """Every image counts for itself."""
         return labels
 
     def fit_class_weights(self, labels: Tensor) -> None:
@@ -88,24 +94,24 @@ class Segmentation(DenseTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"cross_entropy", "dice" if it has a weight, "auxiliary" if there is such a head}, each with its weight, in float32."""
-        logits, second = model.each(batch.inputs)  # type: ignore[operator]
-        truth = batch.targets.long()
+        logits, second = model.forward_all(batch.inputs)  # type: ignore[operator]
+        annotation = batch.targets.long()
         with torch.autocast(logits.device.type, enabled=False):
-            terms = {"cross_entropy": self.cross_entropy(logits.float(), truth)}
+            terms = {"cross_entropy": self.cross_entropy(logits.float(), annotation)}
             if self.config.dice:
-                terms["dice"] = self.config.dice * dice_loss(logits.float(), truth)
+                terms["dice"] = self.config.dice * dice_loss(logits.float(), annotation)
             if second is not None:
-                terms["auxiliary"] = self.config.auxiliary * self.cross_entropy(second.float(), truth)
+                terms["auxiliary"] = self.config.auxiliary * self.cross_entropy(second.float(), annotation)
         return terms
 
-    def cross_entropy(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, annotation: Tensor) -> Tensor:
         """With focal factor and class weights, over all pixels; where all are ignored it is 0."""
-        pixels = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")  # [B H W], 0 where ignored
+        pixels = F.cross_entropy(logits, annotation, ignore_index=IGNORE, reduction="none")  # [B H W], 0 where ignored
         if self.config.focal:
             pixels = pixels * (-torch.expm1(-pixels)).clamp_min(LEAST) ** self.config.focal
         if self.config.class_weights:
             weights = logits.new_tensor(self.config.class_weights)
-            pixels = pixels * weights[truth.where(truth != IGNORE, 0)]
+            pixels = pixels * weights[annotation.where(annotation != IGNORE, 0)]
         return pixels.mean()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ class Segmentation(DenseTask):
 
 
 class MaskEvaluator(Evaluator):
-    """Of label maps at the pictures' own sizes: a row is what is counted in a picture, int64 [3 K]."""
+    """Of label maps at the images' own sizes: a row is what is counted in an image, int64 [3 K]."""
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -126,38 +132,42 @@ class MaskEvaluator(Evaluator):
     def predictions(self, images: ImageReader) -> Predictions:
         return images.by_image(self.row, torch.zeros(0, 3 * self.classes, dtype=torch.int64), keep_annotations=False)
 
-    def row(self, said: np.ndarray, true: np.ndarray) -> Tensor:
-        """Label maps uint8 [H W] of one picture -> its row of counts int64 [3 K], what `metrics` judges."""
-        return counts(torch.from_numpy(np.ascontiguousarray(said)), torch.from_numpy(np.ascontiguousarray(true)), self.classes)
+    def row(self, prediction: np.ndarray, annotation: np.ndarray) -> Tensor:
+        """Label maps uint8 [H W] of one image -> its row of counts int64 [3 K], what `metrics` judges."""
+        return count_pixels(
+            torch.from_numpy(np.ascontiguousarray(prediction)),
+            torch.from_numpy(np.ascontiguousarray(annotation)),
+            self.classes,
+        )
 
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
         """The truth is in the rows [N 3K] already."""
-        return segmentation(predictions.rows)
+        return segmentation_metrics(predictions.rows)
 
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
         return {"rows": predictions.rows.numpy(), "scores": self.scores(predictions.rows).numpy()}
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        """Label maps of a few pictures as grey PNG, named after the places of the pictures."""
+        """Label maps of a few images as grey PNG, named after the places of the images."""
         places = worst_and_spaced(self.scores(predictions.rows).numpy())
-        return {f"{place:08d}.png": png(images.predict(place)) for place in places}
+        return {f"{place:08d}.png": encode_png(images.predict(place)) for place in places}
 
     def scores(self, rows: Tensor) -> Tensor:
-        """The mean IoU of each picture over the classes that it has or is said to have, [N]; 1 where all of it is ignored."""
+        """The mean IoU of each image over the classes that it has or is said to have, [N]; 1 where all of it is ignored."""
         both, said, true = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
         union = said + true - both
         there = (union > 0).sum(1)
         return torch.where(there > 0, (both / union.clamp_min(1)).sum(1) / there.clamp_min(1), 1.0)
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of a picture, mean over the classes that its truth has, then over pictures.
+def dice_loss(logits: Tensor, annotation: Tensor) -> Tensor:
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of an image, mean over the classes that its truth has, then over images.
 
     A class that is not there has nothing to overlap with; what is said of it is missing from those that are. logits [B K H W], class
-    indices [B H W]; a picture without known pixels gives 0.
+    indices [B H W]; an image without known pixels gives 0.
     """
-    known = (truth != IGNORE)[:, None]
-    hit = truth[:, None] == torch.arange(logits.shape[1], device=truth.device)[:, None, None]  # [B K H W]
+    known = (annotation != IGNORE)[:, None]
+    hit = annotation[:, None] == torch.arange(logits.shape[1], device=annotation.device)[:, None, None]  # [B K H W]
     share = logits.softmax(1) * known
     both, said, true = (part.sum((2, 3)) for part in (share * hit, share, hit))  # [B K]
     there = true > 0
@@ -170,7 +180,9 @@ def build(config: Config) -> Segmentation:
     if config.classes < 1:
         raise ValueError("a segmentation needs its number of classes")
     if config.classes == 1 or config.classes > IGNORE:
-        raise UsageError(f"a segmentation has 2 to {IGNORE} classes, background among them, not {config.classes}", "check the masks")
+        raise UsageError(
+            f"a segmentation has 2 to {IGNORE} classes, background among them, not {config.classes}", "check the masks"
+        )
     if config.multi_label:
         raise UsageError("a pixel has one class, so segmentation.multi_label cannot be", "leave it out")
     if config.class_weights and len(config.class_weights) != config.classes:

@@ -3,33 +3,35 @@
 import torch
 from torch import nn
 
-from vitrail.assembly.checks import check
+from vitrail.assembly.checks import check_recipe
 from vitrail.contracts import Task, trunk_of
-from vitrail.engine.freeze import Wave, freeze, parts, waves
-from vitrail.engine.optim import Numbers, groups, optimizer
-from vitrail.engine.state import State, averaged
+from vitrail.engine.freeze import UnfreezeStage, freeze, parts_to_freeze, plan_unfreezing
+from vitrail.engine.optim import OptimizerSettings, build_optimizer, build_parameter_groups
+from vitrail.engine.state import State, build_ema
 from vitrail.errors import UsageError
-from vitrail.recipe import Recipe, settled
+from vitrail.recipe import Recipe, with_defaults
 
 
-def learner(recipe: Recipe, net: nn.Module, task: Task, device: torch.device) -> tuple[State, tuple[Wave, ...]]:
+def build_state(
+    recipe: Recipe, net: nn.Module, task: Task, device: torch.device
+) -> tuple[State, tuple[UnfreezeStage, ...]]:
     """The state of a run that has not begun, with frozen what is to be frozen, and when which of it begins to learn.
 
     Errors: `UsageError` for settings that contradict each other.
     """
-    check(recipe)
-    o = settled(recipe.optim)
+    check_recipe(recipe)
+    o = with_defaults(recipe.optim)
     trunk = trunk_of(net)
     blocks = list(trunk.blocks)
-    if recipe.machine.channels_last:
+    if recipe.runtime.channels_last:
         net.to(memory_format=torch.channels_last)
-    frozen = parts(net, trunk, blocks, o.freeze)
-    planned = waves(frozen, o.unfreeze, recipe.plan.steps or 0)
+    frozen = parts_to_freeze(net, trunk, blocks, o.freeze)
+    planned = plan_unfreezing(frozen, o.unfreeze_steps, recipe.train.steps or 0)
     freeze(frozen)
     if not any(p.requires_grad for p in net.parameters()):
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to learn", "freeze less")
-    made = groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
-    using = optimizer(o.kind, made, blocks, Numbers(o.betas or (0.0, 0.0), o.eps, o.momentum))
-    scaler = torch.amp.GradScaler(device.type) if recipe.plan.precision == "fp16" else None
-    ema, ema2 = (averaged(net, decay) if decay else None for decay in (o.ema, o.ema2))
+    made = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
+    using = build_optimizer(o.name, made, blocks, OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum))
+    scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
+    ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))
     return State(net, using, ema, scaler, ema2=ema2, task=task), planned

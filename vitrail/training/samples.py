@@ -1,4 +1,4 @@
-"""How the pictures of a denoiser come about in a run: a few of them, always from the same noise, made at a few moments of it and kept.
+"""How the images of a denoiser come about in a run: a few of them, always from the same noise, made at a few moments of it and kept.
 
 When they are made, and whether the run is long enough for that, is a function of the recipe alone, so a run that was cut and taken up
 again makes the same ones. They have noise of their own: nothing that training draws moves by them.
@@ -7,71 +7,73 @@ again makes the same ones. They have noise of their own: nothing that training d
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitrail.assembly.model import Described
-from vitrail.data.subset import spaced
-from vitrail.engine.checkpoint import name_of
-from vitrail.evaluation.generation.frechet import STEP_COST, quick
-from vitrail.inference.sample import Wish, null_label, pictures, sheet
+from vitrail.assembly.model import ModelBundle
+from vitrail.data.subset import evenly_spaced
+from vitrail.engine.checkpoint import checkpoint_name
+from vitrail.evaluation.generation.frechet import STEP_COST, fast_sampling
+from vitrail.inference.sample import SampleRequest, encode_sheet, null_label, sample_images
 from vitrail.recipe import Recipe
 from vitrail.storage.atomic import write_file
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
 MOST = 6  # moments
-WIDE, STEPS = 8, 10  # pictures at a moment, and steps to make one
-SHARE = 0.02  # of the network's work in a run; what is slow about few pictures at a time has room up to a twentieth
+WIDE, STEPS = 8, 10  # images at a moment, and steps to make one
+SHARE = 0.02  # of the network's work in a run; what is slow about few images at a time has room up to a twentieth
 
 
-def moments(recipe: Recipe) -> tuple[int, ...]:
-    """The steps after which pictures are made: the last, half of it, a quarter and so on, as many as the run has time for."""
-    steps, batch = recipe.plan.steps or 0, recipe.plan.batch or 1
+def snapshot_steps(recipe: Recipe) -> tuple[int, ...]:
+    """The steps after which images are made: the last, half of it, a quarter and so on, as many as the run has time for."""
+    steps, batch = recipe.train.steps or 0, recipe.train.batch_size or 1
     each = WIDE * STEPS * 2  # with a class and without one, for guidance
     affordable = min(MOST, int(SHARE * STEP_COST * steps * batch / each))
     return tuple(sorted({steps >> i for i in range(affordable)} - {0}))
 
 
-def labels(classes: int) -> tuple[int, ...]:
-    """The classes of the pictures at a moment, `WIDE` of them: each of a few classes equally often, or some of many."""
+def snapshot_labels(classes: int) -> tuple[int, ...]:
+    """The classes of the images at a moment, `WIDE` of them: each of a few classes equally often, or some of many."""
     if not classes:
         return (0,) * WIDE
-    some = spaced(classes, WIDE).tolist()
+    some = evenly_spaced(classes, WIDE).tolist()
     return tuple(sorted((some * WIDE)[:WIDE]))
 
 
-class Moments:
-    """Makes the pictures of a moment, in the process that writes."""
+class SampleSnapshots:
+    """Makes the images of a moment, in the process that writes."""
 
     def __init__(self, session: Session):
         self.session = session
-        self.at = moments(session.recipe) if session.described.task.is_generative else ()
+        self.at = snapshot_steps(session.recipe) if session.bundle.task.is_generative else ()
 
-    def missed(self) -> Iterator[Event]:
+    def write_missed(self) -> Iterator[Event]:
         """Those of the step that a run goes on from, where a signal came before them."""
         if self.session.state.step in self.at and not self.file.is_file():
-            yield from self.make()
+            yield from self.write()
 
     @property
     def file(self) -> Path:
-        return self.session.folder.moments / f"{name_of(self.session.state.step)}.png"
+        return self.session.folder.snapshots / f"{checkpoint_name(self.session.state.step)}.png"
 
-    def due(self, step: int) -> bool:
-        return step in self.at and self.session.world.first
+    def is_due(self, step: int) -> bool:
+        return step in self.at and self.session.world.is_first
 
-    def make(self) -> Iterator[Event]:
-        """Keeps the pictures; a disk that refuses costs a message."""
+    def write(self) -> Iterator[Event]:
+        """Keeps the images; a disk that refuses costs a message."""
         session = self.session
-        if not session.world.first:
+        if not session.world.is_first:
             return
-        described = Described(session.state.best, session.described.task, session.recipe, session.described.classes)
+        bundle = ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.file, drawn(described))
+            write_file(self.file, draw_samples(bundle))
         except OSError as error:
-            text = f"the pictures of step {session.state.step} could not be kept: {error.strerror or error}; going on"
+            text = f"the images of step {session.state.step} could not be kept: {error.strerror or error}; going on"
             yield Event("note", session.state.step, {"text": text})
 
 
-def drawn(described: Described) -> bytes:
-    """A PNG of one row of pictures."""
-    made = pictures(described, Wish(labels(null_label(described)), tuple(range(WIDE))), quick(described, STEPS))
-    return sheet(made, WIDE)
+def draw_samples(bundle: ModelBundle) -> bytes:
+    """A PNG of one row of images."""
+    made = sample_images(
+        bundle, SampleRequest(snapshot_labels(null_label(bundle)), tuple(range(WIDE))), fast_sampling(bundle, STEPS)
+    )
+    return encode_sheet(made, WIDE)

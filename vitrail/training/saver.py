@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vitrail.engine import checkpoint
 from vitrail.errors import RunError
-from vitrail.training.evaluations import tidy
+from vitrail.training.evaluations import remove_stale
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
@@ -12,7 +12,7 @@ FAILED_SAVES = 3  # in a row, before a run gives up
 
 
 def newest(session: Session) -> str:
-    saved = checkpoint.listed(session.folder.checkpoints)
+    saved = checkpoint.list_checkpoints(session.folder.checkpoints)
     return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
 
 
@@ -26,14 +26,17 @@ class Saver:
     def save(self, final: bool = False) -> Iterator[Event]:
         """`final`: no other save will come."""
         session, step = self.session, self.session.state.step
-        if not session.world.first:
+        if not session.world.is_first:
             return
         try:
             path = checkpoint.save(
-                session.folder.checkpoints, session.state.tensors(), session.state.numbers(), session.recipe.machine.keep
+                session.folder.checkpoints,
+                session.state.tensors(),
+                session.state.numbers(),
+                session.recipe.runtime.keep_checkpoints,
             )
             self.failed = 0
-            tidy(session)
+            remove_stale(session)
             yield Event("saved", step, {"path": str(path)})
         except Exception as error:
             self.failed += 1

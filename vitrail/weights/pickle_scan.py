@@ -8,7 +8,7 @@ import pickletools
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
-from vitrail.weights.zip_directory import refused
+from vitrail.weights.zip_directory import refused_error
 
 LONGEST = 8 * 2**20  # bytes; a model of a thousand tensors needs 200 kB
 MOST_STEPS = 1_000_000
@@ -36,11 +36,13 @@ def check_stream(content: bytes, path: Path) -> None:
             if opcode.name not in PLAIN:
                 raise wants(path, f"the instruction {opcode.name}")
             if i > MOST_STEPS:
-                raise refused(path, f"its pickle has more than {MOST_STEPS:,} instructions")
+                raise refused_error(path, f"its pickle has more than {MOST_STEPS:,} instructions")
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged: its pickle cannot be read ({str(error)[:80]})", "copy it again") from None
+        raise CheckpointError(
+            f"{path} is damaged: its pickle cannot be read ({str(error)[:80]})", "copy it again"
+        ) from None
 
 
 def wants(path: Path, what: str) -> CheckpointError:

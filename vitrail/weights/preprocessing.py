@@ -1,17 +1,17 @@
-"""What published weights expect of a picture. A table of names says it beside its rules, as `PICTURES`, by source."""
+"""What published weights expect of an image. A table of names says it beside its rules, as `IMAGES`, by source."""
 
 from typing import Literal, NamedTuple
 
 
-class Pictures(NamedTuple):
-    """mean and std of pixels in [0, 1], red green blue; `resize` as in the `[input]` of a recipe."""
+class Preprocessing(NamedTuple):
+    """mean and std of pixels in [0, 1], red green blue; `resize_mode` as in the `[input]` of a recipe."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    resize: Literal["stretch", "crop"] = "crop"
+    resize_mode: Literal["stretch", "crop"] = "crop"
     crop_ratio: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
-IMAGENET = Pictures()
-HALF = Pictures((0.5,) * 3, (0.5,) * 3)  # [0, 1] to [-1, 1]
+IMAGENET = Preprocessing()
+HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)  # [0, 1] to [-1, 1]

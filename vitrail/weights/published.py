@@ -10,23 +10,25 @@ from vitrail import catalog
 from vitrail.contracts import HeadedModel, trunk_of
 from vitrail.errors import UsageError
 from vitrail.recipe import Choice
-from vitrail.validation import place
-from vitrail.weights.load import Options, choose, load
-from vitrail.weights.preprocessing import Pictures
-from vitrail.weights.read import read
+from vitrail.validation import as_path
+from vitrail.weights.load import LoadOptions, choose_source, load_tensors
+from vitrail.weights.preprocessing import Preprocessing
+from vitrail.weights.read import read_weights
 from vitrail.weights.report import LoadReport
 
 
-def load_weights(made: nn.Module, path: str | Path, source: str = "auto", options: Options | None = None,
+def load_weights(made: nn.Module, path: str | Path, source: str = "auto", options: LoadOptions | None = None,
                  sha256: str | None = None) -> LoadReport:  # fmt: skip
     """Loads a file into a model or a backbone. Errors: `CheckpointError`, and then the model is as it was."""
     if not isinstance(made, nn.Module):
         raise UsageError(f"a {type(made).__name__} is not a model", "vitrail.create(NAME) makes one")
-    raw = read(place(path), sha256)
-    return load(made, raw, choose(made, raw, table(family(made)).sources, source), options or Options())
+    raw = read_weights(as_path(path), sha256)
+    return load_tensors(
+        made, raw, choose_source(made, raw, load_table(family_of(made)).sources, source), options or LoadOptions()
+    )
 
 
-def family(made: nn.Module) -> str:
+def family_of(made: nn.Module) -> str:
     """The name of the family that a model is of."""
     if isinstance(made, HeadedModel) and isinstance(made.origin, Choice):
         return made.origin.name.partition("/")[0]
@@ -34,23 +36,23 @@ def family(made: nn.Module) -> str:
 
 
 @dataclass(frozen=True)
-class Known:
+class PublishedInfo:
     """What is known of the published weights of a family, by source."""
 
     sources: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, Pictures] = field(default_factory=dict)
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def table(name: str) -> Known:
+def load_table(name: str) -> PublishedInfo:
     """The table of a family; an empty one for a family without, which still reads its own names."""
-    if name not in catalog.rooms("weights/tables"):
-        return Known()
-    found = catalog.module("weights/tables", name)
-    return Known(found.SOURCES, vars(found).get("PICTURES", {}), vars(found).get("SETTINGS", {}))
+    if name not in catalog.list_modules("weights/tables"):
+        return PublishedInfo()
+    found = catalog.load_module("weights/tables", name)
+    return PublishedInfo(found.SOURCES, vars(found).get("IMAGES", {}), vars(found).get("SETTINGS", {}))
 
 
-def said(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:
+def lookup_by_source(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:
     """What is known for "timm:dinov2-swiglu", or else for "timm:dinov2", or else for "timm"."""
     while source:
         if source in by_source:

@@ -21,12 +21,12 @@ from vitrail.weights.pickle_scan import LONGEST, check_stream
 from vitrail.weights.zip_directory import (
     DEFLATED,
     STORED,
-    Placed,
+    LocatedEntry,
     begins_as_zip,
-    broken,
+    broken_error,
     check_sums,
-    directory,
-    refused,
+    read_directory,
+    refused_error,
 )
 
 TORCH = {".pth", ".pt", ".bin", ".ckpt", ".th"}
@@ -38,7 +38,7 @@ PREFIXES = ("module.", "_orig_mod.")  # put there by DistributedDataParallel and
 BESIDE = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 
 
-class Raw(NamedTuple):
+class RawWeights(NamedTuple):
     """What a file holds: tensors by name, and what it says of itself (only ours do)."""
 
     tensors: dict[str, Tensor]
@@ -47,7 +47,7 @@ class Raw(NamedTuple):
     notes: tuple[str, ...] = ()  # what else is in the file, and what was taken off the names
 
 
-def read(path: Path, sha256: str | None = None) -> Raw:
+def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
     """The tensors in a file. `sha256`: what its bytes must hash to. Errors: `CheckpointError` for anything damaged or hostile.
 
     The tensors of a .pth lie in the file itself until they are copied; leave the file alone meanwhile.
@@ -55,9 +55,11 @@ def read(path: Path, sha256: str | None = None) -> Raw:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}", "give a .safetensors, .pth or .npz file")
     if path.suffix not in {".safetensors", ".npz", *TORCH}:
-        raise CheckpointError(f"{path} is none of .safetensors, .npz, {', '.join(sorted(TORCH))}", "its ending says how it is read")
+        raise CheckpointError(
+            f"{path} is none of .safetensors, .npz, {', '.join(sorted(TORCH))}", "its ending says how it is read"
+        )
     try:
-        found = hashed(path)
+        found = hash_file(path)
         if sha256 is not None and found != sha256.lower().removeprefix("sha256:"):
             raise CheckpointError(f"{path} is not the file it should be: its SHA-256 is {found}", "download it again")
         about: dict[str, Any] = {}
@@ -73,14 +75,20 @@ def read(path: Path, sha256: str | None = None) -> Raw:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})", "check the file and its permissions") from None
-    except Exception as error:  # whatever a damaged file provokes in a library is a damaged file, not a bug of the user's
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror or error})", "check the file and its permissions"
+        ) from None
+    except (
+        Exception
+    ) as error:  # whatever a damaged file provokes in a library is a damaged file, not a bug of the user's
         first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {first})", "copy it again, or use another copy") from None
-    return Raw(tensors, about, found, notes)
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {first})", "copy it again, or use another copy"
+        ) from None
+    return RawWeights(tensors, about, found, notes)
 
 
-def hashed(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -91,14 +99,18 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise CheckpointError(f"{path} is not a whole .safetensors file (its header says {length:,} bytes)", "copy it again")
+            raise CheckpointError(
+                f"{path} is not a whole .safetensors file (its header says {length:,} bytes)", "copy it again"
+            )
         if length > LONGEST_HEADER:
-            raise refused(path, f"its header says {length:,} bytes; {LONGEST_HEADER:,} are the most")
+            raise refused_error(path, f"its header says {length:,} bytes; {LONGEST_HEADER:,} are the most")
         text = file.read(length)
     twice: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice.extend(name for i, (name, _) in enumerate(pairs) if i >= len(dict(pairs))) if len(dict(pairs)) != len(pairs) else None
+        twice.extend(name for i, (name, _) in enumerate(pairs) if i >= len(dict(pairs))) if len(dict(pairs)) != len(
+            pairs
+        ) else None
         return dict(pairs)
 
     try:
@@ -107,10 +119,10 @@ def check_header(path: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"the header of {path} is damaged", "copy the file again from where it came") from None
     if twice:
-        raise refused(path, "its header has a name twice")
+        raise refused_error(path, "its header has a name twice")
     for name, kind, _ in rows:
         if kind not in KINDS:
-            raise refused(path, f"{name} is of the kind {kind!r}; known are {', '.join(KINDS)}")
+            raise refused_error(path, f"{name} is of the kind {kind!r}; known are {', '.join(KINDS)}")
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -118,17 +130,21 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if not begins_as_zip(path):
         raise CheckpointError(f"{path} is not a zip, as torch writes since 1.6: it is a bare pickle, cut short, or something else",
                               "if you trust it, load and save it again with a recent torch, best as .safetensors")  # fmt: skip
-    placed = directory(path, (STORED,))
+    placed = read_directory(path, (STORED,))
     top = placed[0].entry.name.partition("/")[0] if placed else ""
     inside = {p.entry.name.removeprefix(f"{top}/"): p for p in placed}
     if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
-        raise CheckpointError(f"{path} is a TorchScript program, not weights", "ask for its state dict, best as .safetensors")
-    strange = [n for n in inside if n not in BESIDE and n != "data.pkl" and not (n.startswith("data/") and n[5:].isdigit())]
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not weights", "ask for its state dict, best as .safetensors"
+        )
+    strange = [
+        n for n in inside if n not in BESIDE and n != "data.pkl" and not (n.startswith("data/") and n[5:].isdigit())
+    ]
     if strange or "data.pkl" not in inside or any(not p.entry.name.startswith(f"{top}/") for p in placed):
-        raise refused(path, f"it has {strange[0]!r} inside" if strange else "it has no data.pkl inside")
+        raise refused_error(path, f"it has {strange[0]!r} inside" if strange else "it has no data.pkl inside")
     pickled = inside["data.pkl"]
     if pickled.entry.size > LONGEST:
-        raise refused(path, f"its pickle is {pickled.entry.size:,} bytes long; {LONGEST:,} are the most")
+        raise refused_error(path, f"its pickle is {pickled.entry.size:,} bytes long; {LONGEST:,} are the most")
     with path.open("rb") as file:
         file.seek(pickled.start)
         check_stream(file.read(pickled.entry.size), path)
@@ -137,7 +153,9 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} holds more than tensors, or is damaged ({first})", "ask for it as .safetensors") from None
+        raise CheckpointError(
+            f"{path} holds more than tensors, or is damaged ({first})", "ask for it as .safetensors"
+        ) from None
     return state_dict(found, path)
 
 
@@ -153,9 +171,13 @@ def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ..
         rest = ", ".join(sorted(str(k) for k in found if k != inside[0])[:8])
         notes.append(f"{inside[0]!r} is what was taken" + (f"; beside it: {rest}" if rest else ""))
         found = found[inside[0]]
-    tensors = {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+    tensors = (
+        {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+    )
     if not tensors:
-        raise CheckpointError(f"{path} holds no state dict", f"looked for tensors by name, also under {', '.join(WRAPPERS[:4])}, ...")
+        raise CheckpointError(
+            f"{path} holds no state dict", f"looked for tensors by name, also under {', '.join(WRAPPERS[:4])}, ..."
+        )
     if others := [str(k) for k, v in found.items() if not isinstance(v, Tensor)]:
         notes.append(f"no tensors, left: {', '.join(sorted(others)[:8])}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), ""):
@@ -166,12 +188,12 @@ def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ..
 
 def read_npz(path: Path) -> dict[str, Tensor]:
     """Arrays of an .npz as tensors; bfloat16, which numpy stores as two raw bytes, comes back as bfloat16."""
-    placed = directory(path, (STORED, DEFLATED))
+    placed = read_directory(path, (STORED, DEFLATED))
     if not placed:
         raise CheckpointError(f"{path} holds no arrays", "is it the right file?")
     total, most = sum(p.entry.size for p in placed), max(AT_LEAST, EXPANDED * path.stat().st_size)
     if total > most:
-        raise refused(path, f"it would grow to {total:,} bytes from {path.stat().st_size:,}")
+        raise refused_error(path, f"it would grow to {total:,} bytes from {path.stat().st_size:,}")
     check_arrays(path, placed)
     tensors = {}
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -180,22 +202,24 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_arrays(path: Path, placed: Iterable[Placed]) -> None:
+def check_arrays(path: Path, placed: Iterable[LocatedEntry]) -> None:
     """Errors: `CheckpointError` where the header of an array promises other than what its entry holds, or objects."""
     import zipfile
 
     with zipfile.ZipFile(path) as file:
         for entry, _ in placed:
             if not entry.name.endswith(".npy"):
-                raise refused(path, f"{entry.name!r} inside is no array")
+                raise refused_error(path, f"{entry.name!r} inside is no array")
             with file.open(entry.name) as opened:
                 shape, kind = array_header(opened, path, entry.name)  # type: ignore[arg-type]
                 begin = opened.tell()
             two_bytes = kind.kind == "V" and kind.itemsize == 2 and kind.names is None
             if kind.hasobject or not (kind.kind in "fiub" or two_bytes):
-                raise refused(path, f"{entry.name!r} holds {'objects' if kind.hasobject else kind}, not plain numbers")
+                raise refused_error(
+                    path, f"{entry.name!r} holds {'objects' if kind.hasobject else kind}, not plain numbers"
+                )
             if math.prod(shape) * kind.itemsize + begin != entry.size:
-                raise refused(path, f"{entry.name!r} claims the shape {shape} and has {entry.size:,} bytes")
+                raise refused_error(path, f"{entry.name!r} claims the shape {shape} and has {entry.size:,} bytes")
 
 
 def array_header(file: BinaryIO, path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -205,9 +229,11 @@ def array_header(file: BinaryIO, path: Path, name: str) -> tuple[tuple[int, ...]
         version = npy.read_magic(file)
         shape, _, kind = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     except Exception as error:
-        raise broken(path, f"{name}: {str(error).splitlines()[0][:80] if str(error) else type(error).__name__}") from None
+        raise broken_error(
+            path, f"{name}: {str(error).splitlines()[0][:80] if str(error) else type(error).__name__}"
+        ) from None
     if any(n < 0 for n in shape):
-        raise refused(path, f"{name!r} has the shape {shape}")
+        raise refused_error(path, f"{name!r} has the shape {shape}")
     return shape, kind
 
 
@@ -221,15 +247,22 @@ def as_tensor(array: np.ndarray) -> Tensor:
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Errors: `CheckpointError` for tensors larger than their storage, or without one."""
     for name, t in tensors.items():
-        if type(t) not in (Tensor, torch.nn.Parameter) or t.layout != torch.strided or t.device.type != "cpu" or t.is_quantized:
-            raise refused(path, f"{name} is no plain tensor ({t.layout}, {t.device})")
+        if (
+            type(t) not in (Tensor, torch.nn.Parameter)
+            or t.layout != torch.strided
+            or t.device.type != "cpu"
+            or t.is_quantized
+        ):
+            raise refused_error(path, f"{name} is no plain tensor ({t.layout}, {t.device})")
         if t.is_nested or t.is_complex():
-            raise refused(path, f"{name} is no plain tensor ({t.dtype})")
+            raise refused_error(path, f"{name} is no plain tensor ({t.dtype})")
         if t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise refused(path, f"{name} claims {t.numel():,} numbers and has {t.untyped_storage().nbytes():,} bytes")
+            raise refused_error(
+                path, f"{name} claims {t.numel():,} numbers and has {t.untyped_storage().nbytes():,} bytes"
+            )
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of tensors that hold NaN or infinity, looked at a piece at a time."""
     return [n for n, t in tensors.items()
             if t.is_floating_point() and not all(bool(torch.isfinite(p).all()) for p in t.flatten().split(2**20))]  # fmt: skip

@@ -29,25 +29,25 @@ class LoadReport:
             ("source", self.source),
             ("sha256", self.sha256),
             ("loaded", f"{len(self.loaded)} tensors, {self.fraction:.2%} of the model's numbers"),
-            ("missing", listed(self.missing)),
-            ("unexpected", listed(self.unexpected)),
-            *told("resized", self.resized),
-            *told("left out", self.left_out),
-            *told("dropped", self.dropped),
+            ("missing", list_names(self.missing)),
+            ("unexpected", list_names(self.unexpected)),
+            *format_reasons("resized", self.resized),
+            *format_reasons("left out", self.left_out),
+            *format_reasons("dropped", self.dropped),
             *((("note", note)) for note in self.notes),
         ]
         return [f"{name:<11} {clean(text)}" for name, text in rows]
 
 
-def told(what: str, reasons: dict[str, str]) -> list[tuple[str, str]]:
+def format_reasons(what: str, reasons: dict[str, str]) -> list[tuple[str, str]]:
     """One row a reason, with the names it holds for."""
     by_reason: dict[str, list[str]] = {}
     for name, why in reasons.items():
         by_reason.setdefault(why, []).append(name)
-    return [(what, f"{listed(names)}: {why}") for why, names in by_reason.items()]
+    return [(what, f"{list_names(names)}: {why}") for why, names in by_reason.items()]
 
 
-def listed(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
     """The first ten names and the count.
 
     >>> listed(["a", "b"])

@@ -23,8 +23,10 @@ from vitrail.errors import CheckpointError
 class Step(NamedTuple):
     """What is done to the tensors of a rule on their way in, and its inverse."""
 
-    there: Callable[[list[Tensor]], list[Tensor]]
-    back: Callable[[list[Tensor], int], list[Tensor]]  # the second argument: how many tensors there were on their side
+    forward: Callable[[list[Tensor]], list[Tensor]]
+    backward: Callable[
+        [list[Tensor], int], list[Tensor]
+    ]  # the second argument: how many tensors there were on their side
 
 
 def each(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Step:
@@ -32,7 +34,9 @@ def each(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) ->
 
 
 STEPS: dict[str, Step] = {
-    "fuse": Step(lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))),  # q, k, v into qkv, along the first axis
+    "fuse": Step(
+        lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))
+    ),  # q, k, v into qkv, along the first axis
     "linear": each(lambda t: t.mT, lambda t: t.mT),  # [in out] and [out in]
     "conv": each(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0)),  # HWIO and OIHW
     "bgr": each(lambda t: t.flip(1), lambda t: t.flip(1)),  # a convolution over blue, green, red: ours see red first
@@ -47,7 +51,11 @@ STEPS: dict[str, Step] = {
 }
 
 
-AXIS_OF_HEADS = {"heads_in": 1, "heads_bias": 0, "heads_out": 0}  # steps whose way back must be told the number of heads
+AXIS_OF_HEADS = {
+    "heads_in": 1,
+    "heads_bias": 0,
+    "heads_out": 0,
+}  # steps whose way back must be told the number of heads
 
 
 class Rule(NamedTuple):
@@ -109,7 +117,7 @@ def bring(rule: Rule, found: dict[str, str], parts: list[Tensor]) -> dict[str, T
         these = [t[i] for t in parts] if stacked else parts
         try:
             for step in several(rule.steps):
-                these = STEPS[step].there(these)
+                these = STEPS[step].forward(these)
         except (RuntimeError, IndexError):
             return None
         values = {**found, "all": str(i)} if stacked else found
@@ -144,17 +152,21 @@ def revert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop], heads: i
                     made[theirs] = part
         made.update({theirs: torch.stack([of[i] for i in sorted(of)]) for theirs, of in stacks.items()})
     if left:
-        raise CheckpointError(f"there is no name for {', '.join(sorted(left)[:5])} on their side", "the table of the family lacks a rule")
+        raise CheckpointError(
+            f"there is no name for {', '.join(sorted(left)[:5])} on their side", "the table of the family lacks a rule"
+        )
     return {name: t.contiguous() for name, t in made.items()}
 
 
 def give(parts: list[Tensor], rule: Rule, heads: int) -> list[Tensor]:
     """The steps of a rule backwards."""
     for step in reversed(several(rule.steps)):
-        parts = STEPS[step].back(parts, len(several(rule.theirs)))
+        parts = STEPS[step].backward(parts, len(several(rule.theirs)))
         if step in AXIS_OF_HEADS:
             if not heads:
-                raise CheckpointError("their side keeps attention heads apart, and their number was not said", "revert(..., heads=12)")
+                raise CheckpointError(
+                    "their side keeps attention heads apart, and their number was not said", "revert(..., heads=12)"
+                )
             parts = [t.unflatten(AXIS_OF_HEADS[step], (heads, -1)) for t in parts]
     return parts
 

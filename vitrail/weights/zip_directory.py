@@ -29,18 +29,18 @@ class Entry(NamedTuple):
     header: int  # where its local header begins
 
 
-class Placed(NamedTuple):
+class LocatedEntry(NamedTuple):
     """An entry and where its bytes begin."""
 
     entry: Entry
     start: int
 
 
-def refused(path: Path, why: str) -> CheckpointError:
+def refused_error(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} is refused: {why}", "do not trust where it came from")
 
 
-def broken(path: Path, why: str) -> CheckpointError:
+def broken_error(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} is not a whole file of its kind ({why})", "it may be cut short; copy it again")
 
 
@@ -49,62 +49,62 @@ def begins_as_zip(path: Path) -> bool:
         return file.read(4) == LOCAL
 
 
-def directory(path: Path, methods: tuple[int, ...]) -> list[Placed]:
+def read_directory(path: Path, methods: tuple[int, ...]) -> list[LocatedEntry]:
     """Every entry of a zip. Errors: `CheckpointError` for entries that overlap, lie outside, are there twice, are packed by other
     than `methods`, are encrypted, or are more than 100,000; and for bytes that no entry accounts for at either end."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != LOCAL:
-            raise broken(path, "it does not begin as a zip does")
+            raise broken_error(path, "it does not begin as a zip does")
         count, start, length = end_of(file, size, path)
         entries = list(walk(file, path, count, start, length))
         placed = [locate(file, path, entry, start) for entry in sorted(entries, key=lambda e: e.header)]
     seen = {e.name.casefold() for e in entries}
     if len(seen) != len(entries):
-        raise refused(path, "it has entries of the same name")
+        raise refused_error(path, "it has entries of the same name")
     reached = 0
     for entry, begin in placed:
         if entry.header < reached or (reached == 0 and entry.header):
-            raise refused(path, f"the entry {entry.name!r} lies over another, or something stands before it")
+            raise refused_error(path, f"the entry {entry.name!r} lies over another, or something stands before it")
         if entry.method not in methods:
-            raise refused(path, f"the entry {entry.name!r} is packed in a way that its writers never use")
+            raise refused_error(path, f"the entry {entry.name!r} is packed in a way that its writers never use")
         if entry.method == STORED and entry.packed != entry.size:
-            raise refused(path, f"the entry {entry.name!r} says two sizes")
+            raise refused_error(path, f"the entry {entry.name!r} says two sizes")
         reached = begin + entry.packed
     if reached > start:
-        raise refused(path, "its entries reach into its directory")
+        raise refused_error(path, "its entries reach into its directory")
     return placed
 
 
 def end_of(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
     """How many entries there are, where their directory begins and how long it is."""
     if size < 22:
-        raise broken(path, f"{size} bytes")
+        raise broken_error(path, f"{size} bytes")
     file.seek(size - 22)
     mark, disk, first, here, count, length, start, comment = struct.unpack("<4s4H2IH", file.read(22))
     if mark != END:
-        raise broken(path, "its end is missing, or something follows it")
+        raise broken_error(path, "its end is missing, or something follows it")
     if comment or disk or first or here != count:
-        raise refused(path, "its last lines are not as torch and numpy write them")
+        raise refused_error(path, "its last lines are not as torch and numpy write them")
     end = size - 22
     if size >= 42:
         file.seek(size - 42)
         mark, _, at, _ = struct.unpack("<4sIQI", file.read(20))
         if mark == LOCATOR64:
             if at != size - 42 - 56:
-                raise refused(path, "its end is not where it says")
+                raise refused_error(path, "its end is not where it says")
             file.seek(at)
             mark, _, _, _, _, _, here64, count64, length64, start64 = struct.unpack("<4sQ2H2I4Q", file.read(56))
             if mark != END64 or here64 != count64:
-                raise refused(path, "its end is not where it says")
+                raise refused_error(path, "its end is not where it says")
             for short, long, full in ((count, count64, 0xFFFF), (length, length64, FULL), (start, start64, FULL)):
                 if short not in (long, full):
-                    raise refused(path, "it says two sizes of its directory")
+                    raise refused_error(path, "it says two sizes of its directory")
             count, length, start, end = count64, length64, start64, at
     if count > MOST_ENTRIES:
-        raise refused(path, f"it has {count:,} entries; {MOST_ENTRIES:,} are the most")
+        raise refused_error(path, f"it has {count:,} entries; {MOST_ENTRIES:,} are the most")
     if start + length != end or not 46 * count <= length <= (46 + LONGEST_NAME + 64) * count:
-        raise refused(path, "its directory is not where, or as long as, it says")
+        raise refused_error(path, "its directory is not where, or as long as, it says")
     return count, start, length
 
 
@@ -115,16 +115,18 @@ def walk(file: BinaryIO, path: Path, count: int, start: int, length: int) -> Ite
     for _ in range(count):
         fixed = file.read(46)
         if len(fixed) != 46 or fixed[:4] != ENTRY:
-            raise refused(path, "its directory is damaged")
-        _, _, _, flags, method, _, _, crc, packed, size, names, extras, notes, disk, _, _, header = struct.unpack("<4s6H3I5H2I", fixed)
+            raise refused_error(path, "its directory is damaged")
+        _, _, _, flags, method, _, _, crc, packed, size, names, extras, notes, disk, _, _, header = struct.unpack(
+            "<4s6H3I5H2I", fixed
+        )
         raw, extra = file.read(names), file.read(extras)
         used += 46 + names + extras + notes
         if flags & ~(0x8 | 0x800 | 0x6) or disk or notes or not 0 < names <= LONGEST_NAME or used > length:
-            raise refused(path, "it has an entry that is encrypted, spread over files or strangely named")
+            raise refused_error(path, "it has an entry that is encrypted, spread over files or strangely named")
         packed, size, header = wide(extra, packed, size, header, path)
         yield Entry(named(raw, path), method, crc, packed, size, header)
     if used != length:
-        raise refused(path, "its directory holds more than it says")
+        raise refused_error(path, "its directory holds more than it says")
 
 
 def wide(extra: bytes, packed: int, size: int, header: int, path: Path) -> tuple[int, int, int]:
@@ -142,7 +144,7 @@ def wide(extra: bytes, packed: int, size: int, header: int, path: Path) -> tuple
             packed = values.pop(0) if packed == FULL else packed
             header = values.pop(0) if header == FULL else header
         except IndexError:
-            raise refused(path, "an entry says its size in half") from None
+            raise refused_error(path, "an entry says its size in half") from None
         break
     return packed, size, header
 
@@ -151,28 +153,28 @@ def named(raw: bytes, path: Path) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise refused(path, "the name of an entry is no text") from None
+        raise refused_error(path, "the name of an entry is no text") from None
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or not name.isprintable() or ":" in name[:2]:
-        raise refused(path, f"the entry {name!r} points outside")
+        raise refused_error(path, f"the entry {name!r} points outside")
     return name
 
 
-def locate(file: BinaryIO, path: Path, entry: Entry, end: int) -> Placed:
+def locate(file: BinaryIO, path: Path, entry: Entry, end: int) -> LocatedEntry:
     """Where an entry's bytes begin; its local header must agree with the directory."""
     file.seek(min(entry.header, end))
     fixed = file.read(30)
     if entry.header >= end or len(fixed) != 30 or fixed[:4] != LOCAL:
-        raise refused(path, f"the entry {entry.name!r} is not where the directory says")
+        raise refused_error(path, f"the entry {entry.name!r} is not where the directory says")
     _, _, flags, method, _, _, _, _, _, names, extras = struct.unpack("<4s5H3I2H", fixed)
     if method != entry.method or flags & 1 or file.read(names) != entry.name.encode():
-        raise refused(path, f"the entry {entry.name!r} is called or packed otherwise in its own place")
+        raise refused_error(path, f"the entry {entry.name!r} is called or packed otherwise in its own place")
     begin = entry.header + 30 + names + extras
     if begin + entry.packed > end:
-        raise refused(path, f"the entry {entry.name!r} reaches beyond the file")
-    return Placed(entry, begin)
+        raise refused_error(path, f"the entry {entry.name!r} reaches beyond the file")
+    return LocatedEntry(entry, begin)
 
 
-def check_sums(path: Path, placed: list[Placed]) -> None:
+def check_sums(path: Path, placed: list[LocatedEntry]) -> None:
     """Errors: `CheckpointError` for a stored entry whose CRC-32 does not match: a flipped bit."""
     with path.open("rb") as file:
         for entry, begin in placed:
@@ -181,7 +183,9 @@ def check_sums(path: Path, placed: list[Placed]) -> None:
             while left:
                 piece = file.read(min(PIECE, left))
                 if not piece:
-                    raise broken(path, f"{entry.name} ends early")
+                    raise broken_error(path, f"{entry.name} ends early")
                 crc, left = zlib.crc32(piece, crc), left - len(piece)
             if crc != entry.crc:
-                raise CheckpointError(f"{path} is damaged: {entry.name} does not match its checksum", "copy it again, or use another copy")
+                raise CheckpointError(
+                    f"{path} is damaged: {entry.name} does not match its checksum", "copy it again, or use another copy"
+                )

@@ -140,7 +140,7 @@ class Console:
             f"vitrail eval {run}": "evaluate it on held-out images",
             **(
                 {f"vitrail sample {run}": "generate images"}
-                if session.described.task.is_generative
+                if session.bundle.task.is_generative
                 else {f"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of your images"}
             ),
             "vitrail train --data FOLDER": "train on your own folder of class folders",

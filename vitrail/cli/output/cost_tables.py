@@ -7,7 +7,7 @@ from vitrail.analysis.cost_growth import GROWING, Grown
 from vitrail.cli.output.tables import Column, table
 from vitrail.cli.syntax.keys import numeric
 from vitrail.errors import UsageError
-from vitrail.validation import shown
+from vitrail.validation import format_value
 
 
 def with_joined_size(words: Sequence[str]) -> list[str]:
@@ -43,7 +43,7 @@ def sizes(text: str) -> list[tuple[int, int]]:
         match = re.fullmatch(r"([-+]?\d{1,18})(?:[xX×]([-+]?\d{1,18}))?", part.strip())
         if not match:
             fix = "several sizes have commas and no spaces: --img-size 224,384x512"
-            raise UsageError(f"--img-size takes 2 whole numbers, or one for a square, not {shown(part)}", fix)
+            raise UsageError(f"--img-size takes 2 whole numbers, or one for a square, not {format_value(part)}", fix)
         size = int(match[1]), int(match[2] or match[1])
         if min(size) < 1:
             raise UsageError(
@@ -56,7 +56,7 @@ def sizes(text: str) -> list[tuple[int, int]]:
 
 def growth_lines(grown: Sequence[Grown]) -> list[str]:
     """For each model a table with a row a size: what it costs, how many times the first of its column that is, and what it grows as."""
-    from vitrail.analysis.cost import attention_kind, in_bytes, in_words
+    from vitrail.analysis.cost import classify_attention, format_bytes, format_macs
 
     lines = []
     columns = [Column("size"), Column("multiply-adds"), Column("ratio"), Column("attention weights"), Column("ratio"),
@@ -68,7 +68,7 @@ def growth_lines(grown: Sequence[Grown]) -> list[str]:
             for field in GROWING:
                 value, first = getattr(cost, field), getattr(costs[0], field)
                 row += [
-                    in_words(value) if field == "macs" else in_bytes(value),
+                    format_macs(value) if field == "macs" else format_bytes(value),
                     f"{value / first:.2f}" if first else "",
                 ]
             rows.append(row)
@@ -80,7 +80,7 @@ def growth_lines(grown: Sequence[Grown]) -> list[str]:
         lines += [
             f"{name}: {costs[0].parameters:,} parameters at every size{many}",
             *table(columns, rows),
-            attention_kind(costs),
+            classify_attention(costs),
             "",
         ]
     return lines[:-1]
@@ -88,7 +88,7 @@ def growth_lines(grown: Sequence[Grown]) -> list[str]:
 
 def side_by_side(grown: Sequence[Grown]) -> list[str]:
     """A row for each model at its one size."""
-    from vitrail.analysis.cost import in_bytes, in_words
+    from vitrail.analysis.cost import format_bytes, format_macs
 
     columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"), Column("attention weights"),
                Column("activations")]  # fmt: skip
@@ -97,9 +97,9 @@ def side_by_side(grown: Sequence[Grown]) -> list[str]:
             name,
             by(c.size),
             f"{c.parameters:,}",
-            in_words(c.macs),
-            in_bytes(c.attention_bytes),
-            in_bytes(c.activation_bytes),
+            format_macs(c.macs),
+            format_bytes(c.attention_bytes),
+            format_bytes(c.activation_bytes),
         ]
         for name, (c,) in grown
     ]
@@ -108,7 +108,7 @@ def side_by_side(grown: Sequence[Grown]) -> list[str]:
 
 def parts_lines(grown: Sequence[Grown]) -> list[str]:
     """For each model the multiply-adds of its parts, at every size."""
-    from vitrail.analysis.cost import in_words
+    from vitrail.analysis.cost import format_macs
 
     lines = []
     for name, costs in grown:
@@ -116,9 +116,9 @@ def parts_lines(grown: Sequence[Grown]) -> list[str]:
             c for cost in costs for c in (Column(by(cost.size)), Column("share"))
         ]
         named = dict.fromkeys(part for cost in costs for part in cost.by_part)
-        rows = [[part, *(cell for c in costs for cell in (in_words(c.by_part.get(part, 0)), f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
+        rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)), f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
                 for part in named]  # fmt: skip
-        rows.append(["all", *(cell for c in costs for cell in (in_words(c.macs), ""))])
+        rows.append(["all", *(cell for c in costs for cell in (format_macs(c.macs), ""))])
         lines += ["", *table(columns, rows)]
     return lines
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vitrail.errors import BadImage, UsageError
 from vitrail.inference.records import LEAST, coco_file, line
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 
 def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: bool) -> int:
@@ -27,7 +27,7 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
             failed += 1
             print(json.dumps({"path": str(path), "error": error.what}) if as_json else error.what)
             continue
-        said = predictor.scenes([pixels])[0]
+        said = predictor.predict_scenes([pixels])[0]
         told = write(folder, names[number], pixels, said, predictor.classes, least)
         coco += [{"image_id": number, "file_name": str(path), **found} for found in told.get("objects", [])]
         print(json.dumps({"path": str(path), **told}) if as_json else f"{path}: {line(told, least)}")
@@ -45,7 +45,7 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
 def fresh(out: str, usual: str = "predictions") -> Path:
     """A folder that is not there yet, by default called `usual`. Errors: `UsageError` where the one that was asked for is."""
     if out:
-        path = place(out)
+        path = as_path(out)
         if path.exists():
             raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
         return path
@@ -66,12 +66,12 @@ def stems(files: list[Path]) -> list[str]:
 def masks(
     folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], _: float
 ) -> dict[str, Any]:
-    """NAME.png, the label map; NAME-overlay.png; the share of the picture that each class takes."""
-    from vitrail.data.encode import png
+    """NAME.png, the label map; NAME-overlay.png; the share of the image that each class takes."""
+    from vitrail.data.encode import encode_png
     from vitrail.report.page import overlays
 
-    (folder / f"{name}.png").write_bytes(overlays.label_map(said, len(classes)))
-    (folder / f"{name}-overlay.png").write_bytes(png(overlays.overlay(pixels, said, len(classes))))
+    (folder / f"{name}.png").write_bytes(overlays.encode_label_map(said, len(classes)))
+    (folder / f"{name}-overlay.png").write_bytes(encode_png(overlays.overlay_mask(pixels, said, len(classes))))
     counts = np.bincount(said.ravel(), minlength=len(classes))
     pixels_of = {c: int(n) for c, n in zip(classes, counts, strict=True)}
     areas = {"pixels": pixels_of, "shares": {c: round(n / said.size, 6) for c, n in pixels_of.items()}}
@@ -83,12 +83,12 @@ def boxes(
     folder: Path, name: str, pixels: np.ndarray, said: np.ndarray, classes: tuple[str, ...], least: float
 ) -> dict[str, Any]:
     """NAME-boxes.png with the objects of at least a score; all of at least `LEAST` are told."""
-    from vitrail.data.encode import png
+    from vitrail.data.encode import encode_png
     from vitrail.report.page import overlays
 
     sure = said[said[:, 4] >= least]
     words = [f"{classes[int(label)]} {score:.2f}" for score, label in sure[:, 4:6]]
-    (folder / f"{name}-boxes.png").write_bytes(png(overlays.boxed(pixels, sure[:, :4], sure[:, 5], words)))
+    (folder / f"{name}-boxes.png").write_bytes(encode_png(overlays.draw_boxes(pixels, sure[:, :4], sure[:, 5], words)))
     told = [
         {
             "label": classes[int(label)],
@@ -99,7 +99,7 @@ def boxes(
         for left, top, right, bottom, score, label in said
         if score >= LEAST
     ]
-    return {"picture": str(folder / f"{name}-boxes.png"), "objects": told}
+    return {"image": str(folder / f"{name}-boxes.png"), "objects": told}
 
 
 WRITERS = {"masks": masks, "boxes": boxes}  # by what a model's predictions are

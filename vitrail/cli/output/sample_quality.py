@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
 from vitrail.errors import UsageError
-from vitrail.validation import Positive, checked
+from vitrail.validation import Positive, validate
 
 STYLES = ("-", "--", ":")
 
@@ -52,71 +52,74 @@ def swept(given: Given) -> bool:
 def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
     """How good the images are that a model generates; kept in the folder of its run."""
     from vitrail.evaluation.generation import copying
-    from vitrail.evaluation.generation.quality import Real, near
-    from vitrail.inference.predictor import load
+    from vitrail.evaluation.generation.quality import RealImages, find_nearest
+    from vitrail.inference.predictor import load_predictor
     from vitrail.storage.atomic import write_file
 
-    classifier, kept = load(given.features, str(world.device)), None if folder is None else folder.path / "features"
+    classifier, kept = (
+        load_predictor(given.features, str(world.device)),
+        None if folder is None else folder.path / "features",
+    )
     progress = Console(given.json).progress("generating images")
-    real = Real(predictor, classifier, dataset, part, checked(given.count, Positive, "--count"), kept, world)
-    result = {"by": given.features, **dataclasses.asdict(real.judged(predictor, progress=progress))}
-    copied = near(predictor, classifier, dataset, real.made, kept, world) if real.made else None
-    result["copied"] = None if copied is None else dataclasses.asdict(copied.found)
-    if folder is not None and world.first:
+    real = RealImages(predictor, classifier, dataset, part, validate(given.count, Positive, "--count"), kept, world)
+    result = {"by": given.features, **dataclasses.asdict(real.compare(predictor, progress=progress))}
+    copied = find_nearest(predictor, classifier, dataset, real.made, kept, world) if real.made else None
+    result["copied"] = None if copied is None else dataclasses.asdict(copied.report)
+    if folder is not None and world.is_first:
         write_file(folder.quality, json.dumps(result, indent=1, ensure_ascii=False).encode())
-        copying.write(folder.evaluation, "features", copied)
+        copying.write_copying(folder.evaluation, "features", copied)
     return result
 
 
 def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> list[dict[str, Any]]:
     """Every average at every guidance: a table, a figure, and the points for --json."""
     from vitrail.evaluation.generation import sweep as sweeping
-    from vitrail.inference.predictor import load
-    from vitrail.inference.sample import usual
+    from vitrail.inference.predictor import load_predictor
+    from vitrail.inference.sample import default_sampling
 
     if world.size > 1:
         raise UsageError("a sweep is done by one process", "leave torchrun out")
-    classifier, device = load(given.features, str(world.device)), str(world.device)
+    classifier, device = load_predictor(given.features, str(world.device)), str(world.device)
     averages: tuple[int, ...] = tuple(dict.fromkeys(given.sweep_ema)) or (1,)
-    makers = {a: predictor if a == 1 else load(given.run, device, a, given.vae) for a in averages}
-    guidances = given.sweep_guidance or (usual(predictor.described).guidance,)
-    wanted = sweeping.Range(tuple(guidances), makers, checked(given.count, Positive, "--count"))
-    points = sweeping.sweep(
+    makers = {a: predictor if a == 1 else load_predictor(given.run, device, a, given.vae) for a in averages}
+    guidances = given.sweep_guidance or (default_sampling(predictor.bundle).guidance,)
+    wanted = sweeping.SweepRange(tuple(guidances), makers, validate(given.count, Positive, "--count"))
+    points = sweeping.run_sweep(
         wanted, classifier, dataset, part, folder.path, world, Console(given.json).progress("generating images")
     )
-    files = sweeping.write(points, folder.path, given.features)
+    files = sweeping.write_sweep(points, folder.path, given.features)
     files.append(draw(points, folder.evaluation / "sweep.svg"))
     if not given.json:
-        titles, rows = sweeping.cells(points)
-        best, taken = sweeping.best(points), sum(not p.fresh for p in points)
+        titles, rows = sweeping.table_cells(points)
+        best, taken = sweeping.best_point(points), sum(not p.is_new for p in points)
         print("\n" + "\n".join(table([Column(t) for t in titles], rows)))
         print(f"the least Fréchet distance: average {best.average}, guidance {best.guidance:g}")
         print(
             f"in {', '.join(map(str, files))}"
             + (f"; {taken} of {len(points)} rows were there already" if taken else "")
         )
-    return [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.found)} for p in points]
+    return [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
 
 
 def draw(points: Sequence[Any], file: Path) -> Path:
     """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the same bytes."""
     import matplotlib
 
-    from vitrail.analysis.figures import charts
+    from vitrail.analysis.figures import create_charts
 
-    figure, (left, right) = charts(2)
+    figure, (left, right) = create_charts(2)
     for colour, average in enumerate(dict.fromkeys(p.average for p in points)):
         line = sorted((p for p in points if p.average == average), key=lambda p: p.guidance)
         across = [p.guidance for p in line]
         left.plot(
             across,
-            [p.found.metrics["frechet"] for p in line],
+            [p.quality.metrics["frechet"] for p in line],
             color=f"C{colour}",
             marker=".",
             label=f"average {average}",
         )
         for style, name in zip(STYLES, ("precision", "recall"), strict=False):
-            values = [p.found.metrics[name] for p in line]
+            values = [p.quality.metrics[name] for p in line]
             right.plot(across, values, style, color=f"C{colour}", marker=".", label=f"{name}, average {average}")
     left.set(title="Fréchet distance", xlabel="guidance")
     right.set(title="precision and recall", xlabel="guidance", ylim=(0, 1.02))
@@ -143,8 +146,8 @@ def show(found: dict[str, Any]) -> None:
     if found["asked"] is not None:
         print(f"  {'of its class':<18} {found['asked']:.4f}   (of real images {found['asked_of_real']:.4f})")
     if found["copied"] is not None:
-        from vitrail.evaluation.generation.copying import Copying, sentence
+        from vitrail.evaluation.generation.copying import CopyingReport, describe_copying
 
-        print(f"  {sentence(Copying(**found['copied']))}")
+        print(f"  {describe_copying(CopyingReport(**found['copied']))}")
     for note in found["notes"]:
         print(f"  note: {note}")

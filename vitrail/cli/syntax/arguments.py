@@ -13,9 +13,9 @@ from vitrail.cli.syntax.help import print_help
 from vitrail.cli.syntax.keys import Given, numeric, parts, take_keys
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.syntax.verb import Verb
-from vitrail.errors import SYNONYMS, UsageError, nearest, pick
+from vitrail.errors import SYNONYMS, UsageError, choose, nearest
 from vitrail.recipe import CHOICES
-from vitrail.validation import spoken
+from vitrail.validation import describe_type
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ def propose(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | None) 
         meant = SYNONYMS.get(name, name).replace("_", "-")
         if same := [k for k in keys if k.endswith(f".{meant}")]:
             raise UsageError(f"unknown option {flag}; did you mean {' or '.join(same)}?", hint)
-    pick(flag, [*known, "--debug"], "option", hint)
+    choose(flag, [*known, "--debug"], "option", hint)
 
 
 def recipe_flags() -> list[str]:
@@ -116,7 +116,7 @@ def recipe_flags() -> list[str]:
     found = [f"--{s}.{f.name}" for s, part in parts().items() if s not in CHOICES for f in dataclasses.fields(part)]
     for section, floor in (("model", "models"), ("data", "datasets"), ("task", "tasks")):
         found += dict.fromkeys(
-            f"--{section}.{key}" for room in catalog.rooms(floor) for key in catalog.fields(floor, room)
+            f"--{section}.{key}" for room in catalog.list_modules(floor) for key in catalog.config_fields(floor, room)
         )
     return [k.replace("_", "-") for k in found]
 
@@ -125,7 +125,7 @@ def device(name: str) -> str:
     """`name` if it can be a device here. Errors: `UsageError`."""
     kind = re.fullmatch(r"(auto|cpu|mps|cuda)|cuda:(\d+)", name)
     if not kind:
-        pick(name, ("auto", "cpu", "cuda", "mps"), "device", "--device 1 is the second GPU")
+        choose(name, ("auto", "cpu", "cuda", "mps"), "device", "--device 1 is the second GPU")
     if name.startswith("cuda"):
         import torch
 
@@ -156,5 +156,5 @@ def condensed(box: str, kind: type, prog: str, words: list[str]) -> str:
         r"Error parsing --([\w-]+): .*?(?:(?:from|arguments:) \[(.*?)\]|base 10: ('.*?')|: ('.*?'))", text
     ):
         hint = get_type_hints(kind).get(match[1].replace("-", "_"), str)
-        return f"--{match[1]} takes {spoken(hint)}, not {match[2] or match[3] or match[4] or 'nothing'}"
+        return f"--{match[1]} takes {describe_type(hint)}, not {match[2] or match[3] or match[4] or 'nothing'}"
     return f"{prog} cannot use {' '.join(words)[:120]!r}" if words else f"{prog}: an argument is missing"

@@ -6,7 +6,7 @@ from typing import Any
 
 from vitrail import catalog
 from vitrail.cli.syntax.flags import BY_NAME, SHORT
-from vitrail.cli.syntax.help import choose, chosen_options
+from vitrail.cli.syntax.help import chosen_options, chosen_section
 from vitrail.cli.syntax.source import Option, Sources
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import VitrailError
@@ -49,7 +49,7 @@ def possible(verb: Verb[Any], words: list[str]) -> Iterable[str]:
         return values
     places = [o.positional.strip("[].") for o in options if o.positional]
     if verb.name == "study":
-        return [room.replace("_", "-") for room in catalog.rooms("studies")]
+        return [room.replace("_", "-") for room in catalog.list_modules("studies")]
     return [name for place in places for name in PLACES.get(place, tuple)()]
 
 
@@ -67,7 +67,7 @@ def flags(verb: Verb[Any], options: list[Option], before: list[str], last: str) 
 def section_options(verb: Verb[Any], section: str, before: list[str]) -> list[Option]:
     """The keys of a section; of model, data and task those of what is named before."""
     sources = Sources()
-    part = getattr(choose(verb, before) if section in CHOICES else Recipe(), section)
+    part = getattr(chosen_section(verb, before) if section in CHOICES else Recipe(), section)
     if section in CHOICES:
         return [option for _, options in chosen_options(section, part, sources) for option in options]
     return sources.options(type(part).__module__, type(part).__name__)
@@ -109,16 +109,16 @@ def recipes() -> list[str]:
 
 PLACES = {  # what stands at a place without a flag
     "RUN": runs,
-    "MODEL": lambda: [*catalog.names("models"), *runs()],
-    "SOURCE": lambda: [*runs(), *catalog.names("models")],
-    "NAME": lambda: [*catalog.rooms("models"), *catalog.names("models")],
+    "MODEL": lambda: [*catalog.list_names("models"), *runs()],
+    "SOURCE": lambda: [*runs(), *catalog.list_names("models")],
+    "NAME": lambda: [*catalog.list_modules("models"), *catalog.list_names("models")],
     "RECIPE": recipes,
     "DATA": lambda: catalog.WORDS,
     "SHELL": lambda: ("bash", "zsh", "fish"),
 }
 VALUES = {
-    "--model": lambda: catalog.names("models"),
-    "--task": lambda: catalog.rooms("tasks"),
+    "--model": lambda: catalog.list_names("models"),
+    "--task": lambda: catalog.list_modules("tasks"),
     "--data": lambda: catalog.WORDS,
     "--weights": runs,
     "--resume": runs,

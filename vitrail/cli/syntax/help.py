@@ -13,10 +13,10 @@ from vitrail.cli.syntax.flags import FLAGS, flag_of
 from vitrail.cli.syntax.keys import take_keys
 from vitrail.cli.syntax.source import Option, Sources
 from vitrail.cli.syntax.verb import Verb
-from vitrail.errors import pick
+from vitrail.errors import choose
 from vitrail.recipe import CHOICES, Recipe, override
 from vitrail.recipe import read as read_recipe
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 FLOORS = {"model": "models", "data": "datasets", "task": "tasks"}
 NARROWEST, WIDEST = 60, 120  # columns
@@ -32,10 +32,10 @@ def print_help(verb: Verb[Any], words: list[str]) -> None:
     if not topic or not verb.sections:
         lines = overview(verb)
     else:
-        pick(
+        choose(
             topic, ("all", *verb.sections), "section", f"{verb.prog} --help SECTION: {', '.join(verb.sections)}, or all"
         )
-        recipe = choose(verb, words[:at] + words[at + 2 :])
+        recipe = chosen_section(verb, words[:at] + words[at + 2 :])
         sections = verb.sections if topic == "all" else (topic,)
         whole = [*overview(verb), ""] if topic == "all" else []
         lines = [*whole, *(line for s in sections for line in section_lines(s, recipe)), SWITCHES]
@@ -125,14 +125,14 @@ def laid_out(rows: Rows, column: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def choose(verb: Verb[Any], words: list[str]) -> Recipe:
+def chosen_section(verb: Verb[Any], words: list[str]) -> Recipe:
     """The recipe that words speak of, as far as it says which model, data and task: their keys are listed."""
     rest, keys = take_keys(words, verb.flags)
     recipe = Recipe()
     for word in (w for w in rest if not w.startswith("-")):
         if word.endswith(".toml") and "model" in verb.sections:
-            recipe = read_recipe(place(word))
-        elif word.partition("/")[0] in catalog.rooms("models") and "model" in verb.sections:
+            recipe = read_recipe(as_path(word))
+        elif word.partition("/")[0] in catalog.list_modules("models") and "model" in verb.sections:
             recipe = override(recipe, "model", {"name": word})
         elif verb.sections == ("data",):
             recipe = override(recipe, "data", {"path": word})
@@ -165,17 +165,20 @@ def chosen_options(section: str, choice: Any, sources: Sources) -> list[tuple[st
     """The keys of the module that a section names, or of every module that it could name."""
     floor, name = FLOORS[section], choice.name
     if section == "data" and not name and (path := choice.keys.get("path")):
-        name = catalog.layout(str(path))
+        name = catalog.detect_layout(str(path))
     room, _, variant = name.partition("/")
     if "." in room.strip("."):
         return [(name, sources.options(room, variant=variant))]
     if name:
-        catalog.known(floor, name)
+        catalog.check_name(floor, name)
         if variant:
-            pick(name, catalog.names(floor, room), section)
-    rooms = [room] if name else catalog.rooms(floor)
+            choose(name, catalog.list_names(floor, room), section)
+    rooms = [room] if name else catalog.list_modules(floor)
     return [
-        (f"{name or r}: {catalog.about(floor, r)[0]}", sources.options(f"vitrail.{floor}.{r}", variant=variant))
+        (
+            f"{name or r}: {catalog.read_docstring(floor, r)[0]}",
+            sources.options(f"vitrail.{floor}.{r}", variant=variant),
+        )
         for r in rooms
     ]
 

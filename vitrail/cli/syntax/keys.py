@@ -7,9 +7,9 @@ from typing import Any, get_type_hints
 
 from vitrail.cli.syntax.flags import Flag, changes_of, flag_of, kind_of
 from vitrail.cli.syntax.former import renamed
-from vitrail.errors import UsageError, pick
+from vitrail.errors import UsageError, choose
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
-from vitrail.validation import checked, parse, spoken
+from vitrail.validation import describe_type, parse_value, validate
 
 Given = list[tuple[str, dict[str, Any]]]
 
@@ -18,8 +18,8 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
     """Takes `--section.key value ...`, and the `flags` that are keys of a recipe, out of `words`: what is left, and the
     keys by section in the order they stand.
 
-    A key takes one value and whatever numbers follow it (`--input.size 28 28`); a key alone is true,
-    `--augment.no-flip` false.
+    A key takes one value and whatever numbers follow it (`--img-size 28 28`); a key alone is true,
+    `--augment.no-hflip` false.
     """
     by_name = {f.flag: f for f in flags}
     rest: list[str] = []
@@ -59,7 +59,7 @@ def key_of(section: str, key: str) -> tuple[str, str]:
         raise UsageError(
             f"--{section}.{key.replace('_', '-')} is {now} now", "vitrail train --help all lists every key"
         )
-    pick(section, SECTIONS, "section of a recipe", f"sections: {', '.join(SECTIONS)}")
+    choose(section, SECTIONS, "section of a recipe", f"sections: {', '.join(SECTIONS)}")
     return section, key
 
 
@@ -71,7 +71,7 @@ def value_of(flag: Flag, values: list[str]) -> Any:
         raise UsageError(f"{flag.flag} is empty", "leave it out, or give it a value")
     assert flag.key
     kind = kind_of(flag.key)
-    return values[0] if kind is str else checked(meaning(values), kind, flag.flag)
+    return values[0] if kind is str else validate(meaning(values), kind, flag.flag)
 
 
 def keys_of(section: str, given: Given) -> dict[str, Any]:
@@ -89,14 +89,14 @@ def numeric(word: str) -> bool:
 
 def meaning(values: list[str]) -> Any:
     if len(values) == 1:
-        return parse(values[0])
-    return [parse(v) for v in values]
+        return parse_value(values[0])
+    return [parse_value(v) for v in values]
 
 
 def switch(section: str, key: str) -> dict[str, Any]:
     """A key without a value. Errors: `UsageError` where the key is no switch."""
     kinds = {} if section in CHOICES else get_type_hints(type(parts()[section]))
     name = key.removeprefix("no_")
-    if name in kinds and "true" not in spoken(kinds[name]):
-        raise UsageError(f"--{section}.{key.replace('_', '-')} needs a value", f"it takes {spoken(kinds[name])}")
+    if name in kinds and "true" not in describe_type(kinds[name]):
+        raise UsageError(f"--{section}.{key.replace('_', '-')} needs a value", f"it takes {describe_type(kinds[name])}")
     return {name: key == name}

@@ -1,4 +1,4 @@
-"""Boxes of objects, kept compactly for all pictures at once, and what is done to them before a layout hands them on."""
+"""Boxes of objects, kept compactly for all images at once, and what is done to them before a layout hands them on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,55 +7,55 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.dataset import Boxes
-from vitrail.data.decode import header
+from vitrail.data.decode import read_header
 from vitrail.errors import BadImage, many
 
-ROUNDING = 2.0  # pixels by which a box may stick out of its picture and still be meant to end there
+ROUNDING = 2.0  # pixels by which a box may stick out of its image and still be meant to end there
 
 
 @dataclass(frozen=True)
 class BoxReader:
-    """Picture i has the boxes from starts[i] to starts[i + 1] of `every`. starts: int64 [N + 1]."""
+    """Image i has the boxes from starts[i] to starts[i + 1] of `all_boxes`. starts: int64 [N + 1]."""
 
-    every: Boxes
+    all_boxes: Boxes
     starts: np.ndarray
 
     def __call__(self, index: int) -> Boxes:
         own = slice(int(self.starts[index]), int(self.starts[index + 1]))
-        return Boxes(*(values[own].copy() for values in self.every))
+        return Boxes(*(values[own].copy() for values in self.all_boxes))
 
 
-def packed(found: Sequence[Boxes]) -> BoxReader:
-    """The boxes of picture 0, 1, ... as one reader."""
-    counts = [len(own.labels) for own in found]
+def pack_boxes(boxes: Sequence[Boxes]) -> BoxReader:
+    """The boxes of image 0, 1, ... as one reader."""
+    counts = [len(own.labels) for own in boxes]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     if not sum(counts):
-        return BoxReader(boxes_of([], [], []), starts)
-    return BoxReader(Boxes(*(np.concatenate(values) for values in zip(*found, strict=True))), starts)
+        return BoxReader(as_boxes([], [], []), starts)
+    return BoxReader(Boxes(*(np.concatenate(values) for values in zip(*boxes, strict=True))), starts)
 
 
-def boxes_of(boxes: Sequence[Sequence[float]], labels: Sequence[int], crowd: Sequence[bool]) -> Boxes:
+def as_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[int], crowd: Sequence[bool]) -> Boxes:
     """Lists as arrays, also where there is nothing in them."""
     return Boxes(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(crowd, bool))
 
 
-def area(boxes: np.ndarray) -> np.ndarray:
+def box_area(boxes: np.ndarray) -> np.ndarray:
     """Of boxes [n 4], [n]; 0 where an edge lies beyond its opposite."""
     return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
 
 
-def cut(truth: Boxes, place: Sequence[int] | np.ndarray, share: float) -> Boxes:
+def crop_boxes(boxes: Boxes, place: Sequence[int] | np.ndarray, share: float) -> Boxes:
     """The boxes of which at least a share lies in a place (left, top, right, bottom), cut at its border and in its own pixels."""
     edges = np.asarray(place)
-    moved = truth.boxes - np.tile(edges[:2], 2).astype(np.float32)
+    moved = boxes.boxes - np.tile(edges[:2], 2).astype(np.float32)
     inside = moved.clip(0, np.tile(edges[2:] - edges[:2], 2).astype(np.float32))
-    seen = area(inside) >= np.maximum(share * area(moved), 1e-6)
-    return Boxes(inside[seen], truth.labels[seen], truth.crowd[seen])
+    seen = box_area(inside) >= np.maximum(share * box_area(moved), 1e-6)
+    return Boxes(inside[seen], boxes.labels[seen], boxes.crowd[seen])
 
 
 @dataclass
-class Tidy:
-    """Brings the boxes of one picture after another in order, and counts what was done, for the notes of a data set."""
+class BoxCleaner:
+    """Brings the boxes of one image after another in order, and counts what was done, for the notes of a data set."""
 
     clipped: int = 0
     empty: list[str] = field(default_factory=list)
@@ -83,19 +83,23 @@ class Tidy:
         said = []
         if self.clipped:
             count = many(self.clipped, "box", "boxes")
-            said.append(f"cut at the border of the picture, of which they stuck out by up to {ROUNDING:g} pixels: {count}")
+            said.append(
+                f"cut at the border of the image, of which they stuck out by up to {ROUNDING:g} pixels: {count}"
+            )
         if self.empty:
             count = many(len(self.empty), "box", "boxes")
             said.append(f"left out, as they have no height or no width: {count}, the first in {self.empty[0]}")
         if self.outside:
             count = many(len(self.outside), "box", "boxes")
-            said.append(f"sticking out of their picture by more than {ROUNDING:g} pixels: {count}, the first in {self.outside[0]}")
+            said.append(
+                f"sticking out of their image by more than {ROUNDING:g} pixels: {count}, the first in {self.outside[0]}"
+            )
         return said
 
 
-def size_of(path: Path) -> tuple[int, int] | None:
-    """Height and width of a picture by its header; None where it cannot be read, which is told where pictures are read."""
+def read_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image by its header; None where it cannot be read, which is told where images are read."""
     try:
-        return header(path).size
+        return read_header(path).size
     except BadImage:
         return None

@@ -1,4 +1,4 @@
-"""Regions of a picture as COCO writes them: run lengths down the columns, as numbers or packed into text, and polygons.
+"""Regions of an image as COCO writes them: run lengths down the columns, as numbers or packed into text, and polygons.
 
 Runs begin with pixels outside; columns follow each other. In text, a number is written five bits at a time from the lowest, each as one
 character from "0" on, 32 added where more follow; from the fourth number on, the difference to the number two before is written.
@@ -13,29 +13,29 @@ LONGEST = 50_000_000  # characters of packed runs
 POINTS = 100_000  # of a polygon
 
 
-def region(found: Any, height: int, width: int) -> np.ndarray:
+def decode_region(segmentation: Any, height: int, width: int) -> np.ndarray:
     """bool [H W] of a "segmentation": a list of polygons, or {"size": [height, width], "counts": runs}. Errors: `ValueError`."""
-    if isinstance(found, dict):
-        if list(found.get("size", ())) != [height, width]:
-            raise ValueError(f"is for a size of {found.get('size')}, and the picture is {[height, width]}")
-        counts = found.get("counts")
-        return runs(unpacked(counts) if isinstance(counts, str) else counts, height, width)
-    if isinstance(found, list):
-        return polygons(found, height, width)
+    if isinstance(segmentation, dict):
+        if list(segmentation.get("size", ())) != [height, width]:
+            raise ValueError(f"is for a size of {segmentation.get('size')}, and the image is {[height, width]}")
+        counts = segmentation.get("counts")
+        return decode_runs(unpack_runs(counts) if isinstance(counts, str) else counts, height, width)
+    if isinstance(segmentation, list):
+        return fill_polygons(segmentation, height, width)
     raise ValueError("is neither polygons nor run lengths")
 
 
-def runs(counts: Any, height: int, width: int) -> np.ndarray:
-    """bool [H W] from run lengths, pixels outside first. Errors: `ValueError` where they are not numbers or do not fill the picture."""
+def decode_runs(counts: Any, height: int, width: int) -> np.ndarray:
+    """bool [H W] from run lengths, pixels outside first. Errors: `ValueError` where they are not numbers or do not fill the image."""
     if not isinstance(counts, list) or not all(type(c) is int and 0 <= c <= height * width for c in counts):
         raise ValueError("has run lengths that are not whole numbers from 0 to the number of pixels")
     if sum(counts) != height * width:
-        raise ValueError(f"has run lengths that make {sum(counts):,} pixels, and the picture has {height * width:,}")
+        raise ValueError(f"has run lengths that make {sum(counts):,} pixels, and the image has {height * width:,}")
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
 
 
-def unpacked(text: str) -> list[int]:
+def unpack_runs(text: str) -> list[int]:
     """Run lengths from packed text. Errors: `ValueError`."""
     if len(text) > LONGEST or not text.isascii():
         raise ValueError("has packed run lengths that are too long or not ASCII")
@@ -58,21 +58,21 @@ def unpacked(text: str) -> list[int]:
     return counts
 
 
-def polygons(found: Sequence[Any], height: int, width: int) -> np.ndarray:
+def fill_polygons(segmentation: Sequence[Any], height: int, width: int) -> np.ndarray:
     """bool [H W]: pixels whose centres lie in any of some polygons [x, y, x, y, ...]. Errors: `ValueError`."""
     inside = np.zeros((height, width), bool)
-    for points in found:
+    for points in segmentation:
         try:
             flat = np.array(points, np.float64).ravel()
         except (ValueError, TypeError):
             raise ValueError("has a polygon that is not a list of numbers") from None
         if flat.size < 6 or flat.size % 2 or flat.size > 2 * POINTS or not np.isfinite(flat).all():
             raise ValueError(f"has a polygon that is not three to {POINTS:,} points of two numbers each")
-        inside |= filled(flat[::2], flat[1::2], height, width)
+        inside |= fill_polygon(flat[::2], flat[1::2], height, width)
     return inside
 
 
-def filled(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
+def fill_polygon(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
     """bool [H W]: pixels from whose centres an odd number of edges lie to the left."""
     crossed = np.zeros((height, width + 1), np.int64)
     centres = np.arange(height) + 0.5

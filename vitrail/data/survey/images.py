@@ -1,4 +1,4 @@
-"""Reads every picture of a data set once and tells what is there: sizes, damage, duplicates, balance, mean and spread of the colours."""
+"""Reads every image of a data set once and tells what is there: sizes, damage, duplicates, balance, mean and spread of the colours."""
 
 import hashlib
 import os
@@ -11,27 +11,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitrail.data.dataset import Dataset, Split, TakeReader
-from vitrail.data.decode import NAMELESS, decode, header
+from vitrail.data.dataset import Dataset, Split, SubsetReader
+from vitrail.data.decode import NAMELESS, decode, read_header
 from vitrail.data.files import FileReader
 from vitrail.errors import BadImage
 
-BLOCK = 2048  # pictures handed to the threads at a time
+BLOCK = 2048  # images handed to the threads at a time
 SLENDER = 10.0  # longer side over shorter side
 TINY = 8  # pixels of the shorter side
 SHOWN = 20  # files that are listed by name
 
 
-class Where(NamedTuple):
-    """One picture: picture `number` of a split, by its name."""
+class ImageReference(NamedTuple):
+    """One image: image `number` of a split, by its name."""
 
     split: str
     number: int
     name: str
 
 
-class Bad(NamedTuple):
-    """One picture that cannot be decoded, and why."""
+class UnreadableImage(NamedTuple):
+    """One image that cannot be decoded, and why."""
 
     split: str
     number: int
@@ -49,27 +49,29 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at every picture found. Pictures that cannot be decoded are in `counts` and `corrupt`, and in nothing else."""
+    """What a look at every image found. Images that cannot be decoded are in `counts` and `corrupt`, and in nothing else."""
 
-    counts: dict[str, tuple[int, ...]]  # pictures of each class, by split; one of two classes counts twice; {} for masks and boxes
-    pictures: dict[str, int]  # by split
+    counts: dict[
+        str, tuple[int, ...]
+    ]  # images of each class, by split; one of two classes counts twice; {} for masks and boxes
+    images: dict[str, int]  # by split
     sizes: Sizes
-    channels: dict[int, int]  # channels as stored -> pictures
-    bits: dict[int, int]  # bits of a channel as stored -> pictures
-    animated: int  # files of more than one picture
-    corrupt: tuple[Bad, ...]
-    copies: tuple[tuple[Where, ...], ...]  # groups of pictures with the same content
-    conflicts: tuple[tuple[Where, ...], ...]  # those of the groups whose labels differ
-    slender: tuple[Where, ...]
-    tiny: tuple[Where, ...]
-    imbalance: float  # pictures of the largest class over those of the smallest, in train; infinite where one has none
+    channels: dict[int, int]  # channels as stored -> images
+    bits: dict[int, int]  # bits of a channel as stored -> images
+    animated: int  # files of more than one image
+    corrupt: tuple[UnreadableImage, ...]
+    copies: tuple[tuple[ImageReference, ...], ...]  # groups of images with the same content
+    conflicts: tuple[tuple[ImageReference, ...], ...]  # those of the groups whose labels differ
+    slender: tuple[ImageReference, ...]
+    tiny: tuple[ImageReference, ...]
+    imbalance: float  # images of the largest class over those of the smallest, in train; infinite where one has none
     mean: tuple[float, ...]  # of each channel over train, in [0, 1]; files weigh the same whatever their size
     std: tuple[float, ...]
-    content: str  # SHA-256 over the names, labels and contents of all pictures
+    content: str  # SHA-256 over the names, labels and contents of all images
 
     @property
     def repeated(self) -> dict[str, int]:
-        """Pictures that could go without loss, by split: copies of another in the same split."""
+        """Images that could go without loss, by split: copies of another in the same split."""
         extra: Counter[str] = Counter()
         for group in self.copies:
             extra.update({split: n - 1 for split, n in Counter(w.split for w in group).items() if n > 1})
@@ -77,16 +79,16 @@ class Survey:
 
     @property
     def shared(self) -> dict[tuple[str, str], int]:
-        """How many pictures of the second split are in the first too, such as ("train", "val")."""
+        """How many images of the second split are in the first too, such as ("train", "val")."""
         found: Counter[tuple[str, str]] = Counter()
         for group in self.copies:
             have = Counter(w.split for w in group)
-            found.update({(a, b): have[b] for a, b in combinations(self.pictures, 2) if have[a] and have[b]})
+            found.update({(a, b): have[b] for a, b in combinations(self.images, 2) if have[a] and have[b]})
         return dict(found)
 
 
-class _Look(NamedTuple):
-    """What one picture told. Statistics are of its channels, values in [0, 1]."""
+class _ImageFacts(NamedTuple):
+    """What one image told. Statistics are of its channels, values in [0, 1]."""
 
     digest: bytes
     size: tuple[int, int] = (0, 0)
@@ -98,70 +100,78 @@ class _Look(NamedTuple):
     reason: str = ""
 
 
-def survey(dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0) -> Survey:
-    """Reads every picture of every split. progress: called with (pictures read, of how many). threads: 0 takes one a core, at most 16.
+def survey_images(dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0) -> Survey:
+    """Reads every image of every split. progress: called with (images read, of how many). threads: 0 takes one a core, at most 16.
 
-    A picture that cannot be decoded is recorded, never an error.
+    An image that cannot be decoded is recorded, never an error.
     """
-    looks: dict[str, list[_Look]] = {name: [] for name in dataset.splits}
+    looks: dict[str, list[_ImageFacts]] = {name: [] for name in dataset.splits}
     moments: dict[str, list[np.ndarray]] = {name: [] for name in dataset.splits}
     total, done = sum(map(len, dataset.splits.values())), 0
     with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.splits.items():
             for block in _blocks(split, pool, dataset.channels):
-                moments[name].append(np.array([(x.mean, x.square) for x in block if not x.reason]).reshape(-1, 2, dataset.channels))
-                looks[name] += [x._replace(mean=None, square=None) for x in block]  # two arrays a picture are too much to keep of millions
+                moments[name].append(
+                    np.array([(x.mean, x.square) for x in block if not x.reason]).reshape(-1, 2, dataset.channels)
+                )
+                looks[name] += [
+                    x._replace(mean=None, square=None) for x in block
+                ]  # two arrays an image are too much to keep of millions
                 done += len(block)
                 if progress:
                     progress(done, total)
     return _summary(dataset, looks, {name: np.concatenate(blocks) for name, blocks in moments.items() if blocks})
 
 
-def _blocks(split: Split, pool: ThreadPoolExecutor, channels: int) -> Iterator[list[_Look]]:
+def _blocks(split: Split, pool: ThreadPoolExecutor, channels: int) -> Iterator[list[_ImageFacts]]:
     array = split.array
     for start in range(0, len(split), BLOCK):
         stop = min(start + BLOCK, len(split))
         if array is not None:
-            yield _look_array(array[start:stop])
+            yield _inspect_array(array[start:stop])
         else:
-            yield list(pool.map(lambda i: _look(split, i, channels), range(start, stop)))
+            yield list(pool.map(lambda i: _inspect(split, i, channels), range(start, stop)))
 
 
-def _look_array(array: np.ndarray) -> list[_Look]:
+def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
     """[N H W C] at once."""
     count, height, width, channels = array.shape
     flat = np.ascontiguousarray(array).reshape(count, height * width, channels)
     means = flat.mean(1, dtype=np.float64) / 255
     squares = np.square(flat, dtype=np.uint16).mean(1, dtype=np.float64) / 255**2  # 255 squared fits 16 bits
     kept = [(hashlib.sha256(flat[i]).digest(), (height, width), channels, 8, 1) for i in range(count)]
-    return [_Look(*facts, mean=m, square=s) for facts, m, s in zip(kept, means, squares, strict=True)]
+    return [_ImageFacts(*facts, mean=m, square=s) for facts, m, s in zip(kept, means, squares, strict=True)]
 
 
-def _look(split: Split, index: int, channels: int) -> _Look:
-    """One picture by its reader. A file is read once; its header, its pixels and its hash are of the same bytes."""
+def _inspect(split: Split, index: int, channels: int) -> _ImageFacts:
+    """One image by its reader. A file is read once; its header, its pixels and its hash are of the same bytes."""
     read, at = split.read, index
-    while isinstance(read, TakeReader):
+    while isinstance(read, SubsetReader):
         at, read = int(read.indices[at]), read.read
     if not isinstance(read, FileReader):
         try:
-            return _look_array(read(at)[None])[0]
+            return _inspect_array(read(at)[None])[0]
         except BadImage as error:
-            return _Look(b"", reason=error.what.removeprefix(f"{split.names[index]} "))
+            return _ImageFacts(b"", reason=error.what.removeprefix(f"{split.names[index]} "))
     try:
         data = (read.root / read.names[at]).read_bytes()
     except OSError as error:
-        return _Look(b"", reason=f"cannot be read: {(error.strerror or str(error)).lower()}")
+        return _ImageFacts(b"", reason=f"cannot be read: {(error.strerror or str(error)).lower()}")
     digest = hashlib.sha256(data).digest()
     try:
-        facts, pixels = header(data), decode(data, channels)
+        facts, pixels = read_header(data), decode(data, channels)
     except BadImage as error:
-        return _Look(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
-    seen = _look_array(pixels[None])[0]
-    return _Look(digest, facts.size, facts.channels, facts.bits, facts.frames, seen.mean, seen.square)
+        return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
+    seen = _inspect_array(pixels[None])[0]
+    return _ImageFacts(digest, facts.size, facts.channels, facts.bits, facts.frames, seen.mean, seen.square)
 
 
-def _summary(dataset: Dataset, looks: dict[str, list[_Look]], moments: dict[str, np.ndarray]) -> Survey:
-    every = [(Where(part, i, str(split.names[i])), look) for part, split in dataset.splits.items() for i, look in enumerate(looks[part])]
+def _summary(dataset: Dataset, looks: dict[str, list[_ImageFacts]], moments: dict[str, np.ndarray]) -> Survey:
+    every = [
+        (ImageReference(part, i, str(split.names[i])), look)
+        for part, split in dataset.splits.items()
+        for i, look in enumerate(looks[part])
+    ]
     good = [(where, look) for where, look in every if not look.reason]
     copies = _copies(every)
     labelled = dataset.splits if dataset.kind == "classes" else {}
@@ -170,12 +180,12 @@ def _summary(dataset: Dataset, looks: dict[str, list[_Look]], moments: dict[str,
     mean, std = _statistics(moments.get("train", np.empty((0, 2, dataset.channels))))
     return Survey(
         counts=counts,
-        pictures={part: len(split) for part, split in dataset.splits.items()},
+        images={part: len(split) for part, split in dataset.splits.items()},
         sizes=_sizes([look.size for _, look in good]),
         channels=dict(sorted(Counter(look.channels for _, look in good).items())),
         bits=dict(sorted(Counter(look.bits for _, look in good).items())),
         animated=sum(look.frames > 1 for _, look in good),
-        corrupt=tuple(Bad(*where, look.reason) for where, look in every if look.reason),
+        corrupt=tuple(UnreadableImage(*where, look.reason) for where, look in every if look.reason),
         copies=copies,
         conflicts=tuple(g for g in copies if len({dataset.splits[w.split].labels[w.number].tobytes() for w in g}) > 1),
         slender=tuple(where for where, look in good if max(look.size) > SLENDER * min(look.size)),
@@ -201,7 +211,7 @@ def _sizes(sizes: list[tuple[int, int]]) -> Sizes:
     return Sizes(height, width, len(set(sizes)))
 
 
-def _copies(every: list[tuple[Where, _Look]]) -> tuple[tuple[Where, ...], ...]:
+def _copies(every: list[tuple[ImageReference, _ImageFacts]]) -> tuple[tuple[ImageReference, ...], ...]:
     """Groups of equal content. Damaged files stay out: two empty files are copies, but of nothing."""
     groups = defaultdict(list)
     for where, look in every:
@@ -211,17 +221,17 @@ def _copies(every: list[tuple[Where, _Look]]) -> tuple[tuple[Where, ...], ...]:
 
 
 def _statistics(moments: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation from [N 2 C], means and mean squares: exact where all pictures have one size."""
+    """Mean and standard deviation from [N 2 C], means and mean squares: exact where all images have one size."""
     mean, square = moments.mean(0) if len(moments) else np.zeros(moments.shape[1:])
     return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
 
 
-def _content(dataset: Dataset, every: list[tuple[Where, _Look]]) -> str:
+def _content(dataset: Dataset, every: list[tuple[ImageReference, _ImageFacts]]) -> str:
     whole = hashlib.sha256()
     labels = {part: split.labels for part, split in dataset.splits.items()}
     for name, digest, label in sorted((w.name, look.digest, labels[w.split][w.number].tobytes()) for w, look in every):
         whole.update(name.encode(errors="surrogateescape") + b"\0" + digest + label)
     for part in sorted(dataset.splits) if dataset.kind != "classes" else ():
         for index in range(len(dataset.splits[part])):
-            whole.update(dataset.splits[part].truth_bytes(index))
+            whole.update(dataset.splits[part].annotation_bytes(index))
     return whole.hexdigest()

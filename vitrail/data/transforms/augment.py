@@ -1,7 +1,7 @@
-"""What training does to pictures. Two stages: picture by picture where torchvision does it (crops, policies, jitter), and the whole
-batch at once where that is enough (shifts, flips, erasing), since a call per picture would cost a small model a fifth of its time.
+"""What training does to images. Two stages: image by image where torchvision does it (crops, policies, jitter), and the whole
+batch at once where that is enough (shifts, flips, erasing), since a call per image would cost a small model a fifth of its time.
 
-Every chance comes from (seed, epoch, picture) alone, so neither workers nor processes nor resuming change a pixel.
+Every chance comes from (seed, epoch, image) alone, so neither workers nor processes nor resuming change a pixel.
 """
 
 import math
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.data.dataset import Split
-from vitrail.data.sampling import Keys, chance, seed_of
+from vitrail.data.sampling import Keys, derive_seed, uniform_numbers
 from vitrail.data.transforms.base import Transform, load_at_once, load_each
-from vitrail.data.transforms.preprocess import Preprocess, normalise, to_tensor
+from vitrail.data.transforms.preprocess import Preprocess, normalize, to_tensor
 
 SHIFT_Y, SHIFT_X, FLIP, FLIP_VERTICAL, ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X = range(9)
 
@@ -33,42 +33,44 @@ class Augmentation(Transform):
     crop: str = "none"  # "none", "pad", "random"
     pad: int = 2
     scale: tuple[float, float] = (0.35, 1.0)
-    flip: bool = False
-    flip_vertical: bool = False
-    randaugment: int = 0
+    hflip: bool = False
+    vflip: bool = False
+    randaugment_ops: int = 0
     magnitude: int = 9
-    policy: Policy = "none"  # in place of RandAugment
-    jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
-    erase: float = 0.0
+    auto_augment: Policy = "none"  # in place of RandAugment
+    color_jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
+    random_erasing: float = 0.0
 
     @property
     def works_per_image(self) -> bool:
-        return self.crop == "random" or self.coloured
+        return self.crop == "random" or self.has_color
 
     @property
-    def coloured(self) -> bool:
-        """Whether something is done that is defined for grey and RGB pictures only."""
-        return self.randaugment > 0 or self.policy != "none" or self.jitter > 0
+    def has_color(self) -> bool:
+        """Whether something is done that is defined for grey and RGB images only."""
+        return self.randaugment_ops > 0 or self.auto_augment != "none" or self.color_jitter > 0
 
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
         """uint8 [B C h w] and labels: the stage that runs in data workers."""
-        at_once = None if self.works_per_image else load_at_once(split, keys, self.preprocess.size, self.preprocess.channels)
-        return at_once or load_each(split, keys, self.picture)
+        at_once = (
+            None if self.works_per_image else load_at_once(split, keys, self.preprocess.size, self.preprocess.channels)
+        )
+        return at_once or load_each(split, keys, self.image)
 
     def deterministic(self) -> Preprocess:
         return self.preprocess
 
-    def picture(self, pixels: np.ndarray, epoch: int, index: int) -> Tensor:
+    def image(self, pixels: np.ndarray, epoch: int, index: int) -> Tensor:
         """uint8 [H W C] -> uint8 [C h w]."""
         if not self.works_per_image:
-            return self.preprocess.picture(pixels)
+            return self.preprocess.image(pixels)
         # training sets its own seed at every step; torch.manual_seed would seed every other kind of device too, which takes longer
-        torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
+        torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
         if self.crop == "random":
             image = self.random_crop()(to_tensor(pixels, self.preprocess.channels))
         else:
-            image = self.preprocess.picture(pixels)
-        for change in self.changes(image):
+            image = self.preprocess.image(pixels)
+        for change in self.photometric_changes(image):
             image = change(image)
         return image
 
@@ -78,21 +80,21 @@ class Augmentation(Transform):
         mode = v2.InterpolationMode(self.preprocess.interpolation)
         return v2.RandomResizedCrop(list(self.preprocess.size), scale=self.scale, interpolation=mode, antialias=True)
 
-    def changes(self, image: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """What happens to a picture of the model's size, in order."""
+    def photometric_changes(self, image: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """What happens to an image of the model's size, in order."""
         from torchvision.transforms import v2
 
         found: list[Callable[[Tensor], Tensor]] = []
-        if self.randaugment:
-            found.append(v2.RandAugment(self.randaugment, self.magnitude))
-        if self.policy == "autoaugment":
+        if self.randaugment_ops:
+            found.append(v2.RandAugment(self.randaugment_ops, self.magnitude))
+        if self.auto_augment == "autoaugment":
             found.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
-        elif self.policy == "trivialaugment":
+        elif self.auto_augment == "trivialaugment":
             found.append(v2.TrivialAugmentWide())
-        elif self.policy == "3-augment":
+        elif self.auto_augment == "3-augment":
             found.append(three_augment(image))
-        if self.jitter:
-            found.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
+        if self.color_jitter:
+            found.append(v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter))
         return found
 
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
@@ -101,60 +103,62 @@ class Augmentation(Transform):
         if keys is None:
             raise ValueError("what happens to an image depends on its key")
         if self.crop == "pad" and self.pad:
-            pictures = shifted(pictures, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
-        for wanted, purpose, axis in ((self.flip, FLIP, 3), (self.flip_vertical, FLIP_VERTICAL, 2)):
+            pictures = shift_images(pictures, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
+        for wanted, purpose, axis in ((self.hflip, FLIP, 3), (self.vflip, FLIP_VERTICAL, 2)):
             if wanted:
-                turned = torch.from_numpy(chance(self.seed, keys, purpose) < 0.5).to(pictures.device)
+                turned = torch.from_numpy(uniform_numbers(self.seed, keys, purpose) < 0.5).to(pictures.device)
                 pictures = torch.where(turned[:, None, None, None], pictures.flip(axis), pictures)
-        images = normalise(pictures, self.preprocess.mean, self.preprocess.std)
-        return images.masked_fill(self.erased(images, keys), 0.0) if self.erase else images
+        images = normalize(pictures, self.preprocess.mean, self.preprocess.std)
+        return images.masked_fill(self.erase_rectangles(images, keys), 0.0) if self.random_erasing else images
 
     def shifts(self, keys: Keys, purpose: int) -> Tensor:
-        """By how many pixels each picture moves, 0 to twice the padding."""
-        return torch.from_numpy((chance(self.seed, keys, purpose) * (2 * self.pad + 1)).astype(np.int64))
+        """By how many pixels each image moves, 0 to twice the padding."""
+        return torch.from_numpy((uniform_numbers(self.seed, keys, purpose) * (2 * self.pad + 1)).astype(np.int64))
 
-    def erased(self, images: Tensor, keys: Keys) -> Tensor:
+    def erase_rectangles(self, images: Tensor, keys: Keys) -> Tensor:
         """Which pixels are erased, bool [B 1 h w]: one rectangle of 2 to 33 % of the area, ratio 0.3 to 3.3 (Zhong et al. 2017)."""
         height, width = images.shape[2:]
-        u = {p: chance(self.seed, keys, p) for p in (ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X)}
+        u = {p: uniform_numbers(self.seed, keys, p) for p in (ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X)}
         area = (0.02 + u[ERASE_AREA] * 0.31) * height * width
         ratio = np.exp(np.log(0.3) + u[ERASE_RATIO] * (np.log(3.3) - np.log(0.3)))
         tall = np.minimum(np.sqrt(area * ratio), height).round()
-        wide = np.where(u[ERASE] < self.erase, np.minimum(np.sqrt(area / ratio), width).round(), 0)
-        rows = between(u[ERASE_Y], tall, height)
-        columns = between(u[ERASE_X], wide, width)
+        wide = np.where(u[ERASE] < self.random_erasing, np.minimum(np.sqrt(area / ratio), width).round(), 0)
+        rows = random_offset(u[ERASE_Y], tall, height)
+        columns = random_offset(u[ERASE_X], wide, width)
         return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
 
 
 def three_augment(image: Tensor) -> Callable[[Tensor], Tensor]:
-    """One of grey, solarised from 128 up, or blurred, for a uint8 picture [C H W] (Touvron et al. 2022, "DeiT III", section 3)."""
+    """One of grey, solarised from 128 up, or blurred, for a uint8 image [C H W] (Touvron et al. 2022, "DeiT III", section 3)."""
     from torchvision.transforms import v2
 
-    return v2.RandomChoice([v2.Grayscale(image.shape[0]), v2.RandomSolarize(128, 1.0), blurred])
+    return v2.RandomChoice([v2.Grayscale(image.shape[0]), v2.RandomSolarize(128, 1.0), blur])
 
 
-def blurred(image: Tensor) -> Tensor:
+def blur(image: Tensor) -> Tensor:
     """Blurred by 0.1 to 2 pixels: rows, then columns, since torchvision's own kernel of both at once takes several times as long."""
     from torchvision.transforms.v2 import functional
 
     sigma = float(torch.empty(1).uniform_(0.1, 2.0))
-    across, down = (2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in (image.shape[2], image.shape[1]))  # a border is mirrored
+    across, down = (
+        2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in (image.shape[2], image.shape[1])
+    )  # a border is mirrored
     rows = functional.gaussian_blur(image.float(), [across, 1], [sigma, sigma])
     return functional.gaussian_blur(rows, [1, down], [sigma, sigma]).round().to(torch.uint8)
 
 
-def between(place: np.ndarray, length: np.ndarray, whole: int) -> np.ndarray:
+def random_offset(place: np.ndarray, length: np.ndarray, whole: int) -> np.ndarray:
     """bool [B whole]: an interval of a given length at a given relative place."""
     start = np.floor(place * (whole - length + 1))[:, None]
     index = np.arange(whole)[None]
     return (index >= start) & (index < start + length[:, None])
 
 
-def shifted(pictures: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
-    """Each picture moved within a black border of `pad` pixels and cut to its size again."""
-    b, _, height, width = pictures.shape
-    wide = F.pad(pictures, (pad,) * 4)
-    rows = (down[:, None] + torch.arange(height)).to(pictures.device)  # [B h]
-    columns = (right[:, None] + torch.arange(width)).to(pictures.device)  # [B w]
-    which = torch.arange(b, device=pictures.device)
+def shift_images(images: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
+    """Each image moved within a black border of `pad` pixels and cut to its size again."""
+    b, _, height, width = images.shape
+    wide = F.pad(images, (pad,) * 4)
+    rows = (down[:, None] + torch.arange(height)).to(images.device)  # [B h]
+    columns = (right[:, None] + torch.arange(width)).to(images.device)  # [B w]
+    which = torch.arange(b, device=images.device)
     return wide.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

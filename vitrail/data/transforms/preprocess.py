@@ -1,4 +1,4 @@
-"""From a picture to what a model takes: one function for training's evaluation, prediction and everything after it."""
+"""From an image to what a model takes: one function for training's evaluation, prediction and everything after it."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys
 from vitrail.data.transforms.base import Transform, load_at_once, load_each
 
-LARGEST = 64_000_000  # pixels of a picture that windows are cut out of: a sliver would be blown up without end
-Resize = Literal["stretch", "crop", "fit", "slide", "tile"]
+LARGEST = 64_000_000  # pixels of an image that windows are cut out of: a sliver would be blown up without end
+ResizeMode = Literal["stretch", "crop", "fit", "slide", "tile"]
 
 
 class Window(NamedTuple):
-    """A part of a picture on a canvas of the model's size: it lies at the top left, and below and beside it is padding."""
+    """A part of an image on a canvas of the model's size: it lies at the top left, and below and beside it is padding."""
 
-    picture: Tensor  # uint8 [C h w]
-    top: int  # place of the canvas in the resized picture
+    image: Tensor  # uint8 [C h w]
+    top: int  # place of the canvas in the resized image
     left: int
     size: tuple[int, int]  # (height, width) of what is no padding
 
@@ -31,7 +31,7 @@ class Preprocess(Transform):
 
     size:    (height, width) in pixels.
     mean, std: per channel, of pixels in [0, 1].
-    resize:  "stretch" to the size; "crop": the shorter side to size / crop_ratio, then the centre; "fit": the whole picture in its own
+    resize:  "stretch" to the size; "crop": the shorter side to size / crop_ratio, then the centre; "fit": the whole image in its own
              proportions, padded below and beside. For masks and boxes also "slide": as large as covers the size, looked at in windows that
              overlap; "tile": in its own pixels, in windows likewise.
 
@@ -42,7 +42,7 @@ class Preprocess(Transform):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: Resize = "stretch"
+    resize_mode: ResizeMode = "stretch"
     crop_ratio: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[int, int, int] = (255, 255, 255)
@@ -54,43 +54,49 @@ class Preprocess(Transform):
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
         """uint8 [B C h w] and labels."""
         at_once = load_at_once(split, keys, self.size, self.channels)
-        return at_once or load_each(split, keys, lambda pixels, epoch, index: self.picture(pixels))
+        return at_once or load_each(split, keys, lambda pixels, epoch, index: self.image(pixels))
 
     def deterministic(self) -> "Preprocess":
         return self
 
-    def picture(self, pixels: np.ndarray) -> Tensor:
+    def image(self, pixels: np.ndarray) -> Tensor:
         """uint8 [H W C] of any size -> uint8 [C h w] of the model's size."""
         image = to_tensor(pixels, self.channels)
         if tuple(image.shape[1:]) == self.size:
             return image
-        if self.resize == "stretch":
-            return resized(image, self.size, self.interpolation)
-        if self.resize != "crop":
-            return self.windows(pixels)[0].picture
+        if self.resize_mode == "stretch":
+            return resize_image(image, self.size, self.interpolation)
+        if self.resize_mode != "crop":
+            return self.windows(pixels)[0].image
         height, width = image.shape[1:]
         scale = max(self.size[0] / height, self.size[1] / width) / self.crop_ratio
-        return centre(resized(image, (round(height * scale), round(width * scale)), self.interpolation), self.size)
+        return center_crop(
+            resize_image(image, (round(height * scale), round(width * scale)), self.interpolation), self.size
+        )
 
-    def scaled(self, height: int, width: int) -> tuple[int, int]:
-        """The size that a whole picture is given before windows are cut out of it."""
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that a whole image is given before windows are cut out of it."""
         ratios = self.size[0] / height, self.size[1] / width
-        if self.resize == "stretch":
+        if self.resize_mode == "stretch":
             return self.size
-        scale = {"fit": min(ratios), "slide": max(ratios)}.get(self.resize, 1.0)
+        scale = {"fit": min(ratios), "slide": max(ratios)}.get(self.resize_mode, 1.0)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def windows(self, pixels: np.ndarray, overlap: float = 1 / 3) -> list[Window]:
         """uint8 [H W C] -> everything that the model has to see of it: one window, or several that overlap by a share of their size."""
         image = to_tensor(pixels, self.channels)
-        size = self.scaled(*image.shape[1:])
+        size = self.scaled_size(*image.shape[1:])
         if size[0] * size[1] > LARGEST:
             from vitrail.errors import BadImage
 
-            told = f"a picture of {image.shape[1]} x {image.shape[2]} (height x width) would become one of {size[0]} x {size[1]}"
-            raise BadImage(told, "leave it out, or --input.resize fit")
-        image = padded(image if tuple(image.shape[1:]) == size else resized(image, size, self.interpolation), self.size, self.fill)
-        tops, lefts = (starts(size[i], self.size[i], overlap) for i in (0, 1))
+            told = f"an image of {image.shape[1]} x {image.shape[2]} (height x width) would become one of {size[0]} x {size[1]}"
+            raise BadImage(told, "leave it out, or --input.resize-mode fit")
+        image = pad_image(
+            image if tuple(image.shape[1:]) == size else resize_image(image, size, self.interpolation),
+            self.size,
+            self.padding_color,
+        )
+        tops, lefts = (window_starts(size[i], self.size[i], overlap) for i in (0, 1))
         height, width = self.size
         return [
             Window(image[:, y : y + height, x : x + width], y, x, (min(height, size[0] - y), min(width, size[1] - x)))
@@ -98,19 +104,19 @@ class Preprocess(Transform):
         ]  # fmt: skip
 
     @property
-    def fill(self) -> tuple[int, ...]:
+    def padding_color(self) -> tuple[int, ...]:
         """The colour of padding."""
         return tuple(round(255 * m) for m in self.mean)
 
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, normalised, on the same device."""
-        return normalise(images, self.mean, self.std)
+        return normalize(images, self.mean, self.std)
 
 
 def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
     """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour is weighed into grey (ITU-R 601), alpha is dropped.
 
-    Errors: `DataError` for any other change: nobody knows what the channels of a picture with five or more stand for.
+    Errors: `DataError` for any other change: nobody knows what the channels of an image with five or more stand for.
     """
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -126,18 +132,21 @@ def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
         else:
             from vitrail.errors import DataError
 
-            raise DataError(f"a picture has {have} channels and the model takes {channels}", "train with --input.channels, or convert it")
+            raise DataError(
+                f"an image has {have} channels and the model takes {channels}",
+                "train with --input.channels, or convert it",
+            )
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def resized(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+def resize_image(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
     return F.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
 
 
-def padded(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
+def pad_image(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
     """uint8 [C H W] -> at least of a size, with more below and to the right."""
     height, width = (max(a, b) for a, b in zip(image.shape[1:], size, strict=True))
     if (height, width) == tuple(image.shape[1:]):
@@ -147,7 +156,7 @@ def padded(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tenso
     return canvas
 
 
-def starts(length: int, window: int, overlap: float) -> list[int]:
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """Where windows begin that cover a length evenly, each overlapping the next by at least a share of its own length."""
     if length <= window:
         return [0]
@@ -155,15 +164,15 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
 
 
-def centre(image: Tensor, size: tuple[int, int]) -> Tensor:
+def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = (image.shape[1] - size[0]) // 2, (image.shape[2] - size[1]) // 2
     return image[:, top : top + size[0], left : left + size[1]]
 
 
-def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    return (pictures.float() / 255 - per_channel(mean, pictures)) / per_channel(std, pictures)
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return (images.float() / 255 - as_channels(mean, images)) / as_channels(std, images)
 
 
-def per_channel(values: tuple[float, ...], pictures: Tensor) -> Tensor:
-    """float32 [C 1 1] where the pictures are, to reckon with all pixels of a channel at once."""
-    return torch.tensor(values, device=pictures.device)[:, None, None]
+def as_channels(values: tuple[float, ...], images: Tensor) -> Tensor:
+    """float32 [C 1 1] where the images are, to reckon with all pixels of a channel at once."""
+    return torch.tensor(values, device=images.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""Progressive resolution: training begins on small pictures and ends on those of the full size (Tan and Le 2021, section 4)."""
+"""Progressive resolution: training begins on small images and ends on those of the full size (Tan and Le 2021, section 4)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ STAGES = 5
 
 
 @dataclass(frozen=True)
-class Growth:
+class ProgressiveResize:
     """Sizes are (height, width) in pixels: from `start` in five equal steps to `full`, which is reached at step `until`.
 
     stride: sides are rounded to multiples of it, at least one and never above `full`, so fewer sizes than five may come out.
@@ -20,8 +20,8 @@ class Growth:
     until: int
     stride: int
 
-    def size(self, step: int) -> tuple[int, int]:
-        """The size of the pictures of a step."""
+    def size_at(self, step: int) -> tuple[int, int]:
+        """The size of the images of a step."""
         return self.stage(step * STAGES // self.until if step < self.until else STAGES)
 
     def stage(self, done: int) -> tuple[int, int]:
@@ -33,11 +33,13 @@ class Growth:
         return min(height, self.full[0]), min(width, self.full[1])
 
     @property
-    def sizes(self) -> list[tuple[int, int]]:
+    def all_sizes(self) -> list[tuple[int, int]]:
         """All sizes that occur, each once, smallest first."""
         return list(dict.fromkeys(self.stage(done) for done in range(STAGES + 1)))
 
-    def batch(self, images: Tensor, step: int) -> Tensor:
+    def resize_batch(self, images: Tensor, step: int) -> Tensor:
         """float [B C H W] -> [B C h w], resized where they are, bilinear and antialiased."""
-        size = self.size(step)
-        return images if size == tuple(images.shape[2:]) else F.interpolate(images, size, mode="bilinear", antialias=True)
+        size = self.size_at(step)
+        return (
+            images if size == tuple(images.shape[2:]) else F.interpolate(images, size, mode="bilinear", antialias=True)
+        )

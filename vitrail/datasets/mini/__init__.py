@@ -1,6 +1,6 @@
-"""The set that comes with the package: 12,000 pictures of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), no network.
+"""The set that comes with the package: 12,000 images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), no network.
 
-10,000 of the official 60,000 training and 2,000 of the 10,000 test pictures, drawn without replacement by a
+10,000 of the official 60,000 training and 2,000 of the 10,000 test images, drawn without replacement by a
 `numpy.random.default_rng(SEED)` each, in their order. `benchmarks/make_mini.py` makes the files beside this one; the licence (MIT) lies
 there too.
 """
@@ -17,7 +17,7 @@ from vitrail.errors import DataError
 SEED = 2017
 SIDE = 28  # pixels
 COUNTS = {"train": 10_000, "test": 2_000}
-COLUMNS = {"train": 100, "test": 50}  # pictures in a row of the sprite
+COLUMNS = {"train": 100, "test": 50}  # images in a row of the sprite
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -34,12 +34,12 @@ def matches(path: str) -> bool:
 def build(config: Config) -> Dataset:
     """Splits "train" (10,000) and "test" (2,000), arrays [N 28 28 1], ten classes. `config.path` is not looked at."""
     splits = {part: _split(Path(__file__).parent, part) for part in COUNTS}
-    note = "12,000 pictures of Fashion-MNIST, (c) 2017 Zalando SE, MIT licence"
+    note = "12,000 images of Fashion-MNIST, (c) 2017 Zalando SE, MIT licence"
     return Dataset("mini", CLASSES, splits, 1, notes=(note,))
 
 
-def chosen(part: str, total: int) -> np.ndarray:
-    """int64 [N]: which pictures of the official part are in the set, ascending."""
+def choose_indices(part: str, total: int) -> np.ndarray:
+    """int64 [N]: which images of the official part are in the set, ascending."""
     return np.sort(np.random.default_rng(SEED).choice(total, COUNTS[part], replace=False))
 
 
@@ -49,7 +49,7 @@ def _split(folder: Path, part: str) -> Split:
     digits = next((line.removeprefix(f"{part} ") for line in lines if line.startswith(f"{part} ")), "")
     count, columns = COUNTS[part], COLUMNS[part]
     if sprite.shape[:2] != (count // columns * SIDE, columns * SIDE) or len(digits) != count:
-        raise DataError("the pictures that come with vitrail are damaged", "install vitrail again")
+        raise DataError("the images that come with vitrail are damaged", "install vitrail again")
     tiles = sprite.reshape(count // columns, SIDE, columns, SIDE).swapaxes(1, 2)  # rows, columns, height, width
     labels = np.frombuffer(digits.encode(), np.uint8).astype(np.int64) - ord("0")
     return Split([f"{part}/{i}" for i in range(count)], labels, ArrayReader(tiles.reshape(count, SIDE, SIDE, 1)))

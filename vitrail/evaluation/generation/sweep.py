@@ -1,4 +1,4 @@
-"""The pictures of a run judged at several strengths of guidance and by both averages of its weights; what is found is kept at once.
+"""The images of a run judged at several strengths of guidance and by both averages of its weights; what is found is kept at once.
 
 A journal in the run's folder has a line for every point that was judged, with a hash over all that it depends on. Whoever asks again, or
 for more, or after a break, has only those points computed that are not in it.
@@ -16,9 +16,9 @@ from vitrail.data.dataset import Dataset
 from vitrail.data.fingerprint import fingerprint
 from vitrail.engine.world import World
 from vitrail.errors import UsageError
-from vitrail.evaluation.generation.quality import Quality, Real
+from vitrail.evaluation.generation.quality import QualityReport, RealImages
 from vitrail.inference.predictor import Predictor
-from vitrail.inference.sample import Progress, usual
+from vitrail.inference.sample import Progress, default_sampling
 from vitrail.storage import journal
 from vitrail.storage.atomic import write_file
 from vitrail.storage.tensors import digest
@@ -26,17 +26,17 @@ from vitrail.tasks.diffusion import Sampling
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One place of the sweep. fresh: judged now, not taken from the journal."""
 
     average: int
     guidance: float
-    found: Quality
-    fresh: bool
+    quality: QualityReport
+    is_new: bool
 
 
 @dataclass(frozen=True)
-class Range:
+class SweepRange:
     """What is gone through: guidances, and the models by their average."""
 
     guidances: tuple[float, ...]
@@ -48,37 +48,45 @@ class Range:
             raise UsageError(f"guidance cannot be {min(self.guidances):g}", "numbers from 0 on; 1 is none")
 
 
-def sweep(wanted: Range, judge: Predictor, dataset: Dataset, part: str, folder: Path, world: World,
-          progress: Progress | None = None) -> list[Point]:  # fmt: skip
+def run_sweep(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: str, folder: Path, world: World,
+          progress: Progress | None = None) -> list[SweepPoint]:  # fmt: skip
     """Every average at every guidance, in that order. folder: of the run. Errors: `UsageError`."""
-    file, known = folder / "evaluation/sweep.jsonl", hashes(wanted, judge, dataset, part)
-    places = [(a, g, usual(m.described, None, g)) for a, m in wanted.makers.items() for g in dict.fromkeys(wanted.guidances)]
+    file, known = folder / "evaluation/sweep.jsonl", hashes(wanted, classifier, dataset, part)
+    places = [
+        (a, g, default_sampling(m.bundle, None, g))
+        for a, m in wanted.makers.items()
+        for g in dict.fromkeys(wanted.guidances)
+    ]
     kept = read(file)
     missing = [place for place in places if named(known, *place) not in kept]
-    done: dict[str, Quality] = {}
+    done: dict[str, QualityReport] = {}
     if missing:
-        real = Real(next(iter(wanted.makers.values())), judge, dataset, part, wanted.count, folder / "features", world)
+        real = RealImages(
+            next(iter(wanted.makers.values())), classifier, dataset, part, wanted.count, folder / "features", world
+        )
         for i, (average, guidance, how) in enumerate(missing):
             name = named(known, average, guidance, how)
-            made = real.judged(wanted.makers[average], how, along(progress, i, len(missing)))
+            made = real.compare(wanted.makers[average], how, along(progress, i, len(missing)))
             done[name] = made
             append(file, {"key": name, "average": average, "guidance": guidance, "quality": dataclasses.asdict(made)})
     kept = read(file)
     found = []
     for average, guidance, how in places:
         name = named(known, average, guidance, how)
-        found.append(Point(average, guidance, done[name] if name in done else kept[name], name in done))
+        found.append(SweepPoint(average, guidance, done[name] if name in done else kept[name], name in done))
     return found
 
 
-def hashes(wanted: Range, judge: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
+def hashes(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
     """All that every point depends on, and the weights of each average."""
     return {
-        "judge": digest({k: v.cpu() for k, v in judge.model.state_dict().items()}, {}),
-        "prepared": [dataclasses.asdict(judge.preprocess)],
+        "judge": digest({k: v.cpu() for k, v in classifier.model.state_dict().items()}, {}),
+        "prepared": [dataclasses.asdict(classifier.preprocess)],
         "data": [fingerprint(dataset.entries), part, len(dataset.splits[part])],
         "count": wanted.count,
-        "weights": {a: digest({k: v.cpu() for k, v in m.model.state_dict().items()}, {}) for a, m in wanted.makers.items()},
+        "weights": {
+            a: digest({k: v.cpu() for k, v in m.model.state_dict().items()}, {}) for a, m in wanted.makers.items()
+        },
         "vae": next(iter(wanted.makers.values())).recipe.input.vae_hash,
     }
 
@@ -94,12 +102,12 @@ def along(progress: Progress | None, number: int, count: int) -> Callable[[int, 
     return None if progress is None else lambda done, of: progress(number * of + done, count * of)
 
 
-def read(path: Path) -> dict[str, Quality]:
+def read(path: Path) -> dict[str, QualityReport]:
     """The points of a journal by their hashes."""
     found = {}
     for row in journal.read(path)[0]:
         try:
-            found[str(row["key"])] = Quality(**{**row["quality"], "notes": tuple(row["quality"]["notes"])})
+            found[str(row["key"])] = QualityReport(**{**row["quality"], "notes": tuple(row["quality"]["notes"])})
         except (KeyError, TypeError):  # of another version
             continue
     return found
@@ -120,41 +128,45 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def best(points: Sequence[Point]) -> Point:
+def best_point(points: Sequence[SweepPoint]) -> SweepPoint:
     """The one with the least Fréchet distance."""
-    return min(points, key=lambda p: p.found.metrics["frechet"])
+    return min(points, key=lambda p: p.quality.metrics["frechet"])
 
 
-def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
-    """The titles and the rows of a table; the last one says what real pictures of another part have."""
-    asked = any(p.found.asked is not None for p in points)
+def table_cells(points: Sequence[SweepPoint]) -> tuple[list[str], list[list[str]]]:
+    """The titles and the rows of a table; the last one says what real images of another part have."""
+    asked = any(p.quality.asked is not None for p in points)
     titles = ["average", "guidance", *COLUMNS.values(), *(["of its class"] if asked else [])]
     rows = [
-        [str(p.average), f"{p.guidance:g}", *(f"{p.found.metrics[key]:.4f}" for key in COLUMNS),
-         *([f"{p.found.asked:.4f}" if p.found.asked is not None else "-"] if asked else [])]
+        [str(p.average), f"{p.guidance:g}", *(f"{p.quality.metrics[key]:.4f}" for key in COLUMNS),
+         *([f"{p.quality.asked:.4f}" if p.quality.asked is not None else "-"] if asked else [])]
         for p in points
     ]  # fmt: skip
-    first = points[0].found
+    first = points[0].quality
     if first.metrics_of_real is not None:
         known = "-" if first.asked_of_real is None else f"{first.asked_of_real:.4f}"
-        rows.append(["real", "-", *(f"{first.metrics_of_real[key]:.4f}" for key in COLUMNS), *([known] if asked else [])])
+        rows.append(
+            ["real", "-", *(f"{first.metrics_of_real[key]:.4f}" for key in COLUMNS), *([known] if asked else [])]
+        )
     return titles, rows
 
 
-def write(points: Sequence[Point], folder: Path, by: str) -> list[Path]:
+def write_sweep(points: Sequence[SweepPoint], folder: Path, by: str) -> list[Path]:
     """sweep.json and sweep.md, anew each time. Errors: `UsageError`."""
-    first, (titles, rows) = points[0].found, cells(points)
+    first, (titles, rows) = points[0].quality, table_cells(points)
     for row, point in zip(rows, points, strict=False):
-        if point == best(points):
+        if point == best_point(points):
             row[2] = f"**{row[2]}**"
-    head = f"{first.made:,} made pictures a row, {first.real:,} real ones of the part {first.part}, {first.width} features of {by}."
+    head = f"{first.made:,} made images a row, {first.real:,} real ones of the part {first.part}, {first.width} features of {by}."
     lines = [head, "", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)), ""]
-    points_said = [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.found)} for p in points]
+    points_said = [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
     text = json.dumps({"by": by, "points": points_said}, indent=1, ensure_ascii=False) + "\n"
     files = {folder / "evaluation/sweep.json": text, folder / "evaluation/sweep.md": "\n".join(lines)}
     for path, content in files.items():
         try:
             write_file(path, content.encode())
         except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror or error}", "free the space it needs") from None
+            raise UsageError(
+                f"{path} cannot be written: {error.strerror or error}", "free the space it needs"
+            ) from None
     return list(files)

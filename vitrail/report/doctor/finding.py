@@ -22,12 +22,12 @@ class Value(NamedTuple):
     value: float
 
 
-def values(rows: Sequence[dict[str, Any]], key: str) -> list[Value]:
+def logged_values(rows: Sequence[dict[str, Any]], key: str) -> list[Value]:
     """A column of the log without what was not finite or not logged."""
     return [Value(int(row["step"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
 
 
-def quarters(found: Sequence[Value]) -> list[float]:
+def quarter_medians(found: Sequence[Value]) -> list[float]:
     """The medians of four equal stretches, of at least four numbers.
 
     >>> quarters([Value(i, float(i)) for i in range(8)])
@@ -37,6 +37,6 @@ def quarters(found: Sequence[Value]) -> list[float]:
     return [statistics.median(v.value for v in found[i * n // 4 : (i + 1) * n // 4]) for i in range(4)]
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def list_some(names: Sequence[str], most: int = 5) -> str:
     """A list in words, of which only the first few are said."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

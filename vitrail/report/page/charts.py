@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitrail.report.page.markup import text
-from vitrail.report.page.words import percent, short
+from vitrail.report.page.markup import escape_text
+from vitrail.report.page.words import format_percent, format_short
 
 WIDE, HIGH = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24
@@ -45,16 +45,22 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [float(t) for t in MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
 
 
-def thinned(points: Points) -> list[tuple[float, float]]:
+def thin_points(points: Points) -> list[tuple[float, float]]:
     """At most `MOST` points: means of neighbours."""
     if len(points) <= MOST:
         return list(points)
     return [(float(part[-1, 0]), float(part[:, 1].mean())) for part in np.array_split(np.array(points, float), MOST)]
 
 
-def chart(title: str, series: Sequence[Series], spell: Callable[[float], str] = short, zero: bool = False, peak: bool = False) -> str:
+def draw_chart(
+    title: str,
+    series: Sequence[Series],
+    spell: Callable[[float], str] = format_short,
+    zero: bool = False,
+    peak: bool = False,
+) -> str:
     """Lines over steps, with the last value or the `peak` in the caption. zero: the axis begins at 0. Empty where there is no point."""
-    drawn = [Series(s.label, thinned(s.points)) for s in series if s.points]
+    drawn = [Series(s.label, thin_points(s.points)) for s in series if s.points]
     if not drawn:
         return ""
     across, values = ([p[i] for s in drawn for p in s.points] for i in (0, 1))
@@ -64,23 +70,25 @@ def chart(title: str, series: Sequence[Series], spell: Callable[[float], str] = 
     x = Scale(first, last, LEFT, WIDE - RIGHT) if last > first else Scale(first - 1, last + 1, LEFT, WIDE - RIGHT)
     inside = [t for t in ticks(first, last, 4) if first <= t <= last and t == round(t)] or [last]
     parts = [horizontal(y(t), spell(t)) for t in marks]
-    parts += [label(x(t), HIGH - 6, short(t), "end" if x(t) > WIDE - 30 else "middle") for t in inside]
+    parts += [label(x(t), HIGH - 6, format_short(t), "end" if x(t) > WIDE - 30 else "middle") for t in inside]
     parts += [line(s, x, y, i, spell) for i, s in enumerate(drawn)]
-    legend = "".join(f'<span class="key s{i}">{text(s.label)}</span>' for i, s in enumerate(drawn) if s.label)
-    now = f"at most {text(spell(max(values)))}" if peak else text(spell(drawn[-1].points[-1][1]))
-    caption = f"<figcaption><b>{text(title)}</b> {legend}<span>{now}</span></figcaption>"
-    return f"<figure>{caption}{svg(HIGH, f'{title} by step', parts)}</figure>"
+    legend = "".join(f'<span class="key s{i}">{escape_text(s.label)}</span>' for i, s in enumerate(drawn) if s.label)
+    now = f"at most {escape_text(spell(max(values)))}" if peak else escape_text(spell(drawn[-1].points[-1][1]))
+    caption = f"<figcaption><b>{escape_text(title)}</b> {legend}<span>{now}</span></figcaption>"
+    return f"<figure>{caption}{wrap_svg(HIGH, f'{title} by step', parts)}</figure>"
 
 
-def curve(title: str, series: Sequence[Series]) -> str:
+def draw_curve(title: str, series: Sequence[Series]) -> str:
     """Lines of shares over shares, both from 0 to 1."""
     x, y = Scale(0.0, 1.0, LEFT, WIDE - RIGHT), Scale(0.0, 1.0, HIGH - BOTTOM, TOP)
     marks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = [horizontal(y(t), percent(t, 0)) for t in marks]
-    parts += [label(x(t), HIGH - 6, percent(t, 0), "end" if t == 1 else "middle") for t in marks]
-    parts += [line(s, x, y, i, percent) for i, s in enumerate(series)]
-    legend = "".join(f'<span class="key s{i}">{text(s.label)}</span>' for i, s in enumerate(series) if s.label)
-    return f"<figure><figcaption><b>{text(title)}</b> {legend}</figcaption>{svg(HIGH, title, parts)}</figure>"
+    parts = [horizontal(y(t), format_percent(t, 0)) for t in marks]
+    parts += [label(x(t), HIGH - 6, format_percent(t, 0), "end" if t == 1 else "middle") for t in marks]
+    parts += [line(s, x, y, i, format_percent) for i, s in enumerate(series)]
+    legend = "".join(f'<span class="key s{i}">{escape_text(s.label)}</span>' for i, s in enumerate(series) if s.label)
+    return (
+        f"<figure><figcaption><b>{escape_text(title)}</b> {legend}</figcaption>{wrap_svg(HIGH, title, parts)}</figure>"
+    )
 
 
 def line(series: Series, x: Scale, y: Scale, number: int, spell: Callable[[float], str]) -> str:
@@ -89,50 +97,54 @@ def line(series: Series, x: Scale, y: Scale, number: int, spell: Callable[[float
     if len(series.points) > DOTTED:
         return drawn
     dots = (
-        f'<circle class="dot s{number}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"><title>step {a:,.0f}: {text(spell(b))}</title></circle>'
+        f'<circle class="dot s{number}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"><title>step {a:,.0f}: {escape_text(spell(b))}</title></circle>'
         for a, b in series.points
     )
     return drawn + "".join(dots)
 
 
-def reliability(rows: Sequence[Sequence[float]], bins: int) -> str:
-    """Share right against confidence, and how many pictures are in each bin. rows: (mean confidence, share right, count)."""
+def draw_reliability(rows: Sequence[Sequence[float]], bins: int) -> str:
+    """Share right against confidence, and how many images are in each bin. rows: (mean confidence, share right, count)."""
     high, floor, base = 300, 190, 292  # the foot of the upper and of the lower diagram
     x, y = Scale(0, 1, LEFT, WIDE - RIGHT), Scale(0, 1, floor, TOP)
     tallest = max(row[2] for row in rows)
     h = Scale(0, tallest, 0, 40)
-    parts = [horizontal(y(t), percent(t, 0)) for t in (0, 0.25, 0.5, 0.75, 1)]
-    parts += [label(x(t), floor + 16, percent(t, 0), "end" if t == 1 else "middle") for t in (0, 0.25, 0.5, 0.75, 1)]
+    parts = [horizontal(y(t), format_percent(t, 0)) for t in (0, 0.25, 0.5, 0.75, 1)]
+    parts += [
+        label(x(t), floor + 16, format_percent(t, 0), "end" if t == 1 else "middle") for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
     width = (WIDE - RIGHT - LEFT) / bins
     for confidence, right, count in rows:
         place = min(math.floor(confidence * bins), bins - 1)
         left, low, tall = LEFT + place * width + 1, y(right), h(count)
-        told = f"says {percent(confidence)}, right {percent(right)}: {int(count):,}"
+        told = f"says {format_percent(confidence)}, right {format_percent(right)}: {int(count):,}"
         box = f'x="{left:.1f}" width="{width - 2:.1f}" rx="1.5"'
         parts += [
             f'<rect class="column" {box} y="{low:.1f}" height="{floor - low:.1f}"><title>{told}</title></rect>',
             f'<rect class="count" {box} y="{base - tall:.1f}" height="{tall:.1f}"><title>{told}</title></rect>',
             f'<circle class="dot s1" cx="{x(confidence):.1f}" cy="{low:.1f}" r="2.5"/>',
-            upright(left + width / 2 + 3, base - tall - 4, short(int(count))),
+            upright(left + width / 2 + 3, base - tall - 4, format_short(int(count))),
         ]
     parts.append(f'<line class="ideal" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
-    parts.append(label(LEFT - 6, base, "pictures", "end"))
+    parts.append(label(LEFT - 6, base, "images", "end"))
     caption = "<figcaption><b>Share right</b> <span>by how sure it is; dashed: ideal</span></figcaption>"
-    return f"<figure>{caption}{svg(high, 'share right by confidence', parts)}</figure>"
+    return f"<figure>{caption}{wrap_svg(high, 'share right by confidence', parts)}</figure>"
 
 
-def svg(high: int, title: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDE} {high}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg>'
+def wrap_svg(high: int, title: str, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {WIDE} {high}" role="img" aria-label="{escape_text(title)}">{"".join(parts)}</svg>'
 
 
 def horizontal(y: float, shown: str) -> str:
     """A line of the grid with its number at the left."""
-    return f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDE - RIGHT}" y2="{y:.1f}"/>' + label(LEFT - 6, y + 4, shown, "end")
+    return f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDE - RIGHT}" y2="{y:.1f}"/>' + label(
+        LEFT - 6, y + 4, shown, "end"
+    )
 
 
 def label(x: float, y: float, shown: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(shown)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape_text(shown)}</text>'
 
 
 def upright(x: float, y: float, shown: str) -> str:
-    return f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)">{text(shown)}</text>'
+    return f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)">{escape_text(shown)}</text>'

@@ -10,32 +10,34 @@ class Section(NamedTuple):
 
     key: str
     title: str
-    words: Sequence[str]
+    paragraphs: Sequence[str]
     body: str
 
 
-def text(value: Any) -> str:
+def escape_text(value: Any) -> str:
     """Any value as text that cannot become markup, nor (colon and slashes spelt otherwise) an address."""
     return html.escape(str(value)).replace("://", "&#58;//").replace("//", "/&#47;")
 
 
-def name(value: Any) -> str:
+def escape_name(value: Any) -> str:
     """A name from the data: kept apart from the words around it, whichever way its script runs."""
-    return f"<bdi>{text(value)}</bdi>"
+    return f"<bdi>{escape_text(value)}</bdi>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
     """A table in a box of its own that scrolls when it is too wide; cells are HTML, and the first of a row names it."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
+    )
     thead = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     return f'<div class="scroll {kind}" tabindex="0"><table class="{kind}">{thead}<tbody>{body}</tbody></table></div>'
 
 
 def bar(share: float, shown: str, kind: str = "") -> str:
     """A number with a bar as long as `share` in [0, 1] beside it."""
-    return f'<span class="bar {kind}" style="--v:{min(max(share, 0.0), 1.0):.3f}">{text(shown)}</span>'
+    return f'<span class="bar {kind}" style="--v:{min(max(share, 0.0), 1.0):.3f}">{escape_text(shown)}</span>'
 
 
-def paragraphs(words: Iterable[str]) -> str:
+def render_paragraphs(words: Iterable[str]) -> str:
     return "".join(f"<p>{sentence}</p>" for sentence in words)

@@ -1,4 +1,4 @@
-"""Masks and boxes on pictures, as uint8 [H W 3], and label maps as PNG with a palette."""
+"""Masks and boxes on images, as uint8 [H W 3], and label maps as PNG with a palette."""
 
 import colorsys
 import io
@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data.dataset import IGNORE
-from vitrail.data.encode import png, rgb
+from vitrail.data.encode import encode_png, to_rgb
 
 GOLDEN = 0.618033988749895  # steps of the hue by the golden ratio keep neighbouring classes apart
-STRENGTH = 0.5  # of a mask over its picture
+STRENGTH = 0.5  # of a mask over its image
 GROUND = (40, 40, 48)  # the colour of class 0 on a label map
 
 
@@ -24,39 +24,39 @@ def palette(classes: int) -> np.ndarray:
     return colours
 
 
-def overlay(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """A picture with its label map [H W] laid over it; class 0 and what is ignored leave it as it is."""
-    picture = rgb(pixels).astype(np.float32)
+def overlay_mask(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+    """An image with its label map [H W] laid over it; class 0 and what is ignored leave it as it is."""
+    image = to_rgb(pixels).astype(np.float32)
     colours = palette(classes)[mask].astype(np.float32)
     shown = ((mask > 0) & (mask < 255))[:, :, None] * STRENGTH
-    return np.rint(picture * (1 - shown) + colours * shown).astype(np.uint8)
+    return np.rint(image * (1 - shown) + colours * shown).astype(np.uint8)
 
 
-def label_map(mask: np.ndarray, classes: int) -> bytes:
+def encode_label_map(mask: np.ndarray, classes: int) -> bytes:
     """A PNG whose pixels are the class indices and whose palette gives them colours."""
     image = Image.fromarray(mask)
     image.putpalette(palette(classes).tobytes())
-    return png(image)
+    return encode_png(image)
 
 
-def boxed(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """A picture with boxes [n 4] drawn on it in the colours of their classes, each with its name."""
+def draw_boxes(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
+    """An image with boxes [n 4] drawn on it in the colours of their classes, each with its name."""
     import torch
     from torchvision.utils import draw_bounding_boxes
 
-    picture = torch.from_numpy(rgb(pixels).copy()).permute(2, 0, 1)
+    image = torch.from_numpy(to_rgb(pixels).copy()).permute(2, 0, 1)
     if not len(boxes):
-        return rgb(pixels)
+        return to_rgb(pixels)
     colours = palette(IGNORE)[labels.astype(int) % (IGNORE - 1) + 1]  # more classes than colours share some
-    line = max(1, round(min(picture.shape[1:]) / 200))
+    line = max(1, round(min(image.shape[1:]) / 200))
     edges = torch.from_numpy(boxes.astype(np.float32).round())
     edges[:, 2:] = edges[:, 2:].maximum(edges[:, :2] + 1)
-    drawn = draw_bounding_boxes(picture, edges, names, [tuple(int(v) for v in colour) for colour in colours], width=line)
+    drawn = draw_bounding_boxes(image, edges, names, [tuple(int(v) for v in colour) for colour in colours], width=line)
     return drawn.permute(1, 2, 0).numpy()
 
 
-def jpeg(pixels: np.ndarray, side: int) -> bytes:
-    """At most `side` pixels long; a small picture is enlarged pixel by pixel."""
+def encode_jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """At most `side` pixels long; a small image is enlarged pixel by pixel."""
     image = Image.fromarray(pixels)
     if max(image.size) < side // 2:
         times = side // max(image.size)

@@ -5,48 +5,55 @@ import hashlib
 from pathlib import Path
 
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.report.page.markup import Section, paragraphs, text
+from vitrail.report.page.markup import Section, escape_text, render_paragraphs
 from vitrail.report.page.style import SCRIPT, STYLE
-from vitrail.report.run_data import Known, look
+from vitrail.report.run_data import RunData, read_run
 from vitrail.report.sections import dense, generated, images, inside, metrics, provenance
 from vitrail.report.sections.headline import commands, curves, headline
 from vitrail.storage.atomic import write_file
 
 FIRST, LAST = (commands, curves), (provenance.price, provenance.data, provenance.recipe, provenance.versions)
 BY_OUTPUT = {  # between them, by what a model's predictions are
-    "classes": (metrics.confusion, metrics.per_class, images.mistakes, images.samples, inside.section, metrics.calibration),
-    "masks": (dense.per_class, dense.pictures),
-    "boxes": (dense.per_class, dense.curves, dense.pictures),
-    "images": (generated.pictures, generated.through, generated.copies),
+    "classes": (
+        metrics.confusion,
+        metrics.per_class,
+        images.mistakes,
+        images.samples,
+        inside.section,
+        metrics.calibration,
+    ),
+    "masks": (dense.per_class, dense.images),
+    "boxes": (dense.per_class, dense.curves, dense.images),
+    "images": (generated.images, generated.snapshots, generated.copies),
 }
 
 
-def build(run: Path) -> Path:
+def build_report(run: Path) -> Path:
     """Writes RUN/report.html over an older one and returns its path. A run that is not finished gets what there is to tell.
 
     Errors: `UsageError` or `CheckpointError` where `run` is not the folder of a run.
     """
     folder = RunFolder(Path(run))
-    write_file(folder.report, page(look(folder)).encode("utf-8", errors="replace"))
+    write_file(folder.report, render_page(read_run(folder)).encode("utf-8", errors="replace"))
     return folder.report
 
 
-def page(known: Known) -> str:
+def render_page(known: RunData) -> str:
     """The whole page, top to bottom."""
     order = (*FIRST, *BY_OUTPUT[known.task.output], *LAST)
     sections = [section for make in order if (section := make(known)) is not None]
-    links = " ".join(f'<a href="#{s.key}">{text(s.title)}</a>' for s in sections)
+    links = " ".join(f'<a href="#{s.key}">{escape_text(s.title)}</a>' for s in sections)
     return (
-        f"{top(known.recipe.model.name)}<body><main>{headline(known)}<nav>{links}</nav>"
+        f"{render_head(known.recipe.model.name)}<body><main>{headline(known)}<nav>{links}</nav>"
         f"{''.join(map(shown, sections))}</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
 def shown(section: Section) -> str:
-    return f'<section id="{section.key}"><h2>{text(section.title)}</h2>{paragraphs(section.words)}{section.body}</section>\n'
+    return f'<section id="{section.key}"><h2>{escape_text(section.title)}</h2>{render_paragraphs(section.paragraphs)}{section.body}</section>\n'
 
 
-def top(title: str) -> str:
+def render_head(title: str) -> str:
     """The head of the page. Its policy lets the browser fetch nothing at all and run only the one script that is in it."""
     known = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
@@ -54,5 +61,5 @@ def top(title: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}: report</title><style>{STYLE}</style></head>'
+        f'<link rel="icon" href="data:,"><title>{escape_text(title)}: report</title><style>{STYLE}</style></head>'
     )

@@ -137,11 +137,11 @@ table.facts td { overflow-wrap: anywhere; }
 .matrix td.hit { background: rgb(var(--a) / var(--v)); } .matrix td.miss { background: rgb(var(--b) / var(--v)); }
 .matrix td.deep { color: var(--deep); }
 
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 16px 12px; margin-top: .8em; }
-@media (min-width: 700px) { .pictures { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
-.pictures figure { font-size: .8rem; line-height: 1.35; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 16px 12px; margin-top: .8em; }
+@media (min-width: 700px) { .images { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
+.images figure { font-size: .8rem; line-height: 1.35; }
 .scene { margin: .8rem 0; } .scene div { display: flex; gap: .4rem; flex-wrap: wrap; } .scene img { max-width: 32%; height: auto; }
-.pictures img {
+.images img {
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--fill); border-radius: 8px;
   margin-bottom: .3em;
 }
@@ -156,7 +156,7 @@ table.facts td { overflow-wrap: anywhere; }
 .copies img { display: block; width: 100%; border-radius: 6px; margin-bottom: .2em; }
 .made.pixels, .moments .pixels, .copies .pixels { image-rendering: pixelated; }
 .charts img { max-width: 460px; width: 100%; image-rendering: pixelated; }
-.pictures .pixels { image-rendering: pixelated; }
+.images .pixels { image-rendering: pixelated; }
 .mark { font-weight: 700; } .right .mark { color: var(--good); } .wrong .mark { color: var(--bad); }
 
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 0 36px; align-items: start; }

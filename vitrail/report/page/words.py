@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from vitrail.analysis.cost import Cost
-from vitrail.report.page.markup import name, text
+from vitrail.report.page.markup import escape_name, escape_text
 
 THIN = "\u202f"  # a narrow space that does not break
 
 
-def percent(share: float, digits: int = 1) -> str:
+def format_percent(share: float, digits: int = 1) -> str:
     """0.873 -> "87.3 %"; what is not quite all or nothing does not round to it."""
     least = 10.0**-digits
     if 0 < share < least / 200:
@@ -21,7 +21,7 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{THIN}%"
 
 
-def short(n: float) -> str:
+def format_short(n: float) -> str:
     """12,345 -> "12k": for places where only a few letters fit."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(n) >= size:
@@ -29,11 +29,11 @@ def short(n: float) -> str:
     return f"{n:.3g}"
 
 
-def plural(n: int, thing: str, things: str = "") -> str:
+def format_plural(n: int, thing: str, things: str = "") -> str:
     return f"{n:,} {thing if n == 1 else things or thing + 's'}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Two units at most: "3 h 05 min"."""
     s = round(seconds)
     if s < 60:
@@ -42,27 +42,31 @@ def duration(seconds: float) -> str:
         return f"{s // 60} min {s % 60:02d} s"
     if s < 86400:
         return f"{s // 3600} h {s % 3600 // 60:02d} min"
-    return f"{plural(s // 86400, 'day')} {s % 86400 // 3600} h"
+    return f"{format_plural(s // 86400, 'day')} {s % 86400 // 3600} h"
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` pictures (Wilson 1927)."""
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` images (Wilson 1927)."""
     from scipy.stats import binomtest
 
     found = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
 
 
-def baseline(metrics: dict[str, Any], classes: Sequence[str]) -> list[str]:
+def describe_baseline(metrics: dict[str, Any], classes: Sequence[str]) -> list[str]:
     """What no skill at all would reach."""
     counts = np.array(metrics.get("per_class", {}).get("count", []), float)
     if not counts.sum():
         return []
     most = int(counts.argmax())
-    return [f"Always saying {name(classes[most])} would be right {percent(counts[most] / counts.sum())} of the time."]
+    return [
+        f"Always saying {escape_name(classes[most])} would be right {format_percent(counts[most] / counts.sum())} of the time."
+    ]
 
 
-def curves(losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, float]], metric: str, part: str) -> list[str]:
+def describe_curves(
+    losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, float]], metric: str, part: str
+) -> list[str]:
     """losses, scores: (step, value) in order."""
     said = []
     if len(losses) > 1:
@@ -73,74 +77,80 @@ def curves(losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, 
         late = scores[-1][1] - scores[len(scores) * 3 // 4 - 1][1]
         gained = f"{abs(100 * late):.1f} points"
         said.append(
-            f"{metric} on the {text(part)} part went from {percent(scores[0][1])} to {percent(scores[-1][1])}; the last quarter of the "
+            f"{metric} on the {escape_text(part)} part went from {format_percent(scores[0][1])} to {format_percent(scores[-1][1])}; the last quarter of the "
             f"run {'brought' if late >= 0 else 'cost'} {gained}."
         )
     return said
 
 
-def confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+def describe_confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     """The three classes that are most often taken for another, by their share; confusion [K K], rows true."""
     wrong = confusion - np.diag(confusion.diagonal())
     if not wrong.sum():
-        return ["No picture was taken for one of another class."]
+        return ["No image was taken for one of another class."]
     said = []
     shares = wrong / confusion.sum(1, keepdims=True).clip(1)
     for row in np.argsort(-shares.max(1), kind="stable")[:3]:
         column = int(shares[row].argmax())
         if count := int(wrong[row, column]):
-            times = f"{percent(shares[row, column], 0)} of the time ({count:,} of {int(confusion[row].sum()):,})"
-            said.append(f"{name(classes[row])} is taken for {name(classes[column])} {times}.")
+            times = f"{format_percent(shares[row, column], 0)} of the time ({count:,} of {int(confusion[row].sum()):,})"
+            said.append(f"{escape_name(classes[row])} is taken for {escape_name(classes[column])} {times}.")
     return said
 
 
-def per_class(table: dict[str, list[float]], classes: Sequence[str]) -> list[str]:
+def describe_classes(table: dict[str, list[float]], classes: Sequence[str]) -> list[str]:
     f1, count = np.array(table["f1"]), np.array(table["count"])
     there = np.flatnonzero(count > 0)
     if len(there) < 2:
         return []
     best, worst = there[f1[there].argmax()], there[f1[there].argmin()]
     said = [
-        f"Best is {name(classes[best])} (F1 {f1[best]:.2f}), hardest {name(classes[worst])} (F1 {f1[worst]:.2f}): "
-        f"{percent(table['recall'][worst], 0)} of its pictures are found, and {percent(table['precision'][worst], 0)} of those said to be "
+        f"Best is {escape_name(classes[best])} (F1 {f1[best]:.2f}), hardest {escape_name(classes[worst])} (F1 {f1[worst]:.2f}): "
+        f"{format_percent(table['recall'][worst], 0)} of its images are found, and {format_percent(table['precision'][worst], 0)} of those said to be "
         "it are."
     ]
     if missing := len(classes) - len(there):
-        said.append(f"{plural(missing, 'class does', 'classes do')} not occur in this part.")
+        said.append(f"{format_plural(missing, 'class does', 'classes do')} not occur in this part.")
     return said
 
 
-def calibration(rows: Sequence[Sequence[float]], error: float) -> list[str]:
+def describe_calibration(rows: Sequence[Sequence[float]], error: float) -> list[str]:
     """rows: (mean confidence, share right, count) per bin; error: the expected calibration error."""
     confidence, right, count = np.array(rows, float).T
     said, true = ((values * count).sum() / count.sum() for values in (confidence, right))
     top = int(count.argmax())
     return [
-        f"On the whole it says {percent(said, 0)} and is right {percent(true, 0)} of the time: {sureness(said - true)}. "
-        f"Where it says about {percent(confidence[top], 0)}, as it does for {plural(int(count[top]), 'picture')}, "
-        f"it is right {percent(right[top], 0)} of the time.",
+        f"On the whole it says {format_percent(said, 0)} and is right {format_percent(true, 0)} of the time: {describe_confidence(said - true)}. "
+        f"Where it says about {format_percent(confidence[top], 0)}, as it does for {format_plural(int(count[top]), 'image')}, "
+        f"it is right {format_percent(right[top], 0)} of the time.",
         f"Its confidence is {100 * error:.1f} points off on average (expected calibration error {error:.3f}).",
     ]
 
 
-def sureness(gap: float) -> str:
+def describe_confidence(gap: float) -> str:
     if abs(gap) < 0.01:
         return "just as sure as it should be"
     degree = "slightly" if abs(gap) < 0.05 else "clearly" if abs(gap) < 0.15 else "far"
     return f"{degree} too {'sure' if gap > 0 else 'modest'}"
 
 
-def price(cost: Cost, parts: Sequence[tuple[str, int]]) -> list[str]:
+def describe_cost(cost: Cost, parts: Sequence[tuple[str, int]]) -> list[str]:
     """parts: names and multiply-adds, which sum to the whole."""
     most = max(parts, key=lambda part: part[1], default=("", 0))
-    where = f", {percent(most[1] / cost.macs, 0)} of them in {text(most[0])}" if cost.macs and len(parts) > 1 else ""
-    return [f"One picture takes {short(cost.macs)} multiply-adds{where}; the weights take {cost.parameter_bytes / 2**20:.1f} MiB."]
+    where = (
+        f", {format_percent(most[1] / cost.macs, 0)} of them in {escape_text(most[0])}"
+        if cost.macs and len(parts) > 1
+        else ""
+    )
+    return [
+        f"One image takes {format_short(cost.macs)} multiply-adds{where}; the weights take {cost.parameter_bytes / 2**20:.1f} MiB."
+    ]
 
 
-def balance(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """How evenly the training pictures are spread; counts [K]."""
+def describe_balance(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """How evenly the training images are spread; counts [K]."""
     least, most = int(counts.argmin()), int(counts.argmax())
     if counts[most] < 1.5 * counts[least]:
-        return f"The classes are balanced: {int(counts[least]):,} to {int(counts[most]):,} training pictures each."
-    few = f"{name(classes[least])} the fewest ({int(counts[least]):,})"
-    return f"{name(classes[most])} has the most training pictures ({int(counts[most]):,}), {few}."
+        return f"The classes are balanced: {int(counts[least]):,} to {int(counts[most]):,} training images each."
+    few = f"{escape_name(classes[least])} the fewest ({int(counts[least]):,})"
+    return f"{escape_name(classes[most])} has the most training images ({int(counts[most]):,}), {few}."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.analysis.cost_growth import Grown
-from vitrail.validation import place
+from vitrail.validation import as_path
 
 MARKS = "osD^vPX*"
 
@@ -28,19 +28,19 @@ def draw(grown: Sequence[Grown], file: str) -> None:
             right.plot(sides, [c.attention_bytes / 2**20 for c in ordered], marker=mark, label=name)
         else:
             right.plot([], [], marker=mark, label=f"{name}: none")
-    title(left, "multiply-adds of one picture, G", grown)
+    title(left, "multiply-adds of one image, G", grown)
     batch = grown[0].costs[0].batch
-    title(right, f"attention weights of {'one picture' if batch == 1 else f'{batch} pictures'} written out, MiB", grown)
+    title(right, f"attention weights of {'one image' if batch == 1 else f'{batch} images'} written out, MiB", grown)
     fixed: Any = {"svg.hashsalt": "vitrail", "svg.fonttype": "none"}
     with matplotlib.rc_context(fixed):
-        figure.savefig(place(file), metadata={"Date": None} if Path(file).suffix.lower() == ".svg" else None)
+        figure.savefig(as_path(file), metadata={"Date": None} if Path(file).suffix.lower() == ".svg" else None)
 
 
 def title(axes: Any, text: str, grown: Sequence[Grown]) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     sides = sorted({round((c.size[0] * c.size[1]) ** 0.5) for _, costs in grown for c in costs})
-    axes.set(xscale="log", yscale="log", title=text, xlabel="side of the picture, pixels")
+    axes.set(xscale="log", yscale="log", title=text, xlabel="side of the image, pixels")
     axes.set_xticks(sides)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())

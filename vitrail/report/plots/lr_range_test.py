@@ -26,4 +26,6 @@ def draw(found: Any, file: Path) -> None:
         try:
             figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
         except OSError as error:
-            raise UsageError(f"{file} cannot be written: {error.strerror or error}", "--plot names another place") from None
+            raise UsageError(
+                f"{file} cannot be written: {error.strerror or error}", "--plot names another place"
+            ) from None

@@ -13,13 +13,19 @@ def draw(points: Sequence[Any], file: Path) -> Path:
     """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the same bytes."""
     import matplotlib
 
-    from vitrail.analysis.figures import charts
+    from vitrail.analysis.figures import create_charts
 
-    figure, (left, right) = charts(2)
+    figure, (left, right) = create_charts(2)
     for colour, average in enumerate(dict.fromkeys(p.average for p in points)):
         line = sorted((p for p in points if p.average == average), key=lambda p: p.guidance)
         across = [p.guidance for p in line]
-        left.plot(across, [p.found.metrics["frechet"] for p in line], color=f"C{colour}", marker=".", label=f"average {average}")
+        left.plot(
+            across,
+            [p.found.metrics["frechet"] for p in line],
+            color=f"C{colour}",
+            marker=".",
+            label=f"average {average}",
+        )
         for style, name in zip(STYLES, ("precision", "recall"), strict=False):
             values = [p.found.metrics[name] for p in line]
             right.plot(across, values, style, color=f"C{colour}", marker=".", label=f"{name}, average {average}")
@@ -32,5 +38,7 @@ def draw(points: Sequence[Any], file: Path) -> Path:
         try:
             figure.savefig(file, metadata={"Date": None})
         except OSError as error:
-            raise UsageError(f"{file} cannot be written: {error.strerror or error}", "free the space it needs") from None
+            raise UsageError(
+                f"{file} cannot be written: {error.strerror or error}", "free the space it needs"
+            ) from None
     return file

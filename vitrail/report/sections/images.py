@@ -1,4 +1,4 @@
-"""Pictures with what was said of them: the worst mistakes, and a sample by a fixed rule."""
+"""Images with what was said of them: the worst mistakes, and a sample by a fixed rule."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ import numpy as np
 from vitrail.data import subset
 from vitrail.data.dataset import Split
 from vitrail.errors import BadImage
-from vitrail.report.page.markup import Section, name, text
-from vitrail.report.page.words import THIN, percent, plural
-from vitrail.report.run_data import Judged, Known
+from vitrail.report.page.markup import Section, escape_name, escape_text
+from vitrail.report.page.words import THIN, format_percent, format_plural
+from vitrail.report.run_data import Evaluation, RunData
 
 SIDE = 96  # pixels
 HEAVY = 16_000  # bytes from which a thumbnail is reduced to a palette
@@ -21,86 +21,89 @@ WORST, RIGHT, WRONG = 16, 16, 8
 SURE = 0.9
 
 
-class Shown(NamedTuple):
-    """A picture of the part by its place, the words under it, and whether the model is right about it."""
+class ShownImage(NamedTuple):
+    """An image of the part by its place, the words under it, and whether the model is right about it."""
 
     place: int
     caption: str
     right: bool
 
 
-def mistakes(known: Known) -> Section | None:
+def mistakes(known: RunData) -> Section | None:
     """The wrong ones, the surest first."""
-    if known.judged is None:
+    if known.evaluation is None:
         return None
-    title, judged = "The worst mistakes", known.judged
+    title, judged = "The worst mistakes", known.evaluation
     if not len(judged.names):
-        return Section("mistakes", title, ["What was said of each picture is not kept, so none is shown."], "")
-    wrong, size = wrongness(judged, known.multi)
+        return Section("mistakes", title, ["What was said of each image is not kept, so none is shown."], "")
+    wrong, size = find_mistakes(judged, known.is_multi_label)
     places = np.flatnonzero(wrong)
     places = places[np.argsort(-size[places], kind="stable")]
     if not len(places):
-        return Section("mistakes", title, [f"None: all of {plural(len(wrong), 'picture')} are right."], "")
+        return Section("mistakes", title, [f"None: all of {format_plural(len(wrong), 'image')} are right."], "")
     sure = int((size[places] >= SURE).sum())
     said = [
-        f"{len(places):,} of {plural(len(wrong), 'picture')} {'is' if len(places) == 1 else 'are'} wrong, {sure:,} of them with at least "
-        f"{percent(SURE, 0)} confidence. These are the surest; wrong labels often hide among them."
+        f"{len(places):,} of {format_plural(len(wrong), 'image')} {'is' if len(places) == 1 else 'are'} wrong, {sure:,} of them with at least "
+        f"{format_percent(SURE, 0)} confidence. These are the surest; wrong labels often hide among them."
     ]
-    shown = (Shown(int(i), told(judged, known, int(i), True), False) for i in places)
-    return pictured(known, Section("mistakes", title, said, ""), shown, WORST)
+    shown = (ShownImage(int(i), format_answer(judged, known, int(i), True), False) for i in places)
+    return render_cards(known, Section("mistakes", title, said, ""), shown, WORST)
 
 
-def samples(known: Known) -> Section | None:
+def samples(known: RunData) -> Section | None:
     """Right ones and wrong ones, evenly spaced through the part: no luck and no choice in it."""
-    if known.judged is None or not len(known.judged.names):
+    if known.evaluation is None or not len(known.evaluation.names):
         return None
-    judged = known.judged
-    wrong, _ = wrongness(judged, known.multi)
-    good, bad = spaced(np.flatnonzero(~wrong), RIGHT), spaced(np.flatnonzero(wrong), WRONG)
+    judged = known.evaluation
+    wrong, _ = find_mistakes(judged, known.is_multi_label)
+    good, bad = spaced_places(np.flatnonzero(~wrong), RIGHT), spaced_places(np.flatnonzero(wrong), WRONG)
     words = [
         f"{len(good)} of the {int((~wrong).sum()):,} right and {len(bad)} of the {int(wrong.sum()):,} wrong ones, evenly spaced through "
-        f"the {text(judged.part)} part: a rule, not a choice."
+        f"the {escape_text(judged.part)} part: a rule, not a choice."
     ]
-    shown = [Shown(int(i), told(judged, known, int(i), False), not wrong[i]) for i in [*good, *bad]]
-    return pictured(known, Section("samples", "A fair sample", words, ""), shown, len(shown))
+    shown = [ShownImage(int(i), format_answer(judged, known, int(i), False), not wrong[i]) for i in [*good, *bad]]
+    return render_cards(known, Section("samples", "A fair sample", words, ""), shown, len(shown))
 
 
-def wrongness(judged: Judged, multi: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Per picture, whether the answer is wrong [N], and how sure it was of what is wrong, or else of its answer [N]."""
+def find_mistakes(judged: Evaluation, multi: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Per image, whether the answer is wrong [N], and how sure it was of what is wrong, or else of its answer [N]."""
     if multi:
         off = np.abs(judged.probabilities - judged.targets)
         return (off > 0.5).any(1), off.max(1)
     return judged.probabilities.argmax(1) != judged.targets, judged.probabilities.max(1)
 
 
-def spaced(places: np.ndarray, count: int) -> np.ndarray:
+def spaced_places(places: np.ndarray, count: int) -> np.ndarray:
     """`count` of `places`, evenly spaced, from the first to the last."""
-    return places[subset.spaced(len(places), count)]
+    return places[subset.evenly_spaced(len(places), count)]
 
 
-def told(judged: Judged, known: Known, place: int, worst: bool) -> str:
+def format_answer(judged: Evaluation, known: RunData, place: int, worst: bool) -> str:
     """What is true and what was said, as HTML. Of several labels, for a mistake the one that is most wrong."""
     row, target, classes = judged.probabilities[place], judged.targets[place], known.classes
-    if not known.multi:
+    if not known.is_multi_label:
         said = int(row.argmax())
-        true = "" if said == target else f"{name(classes[int(target)])} → "
-        return f"{true}<b>{name(classes[said])}</b> {percent(float(row[said]))}"
+        true = "" if said == target else f"{escape_name(classes[int(target)])} → "
+        return f"{true}<b>{escape_name(classes[said])}</b> {format_percent(float(row[said]))}"
     if worst:
         label = int(np.abs(row - target).argmax())
         what = "missed" if target[label] else "seen in vain"
-        return f"<b>{name(classes[label])}</b> {what}, {percent(float(row[label]))}"
-    listed = [", ".join(name(classes[i]) for i in np.flatnonzero(values >= 0.5)[:5]) or "nothing" for values in (target, row)]
+        return f"<b>{escape_name(classes[label])}</b> {what}, {format_percent(float(row[label]))}"
+    listed = [
+        ", ".join(escape_name(classes[i]) for i in np.flatnonzero(values >= 0.5)[:5]) or "nothing"
+        for values in (target, row)
+    ]
     return f"<b>{listed[1]}</b>" if listed[0] == listed[1] else f"{listed[0]} → <b>{listed[1]}</b>"
 
 
-def pictured(known: Known, section: Section, shown: Iterable[Shown], count: int) -> Section:
-    """The section with up to `count` of the pictures that can be read, or with the reason why there are none."""
-    judged = known.judged
+def render_cards(known: RunData, section: Section, shown: Iterable[ShownImage], count: int) -> Section:
+    """The section with up to `count` of the images that can be read, or with the reason why there are none."""
+    judged = known.evaluation
     assert judged is not None
     split = known.dataset.splits.get(judged.part) if known.dataset else None
     if split is None:
         why = known.absent or f"the data has no {judged.part} part any more"
-        return section._replace(words=[*section.words, f"The pictures are not shown: {text(why)}."])
+        return section._replace(paragraphs=[*section.paragraphs, f"The images are not shown: {escape_text(why)}."])
     where = {split.names[i]: i for i in range(len(split))}
     cards: list[str] = []
     for item in shown:
@@ -110,20 +113,22 @@ def pictured(known: Known, section: Section, shown: Iterable[Shown], count: int)
         if source:
             cards.append(card(source, item, judged.names[item.place]))
     if not cards:
-        return section._replace(words=[*section.words, "The pictures are not shown: none of them can be found or read any more."])
-    return section._replace(body=f'<div class="pictures">{"".join(cards)}</div>')
+        return section._replace(
+            paragraphs=[*section.paragraphs, "The images are not shown: none of them can be found or read any more."]
+        )
+    return section._replace(body=f'<div class="images">{"".join(cards)}</div>')
 
 
-def card(source: str, item: Shown, called: str) -> str:
+def card(source: str, item: ShownImage, called: str) -> str:
     kind, mark = ("right", "✓") if item.right else ("wrong", "✗")
     return (
-        f'<figure class="{kind}" title="{text(called)}">{source}<figcaption><span class="mark">{mark}{THIN}</span>{item.caption}'
+        f'<figure class="{kind}" title="{escape_text(called)}">{source}<figcaption><span class="mark">{mark}{THIN}</span>{item.caption}'
         "</figcaption></figure>"
     )
 
 
 def thumbnail(split: Split, place: int | None) -> str:
-    """An <img> that holds the picture itself, or nothing where it cannot be read."""
+    """An <img> that holds the image itself, or nothing where it cannot be read."""
     if place is None:
         return ""
     try:
@@ -142,11 +147,11 @@ def png(pixels: np.ndarray) -> tuple[bytes, bool]:
     image = Image.fromarray(pixels[:, :, 0] if channels < 3 else np.ascontiguousarray(pixels[:, :, :3]))
     small = max(image.size) <= TINY
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    data = packed(image)
-    return (packed(image.quantize(256)) if len(data) > HEAVY and channels >= 3 else data), small
+    data = encode_image(image)
+    return (encode_image(image.quantize(256)) if len(data) > HEAVY and channels >= 3 else data), small
 
 
-def packed(image) -> bytes:
+def encode_image(image) -> bytes:
     held = io.BytesIO()
     image.save(held, "PNG", optimize=True)
     return held.getvalue()

@@ -6,7 +6,7 @@ CLASSES = 40  # classes that are listed, those of which there are fewest
 
 
 def table(classes: Sequence[str], counts: Mapping[str, Sequence[int]], what: str) -> list[str]:
-    """A line a class with its count in each part, after a line of headings. `what` is counted: pictures, boxes, pixels."""
+    """A line a class with its count in each part, after a line of headings. `what` is counted: images, boxes, pixels."""
     first = next(iter(counts.values()))
     wide = max(16, *(len(c) + 2 for c in classes))
     lines = [f"{'class':<{wide}}" + "".join(f"{part:>{column(counts[part])}}" for part in counts)]

@@ -1,4 +1,4 @@
-"""What is done to pictures that a model was not trained for. Each takes float pictures [N C H W] in [0, 1] and gives the same shape; what
+"""What is done to images that a model was not trained for. Each takes float images [N C H W] in [0, 1] and gives the same shape; what
 is random is a function of the seed."""
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def blurred(x: Tensor, level: float, seed: int) -> Tensor:
 
 
 def occluded(x: Tensor, level: float, seed: int) -> Tensor:
-    """A rectangle of so much of the area, at a random place, in the mean colour of the picture."""
+    """A rectangle of so much of the area, at a random place, in the mean colour of the image."""
     n, (height, width) = len(x), x.shape[2:]
     tall, wide = max(1, round(height * level**0.5)), max(1, round(width * level**0.5))
     place = torch.rand(2, n, generator=drawn(seed)).to(x.device)
@@ -44,7 +44,7 @@ def occluded(x: Tensor, level: float, seed: int) -> Tensor:
 
 
 def shuffled(x: Tensor, level: float, seed: int) -> Tensor:
-    """Cut into level x level tiles, which are put together in another random order for each picture. Rows and columns that no whole tile
+    """Cut into level x level tiles, which are put together in another random order for each image. Rows and columns that no whole tile
     takes stay."""
     k, (height, width) = int(level), x.shape[2:]
     tall, wide = height // k, width // k
@@ -69,7 +69,7 @@ def high_passed(x: Tensor, level: float, seed: int) -> Tensor:
 
 
 def frequencies(x: Tensor) -> Tensor:
-    """How fast each wave of the transform of a picture is, as a share of the highest along an axis: [H W/2+1]."""
+    """How fast each wave of the transform of an image is, as a share of the highest along an axis: [H W/2+1]."""
     down, across = torch.fft.fftfreq(x.shape[2], device=x.device), torch.fft.rfftfreq(x.shape[3], device=x.device)
     return 2 * torch.hypot(down[:, None], across)
 

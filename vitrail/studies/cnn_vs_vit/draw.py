@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.studies._bench.result import svg
+from vitrail.studies._bench.result import figure_svg
 
 Curves = Mapping[str, Mapping[float, Sequence[float]]]  # by model, by place on the axis: one number a seed
 
@@ -23,21 +23,23 @@ def curves(axis: Any, found: Curves, title: str, across: str, factor: float = 10
         places = sorted(line)
         values = [factor * np.array(line[place]) for place in places]
         spread = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values]
-        axis.errorbar(places, [v.mean() for v in values], spread, color=f"C{number}", marker="o", markersize=4, label=name)
+        axis.errorbar(
+            places, [v.mean() for v in values], spread, color=f"C{number}", marker="o", markersize=4, label=name
+        )
     axis.set(title=title, xlabel=across)
     axis.grid(alpha=0.3)
 
 
 def hunger(accuracy: Curves, macs: Mapping[str, float], best: Mapping[str, Sequence[float]]) -> bytes:
-    """Accuracy over the share of the pictures, and, with all, over multiply-adds."""
+    """Accuracy over the share of the images, and, with all, over multiply-adds."""
     made, (left, right) = figure(2)
     curves(left, {name: {100 * s: v for s, v in line.items()} for name, line in accuracy.items()}, "hunger for data",
-           "training pictures, %")  # fmt: skip
+           "training images, %")  # fmt: skip
     left.set(xscale="log", ylabel="accuracy, %")
     left.legend(fontsize="small")
-    curves(right, {name: {macs[name]: best[name]} for name in macs}, "compute", "multiply-adds a picture, millions")
+    curves(right, {name: {macs[name]: best[name]} for name in macs}, "compute", "multiply-adds an image, millions")
     right.set(xscale="log")
-    return svg(made)
+    return figure_svg(made)
 
 
 def shift(accuracy: Curves, same: Curves) -> bytes:
@@ -46,11 +48,11 @@ def shift(accuracy: Curves, same: Curves) -> bytes:
     curves(right, same, "answers that stay the same", "pixels")
     left.set(ylabel="%")
     left.legend(fontsize="small")
-    return svg(made)
+    return figure_svg(made)
 
 
 def disturbed(found: Mapping[str, Curves]) -> bytes:
-    """found: accuracy by what is done; 0 is the picture as it is, and levels stand side by side in their order."""
+    """found: accuracy by what is done; 0 is the image as it is, and levels stand side by side in their order."""
     made, axes = figure(4, -(-len(found) // 4))
     for axis, (kind, lines) in zip(axes, found.items(), strict=False):
         levels = list(next(iter(lines.values())))
@@ -61,7 +63,7 @@ def disturbed(found: Mapping[str, Curves]) -> bytes:
         axis.set_axis_off()
     axes[0].set_ylabel("accuracy, %")
     axes[0].legend(fontsize="small")
-    return svg(made)
+    return figure_svg(made)
 
 
 def fields(radii: Mapping[str, Sequence[Sequence[float]]], even: float) -> bytes:
@@ -72,7 +74,7 @@ def fields(radii: Mapping[str, Sequence[Sequence[float]]], even: float) -> bytes
         depth = len(each[0])
         lines[name] = {(i + 1) / depth: [one[i] for one in each] for i in range(depth)}
     curves(axis, lines, "effective receptive field", "depth, share of the blocks", 1.0)
-    axis.axhline(even, color="0.6", linestyle="--", label="the whole picture, evenly")
+    axis.axhline(even, color="0.6", linestyle="--", label="the whole image, evenly")
     axis.set(ylabel="radius, pixels", ylim=(0, None))
     axis.legend(fontsize="small")
-    return svg(made)
+    return figure_svg(made)

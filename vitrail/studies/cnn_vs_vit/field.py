@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels what a block says of the middle of the picture depends on, by its gradient.
+"""The effective receptive field: which pixels what a block says of the middle of the image depends on, by its gradient.
 
 Source: Luo et al. 2016, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", section 2.
 """
@@ -6,25 +6,27 @@ Source: Luo et al. 2016, "Understanding the Effective Receptive Field in Deep Co
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.block_outputs import State, states
+from vitrail.analysis.block_outputs import BlockOutput, visit_outputs
 
 
 def fields(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """For every block, the mean over pictures of the absolute gradient of its middle cell, the sum of its channels weighed at random, with
+    """For every block, the mean over images of the absolute gradient of its middle cell, the sum of its channels weighed at random, with
     respect to each pixel: [H W], summing to 1, or zeros where nothing comes through."""
     found: list[Tensor] = []
     given = images.detach().clone().requires_grad_()
 
-    def see(state: State) -> None:
+    def see(state: BlockOutput) -> None:
         cells = state.cells()  # [B h w D]
         middle = cells[:, (cells.shape[1] - 1) // 2, (cells.shape[2] - 1) // 2]
-        draw = torch.randn(middle.shape[1], generator=torch.Generator().manual_seed(0)).to(middle)  # a plain sum is constant after a norm
+        draw = torch.randn(middle.shape[1], generator=torch.Generator().manual_seed(0)).to(
+            middle
+        )  # a plain sum is constant after a norm
         gradient = torch.autograd.grad((middle * draw).sum(), given, retain_graph=True)[0]
         seen = gradient.abs().sum(1).double().mean(0)
         found.append(seen / seen.sum().clamp(min=1e-30))
 
     with torch.enable_grad():
-        states(model, (given,), see)
+        visit_outputs(model, (given,), see)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Choices for pictures with masks or boxes: their size and proportions, the model and the maps it gives, what is done to them."""
+"""Choices for images with masks or boxes: their size and proportions, the model and the maps it gives, what is done to them."""
 
 import dataclasses
 import math
@@ -7,30 +7,30 @@ from typing import Any
 
 from vitrail.contracts import Defaults
 from vitrail.facts import Choices, check_absent
-from vitrail.recipe import Augment, Recipe
+from vitrail.recipe import AugmentConfig, Recipe
 
-LARGE = 4  # canvases that fit along the shorter side of a picture from which on it is looked at in tiles
+LARGE = 4  # canvases that fit along the shorter side of an image from which on it is looked at in tiles
 MAPS = 4  # of a plain ViT, from as many depths
 NARROW = 64  # width of a head on a CPU: the published 256 would take more time than the model
 SLIM = 32  # width of a ResNet there, half of it with the finer stem
-FINE = 96  # pictures with a shorter side keep more detail in the stem
+FINE = 96  # images with a shorter side keep more detail in the stem
 STEP = 32  # sides are multiples of the coarsest map's stride
-SMALL = "small, its maps are of several sizes, and it learns where things are from few pictures"
+SMALL = "small, its maps are of several sizes, and it learns where things are from few images"
 
 
 class DenseDefaults(Defaults):
     """What masks and boxes have in common."""
 
     max_epochs = 150
-    what: str  # that pictures have, in messages
-    side: int  # of pictures on a GPU
-    shown: tuple[int, int]  # pictures in all, on a CPU and on a GPU
+    what: str  # that images have, in messages
+    side: int  # of images on a GPU
+    shown: tuple[int, int]  # images in all, on a CPU and on a GPU
     models: tuple[str, str]  # on a CPU and on a GPU
     lr: float  # of AdamW at a batch of 16, for weights drawn by chance
 
     @abstractmethod
     def choose_tiles(self, c: Choices) -> None:
-        """Whether pictures that are many times larger than the canvas are looked at in tiles."""
+        """Whether images that are many times larger than the canvas are looked at in tiles."""
 
     @abstractmethod
     def choose_head(self, c: Choices) -> None: ...
@@ -39,33 +39,33 @@ class DenseDefaults(Defaults):
         return self.shown[gpu]
 
     def choose_input(self, c: Choices) -> None:
-        """Size and proportions. Details count more than for classes, so pictures are larger where the machine allows it."""
+        """Size and proportions. Details count more than for classes, so images are larger where the machine allows it."""
         f = c.facts
         tall, wide = f.size
-        c.settle("input", "channels", f.channels, "as the pictures have")
+        c.set_default("input", "channels", f.channels, "as the images have")
         if f.tile:
             side = max(STEP, -(-f.tile // STEP) * STEP)
-            c.settle("input", "size", [side, side], f"tiles of {f.tile} pixels")
-            c.settle("input", "resize", "tile", "large pictures are looked at in windows of that size")
+            c.set_default("input", "size", [side, side], f"tiles of {f.tile} pixels")
+            c.set_default("input", "resize_mode", "tile", "large images are looked at in windows of that size")
         side = self.side if f.gpu else 128
         if max(f.size) <= side:
             size = [max(STEP, -(-length // STEP) * STEP) for length in f.size]
-            c.settle("input", "size", size, f"the pictures' own, up to a multiple of {STEP}")
+            c.set_default("input", "size", size, f"the images' own, up to a multiple of {STEP}")
         else:
             where = "GPU" if f.gpu else "CPU: detail costs time"
-            c.settle("input", "size", [side, side], f"pictures of {tall}x{wide} (median) on a {where}")
+            c.set_default("input", "size", [side, side], f"images of {tall}x{wide} (median) on a {where}")
         given = c.recipe.input.size
         assert given is not None
         if min(f.size) >= LARGE * max(given):
             self.choose_tiles(c)
         if f.uniform and tall * given[1] == wide * given[0]:
-            c.settle("input", "resize", "stretch", "all pictures have these proportions")
+            c.set_default("input", "resize_mode", "stretch", "all images have these proportions")
         else:
-            c.settle("input", "resize", "fit", "whole pictures in their own proportions, padded")
+            c.set_default("input", "resize_mode", "fit", "whole images in their own proportions, padded")
 
     def choose_model(self, c: Choices) -> None:
         if not c.recipe.model.name:
-            c.settle_model(self.models[c.facts.gpu], SMALL)
+            c.set_model(self.models[c.facts.gpu], SMALL)
             if c.recipe.model.name.startswith("resnet/"):
                 slim_resnet(c)
         choose_depths(c)
@@ -75,28 +75,28 @@ class DenseDefaults(Defaults):
         """What is usual does."""
 
     def choose_augmentation(self, c: Choices) -> None:
-        c.settle("augment", "crop", "random", "parts of pictures in several sizes")
-        c.settle("augment", "flip", True, "mirror images are as good as the pictures")
+        c.set_default("augment", "crop", "random", "parts of images in several sizes")
+        c.set_default("augment", "hflip", True, "mirror images are as good as the images")
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
-        return self.lr * math.sqrt((recipe.plan.batch or 1) / 16)
+        return self.lr * math.sqrt((recipe.train.batch_size or 1) / 16)
 
     def check(self, recipe: Recipe) -> None:
-        a, p, default = recipe.augment, recipe.plan, Augment()
-        alone = ("randaugment", "policy", "erase", "mixup", "cutmix")
+        a, p, default = recipe.augment, recipe.train, AugmentConfig()
+        alone = ("randaugment_ops", "auto_augment", "random_erasing", "mixup", "cutmix")
         asked = {
             **{f"augment.{key}": getattr(a, key) != getattr(default, key) for key in alone},
-            "augment.crop pad": a.crop == "pad", "plan.sampling balanced": p.sampling == "balanced",
-            "plan.grow_from": p.grow_from is not None, "input.resize crop": recipe.input.resize == "crop",
+            "augment.crop pad": a.crop == "pad", "data.sampler balanced": recipe.data.sampler == "balanced",
+            "train.start_size": p.start_size is not None, "input.resize_mode crop": recipe.input.resize_mode == "crop",
         }  # fmt: skip
-        check_absent(asked, f"would change a picture and not its {self.what}")
+        check_absent(asked, f"would change an image and not its {self.what}")
 
 
 class MaskDefaults(DenseDefaults):
     what, side, shown, models, lr = "masks", 512, (10_000, 640_000), ("resnet/18", "pvt_v2/b0"), 1e-3
 
     def choose_tiles(self, c: Choices) -> None:
-        """The model that has all of a picture before it knows better what a pixel belongs to."""
+        """The model that has all of an image before it knows better what a pixel belongs to."""
 
     def choose_head(self, c: Choices) -> None:
         keys = c.recipe.task.keys
@@ -104,34 +104,43 @@ class MaskDefaults(DenseDefaults):
         if wide and not c.facts.gpu:
             settings = {key: value for key, value in keys.items() if key != "width"}
             c.recipe = dataclasses.replace(c.recipe, task=dataclasses.replace(c.recipe.task, keys=settings))
-            c.settle_key("task", "width", NARROW, "the published width would take most of the time on a CPU")
+            c.set_key("task", "width", NARROW, "the published width would take most of the time on a CPU")
 
 
 class BoxDefaults(DenseDefaults):
     what, side, shown, models, lr = "boxes", 640, (40_000, 1_600_000), ("resnet/18", "resnet/18"), 5e-4
 
     def choose_tiles(self, c: Choices) -> None:
-        c.settle("input", "resize", "tile", "the pictures are many times larger, and what is in them would be too small to see")
+        c.set_default(
+            "input",
+            "resize_mode",
+            "tile",
+            "the images are many times larger, and what is in them would be too small to see",
+        )
 
     def choose_head(self, c: Choices) -> None:
         """The task's own defaults do."""
 
 
 def slim_resnet(c: Choices) -> None:
-    """A ResNet where none was asked for: a finer stem for small pictures, and on a CPU a narrow one."""
+    """A ResNet where none was asked for: a finer stem for small images, and on a CPU a narrow one."""
     size = c.recipe.input.size
     assert size is not None
     fine = min(size) < FINE
     if fine:
-        c.settle_key("model", "stem_stride", 2, "small pictures, whose details the published stem would lose")
+        c.set_key("model", "stem_stride", 2, "small images, whose details the published stem would lose")
     if not c.facts.gpu:
-        c.settle_key("model", "width", SLIM // 2 if fine else SLIM, "much less time than the published 64")
+        c.set_key("model", "width", SLIM // 2 if fine else SLIM, "much less time than the published 64")
 
 
 def choose_depths(c: Choices) -> None:
     """A plain ViT gives maps of several depths, where it is not said which."""
     config = c.model_config
-    if "map_depths" not in {f.name for f in dataclasses.fields(config)} or not isinstance(config.depth, int) or config.depth < MAPS:
+    if (
+        "map_depths" not in {f.name for f in dataclasses.fields(config)}
+        or not isinstance(config.depth, int)
+        or config.depth < MAPS
+    ):
         return
     depths = [round(config.depth * (i + 1) / MAPS) for i in range(MAPS)]
-    c.settle_key("model", "map_depths", depths, f"maps of {MAPS} depths make up for one stride")
+    c.set_key("model", "map_depths", depths, f"maps of {MAPS} depths make up for one stride")

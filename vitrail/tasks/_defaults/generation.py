@@ -1,4 +1,4 @@
-"""Choices for models that make pictures: pictures in [-1, 1], the objective of the family, a steady rate, and averages of the weights."""
+"""Choices for models that make images: images in [-1, 1], the objective of the family, a steady rate, and averages of the weights."""
 
 import dataclasses
 import math
@@ -6,11 +6,11 @@ from typing import Any
 
 from vitrail.contracts import Defaults
 from vitrail.errors import UsageError
-from vitrail.facts import Choices, Coded, check_absent
-from vitrail.recipe import Augment, Choice, Recipe, override
+from vitrail.facts import Choices, LatentShape, check_absent
+from vitrail.recipe import AugmentConfig, Choice, Recipe, override
 
 HALF = 0.5  # mean and std: [0, 1] becomes [-1, 1]
-SHOWN = (600_000, 60_000_000)  # pictures in all, on a CPU and on a GPU
+SHOWN = (600_000, 60_000_000)  # images in all, on a CPU and on a GPU
 EMA, SHORTER = 0.9999, 0.9996  # as published with JiT
 PART = 50  # the second average looks back a fiftieth of a run, where that is less than `SHORTER` does
 SIZES = (32, 64)  # of photographs, on a CPU and on a GPU, for a model that chance chose
@@ -25,80 +25,95 @@ class GenerationDefaults(Defaults):
     def choose_input(self, c: Choices) -> None:
         f, name = c.facts, c.recipe.model.name
         tall, wide = f.size
-        if f.coded:
-            c.settle("input", "channels", f.coded.channels, "as the autoencoder takes")
-        c.settle("input", "channels", f.channels, "as the pictures have")
-        small, factor = max(f.size) <= 64, f.coded.factor if f.coded else 1
+        if f.latent_shape:
+            c.set_default("input", "channels", f.latent_shape.channels, "as the autoencoder takes")
+        c.set_default("input", "channels", f.channels, "as the images have")
+        small, factor = max(f.size) <= 64, f.latent_shape.factor if f.latent_shape else 1
         if small:
             whole = [-(-side // factor) * factor for side in f.size]
-            c.settle("input", "size", whole, "the pictures' own" if f.uniform else "the median of the pictures' sizes")
-        elif name or f.coded:
+            c.set_default("input", "size", whole, "the images' own" if f.uniform else "the median of the images' sizes")
+        elif name or f.latent_shape:
             named = Choice(name or unnamed(c), c.recipe.model.keys if name else {})
             size = [factor * side for side in c.config_of(named).size]
-            c.settle("input", "size", size, f"what {named.name} is made for")
+            c.set_default("input", "size", size, f"what {named.name} is made for")
         else:
-            c.settle("input", "size", [SIZES[f.gpu]] * 2, f"photographs (median {tall}x{wide}) on a {'GPU' if f.gpu else 'CPU'}")
-        why = "small pictures are used whole" if small else "keeps proportions"
-        c.settle("input", "resize", "stretch" if small else "crop", why)
+            c.set_default(
+                "input",
+                "size",
+                [SIZES[f.gpu]] * 2,
+                f"photographs (median {tall}x{wide}) on a {'GPU' if f.gpu else 'CPU'}",
+            )
+        why = "small images are used whole" if small else "keeps proportions"
+        c.set_default("input", "resize_mode", "stretch" if small else "crop", why)
         if any(side % factor for side in c.recipe.input.size or ()):
             fix = "x".join(str(-(-side // factor) * factor) for side in c.recipe.input.size or ())
-            what = f"the autoencoder makes pictures {factor} times smaller, and input.size does not divide by that"
+            what = f"the autoencoder makes images {factor} times smaller, and input.size does not divide by that"
             raise UsageError(what, f"such as {fix}")
         for key in ("mean", "std"):
-            c.settle("input", key, [HALF] * c.recipe.input.channels)
-        c.reasons.append(f"input.mean, input.std = {HALF}: pictures are made in [-1, 1]")
+            c.set_default("input", key, [HALF] * c.recipe.input.channels)
+        c.reasons.append(f"input.mean, input.std = {HALF}: images are made in [-1, 1]")
 
     def choose_model(self, c: Choices) -> None:
         """The model, its classes and its objective, which is that of its family: one that says a variance is of Gaussian diffusion."""
-        c.settle_model(unnamed(c), f"for {c.facts.count:,} pictures on a {'GPU' if c.facts.gpu else 'CPU'}")
-        c.settle_key("model", "classes", c.facts.classes, "as the data has")
+        c.set_model(unnamed(c), f"for {c.facts.count:,} images on a {'GPU' if c.facts.gpu else 'CPU'}")
+        c.set_key("model", "classes", c.facts.classes, "as the data has")
         objective = "gaussian" if is_gaussian(c.model_config) else "flow"
-        c.settle_key("task", "objective", objective, f"that of {c.recipe.model.name}")
-        if c.facts.coded:
-            of_latents(c, c.facts.coded)
+        c.set_key("task", "objective", objective, f"that of {c.recipe.model.name}")
+        if c.facts.latent_shape:
+            of_latents(c, c.facts.latent_shape)
 
     def choose_optimizer(self, c: Choices) -> None:
-        """As published: AdamW without decay at a rate that stays, and averages of the weights, which are what pictures are made with."""
-        steps, gaussian = c.recipe.plan.steps or 1, is_gaussian(c.model_config)
-        c.settle("optim", "weight_decay", 0.0)
-        c.settle("optim", "betas", [0.9, 0.999] if gaussian else [0.9, 0.95])
-        c.settle("optim", "schedule", "constant", "denoisers are trained at a steady rate, without weight decay")
+        """As published: AdamW without decay at a rate that stays, and averages of the weights, which are what images are made with."""
+        steps, gaussian = c.recipe.train.steps or 1, is_gaussian(c.model_config)
+        c.set_default("optim", "weight_decay", 0.0)
+        c.set_default("optim", "betas", [0.9, 0.999] if gaussian else [0.9, 0.95])
+        c.set_default("optim", "schedule", "constant", "denoisers are trained at a steady rate, without weight decay")
         if gaussian:
-            c.settle("optim", "warmup", 0)
-        c.settle("optim", "ema", EMA, "pictures are made with averaged weights")
-        shorter = round(max(0.0, min(SHORTER, 1 - PART / steps)), 4) if c.recipe.optim.ema else 0.0
-        c.settle("optim", "ema2", shorter, "a shorter average to choose from: vitrail sample --ema 2" if shorter else "")
+            c.set_default("optim", "warmup_steps", 0)
+        c.set_default("optim", "ema_decay", EMA, "images are made with averaged weights")
+        shorter = round(max(0.0, min(SHORTER, 1 - PART / steps)), 4) if c.recipe.optim.ema_decay else 0.0
+        c.set_default(
+            "optim",
+            "ema_decay_2",
+            shorter,
+            "a shorter average to choose from: vitrail sample --ema 2" if shorter else "",
+        )
 
     def choose_augmentation(self, c: Choices) -> None:
-        c.settle("augment", "crop", "none", "what training does to pictures is learned: they are only mirrored")
-        mirrored = c.facts.mirrored
-        c.settle("augment", "flip", mirrored, "mirror images keep their class" if mirrored else "digits must not be mirrored")
+        c.set_default("augment", "crop", "none", "what training does to images is learned: they are only mirrored")
+        mirrored = c.facts.is_mirrorable
+        c.set_default(
+            "augment",
+            "hflip",
+            mirrored,
+            "mirror images keep their class" if mirrored else "digits must not be mirrored",
+        )
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
         """As published (DiT 1e-4 at 256, JiT 2e-4 at 1024), narrow models faster."""
-        batch = recipe.plan.batch or 1
+        batch = recipe.train.batch_size or 1
         usual = 1e-4 * math.sqrt(batch / 256) if is_gaussian(model_config) else 2e-4 * math.sqrt(batch / 1024)
         return usual * max(1.0, min(10.0, 768 / model_config.width))
 
     def check(self, recipe: Recipe) -> None:
-        """Errors: `UsageError` for what a model would learn to make as if it were of the pictures, and for pictures not in [-1, 1]."""
-        a, p, default, given = recipe.augment, recipe.plan, Augment(), recipe.input
-        check_absent({"augment.mosaic": a.mosaic > 0, f"input.resize {given.resize}": given.resize in ("slide", "tile")},
-                     "is for pictures with masks or boxes")  # fmt: skip
+        """Errors: `UsageError` for what a model would learn to make as if it were of the images, and for images not in [-1, 1]."""
+        a, p, default, given = recipe.augment, recipe.train, AugmentConfig(), recipe.input
+        check_absent({"augment.mosaic": a.mosaic > 0, f"input.resize_mode {given.resize_mode}": given.resize_mode in ("slide", "tile")},
+                     "is for images with masks or boxes")  # fmt: skip
         if given.vae is not None and a.crop == "random":
             what = "augment.crop random shows another part every time, and latents are computed once"
             raise UsageError(what, "leave it out, or input.vae")
-        learned = ("randaugment", "policy", "jitter", "erase", "mixup", "cutmix")
+        learned = ("randaugment_ops", "auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
         asked = {
             **{f"augment.{key}": getattr(a, key) != getattr(default, key) for key in learned},
-            "augment.crop pad": a.crop == "pad", "input.resize fit": given.resize == "fit",
+            "augment.crop pad": a.crop == "pad", "input.resize_mode fit": given.resize_mode == "fit",
         }  # fmt: skip
-        check_absent(asked, "changes pictures, and a model that makes pictures would learn to make them so")
-        if p.grow_from is not None:
-            raise UsageError("plan.grow_from is for models that tell what is in pictures", "leave it out")
+        check_absent(asked, "changes images, and a model that makes images would learn to make them so")
+        if p.start_size is not None:
+            raise UsageError("train.start_size is for models that tell what is in images", "leave it out")
         for name, values in (("mean", given.mean), ("std", given.std)):
             if any(value != HALF for value in values or ()):
-                what = f"input.{name} is {values}, and pictures are made in [-1, 1]: {HALF} for each channel"
+                what = f"input.{name} is {values}, and images are made in [-1, 1]: {HALF} for each channel"
                 raise UsageError(what, "leave it out")
 
 
@@ -109,17 +124,17 @@ def is_gaussian(model_config: Any) -> bool:
 
 def unnamed(c: Choices) -> str:
     """The model where none is said: DiT for latents, JiT for pixels."""
-    if c.facts.coded:
+    if c.facts.latent_shape:
         return "dit/small_2" if c.facts.gpu else "dit/nano"
     return "jit/tiny" if c.facts.gpu else "jit/nano"
 
 
-def of_latents(c: Choices, coded: Coded) -> None:
+def of_latents(c: Choices, coded: LatentShape) -> None:
     """What a model of latents must be. Errors: `UsageError` where something else was said."""
     assert c.recipe.input.size is not None
     for key, value in (("size", [side // coded.factor for side in c.recipe.input.size]), ("channels", coded.latents)):
         said = c.recipe.model.keys.get(key)
         if said is not None and (list(said) if isinstance(said, tuple | list) else said) != value:
-            raise UsageError(f"model.{key} is {said}, and latents of these pictures have {value}", "leave it out")
+            raise UsageError(f"model.{key} is {said}, and latents of these images have {value}", "leave it out")
         c.recipe = override(c.recipe, "model", {key: value})
         c.reasons.append(f"model.{key} = {value}: as latents have")

@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import DenseTask, Evaluator, ImageReader, Metric, Output, Predictions, Windows
-from vitrail.data.dataset import Boxes, Kind
-from vitrail.data.transforms.joint import Joint
+from vitrail.data.dataset import AnnotationKind, Boxes
+from vitrail.data.transforms.joint import JointTransform
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.heads.detect import Design, Detector
-from vitrail.heads.unused_parameters import freeze_idle
+from vitrail.heads.detect import Detector, DetectorConfig
+from vitrail.heads.unused_parameters import freeze_unused_parameters
 from vitrail.metrics.detection import average_precision, f1
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.dense import BoxDefaults
-from vitrail.tasks._transforms import joint
-from vitrail.tasks.detection.matching import corners, costs, giou, match, shares
-from vitrail.types import Batch, Found, Objects
-from vitrail.validation import Amount, Count, Fraction, Positive, Share
+from vitrail.tasks._transforms import build_joint
+from vitrail.tasks.detection.matching import giou, match_costs, match_queries, to_corners, to_relative
+from vitrail.types import Batch, DetectionOutput, DetectionTargets
+from vitrail.validation import Count, Fraction, NonNegative, Positive, UnitInterval
 
-ANNOTATIONS: Kind = "boxes"
+ANNOTATIONS: AnnotationKind = "boxes"
 DEFAULT_FOR = "backbone"
-MOST = 500  # findings in a picture that are kept, the best
+MOST = 500  # findings in an image that are kept, the best
 WIDTH = 6  # numbers that say a box: its edges, score, label
-NO_BOX = -1.0  # in their place, where a picture has fewer than others
+NO_BOX = -1.0  # in their place, where an image has fewer than others
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,31 @@ class Config:
 
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False  # of no meaning here
-    queries: Positive = 50  # the most objects that can be found in a picture
-    kind: Literal["anchors", "slots"] = "anchors"  # queries are boxes that move and look where they are, or learn where to look
-    stride: Count = 0  # of the finest map that is looked at, with all coarser ones; 0: the coarsest with 8 cells across, and those
+    queries: Positive = 50  # the most objects that can be found in an image
+    kind: Literal["anchors", "slots"] = (
+        "anchors"  # queries are boxes that move and look where they are, or learn where to look
+    )
+    stride: Count = (
+        0  # of the finest map that is looked at, with all coarser ones; 0: the coarsest with 8 cells across, and those
+    )
     width: Positive = 128
     heads: Positive = 8
     encoder: Count = 0  # layers
     decoder: Positive = 3
     hidden: Positive = 512  # width inside the feed-forward parts
     dropout: Fraction = 0.0
-    class_cost: Amount = 1.0  # in matching
-    box_cost: Amount = 5.0
-    giou_cost: Amount = 2.0
-    box_weight: Amount = 5.0  # in the loss, beside the class's 1
-    giou_weight: Amount = 2.0
-    nothing: Share = 0.1  # how much a query that answers for no object counts in the class loss
+    class_cost: NonNegative = 1.0  # in matching
+    box_cost: NonNegative = 5.0
+    giou_cost: NonNegative = 2.0
+    box_weight: NonNegative = 5.0  # in the loss, beside the class's 1
+    giou_weight: NonNegative = 2.0
+    no_object_weight: UnitInterval = 0.1  # how much a query that answers for no object counts in the class loss
 
 
 class Detection(DenseTask):
-    """Loss of `Found` against `Objects`."""
+    """Loss of `DetectionOutput` against `DetectionTargets`."""
 
-    annotations: Kind = ANNOTATIONS
+    annotations: AnnotationKind = ANNOTATIONS
     output: Output = "boxes"
     metric = Metric("mAP")
 
@@ -66,8 +70,8 @@ class Detection(DenseTask):
     def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         return classes
 
-    def transform(self, recipe: Recipe, preprocess: Preprocess) -> Joint:
-        return joint(recipe, preprocess, "boxes")
+    def transform(self, recipe: Recipe, preprocess: Preprocess) -> JointTransform:
+        return build_joint(recipe, preprocess, "boxes")
 
     def defaults(self) -> BoxDefaults:
         return BoxDefaults()
@@ -76,47 +80,49 @@ class Detection(DenseTask):
         return BoxEvaluator(self.config.classes)
 
     def assemble(self, trunk: nn.Module) -> Detector:
-        design = Design(**{f.name: getattr(self.config, f.name) for f in fields(Design)})
+        design = DetectorConfig(**{f.name: getattr(self.config, f.name) for f in fields(DetectorConfig)})
         detector = Detector(trunk, self.config.classes, design)
-        freeze_idle(trunk, detector.maps)
+        freeze_unused_parameters(trunk, detector.maps)
         return detector
 
-    def targets(self, labels: Objects) -> Objects:
+    def targets(self, labels: DetectionTargets) -> DetectionTargets:
         return labels
 
-    def count_targets(self, labels: Objects, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Objects:
-        """The same objects, with how many a picture of the whole batch has in the mean, at least one in all: of all processes, so that
+    def count_targets(
+        self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
+    ) -> DetectionTargets:
+        """The same objects, with how many an image of the whole batch has in the mean, at least one in all: of all processes, so that
         their number changes no loss."""
         count = all_reduce_sum((labels.labels >= 0).sum().float())
-        return labels._replace(usual=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
+        return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
 
     def fit_class_weights(self, labels: Tensor) -> None:
         """No class counts for more than another."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"class", "box", "giou"}, each summed over the layers of the decoder."""
-        objects: Objects = batch.targets
-        found = model.each(batch.inputs, objects.sizes)  # type: ignore[operator]
+        objects: DetectionTargets = batch.targets
+        found = model.forward_all(batch.inputs, objects.sizes)  # type: ignore[operator]
         return {name: term.sum() for name, term in self.terms(found, objects).items()}
 
-    def terms(self, found: Found, objects: Objects) -> dict[str, Tensor]:
+    def terms(self, output: DetectionOutput, targets: DetectionTargets) -> dict[str, Tensor]:
         """The weighted terms of every layer [L]. Each layer is matched on its own.
 
-        All are divided by what the whole batch has on average, so that pieces of it weighed by their pictures add up to its loss.
+        All are divided by what the whole batch has on average, so that pieces of it weighed by their images add up to its loss.
         """
-        config, labels = self.config, objects.labels
-        boxes, (b, q) = shares(objects), found.logits.shape[1:3]
+        config, labels = self.config, targets.labels
+        boxes, (b, q) = to_relative(targets), output.logits.shape[1:3]
         weights = (config.class_cost, config.box_cost, config.giou_cost)
-        chosen = match(costs(found, boxes, labels, weights), labels)  # [L B M]
+        chosen = match_queries(match_costs(output, boxes, labels, weights), labels)  # [L B M]
         answered = chosen >= 0
-        usual = objects.usual.mean()
-        ours = found.boxes.gather(2, chosen.clamp(min=0)[..., None].expand(-1, -1, -1, 4))
+        usual = targets.mean_objects.mean()
+        ours = output.boxes.gather(2, chosen.clamp(min=0)[..., None].expand(-1, -1, -1, 4))
         away = ((ours - boxes).abs().sum(-1) * answered).sum((1, 2))
-        apart = ((1 - giou(corners(ours), corners(boxes))) * answered).sum((1, 2))
+        apart = ((1 - giou(to_corners(ours), to_corners(boxes))) * answered).sum((1, 2))
         count = torch.where(usual > 0, usual * b, 1.0)
         some = usual.clamp(max=q)
         return {
-            "class": self.mistaken(found.logits, chosen, labels) / (b * (some + config.nothing * (q - some))),
+            "class": self.mistaken(output.logits, chosen, labels) / (b * (some + config.no_object_weight * (q - some))),
             "box": config.box_weight * away / count,
             "giou": config.giou_weight * apart / count,
         }
@@ -124,15 +130,15 @@ class Detection(DenseTask):
     def mistaken(self, logits: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logits [L B Q K+1] with what the queries answer for, summed over each layer; nothing counts less: [L]."""
         layers, b, q, k = logits.shape
-        truth = torch.full((layers, b, q + 1), k - 1, device=logits.device)
+        annotation = torch.full((layers, b, q + 1), k - 1, device=logits.device)
         where = torch.where(chosen < 0, q, chosen)  # objects without a query go to a column that is cut off
-        truth = truth.scatter(2, where, labels.clamp(min=0).expand_as(where))[..., :q]
-        weight = torch.where(truth == k - 1, self.config.nothing, 1.0)
-        each = F.cross_entropy(logits.flatten(0, 2), truth.flatten(), reduction="none").view(layers, b, q)
+        annotation = annotation.scatter(2, where, labels.clamp(min=0).expand_as(where))[..., :q]
+        weight = torch.where(annotation == k - 1, self.config.no_object_weight, 1.0)
+        each = F.cross_entropy(logits.flatten(0, 2), annotation.flatten(), reduction="none").view(layers, b, q)
         return (each * weight).sum((1, 2))
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What fills the pictures [B C H W], as `decode` says it, in their pixels: [B Q 6]."""
+        """What fills the images [B C H W], as `decode` says it, in their pixels: [B Q 6]."""
         height, width = images.shape[-2:]
         return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
 
@@ -142,7 +148,7 @@ class Detection(DenseTask):
 
 
 class BoxEvaluator(Evaluator):
-    """Of boxes in the pictures' own pixels: a row is the best that were found in a picture."""
+    """Of boxes in the images' own pixels: a row is the best that were found in an image."""
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -150,14 +156,14 @@ class BoxEvaluator(Evaluator):
     def predictions(self, images: ImageReader) -> Predictions:
         return images.by_image(self.row, torch.zeros(0, MOST * WIDTH), keep_annotations=True)
 
-    def row(self, said: Any, true: Boxes) -> Tensor:
-        """The best `MOST` of the boxes that were found in a picture, [n 6] as `decode` gives them, laid end to end: [W]."""
-        found = torch.as_tensor(said, dtype=torch.float32).reshape(-1, WIDTH)
+    def row(self, prediction: Any, annotation: Boxes) -> Tensor:
+        """The best `MOST` of the boxes that were found in an image, [n 6] as `decode` gives them, laid end to end: [W]."""
+        found = torch.as_tensor(prediction, dtype=torch.float32).reshape(-1, WIDTH)
         found = found[found[:, 4].argsort(descending=True, stable=True)[:MOST]]
         return torch.cat([found, found.new_full((MOST - len(found), WIDTH), NO_BOX)]).flatten()
 
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
-        return average_precision(list(map(boxes_of, predictions.rows)), predictions.annotations, self.classes)
+        return average_precision(list(map(boxes_of_row, predictions.rows)), predictions.annotations, self.classes)
 
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
         scores = self.scores(predictions.rows, predictions.annotations)
@@ -167,25 +173,27 @@ class BoxEvaluator(Evaluator):
         """The rows hold the boxes."""
         return {}
 
-    def scores(self, rows: Tensor, truths: Sequence[Boxes]) -> Tensor:
-        """F1 of the boxes of each picture, [N]."""
-        return torch.tensor([f1(boxes_of(row).numpy(), truth) for row, truth in zip(rows, truths, strict=True)])
+    def scores(self, rows: Tensor, annotations: Sequence[Boxes]) -> Tensor:
+        """F1 of the boxes of each image, [N]."""
+        return torch.tensor(
+            [f1(boxes_of_row(row).numpy(), annotation) for row, annotation in zip(rows, annotations, strict=True)]
+        )
 
 
-def boxes_of(row: Tensor) -> Tensor:
+def boxes_of_row(row: Tensor) -> Tensor:
     """What `Detection.row` was made of: [n 6]."""
     found = row.reshape(-1, WIDTH)
     return found[found[:, 4] >= 0]
 
 
-def decode(found: Found, sizes: Tensor) -> Tensor:
-    """Found -> left, top, right, bottom in pixels of pictures of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
+def decode(output: DetectionOutput, sizes: Tensor) -> Tensor:
+    """Found -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
 
     Every query's likeliest class other than "nothing" (Carion et al. 2020); none is dropped and none suppressed.
     """
-    score, label = found.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
+    score, label = output.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
     scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height
-    rows = torch.cat([corners(found.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
+    rows = torch.cat([to_corners(output.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
     order = score.argsort(dim=1, descending=True, stable=True)
     return rows.gather(1, order[..., None].expand_as(rows))
 

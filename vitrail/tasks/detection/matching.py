@@ -3,21 +3,23 @@
 import torch
 from torch import Tensor
 
-from vitrail.types import Found, Objects
+from vitrail.types import DetectionOutput, DetectionTargets
 
-SMALLEST = 1e-12  # of an area that is divided by; boxes that have lost their extent in rounding do not make a loss infinite
+SMALLEST = (
+    1e-12  # of an area that is divided by; boxes that have lost their extent in rounding do not make a loss infinite
+)
 
 
-def corners(boxes: Tensor) -> Tensor:
+def to_corners(boxes: Tensor) -> Tensor:
     """[... 4] centre x, centre y, width, height -> left, top, right, bottom."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def shares(objects: Objects) -> Tensor:
-    """The boxes of objects [B M 4] as centre x, centre y, width, height in shares of their pictures."""
-    scale = objects.sizes.flip(-1).repeat(1, 2)[:, None].to(objects.boxes)  # [B 1 4]
-    first, last = (objects.boxes / scale).split(2, dim=-1)
+def to_relative(targets: DetectionTargets) -> Tensor:
+    """The boxes of objects [B M 4] as centre x, centre y, width, height in shares of their images."""
+    scale = targets.sizes.flip(-1).repeat(1, 2)[:, None].to(targets.boxes)  # [B 1 4]
+    first, last = (targets.boxes / scale).split(2, dim=-1)
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
 
@@ -33,21 +35,21 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def costs(found: Found, boxes: Tensor, labels: Tensor, weights: tuple[float, float, float]) -> Tensor:
+def match_costs(output: DetectionOutput, boxes: Tensor, labels: Tensor, weights: tuple[float, float, float]) -> Tensor:
     """What it costs that a query answers for an object: found [... B Q] of objects [B M] -> [... B Q M].
 
     weights: of the class (minus the probability of the right one), of the distance of boxes, of their overlap; DETR has 1, 5, 2.
     """
-    probabilities = found.logits.softmax(-1)
+    probabilities = output.logits.softmax(-1)
     which = labels.clamp(min=0)[:, None].expand(*probabilities.shape[:-1], -1)
     kind = -probabilities.gather(-1, which)
-    ours, theirs = found.boxes[..., :, None, :], boxes[:, None]
+    ours, theirs = output.boxes[..., :, None, :], boxes[:, None]
     away = (ours - theirs).abs().sum(-1)
-    return weights[0] * kind + weights[1] * away - weights[2] * giou(corners(ours), corners(theirs))
+    return weights[0] * kind + weights[1] * away - weights[2] * giou(to_corners(ours), to_corners(theirs))
 
 
-def match(cost: Tensor, labels: Tensor) -> Tensor:
-    """The assignment of least cost, picture by picture: costs [... B Q M] -> the query that answers for each object, [... B M] int64,
+def match_queries(cost: Tensor, labels: Tensor) -> Tensor:
+    """The assignment of least cost, image by image: costs [... B Q M] -> the query that answers for each object, [... B M] int64,
     -1 where there is none: at padding (label -1), and where there are more objects than queries. Each query answers once."""
     from scipy.optimize import linear_sum_assignment
 
@@ -55,7 +57,9 @@ def match(cost: Tensor, labels: Tensor) -> Tensor:
     most = torch.finfo(torch.float32).max
     table = cost.float().nan_to_num(most, most, -most).cpu()  # a loss that is not finite is told as such, after this
     chosen = torch.full((*table.shape[:-2], table.shape[-1]), -1, dtype=torch.int64)
-    for flat, to in zip(table.flatten(0, -4), chosen.flatten(0, -3), strict=True) if table.ndim > 3 else [(table, chosen)]:
+    for flat, to in (
+        zip(table.flatten(0, -4), chosen.flatten(0, -3), strict=True) if table.ndim > 3 else [(table, chosen)]
+    ):
         for one, row, n in zip(flat.numpy(), to, counts, strict=True):
             queries, objects = linear_sum_assignment(one[:, :n])
             row[torch.from_numpy(objects)] = torch.from_numpy(queries)

@@ -1,6 +1,6 @@
-"""Straight paths from noise to pictures as JiT has them (Li & He 2025, arxiv.org/abs/2511.13720): z = t x + (1 - t) noise.
+"""Straight paths from noise to images as JiT has them (Li & He 2025, arxiv.org/abs/2511.13720): z = t x + (1 - t) noise.
 
-The network says the picture x, the noise "eps" or the velocity v = x - noise; the loss is measured in any of the three: table 1 of the
+The network says the image x, the noise "eps" or the velocity v = x - noise; the loss is measured in any of the three: table 1 of the
 paper. Divisors are held above `FLOOR`, in training and sampling alike.
 """
 
@@ -16,12 +16,12 @@ FLOOR = 0.05
 Velocity = Callable[[Tensor, float], Tensor]  # z [B C H W] and the time of all of them -> dz/dt
 
 
-def mixed(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Pictures and noise [B C H W] at times t [B 1 1 1]."""
+def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Images and noise [B C H W] at times t [B 1 1 1]."""
     return t * x + (1 - t) * noise
 
 
-def truth(x: Tensor, noise: Tensor, prediction: Space) -> Tensor:
+def flow_target(x: Tensor, noise: Tensor, prediction: Space) -> Tensor:
     """What the network should say."""
     return {"x": x, "eps": noise, "v": x - noise}[prediction]
 
@@ -43,20 +43,20 @@ def velocity(out: Tensor, z: Tensor, t: float, prediction: Space) -> Tensor:
     return (z - out) / max(t, FLOOR) if prediction == "eps" else out
 
 
-def times(steps: int) -> list[float]:
+def flow_times(steps: int) -> list[float]:
     return torch.linspace(0, 1, steps + 1, device="cpu").tolist()
 
 
 def euler(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
-    """From noise z at time 0 to pictures at time 1: yields z after each step."""
-    for t, after in pairwise(times(steps)):
+    """From noise z at time 0 to images at time 1: yields z after each step."""
+    for t, after in pairwise(flow_times(steps)):
         z = z + (after - t) * speed(z, t)
         yield z
 
 
 def heun(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
     """The same with the mean of the velocity here and there; the last step is Euler's, as time 1 is where x says no velocity."""
-    for t, after in pairwise(times(steps)):
+    for t, after in pairwise(flow_times(steps)):
         here = speed(z, t)
         ahead = z + (after - t) * here
         if after < 1:

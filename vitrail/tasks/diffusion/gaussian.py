@@ -58,18 +58,18 @@ class Chain:
         return Row(*self.table[place].tolist())
 
     def rows(self, places: Tensor) -> Row:
-        """One place for each picture, int64 [B]."""
+        """One place for each image, int64 [B]."""
         found = self.table.float().to(places.device)[places]  # [B 9]
         return Row(*(column[:, None, None, None] for column in found.unbind(1)))
 
 
-def linear(steps: int = STEPS) -> Chain:
+def linear_betas(steps: int = STEPS) -> Chain:
     """Betas that rise evenly; with another number of steps they are scaled, so that the end is as noisy."""
     scale = STEPS / steps
     return Chain(torch.linspace(scale * FIRST, scale * LAST, steps, dtype=torch.float64, device="cpu"), range(steps))
 
 
-def shortened(chain: Chain, steps: int) -> Chain:
+def respace_chain(chain: Chain, steps: int) -> Chain:
     """As if only `steps` places had ever been, evenly spread from the first to the last. Errors: `UsageError`."""
     if not 2 <= steps <= len(chain):
         raise UsageError(f"a chain of {len(chain)} steps cannot be gone in {steps}", f"from 2 to {len(chain)}")
@@ -77,22 +77,22 @@ def shortened(chain: Chain, steps: int) -> Chain:
     for _ in range(steps):
         kept.append(round(reached))
         reached += stride  # added up as the original does, since a half may round either way
-    return only(chain, kept)
+    return select_places(chain, kept)
 
 
-def only(chain: Chain, places: Sequence[int]) -> Chain:
+def select_places(chain: Chain, places: Sequence[int]) -> Chain:
     """The chain of these places alone, in rising order: from each to the next as much noise comes as came over all between."""
     kept = chain.kept[list(places)]
     betas = 1 - kept / torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), kept[:-1]])
     return Chain(betas, [chain.times[i] for i in places])
 
 
-def noised(row: Row, x0: Tensor, noise: Tensor) -> Tensor:
+def add_noise(row: Row, x0: Tensor, noise: Tensor) -> Tensor:
     return row.signal * x0 + row.noise * noise
 
 
 def start(row: Row, x: Tensor, noise: Tensor) -> Tensor:
-    """The clean picture, if that is the noise in x."""
+    """The clean image, if that is the noise in x."""
     return row.clean * x - row.dirt * noise
 
 
@@ -109,8 +109,8 @@ def log_variance(row: Row, out: Tensor, channels: int) -> Tensor | float:
     return share * row.most + (1 - share) * row.least
 
 
-def losses(row: Row, out: Tensor, x0: Tensor, x: Tensor, noise: Tensor, first: Tensor) -> dict[str, Tensor]:
-    """Per picture [B]: "mse" of the noise, and with a learned variance "vb", the variational bound in bits a number. It teaches the
+def gaussian_losses(row: Row, out: Tensor, x0: Tensor, x: Tensor, noise: Tensor, first: Tensor) -> dict[str, Tensor]:
+    """Per image [B]: "mse" of the noise, and with a learned variance "vb", the variational bound in bits a number. It teaches the
     variance only: the mean is held fixed in it. `first` [B]: whether the place is the chain's first."""
     channels = x.shape[1]
     said = out[:, :channels]
@@ -120,7 +120,7 @@ def losses(row: Row, out: Tensor, x0: Tensor, x: Tensor, noise: Tensor, first: T
         spread = log_variance(row, out, channels)
         assert isinstance(spread, Tensor)
         far = divergence(mean_before(row, x0, x), row.least, mean, spread)
-        near = -shade(x0, mean, spread / 2)
+        near = -shade_log_probability(x0, mean, spread / 2)
         found["vb"] = torch.where(first, near.flatten(1).mean(1), far.flatten(1).mean(1)) / log(2)
     return found
 
@@ -130,7 +130,7 @@ def divergence(mean1: Tensor, log1: Tensor | float, mean2: Tensor, log2: Tensor)
     return 0.5 * (log2 - log1 - 1 + (log1 - log2).exp() + (mean1 - mean2).square() * (-log2).exp())
 
 
-def shade(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+def shade_log_probability(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """The logarithm of the probability of a shade of 256 in [-1, 1], under a normal distribution."""
     scale, centred = (-log_std).exp(), x - mean
     below, above = area(scale * (centred - GREY)), area(scale * (centred + GREY))
@@ -144,10 +144,12 @@ def area(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(sqrt(2 / pi) * (x + 0.044715 * x.pow(3))))
 
 
-def ddpm(denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], clip: bool = False) -> Iterator[Tensor]:
+def ddpm_steps(
+    denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], clip: bool = False
+) -> Iterator[Tensor]:
     """Back along the chain, from noise x [B C H W], with new noise at every step but the last: yields x after each.
 
-    clip: the clean picture guessed at each step is kept in [-1, 1].
+    clip: the clean image guessed at each step is kept in [-1, 1].
     """
     for i in reversed(range(len(chain))):
         row, out = chain.row(i), denoise(x, chain.times[i]).float()
@@ -158,8 +160,10 @@ def ddpm(denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], 
         yield x
 
 
-def ddim(denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], clip: bool = False, eta: float = 0.0) -> Iterator[Tensor]:
-    """Back along the chain without chance (eta 0), or with as much of it as `ddpm` with the least variance has (eta 1)."""
+def ddim_steps(
+    denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], clip: bool = False, eta: float = 0.0
+) -> Iterator[Tensor]:
+    """Back along the chain without chance (eta 0), or with as much of it as `ddpm_steps` with the least variance has (eta 1)."""
     for i in reversed(range(len(chain))):
         row, out = chain.row(i), denoise(x, chain.times[i]).float()
         x0 = guess(row, x, out, clip)

@@ -1,4 +1,4 @@
-"""What samplers ask: the network for given labels, with guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise by picture."""
+"""What samplers ask: the network for given labels, with guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise by image."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.sampling import seed_of
+from vitrail.data.sampling import derive_seed
 
 ROWS = 64  # pairs of a time and a class that are worked out at once: 50 MB for the largest DiT
 Denoise = Callable[[Tensor, float], Tensor]  # x [B C H W] and the time of all of them -> what the network says
@@ -14,7 +14,7 @@ Denoise = Callable[[Tensor, float], Tensor]  # x [B C H W] and the time of all o
 
 class Guidance(NamedTuple):
     """scale: how far beyond what it says without a label the network is driven, 1 for not at all. channels: how many of the first are
-    driven, 0 for all of the picture's. DiT drives 3 of 4. From `low` to `high`, both left out: the times at which it is done."""
+    driven, 0 for all of the image's. DiT drives 3 of 4. From `low` to `high`, both left out: the times at which it is done."""
 
     scale: float = 1.0
     channels: int = 0
@@ -22,12 +22,12 @@ class Guidance(NamedTuple):
     high: float = float("inf")
 
 
-def guided(model: Any, labels: Tensor, guidance: Guidance, times: Sequence[float] = ()) -> Denoise:
+def guide_model(model: Any, labels: Tensor, guidance: Guidance, times: Sequence[float] = ()) -> Denoise:
     """The network for labels [B]. Both answers come from one batch, and where there is nothing to guide only one is asked for.
 
     times: those that will be asked for, in order; what the network makes of them is then worked out for several at once.
     """
-    both, ahead = torch.cat([labels, torch.full_like(labels, model.null)]), Ahead(model, labels, times)
+    both, ahead = torch.cat([labels, torch.full_like(labels, model.null)]), ConditioningCache(model, labels, times)
 
     def denoise(x: Tensor, t: float) -> Tensor:
         if guidance.scale == 1.0 or not guidance.low < t < guidance.high:
@@ -41,40 +41,42 @@ def guided(model: Any, labels: Tensor, guidance: Guidance, times: Sequence[float
     return denoise
 
 
-class Ahead:
+class ConditioningCache:
     """What a network is told, worked out once for each class of a batch, and for times that are still to come: weights that act on times
     and classes, a third of a DiT's, are then read once in many steps, and no class is worked out twice."""
 
     def __init__(self, model: Any, labels: Tensor, times: Sequence[float]):
         self.model, self.times = model, list(dict.fromkeys(times))
         self.classes = torch.cat([labels, labels.new_tensor([model.null])]).unique()  # sorted
-        self.known: dict[float, Any] = {}
+        self.conditionings: dict[float, Any] = {}
 
     def __call__(self, t: float, labels: Tensor) -> Any:
         """For labels [B] at a time."""
-        if t not in self.known:
-            self.work_out(t)
-        return self.known[t].rows(torch.searchsorted(self.classes, labels))
+        if t not in self.conditionings:
+            self.compute(t)
+        return self.conditionings[t].select(torch.searchsorted(self.classes, labels))
 
-    def work_out(self, t: float) -> None:
+    def compute(self, t: float) -> None:
         """For this time and those after it, as many as `ROWS` allows; what was known before is forgotten."""
         count, first = len(self.classes), self.times.index(t) if t in self.times else None
         times = [t] if first is None else self.times[first : first + max(1, ROWS // count)]
         each = torch.tensor(times, device=self.classes.device).repeat_interleave(count)
         condition = self.model.condition(each, self.classes.repeat(len(times)))
-        self.known = {time: condition.rows(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
+        self.conditionings = {time: condition.rows(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
 
 
-class Streams:
-    """Noise [B C H W] at every call, each picture's from a generator of its own that knows the seed and the picture's number alone: so a
-    picture is the same whatever others are made beside it."""
+class NoiseStreams:
+    """Noise [B C H W] at every call, each image's from a generator of its own that knows the seed and the image's number alone: so an
+    image is the same whatever others are made beside it."""
 
     def __init__(self, seed: int, numbers: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"):
-        self.generators = [torch.Generator("cpu").manual_seed(seed_of(seed, 0, number)) for number in numbers]
+        self.generators = [torch.Generator("cpu").manual_seed(derive_seed(seed, 0, number)) for number in numbers]
         self.shape, self.device = shape, device
 
     def __call__(self) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=g, device="cpu") for g in self.generators]).to(self.device)
+        return torch.stack([torch.randn(self.shape, generator=g, device="cpu") for g in self.generators]).to(
+            self.device
+        )
 
 
 def device_of(model: nn.Module) -> torch.device:

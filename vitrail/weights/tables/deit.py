@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitrail.weights.preprocessing import IMAGENET, Pictures
+from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import vit
 
@@ -14,7 +14,10 @@ TRUNK = (*TOKENS, *vit.STEM, *vit.BLOCKS, Rule("norm.{p}", "norm.{p}"), *HEADS)
 
 
 def transformers(disk: bool) -> Table:
-    both = tuple(Rule((f"{p}embeddings.cls_token", f"{p}embeddings.distillation_token"), "tokens", ("row", "fuse")) for p in ("deit.", ""))
+    both = tuple(
+        Rule((f"{p}embeddings.cls_token", f"{p}embeddings.distillation_token"), "tokens", ("row", "fuse"))
+        for p in ("deit.", "")
+    )
     heads = (Rule("cls_classifier.{p}", "heads.0.{p}"), Rule("distillation_classifier.{p}", "heads.1.{p}"))
     return (*both, *heads, *vit.transformers(disk, ("deit.", "")))
 
@@ -27,7 +30,7 @@ SOURCES: dict[str, Table] = {
     "transformers": transformers(True),
     "transformers:live": transformers(False),
 }
-PICTURES: dict[str, Pictures] = {
+PREPROCESSING: dict[str, Preprocessing] = {
     "timm": IMAGENET._replace(crop_ratio=0.9),
     "timm:3": IMAGENET._replace(crop_ratio=1.0),
     "original": IMAGENET,

@@ -7,7 +7,7 @@ COMPUTED = "a table of sines, which is computed here"
 COPY = "the same in every block, the first one's is taken"
 
 
-def told(mlp: str, first: str, second: str, classes: str) -> Table:
+def embedding_rules(mlp: str, first: str, second: str, classes: str) -> Table:
     """The embeddings of time and class."""
     return (
         Rule(f"{mlp}{first}.{{p}}", "time.fc1.{p}"),
@@ -18,7 +18,7 @@ def told(mlp: str, first: str, second: str, classes: str) -> Table:
 
 ORIGINAL: Table = (
     Drop("pos_embed", COMPUTED),
-    *told("t_embedder.mlp.", "0", "2", "y_embedder."),
+    *embedding_rules("t_embedder.mlp.", "0", "2", "y_embedder."),
     Rule("x_embedder.proj.{p}", "patch_embed.proj.{p}"),
     Rule("blocks.{i}.adaLN_modulation.1.{p}", "blocks.{i}.modulation.linear.{p}"),
     Rule("blocks.{rest}", "blocks.{rest}"),
@@ -29,7 +29,7 @@ ORIGINAL: Table = (
 BLOCK = "transformer_blocks.{i}"
 EMBEDDINGS = "transformer_blocks.0.norm1.emb."
 DIFFUSERS: Table = (
-    *told(f"{EMBEDDINGS}timestep_embedder.", "linear_1", "linear_2", f"{EMBEDDINGS}class_embedder."),
+    *embedding_rules(f"{EMBEDDINGS}timestep_embedder.", "linear_1", "linear_2", f"{EMBEDDINGS}class_embedder."),
     Drop(f"{BLOCK}.norm1.emb.{{rest}}", COPY),
     Rule("pos_embed.proj.{p}", "patch_embed.proj.{p}"),
     Rule(f"{BLOCK}.norm1.linear.{{p}}", "blocks.{i}.modulation.linear.{p}"),

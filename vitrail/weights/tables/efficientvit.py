@@ -3,7 +3,10 @@
 from vitrail.weights.rules import Drop, Rule
 
 TIMM = (
-    Rule("stages.{i}.blocks.{j}.context_module.main.qkv.conv.weight", "stages.{i}.blocks.{j}.context_module.main.qkv.weight"),
+    Rule(
+        "stages.{i}.blocks.{j}.context_module.main.qkv.conv.weight",
+        "stages.{i}.blocks.{j}.context_module.main.qkv.weight",
+    ),
     Rule("stages.{rest}", "stages.{rest}"),
     Rule("stem.{rest}", "stem.{rest}"),
     Rule("head.in_conv.{rest}", "pre_logits.in_conv.{rest}"),

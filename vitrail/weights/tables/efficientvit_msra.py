@@ -8,8 +8,13 @@ DEEPEST = 8  # blocks of a stage that the original's names are spelt out for; pu
 
 TIMM = (
     Drop("{rest}.attention_bias_idxs", REBUILT),
-    Rule("stages.{i}.blocks.{j}.mixer.m.attn.qkvs.{h}.{rest}", "stages.{i}.blocks.{j}.mixer.m.attn.cascade.{h}.qkv.{rest}"),
-    Rule("stages.{i}.blocks.{j}.mixer.m.attn.dws.{h}.{rest}", "stages.{i}.blocks.{j}.mixer.m.attn.cascade.{h}.dw.{rest}"),
+    Rule(
+        "stages.{i}.blocks.{j}.mixer.m.attn.qkvs.{h}.{rest}",
+        "stages.{i}.blocks.{j}.mixer.m.attn.cascade.{h}.qkv.{rest}",
+    ),
+    Rule(
+        "stages.{i}.blocks.{j}.mixer.m.attn.dws.{h}.{rest}", "stages.{i}.blocks.{j}.mixer.m.attn.cascade.{h}.dw.{rest}"
+    ),
     Rule("stages.{rest}", "stages.{rest}"),
     Rule("patch_embed.{rest}", "patch_embed.{rest}"),
     Rule("head.bn.{p}", "norms.0.{p}"),

@@ -6,7 +6,7 @@ Google's units are counted from one, and the norms of their published files have
 from itertools import product
 from typing import Any
 
-from vitrail.weights.preprocessing import HALF, Pictures
+from vitrail.weights.preprocessing import HALF, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import vit
 
@@ -53,8 +53,8 @@ SOURCES: dict[str, Table] = {
     "google": (*GOOGLE, *vit.SOURCES["google"]),
     "google:new": (*GOOGLE, *vit.SOURCES["google:new"]),
 }
-PICTURES: dict[str, Pictures] = {
-    "google": HALF._replace(resize="stretch", interpolation="bilinear"),
+PREPROCESSING: dict[str, Preprocessing] = {
+    "google": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
     "timm": HALF._replace(crop_ratio=0.9),  # at 224 pixels; whole at 384
 }
 SETTINGS: dict[str, dict[str, Any]] = {

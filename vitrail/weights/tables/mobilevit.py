@@ -3,7 +3,7 @@
 CVNets, and so transformers, trained on BGR pixels; ours see RGB, so their first convolution is turned round.
 """
 
-from vitrail.weights.preprocessing import Pictures
+from vitrail.weights.preprocessing import Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 
@@ -33,7 +33,11 @@ TRANSFORMERS = (
     *conv(f"{HUB}.{{s}}.conv_kxk", "stages.{s}.1.conv_kxk", LIVE),
     Rule(f"{HUB}.{{s}}.conv_1x1.convolution.{{p}}", "stages.{s}.1.conv_1x1.{p}"),
     Rule(f"{LAYER}.layernorm_before.{{p}}", f"{BLOCK}.norm1.{{p}}"),
-    Rule(tuple(f"{LAYER}.attention.attention.{x}.{{p}}" for x in ("query", "key", "value")), f"{BLOCK}.attn.qkv.{{p}}", "fuse"),
+    Rule(
+        tuple(f"{LAYER}.attention.attention.{x}.{{p}}" for x in ("query", "key", "value")),
+        f"{BLOCK}.attn.qkv.{{p}}",
+        "fuse",
+    ),
     Rule(f"{LAYER}.attention.output.dense.{{p}}", f"{BLOCK}.attn.proj.{{p}}"),
     Rule(f"{LAYER}.layernorm_after.{{p}}", f"{BLOCK}.norm2.{{p}}"),
     Rule(f"{LAYER}.intermediate.dense.{{p}}", f"{BLOCK}.mlp.fc1.{{p}}"),
@@ -77,14 +81,18 @@ SOURCES: dict[str, tuple[Rule | Drop, ...]] = {
     "original": (
         Rule("conv_1.block.conv.weight", "stem.conv.weight", "bgr"),
         *conv("conv_1", "stem", CVNETS),
-        *(rule for s in range(5) for rule in inverted(f"layer_{s + 1}.{{b}}.block", f"stages.{s}.{{b}}", CVNETS, "red")),
+        *(
+            rule
+            for s in range(5)
+            for rule in inverted(f"layer_{s + 1}.{{b}}.block", f"stages.{s}.{{b}}", CVNETS, "red")
+        ),
         *(rule for s, depth in ((2, 2), (3, 4), (4, 3)) for rule in cvnets(s, depth)),
         *conv("conv_1x1_exp", "final_conv", CVNETS),
         Rule("classifier.fc.{p}", "heads.0.{p}"),
     ),
 }
-PICTURES: dict[str, Pictures] = {
-    "timm": Pictures((0.0,) * 3, (1.0,) * 3, crop_ratio=0.9),
-    "transformers": Pictures((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
-    "original": Pictures((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
+PREPROCESSING: dict[str, Preprocessing] = {
+    "timm": Preprocessing((0.0,) * 3, (1.0,) * 3, crop_ratio=0.9),
+    "transformers": Preprocessing((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
+    "original": Preprocessing((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
 }

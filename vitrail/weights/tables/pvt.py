@@ -20,7 +20,9 @@ TRANSFORMERS = (
     Rule("pvt.encoder.patch_embeddings.{i}.cls_token", "stages.{i}.tokens", "row"),
     Rule(f"{THEIRS}.layer_norm_1.{{p}}", f"{OURS}.norm1.{{p}}"),
     Rule(f"{THEIRS}.attention.self.query.{{p}}", f"{OURS}.attn.q.{{p}}"),
-    Rule((f"{THEIRS}.attention.self.key.{{p}}", f"{THEIRS}.attention.self.value.{{p}}"), f"{OURS}.attn.kv.{{p}}", "fuse"),
+    Rule(
+        (f"{THEIRS}.attention.self.key.{{p}}", f"{THEIRS}.attention.self.value.{{p}}"), f"{OURS}.attn.kv.{{p}}", "fuse"
+    ),
     Rule(f"{THEIRS}.attention.self.sequence_reduction.{{p}}", f"{OURS}.attn.sr.{{p}}"),
     Rule(f"{THEIRS}.attention.self.layer_norm.{{p}}", f"{OURS}.attn.norm.{{p}}"),
     Rule(f"{THEIRS}.attention.output.dense.{{p}}", f"{OURS}.attn.proj.{{p}}"),

@@ -11,7 +11,10 @@ TIMM = (
 ORIGINAL = (
     Rule("patch_embed1.{rest}", "patch_embed.{rest}"),
     *(Rule(f"patch_embed{i + 1}.{{rest}}", f"stages.{i}.downsample.{{rest}}") for i in (1, 2, 3)),
-    *(Rule(f"block{i + 1}.{{j}}.mlp.dwconv.dwconv.{{p}}", f"stages.{i}.blocks.{{j}}.mlp.dwconv.{{p}}") for i in range(4)),
+    *(
+        Rule(f"block{i + 1}.{{j}}.mlp.dwconv.dwconv.{{p}}", f"stages.{i}.blocks.{{j}}.mlp.dwconv.{{p}}")
+        for i in range(4)
+    ),
     *(Rule(f"block{i + 1}.{{rest}}", f"stages.{i}.blocks.{{rest}}") for i in range(4)),
     *(Rule(f"norm{i + 1}.{{p}}", f"stages.{i}.norm.{{p}}") for i in range(4)),
     Rule("head.{p}", "heads.0.{p}"),

@@ -1,6 +1,6 @@
 """Names of published ResNet weights: torchvision and timm call things as we do, transformers counts stages from 0."""
 
-from vitrail.weights.preprocessing import IMAGENET, Pictures
+from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 SAME = (
@@ -25,7 +25,7 @@ def transformers() -> tuple[Rule | Drop, ...]:
 
 
 SOURCES: dict[str, tuple[Rule | Drop, ...]] = {"torchvision": SAME, "timm": SAME, "transformers": transformers()}
-PICTURES: dict[str, Pictures] = {
+PREPROCESSING: dict[str, Preprocessing] = {
     "torchvision": IMAGENET._replace(interpolation="bilinear"),  # of the first weights; the second resize to 232
     "timm": IMAGENET._replace(crop_ratio=0.95),
     "transformers": IMAGENET._replace(interpolation="bicubic"),

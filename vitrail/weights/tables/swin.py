@@ -26,7 +26,9 @@ TRANSFORMERS: tuple[Rule | Drop, ...] = (
     Rule(f"{THEIRS}.layernorm_after.{{p}}", f"{OURS}.norm2.{{p}}"),
     # on disk
     Rule(f"{THEIRS}.attention.self.relative_position_bias_table", f"{OURS}.attn.relative.table"),
-    Rule(tuple(f"{THEIRS}.attention.self.{x}.{{p}}" for x in ("query", "key", "value")), f"{OURS}.attn.qkv.{{p}}", "fuse"),
+    Rule(
+        tuple(f"{THEIRS}.attention.self.{x}.{{p}}" for x in ("query", "key", "value")), f"{OURS}.attn.qkv.{{p}}", "fuse"
+    ),
     Rule(f"{THEIRS}.attention.output.dense.{{p}}", f"{OURS}.attn.proj.{{p}}"),
     Rule(f"{THEIRS}.intermediate.dense.{{p}}", f"{OURS}.mlp.fc1.{{p}}"),
     Rule(f"{THEIRS}.output.dense.{{p}}", f"{OURS}.mlp.fc2.{{p}}"),

@@ -28,7 +28,11 @@ TRANSFORMERS: tuple[Rule | Drop, ...] = (  # on disk and alive alike
     Rule(f"{THEIRS}.attention.self.continuous_position_bias_mlp.0.bias", f"{OURS}.attn.relative.bias1"),
     Rule(f"{THEIRS}.attention.self.continuous_position_bias_mlp.2.weight", f"{OURS}.attn.relative.weight2"),
     Rule(f"{THEIRS}.attention.self.logit_scale", f"{OURS}.attn.logit_scale"),
-    Rule(tuple(f"{THEIRS}.attention.self.{x}.weight" for x in ("query", "key", "value")), f"{OURS}.attn.qkv.weight", "fuse"),
+    Rule(
+        tuple(f"{THEIRS}.attention.self.{x}.weight" for x in ("query", "key", "value")),
+        f"{OURS}.attn.qkv.weight",
+        "fuse",
+    ),
     Rule(f"{THEIRS}.attention.self.query.bias", f"{OURS}.attn.q_bias"),
     Rule(f"{THEIRS}.attention.self.value.bias", f"{OURS}.attn.v_bias"),
     Rule(f"{THEIRS}.attention.output.dense.{{p}}", f"{OURS}.attn.proj.{{p}}"),

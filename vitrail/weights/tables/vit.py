@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitrail.weights.preprocessing import HALF, IMAGENET, Pictures
+from vitrail.weights.preprocessing import HALF, IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
@@ -11,9 +11,14 @@ MASK = "stands for hidden patches in pre-training; nothing reads it afterwards"
 TOKEN = (Rule("cls_token", "tokens", "row"), Rule("pos_embed", "position.table", "row"))
 HEAD = (Rule("head.{p}", "heads.0.{p}"),)
 STEM = (Rule("patch_embed.proj.{p}", "patch_embed.proj.{p}"),)
-BLOCKS = tuple(Rule(f"blocks.{{i}}.{part}.{{rest}}", f"blocks.{{i}}.{part}.{{rest}}") for part in ("norm1", "attn", "norm2", "mlp"))
+BLOCKS = tuple(
+    Rule(f"blocks.{{i}}.{part}.{{rest}}", f"blocks.{{i}}.{part}.{{rest}}") for part in ("norm1", "attn", "norm2", "mlp")
+)
 TRUNK = (*STEM, *BLOCKS, Rule("norm.{p}", "norm.{p}"), Rule("pre_logits.fc.{p}", "pre_logits.0.{p}"))
-SCALES = (Rule("blocks.{i}.ls{k}.gamma", "blocks.{i}.ls{k}.gamma"), Rule("blocks.{i}.gamma_{k}", "blocks.{i}.ls{k}.gamma"))
+SCALES = (
+    Rule("blocks.{i}.ls{k}.gamma", "blocks.{i}.ls{k}.gamma"),
+    Rule("blocks.{i}.gamma_{k}", "blocks.{i}.ls{k}.gamma"),
+)
 PACKED = (
     Rule("blocks.{i}.mlp.fc1.{p}", "blocks.{i}.mlp.w12.{p}"),
     Rule("blocks.{i}.mlp.fc2.{p}", "blocks.{i}.mlp.w3.{p}"),
@@ -29,7 +34,11 @@ def transformers(disk: bool, prefixes: tuple[str, ...]) -> Table:
         for b in (f"{p}encoder.layer.{{i}}.",) if disk else (f"{p}layers.{{i}}.", f"{p}encoder.layer.{{i}}."):
             rules += attention(b, disk)
             names = [("layernorm_before", "norm1"), ("layernorm_after", "norm2")]
-            names += [("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2")] if disk else [("mlp.fc1",) * 2, ("mlp.fc2",) * 2]
+            names += (
+                [("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2")]
+                if disk
+                else [("mlp.fc1",) * 2, ("mlp.fc2",) * 2]
+            )
             rules += [Rule(f"{b}{theirs}.{{p}}", f"blocks.{{i}}.{ours}.{{p}}") for theirs, ours in names]
     return (*rules, Rule("classifier.{p}", "heads.0.{p}"))
 
@@ -46,7 +55,9 @@ def dinov2(disk: bool, registers: bool, swiglu: bool) -> Table:
         if not swiglu:
             rules += [Rule(f"{b}mlp.fc{k}.{{p}}", f"{ours}mlp.fc{k}.{{p}}") for k in (1, 2)]
         elif disk:
-            rules += [Rule(f"{b}mlp.weights_{x}.{{p}}", f"{ours}mlp.{y}.{{p}}") for x, y in (("in", "w12"), ("out", "w3"))]
+            rules += [
+                Rule(f"{b}mlp.weights_{x}.{{p}}", f"{ours}mlp.{y}.{{p}}") for x, y in (("in", "w12"), ("out", "w3"))
+            ]
         else:
             rules.append(Rule((f"{b}mlp.gate_proj.{{p}}", f"{b}mlp.up_proj.{{p}}"), f"{ours}mlp.w12.{{p}}", "fuse"))
             rules.append(Rule(f"{b}mlp.down_proj.{{p}}", f"{ours}mlp.w3.{{p}}"))
@@ -132,7 +143,14 @@ SOURCES: dict[str, Table] = {
     "timm:dinov2-swiglu": (*TOKEN, *SCALES, *PACKED, *TRUNK, *HEAD),
     "timm:dinov2-registers-swiglu": (*TOKEN, *REGISTERS, *SCALES, *PACKED, *TRUNK, *HEAD),
     "original": (*TOKEN, Drop("mask_token", MASK), *SCALES, *TRUNK, *HEAD),
-    "original:registers": (*TOKEN, Rule("register_tokens", "registers", "row"), Drop("mask_token", MASK), *SCALES, *TRUNK, *HEAD),
+    "original:registers": (
+        *TOKEN,
+        Rule("register_tokens", "registers", "row"),
+        Drop("mask_token", MASK),
+        *SCALES,
+        *TRUNK,
+        *HEAD,
+    ),
     "torchvision": TORCHVISION,
     "transformers": transformers(True, ("vit.", "")),
     "transformers:live": transformers(False, ("vit.", "")),
@@ -143,16 +161,18 @@ SOURCES: dict[str, Table] = {
     "google:scanned": google("pos_embedding", "encoderblock", *NEW),
     "google:scanned-input": google(INPUT, "encoderblock", *NEW),
 }
-PICTURES: dict[str, Pictures] = {
-    "google": HALF._replace(resize="stretch", interpolation="bilinear"),
+PREPROCESSING: dict[str, Preprocessing] = {
+    "google": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
     "timm": HALF._replace(crop_ratio=0.9),  # of Google's AugReg weights; those of others differ
     "timm:dinov2": IMAGENET._replace(crop_ratio=1.0),
-    "transformers": HALF._replace(resize="stretch", interpolation="bilinear"),
+    "transformers": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
     "transformers:dinov2": IMAGENET,
     "torchvision": IMAGENET._replace(interpolation="bilinear"),
     "original": IMAGENET,
 }
-SETTINGS: dict[str, dict[str, Any]] = {  # of the model, where nobody says otherwise: with these the numbers are the original's
+SETTINGS: dict[
+    str, dict[str, Any]
+] = {  # of the model, where nobody says otherwise: with these the numbers are the original's
     "google": {"gelu": "tanh"},
     "timm": {"position_resampling": "antialias"},
     "transformers": {"eps": 1e-12},
