@@ -114,7 +114,7 @@ def test_the_list_of_studies_and_the_help_of_one():
 
 WRONG = [
     ("study stabilty", USAGE, "did you mean 'stability'"),
-    ("study --steps 3", USAGE, "did you mean"),
+    ("study --steps 3", USAGE, "the name of the study comes first"),
     ("study --out x", USAGE, "the name of the study comes first"),
     ("study stability --steps 0", USAGE, "more than 0"),
     ("study stability --steps x", USAGE, "--steps takes a whole number, not 'x'"),

@@ -44,9 +44,9 @@ def study(words: list[str]) -> int:
     if any(word.partition("=")[0] == "--resume" for word in words):
         return resume(words)
     if not words or words[0].startswith("-"):
-        given, _ = read(VERB, words)
-        if given != Study():
+        if words and not {"-h", "--help"} & set(words):
             raise UsageError("the name of the study comes first", f"vitrail study stability {words[0]} ...")
+        read(VERB, words)
         return overview()
     from vitrail import catalog
 

@@ -14,9 +14,7 @@ T = TypeVar("T")
 
 class Verb(NamedTuple, Generic[T]):
     name: str
-    kind: type[
-        T
-    ]  # its own options; the docstring says what it does, gives examples (lines that begin with vitrail), and notes
+    kind: type[T]  # its own options; the docstring: what it does, notes, examples (lines that begin with vitrail)
     run: Callable[[list[str]], int | None]
     flags: tuple[Flag, ...] = ()  # of the table, that are keys of a recipe
     sections: tuple[str, ...] = ()  # of a recipe, whose keys it takes
