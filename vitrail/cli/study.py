@@ -53,13 +53,8 @@ def study(words: list[str]) -> int:
     name = choose(words[0].replace("_", "-"), names(), "study", "vitrail study lists them")
     if {"-h", "--help"} & set(words):
         read(verb_of(name), words[1:])
-<<<<<<< HEAD
     module = catalog.load_module("studies", name.replace("-", "_"))
-    given, _ = read(Verb(f"study {name}", join_arguments(module), study), words[1:])
-=======
-    module = catalog.module("studies", name.replace("-", "_"))
-    given: Any = read(Verb(f"study {name}", joined(module), study), words[1:])[0]
->>>>>>> 8a1bc56 (Types and words of two small places)
+    given: Any = read(Verb(f"study {name}", join_arguments(module), study), words[1:])[0]
     device(given.device)
     keys = {f.name: getattr(given, f.name) for f in dataclasses.fields(module.Config)}
     config = update_config(module.Config(), keys, name)

@@ -98,13 +98,7 @@ def requested(given: TrainingRequest, keys: Given) -> Recipe:
     if recipe.train.steps is not None and recipe.train.epochs is not None:
         both = {k for section, values in keys if section == "train" for k in values} & {"steps", "epochs"}
         if len(both) == 2 or not both:
-<<<<<<< HEAD
-            raise UsageError(
-                f"{flag_of('train', 'steps')} and {flag_of('train', 'epochs')} are both given", "give one of them"
-            )
-=======
             raise UsageError("--steps and --epochs are both given", "give one of them")
->>>>>>> 8a1bc56 (Types and words of two small places)
         other = {"steps": "epochs", "epochs": "steps"}[both.pop()]
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **{other: None}))  # type: ignore[arg-type]
     return recipe
