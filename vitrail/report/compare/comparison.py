@@ -57,7 +57,7 @@ class Disagreement(NamedTuple):
 
 
 class RunComparison(NamedTuple):
-    """Two runs or more. reason: why the metrics are not of the same images, or ""; evaluations: one per run, or None."""
+    """Two runs or more. reason: why the metrics are not of the same images, or ""; evaluations: one per run or None."""
 
     names: list[str]
     runs: list[RunData]

@@ -44,4 +44,5 @@ def measure(run: RunData) -> dict[str, Any]:
         settings[key] = None  # has no meaning for this objective
     model = vars(Names().model_config(run.recipe.model))
     return {**settings, "model.learn_sigma": model.get("learn_sigma", False),
-            "input.size": list(run.recipe.input.size or ()), "input.channels": run.recipe.input.channels, "input.vae_hash": run.recipe.input.vae_hash}  # fmt: skip
+            "input.size": list(run.recipe.input.size or ()),
+            "input.channels": run.recipe.input.channels, "input.vae_hash": run.recipe.input.vae_hash}  # fmt: skip
