@@ -213,7 +213,7 @@ def test_a_run_that_was_interrupted(folder):
     assert "before its first" in only(replace(known, training=known.training[:1]), RunFiles()).what
     busy = RunFiles(worker="process 7 on here")
     assert examine_run(known, busy) == []
-    assert describe_state(known, busy) == "going on (process 7 on here)"
+    assert describe_state(known, busy) == "running (process 7 on here)"
     found = only(known, RunFiles(checkpoints=(("step-00000800", "it was altered"),)))
     assert (found.name, found.grave) == ("checkpoint_damaged", True)
 
@@ -367,7 +367,7 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     other = Process([copy], tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.hold)
     other.until("held")
     assert "interrupted" not in names(copy)
-    assert f": going on (process {other.pid} on " in must("doctor", copy)
+    assert f": running (process {other.pid} on " in must("doctor", copy)
     other.signal(signal.SIGKILL)
     other.end()
     assert "interrupted" in names(copy)
