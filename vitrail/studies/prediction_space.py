@@ -257,10 +257,8 @@ def figure(config: Config, cells: dict[Row, list[dict[str, Any]]]) -> bytes:
         position = 3 * patches(config).index(row.patch) + SPACES.index(row.prediction)
         axis = axes[position][SPACES.index(row.loss)]
         axis.set(xticks=[], yticks=[])
-        axis.set_title(
-            f"patch {row.patch}, predicts {row.prediction}, loss in {row.loss}: {format_value(mean(trainings, 'frechet'))}",
-            fontsize=8,
-        )
+        distance = format_value(mean(trainings, "frechet"))
+        axis.set_title(f"patch {row.patch}, predicts {row.prediction}, loss in {row.loss}: {distance}", fontsize=8)
         if trainings[0]["images"]:
             with Image.open(io.BytesIO(base64.b64decode(trainings[0]["images"]))) as strip:
                 shades = np.round(np.asarray(strip) / 255 * LEVELS) / LEVELS  # fewer grey levels: a smaller file

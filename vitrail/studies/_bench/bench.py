@@ -61,10 +61,10 @@ class Bench:
     """
 
     def __init__(
-        self, path: Path, head: dict[str, Any], world: World, show: Callable[[FinishedJob], None], begun: bool = False
+        self, path: Path, head: dict[str, Any], world: World, show: Callable[[FinishedJob], None], exists: bool = False
     ):
         self.path, self.head, self.world, self.show = path, head, world, show
-        self.is_begun = begun
+        self.is_existing = exists
         self.data = ""  # hash of the content of the data
         self.open = False
         self.finished: dict[tuple[str, int], Any] = {}
@@ -84,16 +84,16 @@ class Bench:
 
     def begin(self) -> None:
         """Opens the folder. Errors: `DataError` (other data, an unwritable folder), `RunError`, `CheckpointError`."""
-        if self.is_begun and self.head["data"] != self.data:
+        if self.is_existing and self.head["data"] != self.data:
             raise DataError(
                 f"the images are not those that {self.path} was started with", "restore them, or start a new study"
             )
         self.head["data"] = self.data
         try:
-            self.path.mkdir(parents=True, exist_ok=self.is_begun)
+            self.path.mkdir(parents=True, exist_ok=self.is_existing)
             self.lock.enter_context(hold_lock(self.path, self.world))
             clean_folder(self.path)
-            if not self.is_begun:
+            if not self.is_existing:
                 write_file(self.path / HEAD, resolve_head(self.head))
             self.finished = self.read_journal()
         except OSError as error:
@@ -231,7 +231,7 @@ def resume_bench(source: str, world: World, show: Callable[[FinishedJob], None])
         )
     torch.set_num_threads(head["threads"])  # sums over threads differ in their last digits
     return (
-        Bench(path, head, world, show, begun=True),
+        Bench(path, head, world, show, exists=True),
         module,
         update_config(module.Config(), head["config"], head["study"]),
     )

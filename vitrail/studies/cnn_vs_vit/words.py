@@ -69,8 +69,8 @@ def hunger(accuracy: Mapping[float, Values]) -> list[str]:
         [a - b for a, b in zip(accuracy[share]["ResNet"], accuracy[share]["ViT"], strict=True)] for share in (few, all_)
     ]
     claim = (
-        "By the textbook a ViT needs more images than a convolutional network: it should be far behind with few images, "
-        "and catch up."
+        "By the textbook a ViT needs more images than a convolutional network: it should be far behind with few "
+        "images, and catch up."
     )
     ends = (
         f"the ViT is {points(mean(gaps[0]))} the ResNet with {few:.0%} and {points(mean(gaps[1]))} it with {all_:.0%}"
