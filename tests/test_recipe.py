@@ -103,7 +103,7 @@ def test_another_name_empties_the_keys_of_the_old_one_but_no_name_keeps_them():
 NEAREST = {
     "optim": {"learning_rate": "lr", "lrr": "lr", "weigth_decay": "weight_decay", "beta": "betas", "sheduler": "schedule",
               "wd": "weight_decay"},
-    "train": {"epoch": "epochs", "num_epochs": "epochs", "batch": "batch_size", "step": "steps", "bacth_size": "batch_size", "Precision": "precision"},
+    "train": {"epoch": "epochs", "num_epochs": "epochs", "batch_size": "batch_size", "step": "steps", "bacth_size": "batch_size", "Precision": "precision"},
     "augment": {"mix_up": "mixup", "rand_augment_ops": "randaugment_ops", "cut_mix": "cutmix", "vflpi": "vflip"},
     "input": {"img_size": "size", "in_channels": "channels", "means": "mean", "interpolaton": "interpolation"},
     "runtime": {"num_workers": "workers", "log_evry": "log_every", "mirco_batch": "micro_batch", "gradcheckpoint": "grad_checkpoint"},
