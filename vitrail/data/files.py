@@ -154,7 +154,8 @@ def is_inside(path: str, folder: str) -> bool:
 
 
 def detect_channels(wanted: int, root: Path, names: Sequence[str]) -> int:
-    """`wanted`, or for 0: 1 if all images are stored grey, else 3. Reads the headers of at most 512 evenly spaced images."""
+    """`wanted`, or for 0: 1 if all images are stored grey, else 3. Reads the headers of at most 512 evenly spaced
+    images."""
     if wanted not in (0, 1, 3, 4):
         raise UsageError(f"image files cannot be read with {wanted} channels", "channels is 1, 3, 4, or 0: as the data")
     if wanted:
@@ -171,7 +172,8 @@ def detect_channels(wanted: int, root: Path, names: Sequence[str]) -> int:
 
 
 def hold_out(names: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool [N]: which images to hold out, `fraction` of each class (of all, if labels are [N K]): at least one, never all.
+    """bool [N]: which images to hold out, `fraction` of each class (of all, if labels are [N K]): at least one, never
+    all.
 
     The choice depends on seed and names only: not on the order of the files nor, but for a few, on which others exist.
     """

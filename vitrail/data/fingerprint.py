@@ -13,7 +13,8 @@ MAX_LISTED = 5  # differences of a kind that are listed by name
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
-    """SHA-256 (64 hexadecimal digits) over names, sizes and modification times, in any order. Of contents: `Survey.content`."""
+    """SHA-256 (64 hexadecimal digits) over names, sizes and modification times, in any order. Of contents:
+    `Survey.content`."""
     digest = hashlib.sha256()
     for entry in sorted(entries):
         digest.update(_line(entry))
@@ -21,7 +22,8 @@ def fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def differences(old: Iterable[Entry], new: Iterable[Entry]) -> list[str]:
-    """What was added, removed, resized, or only touched (another time, same size): a line a kind, with the first five names."""
+    """What was added, removed, resized, or only touched (another time, same size): a line a kind, with the first five
+    names."""
     before, after = {e.name: e for e in old}, {e.name: e for e in new}
     both = before.keys() & after.keys()
     resized = {n for n in both if before[n].size != after[n].size}

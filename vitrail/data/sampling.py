@@ -1,4 +1,5 @@
-"""Which images, in which order, with which random numbers: pure functions of (seed, epoch, image), so no state is saved.
+"""Which images, in which order, with which random numbers: pure functions of (seed, epoch, image), so no state is
+saved.
 
 Training reads one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step k takes positions
 [k B, (k+1) B) of it, so a batch may straddle two epochs, no image is dropped, and resuming needs one number. Each rank
@@ -6,12 +7,12 @@ takes a contiguous slice of the batch; the slices in order are the batch, for ev
 
 Repeated augmentation (Hoffer et al. 2020, as in DeiT): an epoch of N images still has N positions, so it contains the
 first N/R of the permutation, each R times. The copies of one image are in one batch (except for the one image where a
-batch ends), as far apart as possible: first the first copies of all, then the second ones. So no image is mixed with its
-own copy, and with many ranks most copies go to different ones.
+batch ends), as far apart as possible: first the first copies of all, then the second ones. So no image is mixed with
+its own copy, and with many ranks most copies go to different ones.
 
-Balanced sampling: position j of the stream of all epochs belongs to class j modulo K, and is the next image of that class
-in rounds, each of which visits the whole class once. The positions of an epoch are shuffled. So after any number of
-epochs the classes have been sampled equally often, within one.
+Balanced sampling: position j of the stream of all epochs belongs to class j modulo K, and is the next image of that
+class in rounds, each of which visits the whole class once. The positions of an epoch are shuffled. So after any number
+of epochs the classes have been sampled equally often, within one.
 """
 
 from typing import NamedTuple
@@ -100,12 +101,14 @@ class SampleStream:
 
 
 def uniform_numbers(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [B]: a function of (seed, epoch, image, purpose), whatever else is in the batch."""
+    """Uniform numbers in [0, 1), float64 [B]: a function of (seed, epoch, image, purpose), whatever else is in the
+    batch."""
     return (mixed_bits(seed, keys, purpose) >> np.uint64(11)) * 2.0**-53
 
 
 def mixed_bits(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014) folded over the four."""
+    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014) folded over the
+    four."""
     mixed = np.full(len(keys.ids), seed, np.uint64)
     for part in (np.full(len(keys.ids), purpose), keys.epochs, keys.ids):
         mixed = splitmix(mixed ^ splitmix(part.astype(np.uint64)))

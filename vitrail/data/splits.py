@@ -82,7 +82,8 @@ def select_named(names: Sequence[str], requested: tuple[str, ...]) -> list[int]:
 def split_randomly(
     names: Sequence[str], split: tuple[float, ...], seed: int, has_test: bool
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Indices of train, val and test, ascending, and a note. `split`: fractions (each and their sum at most 1) or counts.
+    """Indices of train, val and test, ascending, and a note. `split`: fractions (each and their sum at most 1) or
+    counts.
 
     The choice depends on seed and names only. has_test: there is a test split already. Every split with a fraction gets
     at least one image, train first.

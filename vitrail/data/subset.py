@@ -13,8 +13,8 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 def stratified_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Indices of a fraction of the images, ascending: the same fraction of every class, at least one of each.
 
-    `labels`: class indices [N], or multi-hot [N K], which are not stratified. With one seed, a smaller fraction is a subset
-    of a larger one.
+    `labels`: class indices [N], or multi-hot [N K], which are not stratified. With one seed, a smaller fraction is a
+    subset of a larger one.
     """
     shuffled = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 48], np.uint64))).permutation(len(labels))
     if labels.ndim == 2:

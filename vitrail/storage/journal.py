@@ -7,7 +7,8 @@ from typing import Any
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete records of a journal, and their size in bytes. Everything behind the first incomplete or damaged line
+    """The complete records of a journal, and their size in bytes. Everything behind the first incomplete or damaged
+    line
     is ignored: its writer can write it again."""
     records: list[dict[str, Any]] = []
     size = 0

@@ -63,7 +63,8 @@ class DetectionKeys(Protocol):
 
 @dataclass
 class AnnotatedImage:
-    """An image with its boxes. size: (height, width), None if unreadable. part: its split, "" if the data names none."""
+    """An image with its boxes. size: (height, width), None if unreadable. part: its split, "" if the data names
+    none."""
 
     name: str
     part: str

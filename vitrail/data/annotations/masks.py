@@ -41,7 +41,8 @@ class MaskClasses(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Reads the mask of image i: uint8 [H W] of class indices and `IGNORE`. Raises `BadImage`, also for a size mismatch.
+    """Reads the mask of image i: uint8 [H W] of class indices and `IGNORE`. Raises `BadImage`, also for a size
+    mismatch.
 
     masks, images: paths below `root`.
     """
@@ -201,8 +202,8 @@ def table_rows(path: Path) -> list[tuple[str, int | None, int | None]]:
 
 
 def split_fields(text: str) -> tuple[str, list[int]]:
-    """A line's name, which may contain spaces, and its integers. Spaces separate numbers from names only where there is no
-    other separator, and then "class 2" is a name."""
+    """A line's name, which may contain spaces, and its integers. Spaces separate numbers from names only where there is
+    no other separator, and then "class 2" is a name."""
     pieces = [p.strip() for p in re.split(r"[,;:\t]", text) if p.strip()]
     if len(pieces) == 1 and (match := re.fullmatch(r"(?:(\d+(?: +\d+ +\d+)?) +)?(.+)", text)):
         colour = re.fullmatch(r"(.+?) +(\d+) +(\d+) +(\d+)", match[2])
@@ -223,7 +224,8 @@ def fits(masks: Sequence[Path], classes: MaskClasses, coloured: bool) -> bool:
 
 
 def fit_classes(classes: MaskClasses, masks: Sequence[Path], shift: int) -> MaskClasses:
-    """The classes of a table as the masks use them: grey values as line numbers despite colours, or 0 and 255 for two names."""
+    """The classes of a table as the masks use them: grey values as line numbers despite colours, or 0 and 255 for two
+    names."""
     if classes.colours is not None:
         sample = [masks[i] for i in evenly_spaced(len(masks), FIT_SAMPLE)]
         numbered = number_classes(classes.names, shift)

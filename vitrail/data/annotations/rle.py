@@ -1,8 +1,8 @@
 """Regions of an image in COCO's format: polygons, and run lengths down the columns, as numbers or packed into text.
 
-Runs begin with pixels outside; columns follow each other. In text, a number is written five bits at a time, lowest first,
-each as one character from "0" on, plus 32 if more follow; from the fourth number on, the difference to the number two
-before is written.
+Runs begin with pixels outside; columns follow each other. In text, a number is written five bits at a time, lowest
+first, each as one character from "0" on, plus 32 if more follow; from the fourth number on, the difference to the
+number two before is written.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ POINTS = 100_000  # of a polygon
 
 
 def decode_region(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Decodes a "segmentation", polygons or {"size": [height, width], "counts": runs}: bool [H W]. Errors: `ValueError`."""
+    """Decodes a "segmentation", polygons or {"size": [height, width], "counts": runs}: bool [H W]. Errors:
+    `ValueError`."""
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", ())) != [height, width]:
             raise ValueError(f"has the size {segmentation.get('size')}, and the image is {[height, width]}")

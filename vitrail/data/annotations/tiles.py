@@ -46,8 +46,8 @@ class RecentImages:
 
 @dataclass(frozen=True)
 class TileReader:
-    """Reads tile i. whole: reads whole images. images: index of the image, int64 [T]. places: in it, int64 [T 4] left, top,
-    right, bottom."""
+    """Reads tile i. whole: reads whole images. images: index of the image, int64 [T]. places: in it, int64 [T 4] left,
+    top, right, bottom."""
 
     whole: RecentImages
     images: np.ndarray
@@ -70,8 +70,9 @@ def tile_positions(size: tuple[int, int], tile: int, overlap: float) -> np.ndarr
 def tile_split(
     split: Split, sizes: Sequence[tuple[int, int] | None], tile: int, overlap: float, empty: bool = True
 ) -> Split:
-    """The tiles of a split of images with boxes, named `image [left,top]`. sizes: (height, width) of each image; None, for an
-    unreadable one, leaves it whole. A box is in a tile if at least `INSIDE` of its area is; it is clipped at the border.
+    """The tiles of a split of images with boxes, named `image [left,top]`. sizes: (height, width) of each image; None,
+    for an unreadable one, leaves it whole. A box is in a tile if at least `INSIDE` of its area is; it is clipped at the
+    border.
     empty: keep tiles without any box."""
     if not 0 <= overlap < 1:
         raise UsageError(f"data.overlap is {overlap}", "it is a fraction of a tile: at least 0 and below 1")
@@ -95,7 +96,8 @@ def tile_split(
 
 
 def touches_border(boxes: "Tensor", place: Sequence[int], size: tuple[int, int]) -> "Tensor":
-    """bool [n]: which boxes, in pixels of the whole image, end at a border of their tile that is no border of the image."""
+    """bool [n]: which boxes, in pixels of the whole image, end at a border of their tile that is no border of the
+    image."""
     left, top, right, bottom = place
     cut = (boxes[:, 0] < left + BORDER) & (left > 0)
     cut |= (boxes[:, 1] < top + BORDER) & (top > 0)

@@ -65,8 +65,8 @@ class _AnnotationFacts(NamedTuple):
 def survey_annotations(
     dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0
 ) -> AnnotationSurvey:
-    """Reads the annotation of every image of every split. progress: called with (images done, total). threads: 0 means one
-    a core, at most 16. An unreadable annotation is recorded, never an error.
+    """Reads the annotation of every image of every split. progress: called with (images done, total). threads: 0 means
+    one a core, at most 16. An unreadable annotation is recorded, never an error.
     """
     facts: dict[str, list[_AnnotationFacts]] = {name: [] for name in dataset.splits}
     total, count = sum(map(len, dataset.splits.values())), 0

@@ -99,7 +99,8 @@ class _ImageFacts(NamedTuple):
 
 
 def survey_images(dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0) -> Survey:
-    """Reads every image of every split. progress: called with (images done, total). threads: 0 is one a core, at most 16.
+    """Reads every image of every split. progress: called with (images done, total). threads: 0 is one a core, at most
+    16.
 
     An image that cannot be decoded is recorded, never an error.
     """
