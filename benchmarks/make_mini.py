@@ -1,4 +1,5 @@
-"""Makes the files of the embedded set from the IDX files of Fashion-MNIST: `python benchmarks/make_mini.py <folder of .gz> <out folder>`.
+"""Makes the files of the embedded set from the IDX files of Fashion-MNIST: `python benchmarks/make_mini.py <folder of
+.gz> <out folder>`.
 
 The same images every time, by a stated seed; with the same Pillow and zlib the same bytes too.
 """
@@ -30,7 +31,8 @@ WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 
 
 def make(source: str, out: Path) -> None:
-    """Writes train.png, test.png (sprites of grey tiles), labels.txt (a line a part, a digit an image) and the licence."""
+    """Writes train.png, test.png (sprites of grey tiles), labels.txt (a line a part, a digit an image) and the
+    licence."""
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     splits = idx.build(idx.Config(source)).splits

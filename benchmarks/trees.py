@@ -1,12 +1,14 @@
-"""Trees in aerial images: a detector trained on all images but one, against a constant guess and a blob finder on that one.
+"""Trees in aerial images: a detector trained on all images but one, against a constant guess and a blob finder on that
+one.
 
     python benchmarks/trees.py --data data/trees --held-out OSBS_029 --steps 2000
 
-`--data` is a folder of images with Pascal VOC boxes. The detector learns from tiles of the other images and looks at the held-out
-one in windows; what it is compared with knows the same training boxes:
+`--data` is a folder of images with Pascal VOC boxes. The detector learns from tiles of the other images and looks at
+the held-out one in windows; what it is compared with knows the same training boxes:
 
 - constant: boxes of the mean training size on a grid, as close as training trees are;
-- blobs: connected regions of green, dark pixels (Otsu's threshold of the excess green), of at least a quarter of the mean training area.
+- blobs: connected regions of green, dark pixels (Otsu's threshold of the excess green), of at least a quarter of the
+  mean training area.
 
 Printed: AP50, mAP and how many boxes each gives. The run stays in `--out`.
 """

@@ -1,4 +1,5 @@
-"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with its place."""
+"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with
+its place."""
 
 import json
 import pickle

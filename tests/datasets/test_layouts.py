@@ -1,4 +1,5 @@
-"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number, what is wrong."""
+"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number,
+what is wrong."""
 
 import gzip
 import hashlib

@@ -1,4 +1,5 @@
-"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run of seconds."""
+"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run
+of seconds."""
 
 import json
 import re
@@ -55,7 +56,8 @@ def test_a_shift_moves_and_repeats_the_border(images):
 
 def test_a_model_that_does_not_mind_shifts_is_seen_not_to():
     """Convolutions that go round the edge and a mean over all places do not see where a thing in the middle is."""
-    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(),
                         nn.Linear(8, 3))  # fmt: skip
     images = torch.zeros(4, 1, 12, 12)
     images[:, :, 5:8, 5:8] = torch.rand(4, 1, 3, 3)

@@ -95,7 +95,8 @@ def optimiser(tree):
     }
 
 
-LAYOUTS = [scanned, big_vision, without_class_row, prefixed("params/"), prefixed("params/img/"), prefixed("opt/target/"), optimiser,
+LAYOUTS = [scanned, big_vision, without_class_row, prefixed("params/"), prefixed("params/img/"),
+           prefixed("opt/target/"), optimiser,
            lambda tree: scanned(without_class_row(big_vision(tree)))]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Trained weights of others. VITRAIL_DINOV2 names a file with a DINOv2 ViT-S/14 with registers; see benchmarks/real_weights.py."""
+"""Trained weights of others. VITRAIL_DINOV2 names a file with a DINOv2 ViT-S/14 with registers; see
+benchmarks/real_weights.py."""
 
 import importlib.util
 import os

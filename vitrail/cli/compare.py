@@ -51,7 +51,8 @@ def lines(found: Any) -> list[str]:
     from vitrail.report.compare.compare_page import format_interval, metric_title
 
     parts = [("What differs in the recipes", found.recipes),
-             (metric_title(found) + ", with intervals of 95 %", [(key, [format_interval(i) for i in row]) for key, row in found.metrics]),
+             (metric_title(found) + ", with intervals of 95 %",
+              [(key, [format_interval(i) for i in row]) for key, row in found.metrics]),
              ("What they cost", v.list_costs(found.runs))]  # fmt: skip
     shown = []
     for title, rows in parts:

@@ -1,4 +1,5 @@
-"""`vitrail doctor`: what this machine and installation are, and what is wrong with them; `vitrail doctor RUN`: the same of a run."""
+"""`vitrail doctor`: what this machine and installation are, and what is wrong with them; `vitrail doctor RUN`: the same
+of a run."""
 
 import json
 import os
@@ -89,7 +90,8 @@ def finding_lines(finding: Any) -> list[str]:
         ("  seen ", finding.evidence),
         ("  do   ", finding.advice),
     )
-    return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head, subsequent_indent=" " * len(head),
+    return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head,
+                                                                  subsequent_indent=" " * len(head),
             break_long_words=False, break_on_hyphens=False)]  # fmt: skip
 
 

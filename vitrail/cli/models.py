@@ -28,8 +28,10 @@ class Models(AsJson):
 
 
 COLUMNS = (
-    Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1), Column("top-1 (%)"),
-    Column("at", right=False, spare=2), Column("trained on", right=False, spare=3), Column("paper", right=False, spare=4),
+    Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1),
+    Column("top-1 (%)"),
+    Column("at", right=False, spare=2), Column("trained on", right=False, spare=3),
+    Column("paper", right=False, spare=4),
 )  # fmt: skip
 
 

@@ -69,8 +69,10 @@ def probe(words: list[str]) -> None:
 
 def as_json(given: Probe, found: Any) -> dict[str, Any]:
     return {
-        "source": given.source, "random_weights": found.random, "part": found.part, "count": found.count, "labelled": found.labelled,
-        "features": found.width, "linear": {**found.linear, "l2": found.l2, "tried": {f"{k:g}": v for k, v in found.tried.items()}},
+        "source": given.source, "random_weights": found.random, "part": found.part, "count": found.count,
+        "labelled": found.labelled,
+        "features": found.width, "linear": {**found.linear, "l2": found.l2,
+                                            "tried": {f"{k:g}": v for k, v in found.tried.items()}},
         "knn": {str(k): v for k, v in found.knn.items()}, "notes": list(found.notes),
     }  # fmt: skip
 

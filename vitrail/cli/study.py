@@ -154,7 +154,8 @@ def fresh(name: str) -> Path:
 
 
 class Meter:
-    """A line for each row that is finished; on a terminal a bar below them that says how many are, and how long the others will take."""
+    """A line for each row that is finished; on a terminal a bar below them that says how many are, and how long the
+    others will take."""
 
     def __init__(self) -> None:
         self.console = Console()

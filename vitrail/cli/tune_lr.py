@@ -25,7 +25,8 @@ LR = flag_of("optim", "lr")
 
 @dataclass
 class TuneLr(TrainingRequest):
-    """Find a learning rate by a range test: train with a rising rate, and see where the loss falls and where it diverges.
+    """Find a learning rate by a range test: train with a rising rate, and see where the loss falls and where it
+    diverges.
 
     Flags and keys are those of vitrail train. No run is made or changed.
 
@@ -109,7 +110,8 @@ def rows(points: Sequence[Any]) -> list[str]:
 
 
 def draw(found: Any, file: Path) -> None:
-    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
+    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same
+    bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,4 +1,5 @@
-"""What a run shows: a live table on a terminal, plain lines in a pipe or file. A reader that goes away stops nothing."""
+"""What a run shows: a live table on a terminal, plain lines in a pipe or file. A reader that goes away stops
+nothing."""
 
 import os
 import sys
@@ -103,7 +104,8 @@ class Console:
         )
 
     def evaluation_line(self, step: int) -> str:
-        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss",
+        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
+                 "held_out_loss",
                  "frechet")  # fmt: skip
         numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in shown if k in self.evaluated)
         return f"step {step}/{self.total}  {self.evaluated['part']}: {numbers}"

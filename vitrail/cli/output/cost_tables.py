@@ -55,7 +55,8 @@ def sizes(text: str) -> list[tuple[int, int]]:
 
 
 def growth_lines(grown: Sequence[Grown]) -> list[str]:
-    """For each model a table with a row a size: what it costs, how many times the first of its column that is, and what it grows as."""
+    """For each model a table with a row a size: what it costs, how many times the first of its column that is, and what
+    it grows as."""
     from vitrail.analysis.cost import classify_attention, format_bytes, format_macs
 
     lines = []
@@ -90,7 +91,8 @@ def side_by_side(grown: Sequence[Grown]) -> list[str]:
     """A row for each model at its one size."""
     from vitrail.analysis.cost import format_bytes, format_macs
 
-    columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"), Column("attention weights"),
+    columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"),
+               Column("attention weights"),
                Column("activations")]  # fmt: skip
     rows = [
         [
@@ -116,7 +118,8 @@ def parts_lines(grown: Sequence[Grown]) -> list[str]:
             c for cost in costs for c in (Column(by(cost.size)), Column("share"))
         ]
         named = dict.fromkeys(part for cost in costs for part in cost.by_part)
-        rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)), f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
+        rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)),
+                                                          f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
                 for part in named]  # fmt: skip
         rows.append(["all", *(cell for c in costs for cell in (format_macs(c.macs), ""))])
         lines += ["", *table(columns, rows)]

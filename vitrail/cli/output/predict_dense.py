@@ -43,7 +43,8 @@ def predict(predictor: Any, files: list[Path], out: str, least: float, as_json: 
 
 
 def fresh(out: str, usual: str = "predictions") -> Path:
-    """A folder that is not there yet, by default called `usual`. Errors: `UsageError` where the one that was asked for is."""
+    """A folder that is not there yet, by default called `usual`. Errors: `UsageError` where the one that was asked for
+    is."""
     if out:
         path = as_path(out)
         if path.exists():

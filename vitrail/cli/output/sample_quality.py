@@ -102,7 +102,8 @@ def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wo
 
 
 def draw(points: Sequence[Any], file: Path) -> Path:
-    """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the same bytes."""
+    """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the
+    same bytes."""
     import matplotlib
 
     from vitrail.analysis.figures import create_charts

@@ -1,4 +1,5 @@
-"""Tables of plain text: aligned columns, of which the least needed are left out where a terminal is too narrow for all."""
+"""Tables of plain text: aligned columns, of which the least needed are left out where a terminal is too narrow for
+all."""
 
 import shutil
 import sys
