@@ -2,11 +2,11 @@
 
     python benchmarks/augment.py [--rounds 5]
 
-Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same process; and the
-data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become 224x224. Times are
-those of the processor, since on a shared machine the clock counts the others' work too; each round times every setting once, in
-an order that rotates, and the ratio is of the medians. One thread, so that nothing waits for anything.
-Below, reading JPEG files of 320x256 with and without runtime.cache_images.
+Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same
+process; and the data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become
+224x224. Times are those of the processor, since on a shared machine the clock counts the others' work too; each round
+times every setting once, in an order that rotates, and the ratio is of the medians. One thread, so that nothing waits
+for anything. Below, reading JPEG files of 320x256 with and without runtime.cache_images.
 """
 
 import argparse

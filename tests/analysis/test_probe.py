@@ -1,4 +1,5 @@
-"""The linear probe and the neighbours' vote against plain numpy; how labels are drawn; what is kept of features and when it is used."""
+"""The linear probe and the neighbours' vote against plain numpy; how labels are drawn; what is kept of features and
+when it is used."""
 
 import numpy as np
 import pytest

@@ -116,7 +116,8 @@ def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, whole
 
 
 def test_weights_that_a_lost_stretch_thought_best_are_not_taken(data, tmp_path, scores):
-    """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step 2 counts."""
+    """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step
+    2 counts."""
     scores[4] = 0.9
     for event in loop.run_training(tiny.begin(recipe(data), tmp_path / "run")):
         if event.kind == "train" and event.step == 5:

@@ -1,4 +1,5 @@
-"""Optimisers: LAMB against timm's, SGD against its formula, Muon where it belongs; each goes on from a checkpoint to the bit."""
+"""Optimisers: LAMB against timm's, SGD against its formula, Muon where it belongs; each goes on from a checkpoint to
+the bit."""
 
 import pytest
 import tiny

@@ -1,4 +1,5 @@
-"""A disk that is full, read-only or gone: found before the first step where it can be, told in plain words, and survived for a while."""
+"""A disk that is full, read-only or gone: found before the first step where it can be, told in plain words, and
+survived for a while."""
 
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""Repeats, mixing, growing sizes, balanced classes and kept images together: the same batches on any machine, after any stop."""
+"""Repeats, mixing, growing sizes, balanced classes and kept images together: the same batches on any machine, after any
+stop."""
 
 from dataclasses import replace
 
@@ -35,7 +36,8 @@ def made(folder, augment=(), train=(), runtime=()):
 
 
 def batches(running, processes=1, micro=8):
-    """The global batches as they go into the model, by whichever number of processes and pieces: per step (images, targets)."""
+    """The global batches as they go into the model, by whichever number of processes and pieces: per step (images,
+    targets)."""
     shares = []
     feed = running.feed
     running.feed = replace(feed, share=16 // processes, micro_batch=micro)

@@ -130,7 +130,8 @@ def broken_worker(words: list[str]) -> int:
 
 
 def hold(words: list[str]) -> int:
-    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads images."""
+    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads
+    images."""
     with lock.hold_lock(Path(words[0]), ALONE):
         print("held", flush=True)
         if len(words) > 1 and os.fork() == 0:

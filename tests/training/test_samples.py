@@ -1,4 +1,5 @@
-"""What a denoiser's run keeps of its images: a few at moments of it, their nearest training images, and a distance by a classifier."""
+"""What a denoiser's run keeps of its images: a few at moments of it, their nearest training images, and a distance by a
+classifier."""
 
 import dataclasses
 import json
