@@ -49,7 +49,8 @@ def test_images_become_overlays_arrays_and_a_sheet(place):
 
 
 def test_the_whole_model_is_told_in_words_figures_and_tables(place):
-    said = must("look", "run", "--distance", "--positions", "--filters", "--tokens", "--cka", "other", "--gradients", "--count", "4",
+    said = must("look", "run", "--distance", "--positions", "--filters", "--tokens", "--cka", "other", "--gradients",
+                "--count", "4",
                 "--split", "train", "--out", "whole")  # fmt: skip
     for piece in (
         "Mean attention distance is",

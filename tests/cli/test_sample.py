@@ -257,7 +257,7 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     journal.write_bytes(journal.read_bytes()[:-9])
     said = must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
     assert "1 of 4 rows were there already" in said
-    assert "the least Fréchet distance: average" in said
+    assert "lowest Fréchet distance: average" in said
     kept = json.loads(Path("jit/evaluation/sweep.json").read_text())["points"]
     assert [(p["average"], p["guidance"]) for p in kept] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
     assert all(

@@ -19,8 +19,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = tiny.npz(folder / "data", train=32, val=9)
     base = Recipe(
-        model=Choice("jit/nano", SMALL), data=DataConfig("", {"path": str(data)}), optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0),
-        train=TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2), runtime=RuntimeConfig(micro_batch=16, workers=0),
+        model=Choice("jit/nano", SMALL), data=DataConfig("", {"path": str(data)}),
+        optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0),
+        train=TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2),
+        runtime=RuntimeConfig(micro_batch=16, workers=0),
     )  # fmt: skip
     changed = {
         "a": base,

@@ -62,7 +62,8 @@ def healthy(folder, **changes):
     fall = [1.0 * 0.8**i for i in range(10)]
     training = rows("train", loss=fall, grad_norm=[0.7] * 10, data_wait=[0.01] * 10, images_per_s=[500.0] * 10)
     evals = rows("eval", part=["val"] * 10, nll=[0.9 * x for x in fall], top1=[0.5, 0.7, *[0.9] * 8])
-    recipe = Recipe(Choice("vit/nano"), DataConfig("npz"), Choice("classification"), optim=OptimConfig(lr=3e-3, warmup_steps=50),
+    recipe = Recipe(Choice("vit/nano"), DataConfig("npz"), Choice("classification"),
+                    optim=OptimConfig(lr=3e-3, warmup_steps=50),
                     train=TrainConfig(steps=1000, batch_size=128))  # fmt: skip
     about = {"classes": CLASSES, "data": {"layout": "npz", "parts": {"train": 900, "val": 30, "test": 30}}}
     return replace(RunData(folder, recipe, about, training, evals, evaluated(GOOD), {}, dataset(), "", None), **changes)
@@ -239,7 +240,8 @@ def test_damage(folder):
 
 
 def test_divergence_until_it_is_overcome(folder):
-    facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001", "finding": {"told": "first seen in x.1"},
+    facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001",
+             "finding": {"told": "first seen in x.1"},
              "trend": "sudden", "images": ["a.png", "b.png"], "suggestions": ["--optim.clip-grad 1"]}  # fmt: skip
     known = healthy(folder)
     folder.weights.unlink()
@@ -315,7 +317,7 @@ def run(tmp_path_factory):
     """A real run on images in folders, finished."""
     root = tmp_path_factory.mktemp("real")
     data = tiny.images(root / "data")
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": 3}), root / "run"))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"eval_every": 3}), root / "run"))
     return root
 
 

@@ -37,9 +37,12 @@ def made(path, data, classes, multi=False, rows=5):
     )  # fmt: skip
     folder = RunFolder(path)
     about = {
-        "format": 1, "classes": list(classes), "multi_label": multi, "command": ["vitrail", "train", "--data", "two words"],
-        "reasons": ["optim.lr = 0.003: because it is so", "input.mean, input.std: measured"], "notes": ["from <b>http://a.b</b>"],
-        "data": {"layout": "imagefolder", "parts": {"train": 40, "test": 40}, "channels": 3, "content": "ab" * 32, "left_out": {}},
+        "format": 1, "classes": list(classes), "multi_label": multi,
+        "command": ["vitrail", "train", "--data", "two words"],
+        "reasons": ["optim.lr = 0.003: because it is so", "input.mean, input.std: measured"],
+        "notes": ["from <b>http://a.b</b>"],
+        "data": {"layout": "imagefolder", "parts": {"train": 40, "test": 40}, "channels": 3, "content": "ab" * 32,
+                 "left_out": {}},
         "versions": {"vitrail": "0.1.0", "torch": "2", "python": "3"}, "processes": 1, "parameters": 123456,
     }  # fmt: skip
     path.mkdir()
