@@ -1,4 +1,4 @@
-"""Names of published DiT weights: the original's, and those of diffusers, which keeps the embeddings of time and class in every block."""
+"""Names of published DiT weights: the original's, and diffusers', with embeddings of time and class in every block."""
 
 from vitrail.weights.rules import Drop, Rule
 
