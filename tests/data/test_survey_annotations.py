@@ -106,7 +106,7 @@ def test_masks_that_cannot_be_used_are_named_and_no_others(tmp_path):
         "never in train: 1 class (sky); add images, or drop the classes",
     ]
     text = "\n".join(render(data, found))
-    for part in ("the value 7, which is no class", "is 30 x 20", "cut short", "pixels by class"):
+    for part in ("the value 7, which is no class", "is 30 x 20", "truncated", "pixels by class"):
         assert part in text
 
 

@@ -144,7 +144,7 @@ def test_folder_without_parts_is_split_by_name(tmp_path):
 
 
 def test_folder_empty_class(tmp_path):
-    assert "1 class folders hold no images: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
+    assert "1 class folders have no images: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
 
 
 def test_folder_nested(tmp_path):
@@ -405,7 +405,7 @@ def test_idx_damage(tmp_path):
     for data, wanted in (
         (good[:-1], "says 72 bytes (6 x 3 x 4), but there are 71"),
         (good + b"x", "but there are more"),
-        (good[:2], "cut short"),
+        (good[:2], "truncated"),
         (good[:8], "cannot be"),
         (good[:4] + b"\xff" * 12, "cannot be"),
         (b"\0\0\x0b" + good[3:], "not an IDX file of unsigned bytes"),
@@ -483,14 +483,14 @@ def test_npz_troubles(tmp_path):
     )
     assert "5 images but 2 labels" in problem(npz, write_npz(path, labels=np.array([0, 1])))
     assert "not whole numbers" in problem(npz, write_npz(path, labels=np.array([0.5] * 5)))
-    assert "more than zeros and ones" in problem(npz, write_npz(path, labels=np.full((5, 4), 2)))
-    assert "channels come second" in problem(npz, write_npz(path, np.zeros((5, 3, 8, 8), np.uint8)))
-    assert "holds volumes" in problem(npz, write_npz(tmp_path / "organmnist3d.npz", np.zeros((5, 8, 8, 8), np.uint8)))
+    assert "values other than 0 and 1" in problem(npz, write_npz(path, labels=np.full((5, 4), 2)))
+    assert "channels are the second axis" in problem(npz, write_npz(path, np.zeros((5, 3, 8, 8), np.uint8)))
+    assert "has volumes" in problem(npz, write_npz(tmp_path / "organmnist3d.npz", np.zeros((5, 8, 8, 8), np.uint8)))
     assert "Python objects" in problem(npz, write_npz(path, labels=np.array([{}] * 5, object)))
     whole = write_npz(path).read_bytes()
     for data in (whole[: len(whole) // 2], b"", b"<html>", whole[:100] + b"spoiled" + whole[107:]):
         path.write_bytes(data)
-        assert "cut short or not an NPZ" in problem(npz, path)
+        assert "truncated or not an NPZ" in problem(npz, path)
     assert "did you mean" in problem(npz, tmp_path / "xx.npz")
 
 

@@ -151,7 +151,7 @@ def _open(file, start: bytes) -> Image.Image:
     except Image.UnidentifiedImageError:
         pass
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
-        raise BadImage("is cut short or damaged: it starts like an image, but its header cannot be read", AGAIN)
+        raise BadImage("is truncated or damaged: it starts like an image, but its header cannot be read", AGAIN)
     what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
     raise BadImage(
         f"is not an image: its bytes are {what + ', ' if what else ''}not {READABLE}",
@@ -177,7 +177,7 @@ def _check_whole(kind: str, data: bytes) -> None:
         "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
     }
     if not whole.get(kind, True):
-        raise BadImage("is cut short: its last bytes are missing", AGAIN)
+        raise BadImage("is truncated: its last bytes are missing", AGAIN)
 
 
 def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
@@ -271,5 +271,5 @@ def _bad_image(name: str, error: Exception, limit: int) -> BadImage:
     if isinstance(error, MemoryError):
         return BadImage(f"{name} needs more memory than there is", "make it smaller")
     if re.search("truncated|incomplete|broken data stream|unexpected end|not enough", text, re.IGNORECASE):
-        return BadImage(f"{name} is cut short or damaged inside", AGAIN)
+        return BadImage(f"{name} is truncated or damaged", AGAIN)
     return BadImage(f"{name} is damaged: {(text.splitlines() or [type(error).__name__])[0][:120]}", AGAIN)

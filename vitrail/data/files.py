@@ -106,7 +106,8 @@ def suggest_path(path: Path) -> str:
     similar = get_close_matches(path.name, siblings[:5000], n=3, cutoff=0.5)
     if similar:
         return f"did you mean {', '.join(str(path.parent / c) for c in similar)}?"
-    return f"in {parent} there {'is ' + ', '.join(siblings[:5]) + (', ...' if siblings[5:] else '') if siblings else 'is nothing'}"
+    listed = ", ".join(siblings[:5]) + (", ..." if siblings[5:] else "")
+    return f"{parent} contains {listed or 'nothing'}"
 
 
 def list_images(root: Path, below: str = "") -> FolderContents:

@@ -94,9 +94,8 @@ def build(config: Config) -> Dataset:
     orphans = [t for t in unused if re.search(r"(^|/)labels?/", t.entry.name, re.IGNORECASE)]
     notes = note_unmatched(orphans, "label file", "an image")
     if unlabelled:
-        notes.append(
-            f"without a label file, so without objects: {many(len(unlabelled), 'image')}, the first {unlabelled[0].entry.name}"
-        )
+        count = many(len(unlabelled), "image")
+        notes.append(f"without a label file, so without objects: {count}, the first {unlabelled[0].entry.name}")
     parts = parts_by_prefix(data_yaml)
     boxed, cleaner = [], BoxCleaner()
     annotated: list[tuple[Entry, Entry | None, str]] = [*pairs, *((item.entry, None, item.part) for item in unlabelled)]

@@ -47,7 +47,8 @@ def check_stream(content: bytes, path: Path) -> None:
 
 
 def rejected_pickle_error(path: Path, what: str) -> CheckpointError:
+    reason = f"it uses {what[:120]}, which no state dict needs: it has more than tensors, or is malicious"
     return CheckpointError(
-        f"{path} is rejected: it uses {what[:120]}, which no state dict needs: it has more than tensors, or is malicious",
+        f"{path} is rejected: {reason}",
         "ask for the weights as .safetensors; if you trust the file, load it elsewhere and save its state dict alone",
     )

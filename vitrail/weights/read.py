@@ -100,7 +100,7 @@ def check_header(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise CheckpointError(
-                f"{path} is not a complete .safetensors file (its header claims {length:,} bytes)", "copy it again"
+                f"{path} is not a whole .safetensors file (its header claims {length:,} bytes)", "copy it again"
             )
         if length > LONGEST_HEADER:
             raise refused_error(path, f"its header claims {length:,} bytes, more than the limit of {LONGEST_HEADER:,}")

@@ -268,10 +268,8 @@ def detect_classes(paths: Sequence[Path], shift: int) -> tuple[MaskClasses, list
         ]
     class_values = [v for v in values if v != IGNORE and not (shift and v == 0)]
     if class_values and not 0 <= class_values[0] <= class_values[-1] < IGNORE:
-        raise DataError(
-            f"{paths[0].parent}: the masks have the value {class_values[-1] if class_values[0] >= 0 else class_values[0]}",
-            "values are 0 to 255",
-        )
+        invalid = class_values[-1] if class_values[0] >= 0 else class_values[0]
+        raise DataError(f"{paths[0].parent}: the masks have the value {invalid}", "values are 0 to 255")
     codes = number_classes((), shift).codes
     codes[class_values] = np.arange(len(class_values))
     return MaskClasses(tuple(map(str, class_values)), codes), notes
