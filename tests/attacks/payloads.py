@@ -326,6 +326,6 @@ ZIPS = {  # what it is: how it is made, and why it must be refused
     "a million entries": (crowded, "1,000,000 entries"), "expanded": (expanded, "claims 1,000,000,000,000 numbers"),
     "negative stride": (negative, "stride"), "huge shape": (huge, "sizes=.2147483648"), "longer than its entry": (beyond, "storage"),
     "flipped bit": (flipped, "checksum"), "endless pickle": (endless, "10,000,005 bytes"), "hungry": (hungry, "builtins.bytearray"),
-    "meta tensor": (internals, "_rebuild_meta_tensor"), "npz bomb": (npz_bomb, "would grow to 134,217,856"),
+    "meta tensor": (internals, "_rebuild_meta_tensor"), "npz bomb": (npz_bomb, "would unpack to 134,217,856"),
     "npz promise": (npz_promise, "claims the shape"), "npz nested": (npz_nested, "is no array"),
 }  # fmt: skip

@@ -55,7 +55,7 @@ def test_parts_that_the_data_names_are_kept():
     parts = ["train"] * 4 + ["val"] * 2 + [""]
     found, notes = assign_parts(NAMES[:7], parts, (), 0)
     assert {p: v.tolist() for p, v in found.items()} == {"train": [0, 1, 2, 3], "val": [4, 5]}
-    assert notes == ["left out, as they belong to no part: 1 image"]
+    assert notes == ["left out, as they belong to no split: 1 image"]
     with pytest.raises(UsageError, match="names its parts itself"):
         assign_parts(NAMES[:7], parts, (0.5, 0.5), 0)
     found, _ = assign_parts(
@@ -87,7 +87,7 @@ def test_what_cannot_be():
     ]:
         with pytest.raises(UsageError, match=told):
             assign_parts(NAMES, none, split, 0)
-    with pytest.raises(UsageError, match=r"no image is called '298\.jpg'\n.*298"):
+    with pytest.raises(UsageError, match=r"there is no image '298\.jpg'\n.*298"):
         assign_parts(NAMES, none, (), 0, ("298.jpg",))
     with pytest.raises(UsageError, match="takes 2 shares"):
         assign_parts(NAMES, none, (0.5, 0.3, 0.2), 0, ("1",))

@@ -80,7 +80,7 @@ def test_coco_regions_that_do_not_fit(tmp_path):
         whole["annotations"][1]["segmentation"] = {"size": [3, 3], "counts": "o"}
 
     split = build(coco_layout, coco(tmp_path, change=change), annotation="masks").splits["train"]
-    with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that make 10 pixels"):
+    with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that sum to 10 pixels"):
         annotation(split, "0.jpg")
     with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 is for a size"):
         annotation(split, "1.jpg")
@@ -102,8 +102,8 @@ WRONG = {
     "categories[0] is": lambda w: w["categories"][0].update(id="7"),
     "two categories": lambda w: w["categories"][0].update(name="cat"),
     "is not a COCO file": lambda w: w.update(annotations={}),
-    "not one of 8 images has a box": lambda w: w["annotations"].clear(),
-    "none of its 4 images is there": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
+    "none of 8 images has a box": lambda w: w["annotations"].clear(),
+    "none of its 4 images exists": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
 }
 
 
@@ -162,7 +162,7 @@ def test_boxes_that_stick_out(tmp_path):
     assert data.notes == (
         "cut at the border of the image, of which they stuck out by up to 2 pixels: 4 boxes",
         "left out, as they have no height or no width: 2 boxes, the first in train2017/2.jpg",
-        "sticking out of their image by more than 2 pixels: 2 boxes, the first in train2017/3.jpg",
+        "more than 2 pixels outside their image: 2 boxes, the first in train2017/3.jpg",
     )
 
 
@@ -339,7 +339,7 @@ def test_yolo_lines_that_cannot_be_used(tmp_path, line, told):
     ("text", "told"),
     [
         ("train: images/trian\nnames: [a]\n", "did you mean|has no such folder"),
-        ("names:\n  1: a\n", "class 1 stands where 0 should"),
+        ("names:\n  1: a\n", "class 1 is listed instead of 0"),
         ("names: [a, a]\n", "same name"),
         ("names: [a,\n  b]\n", "line 1: the list does not end"),
         ("names: [a]\n!!python/object\n", "line 2"),

@@ -186,7 +186,7 @@ def test_folder_names_that_differ_by_case(tmp_path):
     if len(list((tmp_path / "a").iterdir())) == 2:
         pytest.skip("this file system does not tell upper from lower case")
     assert (
-        "1 names differ only in upper and lower case, such as a/0.PNG and a/0.png"
+        "1 names differ only in case, such as a/0.PNG and a/0.png"
         in imagefolder.build(imagefolder.Config(str(tmp_path))).notes
     )
 
@@ -239,7 +239,7 @@ def test_folder_that_is_not_there(tmp_path):
 def test_folder_parts_that_clash_and_a_railway(tmp_path):
     for part in ("train", "val", "valid"):
         folder(tmp_path / "two" / part, {"a": 1, "b": 1})
-    assert "two folders for the part val" in problem(imagefolder, tmp_path / "two")
+    assert "two folders for the split val" in problem(imagefolder, tmp_path / "two")
     folder(tmp_path / "lone" / "test", {"a": 1, "b": 1})
     assert "no train/" in problem(imagefolder, tmp_path / "lone")
     railway = folder(tmp_path / "vehicles", {"bus": 2, "train": 2})
@@ -409,7 +409,7 @@ def test_idx_damage(tmp_path):
         (good[:8], "cannot be"),
         (good[:4] + b"\xff" * 12, "cannot be"),
         (b"\0\0\x0b" + good[3:], "not an IDX file of unsigned bytes"),
-        (labels.read_bytes(), "1 axes where 3 belong"),
+        (labels.read_bytes(), "1 axes instead of 3"),
     ):
         images.write_bytes(data)
         assert wanted in problem(idx, root)
@@ -474,9 +474,9 @@ def test_npz_any_number_type_and_channels(tmp_path):
 def test_npz_troubles(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, images=np.zeros(3))
-    assert "no train_images (it holds images.npy)" in problem(npz, path)
+    assert "no train_images (it has images.npy)" in problem(npz, path)
     np.savez(path, train_images=np.zeros((3, 4, 4), np.uint8))
-    assert "holds train_images but no train_labels" in problem(npz, path)
+    assert "has train_images but no train_labels" in problem(npz, path)
     assert "label -1" in problem(npz, write_npz(path, labels=np.array([0, 1, -1, 0, 0])))
     assert "has label 3, but" in problem(
         npz, write_npz(path, labels=np.array([0, 1, 3, 0, 0])), classes=("a", "b", "c")

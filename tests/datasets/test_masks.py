@@ -121,7 +121,7 @@ def test_values_without_names(tmp_path):
     for split in shifted.splits.values():
         for i, name in enumerate(split.names):
             assert (split.annotation(i) == halves(IGNORE, int(name[-5]) % 2)).all()
-    assert "hold 1 class; there is nothing" in problem(masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4)))
+    assert "have 1 class; segmentation takes two" in problem(masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4)))
 
 
 def test_palette_indices_are_not_turned_into_colours(tmp_path):

@@ -60,8 +60,7 @@ def decode(
     - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format defines; no colour profile is applied.
     - CMYK: R = 255 - min(255, C + K), likewise G and B; in a JPEG the four channels are stored inverted (Adobe) and
       inverted back first.
-    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level of
-      that).
+    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level).
     - 32-bit integers: as 16-bit where all lie in 0..65535, otherwise the range of the image is stretched to 0..255.
     - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; NaN or infinity raises `BadImage`.
       Nothing is clipped.
@@ -89,8 +88,7 @@ def decode(
 
 
 def read_header(source: Path | bytes) -> Header:
-    """The header of a file; no pixel is decoded. Raises `BadImage` as `decode` does, but misses damage behind the
-    header."""
+    """The header of a file; no pixel is decoded. Raises `BadImage` as `decode` does, but not for damage behind it."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             start = file.read(64)
@@ -112,10 +110,9 @@ def read_header(source: Path | bytes) -> Header:
 
 
 def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
-    """The values mapped to 0 and 255, given dtype and extremes of the pixels: the rule of `decode` for more than 8
-    bits."""
+    """The values mapped to 0 and 255, given dtype and extremes: the rule of `decode` above 8 bits."""
     if not np.isfinite([lowest, highest]).all():
-        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the image")
+        raise BadImage("has numbers that are not finite", "replace NaN and infinity before storing the image")
     whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
     if dtype.name in whole:
         return whole[dtype.name]

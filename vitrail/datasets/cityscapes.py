@@ -1,5 +1,4 @@
-"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): `leftImg8bit/train/<city>/` and `gtFine/train/<city>/`, and so for
-val.
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): `leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`.
 
 The 19 classes of the benchmark, from `*_labelTrainIds.png` or, where these do not exist, from `*_labelIds.png`. The
 masks of the test split are not published.

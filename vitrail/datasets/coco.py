@@ -1,5 +1,4 @@
-"""COCO's JSON (Lin et al. 2014, arXiv:1405.0312): `annotations/instances_train2017.json` and the images in
-`train2017/`.
+"""COCO's JSON (Lin et al. 2014, arXiv:1405.0312): `annotations/instances_train2017.json`, images in `train2017/`.
 
 Also one JSON beside its images, or one in each of train/, valid/ and test/. The objects are boxes; with
 `annotation = "masks"` their polygons and run lengths give a class for every pixel instead, smaller objects over larger
@@ -45,8 +44,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Painter:
-    """Rasterises the mask of image i, uint8 [H W]. regions: of each image (class, region, index for messages), larger
-    first."""
+    """Rasterises the mask of image i, uint8 [H W]. regions: of each image (class, region, index), larger first."""
 
     root: Path
     names: Sequence[str]

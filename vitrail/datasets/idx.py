@@ -24,9 +24,7 @@ AGAIN = "download the file again"
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    classes: tuple[
-        str, ...
-    ] = ()  # names of classes; empty: Fashion-MNIST's if the folder's name has "fashion", else digits
+    classes: tuple[str, ...] = ()  # names of classes; empty: Fashion-MNIST's if the folder is named so, else digits
 
 
 def matches(path: str) -> bool:

@@ -82,8 +82,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _parts(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Split -> folder name, and notes. A folder "train" with images but no folders is a class of that name
-    (railway)."""
+    """Split -> folder name, and notes. A folder "train" with images but no folders is a class (railway)."""
     folders = _folders(root)
     part_folders = [name for name in folders if name.lower() in PARTS and _folders(root / name)]
     parts: dict[str, str] = {}

@@ -1,5 +1,4 @@
-"""Folders of images and masks: `images/a.jpg` and `masks/a.png`, with or without train/, val/ and test/ above or below
-them.
+"""Folders of images and masks: `images/a.jpg` and `masks/a.png`, optionally above or below train/, val/, test/.
 
 The folders may have other common names (labels, annotations, JPEGImages, SegmentationClass, ...), or be X and X_masks;
 the name of a mask may end in _mask, _seg and the like. A mask has a class for every pixel: a grey value, a palette

@@ -1,6 +1,4 @@
-"""One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels`, likewise
-val and test.
-"""
+"""One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels` and so on."""
 
 import zipfile
 import zlib
@@ -40,9 +38,7 @@ NAMES = {  # as in the publication; retinamnist's five grades have numbers only
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    classes: tuple[
-        str, ...
-    ] = ()  # names of classes 0, 1, ...; empty: published ones by the file's name, else "0", "1", ...
+    classes: tuple[str, ...] = ()  # names of classes; empty: as published if the file's name is known, else 0, 1, ...
 
 
 def matches(path: str) -> bool:
@@ -51,8 +47,7 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The images as uint8 arrays; above 8 bits scaled by the rule of `decode`, one range for all splits. Raises
-    `DataError`."""
+    """The images as uint8 arrays; above 8 bits scaled by the rule of `decode`, one range for all."""
     path = Path(config.path).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: there is no such file", suggest_path(path))
@@ -79,8 +74,7 @@ def build(config: Config) -> Dataset:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the splits. The unpacked size is checked first, in the zip's directory and in each array's
-    header."""
+    """The arrays of the splits. The unpacked size is checked first, in the zip's directory and array headers."""
     try:
         with zipfile.ZipFile(path) as file:
             members = [m for m in file.infolist() if m.filename.removesuffix(".npy") in _array_names()]

@@ -1,5 +1,4 @@
-"""Synthetic squares, discs and triangles on a noisy background: a data set for segmentation and detection without
-files.
+"""Synthetic squares, discs and triangles on a noisy background: for segmentation and detection without files.
 
 An image depends on its index, its split and the seed only, never on the number of images. One to four objects, each
 visible by at least `MIN_VISIBLE` where others cover it; masks are exact, boxes tight around the visible part.
@@ -43,8 +42,7 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Images uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes); about 1 ms
-    each."""
+    """Images uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes)."""
     if min(config.size) < SMALLEST:
         raise UsageError(
             f"data.size is {config.size[0]} x {config.size[1]}", f"height and width are at least {SMALLEST} pixels"
@@ -72,8 +70,7 @@ def build(config: Config) -> Dataset:
 
 
 def draw_image(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, Boxes]:
-    """An image uint8 [H W 3], its mask uint8 [H W] (0 is the background, else 1 + index in `OBJECTS`), and its
-    boxes."""
+    """An image uint8 [H W 3], its mask uint8 [H W] (0 is the background, else 1 + index in `OBJECTS`), and boxes."""
     background = random.integers(0, 256, 3)
     image = (background + brightness_ramp(random, height, width)[..., None]).astype(np.float32)
     owner = np.full((height, width), -1)  # index of the visible object of a pixel
@@ -112,8 +109,7 @@ def contrasting_color(random: np.random.Generator, background: np.ndarray) -> np
 
 
 def draw_shape(random: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """bool [H W]: pixels whose centres lie in an object at a random position; squares and triangles are rotated
-    randomly."""
+    """bool [H W]: pixels whose centres lie in an object at a random position; with random rotation."""
     radius = random.uniform(*RADIUS) * min(height, width)
     y, x = (random.uniform(radius, side - radius) for side in (height, width))
     rows, columns = np.arange(height)[:, None] + 0.5 - y, np.arange(width) + 0.5 - x

@@ -158,8 +158,7 @@ def _column(path: Path, header: list[str], requested: str, names: tuple[str, ...
 
 
 def _labels(path: Path, rows: Rows, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """int64 [N] or uint8 [N K], and the names of the classes. Each distinct label is checked once: tables are long,
-    classes few."""
+    """int64 [N] or uint8 [N K], and the names of the classes. Each distinct label is checked once, for speed."""
     distinct = set(rows.labels)
     split = {text: [p.strip() for p in re.split(r"[|;]", text)] for text in distinct}
     names = {name for parts in split.values() for name in parts}

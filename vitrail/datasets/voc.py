@@ -87,8 +87,7 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Images with boxes, in pixels counted from 0 with the right and bottom edge beyond the last pixel. Raises
-    `DataError`."""
+    """Images with boxes, in pixels counted from 0 right and bottom exclusive. Raises `DataError`."""
     if config.annotation == "masks":
         if config.tile:
             raise UsageError(

@@ -1,5 +1,4 @@
-"""YOLO's text files (Redmon et al. 2016, arXiv:1506.02640): `images/a.jpg` and `labels/a.txt`, classes in `data.yaml`
-or `classes.txt`.
+"""YOLO's text files (Redmon et al. 2016, arXiv:1506.02640): `images/a.jpg` and `labels/a.txt`, and `data.yaml`.
 
 A line is an object: class, centre x, centre y, width, height, relative to the image; or class and the corners of a
 polygon, converted to its box. An image whose label file is missing or empty has no object.
@@ -46,9 +45,7 @@ class Config:
     overlap: Fraction = 0.25  # of neighbouring tiles, as a fraction of a tile
     empty: Literal["keep", "drop"] = "keep"  # training tiles without any box
     one_class: bool = False  # merges all classes into one
-    classes: tuple[
-        str, ...
-    ] = ()  # names of classes 0, 1, ...; empty: from data.yaml or classes.txt, else "0", "1", ...
+    classes: tuple[str, ...] = ()  # names of classes; empty: from data.yaml or classes.txt, else 0, 1, ...
 
 
 def matches(path: str) -> bool:
@@ -145,8 +142,7 @@ def read(path: Path, size: tuple[int, int], classes: int) -> Boxes:
 
 
 def read_settings(path: Path) -> dict[str, list[str]]:
-    """The keys path, train, val, test and names of a data.yaml, each as a list. Parses only the YAML that these files
-    use.
+    """The keys path, train, val, test and names of a data.yaml, each as a list. Parses a subset of YAML.
 
     Errors: `DataError` with the line number.
     """

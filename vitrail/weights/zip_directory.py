@@ -1,8 +1,7 @@
 """Reads the directory of a zip unambiguously: what is checked here is what torch and numpy will open.
 
 Own code, because zipfile and torch's C++ reader find different entries in one malicious file, and zipfile builds an
-object for each of a million entries before they can be counted. Rejected: any bytes before, between or after the
-entries.
+object for each of a million entries before they can be counted. Rejected: any bytes outside entries.
 """
 
 import struct

@@ -78,19 +78,19 @@ def read(path: Path) -> tuple[list[Image], dict[int, str]]:
     ):
         raise DataError(f"{path} is not a COCO file", LAYOUT)
 
-    def checked(kind: str, test: Callable[[Any], bool], wanted: str) -> list[dict]:
+    def validated(kind: str, test: Callable[[Any], bool], required: str) -> list[dict]:
         for i, item in enumerate(whole.get(kind, [])):
             if not isinstance(item, dict) or not test(item):
-                raise DataError(f"{path}: {kind}[{i}] is {json.dumps(item)[:80]}", f"it has {wanted}")
+                raise DataError(f"{path}: {kind}[{i}] is {json.dumps(item)[:80]}", f"it has {required}")
         return whole.get(kind, [])
 
-    categories = checked(
+    categories = validated(
         "categories", lambda c: whole_number(c.get("id")) and isinstance(c.get("name"), str), "a number id, a text name"
     )
-    images = checked(
+    images = validated(
         "images", is_image, "a number id, a text file_name below the folder, and numbers height and width if any"
     )
-    objects = checked(
+    objects = validated(
         "annotations", is_object, "numbers image_id and category_id, and bbox: [left, top, width, height]"
     )
     classes = {c["id"]: c["name"] for c in categories}

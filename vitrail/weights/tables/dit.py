@@ -4,7 +4,7 @@ from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
 COMPUTED = "a table of sines, which is computed here"
-COPY = "the same in every block, the first one's is taken"
+COPY = "identical in every block; the first one is loaded"
 
 
 def embedding_rules(mlp: str, first: str, second: str, classes: str) -> Table:

@@ -1,5 +1,4 @@
-"""EfficientViT (MIT): names in timm and mit-han-lab/efficientvit, whose base and large models differ in stage
-numbers."""
+"""EfficientViT (MIT): names in timm and mit-han-lab/efficientvit, whose base and large models differ."""
 
 from vitrail.weights.rules import Drop, Rule
 

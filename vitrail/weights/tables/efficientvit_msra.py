@@ -2,7 +2,7 @@
 
 from vitrail.weights.rules import Drop, Rule
 
-REBUILT = "where the bias of two cells stands is computed anew"
+REBUILT = "indices of relative positions, which are recomputed"
 BETWEEN = {0: "res1", 1: "patchmerge", 2: "res2"}
 DEEPEST = 8  # most blocks of a stage in the original's names; published models have at most 4
 

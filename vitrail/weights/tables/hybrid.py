@@ -1,5 +1,4 @@
-"""Names of hybrid models: timm, and the .npz files of Google (vit_jax). Behind the stem, names are those of a plain
-ViT.
+"""Names of hybrid models: timm, and the .npz files of Google (vit_jax). Behind the stem, names as in ViT.
 
 Google's units are counted from one, and the norms of their published files have three axes of one before the channels.
 """

@@ -1,7 +1,7 @@
 """Names of MobileViT weights: timm, whose names are ours, transformers, and CVNets, the source of all published
 weights.
 
-CVNets, and so transformers, trained on BGR pixels; ours see RGB, so their first convolution is turned round.
+CVNets, and so transformers, trained on BGR pixels; so the input channels of their first convolution are reversed.
 """
 
 from vitrail.weights.preprocessing import Preprocessing

@@ -6,7 +6,7 @@ from vitrail.weights.preprocessing import HALF, IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
-MASK = "stands for hidden patches in pre-training; nothing reads it afterwards"
+MASK = "mask token of pre-training, unused afterwards"
 
 TOKEN = (Rule("cls_token", "tokens", "row"), Rule("pos_embed", "position.table", "row"))
 HEAD = (Rule("head.{p}", "heads.0.{p}"),)
