@@ -82,7 +82,7 @@ def test_coco_regions_that_do_not_fit(tmp_path):
     split = build(coco_layout, coco(tmp_path, change=change), annotation="masks").splits["train"]
     with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that sum to 10 pixels"):
         annotation(split, "0.jpg")
-    with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 is for a size"):
+    with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 has the size"):
         annotation(split, "1.jpg")
     assert annotation(split, "2.jpg").max() == 1
     bare = coco(tmp_path / "bare", change=lambda whole: [a.pop("segmentation") for a in whole["annotations"]])
@@ -160,7 +160,7 @@ def test_boxes_that_stick_out(tmp_path):
         [(20, 2, 60, 8, 1)],
     ]
     assert data.notes == (
-        "cut at the border of the image, of which they stuck out by up to 2 pixels: 4 boxes",
+        "clipped to the image, which they exceeded by at most 2 pixels: 4 boxes",
         "left out, as they have no height or no width: 2 boxes, the first in train2017/2.jpg",
         "more than 2 pixels outside their image: 2 boxes, the first in train2017/3.jpg",
     )

@@ -230,7 +230,7 @@ def test_folder_val_without_a_class(tmp_path):
 def test_folder_that_is_not_there(tmp_path):
     folder(tmp_path / "images", {"a": 1})
     assert f"did you mean {tmp_path / 'images'}?" in problem(imagefolder, tmp_path / "image")
-    assert "exists, but nothing below it" in problem(imagefolder, tmp_path / "no" / "where")
+    assert "exists, but no folder below it" in problem(imagefolder, tmp_path / "no" / "where")
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in problem(imagefolder, tmp_path / "file")
     assert "images there is a" in problem(imagefolder, tmp_path / "images" / "zzz")
@@ -358,7 +358,7 @@ def test_table_other_columns_and_other_troubles(tmp_path):
     assert "there is no such file" in problem(table, tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     assert "line 2: not UTF-8" in problem(table, tmp_path / "t.csv")
-    assert "names no images" in problem(table, sheet(tmp_path, "path,label\n"))
+    assert "has no images" in problem(table, sheet(tmp_path, "path,label\n"))
 
 
 def test_a_long_table_is_refused_soon(tmp_path):
@@ -403,7 +403,7 @@ def test_idx_damage(tmp_path):
     images, labels = root / "train-images-idx3-ubyte", root / "train-labels-idx1-ubyte"
     good = images.read_bytes()
     for data, wanted in (
-        (good[:-1], "says 72 bytes (6 x 3 x 4), but there are 71"),
+        (good[:-1], "claims 72 bytes (6 x 3 x 4), but there are 71"),
         (good + b"x", "but there are more"),
         (good[:2], "truncated"),
         (good[:8], "cannot be"),
@@ -518,7 +518,7 @@ def test_changes(tmp_path):
         "removed": (old[1:], "1 removed: a/0.png"),
         "renamed": ([old[0]._replace(name="z.png"), *old[1:]], "1 added: z.png"),
         "resized": ([old[0]._replace(size=99, modified=5), *old[1:]], "1 resized: a/0.png"),
-        "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another time of change): a/0.png"),
+        "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another modification time): a/0.png"),
         "many": (
             [e._replace(size=0) for e in old],
             "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more",
@@ -554,5 +554,5 @@ def test_a_folder_changes_with_its_files(tmp_path):
     os.utime(root / "b" / "0.png", ns=(1, 1))
     assert differences(before, look()) == [
         "1 added: a/new.png",
-        "1 touched (same size, another time of change): b/0.png",
+        "1 touched (same size, another modification time): b/0.png",
     ]

@@ -155,7 +155,7 @@ def test_colours_mean_what_the_table_says(tmp_path, table):
     mask(tmp_path / "masks" / "0.png", colours[values] + 1)
     mask(tmp_path / "masks" / "1.png", colours[values] + 1)
     split = build(tmp_path, split=(1, 0)).splits["train"]
-    with pytest.raises(BadImage, match="holds the colour 1,1,1, which is no class"):
+    with pytest.raises(BadImage, match="has the colour 1,1,1, which is no class"):
         split.annotation(0)
 
 
@@ -202,7 +202,7 @@ def test_a_mask_that_cannot_be_used(tmp_path):
         with pytest.raises(BadImage, match=told):
             split.annotation(i)
     Image.fromarray(np.full(SIZE, 700, np.uint16)).save(files / "4.png")
-    with pytest.raises(BadImage, match="holds the value 700"):
+    with pytest.raises(BadImage, match="has the value 700"):
         split.annotation(4)
 
 

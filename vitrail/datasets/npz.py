@@ -1,4 +1,4 @@
-"""One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels` and so on."""
+"""One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels`, ..."""
 
 import zipfile
 import zlib
