@@ -1,4 +1,4 @@
-"""How good a segmentation is, from three counts a class and image: pixels that are both said and true, said, and true."""
+"""Metrics of segmentation, from three counts per class and image: pixels of intersection, prediction and annotation."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from vitrail.data.dataset import IGNORE
 
 
 def count_pixels(prediction: Tensor, annotation: Tensor, classes: int) -> Tensor:
-    """Label maps uint8 [H W] of one image, said and true -> int64 [3 K]: intersection, said and true pixels of each class. Pixels
-    whose truth is `IGNORE` are in none of them."""
+    """Label maps uint8 [H W] of one image, predicted and annotated -> int64 [3 K]: intersection, predicted and
+    annotated pixels of each class. Pixels annotated as `IGNORE` are excluded."""
     known = annotation != IGNORE
     prediction, annotation = prediction[known].long(), annotation[known].long()
     return torch.cat(
@@ -21,15 +21,15 @@ def count_pixels(prediction: Tensor, annotation: Tensor, classes: int) -> Tensor
 def segmentation_metrics(rows: Tensor) -> dict[str, Any]:
     """Rows of `count_pixels` [N 3K] -> scalars by name, and "per_class" lists.
 
-    "miou"            the mean over classes of intersection by union; each is that of all pixels together
-    "pixel_accuracy"  share of the pixels that are right
-    "mean_accuracy"   the mean over classes of the share of their pixels that are found
-    "dice"            the mean over classes of 2 x intersection / (said + true), again of all pixels together
-    "image_dice"    the same of single images: the mean over the classes in an image but for the first, which counts as background,
-                      then the mean over the images that have such classes
+    "miou"            the mean over classes of intersection over union; each over all pixels together
+    "pixel_accuracy"  share of correct pixels
+    "mean_accuracy"   the mean over classes of their recall
+    "dice"            the mean over classes of 2 x intersection / (predicted + annotated), over all pixels together
+    "image_dice"      the same of single images: the mean over the classes in an image except the first, the
+                      background, then the mean over the images that have such classes
 
-    Means over classes leave out those that are neither said nor true ("mean_accuracy": not true) anywhere, or in the image. With
-    nothing to take the mean of, a number is 0.
+    Means over classes exclude those that are neither predicted nor annotated ("mean_accuracy": not annotated) anywhere,
+    or in the image. A mean of nothing is 0.
     """
     each = rows.double().unflatten(1, (3, -1))  # [N 3 K]
     both, said, true = each.sum(0)

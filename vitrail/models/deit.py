@@ -1,9 +1,9 @@
-"""DeiT: training data-efficient image transformers & distillation through attention (Touvron et al. 2020, arxiv.org/abs/2012.12877),
-and DeiT III: revenge of the ViT (Touvron et al. 2022, arxiv.org/abs/2204.07118).
+"""DeiT: training data-efficient image transformers & distillation through attention (Touvron et al. 2020,
+arxiv.org/abs/2012.12877), and DeiT III: revenge of the ViT (Touvron et al. 2022, arxiv.org/abs/2204.07118).
 
-A DeiT is a ViT with its own way of being trained; a distilled one has a second summary that listens to a teacher, and its
-prediction is the mean of both heads. A DeiT III has no position for its class token, LayerScale from 1e-4 and the same drop path
-throughout.
+A DeiT is a ViT with its own training recipe; a distilled one has a second summary, trained on a teacher's predictions,
+and its prediction is the mean of both heads. A DeiT III has no position for its class token, LayerScale initialised at
+1e-4 and a constant drop-path rate.
 """
 
 from vitrail.models.vit import Config, ViT

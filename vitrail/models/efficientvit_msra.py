@@ -1,8 +1,9 @@
-"""EfficientViT: memory efficient vision transformer with cascaded group attention (Liu et al. 2023, arxiv.org/abs/2305.07027).
+"""EfficientViT: memory efficient vision transformer with cascaded group attention (Liu et al. 2023,
+arxiv.org/abs/2305.07027).
 
-One attention between two feed-forward layers on each side, BatchNorm throughout, and heads in cascade: each sees its own share of
-the channels plus what the head before it found. This is Microsoft's; the EfficientViT of MIT is `efficientvit`. Names of parameters
-follow timm.
+One attention between two feed-forward layers on each side, BatchNorm throughout, and heads in cascade: the input of
+each is its share of the channels plus the output of the head before it. This is Microsoft's; the EfficientViT of MIT is
+`efficientvit`. Names of parameters follow timm.
 """
 
 from collections import OrderedDict
@@ -32,18 +33,13 @@ class Config:
     widths: Three = (128, 256, 384)  # of the three stages
     depths: Three = (1, 2, 3)
     heads: Three = (4, 4, 4)
-    kernels: tuple[Positive, ...] = (
-        7,
-        5,
-        3,
-        3,
-    )  # of the convolution over queries, from the first head of a stage to its last
+    kernels: tuple[Positive, ...] = (7, 5, 3, 3)  # of the convolution over queries, one for each head of a stage
     key_width: Positive = 16  # channels of a query or key
-    window: Positive = 7  # cells on a side of the square that attention sees; less where the map for `size` is smaller
+    window: Positive = 7  # cells along a side of the attention window; less where the map for `size` is smaller
     mlp_ratio: PositiveFloat = 2.0
-    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are made for; any other works too
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
-    summaries: Positive = 1  # 2: class and teacher, each with its norm
+    summaries: Positive = 1  # 2: class and distillation, each with its norm
     eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0  # before the classifier
     drop_path: Fraction = 0.0
@@ -75,7 +71,7 @@ class Conv(nn.Sequential):
         groups: int = 1,
         start: float = 1.0,
     ):
-        """`start`: of the norm's weights; 0 makes a residual branch start as nothing."""
+        """start: initial value of the norm's weights; 0 makes a residual branch start at zero."""
         super().__init__()
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out, config.eps)
@@ -93,7 +89,7 @@ class Residual(nn.Module):
 
 
 class Head(Attention):
-    """One head of the cascade, on windows [B D h w]; `bias` [N N] is its own. A convolution lets queries see their neighbours."""
+    """One head of the cascade, on windows [B D h w], with its own `bias` [N N] and a convolution over the queries."""
 
     def __init__(self, config: Config, width: int, kernel: int):
         super().__init__(width, heads=1)
@@ -112,8 +108,8 @@ class Head(Attention):
 
 
 class Cascade(Displacements):
-    """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since none can begin
-    before the one ahead of it has ended; a learned bias tells each how far apart two cells are, down and across."""
+    """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since
+    each needs the output of the one before; a learned bias encodes the distance of two cells, down and across."""
 
     index: Tensor
 
@@ -141,8 +137,8 @@ class Cascade(Displacements):
 
 
 class WindowMixer(nn.Module):
-    """A map [B D h w] cut into squares, each attending within itself. Zeros fill the map below and to the right up to whole squares;
-    the original lets them be attended to, so they are not masked."""
+    """Attention inside square windows of a map [B D h w]. The map is padded with zeros below and to the right; as in
+    the original, the padding is attended to and not masked."""
 
     def __init__(self, attn: Cascade, stride: int):
         super().__init__()
@@ -177,7 +173,7 @@ class Mlp(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Every channel times a number between 0 and 1 that the mean of all channels decides (Hu et al. 2017)."""
+    """Every channel times a gate between 0 and 1, computed from the mean of all channels (Hu et al. 2017)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -201,7 +197,7 @@ class Merge(nn.Module):
 
 
 class Block(nn.Module):
-    """Neighbours, channels, attention, neighbours, channels: each adds to what is there."""
+    """Depthwise convolution, MLP, attention, depthwise convolution, MLP; each is residual."""
 
     def __init__(self, config: Config, width: int, mixer: WindowMixer, drop_path: float):
         super().__init__()
@@ -223,7 +219,8 @@ class Stage(nn.Module):
 
 
 class EfficientViT(Backbone):
-    """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides 16, 32, 64."""
+    """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides
+    16, 32, 64."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -245,13 +242,13 @@ class EfficientViT(Backbone):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The step from one stage to the next counts as a block, as in the original."""
+        """The downsampling between stages counts as a block, as in the original."""
         steps = [
             m
             for stage in self.stages
             for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())
         ]
-        return steps[1:]  # there is none before the first stage
+        return steps[1:]  # the first stage has no downsampling
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)
@@ -264,7 +261,8 @@ class EfficientViT(Backbone):
 
 
 def build(config: Config) -> EfficientViT:
-    """An EfficientViT of Microsoft, freshly initialised: torch's own start, and zero for position biases and the last norms of blocks."""
+    """An EfficientViT of Microsoft, freshly initialised: torch's defaults; position biases and the last norms of blocks
+    zero."""
     return EfficientViT(config)
 
 
@@ -277,7 +275,7 @@ def stem(config: Config) -> nn.Sequential:
         made[f"conv{i}"] = Conv(config, inside, out, 3, 2)
         made[f"relu{i}"] = nn.ReLU(inplace=True)
         inside = out
-    made.popitem()  # the last convolution is left as it is
+    made.popitem()  # no activation after the last convolution
     return nn.Sequential(made)
 
 
@@ -294,26 +292,24 @@ def downsample(config: Config, inside: int, out: int) -> nn.Sequential:
 
 
 def distances(window: int) -> Tensor:
-    """Where in the table of biases the distance (down, across) of two cells stands: [N N], down * window + across."""
+    """The index into the bias table of the distance (down, across) of two cells: [N N], down * window + across."""
     place = torch.arange(window)
     apart = (place[:, None] - place).abs()
     return (apart[:, None, :, None] * window + apart[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 def check(config: Config) -> None:
-    """Errors: `UsageError` where widths, heads and kernels do not fit each other."""
+    """Errors: `UsageError` where widths, heads and kernels do not match."""
     for width, heads in zip(config.widths, config.heads, strict=True):
         if width % heads:
             near = sorted({max(heads, width // heads * heads), (width // heads + 1) * heads})
-            raise UsageError(f"width {width} does not divide into {heads} heads", f"nearest widths that work: {near}")
+            raise UsageError(f"width {width} is not divisible by {heads} heads", f"nearest widths that work: {near}")
         if heads > len(config.kernels):
-            raise UsageError(f"{heads} heads need as many kernels, not {len(config.kernels)}", "lengthen kernels")
+            raise UsageError(f"{heads} heads need {heads} kernels, not {len(config.kernels)}", "add kernels")
     if config.widths[0] < 8:
         raise UsageError(
-            f"the stem begins with an eighth of the first width, and {config.widths[0]} has none", "take at least 8"
+            f"the first width must be at least 8, not {config.widths[0]}", "the stem begins with an eighth"
         )
     for kernel in config.kernels:
         if kernel % 2 == 0:
-            raise UsageError(
-                f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}"
-            )
+            raise UsageError(f"kernel size {kernel} is even", f"nearest that work: {kernel - 1} and {kernel + 1}")
