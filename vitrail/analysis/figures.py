@@ -1,5 +1,5 @@
-"""Figures of what the rest of this folder finds. Each function returns a matplotlib `Figure` that no window and no global state knows
-of; matplotlib is imported when one is drawn."""
+"""Figures of the results of this folder. Each function returns a matplotlib `Figure` outside pyplot's global state;
+matplotlib is imported when one is drawn."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,10 @@ TILE = 1.4  # inches
 
 
 def overlay(image: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None) -> np.ndarray:
-    """A map [h w] in colours over an image uint8 [H W C], from its least to its greatest value: uint8 [H W 3].
+    """A map [h w] in colours over an image uint8 [H W C], scaled from its minimum to its maximum: uint8 [H W 3].
 
-    extent: height and width in pixels that the map covers, as `Cells.extent` says, where padding makes it more than the image.
+    extent: height and width in pixels that the map covers, see `Cells.extent`, where padding makes it more than the
+    image.
     """
     from matplotlib import colormaps
 
@@ -38,7 +39,7 @@ def overlay(image: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None
 
 
 def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:
-    """A figure of bare axes [rows columns]."""
+    """A figure of axes without frames, [rows columns]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(side * columns + 0.3, side * rows + 0.4), layout="constrained")
@@ -59,8 +60,8 @@ def create_charts(count: int) -> tuple["Figure", Any]:
 def draw_attention(
     image: np.ndarray, looks: Sequence[LayerAttention], query: int | tuple[int, int] | None = None, index: int = 0
 ) -> "Figure":
-    """What each head (across) of each layer (down) looks at on one image of a batch: from one query as `LayerAttention.attention_from` takes it, or
-    what the mean query looks at. Layers without a map of keys are left out."""
+    """The attention of each head (across) of each layer (down) on one image of a batch: from one query, see
+    `LayerAttention.attention_from`, or the mean over queries. Layers without a map of keys are omitted."""
     shown = [one for one in looks if one.keys.maps]
     figure, axes = tiles(max(1, len(shown)), max([one.parts.shape[2] for one in shown], default=1))
     for row, one in zip(axes, shown, strict=False):
@@ -72,7 +73,7 @@ def draw_attention(
 
 
 def draw_heat_maps(images: Sequence[np.ndarray], maps: Tensor, titles: Sequence[str] = ()) -> "Figure":
-    """Images above, the same under their maps [B h w] below: of rollout, relevance or gradient CAM."""
+    """Images above, the same with their maps [B h w] below: of rollout, relevance or gradient CAM."""
     figure, axes = tiles(2, len(images), 2.0)
     for i, image in enumerate(images):
         axes[0][i].imshow(to_rgb(image))
@@ -83,7 +84,7 @@ def draw_heat_maps(images: Sequence[np.ndarray], maps: Tensor, titles: Sequence[
 
 
 def draw_distances(profiles: Sequence[Profile]) -> "Figure":
-    """Mean distance in pixels and share of the greatest entropy over layers, a dot a head."""
+    """Mean distance in pixels and share of the maximum entropy over layers, a dot per head."""
     figure, axes = create_charts(2)
     for axis, values, title in (
         (axes[0], [p.distance for p in profiles], "mean attention distance, pixels"),
@@ -98,7 +99,8 @@ def draw_distances(profiles: Sequence[Profile]) -> "Figure":
 
 
 def draw_positions(encoding: Encoding) -> "Figure":
-    """Tiles of likeness, one a cell where the cell is; or the bias by displacement, one a head, red for what is added."""
+    """Tiles of similarity, one per cell at its position; or the bias by displacement, one per head, red where
+    positive."""
     panels = encoding.panels()
     figure, axes = tiles(panels.values.shape[0], panels.values.shape[1], panels.side)
     for row, values in zip(axes, panels.values, strict=True):
@@ -121,7 +123,7 @@ def draw_filters(found: Filters, across: int = 7) -> "Figure":
 
 
 def draw_similarity(found: Sequence[tuple[str, TokenSimilarity]]) -> "Figure":
-    """How alike patches are after each block, a line for each named model."""
+    """The similarity of patches after each block, a line for each named model."""
     figure, (axis,) = create_charts(1)
     for name, alike in found:
         axis.plot(range(1, len(alike.names) + 1), alike.cosine.tolist(), marker=".", label=name)
@@ -131,7 +133,7 @@ def draw_similarity(found: Sequence[tuple[str, TokenSimilarity]]) -> "Figure":
 
 
 def draw_token_colors(image: np.ndarray, found: Sequence[TokenColors], index: int = 0, across: int = 6) -> "Figure":
-    """An image and the patches of its blocks in colours."""
+    """An image and its patches after each block in colours."""
     count = len(found) + 1
     figure, axes = tiles(-(-count // across), min(across, count))
     axes.flat[0].imshow(to_rgb(image))
@@ -142,7 +144,7 @@ def draw_token_colors(image: np.ndarray, found: Sequence[TokenColors], index: in
 
 
 def draw_cka(found: CkaMatrix, names: tuple[str, str] = ("block", "block")) -> "Figure":
-    """CKA between layers, those of the first model upwards."""
+    """CKA between layers, with the first model on the vertical axis."""
     figure, (axis,) = create_charts(1)
     drawn = axis.imshow(found.values.numpy(), cmap="magma", vmin=0, vmax=1, origin="lower")
     axis.set(title="linear CKA", ylabel=names[0], xlabel=names[1])
@@ -151,7 +153,8 @@ def draw_cka(found: CkaMatrix, names: tuple[str, str] = ("block", "block")) -> "
 
 
 def draw_gradient_flow(found: Sequence[BlockFlow]) -> "Figure":
-    """By block: norms of activations and of gradients, with those of its parts, and what each residual branch changes."""
+    """By block: norms of activations and of gradients, with those of its parts, and the share of each residual
+    branch."""
     figure, axes = create_charts(3)
     blocks = range(1, len(found) + 1)
     for axis, number, title in (
@@ -174,7 +177,7 @@ def draw_gradient_flow(found: Sequence[BlockFlow]) -> "Figure":
 
 
 def draw_weights(one: LayerAttention, head: int = 0, index: int = 0) -> "Figure":
-    """The whole matrix of weights of one head, queries down and keys across."""
+    """The full weight matrix of one head, queries down and keys across."""
     figure, (axis,) = create_charts(1)
     drawn = axis.imshow(one.weights[index, head].numpy(), cmap=HEAT)
     axis.set(title=f"{one.name}, head {head}", ylabel="query", xlabel="key")

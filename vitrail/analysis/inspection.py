@@ -1,4 +1,4 @@
-"""One look at a model each: its arrays, its figures, a table where there is one, and what the numbers say in plain sentences."""
+"""Inspections of a model: arrays, figures, a table where there is one, and a summary in plain sentences."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ MAX_SHOWN = 4  # images whose patches are coloured
 
 
 class Inspection(NamedTuple):
-    """`name` begins the names of files; a table has a row of titles first."""
+    """name: the prefix of file names. table: a header row first."""
 
     name: str
     sentences: Sequence[str]
@@ -32,11 +32,13 @@ class Inspection(NamedTuple):
 
 
 def inspect_distance(model: nn.Module, batches: Iterable[ModelInputs], layers: Layers = None) -> Inspection:
-    """How far each head looks over all images of some batches. Errors: `UsageError` for a model without softmax attention."""
+    """The attention distance of each head over all images of some batches.
+
+    Errors: `UsageError` for a model without softmax attention."""
     given = iter(batches)
     first = next(given, None)
     if first is None:
-        raise UsageError("there are no images to look at", "give one batch or more")
+        raise UsageError("there are no images to inspect", "pass at least one batch")
     one = tuple(x[:1] for x in first) if isinstance(first, tuple) else first[:1]
     reference = [uniform_distance(look) for look in attention(model, one, layers)]
     profiles = distances.profile_layers(model, chain([first], given), layers)
@@ -60,14 +62,15 @@ def inspect_distance(model: nn.Module, batches: Iterable[ModelInputs], layers: L
 
 
 def uniform_distance(look: LayerAttention) -> float:
-    """The mean distance in pixels, if every query of a layer looked at all keys that it can see alike."""
+    """The mean distance in pixels of uniform attention of every query of a layer over the keys that it can attend
+    to."""
     seen = (look.parts[:1, :, :1] > distances.TINY) & (look.key_index >= 0)[:, None, None]
     alike = seen / seen.sum(-1, keepdim=True).clamp(min=1)
     return float(distances.mean_distance(dataclasses.replace(look, parts=alike.to(look.parts))))
 
 
 def inspect_positions(model: nn.Module) -> Inspection:
-    """How a model tells places. Errors: `UsageError` for one that has no position encoding."""
+    """The position encodings of a model. Errors: `UsageError` for one that has none."""
     found = positions.find_encodings(model)
     drawn = {one.name: figures.draw_positions(one) for one in found}
     words = [sentence for one in found for sentence in one.sentences()]
@@ -75,16 +78,15 @@ def inspect_positions(model: nn.Module) -> Inspection:
 
 
 def inspect_filters(model: nn.Module, count: int = 28) -> Inspection:
-    """The first filters by their principal components."""
+    """The principal components of the first layer's filters."""
     found = positions.compute_filters(model, count)
     arrays = {"components": found.images.numpy(), "shares": found.shares.numpy()}
     return Inspection("filters", sentences.describe_filters(found), arrays, {"": figures.draw_filters(found)})
 
 
 def inspect_tokens(model: nn.Module, batches: Iterable[ModelInputs], images: Sequence[np.ndarray]) -> Inspection:
-    """How alike patches grow over all batches, each image counting the same, and the patches of the first few images in colours.
-
-    images: uint8 [H W C], those of the first batch as they are."""
+    """The similarity of patches after each block over all batches, with equal weight for each image, and the patches of
+    the first few images in colours. images: uint8 [H W C], the images of the first batch, not preprocessed."""
     sums, count, coloured = torch.zeros(1), 0, list[tokens.TokenColors]()
     names: list[str] = []
     for batch in batches:
@@ -93,7 +95,7 @@ def inspect_tokens(model: nn.Module, batches: Iterable[ModelInputs], images: Seq
         sums, count = sums + size * mean, count + size
         coloured = coloured or tokens.compute_colors(model, batch)
     if not count:
-        raise UsageError("there are no images to look at", "give one batch or more")
+        raise UsageError("there are no images to inspect", "pass at least one batch")
     alike = tokens.TokenSimilarity(names, sums / count)
     drawn = {"": figures.draw_similarity([("all images", alike)])}
     for i in range(min(MAX_SHOWN, len(images), len(coloured[0].images))):
@@ -112,7 +114,7 @@ def inspect_cka(
     other: nn.Module | None = None,
     names: tuple[str, str] = ("block", "block"),
 ) -> Inspection:
-    """How alike the blocks of one model are, or of two on the same images. names: of the two models, for the figure."""
+    """The CKA of the blocks of one model, or of two on the same images. names: of the two models, for the figure."""
     found = tokens.compute_cka(model, batches, other)
     rows = [
         ["", *found.column_names],
@@ -123,7 +125,7 @@ def inspect_cka(
 
 
 def inspect_gradients(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> Inspection:
-    """Norms of activations and gradients by block and part, and what each residual branch changes, on what `loss` is of."""
+    """Norms of activations and gradients of `loss` by block and part, and the contribution of each residual branch."""
     found = gradient_flow.measure_flow(model, loss)
     rows = [["block", "part", "activation", "gradient", "branches"]]
     for one in found:

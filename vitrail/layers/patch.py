@@ -51,7 +51,7 @@ class ConvStem(nn.Module):
         if patch < 2 or patch != 1 << steps:
             low = 1 << max(1, steps)
             raise UsageError(
-                f"the convolutional stem needs a patch that is a power of two, not {patch}",
+                f"the convolutional stem halves the image; patch {patch} is not a power of two",
                 f"nearest that work: {low} and {2 * low}",
             )
         wide = [32 << i for i in range(steps)]

@@ -1,6 +1,7 @@
-"""Whether made images are copies: how near they lie to the images that were learned from, against held-out ones.
+"""Copying of training images by a generative model: distances of generated and of held-out images to training images.
 
-Source: Meehan et al. 2020 (arxiv.org/abs/2004.05675), whose test also ranks both kinds by their distance to the training images.
+Source: Meehan et al. 2020 (arxiv.org/abs/2004.05675), whose test also ranks both kinds by their distance to the
+training images.
 """
 
 from collections.abc import Iterable
@@ -14,16 +15,17 @@ from vitrail.metrics.generation import CHUNK, distances
 
 
 class Nearest(NamedTuple):
-    """The nearest of many to each of Q, in rising order: how far they are, and which, [Q k] each."""
+    """The nearest neighbours of each of Q queries, nearest first: distances and indices, [Q k] each."""
 
     distances: Tensor
     indices: Tensor
 
 
 class CopyingStatistics(NamedTuple):
-    """relative: the median distance of made images in parts of that of held-out ones. closer: the share of all pairs of a made and a
-    held-out image of which the made one lies closer. deviations: how far that is from a half, in standard deviations of chance. nearer:
-    how many made ones lie closer than every held-out one."""
+    """relative: the median distance of generated images divided by that of held-out ones. closer: the share of all
+    pairs of a generated and a held-out image in which the generated one is closer. deviations: its z-score, the
+    difference from one half in standard deviations. nearer: the number of generated images closer than every held-out
+    one."""
 
     relative: float
     closer: float
@@ -32,7 +34,8 @@ class CopyingStatistics(NamedTuple):
 
 
 def nearest_neighbors(queries: Tensor, pieces: Iterable[tuple[Tensor, Tensor]], k: int) -> Nearest:
-    """Of `queries` [Q D], or the nearer of several views [V Q D] of them; `pieces` come in pieces [n D] with their places [n]."""
+    """The nearest neighbours of `queries` [Q D], or of the nearest of several views [V Q D] of them; `pieces`: chunks
+    of features [n D] with their indices [n]."""
     views = queries if queries.ndim == 3 else queries[None]
     count = views.shape[1]
     best = Nearest(views.new_zeros(count, 0), torch.zeros(count, 0, dtype=torch.int64, device=views.device))
@@ -47,7 +50,7 @@ def nearest_neighbors(queries: Tensor, pieces: Iterable[tuple[Tensor, Tensor]], 
 
 
 def compare_distances(made: Tensor, held_out: Tensor) -> CopyingStatistics:
-    """Of the distances of both kinds to their nearest training images, [M] and [H]."""
+    """The statistics of the distances of generated [M] and held-out images [H] to their nearest training images."""
     made, held_out = made.double(), held_out.double()
     m, h = len(made), len(held_out)
     pairs = made[:, None] - held_out

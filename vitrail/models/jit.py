@@ -48,8 +48,8 @@ class Config:
 
 
 VARIANTS = {
-    "nano":     Config(width=128, depth=6,   heads=4, bottleneck=16, context=4, context_start=2, patch=4, size=(28, 28)),
-    "nano_7":   Config(width=128, depth=6,   heads=4, bottleneck=32, context=4, context_start=2, patch=7, size=(28, 28)),
+    "nano":     Config(width=128, depth=6, heads=4, bottleneck=16, context=4, context_start=2, patch=4, size=(28, 28)),
+    "nano_7":   Config(width=128, depth=6, heads=4, bottleneck=32, context=4, context_start=2, patch=7, size=(28, 28)),
     "tiny":     Config(width=192,  depth=12, heads=3,  bottleneck=32,  context=8, patch=4, size=(32, 32)),
     "base_16":  Config(width=768,  depth=12, heads=12, bottleneck=128),
     "base_32":  Config(width=768,  depth=12, heads=12, bottleneck=128, patch=32, size=(512, 512)),
