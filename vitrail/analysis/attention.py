@@ -98,22 +98,22 @@ def attention(
     Errors: `UsageError` for a model without softmax attention, and for layers and heads that it does not have.
     """
     chosen = choose_attentions(model, layers)
-    args, made, looks = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
+    args, parts, results = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
 
-    def see(name: str, module: Attention, args: tuple, out: Tensor) -> None:
+    def record(name: str, module: Attention, args: tuple, out: Tensor) -> None:
         weights = module.weights(*args).float()
         site = next(s for s, modules in chosen.items() if name in modules)
         alone = len(chosen[site]) == 1
-        made.setdefault(site, []).append((select_heads(weights, heads, name) if alone else weights).cpu())
-        if len(made[site]) == len(chosen[site]):
-            joined = made[site][0] if alone else select_heads(torch.cat(made[site], dim=1), heads, site)
-            looks[site] = build_layer_attention(site, joined, module.locate(*args))
-            del made[site]
+        parts.setdefault(site, []).append((select_heads(weights, heads, name) if alone else weights).cpu())
+        if len(parts[site]) == len(chosen[site]):
+            joined = parts[site][0] if alone else select_heads(torch.cat(parts[site], dim=1), heads, site)
+            results[site] = build_layer_attention(site, joined, module.locate(*args))
+            del parts[site]
 
-    watched = {name: m for modules in chosen.values() for name, m in modules.items()}
+    modules_by_name = {name: m for modules in chosen.values() for name, m in modules.items()}
     with torch.no_grad():
-        run_with_hooks(model, args, watched, see)
-    return [looks[site] for site in chosen if site in looks]
+        run_with_hooks(model, args, modules_by_name, record)
+    return [results[site] for site in chosen if site in results]
 
 
 def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> LayerAttention:
@@ -123,35 +123,37 @@ def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> La
 
 def find_attentions(model: nn.Module) -> dict[str, dict[str, Attention]]:
     """The softmax attentions of a model in order; those in one `ModuleList` are the heads of one layer."""
-    found: dict[str, dict[str, Attention]] = {}
+    attentions: dict[str, dict[str, Attention]] = {}
     for name, module in named_attentions(model).items():
-        above = name.rpartition(".")[0]
-        found.setdefault(above if isinstance(model.get_submodule(above), nn.ModuleList) else name, {})[name] = module
-    return found
+        parent = name.rpartition(".")[0]
+        attentions.setdefault(parent if isinstance(model.get_submodule(parent), nn.ModuleList) else name, {})[name] = (
+            module
+        )
+    return attentions
 
 
 def choose_attentions(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
     """Those of `find_attentions` in the chosen layers, in their order."""
-    known = find_attentions(model)
-    if not known:
+    attentions = find_attentions(model)
+    if not attentions:
         raise UsageError(
             f"{type(backbone_of(model)).__name__} has no softmax attention, so it has no attention weights",
             "use gradient CAM: vitrail look, or vitrail.analysis.cam.gradient_cam",
         )
     if layers is None:
-        return known
-    wanted: set[str] = set()
+        return attentions
+    names: set[str] = set()
     for layer in [layers] if isinstance(layers, int | str) else layers:
-        wanted.update(
-            match_names(layer, list(known)) if isinstance(layer, str) else [match_numbers(layer, list(known))]
+        names.update(
+            match_names(layer, list(attentions)) if isinstance(layer, str) else [match_numbers(layer, list(attentions))]
         )
-    return {name: modules for name, modules in known.items() if name in wanted}
+    return {name: modules for name, modules in attentions.items() if name in names}
 
 
 def match_names(layer: str, names: Sequence[str]) -> list[str]:
     """All layers inside a module, given by its name in the model or in its backbone."""
-    found = [n for n in names if f"{n}.".startswith((f"{layer}.", f"backbone.{layer}."))]
-    return found or [choose(layer, names, "layer")]
+    matches = [n for n in names if f"{n}.".startswith((f"{layer}.", f"backbone.{layer}."))]
+    return matches or [choose(layer, names, "layer")]
 
 
 def match_numbers(layer: int, names: Sequence[str]) -> str:

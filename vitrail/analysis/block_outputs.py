@@ -72,15 +72,15 @@ def layouts_in(value: Any) -> Iterator[TokenLayout]:
 
 def map_outputs(model: nn.Module, args: tuple, make: Callable[[BlockOutput], Any]) -> tuple[list[str], list[Any]]:
     """The names of all block outputs and the results of `make` for each, without gradients. Nothing else is kept."""
-    names, made = [], []
+    names, results = [], []
 
     def see(state: BlockOutput) -> None:
         names.append(state.name)
-        made.append(make(state))
+        results.append(make(state))
 
     with torch.no_grad():
         visit_outputs(model, args, see)
-    return names, made
+    return names, results
 
 
 def flatten_tokens(state: BlockOutput) -> Tensor:

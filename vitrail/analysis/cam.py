@@ -26,12 +26,12 @@ def gradient_cam(model: nn.Module, images: ModelInputs, classes: Tensor | int | 
     """
     args = prepare_inputs(model, images)
     args = (args[0].detach().clone().requires_grad_(), *args[1:])
-    found: list[BlockOutput] = []
+    outputs: list[BlockOutput] = []
     with torch.enable_grad():
-        score = class_scores(visit_outputs(model, args, found.append, before=True), classes).sum()
-        gradients = torch.autograd.grad(score, [s.raw for s in found], allow_unused=True)
+        score = class_scores(visit_outputs(model, args, outputs.append, before=True), classes).sum()
+        gradients = torch.autograd.grad(score, [s.raw for s in outputs], allow_unused=True)
     blocks: dict[str, list[tuple[BlockOutput, Tensor]]] = {}
-    for state, gradient in zip(found, gradients, strict=True):
+    for state, gradient in zip(outputs, gradients, strict=True):
         if gradient is not None and state.grid is not None and bool(state.cells(gradient).any()):
             blocks.setdefault(state.block, []).append((state, gradient))
     if not blocks:

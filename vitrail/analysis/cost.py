@@ -70,7 +70,7 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
     ghost = copy_to_meta(model)
     with torch.no_grad(), on_meta_device():
         one = record_forward(ghost, make_inputs(ghost, 1, channels, size))
-        seen = one if batch == 1 else record_forward(ghost, make_inputs(ghost, batch, channels, size))
+        memory = one if batch == 1 else record_forward(ghost, make_inputs(ghost, batch, channels, size))
     counts = {name: sum(ops.values()) // 2 for name, ops in one.counter.get_flop_counts().items()}
     by_part = count_parts(ghost, counts, one.overcounted)
     return Cost(
@@ -79,8 +79,8 @@ def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         macs=sum(by_part.values()),
-        attention_bytes=seen.attention,
-        activation_bytes=seen.activations,
+        attention_bytes=memory.attention,
+        activation_bytes=memory.activations,
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         by_part=by_part,
     )

@@ -28,12 +28,12 @@ def profile_layers(model: nn.Module, batches: Iterable[ModelInputs], layers: Lay
     sums: dict[str, list[Tensor]] = {}
     images = 0
     for batch in batches:
-        looks = attention(model, batch, layers)
-        images += len(looks[0].parts)
-        for one in looks:
-            found = [mean_distance(one), *entropy(one)]
-            before = sums.get(one.name, [torch.zeros(1)] * 3)
-            sums[one.name] = [a + b.sum(0) for a, b in zip(before, found, strict=True)]
+        attentions = attention(model, batch, layers)
+        images += len(attentions[0].parts)
+        for one in attentions:
+            values = [mean_distance(one), *entropy(one)]
+            total = sums.get(one.name, [torch.zeros(1)] * 3)
+            sums[one.name] = [a + b.sum(0) for a, b in zip(total, values, strict=True)]
     return [Profile(name, *(s / images for s in three)) for name, three in sums.items()]
 
 
@@ -47,10 +47,10 @@ def mean_distance(one: LayerAttention) -> Tensor:
     if not one.queries.maps or not one.keys.maps:
         return one.parts.new_full((one.parts.shape[0], one.parts.shape[2]), float("nan"))
     here, there = one.queries.centres[queries.clamp(min=0)], one.keys.centres[keys.clamp(min=0)]  # [g n 2], [g m 2]
-    apart = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist")  # [g n m]
-    seen = one.parts * (keys >= 0)[:, None, None]
-    far = torch.einsum("bghnm,gnm->bghn", seen, apart) / seen.sum(-1).clamp(min=TINY)
-    return over_queries(far, queries >= 0)
+    distances = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist")  # [g n m]
+    weights = one.parts * (keys >= 0)[:, None, None]
+    mean = torch.einsum("bghnm,gnm->bghn", weights, distances) / weights.sum(-1).clamp(min=TINY)
+    return over_queries(mean, queries >= 0)
 
 
 def entropy(one: LayerAttention) -> tuple[Tensor, Tensor]:

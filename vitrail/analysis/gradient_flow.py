@@ -39,21 +39,23 @@ def measure_flow(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[
     loss: from the model to a scalar, or to named ones that are summed, as `lambda m: task.loss(m, batch)`.
     Errors: `UsageError` for a loss that does not depend on any block.
     """
-    seen = FlowRecorder(dict(inner for name, block in blocks_of(model).items() for inner in open_block(name, block)))
-    with torch.enable_grad(), evaluation_mode(model), temporary_hooks(seen.hooks()):
+    recorder = FlowRecorder(
+        dict(inner for name, block in blocks_of(model).items() for inner in open_block(name, block))
+    )
+    with torch.enable_grad(), evaluation_mode(model), temporary_hooks(recorder.hooks()):
         losses = loss(model)
         total = sum(losses.values()) if isinstance(losses, Mapping) else losses
-        tensors = [t for t in seen.tensors.values() if t.requires_grad]
+        tensors = [t for t in recorder.tensors.values() if t.requires_grad]
         if not isinstance(total, Tensor) or total.ndim or not total.requires_grad or not tensors:
             raise UsageError(
                 "this loss has no gradient",
                 "return a scalar that depends on trainable weights of the model",
             )
         gradients = torch.autograd.grad(total, tensors, allow_unused=True)
-    back = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
-    norms = {key: Norms(rms(t), rms(back.get(id(t)))) for key, t in seen.tensors.items()}
-    parts = {name: {p: n for (block, p), n in norms.items() if block == name and p} for name in seen.blocks}
-    return [BlockFlow(n, norms[n, ""], parts[n], seen.shares(n)) for n in seen.blocks if (n, "") in norms]
+    gradient_by_id = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
+    norms = {key: Norms(rms(t), rms(gradient_by_id.get(id(t)))) for key, t in recorder.tensors.items()}
+    parts = {name: {p: n for (block, p), n in norms.items() if block == name and p} for name in recorder.blocks}
+    return [BlockFlow(n, norms[n, ""], parts[n], recorder.shares(n)) for n in recorder.blocks if (n, "") in norms]
 
 
 def rms(x: Tensor | None) -> float:
@@ -71,21 +73,21 @@ class FlowRecorder:
         self.added: dict[str, list[Tensor]] = {name: [] for name in blocks}
 
     def hooks(self) -> list[Any]:
-        made: list[Any] = []
+        handles: list[Any] = []
         for name, block in self.blocks.items():
-            made += [
+            handles += [
                 block.register_forward_pre_hook(self.enters(name)),
                 block.register_forward_hook(self.leaves(name, "")),
             ]
             for part, module in block.named_modules():
                 if isinstance(module, Attention):
-                    made.append(module.register_forward_hook(self.attends(name, part)))
+                    handles.append(module.register_forward_hook(self.attends(name, part)))
                 elif isinstance(module, DropPath | SkipPath):
-                    made.append(module.register_forward_hook(self.adds(name)))
-            made += [
+                    handles.append(module.register_forward_hook(self.adds(name)))
+            handles += [
                 m.register_forward_hook(self.leaves(name, part)) for part, m in block.named_children() if is_mixer(m)
             ]
-        return made
+        return handles
 
     def enters(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple) -> None:
@@ -111,10 +113,10 @@ class FlowRecorder:
         """Attention again from queries, keys and values that are in the graph; its result replaces the first."""
 
         def hook(module: Attention, args: tuple, out: Tensor) -> Tensor:
-            found = module.project(*args)
-            mixed = F.scaled_dot_product_attention(found.queries, found.keys, found.values, found.mask())
+            inputs = module.project(*args)
+            mixed = F.scaled_dot_product_attention(inputs.queries, inputs.keys, inputs.values, inputs.mask())
             again = module.dropout(module.proj(merge_heads(mixed)))
-            for label, tensor in zip(("q", "k", "v", "proj"), (*found[:3], again), strict=True):
+            for label, tensor in zip(("q", "k", "v", "proj"), (*inputs[:3], again), strict=True):
                 self.tensors[name, f"{part}.{label}".lstrip(".")] = tensor
             return again
 
@@ -125,14 +127,14 @@ class FlowRecorder:
         x, out = self.inputs.get(name), self.tensors[name, ""].detach()
         if x is None or x.shape != out.shape:
             return ()
-        found, stream = [], x
+        ratios, stream = [], x
         for branch in self.added[name]:
             if branch.shape != stream.shape:
                 break
             stream = stream + branch
-            found.append(rms(branch) / max(rms(stream), TINY))
-        if found and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
-            return tuple(found)
+            ratios.append(rms(branch) / max(rms(stream), TINY))
+        if ratios and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
+            return tuple(ratios)
         return (rms(out - x) / max(rms(out), TINY),)
 
 

@@ -102,11 +102,11 @@ def class_scores(output: Any, classes: Tensor | int | None) -> Tensor:
         raise UsageError(f"an output {type(output).__name__} has no class scores", "use a model with its head")
     logits = logits.flatten(2).sum(2) if logits.ndim > 2 else logits
     if classes is None:
-        wanted = logits.argmax(1)
+        labels = logits.argmax(1)
     else:
-        wanted = torch.as_tensor(classes, device=logits.device).expand(len(logits))
-        if int(wanted.min()) < 0 or int(wanted.max()) >= logits.shape[1]:
+        labels = torch.as_tensor(classes, device=logits.device).expand(len(logits))
+        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
             raise UsageError(
-                f"class {wanted.tolist()} is not one of {logits.shape[1]}", f"classes are 0 to {logits.shape[1] - 1}"
+                f"class {labels.tolist()} is not one of {logits.shape[1]}", f"classes are 0 to {logits.shape[1] - 1}"
             )
-    return logits.gather(1, wanted[:, None])[:, 0]
+    return logits.gather(1, labels[:, None])[:, 0]

@@ -30,10 +30,10 @@ def find_visible_area(pre: Preprocess, height: int, width: int) -> VisibleArea:
     if pre.resize_mode == "crop":
         scale = max(pre.size[0] / height, pre.size[1] / width) / pre.crop_ratio
         parts = []
-        for whole, kept in zip((height, width), pre.size, strict=True):
+        for whole, visible in zip((height, width), pre.size, strict=True):
             scaled = round(whole * scale)
-            begin = (scaled - kept) // 2
-            parts.append(slice(round(begin * whole / scaled), round((begin + kept) * whole / scaled)))
+            begin = (scaled - visible) // 2
+            parts.append(slice(round(begin * whole / scaled), round((begin + visible) * whole / scaled)))
         return VisibleArea(parts[0], parts[1], pre.size)
     return VisibleArea(slice(0, height), slice(0, width), pre.scaled_size(height, width))
 
@@ -52,8 +52,8 @@ def compute_extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
 def overlay_map(image: np.ndarray, heat: Tensor, pre: Preprocess, covers: Grid) -> np.ndarray:
     """A map [h w] of a model's cells in colours over the image uint8 [H W C], at its resolution: uint8 [H W 3]. Pixels
     outside the visible area are not changed. covers: see `compute_extent`."""
-    place = find_visible_area(pre, *image.shape[:2])
-    large = resize_to_image(heat.detach().float().cpu(), pre.size, covers)[: place.canvas[0], : place.canvas[1]]
-    drawn = to_rgb(image).copy()
-    drawn[place.rows, place.columns] = overlay(image[place.rows, place.columns], large)
-    return drawn
+    area = find_visible_area(pre, *image.shape[:2])
+    large = resize_to_image(heat.detach().float().cpu(), pre.size, covers)[: area.canvas[0], : area.canvas[1]]
+    result = to_rgb(image).copy()
+    result[area.rows, area.columns] = overlay(image[area.rows, area.columns], large)
+    return result

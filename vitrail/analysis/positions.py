@@ -128,13 +128,13 @@ def find_encodings(model: nn.Module, grid: Grid | None = None) -> list[Encoding]
     """All position encodings of a model. grid: (height, width) in cells for tables and rotations, by default the grid
     that they were built for. Errors: `UsageError` for a model that has none."""
     backbone = backbone_of(model)
-    found = list(encodings_of(backbone, grid))
-    if not found:
+    encodings = list(encodings_of(backbone, grid))
+    if not encodings:
         raise UsageError(
             f"{type(backbone).__name__} has no position encoding",
             "there is nothing to plot: its convolutions infer positions from zero padding",
         )
-    return found
+    return encodings
 
 
 def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:

@@ -51,15 +51,15 @@ def draw_subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """
     if labels.ndim == 1:
         members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-        return np.sort(np.concatenate([some(m, share, seed, c) for c, m in enumerate(members)]))
-    taken = some(np.arange(len(labels)), share, seed, 0)
+        return np.sort(np.concatenate([sample_members(m, share, seed, c) for c, m in enumerate(members)]))
+    chosen = sample_members(np.arange(len(labels)), share, seed, 0)
     for c in np.flatnonzero(labels.any(0)):
-        if not labels[taken, c].any():
-            taken = np.append(taken, some(np.flatnonzero(labels[:, c]), 0.0, seed, int(c) + 1))
-    return np.unique(taken)
+        if not labels[chosen, c].any():
+            chosen = np.append(chosen, sample_members(np.flatnonzero(labels[:, c]), 0.0, seed, int(c) + 1))
+    return np.unique(chosen)
 
 
-def some(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarray:
+def sample_members(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarray:
     """A random share of the members, at least one."""
     chance = np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64)))
     return chance.permutation(members)[: max(1, round(share * len(members)))]
@@ -106,28 +106,28 @@ def choose_l2(
 ) -> L2Choice:
     """The L2 strength whose probe, fitted on the larger part of the features, is best on the rest: by score, then by
     loss."""
-    kept, held = split_off(labels.cpu().numpy(), seed)
-    if not len(held):
+    train, validation = split_off(labels.cpu().numpy(), seed)
+    if not len(validation):
         return L2Choice(MIDDLE, {})
-    x, y = features[kept], labels[kept]
+    x, y = features[train], labels[train]
     scores: dict[float, float] = {}
     ranks: dict[float, tuple[float, float]] = {}
-    fitted = None
+    probe = None
     for l2 in sorted(strengths, reverse=True):
-        fitted = fit_probe(x, y, classes, l2, fitted)
-        logits = (features[held] - fitted.mean) / fitted.std @ fitted.weight + fitted.bias
+        probe = fit_probe(x, y, classes, l2, probe)
+        logits = (features[validation] - probe.mean) / probe.std @ probe.weight + probe.bias
         probabilities = logits.sigmoid() if labels.ndim == 2 else logits.softmax(1)
-        scores[l2] = score(probabilities, labels[held])
-        ranks[l2] = (scores[l2], -float(loss(logits, labels[held])))
+        scores[l2] = score(probabilities, labels[validation])
+        ranks[l2] = (scores[l2], -float(loss(logits, labels[validation])))
     return L2Choice(max(ranks, key=lambda l2: ranks[l2]), scores)
 
 
 def split_off(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices for training and for validation. A class of one image is in the training part."""
     if labels.ndim == 1:
-        kept = [m if len(m) == 1 else some(m, 1 - HELD_OUT, seed, c)[: len(m) - 1]
+        parts = [m if len(m) == 1 else sample_members(m, 1 - HELD_OUT, seed, c)[: len(m) - 1]
                 for c, m in enumerate(np.flatnonzero(labels == c) for c in np.unique(labels))]  # fmt: skip
-        chosen = np.sort(np.concatenate(kept))
+        chosen = np.sort(np.concatenate(parts))
     else:
         chosen = draw_subset(labels, 1 - HELD_OUT, seed)
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
@@ -148,19 +148,19 @@ def knn_probabilities(
 
     Queries are compared in chunks of at most `SIMILARITIES` numbers; of N < k neighbours all vote.
     """
-    known = F.normalize(train, dim=1)
+    unit = F.normalize(train, dim=1)
     each = max(1, SIMILARITIES // max(1, len(train)))
     most = min(max(ks), len(train))
-    found: dict[int, list[Tensor]] = {k: [] for k in ks}
+    parts_by_k: dict[int, list[Tensor]] = {k: [] for k in ks}
     for start in range(0, len(queries), each):
-        similar = F.normalize(queries[start : start + each], dim=1) @ known.T
+        similar = F.normalize(queries[start : start + each], dim=1) @ unit.T
         near = similar.topk(most, dim=1)  # in falling order, so that the first k are the k nearest
         weights = ((near.values - near.values[:, :1]) / TEMPERATURE).exp()  # relative to the nearest, to avoid overflow
-        voted = labels[near.indices]
+        neighbour_labels = labels[near.indices]
         for k in ks:
-            votes = weights.new_zeros(len(similar), classes).scatter_add_(1, voted[:, :k], weights[:, :k])
-            found[k].append(votes / votes.sum(1, keepdim=True))
-    return {k: torch.cat(parts) for k, parts in found.items()}
+            votes = weights.new_zeros(len(similar), classes).scatter_add_(1, neighbour_labels[:, :k], weights[:, :k])
+            parts_by_k[k].append(votes / votes.sum(1, keepdim=True))
+    return {k: torch.cat(parts) for k, parts in parts_by_k.items()}
 
 
 def probe_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -49,10 +49,10 @@ def rollout(
     each row without its smallest weights (the share `discard`) and normalised to a sum of one.
     Errors: `UsageError` for layers that are not one sequence over the same tokens.
     """
-    looks = attention(model, images, layers, heads)
-    check(looks, model, discard)
-    steps = [discard_smallest(one, discard) for one in looks]
-    return trace_shares(looks, steps, summary_row(looks[-1]), residual, 1.0 - residual).cells[:, 0]
+    attentions = attention(model, images, layers, heads)
+    check(attentions, model, discard)
+    steps = [discard_smallest(one, discard) for one in attentions]
+    return trace_shares(attentions, steps, summary_row(attentions[-1]), residual, 1.0 - residual).cells[:, 0]
 
 
 def relevance(
@@ -64,12 +64,12 @@ def relevance(
     classes: an index, one per image [B], or None for the predicted one. Computes the chosen layers from their weights,
     not by the fused kernel. Errors: as `rollout`, and `UsageError` for a model without a head.
     """
-    looks = positive_relevance(model, images, classes, layers)
-    check(looks, model, 0.0)
-    steps = [one.parts[:, :, 0] for one in looks]
-    start = summary_row(looks[-1])
-    nothing = trace_shares(looks, [torch.zeros_like(step) for step in steps], start, 1.0, 1.0)
-    return (trace_shares(looks, steps, start, 1.0, 1.0).cells - nothing.cells)[:, 0]
+    attentions = positive_relevance(model, images, classes, layers)
+    check(attentions, model, 0.0)
+    steps = [one.parts[:, :, 0] for one in attentions]
+    start = summary_row(attentions[-1])
+    nothing = trace_shares(attentions, [torch.zeros_like(step) for step in steps], start, 1.0, 1.0)
+    return (trace_shares(attentions, steps, start, 1.0, 1.0).cells - nothing.cells)[:, 0]
 
 
 def positive_relevance(
@@ -82,37 +82,37 @@ def positive_relevance(
     weights: dict[str, Tensor] = {}
     layouts = {}
 
-    def see(name: str, module: Attention, args: tuple, out: Tensor) -> Tensor:
+    def record(name: str, module: Attention, args: tuple, out: Tensor) -> Tensor:
         weight = module.weights(*args)
         values = module.project(*args).values
         weights[name], layouts[name] = weight, module.locate(*args)
         return module.dropout(module.proj(merge_heads(weight.to(values.dtype) @ values)))
 
-    watched = {name: m for modules in chosen.values() for name, m in modules.items()}
+    modules_by_name = {name: m for modules in chosen.values() for name, m in modules.items()}
     with torch.enable_grad():
-        score = class_scores(run_with_hooks(model, args, watched, see), classes).sum()
+        score = class_scores(run_with_hooks(model, args, modules_by_name, record), classes).sum()
         gradients = torch.autograd.grad(score, list(weights.values()), allow_unused=True)
     positive = {}
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
         product = torch.zeros_like(weight) if gradient is None else (gradient * weight).clamp(min=0)
         positive[name] = product.detach().float().mean(1, keepdim=True).cpu()
-    looks = []
+    attentions = []
     for site, modules in chosen.items():
         names = [name for name in modules if name in positive]
         if names:
             mean = torch.stack([positive[name] for name in names]).mean(0)
-            looks.append(build_layer_attention(site, mean, layouts[names[0]]))
-    return looks
+            attentions.append(build_layer_attention(site, mean, layouts[names[0]]))
+    return attentions
 
 
-def check(looks: Sequence[LayerAttention], model: nn.Module, discard: float) -> None:
+def check(attentions: Sequence[LayerAttention], model: nn.Module, discard: float) -> None:
     """Errors: `UsageError` where the layers are not one sequence over ever coarser grids."""
     if not 0.0 <= discard < 1.0:
         raise UsageError(f"discard is a share of the weights, not {discard}", "use at least 0 and less than 1")
     owners = {id(m): i for i, block in enumerate(block_list(model)) for m in block.modules()}
     grids: dict[int, tuple[int, int]] = {}
     before = None
-    for one in looks:
+    for one in attentions:
         if len(one.queries.maps) != 1 or len(one.keys.maps) != 1 or one.queries.trailing:
             raise UsageError(
                 f"{one.name} attends from one set of tokens to another; rollout needs layers over the same tokens",
@@ -147,18 +147,18 @@ def discard_smallest(one: LayerAttention, discard: float) -> Tensor:
 
 
 def trace_shares(
-    looks: Sequence[LayerAttention], steps: Sequence[Tensor], shares: Tensor, stays: float, passes: float
+    attentions: Sequence[LayerAttention], steps: Sequence[Tensor], shares: Tensor, stays: float, passes: float
 ) -> TokenShares:
     """Shares of the last layer's tokens [B r N], propagated back to the input of the first: each layer keeps `stays` of
     each share and distributes `passes` of it to the keys by its step [B g n m]."""
     added = shares[:, :, :0]  # of tokens added in later layers: they come from no cell
-    for i in reversed(range(len(looks))):
-        one = looks[i]
-        if i + 1 < len(looks):
-            shares, new = to_earlier_layer(shares, looks[i + 1].queries, one.queries)
+    for i in reversed(range(len(attentions))):
+        one = attentions[i]
+        if i + 1 < len(attentions):
+            shares, new = to_earlier_layer(shares, attentions[i + 1].queries, one.queries)
             added = torch.cat([new, added], dim=2)
         shares = stays * shares + passes * distribute(one, steps[i], shares)
-    side = looks[0].queries
+    side = attentions[0].queries
     return TokenShares(
         torch.cat([shares[:, :, : side.leading], added], dim=2),
         shares[:, :, side.leading :].unflatten(2, side.maps[0].grid),

@@ -24,13 +24,13 @@ def rank_values(values: np.ndarray) -> np.ndarray:
 
 def rank_correlation(values: Sequence[float] | np.ndarray) -> float:
     """The rank correlation of values with their order (Spearman), 0 where nothing changes."""
-    found = rank_values(np.asarray(values, float))
-    if len(found) < 2 or found.std() == 0:
+    ranks = rank_values(np.asarray(values, float))
+    if len(ranks) < 2 or ranks.std() == 0:
         return 0.0
-    return float(np.corrcoef(np.arange(len(found)), found)[0, 1])
+    return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
 
 
-def flat(values: Sequence[float] | np.ndarray) -> bool:
+def is_flat(values: Sequence[float] | np.ndarray) -> bool:
     """Whether values differ by no more than `SLIGHT`."""
     found = np.asarray(values, float)
     return bool(np.ptp(found) <= SLIGHT * np.abs(found).max())
@@ -39,7 +39,7 @@ def flat(values: Sequence[float] | np.ndarray) -> bool:
 def describe_change(values: Sequence[float] | np.ndarray) -> str:
     """The trend of values in words, with the rank correlation."""
     r = rank_correlation(values)
-    if flat(values):
+    if is_flat(values):
         return f"hardly changes with depth ({len(values)} layers)"
     how = "grows" if r >= CLEAR else "falls" if r <= -CLEAR else "neither grows nor falls clearly"
     return f"{how} with depth (rank correlation {r:+.2f} over {len(values)} layers)"
@@ -55,7 +55,7 @@ def describe_distances(profiles: Sequence[Profile], even: Sequence[float]) -> li
     if len(placed) > 1:
         ends = f"{means[0]:.1f} pixels in the first layer and {means[-1]:.1f} in the last"
         lines.append(f"Mean attention distance is {ends}; it {describe_change(means)}.")
-    if len(placed) > 1 and not flat(means):
+    if len(placed) > 1 and not is_flat(means):
         half = len(placed) // 2
         before = np.concatenate([p.distance.numpy() for p, _ in placed[:half]])
         after = np.concatenate([p.distance.numpy() for p, _ in placed[-half:]])
@@ -83,8 +83,8 @@ def describe_distances(profiles: Sequence[Profile], even: Sequence[float]) -> li
     return lines
 
 
-def describe_filters(found: Filters) -> list[str]:
-    shares = found.shares.numpy().cumsum()
+def describe_filters(filters: Filters) -> list[str]:
+    shares = filters.shares.numpy().cumsum()
     enough = int((shares < 0.9).sum()) + 1
     first = f"The first of {len(shares)} components explains {shares[0]:.0%} of the variance of the filters"
     return [
@@ -94,16 +94,16 @@ def describe_filters(found: Filters) -> list[str]:
     ]
 
 
-def describe_similarity(found: TokenSimilarity) -> list[str]:
-    values = found.cosine.numpy()
+def describe_similarity(similarity: TokenSimilarity) -> list[str]:
+    values = similarity.cosine.numpy()
     ends = f"{values[0]:.2f} after the first block and {values[-1]:.2f} after the last"
     last = f"Two patches of an image have a mean cosine of {ends}"
     return [f"{last}; it {describe_change(values).replace('layers', 'blocks')}." if len(values) > 1 else f"{last}."]
 
 
-def describe_cka(found: CkaMatrix, itself: bool) -> list[str]:
+def describe_cka(cka: CkaMatrix, itself: bool) -> list[str]:
     """itself: the model is compared with itself."""
-    values = found.values.numpy()
+    values = cka.values.numpy()
     if itself:
         if len(values) < 2:
             return ["There is one block, so there is nothing to compare it with."]
@@ -118,17 +118,15 @@ def describe_cka(found: CkaMatrix, itself: bool) -> list[str]:
     ]
 
 
-def describe_flow(found: Sequence[BlockFlow]) -> list[str]:
-    first, last = found[0].out.gradient, found[-1].out.gradient
+def describe_flow(flows: Sequence[BlockFlow]) -> list[str]:
+    first, last = flows[0].out.gradient, flows[-1].out.gradient
     ratio = f", {first / last:.2g} times the last." if last > 0 else "."
     ends = f"{first:.2g} (root mean square) after the first block and {last:.2g} after the last"
     lines = [f"The gradient is {ends}{ratio}"]
-    shares = [(max(one.branches), one.name) for one in found if one.branches]
+    shares = [(max(one.branches), one.name) for one in flows if one.branches]
     if shares:
-        mean = np.mean([s for one in found for s in one.branches])
+        mean = np.mean([s for one in flows for s in one.branches])
         most, where = max(shares)
         norms = "(its norm over that of the sum)"
-        lines.append(
-            f"A residual branch is {mean:.2f} of its sum in the mean {norms}; at most {most:.2f}, in {where}."
-        )
+        lines.append(f"A residual branch is {mean:.2f} of its sum in the mean {norms}; at most {most:.2f}, in {where}.")
     return lines

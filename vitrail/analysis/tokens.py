@@ -50,8 +50,8 @@ def compute_similarity(model: nn.Module, images: ModelInputs) -> TokenSimilarity
         )  # all pairs except those of a patch with itself
         return (pairs / max(1, n * (n - 1))).mean().cpu()
 
-    names, made = map_outputs(model, prepare_inputs(model, images), make)
-    return TokenSimilarity(names, torch.stack(made))
+    names, means = map_outputs(model, prepare_inputs(model, images), make)
+    return TokenSimilarity(names, torch.stack(means))
 
 
 def compute_colors(model: nn.Module, images: ModelInputs) -> list[TokenColors]:
@@ -68,11 +68,11 @@ def principal_colors(state: BlockOutput) -> TokenColors:
     main = components[:count]
     # the sign of the largest element, so that the same features have the same colours
     main = main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()
-    found = rows @ main.T
-    low, high = found.amin(0), found.amax(0)
-    shown = F.pad((found - low) / (high - low).clamp(min=TINY), (0, 3 - count))
+    projected = rows @ main.T
+    low, high = projected.amin(0), projected.amax(0)
+    scaled = F.pad((projected - low) / (high - low).clamp(min=TINY), (0, 3 - count))
     shares = F.pad(lengths[:count].square() / lengths.square().sum().clamp(min=TINY), (0, 3 - count))
-    return TokenColors(state.name, shown.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
+    return TokenColors(state.name, scaled.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
 
 
 def compute_cka(model: nn.Module, batches: Iterable[ModelInputs], other: nn.Module | None = None) -> CkaMatrix:
@@ -90,8 +90,8 @@ def compute_cka(model: nn.Module, batches: Iterable[ModelInputs], other: nn.Modu
     for batch in batches:
         down, first = grams(model, batch)
         across, second = (down, first) if other is None else grams(other, batch)
-        found = [hsic(first, second), hsic_each(first), hsic_each(second)]
-        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        values = [hsic(first, second), hsic_each(first), hsic_each(second)]
+        sums = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
         names = down, across
     if not sums:
         raise UsageError("there are no batches to compare layers on", "pass batches of 4 images or more")
@@ -113,8 +113,8 @@ def grams(model: nn.Module, batch: ModelInputs) -> tuple[list[str], Tensor]:
     args = prepare_inputs(model, batch)
     if len(args[0]) < 4:
         raise UsageError(f"layers cannot be compared on a batch of {len(args[0])} images", "use batches of 4 or more")
-    names, made = map_outputs(model, args, make)
-    return names, torch.stack(made)
+    names, matrices = map_outputs(model, args, make)
+    return names, torch.stack(matrices)
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741  the names of the paper

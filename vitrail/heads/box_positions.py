@@ -37,8 +37,8 @@ def sine_positions(
     appendix A.4 and code).
     """
     halves = []
-    for seen in (rows, columns):
-        count = seen.float().cumsum(1)
+    for inside in (rows, columns):
+        count = inside.float().cumsum(1)
         halves.append(sines(count / (count[:, -1:] + EPSILON) * (2 * math.pi), width // 2))
     h, w = rows.shape[1], columns.shape[1]
     y, x = halves[0][:, :, None].expand(-1, -1, w, -1), halves[1][:, None].expand(-1, h, -1, -1)

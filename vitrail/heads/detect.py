@@ -95,8 +95,8 @@ class Detector(HeadedModel):
             rows.append(cell_centers(extents[:, 0], canvas[0], h))
             columns.append(cell_centers(extents[:, 1], canvas[1], w))
             layouts.append(TokenLayout((h, w), (self.backbone.strides[i], self.backbone.strides[i])))
-        seen = torch.cat(biases, dim=1)[:, None, None]
-        bias = None if sizes is None else torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
+        valid = torch.cat(biases, dim=1)[:, None, None]
+        bias = None if sizes is None else torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, -torch.inf)
         memory = Memory(
             torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns), tuple(layouts)
         )
@@ -108,14 +108,14 @@ class Detector(HeadedModel):
         """For every decoder layer, the queries' states after the shared norm [B Q W], and their boxes [B Q 4]."""
         x, boxes = self.queries.start(len(memory.values))
         keys = memory.values + memory.positions
-        states, said = [], []
+        states, predictions = [], []
         for i, layer in enumerate(self.decoder):
-            place, bias = self.queries.attention_terms(i, boxes, memory)
-            x = layer(x, place, keys, memory, bias)
+            positions, bias = self.queries.attention_terms(i, boxes, memory)
+            x = layer(x, positions, keys, memory, bias)
             states.append(self.norm(x))
-            said.append(self.queries.update_boxes(self.bbox_embed(states[-1]).float(), boxes))
-            boxes = said[-1].detach()
-        return states, said
+            predictions.append(self.queries.update_boxes(self.bbox_embed(states[-1]).float(), boxes))
+            boxes = predictions[-1].detach()
+        return states, predictions
 
 
 def choose_maps(strides: Sequence[int], stride: int, size: tuple[int, int]) -> tuple[int, ...]:

@@ -14,14 +14,14 @@ def freeze_unused_parameters(backbone: Any, sources: Sequence[int]) -> None:
     """
     was_training, config = backbone.training, backbone.config
     with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-        there = {
+        parameters = {
             name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in backbone.named_parameters()
         }
         buffers = {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
         images = torch.empty(1, config.channels, *config.size)
-        maps = torch.func.functional_call(backbone.eval(), {**there, **buffers}, (images,)).maps
+        maps = torch.func.functional_call(backbone.eval(), {**parameters, **buffers}, (images,)).maps
         total = torch.stack([maps[source].sum() for source in sources]).sum()
-        gradients = torch.autograd.grad(total, list(there.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     backbone.train(was_training)
     for p, gradient in zip(backbone.parameters(), gradients, strict=True):
         if gradient is None:

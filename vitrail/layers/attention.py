@@ -73,21 +73,21 @@ class Attention(nn.Module, ABC):
         """The positions of queries and keys on the image, from the same arguments."""
 
     def forward(self, *args: Any) -> Tensor:
-        found = self.project(*args)
-        q, k, v = found[:3]
+        inputs = self.project(*args)
+        q, k, v = inputs[:3]
         p = self.attention_dropout if self.training else 0.0
-        if found.visible is not None and found.bias is None and p == 0.0 and q.is_cuda:
-            mixed = found.visible.attend(q, k, v)
+        if inputs.visible is not None and inputs.bias is None and p == 0.0 and q.is_cuda:
+            mixed = inputs.visible.attend(q, k, v)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
+            mixed = F.scaled_dot_product_attention(q, k, v, inputs.mask(), dropout_p=p)
         out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
         return out
 
     def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
         """The attention weights of each query on each key, [B h N M], rows summing to one; no dropout."""
-        found = self.project(*args)
-        logits: Tensor = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
-        mask = found.mask()
+        inputs = self.project(*args)
+        logits: Tensor = inputs.queries @ inputs.keys.mT / inputs.queries.shape[-1] ** 0.5
+        mask = inputs.mask()
         return (logits if mask is None else logits + mask).softmax(-1)
 
 

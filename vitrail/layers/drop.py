@@ -48,8 +48,8 @@ class SkipPath(nn.Module):
         if count >= len(x):
             return x + branch(x)
         chosen = torch.randperm(len(x), device=x.device)[:count]
-        made = branch(x[chosen])
-        return x.index_add(0, chosen, made.to(x.dtype), alpha=len(x) / count)
+        output = branch(x[chosen])
+        return x.index_add(0, chosen, output.to(x.dtype), alpha=len(x) / count)
 
     def extra_repr(self) -> str:
         return f"rate={self.drop_prob:.3g}"

@@ -34,8 +34,8 @@ class VisiblePairs(NamedTuple):
 
     def visible_mask(self, device: torch.device | None = None) -> Bool[Tensor, "N N"]:
         """bool [N N], N = leading + h w, true where the query (row) attends to the key (column)."""
-        place = torch.arange(self.leading + self.grid[0] * self.grid[1], device=device)
-        return self.is_visible(place[:, None], place[None, :])
+        index = torch.arange(self.leading + self.grid[0] * self.grid[1], device=device)
+        return self.is_visible(index[:, None], index[None, :])
 
     def is_visible(self, q: Tensor, k: Tensor) -> Tensor:
         """The same for indices of queries and keys in the sequence."""
@@ -47,8 +47,8 @@ class VisiblePairs(NamedTuple):
 
     def bias(self, like: Tensor) -> Float[Tensor, "N N"]:
         """The mask added to the logits, [N N]: zero where visible, minus infinity elsewhere."""
-        seen = self.visible_mask(like.device)
-        return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, float("-inf"))
+        visible = self.visible_mask(like.device)
+        return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill(~visible, float("-inf"))
 
     def count_pairs(self) -> int:
         """How many of the N^2 pairs are visible."""
@@ -63,7 +63,7 @@ class VisiblePairs(NamedTuple):
         """Attention [B h N d] by torch's FlexAttention, which skips blocks without visible pairs."""
         from torch.nn.attention.flex_attention import flex_attention
 
-        run = compiled() if q.is_cuda else flex_attention
+        run = compiled_attention() if q.is_cuda else flex_attention
         mixed: Tensor = run(q, k, v, block_mask=block_mask(self, q.device))
         return mixed
 
@@ -81,7 +81,7 @@ def block_mask(visible: VisiblePairs, device: torch.device) -> Any:
 
 
 @lru_cache(maxsize=1)
-def compiled() -> Any:
+def compiled_attention() -> Any:
     """FlexAttention is only sparse when compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 

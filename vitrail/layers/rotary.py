@@ -80,8 +80,8 @@ def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N _"], pairs: str)
     cos, sin = angles.cos(), angles.sin()
     if pairs == "interleaved":
         a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # [... N d/2] each
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
     else:
         a, b = x.chunk(2, dim=-1)
-        turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    return turned.to(x.dtype)
+        rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return rotated.to(x.dtype)

@@ -18,12 +18,12 @@ def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     confusion = tm.multiclass_confusion_matrix(probabilities, targets, k) if k > 1 else torch.tensor([[n]])
     precision, recall, f1 = rates(confusion)
     ranked = probabilities.topk(min(5, k)).indices == targets[:, None]
-    picked = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
+    target_probability = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
     scalars = {
         "top1": ranked[:, 0].float().mean(),
         "top5": ranked.any(1).float().mean(),
         "macro_f1": f1[confusion.sum(1) > 0].mean(),
-        "nll": -picked.log().mean(),
+        "nll": -target_probability.log().mean(),
         "calibration_error": tm.multiclass_calibration_error(probabilities, targets, k, n_bins=BINS)
         if k > 1
         else torch.tensor(0.0),

@@ -33,28 +33,28 @@ class CopyingStatistics(NamedTuple):
     nearer: int
 
 
-def nearest_neighbors(queries: Tensor, pieces: Iterable[tuple[Tensor, Tensor]], k: int) -> Nearest:
+def nearest_neighbors(queries: Tensor, chunks: Iterable[tuple[Tensor, Tensor]], k: int) -> Nearest:
     """The nearest neighbours of `queries` [Q D], or of the nearest of several views [V Q D] of them; `pieces`: chunks
     of features [n D] with their indices [n]."""
     views = queries if queries.ndim == 3 else queries[None]
     count = views.shape[1]
     best = Nearest(views.new_zeros(count, 0), torch.zeros(count, 0, dtype=torch.int64, device=views.device))
-    for piece, places in pieces:
-        for some, where in zip(piece.split(CHUNK), places.to(views.device).split(CHUNK), strict=True):
-            far = torch.stack([distances(view, some) for view in views]).amin(0)  # [Q n]
-            together = torch.cat([best.distances, far], 1)
-            named = torch.cat([best.indices, where.expand(count, -1)], 1)
-            kept = together.topk(min(k, together.shape[1]), dim=1, largest=False)
-            best = Nearest(kept.values, named.gather(1, kept.indices))
+    for chunk, indices in chunks:
+        for part, where in zip(chunk.split(CHUNK), indices.to(views.device).split(CHUNK), strict=True):
+            distance = torch.stack([distances(view, part) for view in views]).amin(0)  # [Q n]
+            candidates = torch.cat([best.distances, distance], 1)
+            candidate_indices = torch.cat([best.indices, where.expand(count, -1)], 1)
+            nearest = candidates.topk(min(k, candidates.shape[1]), dim=1, largest=False)
+            best = Nearest(nearest.values, candidate_indices.gather(1, nearest.indices))
     return best
 
 
-def compare_distances(made: Tensor, held_out: Tensor) -> CopyingStatistics:
+def compare_distances(generated: Tensor, held_out: Tensor) -> CopyingStatistics:
     """The statistics of the distances of generated [M] and held-out images [H] to their nearest training images."""
-    made, held_out = made.double(), held_out.double()
-    m, h = len(made), len(held_out)
-    pairs = made[:, None] - held_out
+    generated, held_out = generated.double(), held_out.double()
+    m, h = len(generated), len(held_out)
+    pairs = generated[:, None] - held_out
     closer = float((pairs < 0).double().mean() + (pairs == 0).double().mean() / 2)
     chance = sqrt((m + h + 1) / (12 * m * h))  # of the statistic of Mann & Whitney, without ties
-    relative = float(made.median() / held_out.median().clamp(min=1e-12))
-    return CopyingStatistics(relative, closer, (closer - 0.5) / chance, int((made < held_out.min()).sum()))
+    relative = float(generated.median() / held_out.median().clamp(min=1e-12))
+    return CopyingStatistics(relative, closer, (closer - 0.5) / chance, int((generated < held_out.min()).sum()))

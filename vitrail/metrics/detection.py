@@ -45,7 +45,7 @@ def average_precision(predictions: Sequence[Any], annotations: Sequence[Boxes], 
     objects = np.bincount(
         np.concatenate([t.labels[~t.crowd] for t in annotations] or [np.zeros(0, int)]), minlength=classes
     )
-    known = precision.clamp(min=0)
+    clamped = precision.clamp(min=0)
     scalars = {"mAP": result["map"], "AP50": result["map_50"], "AP75": result["map_75"], "AR100": result[f"mar_{MOST}"]}
     scalars = {name: value.clamp(min=0) for name, value in scalars.items()}
     scalars |= {f"AP_{size}": result[f"map_{size}"] for size in SIZES if result[f"map_{size}"] >= 0}
@@ -53,11 +53,11 @@ def average_precision(predictions: Sequence[Any], annotations: Sequence[Boxes], 
         **{name: float(value) for name, value in scalars.items()},
         "count": len(annotations),
         "per_class": {
-            "ap": known.mean((0, 1)).tolist(),
-            "ap50": known[0].mean(0).tolist(),
+            "ap": clamped.mean((0, 1)).tolist(),
+            "ap50": clamped[0].mean(0).tolist(),
             "objects": objects.tolist(),
         },
-        "curves": known[0].T.tolist(),
+        "curves": clamped[0].T.tolist(),
     }
 
 
@@ -93,28 +93,28 @@ def f1(predictions: np.ndarray, annotation: Boxes) -> float:
     predictions = predictions[predictions[:, 4] >= SURE]
     predictions = predictions[np.argsort(-predictions[:, 4], kind="stable")]
     table = overlap(predictions[:, :4], annotation.boxes) * (predictions[:, 5:6] == annotation.labels)
-    free, hits, counted = ~annotation.crowd, 0, 0
+    unmatched, hits, counted = ~annotation.crowd, 0, 0
     for i, row in enumerate(table):
-        best = int(np.argmax(row * free)) if free.any() else -1
-        hit = best >= 0 and bool(free[best]) and row[best] >= SAME
+        best = int(np.argmax(row * unmatched)) if unmatched.any() else -1
+        hit = best >= 0 and bool(unmatched[best]) and row[best] >= SAME
         counted += hit or not within(
             predictions[i, :4], annotation.boxes[annotation.crowd & (annotation.labels == predictions[i, 5])]
         )
         hits += hit
         if hit:
-            free[best] = False
+            unmatched[best] = False
     total = counted + int((~annotation.crowd).sum())
     return 2 * hits / total if total else 1.0
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes [n 4] and [m 4]: [n m]."""
-    shared = common(a, b)
+    intersection = intersections(a, b)
     areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-9)
+    return intersection / np.maximum(areas[0][:, None] + areas[1] - intersection, 1e-9)
 
 
-def common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersections of boxes [n 4] and [m 4]: [n m]."""
     extent = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
     return extent.clip(min=0).prod(-1)
@@ -123,4 +123,4 @@ def common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def within(box: np.ndarray, crowds: np.ndarray) -> bool:
     """Whether half of a box lies in one of the crowds [m 4]."""
     area = max(float((box[2] - box[0]) * (box[3] - box[1])), 1e-9)
-    return bool((common(box[None], crowds) / area >= SAME).any())
+    return bool((intersections(box[None], crowds) / area >= SAME).any())

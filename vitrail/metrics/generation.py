@@ -13,13 +13,13 @@ NEIGHBOURS = {"precision_recall": 3, "density_coverage": 5}  # as published
 CHUNK = 1024  # rows of distances in memory at a time
 
 
-def compare_features(real: Tensor, made: Tensor) -> dict[str, float]:
+def compare_features(real: Tensor, generated: Tensor) -> dict[str, float]:
     """All of them, for features [N D] and [M D] of at least `min_count` images each."""
-    real, made = real.double(), made.double()
-    precision, recall = precision_recall(real, made)
-    density, coverage = density_coverage(real, made)
+    real, generated = real.double(), generated.double()
+    precision, recall = precision_recall(real, generated)
+    density, coverage = density_coverage(real, generated)
     return {
-        "frechet": frechet(real, made),
+        "frechet": frechet(real, generated),
         "precision": precision,
         "recall": recall,
         "density": density,
@@ -32,7 +32,7 @@ def min_count() -> int:
     return max(NEIGHBOURS.values()) + 1
 
 
-def frechet(real: Tensor, made: Tensor) -> float:
+def frechet(real: Tensor, generated: Tensor) -> float:
     """The distance of two normal distributions with the means and covariances of the features:
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
 
@@ -40,8 +40,8 @@ def frechet(real: Tensor, made: Tensor) -> float:
     real and can be clamped at 0. The root of a product that is not symmetric has imaginary parts where covariances are
     singular.
     """
-    mean1, mean2 = real.mean(0), made.mean(0)
-    cov1, cov2 = (torch.cov(f.T).reshape(f.shape[1], f.shape[1]) for f in (real, made))
+    mean1, mean2 = real.mean(0), generated.mean(0)
+    cov1, cov2 = (torch.cov(f.T).reshape(f.shape[1], f.shape[1]) for f in (real, generated))
     root = symmetric_root(cov1)
     trace = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
     return max(0.0, float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * trace))
@@ -53,23 +53,23 @@ def symmetric_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def precision_recall(real: Tensor, made: Tensor, k: int = NEIGHBOURS["precision_recall"]) -> tuple[float, float]:
+def precision_recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS["precision_recall"]) -> tuple[float, float]:
     """The share of generated images inside the manifold of real ones, and of real ones inside that of generated ones:
     within the distance of an image of the others to its own k-th neighbour."""
-    return share_among(made, real, radii(real, k)), share_among(real, made, radii(made, k))
+    return share_among(generated, real, radii(real, k)), share_among(real, generated, radii(generated, k))
 
 
-def density_coverage(real: Tensor, made: Tensor, k: int = NEIGHBOURS["density_coverage"]) -> tuple[float, float]:
+def density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS["density_coverage"]) -> tuple[float, float]:
     """The mean number of neighbourhoods of real images that contain a generated one, divided by k; and the share of
     these that contain any."""
     reach = radii(real, k)
     hits = torch.zeros((), dtype=torch.float64)
     covered = torch.zeros(len(real), dtype=torch.bool)
-    for some in made.split(CHUNK):
+    for some in generated.split(CHUNK):
         inside = distances(some, real) <= reach  # [m N]
         hits += inside.sum().cpu()
         covered |= inside.any(0).cpu()
-    return float(hits) / (k * len(made)), float(covered.double().mean())
+    return float(hits) / (k * len(generated)), float(covered.double().mean())
 
 
 def share_among(queries: Tensor, others: Tensor, reach: Tensor) -> float:

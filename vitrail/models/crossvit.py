@@ -128,22 +128,22 @@ class MultiScale(nn.Module):
         super().__init__()
         widths = config.widths
         self.blocks = nn.ModuleList(
-            nn.ModuleList(vit.Block(plain(config, i), rate) for rate in rates[:depth])
+            nn.ModuleList(vit.Block(block_config(config, i), rate) for rate in rates[:depth])
             for i, depth in enumerate(config.depths)
         )
-        self.projs = nn.ModuleList(translate(widths[i], widths[1 - i], config.eps) for i in range(2))
+        self.projs = nn.ModuleList(build_projection(widths[i], widths[1 - i], config.eps) for i in range(2))
         self.fusion = nn.ModuleList(CrossBlock(config, 1 - i, rates[-1]) for i in range(2))
-        self.revert_projs = nn.ModuleList(translate(widths[1 - i], widths[i], config.eps) for i in range(2))
+        self.revert_projs = nn.ModuleList(build_projection(widths[1 - i], widths[i], config.eps) for i in range(2))
 
     def forward(self, branches: Sequence[Tensor], layouts: Sequence[TokenLayout]) -> list[Tensor]:
-        seen = []
+        outputs = []
         for x, layout, blocks in zip(branches, layouts, self.blocks, strict=True):
             for block in blocks.children():
                 x = block(x, layout)
-            seen.append(x)  # [B 1+hw D]
+            outputs.append(x)  # [B 1+hw D]
         out = []
-        for i, x in enumerate(seen):
-            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), seen[1 - i][:, 1:]], dim=1), layouts[1 - i])
+        for i, x in enumerate(outputs):
+            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), outputs[1 - i][:, 1:]], dim=1), layouts[1 - i])
             out.append(torch.cat([self.revert_projs[i](token), x[:, 1:]], dim=1))
         return out
 
@@ -175,12 +175,12 @@ class CrossViT(Backbone):
 
     def forward(self, images: Tensor) -> Features:
         branches, layouts = [], []
-        given = (images.shape[-2], images.shape[-1])
-        wanted = sizes(self.config, self.config.size if self.config.fit else given)
-        each = zip(wanted, self.config.patches, self.patch_embed, self.position, self.tokens, strict=True)
+        shape = (images.shape[-2], images.shape[-1])
+        branch_sizes = sizes(self.config, self.config.size if self.config.fit else shape)
+        each = zip(branch_sizes, self.config.patches, self.patch_embed, self.position, self.tokens, strict=True)
         for size, patch, embed, position, token in each:
             x = embed(resize(images, size))  # [B h w D]
-            stride = (patch * given[0] / size[0], patch * given[1] / size[1])
+            stride = (patch * shape[0] / size[0], patch * shape[1] / size[1])
             layouts.append(TokenLayout((x.shape[1], x.shape[2]), stride, leading=1, summaries=1))
             token = (token + position.token_rows).expand(x.shape[0], -1, -1)
             branches.append(self.dropout(torch.cat([token, position(x).flatten(1, 2)], dim=1)))  # [B 1+hw D]
@@ -216,7 +216,7 @@ def stem(config: Config, branch: int) -> nn.Module:
     return PatchEmbed(config.channels, width, (patch, patch))
 
 
-def plain(config: Config, branch: int) -> vit.Config:
+def block_config(config: Config, branch: int) -> vit.Config:
     """The config of a branch's ViT blocks."""
     return vit.Config(
         width=config.widths[branch],
@@ -229,7 +229,7 @@ def plain(config: Config, branch: int) -> vit.Config:
     )
 
 
-def translate(inside: int, out: int, eps: float) -> nn.Sequential:
+def build_projection(inside: int, out: int, eps: float) -> nn.Sequential:
     """The projection of a token to the width of the other branch."""
     return nn.Sequential(nn.LayerNorm(inside, eps), nn.GELU(), nn.Linear(inside, out))
 

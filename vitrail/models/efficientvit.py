@@ -240,10 +240,10 @@ def stem(config: Config) -> nn.Sequential:
     """To half the resolution, then residual blocks: depthwise separable in the base plan, two full convolutions in the
     large."""
     width = config.widths[0]
-    made: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
     for i in range(config.depths[0]):
-        made[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else Plain(config, width))
-    return nn.Sequential(made)
+        layers[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else Plain(config, width))
+    return nn.Sequential(layers)
 
 
 def stage(config: Config, inside: int, width: int, depth: int, plan: tuple[Kind, int, int, bool]) -> nn.Sequential:
@@ -253,15 +253,15 @@ def stage(config: Config, inside: int, width: int, depth: int, plan: tuple[Kind,
     down = (
         Fused(config, inside, width, 2, first) if kind == "fused" else Inverted(config, inside, width, 2, first, norms)
     )
-    made: list[nn.Module] = [nn.Sequential(OrderedDict(main=down))]
+    layers: list[nn.Module] = [nn.Sequential(OrderedDict(main=down))]
     for _ in range(depth - 1 if config.plan == "base" and kind == "mb" else depth):
         if kind == "attention":
-            made.append(Block(config, width, expand))
+            layers.append(Block(config, width, expand))
         elif kind == "fused":
-            made.append(Residual(Fused(config, width, width, 1, expand)))
+            layers.append(Residual(Fused(config, width, width, 1, expand)))
         else:
-            made.append(Residual(Inverted(config, width, width, 1, expand, norms)))
-    return nn.Sequential(*made)
+            layers.append(Residual(Inverted(config, width, width, 1, expand, norms)))
+    return nn.Sequential(*layers)
 
 
 def activation(config: Config) -> nn.Module:
@@ -283,8 +283,8 @@ def check(config: Config) -> None:
 def set_rates(model: EfficientViT, config: Config) -> None:
     """Stochastic depth as in the original's training: rates rise linearly over the residual branches; those of the
     stem, and in the large plan those of the first stage, are never dropped."""
-    spared = config.depths[0] + (config.depths[1] if config.plan == "large" else 0)
-    branches = [m for m in model.modules() if isinstance(m, Residual)][spared:]
+    undropped = config.depths[0] + (config.depths[1] if config.plan == "large" else 0)
+    branches = [m for m in model.modules() if isinstance(m, Residual)][undropped:]
     for i, branch in enumerate(branches, 1):
         branch.drop_path.drop_prob = config.drop_path * i / len(branches)
 

@@ -124,11 +124,11 @@ class Cascade(Displacements):
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         grid = x.shape[2:]
         biases = self.attention_biases[:, self.index]  # [heads N N]
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for head, share, bias in zip(self.cascade, x.chunk(len(self.cascade), dim=1), biases, strict=True):
-            seen = share + found[-1] if found else share
-            found.append(head(seen, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
-        return self.proj(torch.cat(found, dim=1))
+            inputs = share + outputs[-1] if outputs else share
+            outputs.append(head(inputs, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
+        return self.proj(torch.cat(outputs, dim=1))
 
     def by_displacement(self) -> Tensor:
         quarter = self.attention_biases.unflatten(1, (self.window, self.window))
@@ -268,15 +268,15 @@ def build(config: Config) -> EfficientViT:
 
 def stem(config: Config) -> nn.Sequential:
     """Four 3x3 convolutions of stride 2, to a sixteenth of the resolution."""
-    made: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     inside = config.channels
     for i in (1, 2, 3, 4):
         out = config.widths[0] >> (4 - i)
-        made[f"conv{i}"] = Conv(config, inside, out, 3, 2)
-        made[f"relu{i}"] = nn.ReLU(inplace=True)
+        layers[f"conv{i}"] = Conv(config, inside, out, 3, 2)
+        layers[f"relu{i}"] = nn.ReLU(inplace=True)
         inside = out
-    made.popitem()  # no activation after the last convolution
-    return nn.Sequential(made)
+    layers.popitem()  # no activation after the last convolution
+    return nn.Sequential(layers)
 
 
 def pair(config: Config, width: int, start: float, drop_path: float) -> nn.Sequential:
@@ -293,9 +293,9 @@ def downsample(config: Config, inside: int, out: int) -> nn.Sequential:
 
 def distances(window: int) -> Tensor:
     """The index into the bias table of the distance (down, across) of two cells: [N N], down * window + across."""
-    place = torch.arange(window)
-    apart = (place[:, None] - place).abs()
-    return (apart[:, None, :, None] * window + apart[None, :, None, :]).flatten(2).flatten(0, 1)
+    index = torch.arange(window)
+    distance = (index[:, None] - index).abs()
+    return (distance[:, None, :, None] * window + distance[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 def check(config: Config) -> None:

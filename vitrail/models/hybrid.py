@@ -187,7 +187,7 @@ class Hybrid(vit.ViT):
     """Images [B C H W] -> `Features`: a ViT whose stem is a ResNet; `blocks` are the transformer's."""
 
     def __init__(self, config: Config):
-        super().__init__(transformer(config))
+        super().__init__(transformer_config(config))
         self.config = config
         self.patch_embed = Stem(config)
 
@@ -202,7 +202,7 @@ def build(config: Config) -> Hybrid:
     return Hybrid(config)
 
 
-def transformer(config: Config) -> vit.Config:
+def transformer_config(config: Config) -> vit.Config:
     """The config of the ViT after the stem: fields of the same name are the same, and `patch` is the stride of a
     token."""
     names = {f.name for f in fields(vit.Config)} & {f.name for f in fields(config)}

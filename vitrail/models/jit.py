@@ -175,14 +175,14 @@ class JiT(AdaLNDenoiser):
         """The clean images of noisy ones [B C H W], given the `condition` of their times and classes."""
         tokens, leading = self.position(self.patch_embed(x)), self.config.context  # [B h w D]
         layout = TokenLayout((tokens.shape[1], tokens.shape[2]), (self.config.patch, self.config.patch))
-        turns = self.rotation.angles(layout.grid, x.device)  # [hw d/2]
+        angles = self.rotation.angles(layout.grid, x.device)  # [hw d/2]
         tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; contiguous, or every norm would copy it
         for i, (block, moves) in enumerate(zip(self.blocks, conditioning.moves, strict=False)):
             if i == self.config.context_start and self.context is not None:
                 tokens = torch.cat([conditioning.label[:, None] + self.context, tokens], dim=1)  # [B M+hw D]
                 layout = layout._replace(leading=leading)
-                turns = F.pad(turns, (0, 0, leading, 0))  # class tokens are not rotated
-            tokens = block(tokens, moves, layout, turns)
+                angles = F.pad(angles, (0, 0, leading, 0))  # class tokens are not rotated
+            tokens = block(tokens, moves, layout, angles)
         return self.out(tokens[:, leading:], conditioning.moves[-1], (x.shape[2], x.shape[3]))
 
 

@@ -138,15 +138,15 @@ class MobileViTBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv_1x1(self.conv_kxk(x))
-        given = (y.shape[2], y.shape[3])
-        grid = (-(-given[0] // self.patch), -(-given[1] // self.patch))
-        whole = (grid[0] * self.patch, grid[1] * self.patch)
-        stride = (self.stride * given[0] / whole[0], self.stride * given[1] / whole[1])
-        layout = TokenLayout(whole, stride, groups=SamePlaces(self.patch))
-        y = unfold(resize(y, whole), self.patch)
+        size = (y.shape[2], y.shape[3])
+        grid = (-(-size[0] // self.patch), -(-size[1] // self.patch))
+        padded = (grid[0] * self.patch, grid[1] * self.patch)
+        stride = (self.stride * size[0] / padded[0], self.stride * size[1] / padded[1])
+        layout = TokenLayout(padded, stride, groups=SamePlaces(self.patch))
+        y = unfold(resize(y, padded), self.patch)
         for block in self.transformer:
             y = block(y, layout)
-        y = resize(fold(self.norm(y), grid, self.patch), given)
+        y = resize(fold(self.norm(y), grid, self.patch), size)
         return self.conv_fusion(torch.cat([x, self.conv_proj(y)], dim=1))
 
 

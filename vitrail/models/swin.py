@@ -188,13 +188,13 @@ def four_in_one(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
-def refit(tensors: Mapping[str, Tensor], made_for: Config, config: Config) -> dict[str, Tensor]:
+def refit(tensors: Mapping[str, Tensor], old_config: Config, config: Config) -> dict[str, Tensor]:
     """The tensors of a backbone of `old_config` for `config`: relative-position tables are resampled to its windows,
     bicubic, as in the original."""
-    old, new = windows(made_for), windows(config)
-    fitted = dict(tensors)
+    old, new = windows(old_config), windows(config)
+    resampled = dict(tensors)
     for name, table in tensors.items():
         if name.endswith("attn.relative.table"):
             stage = int(name.split(".")[1])
-            fitted[name] = resample_bias(table, old[stage], new[stage])
-    return fitted
+            resampled[name] = resample_bias(table, old[stage], new[stage])
+    return resampled

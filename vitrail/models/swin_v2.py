@@ -107,8 +107,10 @@ class CosineAttention(Attention):
         self.q_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
         self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
-        before = config.pretrained_windows
-        self.relative = ContinuousBias(window, heads, window if before is None else (before[stage], before[stage]))
+        pretrained = config.pretrained_windows
+        self.relative = ContinuousBias(
+            window, heads, window if pretrained is None else (pretrained[stage], pretrained[stage])
+        )
 
     def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionInputs:
         q, k, v = self.qkv(x).chunk(3, dim=-1)

@@ -140,14 +140,14 @@ class ViT(Backbone):
         self.tokens = nn.Parameter(torch.empty(config.tokens, width)) if config.tokens else None
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.dropout = nn.Dropout(config.dropout)
-        self.patch_dropout = checked_dropout(config)
+        self.patch_dropout = check_patch_dropout(config)
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
         self.pre_logits = pre_logits(config)
         self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
         self.has_distillation_token = config.tokens == 2
-        self.between = between(config)  # numbers of blocks before the maps besides the last
+        self.between = inner_depths(config)  # numbers of blocks before the maps besides the last
         maps = len(self.between) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
@@ -180,15 +180,15 @@ class ViT(Backbone):
         count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
         if count >= patches.shape[1]:
             return patches, None
-        places = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
-        return patches.take_along_dim(places[..., None], 1), places
+        indices = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
+        return patches.take_along_dim(indices[..., None], 1), indices
 
     def behind_tokens(self, patches: Tensor) -> Tensor:
         """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
         leading: list[Tensor] = []
         if self.tokens is not None:
-            placed = isinstance(self.position, Learned) and self.config.position_tokens
-            leading.append(self.tokens + self.position.token_rows if placed else self.tokens)  # type: ignore[operator]
+            has_rows = isinstance(self.position, Learned) and self.config.position_tokens
+            leading.append(self.tokens + self.position.token_rows if has_rows else self.tokens)  # type: ignore[operator]
         if self.registers is not None:
             leading.append(self.registers)
         if not leading:
@@ -206,8 +206,8 @@ def patch_map(x: Tensor, layout: TokenLayout) -> Tensor:
     shape and mean."""
     patches, (h, w), kept = x[:, layout.leading :], layout.grid, layout.kept
     if kept is not None:
-        whole = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
-        patches = whole.scatter(1, kept[..., None].expand_as(patches), patches)
+        filled = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
+        patches = filled.scatter(1, kept[..., None].expand_as(patches), patches)
     return patches.mT.unflatten(2, (h, w))  # [B hw D] -> [B D h w]
 
 
@@ -267,7 +267,7 @@ def attention(config: Config) -> SelfAttention:
     )
 
 
-def checked_dropout(config: Config) -> float:
+def check_patch_dropout(config: Config) -> float:
     """`patch_dropout`. Errors: `UsageError` where blocks need the position of every patch on the grid."""
     if config.patch_dropout and (
         config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None
@@ -284,7 +284,7 @@ def checked_dropout(config: Config) -> float:
     return config.patch_dropout
 
 
-def between(config: Config) -> tuple[int, ...]:
+def inner_depths(config: Config) -> tuple[int, ...]:
     """The depths of `map_depths` before the last block. Errors: `UsageError` for depths out of range, or out of
     order."""
     depths = config.map_depths
