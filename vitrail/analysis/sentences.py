@@ -62,8 +62,8 @@ def describe_distances(profiles: Sequence[Profile], even: Sequence[float]) -> li
         farther = int((after > np.median(before)).sum())
         most = "most" if farther > len(after) / 2 else "not most"
         lines.append(
-            f"{farther} of {len(after)} heads of the later half ({most}) have a larger distance than the median head of "
-            "the earlier half."
+            f"{farther} of {len(after)} heads of the later half ({most}) have a larger distance than the median head "
+            "of the earlier half."
         )
     if len(placed) == 1:
         lines.append(f"Mean attention distance is {means[0]:.1f} pixels.")

@@ -17,7 +17,7 @@ from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.shapes import Float
-from vitrail.types import TokenLayout
+from vitrail.types import Grid, TokenLayout
 
 
 class PositionTerms(NamedTuple):
@@ -30,6 +30,18 @@ class PositionTerms(NamedTuple):
 
 
 NO_POSITION_TERMS = PositionTerms()
+
+
+def build_position_terms(
+    kind: str, grid: Grid, leading: int, heads: int, head_width: int, rope_base: float, radius: int | None
+) -> PositionTerms:
+    """The terms for a position encoding of that kind, `leading` tokens before the grid, and a radius of attention."""
+    rotary = relative = None
+    if kind in ("rope", "rope_half"):
+        rotary = Rotary(head_width, rope_base, "half" if kind == "rope_half" else "interleaved", grid)
+    elif kind == "relative":
+        relative = RelativeBias(grid, heads, leading)
+    return PositionTerms(rotary, relative, None if radius is None else Neighbourhood(radius))
 
 
 class AttentionInputs(NamedTuple):

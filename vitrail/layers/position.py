@@ -17,6 +17,7 @@ from vitrail.types import Grid
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
+SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sincos2d_sum": "sum"}  # kinds of `SinCos`
 
 
 def sincos_1d(count: int, width: int) -> Float[Tensor, "{count} {width}"]:
@@ -184,3 +185,14 @@ def _fill(table: nn.Parameter, init: str) -> None:
         nn.init.xavier_uniform_(table)
     else:
         nn.init.trunc_normal_(table, std=0.02)
+
+
+def build_position(
+    kind: str, grid: Grid, width: int, tokens: int, init: str, resampling: Resampling
+) -> Position | None:
+    """The absolute encoding of that kind; None for kinds that are not absolute."""
+    if kind == "learned":
+        return Learned(grid, width, tokens, init, resampling)
+    if kind == "factorised":
+        return Factorised(grid, width, init)
+    return SinCos(grid, width, SINCOS[kind]) if kind in SINCOS else None

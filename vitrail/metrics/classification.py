@@ -16,7 +16,7 @@ def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
 
     n, k = probabilities.shape
     confusion = tm.multiclass_confusion_matrix(probabilities, targets, k) if k > 1 else torch.tensor([[n]])
-    precision, recall, f1 = rates(confusion)
+    precision, recall, f1 = precision_recall_f1(confusion)
     ranked = probabilities.topk(min(5, k)).indices == targets[:, None]
     target_probability = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
     scalars = {
@@ -38,7 +38,7 @@ def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     }
 
 
-def rates(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Precision, recall and F1 of every class, 0 where nothing is predicted or nothing annotated."""
     hit = confusion.diag().double()
     precision = hit / confusion.sum(0).clamp_min(1)

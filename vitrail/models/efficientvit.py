@@ -104,13 +104,10 @@ class Separable(nn.Sequential):
         self.point_conv = Conv(config, conv(width, width), act=False)
 
 
-class Plain(nn.Sequential):
+def full_convs(config: Config, width: int) -> nn.Sequential:
     """The stem block of the large plan."""
-
-    def __init__(self, config: Config, width: int):
-        super().__init__()
-        self.conv1 = Conv(config, conv(width, width, 3))
-        self.conv2 = Conv(config, conv(width, width, 3), act=False)
+    conv1, conv2 = Conv(config, conv(width, width, 3)), Conv(config, conv(width, width, 3), act=False)
+    return nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2))
 
 
 class Residual(nn.Module):
@@ -124,8 +121,7 @@ class Residual(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """relu(q) (relu(k)ᵀ v) / (relu(q) relu(k)ᵀ 1 + eps), then a projection (the paper's section 3.1), on maps [B D h
-    w].
+    """relu(q) (relu(k)ᵀ v) / (relu(q) relu(k)ᵀ 1 + eps), then a projection (section 3.1), on maps [B D h w].
 
     Half of the heads use the projected queries, keys and values, the other half the same aggregated over neighbours by
     a depthwise convolution (one such group more for each of `scales`). The attention weights are never computed, which
@@ -242,7 +238,7 @@ def stem(config: Config) -> nn.Sequential:
     width = config.widths[0]
     layers: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
     for i in range(config.depths[0]):
-        layers[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else Plain(config, width))
+        layers[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else full_convs(config, width))
     return nn.Sequential(layers)
 
 
@@ -299,11 +295,6 @@ def initialise(model: EfficientViT, zero_last: bool) -> None:
                 nn.init.zeros_(m.bias)
     for m in model.modules() if zero_last else ():
         if isinstance(m, Residual) and isinstance(m.main, LinearAttention):
-            zero(m.main.proj)
+            nn.init.zeros_(m.main.proj.get_parameter("norm.weight"))
         elif isinstance(m, Residual) and isinstance(m.main, Inverted | Separable):
-            zero(m.main.point_conv)
-
-
-def zero(last: Conv) -> None:
-    assert isinstance(last.norm, nn.BatchNorm2d)
-    nn.init.zeros_(last.norm.weight)
+            nn.init.zeros_(m.main.point_conv.get_parameter("norm.weight"))

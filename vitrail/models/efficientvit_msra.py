@@ -54,28 +54,19 @@ VARIANTS = {
     "m5": Config((192, 288, 384), (1, 3, 4), (3, 3, 4), (7, 5, 3, 3)),
 }  # fmt: skip
 
-
 STRIDES = (16, 32, 64)
 
 
 class Conv(nn.Sequential):
     """A convolution without bias that keeps the grid (or halves it), and its BatchNorm."""
 
-    def __init__(
-        self,
-        config: Config,
-        inside: int,
-        out: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        start: float = 1.0,
-    ):
-        """start: initial value of the norm's weights; 0 makes a residual branch start at zero."""
+    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
+                 gain: float = 1.0):  # fmt: skip
+        """gain: initial value of the norm's weights; 0 makes a residual branch start at zero."""
         super().__init__()
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out, config.eps)
-        nn.init.constant_(self.bn.weight, start)
+        nn.init.constant_(self.bn.weight, gain)
 
 
 class Residual(nn.Module):
@@ -117,7 +108,7 @@ class Cascade(Displacements):
         super().__init__()
         self.window = window
         self.cascade = nn.ModuleList(Head(config, width // heads, kernel) for kernel in config.kernels[:heads])
-        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, start=0.0))
+        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, gain=0.0))
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
@@ -162,11 +153,8 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         hidden = int(width * config.mlp_ratio)
-        self.pw1, self.act, self.pw2 = (
-            Conv(config, width, hidden),
-            nn.ReLU(inplace=True),
-            Conv(config, hidden, width, start=0.0),
-        )
+        self.pw1, self.act = Conv(config, width, hidden), nn.ReLU(inplace=True)
+        self.pw2 = Conv(config, hidden, width, gain=0.0)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
@@ -243,12 +231,8 @@ class EfficientViT(Backbone):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The downsampling between stages counts as a block, as in the original."""
-        steps = [
-            m
-            for stage in self.stages
-            for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())
-        ]
-        return steps[1:]  # the first stage has no downsampling
+        stages = [(s.get_submodule("downsample"), *s.get_submodule("blocks").children()) for s in self.stages]
+        return [block for stage in stages for block in stage][1:]  # the first stage has no downsampling
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)
@@ -279,9 +263,9 @@ def stem(config: Config) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def pair(config: Config, width: int, start: float, drop_path: float) -> nn.Sequential:
+def pair(config: Config, width: int, gain: float, drop_path: float) -> nn.Sequential:
     """A depthwise convolution and a feed-forward layer, both residual."""
-    depthwise = Conv(config, width, width, 3, groups=width, start=start)
+    depthwise = Conv(config, width, width, 3, groups=width, gain=gain)
     return nn.Sequential(Residual(depthwise, drop_path), Residual(Mlp(config, width), drop_path))
 
 
@@ -307,9 +291,7 @@ def check(config: Config) -> None:
         if heads > len(config.kernels):
             raise UsageError(f"{heads} heads need {heads} kernels, not {len(config.kernels)}", "add kernels")
     if config.widths[0] < 8:
-        raise UsageError(
-            f"the first width must be at least 8, not {config.widths[0]}", "the stem begins with an eighth"
-        )
+        raise UsageError(f"the first width is {config.widths[0]}", "use at least 8: the stem begins with an eighth")
     for kernel in config.kernels:
         if kernel % 2 == 0:
             raise UsageError(f"kernel size {kernel} is even", f"nearest that work: {kernel - 1} and {kernel + 1}")

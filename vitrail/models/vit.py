@@ -14,19 +14,15 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import PositionTerms, SelfAttention
+from vitrail.layers.attention import SelfAttention, build_position_terms
 from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
 from vitrail.layers.empty import ignore_empty
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
-from vitrail.layers.neighbourhood import Neighbourhood
 from vitrail.layers.norm import NormKind, layer_scale, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, grid_of
-from vitrail.layers.position import Concatenate, Factorised, Learned, SinCos
-from vitrail.layers.position import Position as Table
-from vitrail.layers.relative import RelativeBias
+from vitrail.layers.position import Concatenate, Learned, build_position
 from vitrail.layers.resample import Resampling
-from vitrail.layers.rotary import Rotary
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
@@ -147,8 +143,8 @@ class ViT(Backbone):
         self.pre_logits = pre_logits(config)
         self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
         self.has_distillation_token = config.tokens == 2
-        self.between = inner_depths(config)  # numbers of blocks before the maps besides the last
-        maps = len(self.between) + 1
+        self.inner_depths = inner_depths(config)  # numbers of blocks before the maps besides the last
+        maps = len(self.inner_depths) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
         for tokens in (self.tokens, self.registers):
@@ -167,7 +163,7 @@ class ViT(Backbone):
         maps = []
         for done, block in enumerate(self.blocks, start=1):
             x = block(x, layout)
-            if done in self.between:
+            if done in self.inner_depths:
                 maps.append(patch_map(x, layout))
         x = self.norm(x)
         maps.append(patch_map(x, layout))
@@ -187,8 +183,8 @@ class ViT(Backbone):
         """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
         leading: list[Tensor] = []
         if self.tokens is not None:
-            has_rows = isinstance(self.position, Learned) and self.config.position_tokens
-            leading.append(self.tokens + self.position.token_rows if has_rows else self.tokens)  # type: ignore[operator]
+            learned = isinstance(self.position, Learned) and self.config.position_tokens
+            leading.append(self.tokens + self.position.token_rows if learned else self.tokens)  # type: ignore[operator]
         if self.registers is not None:
             leading.append(self.registers)
         if not leading:
@@ -226,44 +222,26 @@ def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
 
 
 def position(config: Config, grid: tuple[int, int]) -> nn.Module:
-    """The encoding added to the patches before the first block; relative and rotary positions act in the blocks
-    instead."""
-    width = config.width
-    made: Table | None = None
-    if config.position == "learned":
-        rows = config.tokens if config.position_tokens and config.position_join == "add" else 0
-        made = Learned(grid, width, rows, config.position_init, config.position_resampling)
-    elif config.position == "factorised":
-        made = Factorised(grid, width, config.position_init)
-    elif config.position in SINCOS:
-        made = SinCos(grid, width, SINCOS[config.position])
+    """The encoding added to the patches before the first block; relative and rotary positions act in the blocks."""
+    tokens = config.tokens if config.position_tokens and config.position_join == "add" else 0
+    table = build_position(
+        config.position, grid, config.width, tokens, config.position_init, config.position_resampling
+    )
     if config.position_join == "concat":
-        if made is None:
-            raise UsageError(
-                f"position {config.position!r} is not a table, so there is nothing to concatenate",
-                "use learned or sincos",
-            )
-        return Concatenate(made, width)
-    return made or nn.Identity()
-
-
-SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sincos2d_sum": "sum"}
+        if table is None:
+            what = f"position {config.position!r} is not a table, so there is nothing to concatenate"
+            raise UsageError(what, "use learned or sincos")
+        return Concatenate(table, config.width)
+    return table or nn.Identity()
 
 
 def attention(config: Config) -> SelfAttention:
-    grid = grid_of(config.size, pair(config.patch))
-    rotary = relative = None
-    if config.position in ("rope", "rope_half"):
-        pairs = "half" if config.position == "rope_half" else "interleaved"
-        rotary = Rotary(config.width // config.heads, config.rope_base, pairs, grid)
-    elif config.position == "relative":
-        leading = config.tokens + config.registers
-        relative = RelativeBias(grid, config.heads, leading)
-    near = None if config.attention_radius is None else Neighbourhood(config.attention_radius)
+    grid, leading = grid_of(config.size, pair(config.patch)), config.tokens + config.registers
+    head_width, radius = config.width // config.heads, config.attention_radius
+    terms = build_position_terms(config.position, grid, leading, config.heads, head_width, config.rope_base, radius)
     qk_norm = config.eps if config.qk_norm else None
-    places = PositionTerms(rotary, relative, near)
     return SelfAttention(
-        config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places
+        config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, terms
     )
 
 
