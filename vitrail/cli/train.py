@@ -107,21 +107,22 @@ def requested(given: TrainingRequest, keys: Given) -> Recipe:
 def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
     from vitrail.assembly.prepare import prepare_run
-    from vitrail.training import session
+    from vitrail.training.build import build_session
+    from vitrail.training.create import create_session, load_initial_weights
 
     wanted = as_path(given.out) if given.out else None
     world.on_rank_zero(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare_run(recipe, world, console.progress("reading images"))
-        made = session.build(
+        made = build_session(
             prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names
         )
-        made.load_report = session.load_initial_weights(made, prepared)
+        made.load_report = load_initial_weights(made, prepared)
         console.prepared(prepared)
         console.weights_report(made.load_report)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
         return
-    new, prepared = session.create_session(recipe, wanted, world, console.progress("reading images"))
+    new, prepared = create_session(recipe, wanted, world, console.progress("reading images"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.assembly import model
-from vitrail.assembly.latents import relocate_autoencoder
+from vitrail.assembly.autoencoder import relocate_autoencoder
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import DenseTask, Task

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.assembly.latents import build_decoder
+from vitrail.assembly.autoencoder import build_decoder
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import Denoiser, GenerativeTask, trunk_of
 from vitrail.data.encode import encode_png, to_rgb

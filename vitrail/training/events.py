@@ -1,10 +1,10 @@
-"""What a run tells whoever iterates over it."""
+"""The events of a run, for its caller."""
 
 from typing import Any, NamedTuple
 
 
 class Event(NamedTuple):
-    """Something to tell: "train", "eval", "saved", "note", "stopped" or "done", at a step, with numbers or words."""
+    """An event: "train", "eval", "saved", "note", "stopped" or "done", at a step, with numbers or words."""
 
     kind: str
     step: int

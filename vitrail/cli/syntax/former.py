@@ -1,7 +1,8 @@
 """What sections and keys of recipes were called before 0.1.0: they are answered with what they are called now."""
 
 from vitrail.cli.syntax.flags import flag_of
-from vitrail.recipe import RENAMED, SECTIONS
+from vitrail.recipe import SECTIONS
+from vitrail.validation import RENAMED
 
 
 def renamed(section: str, key: str) -> str:

@@ -55,7 +55,7 @@ def files(known: RunData, disk: RunFiles) -> Iterator[Finding]:
 
 
 def diverged(known: RunData, facts: dict[str, Any]) -> Finding:
-    told, images = facts.get("finding", {}).get("told", ""), [str(name) for name in facts.get("images", [])]
+    told, images = facts.get("finding", {}).get("message", ""), [str(name) for name in facts.get("images", [])]
     where = f"; {told}" if told else ""
     return Finding(
         "diverged", True, "a number was not finite, and the run ended there",

@@ -24,7 +24,7 @@ from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.evaluation import evaluate
 from vitrail.recipe import Recipe, from_tables, override
-from vitrail.training import session
+from vitrail.training.build import build_session
 from vitrail.training.loop import loop_settings, remaining_batches
 from vitrail.training.session import Session
 
@@ -59,7 +59,7 @@ def run_trial(prepared: PreparedRun, changes: Mapping[str, dict[str, Any]], seed
     recipe = override(prepared.recipe, "train", {"seed": seed})
     for section, keys in changes.items():
         recipe = override(recipe, section, keys)
-    made = session.build(recipe, with_fraction(prepared.dataset, recipe), RunFolder(Path(".")), world)  # writes nothing
+    made = build_session(recipe, with_fraction(prepared.dataset, recipe), RunFolder(Path(".")), world)  # writes nothing
     trial = Trial(made)
     try:
         for report in train_steps(
