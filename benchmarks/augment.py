@@ -30,7 +30,7 @@ from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.datasets import imagefolder
 from vitrail.engine.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, Recipe, RuntimeConfig, TrainConfig
-from vitrail.training import loop, session
+from vitrail.training import create, loop
 from vitrail.training.feed import Feed, build_mixing, build_stream
 
 BATCH, PHOTOS, STEPS = 128, 32, 6  # images a step, images a step of photographs, steps a timing
@@ -68,7 +68,7 @@ def small(folder: Path, augment: dict[str, Any], plan: dict[str, Any]) -> Step:
         train=TrainConfig(**{"steps": 10**5, "batch_size": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
         runtime=RuntimeConfig(workers=0, log_every=1, save_every=10**6),
     )
-    running = session.create_session(recipe, folder, WORLD)[0]
+    running = create.create_session(recipe, folder, WORLD)[0]
     events = loop.run_training(running)
     return lambda: next(event for event in events if event.kind == "train")
 

@@ -24,7 +24,7 @@ from vitrail.engine.optim import build_parameter_groups
 from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, override
-from vitrail.training import session
+from vitrail.training import create, session
 from vitrail.training.loop import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -66,7 +66,7 @@ def images(folder: Path, count: int, size: int) -> Path:
 def started(recipe: Recipe, keys: list[tuple[str, dict]], out: Path) -> session.Session:
     for section, values in keys:
         recipe = override(recipe, section, values)
-    return session.create_session(recipe, out, ALONE)[0]
+    return create.create_session(recipe, out, ALONE)[0]
 
 
 def stepping(running: session.Session) -> Iterator[Any]:

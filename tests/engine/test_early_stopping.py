@@ -182,6 +182,6 @@ def test_checkpoints_of_before_have_no_standing(data, tmp_path):
     running = tiny.begin(tiny.recipe(data, train={"steps": 3}), tmp_path / "run")
     tiny.finish(running)
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
-    del saved.numbers["standing"]
+    del saved.numbers["early_stopping"]
     running.state.load(saved.parts, saved.numbers)
     assert running.state.early_stopping == EarlyStoppingState()

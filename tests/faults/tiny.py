@@ -22,7 +22,7 @@ from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
-from vitrail.training import loop, resume, session
+from vitrail.training import create, loop, resume, session
 
 torch.set_num_threads(1)
 
@@ -65,7 +65,7 @@ def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), dat
 
 
 def begin(made: Recipe, out: Path) -> session.Session:
-    return session.create_session(made, out, ALONE)[0]
+    return create.create_session(made, out, ALONE)[0]
 
 
 def again(out: Path, given=(), allowed=()) -> session.Session:

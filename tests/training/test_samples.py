@@ -42,7 +42,7 @@ def roomy(monkeypatch):
 
 
 def files(run):
-    return {p.name: tiny.digest(p) for p in (run / "evaluation/moments").glob("*")}
+    return {p.name: tiny.digest(p) for p in (run / "evaluation/snapshots").glob("*")}
 
 
 def test_moments_are_the_last_halves_that_there_is_time_for():
@@ -84,7 +84,7 @@ def test_images_at_moments_change_no_weight_and_resume_to_the_same(cut, data, tm
     assert tiny.digest(tmp_path / "cut/model.safetensors") == tiny.digest(tmp_path / "whole/model.safetensors")
     monkeypatch.setattr(samples, "SHARE", 0.0)
     tiny.finish(tiny.begin(recipe(data), tmp_path / "without"))
-    assert not (tmp_path / "without/evaluation/moments").exists()
+    assert not (tmp_path / "without/evaluation/snapshots").exists()
     assert tiny.digest(tmp_path / "without/model.safetensors") == tiny.digest(tmp_path / "whole/model.safetensors")
 
 
