@@ -41,8 +41,8 @@ def scores(monkeypatch):
     return table
 
 
-def recipe(data, plan=(), optim=()):
-    return tiny.recipe(data, plan={**PLAN, **dict(plan)}, optim=dict(optim))
+def recipe(data, train=(), optim=()):
+    return tiny.recipe(data, train={**PLAN, **dict(train)}, optim=dict(optim))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_what_is_no_number_is_never_the_best():
 
 
 def test_checkpoints_of_before_have_no_standing(data, tmp_path):
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 3}), tmp_path / "run")
+    running = tiny.begin(tiny.recipe(data, train={"steps": 3}), tmp_path / "run")
     tiny.finish(running)
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
     del saved.numbers["standing"]

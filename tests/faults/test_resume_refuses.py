@@ -54,7 +54,7 @@ LOCKED = {  # flag: (its value when the run began, another)
     "train.precision": ("fp32", "bf16"),
     "task.smoothing": ("", "0.2"),
 }
-FREE = {"micro": 4, "workers": 1, "grad_checkpoint": True, "log_every": 5, "save_every": 2, "keep": 3}
+FREE = {"micro_batch": 4, "workers": 1, "grad_checkpoint": True, "log_every": 5, "save_every": 2, "keep_checkpoints": 3}
 
 
 @pytest.mark.parametrize("flag", LOCKED)

@@ -317,7 +317,7 @@ def run(tmp_path_factory):
     """A real run on images in folders, finished."""
     root = tmp_path_factory.mktemp("real")
     data = tiny.images(root / "data")
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": 3}), root / "run"))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"eval_every": 3}), root / "run"))
     return root
 
 

@@ -68,9 +68,11 @@ def section_options(verb: Verb[Any], section: str, before: list[str]) -> list[Op
     """The keys of a section; of model, data and task those of the chosen one."""
     sources = Sources()
     part = getattr(recipe_of(verb, before) if section in CHOICES else Recipe(), section)
-    if section in CHOICES:
-        return [option for _, options in options_of_choice(section, part, sources) for option in options]
-    return sources.options(type(part).__module__, type(part).__name__)
+    common = sources.options(type(part).__module__, type(part).__name__)
+    if section not in CHOICES:
+        return common
+    chosen = [option for _, options in options_of_choice(section, part, sources) for option in options]
+    return [*(option for option in common if option.name not in ("name", "keys")), *chosen]
 
 
 def list_values(verb: Verb[Any], options: list[Option], before: list[str], flag: str) -> Iterable[str] | None:
