@@ -106,8 +106,8 @@ def raise_unknown(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | 
     if flag in BY_NAME:
         raise UsageError(f"{prog} has no {flag}", hint)
     for name in (leaf, *nearest(leaf, SYNONYMS)[:1]):
-        meant = SYNONYMS.get(name, name).replace("_", "-")
-        if same := [k for k in keys if k.endswith(f".{meant}")]:
+        key = SYNONYMS.get(name, name).replace("_", "-")
+        if same := [k for k in keys if k.endswith(f".{key}")]:
             raise UsageError(f"unknown option {flag}; did you mean {' or '.join(same)}?", hint)
     choose(flag, [*options, "--debug"], "option", hint)
 

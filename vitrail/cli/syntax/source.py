@@ -90,9 +90,9 @@ class Sources:
         about = read_text_below(after) or read_comment(module, field)
         default, about = split_default(field.value, about)
         annotation = ast.unparse(field.annotation)
-        named = re.search(r"metavar='([^']*)'", annotation)
-        positional = named[1] if named and "Positional" in annotation else ""
-        kind = named[1] if named and not positional else self.kind(module, field.annotation)
+        metavar = re.search(r"metavar='([^']*)'", annotation)
+        positional = metavar[1] if metavar and "Positional" in annotation else ""
+        kind = metavar[1] if metavar and not positional else self.kind(module, field.annotation)
         name = re.search(r"arg\(name='([^']*)'", annotation)
         return Option(name[1] if name else ast.unparse(field.target), kind, default, about, positional)
 
