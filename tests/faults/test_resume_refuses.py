@@ -88,7 +88,7 @@ def test_a_setting_of_the_machine_is_taken(key, run):
     assert tiny.finish(running)[-1].kind == "done"
 
 
-@pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep"])
+@pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep_checkpoints"])
 def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, plain):
     tiny.finish(tiny.again(run, [("runtime", {key: FREE[key]})]))
     assert tiny.digest(run / "model.safetensors") == tiny.digest(plain / "model.safetensors")
