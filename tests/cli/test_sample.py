@@ -212,11 +212,11 @@ def test_the_report_shows_what_it_makes():
     assert Path("jit/evaluation/samples.png").is_file()
     with Image.open("jit/evaluation/samples.png") as made:
         assert made.size == (6 * 14 + 2, 3 * 14 + 2)
-    for run, told in (("jit", "guidance 2"), ("dit", "no guidance")):
+    for run, told in (("jit", "guidance scale 2"), ("dit", "no guidance")):
         page = Path(run, "report.html").read_text()
         assert told in page
         assert "Held-out loss" in page
-        assert "The worst mistakes" not in page
+        assert "Most confident errors" not in page
         assert f"vitrail sample {run}" in page
         assert Path(must("report", run).strip()) == Path(run, "report.html")
     assert "vitrail sample jit" not in Path("vit/report.html").read_text()

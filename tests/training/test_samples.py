@@ -171,7 +171,7 @@ def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, t
         frechet.count_images(Recipe(train=TrainConfig(steps=20_000, batch_size=128, eval_every=2000))) == frechet.MOST
     )
     page = build_report(tmp_path / "run").read_text()
-    for said in ("Fréchet distance", "How they came about", "step 4", "Does it copy?", "held-out images (val)"):
+    for said in ("Fréchet distance", "Samples during training", "step 4", "Memorisation", "held-out images (val)"):
         assert said in page
     assert len(page) < 2e6
 
