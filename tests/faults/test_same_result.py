@@ -132,7 +132,7 @@ def grads(running, micro):
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     terms = accumulate_gradients(
         running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
     )
@@ -161,7 +161,7 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     whole, _ = grads(running, 16)
     running.feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": 6})
     assert [len(p.loaded.images) for p in next(iter(loop.remaining_batches(running)))] == [6, 6, 4]
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     pieces = next(iter(loop.remaining_batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
     accumulate_gradients(
