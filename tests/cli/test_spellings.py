@@ -12,7 +12,8 @@ from vitrail.cli.syntax.arguments import own_flags, recipe_flags
 from vitrail.cli.syntax.flags import FLAGS, flag_of
 from vitrail.cli.syntax.former import renamed
 from vitrail.cli.syntax.spellings import SPELLINGS
-from vitrail.recipe import RENAMED, SECTIONS
+from vitrail.recipe import SECTIONS
+from vitrail.validation import RENAMED
 
 USAGE = 2
 THEIRS = [(name, ours) for ours, names in SPELLINGS.items() for name in names.split()]

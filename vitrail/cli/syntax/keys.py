@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 from vitrail.cli.syntax.flags import Flag, changes_of, flag_of, kind_of
 from vitrail.cli.syntax.former import renamed
 from vitrail.errors import UsageError, choose
-from vitrail.recipe import CHOICES, RENAMED, SECTIONS, Recipe
-from vitrail.validation import describe_type, parse_value, validate
+from vitrail.recipe import CHOICES, SECTIONS, Recipe
+from vitrail.validation import RENAMED, describe_type, parse_value, validate
 
 Given = list[tuple[str, dict[str, Any]]]
 
