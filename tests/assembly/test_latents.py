@@ -24,6 +24,7 @@ from vitrail.recipe import (
     AugmentConfig,
     Choice,
     DataConfig,
+    EvalConfig,
     InputConfig,
     OptimConfig,
     Recipe,
@@ -269,7 +270,7 @@ def test_moments_copies_and_a_judge_see_images_not_latents(place, tmp_path, monk
         )
     )
     made = recipe(place, train=TrainConfig(steps=4, batch_size=8, precision="fp32", eval_every=2))
-    made = dataclasses.replace(made, runtime=dataclasses.replace(made.runtime, judge=str(tmp_path / "judge")))
+    made = dataclasses.replace(made, eval=EvalConfig(str(tmp_path / "judge")))
     events = tiny.finish(tiny.begin(made, tmp_path / "run"))
     assert [e.values["frechet"] > 0 for e in events if e.kind == "eval"] == [True, True]
     (found,) = copying.read_copying(tmp_path / "run/evaluation")

@@ -52,8 +52,8 @@ def images(folder: Path, each: int = 12, size: int = 12) -> Path:
     return folder
 
 
-def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=()) -> Recipe:
-    """Everything that draws random numbers is on, unless said otherwise."""
+def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=(), eval=()) -> Recipe:
+    """Every source of random numbers is on by default. The others are the keys of sections."""
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
         data=DataConfig("", {"path": str(path)}, **dict(data)),
@@ -61,6 +61,7 @@ def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), dat
         optim=OptimConfig(**{"ema_decay": 0.9, **dict(optim)}),
         train=TrainConfig(**{"steps": 12, "batch_size": 16, "precision": "fp32", **dict(train)}),
         runtime=RuntimeConfig(**{"micro_batch": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(runtime)}),
+        eval=EvalConfig(**dict(eval)),
     )
 
 
