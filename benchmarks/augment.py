@@ -2,11 +2,11 @@
 
     python benchmarks/augment.py [--rounds 5]
 
-Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same process; and the
-data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become 224x224. Times are
-those of the processor, since on a shared machine the clock counts the others' work too; each round times every setting once, in
-an order that rotates, and the ratio is of the medians. One thread, so that nothing waits for anything.
-Below, reading JPEG files of 320x256 with and without runtime.cache_images.
+Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same
+process; and the data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become
+224x224. Times are those of the processor, since on a shared machine the clock counts the others' work too; each round
+times every setting once, in an order that rotates, and the ratio is of the medians. One thread, so that nothing waits
+for anything. Below, reading JPEG files of 320x256 with and without runtime.cache_images.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def small(folder: Path, augment: dict[str, Any], plan: dict[str, Any]) -> Step:
         model=Choice("vit/nano"),
         data=DataConfig("", {"path": "mini"}),
         augment=AugmentConfig(**{**NONE, **augment}),
-        train=TrainConfig(**{"steps": 10**5, "batch": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
+        train=TrainConfig(**{"steps": 10**5, "batch_size": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
         runtime=RuntimeConfig(workers=0, log_every=1, save_every=10**6),
     )
     running = session.create_session(recipe, folder, WORLD)[0]

@@ -42,7 +42,8 @@ def photos(folder):
 
 
 def python(code, folder):
-    """What a piece of Python prints. In this process, as are the commands, since many imports of torch would take minutes."""
+    """What a piece of Python prints. In this process, as are the commands, since many imports of torch would take
+    minutes."""
     (folder / "piece.py").write_text(code)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -78,8 +79,8 @@ def autoencoder(folder):
     """What the folder of an autoencoder holds, with weights of chance."""
     diffusers = pytest.importorskip("diffusers", reason="autoencoders are read by diffusers")
     diffusers.AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4, norm_num_groups=4,
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
     ).save_pretrained(folder)  # fmt: skip
 
 

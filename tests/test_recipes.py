@@ -30,7 +30,8 @@ SHRUNK: dict[str, dict[str, Any]] = {  # by family: what makes its models small
     "mobilevit": {"widths": [8, 8, 8, 16, 16], "token_widths": [16, 16, 16], "depths": [1, 1, 1], "summary_width": 16},
 }
 SIDE = {"crossvit": 60, "efficientvit_msra": 64}  # pixels; others take 32
-CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr", "optim.warmup_steps",
+CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr",
+          "optim.warmup_steps",
           "train.batch_size", "train.eval_every")  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def images(tmp_path_factory):
 
 
 def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
-    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small, first."""
+    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small,
+    first."""
     recipe = small(read(path), data)
     if recipe.init.weights:
         first = path.with_name(f"{Path(recipe.init.weights).name}.toml")

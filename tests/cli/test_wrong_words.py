@@ -28,7 +28,8 @@ def place(tmp_path_factory):
     table(root / "tables" / "x.csv", [])
     (root / "file.txt").write_text("hello\n")
     recipes = {
-        "empty": b"", "broken": b"[model\nname = 3", "binary": bytes(range(256)), "section": b"[modell]\n", "key": b"[optim]\nlrr = 1\n",
+        "empty": b"", "broken": b"[model\nname = 3", "binary": bytes(range(256)), "section": b"[modell]\n",
+        "key": b"[optim]\nlrr = 1\n",
         "value": b"model = 'vit/nano'\n", "both": b"[train]\nsteps = 3\nepochs = 2\n[data]\npath = 'good'\n",
         "kind": b"[train]\nbatch_size = '9'\n",
         "switch": b"[optim]\nlr = true\n", "many": b"[optim]\nlr = [1, 2]\n",

@@ -1,4 +1,5 @@
-"""Policies and jitter: what they do to an image, by chance that is a function of (seed, epoch, image) and of nothing else."""
+"""Policies and jitter: what they do to an image, by chance that is a function of (seed, epoch, image) and of nothing
+else."""
 
 import numpy as np
 import pytest

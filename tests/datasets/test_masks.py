@@ -1,4 +1,5 @@
-"""Images find their masks, values become classes as tables or the masks themselves say, and what cannot be right is told."""
+"""Images find their masks, values become classes as tables or the masks themselves say, and what cannot be right is
+told."""
 
 import pickle
 

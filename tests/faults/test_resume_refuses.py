@@ -1,4 +1,5 @@
-"""Going on with a run under other settings or other data: what would change the result is refused by name, the rest is taken."""
+"""Going on with a run under other settings or other data: what would change the result is refused by name, the rest is
+taken."""
 
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run of seconds."""
+"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run
+of seconds."""
 
 import json
 import re
@@ -55,7 +56,8 @@ def test_a_shift_moves_and_repeats_the_border(images):
 
 def test_a_model_that_does_not_mind_shifts_is_seen_not_to():
     """Convolutions that go round the edge and a mean over all places do not see where a thing in the middle is."""
-    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(),
                         nn.Linear(8, 3))  # fmt: skip
     images = torch.zeros(4, 1, 12, 12)
     images[:, :, 5:8, 5:8] = torch.rand(4, 1, 3, 3)
@@ -185,9 +187,9 @@ def test_what_is_said_of_hunger():
 def test_a_claim_fares_as_the_numbers_say():
     same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
     first, second = words.shift(same)
-    assert (
-        first
-        == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
+    assert first == (
+        "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; "
+        "the seeds do not tell ResNet from ViT."
     )
     assert second.endswith(
         "Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4."
@@ -225,10 +227,8 @@ def test_what_is_said_of_compute():
 def test_what_is_said_of_fields():
     said = words.fields({"ViT": [[8.0, 10.0]] * 2, "ResNet": [[2.0, 8.0]] * 2}, 11.4)
     assert said[0].endswith("ViT 8.0 and 10.0, ResNet 2.0 and 8.0.")
-    assert (
-        "So it is in the first block; from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
-        in said[1]
-    )
+    growth = "from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
+    assert f"So it is in the first block; {growth}" in said[1]
     assert "other way round" in words.fields({"ViT": [[2.0, 3.0]] * 2, "ResNet": [[8.0, 9.0]] * 2}, 11.4)[1]
 
 
