@@ -27,22 +27,29 @@ FILES = Path(__file__).parent / "drop_in"
 SMALL = ["--batch-size", 8, "--workers", 0, "--precision", "fp32"]
 SHORT = [*SMALL, "--steps", 2, "--train.eval-every", 0]
 SERVER = """
-import importlib, json, os, runpy, sys
+import gc, json, os, runpy, sys
+gc.disable()
 import numpy, PIL.Image, pydantic, safetensors.torch, torch, torch._dynamo, torchmetrics.functional.classification
 torch.set_num_threads(1)
 assert not any(name.partition(".")[0] == "vitrail" for name in sys.modules)
+gc.freeze()
 for request in map(json.loads, sys.stdin):
     child = os.fork()
     if child == 0:
         os.chdir(request["folder"])
         for number, name in ((0, os.devnull), (1, request["out"]), (2, request["out"])):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+        gc.enable()
         sys.path.insert(0, request["package"])
         sys.argv = ["vitrail", *request["words"]]
-        runpy.run_module("vitrail", run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        try:
+            runpy.run_module("vitrail", run_name="__main__", alter_sys=True)
+        except SystemExit as leave:
+            sys.stdout.flush()
+            os._exit(leave.code or 0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os._exit(0)
 """
 
 

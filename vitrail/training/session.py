@@ -112,7 +112,7 @@ def load_initial_weights(session: Session, prepared: PreparedRun) -> LoadReport 
     """Puts the weights that the recipe starts from into the model. The averaged weights follow at the first step."""
     if prepared.origin is None:
         return None
-    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.dataset.classes)
+    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.bundle.classes)
 
 
 def resolve_paths(recipe: Recipe) -> dict[str, Any]:
