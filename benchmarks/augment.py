@@ -65,7 +65,7 @@ def small(folder: Path, augment: dict[str, Any], plan: dict[str, Any]) -> Step:
         model=Choice("vit/nano"),
         data=DataConfig("", {"path": "mini"}),
         augment=AugmentConfig(**{**NONE, **augment}),
-        train=TrainConfig(**{"steps": 10**5, "batch": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
+        train=TrainConfig(**{"steps": 10**5, "batch_size": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
         runtime=RuntimeConfig(workers=0, log_every=1, save_every=10**6),
     )
     running = session.create_session(recipe, folder, WORLD)[0]

@@ -88,8 +88,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     wanted = [name for name in given.only.split(",") if name] or list(PAIRS)
-    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch} of "
-          f"{given.size}x{given.size}, float32, {given.device}, {given.threads} threads, median of {given.rounds} rounds.\n")  # fmt: skip
+    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. "
+          f"Batch {given.batch} of {given.size}x{given.size}, float32, {given.device}, {given.threads} threads, "
+          f"median of {given.rounds} rounds.\n")  # fmt: skip
     print("| model | ours, M | theirs, M | inference |\n|---|---|---|---|")
     figures = {}
     for name in wanted:

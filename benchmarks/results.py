@@ -25,13 +25,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 NANO = "--model vit/nano --model.patch 8"
 BLOOD = "--data {data}/medmnist/bloodmnist.npz"
 FASHION = "--data {data}/fashion-mnist"
-SMALL_BLOOD = f"{BLOOD} {NANO} --data.fraction 0.1 --epochs 20 --batch-size 64 --task.smoothing 0 --augment.crop none --augment.no-hflip"
+SMALL_BLOOD = (
+    f"{BLOOD} {NANO} --data.fraction 0.1 --epochs 20 --batch-size 64 --task.smoothing 0 "
+    "--augment.crop none --augment.no-hflip"
+)
 TENTH = f"{BLOOD} --data.fraction 0.1 --epochs 40 --batch-size 64 --augment.crop none --augment.hflip --augment.vflip"
 FEW_BLOOD = (
     f"{BLOOD} --data.fraction 0.05 --steps 900 --batch-size 64 --augment.crop none --augment.hflip --augment.vflip"
 )
 FEW_FASHION = f"{FASHION} --data.fraction 0.05 --steps 900 --batch-size 64 --augment.crop none --augment.hflip"
-STUDENT = "--model deit/tiny_distilled --model.width 96 --model.depth 3 --model.heads 3 --model.patch 8 --model.stem conv --lr 2e-3"
+STUDENT = (
+    "--model deit/tiny_distilled --model.width 96 --model.depth 3 --model.heads 3 --model.patch 8 "
+    "--model.stem conv --lr 2e-3"
+)
 HUNGER = f"{FASHION} --steps 300 --batch-size 64 --augment.crop none --augment.hflip"
 
 
@@ -72,7 +78,10 @@ AUGMENTS = {
     "averaged weights 0.998": "--optim.ema-decay 0.998",
     "repeated augmentation 3, flips": "--augment.hflip --augment.vflip --augment.repeated-aug 3",
 }
-ALL = "--augment.hflip --augment.vflip --augment.crop pad --augment.cutmix 1 --model.drop-path 0.1 --optim.ema-decay 0.998"
+ALL = (
+    "--augment.hflip --augment.vflip --augment.crop pad --augment.cutmix 1 "
+    "--model.drop-path 0.1 --optim.ema-decay 0.998"
+)
 SWITCHES = {
     "half of the patches dropped": "--model.patch-dropout 0.5",
     "drop path 0.3": "--model.drop-path 0.3",
@@ -87,8 +96,8 @@ SOFT = "--task.kind soft --task.alpha 0.9"
 ARCHITECTURES = {
     "ViT (convolutional stem)": f"{NANO}",
     "ViT (plain patches)": f"{NANO} --model.stem patch --model.patch 7",
-    "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 32 --model.patch 2 "
-    "--lr 2e-3",
+    "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 32 "
+    "--model.patch 2 --lr 2e-3",
     "Swin": "--model swin/tiny --model.patch 2 --model.width 32 --model.depths 1 1 2 1 --model.heads 1 2 4 8 --lr 2e-3",
     "ResNet": "--model resnet/18 --model.width 16 --lr 2e-3",
 }
@@ -97,8 +106,8 @@ SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 TABLES = {
     1: Table("Augmentation and regularisation, each alone and together",
              "BloodMNIST, 10 % of the training images, 20 epochs.",
-             (*one_more(SMALL_BLOOD, AUGMENTS), Row("flips, shifts, CutMix, drop path, averaged weights",
-                                                    f"{SMALL_BLOOD} {ALL}"))),
+             (*one_more(SMALL_BLOOD, AUGMENTS),
+              Row("flips, shifts, CutMix, drop path, averaged weights", f"{SMALL_BLOOD} {ALL}"))),
     2: Table("Distillation", "BloodMNIST, 10 % of the training images, 40 epochs; the same augmentation for all.", (
         Row("student alone", f"{TENTH} {STUDENT}"),
         Row("hard, from a ResNet of the same 10 %", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-10-{{seed}}",

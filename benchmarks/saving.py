@@ -5,7 +5,7 @@ alternation.
 
 Absolute times mean nothing on a shared machine, so in every round each takes one step, in an order that rotates, and
 the ratio is of the least times, which somebody else's work disturbs least; for `grow_from` of the sums over a whole
-run, since its steps differ. Images are drawn by chance and lie on disk as PNG.
+run, since its steps differ. Images are random and lie on disk as PNG.
 """
 
 import argparse
@@ -101,8 +101,8 @@ def main() -> None:
         recipe = Recipe(
             model=Choice(given.model), data=DataConfig("", {"path": str(data)}),
             augment=AugmentConfig(crop="random", hflip=True),
-            optim=OptimConfig(warmup_steps=2), train=TrainConfig(steps=steps, batch_size=given.batch, precision="fp32",
-                                                                 eval_every=0), runtime=RuntimeConfig(workers=0),
+            optim=OptimConfig(warmup_steps=2), runtime=RuntimeConfig(workers=0),
+            train=TrainConfig(steps=steps, batch_size=given.batch, precision="fp32", eval_every=0),
         )  # fmt: skip
         recipe = override(recipe, "input", {"size": [given.size, given.size], "resize_mode": "crop"})
         for i, (name, (off, on)) in enumerate(SWITCHES.items()):

@@ -135,8 +135,9 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     wanted = [f for f in given.families.split(",") if f]
     names = [n for n in PEERS if not wanted or n.partition("/")[0] in wanted]
-    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch}, float32, "
-          f"{given.device}, {torch.get_num_threads()} threads, median of {given.rounds} rounds.\n")  # fmt: skip
+    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. "
+          f"Batch {given.batch}, float32, {given.device}, {torch.get_num_threads()} threads, "
+          f"median of {given.rounds} rounds.\n")  # fmt: skip
     print("| family | variant | in timm | inference | training step |\n|---|---|---|---|---|")
     found = {}
     for name in names:

@@ -42,8 +42,9 @@ def test_import_is_light_and_a_list_imports_no_family():
 
 def test_models_can_be_called_after_a_family_was_imported():
     """`import vitrail.models.vit` must not put the folder in the place of the function."""
-    said = fresh("import vitrail; vitrail.backbone('vit/nano'); from vitrail.models import vit; print(vitrail.models('vit') == ['vit/' + v for v in vit.VARIANTS])")  # fmt: skip
-    assert said.strip() == "True"
+    code = "import vitrail; vitrail.backbone('vit/nano'); from vitrail.models import vit; "
+    output = fresh(code + "print(vitrail.models('vit') == ['vit/' + v for v in vit.VARIANTS])")
+    assert output.strip() == "True"
 
 
 def test_models():

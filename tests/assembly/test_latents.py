@@ -264,7 +264,7 @@ def test_moments_copies_and_a_judge_see_images_not_latents(place, tmp_path, monk
     monkeypatch.setattr(samples, "SHARE", 100.0)
     tiny.finish(
         tiny.begin(
-            tiny.recipe(place / "data", plan={"steps": 2, "eval_every": 0}, machine={"cache_images": True}),
+            tiny.recipe(place / "data", train={"steps": 2, "eval_every": 0}, runtime={"cache_images": True}),
             tmp_path / "judge",
         )
     )

@@ -88,8 +88,8 @@ def test_runs_side_by_side(place):
         "top1",
         "macro_f1",
         "parameters",
-        "more often than run",
-        "Only run is right on",
+        "accurate than run",
+        "Only run is correct on",
     ):
         assert piece in said
     assert "train.batch_size" not in said
@@ -103,8 +103,8 @@ def test_runs_side_by_side(place):
 
 def test_other_images_are_said_to_be_others(place, tmp_path):
     said = must("compare", "run", "strange")
-    assert "not of the same images: their classes are not the same" in said
-    assert "more often" not in said
+    assert "not of the same images (their classes are not the same)" in said
+    assert "accurate than" not in said
     shutil.copytree(place / "run", tmp_path / "moved")
     with np.load(tmp_path / "moved/evaluation/val.npz") as kept:
         found = dict(kept)

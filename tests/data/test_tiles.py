@@ -129,7 +129,7 @@ def test_whole_images_are_read_once_while_they_fit(monkeypatch):
         asked.append(index)
         return np.full((10, 10, 3), index, np.uint8)
 
-    monkeypatch.setattr(tiles, "KEPT", 2 * 300)
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 2 * 300)
     recent = tiles.RecentImages(read)
     assert [int(recent(i)[0, 0, 0]) for i in (0, 1, 0, 1)] == [0, 1, 0, 1]
     assert asked == [0, 1]
@@ -137,7 +137,7 @@ def test_whole_images_are_read_once_while_they_fit(monkeypatch):
     recent(1)
     recent(0)
     assert asked == [0, 1, 2, 0]
-    monkeypatch.setattr(tiles, "KEPT", 1)
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 1)
     recent(3)
     recent(3)  # larger than all that is kept, and still not read twice in a row
     assert asked == [0, 1, 2, 0, 3]

@@ -132,8 +132,11 @@ def test_coco_sizes_are_compared_with_the_images(tmp_path):
         for image in whole["images"][:2]:
             image.update(height=SIZE[1], width=SIZE[0])
 
-    said = "of another size (height x width) than the file says: 4 images of 8 looked at, the first train2017/0.jpg: 20 x 30, not 30 x 20"
-    assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == said
+    note = (
+        "of another size (height x width) than the file says: 4 images of 8 looked at, the first train2017/0.jpg: "
+        "20 x 30, not 30 x 20"
+    )
+    assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == note
 
 
 def test_coco_categories_must_agree(tmp_path):
@@ -281,7 +284,8 @@ def texts(root, parts=("train", "val"), line="1 0.5 0.5 0.2 0.4\n"):
 
 
 YAML = {
-    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\nnames:\n  0: cat  # soft\n  1: 'hot dog'\n",
+    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\n"
+    "names:\n  0: cat  # soft\n  1: 'hot dog'\n",
     "list": "names:\n- cat\n- hot dog\ntrain: ../images/train\nval:\n  - images/val\n",
     "inline": "train: images/train\nval: images/val\nnames: ['cat', \"hot dog\"]\n",
     "braces": "train: images/train\nval: images/val\nnames: {0: cat, 1: hot dog}\n",

@@ -84,8 +84,9 @@ def test_mini_is_part_of_the_original():
 
 
 def test_no_torch():
-    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config()); from vitrail.datasets import imagefolder, table, idx, npz"
-    code += "; from vitrail.data.survey import images; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
+    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config())"
+    code += "; from vitrail.datasets import imagefolder, table, idx, npz; from vitrail.data.survey import images"
+    code += "; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -311,7 +312,8 @@ def test_table_counts_the_lines_like_it(tmp_path):
 
 
 def test_table_reads_names_numbers_and_parts(tmp_path):
-    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
+    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n"
+    text += "3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
     data = table.build(table.Config(str(sheet(tmp_path, text))))
     assert data.classes == ("cat", "dog")
     assert {p: (s.names, s.labels.tolist()) for p, s in data.splits.items()} == {

@@ -29,7 +29,7 @@ class Never:
 def one_gradient(folder: Path, world: worlds.World) -> None:
     """The gradient of the first step, of all processes together."""
     running, _ = session.create_session(
-        tiny.recipe(folder / "tiny.npz", model=STILL, machine={"micro_batch": 4}),
+        tiny.recipe(folder / "tiny.npz", model=STILL, runtime={"micro_batch": 4}),
         folder / f"gradient{world.size}",
         world,
     )
@@ -85,7 +85,7 @@ def differing(folder: Path, world: worlds.World, key: str) -> None:
     made = tiny.recipe(path)
     if world.rank == 1:
         if key == "train.seed":
-            made = tiny.recipe(path, plan={"seed": 7})
+            made = tiny.recipe(path, train={"seed": 7})
         elif key == "optim.lr":
             made = tiny.recipe(path, optim={"lr": 0.5})
         elif key == "torch":
@@ -124,7 +124,7 @@ def refused(folder: Path, world: worlds.World, name: str, work) -> None:
 def not_finite(folder: Path, world: worlds.World) -> None:
     """At step 5 the loss of process 1 alone is not a number."""
     running, _ = session.create_session(
-        tiny.recipe(folder / "tiny.npz", machine={"micro_batch": None}), folder / "poisoned", world
+        tiny.recipe(folder / "tiny.npz", runtime={"micro_batch": None}), folder / "poisoned", world
     )
     loss, calls = Classification.loss, []
 
@@ -157,7 +157,7 @@ def stopped(folder: Path, world: worlds.World) -> None:
     from vitrail.engine import checkpoint
 
     running, _ = session.create_session(
-        tiny.recipe(folder / "tiny.npz", machine={"save_every": 1000}), folder / "stopped", world
+        tiny.recipe(folder / "tiny.npz", runtime={"save_every": 1000}), folder / "stopped", world
     )
     save = checkpoint.save
 

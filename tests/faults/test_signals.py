@@ -182,7 +182,7 @@ def test_one_request_that_arrives_twice_is_one_request():
 
 def test_a_stop_that_could_not_be_saved_does_not_claim_to_be(data, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    running = tiny.begin(tiny.recipe(data, machine={"save_every": 3}), out)
+    running = tiny.begin(tiny.recipe(data, runtime={"save_every": 3}), out)
 
     def full(*given):
         raise OSError(28, "No space left on device")
@@ -207,7 +207,7 @@ def test_handlers_are_put_back_and_a_thread_may_train(data, tmp_path):
 
     def work():
         try:
-            tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2}), tmp_path / "run"))
+            tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 2}), tmp_path / "run"))
         except BaseException as error:
             errors.append(error)
 

@@ -13,15 +13,15 @@ from vitrail.recipe import InputConfig
 from vitrail.training import loop, session
 
 AUGMENT = {
-    "policy": "3-augment",
-    "jitter": 0.3,
+    "auto_augment": "3-augment",
+    "color_jitter": 0.3,
     "crop": "random",
-    "flip": True,
-    "repeats": 2,
-    "mix_share": 0.8,
-    "mix_switch": 0.4,
+    "hflip": True,
+    "repeated_aug": 2,
+    "mix_prob": 0.8,
+    "cutmix_prob": 0.4,
 }
-PLAN = {"sampling": "balanced", "grow_from": (8, 8), "grow_until": 0.75}
+PLAN = {"start_size": (8, 8), "full_size_at": 0.75}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,10 @@ def folder(tmp_path_factory):
     return tiny.images(tmp_path_factory.mktemp("data") / "images", each=12, size=20)
 
 
-def made(folder, augment=(), plan=(), machine=()):
-    augment, plan = {**AUGMENT, **dict(augment)}, {**PLAN, **dict(plan)}
-    return replace(tiny.recipe(folder, augment=augment, plan=plan, machine=machine), input=InputConfig(size=(16, 16)))
+def made(folder, augment=(), train=(), runtime=()):
+    given = tiny.recipe(folder, augment={**AUGMENT, **dict(augment)}, train={**PLAN, **dict(train)}, runtime=runtime,
+                        data={"sampler": "balanced"})  # fmt: skip
+    return replace(given, input=InputConfig(size=(16, 16)))
 
 
 def batches(running, processes=1, micro=8):
@@ -62,7 +63,7 @@ def same(a, b):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("each", ["pair", "batch"])
 def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_path):
-    running = tiny.begin(made(folder, {"mix_each": each}), tmp_path / "run")
+    running = tiny.begin(made(folder, {"mix_mode": each}), tmp_path / "run")
     wanted = batches(running)
     assert [images.shape[2] for images, _ in wanted] == [8] * 4 + [12] * 4 + [16] * 4
     assert len({float(images.sum()) for images, _ in wanted}) == 12
@@ -70,7 +71,7 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
         assert same(batches(running, processes, micro), wanted)
     running.workers = 2
     assert same(batches(running), wanted)
-    kept = tiny.begin(made(folder, {"mix_each": each}, machine={"cache_images": True}), tmp_path / "kept")
+    kept = tiny.begin(made(folder, {"mix_mode": each}, runtime={"cache_images": True}), tmp_path / "kept")
     assert any("kept in memory" in note for note in kept.notes)
     for workers in (0, 2):
         kept.workers = workers
@@ -145,5 +146,5 @@ def test_a_model_that_cannot_take_a_size_says_so_before_the_first_step(folder, t
     ):
         tiny.begin(made(folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert tiny.begin(made(folder, plan={"start_size": (12, 12)}), tmp_path / "run").state.model.training
+    assert tiny.begin(made(folder, train={"start_size": (12, 12)}), tmp_path / "run").state.model.training
     assert session.RunFolder(tmp_path / "run").recipe().train.start_size == (12, 12)

@@ -52,15 +52,15 @@ def images(folder: Path, each: int = 12, size: int = 12) -> Path:
     return folder
 
 
-def recipe(path: Path, model=(), augment=(), optim=(), plan=(), machine=()) -> Recipe:
+def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=()) -> Recipe:
     """Everything that draws random numbers is on, unless said otherwise."""
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
-        data=DataConfig("", {"path": str(path)}),
-        augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "erase": 0.2, **dict(augment)}),
-        optim=OptimConfig(**{"ema": 0.9, **dict(optim)}),
-        train=TrainConfig(**{"steps": 12, "batch": 16, "precision": "fp32", **dict(plan)}),
-        runtime=RuntimeConfig(**{"micro": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(machine)}),
+        data=DataConfig("", {"path": str(path)}, **dict(data)),
+        augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "random_erasing": 0.2, **dict(augment)}),
+        optim=OptimConfig(**{"ema_decay": 0.9, **dict(optim)}),
+        train=TrainConfig(**{"steps": 12, "batch_size": 16, "precision": "fp32", **dict(train)}),
+        runtime=RuntimeConfig(**{"micro_batch": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(runtime)}),
     )
 
 

@@ -230,8 +230,7 @@ def test_standardised_filters_have_mean_zero_and_deviation_one():
 
 @pytest.mark.parametrize(("n", "kernel", "stride", "before", "behind"),
                          [(8, 7, 2, 2, 3), (7, 7, 2, 3, 3), (8, 3, 2, 0, 1), (9, 3, 2, 1, 1),
-                                                                         (8, 3, 1, 1, 1), (8, 1, 2, 0, 0),
-                                                                         (4, 2, 4, 0, 0)])  # fmt: skip
+                          (8, 3, 1, 1, 1), (8, 1, 2, 0, 0), (4, 2, 4, 0, 0)])  # fmt: skip
 def test_the_odd_cell_of_padding_is_right_and_below(n, kernel, stride, before, behind):
     x = same(torch.ones(1, 1, n, n), kernel, stride)[0, 0]
     assert x.shape == (before + n + behind,) * 2

@@ -47,7 +47,7 @@ def test_losses_of_the_same_images_are_compared_pair_by_pair(runs):
     assert "over the same 9 images" in said
     page = compare_page.render_page(found)
     assert "Held-out loss" in page
-    assert ", held out</b>" not in page
+    assert ", held-out</b>" not in page
 
 
 def test_losses_that_measure_other_things_are_not_compared(runs):

@@ -24,7 +24,8 @@ from vitrail.studies._bench.result import ResultPart, StudyResult, markdown_tabl
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 WORDS = shlex.split(
-    "gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz"
+    "gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 "
+    "--data tiny.npz"
 )
 JOBS = [Job("a"), Job("b"), Job("b", 1)]
 

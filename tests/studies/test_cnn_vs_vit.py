@@ -187,9 +187,9 @@ def test_what_is_said_of_hunger():
 def test_a_claim_fares_as_the_numbers_say():
     same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
     first, second = words.shift(same)
-    assert (
-        first
-        == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
+    assert first == (
+        "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; "
+        "the seeds do not tell ResNet from ViT."
     )
     assert second.endswith(
         "Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4."
@@ -227,10 +227,8 @@ def test_what_is_said_of_compute():
 def test_what_is_said_of_fields():
     said = words.fields({"ViT": [[8.0, 10.0]] * 2, "ResNet": [[2.0, 8.0]] * 2}, 11.4)
     assert said[0].endswith("ViT 8.0 and 10.0, ResNet 2.0 and 8.0.")
-    assert (
-        "So it is in the first block; from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
-        in said[1]
-    )
+    growth = "from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
+    assert f"So it is in the first block; {growth}" in said[1]
     assert "other way round" in words.fields({"ViT": [[2.0, 3.0]] * 2, "ResNet": [[8.0, 9.0]] * 2}, 11.4)[1]
 
 

@@ -26,7 +26,7 @@ def recipe(path, steps=8, batch=16, **machine):
         data=DataConfig("", {"path": str(path)}),
         optim=OptimConfig(lr=3e-3, ema_decay=0.9, warmup_steps=0),
         train=TrainConfig(steps=steps, batch_size=batch, precision="fp32", eval_every=4),
-        runtime=RuntimeConfig(**{"micro": batch, "workers": 0, "save_every": 4, "log_every": 1, **machine}),
+        runtime=RuntimeConfig(**{"micro_batch": batch, "workers": 0, "save_every": 4, "log_every": 1, **machine}),
     )
 
 
@@ -149,7 +149,7 @@ def test_large_images_are_made_smaller_before_they_are_compared():
 @pytest.fixture(scope="module")
 def judge(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("judge") / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2, "eval_every": 0}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 2, "eval_every": 0}), out))
     return out
 
 
@@ -170,7 +170,7 @@ def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, t
         frechet.count_images(Recipe(train=TrainConfig(steps=20_000, batch_size=128, eval_every=2000))) == frechet.MOST
     )
     page = build_report(tmp_path / "run").read_text()
-    for said in ("Fréchet distance", "How they came about", "step 4", "Does it copy?", "held-out images (val)"):
+    for said in ("Fréchet distance", "Samples during training", "step 4", "Memorisation", "held-out images (val)"):
         assert said in page
     assert len(page) < 2e6
 

@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("teacher") / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 3}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 3}), out))
     return out
 
 

@@ -58,7 +58,7 @@ def shorten_title(title: str) -> str:
 
 
 def inspection_files(folder: Path, one: Inspection) -> Iterator[tuple[Path, bytes]]:
-    """The files of one inspection of the model: NAME.npz, NAME.png (NAME-PART.png where there are several) and NAME.csv."""
+    """The files of one inspection of the model: NAME.npz, NAME.png (or NAME-PART.png for several) and NAME.csv."""
     yield folder / f"{one.name}.npz", pack_arrays(one.arrays)
     for part, figure in one.figures.items():
         if len(figure.axes) > CROWDED:

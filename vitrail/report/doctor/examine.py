@@ -93,7 +93,8 @@ def interruption(run: RunData, disk: RunFiles) -> Iterator[Finding]:
             f"the run was interrupted{', and its checkpoints are gone' if lost else ' before its first checkpoint'}",
             f"{progress}; {run.folder.checkpoints} has none, "
             f"and one is saved every {run.recipe.runtime.save_every:,} steps",
-            f"{resume_command(run)} starts again at step 0" + ("" if lost else "; --runtime.save-every saves more often"),
+            f"{resume_command(run)} starts again at step 0"
+            + ("" if lost else "; --runtime.save-every saves more often"),
         )  # fmt: skip
 
 
@@ -124,7 +125,8 @@ def damage(run: RunData, disk: RunFiles) -> Iterator[Finding]:
         yield Finding(
             "best_damaged", not over, "the best weights saved for train.patience are damaged", list_some(bad, 3),
             "nothing: the run is finished" if over
-            else f"{resume_command(run)} --train.patience 0 --allow-change train.patience finishes with the last weights",
+            else f"{resume_command(run)} --train.patience 0 --allow-change train.patience "
+            "finishes with the last weights",
         )  # fmt: skip
 
 
@@ -221,6 +223,7 @@ def chance_level(run: RunData, confusion: np.ndarray, part: str) -> Iterator[Fin
     name = run.classes[int(confusion.sum(1).argmax())]
     yield Finding(
         "guessing", True, "the model is no better than chance",
-        f"{right:.1%} of {count:,} images of the {part} part are correct; always predicting {name} would give {most:.1%}",
+        f"{right:.1%} of {count:,} images of the {part} part are correct; "
+        f"always predicting {name} would give {most:.1%}",
         "do images and labels match (vitrail check)? Else more steps, or another learning rate (vitrail tune-lr)",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The files of a run folder beside the log: damage, changes of the data, free disk space, the process that holds the lock."""
+"""The files of a run folder beside the log: damage, changes of the data, free disk space, the running process."""
 
 import json
 import shutil

@@ -97,9 +97,11 @@ def overfitting(run: RunData) -> Iterator[Finding]:
     also = f"; {run.metric} is {end.value:.3g}, at best {top.value:.3g} (step {top.step:,})" if top and end else ""
     name = "loss" if held_out else f"1 - {run.metric}"
     yield Finding(
-        "overfitting", grave, "possible overfitting" if grave else "possible overfitting: the loss rises, the metric does not fall",
-        f"the held-out {name} was {best.value:.3g} at step {best.step:,} and is {now:.3g} now, while the training loss fell "
-        f"from {statistics.median(then[-LEAST:]):.3g} to {quarter_medians(training)[3]:.3g}{also}",
+        "overfitting", grave,
+        "possible overfitting" if grave else "possible overfitting: the loss rises, the metric does not fall",
+        f"the held-out {name} was {best.value:.3g} at step {best.step:,} and is {now:.3g} now, "
+        f"while the training loss fell from {statistics.median(then[-LEAST:]):.3g} "
+        f"to {quarter_medians(training)[3]:.3g}{also}",
         "a new run with --train.patience 5 (keeps the best weights), fewer steps, or more regularisation: "
         "--augment.auto-augment trivialaugment, --augment.mixup 0.2, a higher --weight-decay",
     )  # fmt: skip

@@ -124,7 +124,8 @@ def describe_calibration(rows: Sequence[Sequence[float]], error: float) -> list[
     return [
         f"Mean confidence {format_percent(mean_confidence, 0)}, accuracy {format_percent(accuracy, 0)}: "
         f"{describe_confidence(mean_confidence - accuracy)}. In the largest bin "
-        f"({format_plural(int(count[top]), 'image')}) the mean confidence is {format_percent(confidence[top], 0)} and the accuracy {format_percent(right[top], 0)}.",
+        f"({format_plural(int(count[top]), 'image')}) the mean confidence is {format_percent(confidence[top], 0)} "
+        f"and the accuracy {format_percent(right[top], 0)}.",
         f"Expected calibration error {error:.3f}: confidence is {100 * error:.1f} points off on average.",
     ]
 

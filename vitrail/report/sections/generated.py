@@ -38,7 +38,7 @@ def images(run: RunData) -> Section | None:
     is_conditional = int(run.recipe.model.keys.get("classes", 1)) > 0
     names = [escape_name(run.classes[i]) for i in portrait_classes(len(run.classes))] if is_conditional else []
     sentences = [
-        f"{ACROSS} images{' of each class' if is_conditional else ''}, not cherry-picked: seed 0, {QUICK} sampling steps, "
+        f"{ACROSS} images{' of each class' if is_conditional else ''}, not cherry-picked: seed 0, {QUICK} steps, "
         f"{f'guidance scale {GUIDANCE:g}' if is_conditional else 'no guidance'}, EMA weights where the run has them.",
     ]
     if names:
