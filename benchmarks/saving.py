@@ -48,7 +48,7 @@ OPTIMISERS = {
 class Never:
     """A run that nobody stops."""
 
-    def asked(self) -> bool:
+    def is_requested(self) -> bool:
         return False
 
 

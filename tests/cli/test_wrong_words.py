@@ -206,7 +206,7 @@ WRONG = [
     ("train --data empty", DATA, "one folder a class"),
     ("train --data alone", DATA, "one class only"),
     ("train --data hollow", DATA, "cow/"),
-    ("train --data words", DATA, "holds no images"),
+    ("train --data words", DATA, "has no images"),
     ("train --data tables", DATA, "name the file: --data tables/x.csv"),
     ("train --data junk", DATA, "6 images (100.00%) cannot be read"),
     ("train --data mixed", DATA, "--data.on-error skip"),

@@ -22,7 +22,7 @@ STILL = {"dropout": 0.0, "drop_path": 0.0}
 
 
 class Never:
-    def asked(self):
+    def is_requested(self):
         return False
 
 

@@ -15,7 +15,7 @@ from places import Process, everything, must, vitrail
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.errors import RunError
-from vitrail.recipe import Choice, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, read
+from vitrail.recipe import Choice, DataConfig, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, read
 from vitrail.report.doctor import learning_curve
 from vitrail.report.doctor.examine import describe_state, examine_run
 from vitrail.report.doctor.files import RunFiles
@@ -62,7 +62,7 @@ def healthy(folder, **changes):
     fall = [1.0 * 0.8**i for i in range(10)]
     training = rows("train", loss=fall, grad_norm=[0.7] * 10, data_wait=[0.01] * 10, images_per_s=[500.0] * 10)
     evals = rows("eval", part=["val"] * 10, nll=[0.9 * x for x in fall], top1=[0.5, 0.7, *[0.9] * 8])
-    recipe = Recipe(Choice("vit/nano"), Choice("npz"), Choice("classification"),
+    recipe = Recipe(Choice("vit/nano"), DataConfig("npz"), Choice("classification"),
                     optim=OptimConfig(lr=3e-3, warmup_steps=50),
                     train=TrainConfig(steps=1000, batch_size=128))  # fmt: skip
     about = {"classes": CLASSES, "data": {"layout": "npz", "parts": {"train": 900, "val": 30, "test": 30}}}
@@ -214,7 +214,7 @@ def test_a_run_that_was_interrupted(folder):
     assert "before its first" in only(replace(known, training=known.training[:1]), RunFiles()).what
     busy = RunFiles(worker="process 7 on here")
     assert examine_run(known, busy) == []
-    assert describe_state(known, busy) == "going on (process 7 on here)"
+    assert describe_state(known, busy) == "running (process 7 on here)"
     found = only(known, RunFiles(checkpoints=(("step-00000800", "it was altered"),)))
     assert (found.name, found.grave) == ("checkpoint_damaged", True)
 
@@ -282,7 +282,7 @@ def test_classes_that_are_rare_or_never_said(folder):
     assert "ant has 600, cow 20" in found.evidence
     assert (
         examine_run(
-            replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, sampling="balanced"))), SOUND
+            replace(known, recipe=replace(known.recipe, data=replace(known.recipe.data, sampler="balanced"))), SOUND
         )
         == []
     )
@@ -369,7 +369,7 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     other = Process([copy], tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.hold)
     other.until("held")
     assert "interrupted" not in names(copy)
-    assert f": going on (process {other.pid} on " in must("doctor", copy)
+    assert f": running (process {other.pid} on " in must("doctor", copy)
     other.signal(signal.SIGKILL)
     other.end()
     assert "interrupted" in names(copy)

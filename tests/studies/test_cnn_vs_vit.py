@@ -167,18 +167,21 @@ def test_what_is_said_of_hunger():
     closing = {0.01: of(ResNet=0.8, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.89)}
     first, second, third, last = words.hunger(closing)
     assert first == "With 1% of the images: ResNet 80.0 %, ViT 60.0 %; ResNet is clearly first."
-    assert "the seeds do not tell ResNet from ViT" in second
+    assert "no clear difference between ResNet and ViT" in second
     assert (
-        "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as it says" in third
+        "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as expected" in third
     )
-    assert "bring ViT most (+29.0 points) and ResNet least (+10.0)" in last
+    assert "help ViT most (+29.0 points) and ResNet least (+10.0)" in last
     widening = {0.01: of(ResNet=0.5, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.7)}
     assert "10.0 points ahead of the ResNet with 1% and 20.0 points behind" in words.hunger(widening)[2]
     assert "the gap widens, against the textbook" in words.hunger(widening)[2]
     level = {0.1: of(ResNet=0.5, ViT=0.4), 1.0: of(ResNet=0.6, ViT=0.5)}
     level[1.0]["ViT"] = [0.47, 0.5, 0.53]
     assert "does not change clearly" in words.hunger(level)[2]
-    assert "no gain from 100 times the images for: ViT." in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+    assert (
+        "no clear gain from 100 times the images for: ViT."
+        in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+    )
     assert words.hunger({1.0: of(ResNet=0.5, ViT=0.4)}) == [
         "With 100% of the images: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
     ]
@@ -188,28 +191,26 @@ def test_a_claim_fares_as_the_numbers_say():
     same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
     first, second = words.shift(same)
     assert first == (
-        "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; "
-        "the seeds do not tell ResNet from ViT."
+        "Shifted by 4 pixels, predictions stay the same for: ResNet 80.5 %, ViT 80.0 %; "
+        "no clear difference between ResNet and ViT."
     )
-    assert second.endswith(
-        "Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4."
-    )
+    assert second.endswith("Here, in pixels, confirmed at 1 and 2; the other way round at 8; no clear difference at 4.")
     assert "Here it is the other way round" in words.texture(of(ResNet=0.4, ViT=0.5))[0]
-    assert "So it is here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
-    assert "Here the seeds do not tell them apart" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
+    assert "Confirmed here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
+    assert "Here the difference is within the spread of the seeds" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
 
 
 def test_what_is_left_is_counted_above_guessing():
-    left = words.kept({"a": [0.9, 0.1]}, {"a": [0.5, 0.5]}, 0.1)
+    left = words.retained_accuracy({"a": [0.9, 0.1]}, {"a": [0.5, 0.5]}, 0.1)
     assert left["a"] == pytest.approx([0.5, 0.0])
-    assert words.kept({"a": [0.9]}, {"a": [0.05]}, 0.1)["a"] == [0.0]
+    assert words.retained_accuracy({"a": [0.9]}, {"a": [0.05]}, 0.1)["a"] == [0.0]
 
 
 def test_what_is_said_of_frequencies():
     said = words.frequencies(of(ResNet=0.8, ViT=0.2, Swin=0.5), of(ResNet=0.2, ViT=0.8, Swin=0.5))[0]
-    assert "ResNet live from the low frequencies" in said
-    assert "ViT live from the high ones" in said
-    assert "Swin do not clearly prefer either" in said
+    assert "ResNet: more with the low frequencies" in said
+    assert "ViT: more with the high ones" in said
+    assert "Swin: no clear difference" in said
 
 
 def test_what_is_said_of_compute():
@@ -228,7 +229,7 @@ def test_what_is_said_of_fields():
     said = words.fields({"ViT": [[8.0, 10.0]] * 2, "ResNet": [[2.0, 8.0]] * 2}, 11.4)
     assert said[0].endswith("ViT 8.0 and 10.0, ResNet 2.0 and 8.0.")
     growth = "from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
-    assert f"So it is in the first block; {growth}" in said[1]
+    assert f"Confirmed for the first block; {growth}" in said[1]
     assert "other way round" in words.fields({"ViT": [[2.0, 3.0]] * 2, "ResNet": [[8.0, 9.0]] * 2}, 11.4)[1]
 
 
@@ -248,7 +249,7 @@ def test_the_whole_study_in_seconds(own_folder):
     assert "http" not in re.sub(r"http-equiv|data:image[^\"]*", "", page)
     told = (here / "table.md").read_text()
     assert "| ResNet | " in told
-    assert "| patch shuffle, left | " in told
+    assert "| patch shuffle, retained | " in told
     assert {p.name for p in here.glob("*.svg")} == {"hunger.svg", "shift.svg", "disturbed.svg", "fields.svg"}
     refused(own_folder, "study cnn-vs-vit --shares 2", 2, "at most 1")
     refused(own_folder, "study cnn-vs-vti", 2, "did you mean 'cnn-vs-vit'")

@@ -75,7 +75,7 @@ def test_likeness_of_tokens_is_their_mean_cosine():
     images = torch.randn(2, 1, 12, 12)
     seen = []
     model.backbone.blocks[0].register_forward_hook(lambda m, a, out: seen.append(out))
-    found = g.alike(model, images)
+    found = g.token_similarity(model, images)
     x = torch.nn.functional.normalize(seen[0].double(), dim=-1)
     cosines = x @ x.mT
     off = ~torch.eye(9, dtype=torch.bool)

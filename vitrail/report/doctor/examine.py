@@ -24,7 +24,7 @@ def examine_run(run: RunData, disk: RunFiles) -> list[Finding]:
 def describe_state(run: RunData, disk: RunFiles) -> str:
     """The state of the run, in a word or two."""
     if disk.worker:
-        return f"going on ({disk.worker})"
+        return f"running ({disk.worker})"
     return "finished" if is_complete(run, disk) else "stopped"
 
 

@@ -22,9 +22,9 @@ SURE = 0.9
 
 
 class ShownImage(NamedTuple):
-    """An image by its index in the part, its caption, and whether the prediction is correct."""
+    """An image by its position in the evaluation, its caption, and whether the prediction is correct."""
 
-    index: int
+    position: int
     caption: str
     is_correct: bool
 
@@ -116,9 +116,9 @@ def render_cards(run: RunData, section: Section, items: Iterable[ShownImage], co
     for item in items:
         if len(cards) == count:
             break
-        source = thumbnail(split, where.get(evaluation.names[item.index]))
+        source = thumbnail(split, where.get(evaluation.names[item.position]))
         if source:
-            cards.append(card(source, item, evaluation.names[item.index]))
+            cards.append(card(source, item, evaluation.names[item.position]))
     if not cards:
         return section._replace(
             paragraphs=[*section.paragraphs, "The images are not shown: none of them can be found or read any more."]
