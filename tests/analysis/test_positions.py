@@ -143,6 +143,6 @@ def test_filters_of_any_model_are_those_that_meet_the_image_first():
     assert compute_filters(small("hybrid"), 4).images.shape == (4, 3, 7, 7)
     with pytest.raises(UsageError, match="0 components"):
         compute_filters(small("vit"), 0)
-    with pytest.raises(UsageError, match="no filters"):
+    with pytest.raises(UsageError, match="no convolution"):
         compute_filters(torch.nn.Linear(2, 2))
     assert images("vit").shape[1] == compute_filters(small("vit")).images.shape[1]

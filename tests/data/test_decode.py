@@ -152,9 +152,9 @@ def test_reasons_are_in_words(tmp_path):
     cases = {
         b"": "is empty",
         b"<html>": "web page",
-        stored(make_image(), "JPEG")[:400]: "cut short",
-        stored(make_image(), "PNG")[:-2]: "cut short",
-        b"\x89PNG\r\n\x1a\n": "cut short",
+        stored(make_image(), "JPEG")[:400]: "truncated",
+        stored(make_image(), "PNG")[:-2]: "truncated",
+        b"\x89PNG\r\n\x1a\n": "truncated",
     }
     for data, reason in cases.items():
         assert reason in refused(data).what

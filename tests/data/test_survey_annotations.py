@@ -1,4 +1,4 @@
-"""The survey of the truths counts every pixel and box, names every fault, and says nothing of what is sound."""
+"""The survey of annotations counts every pixel and box, names every error, and reports nothing for sound data."""
 
 import dataclasses
 
@@ -106,7 +106,7 @@ def test_masks_that_cannot_be_used_are_named_and_no_others(tmp_path):
         "never in train: 1 class (sky); add images, or drop the classes",
     ]
     text = "\n".join(render(data, found))
-    for part in ("the value 7, which is no class", "is 30 x 20", "cut short", "pixels by class"):
+    for part in ("the value 7, which is no class", "is 30 x 20", "truncated", "pixels by class"):
         assert part in text
 
 
@@ -164,6 +164,7 @@ def test_nothing_here_needs_torch(kind):
 
     code = "import sys; from vitrail.datasets import shapes, coco, voc, yolo, masks, ade20k, cityscapes, voc_masks\n"
     code += "from vitrail.data.survey.annotations import survey_annotations\n"
-    code += f"from vitrail.report.survey.annotations import render\nd = shapes.build(shapes.Config('', '{kind}', 2, 0, 0))\n"
+    code += "from vitrail.report.survey.annotations import render\n"
+    code += f"d = shapes.build(shapes.Config('', '{kind}', 2, 0, 0))\n"
     code += "render(d, survey_annotations(d))\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

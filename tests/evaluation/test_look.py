@@ -183,9 +183,9 @@ def test_near_and_far_places():
     direct, distant = table.near_and_far()
     assert direct == pytest.approx(np.exp(-1), abs=1e-6)
     assert distant < np.exp(-2) + 1e-6
-    assert "somewhat more alike" in table.sentences()[0]
+    assert "somewhat more similar" in table.sentences()[0]
     bias = -torch.arange(-3, 4).abs().float()[None, :, None] - torch.arange(-3, 4).abs().float()[None, None]
-    assert "1 of 2 heads add more" in Bias("a", torch.cat([bias, -bias])).sentences()[0]
+    assert "1 of 2 heads have a larger bias" in Bias("a", torch.cat([bias, -bias])).sentences()[0]
 
 
 def maker(family, **keys):

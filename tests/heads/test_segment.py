@@ -267,7 +267,7 @@ def test_linear_with_batch_norm_is_dinov2s():
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"kind": "linear", "width": 8}, "width 8 is of no use"), ({"kind": "mask", "norm": "batch"}, "norms of its own"),
+    ({"kind": "linear", "width": 8}, "width 8 has no effect"), ({"kind": "mask", "norm": "batch"}, "norms of its own"),
     ({"kind": "fpn", "auxiliary": True}, "no auxiliary head"),
 ])  # fmt: skip
 def test_says_what_a_head_has_no_use_for(keys, said):

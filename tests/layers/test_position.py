@@ -167,7 +167,7 @@ def test_the_last_frequency_of_big_vision_is_exactly_a_ten_thousandth():
 
 @pytest.mark.parametrize(
     ("width", "order", "near"),
-    [(30, "mae", "28 or 32"), (2, "mae", "take 4"), (4, "big_vision", "take 8"), (7, "sum", "6 or 8")],
+    [(30, "mae", "28 or 32"), (2, "mae", "use 4"), (4, "big_vision", "use 8"), (7, "sum", "6 or 8")],
 )
 def test_widths_that_do_not_divide_are_answered_with_those_that_do(width, order, near):
     with pytest.raises(UsageError, match=near):

@@ -202,5 +202,5 @@ def test_exports_for_any_batch():
 def test_says_what_cannot_be():
     with pytest.raises(UsageError, match="12 or 16"):
         build(dataclasses.replace(TINY, stem="conv", patches=(8, 16)))
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=(3, 4)))

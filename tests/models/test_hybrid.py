@@ -277,5 +277,5 @@ def test_exports():
 def test_says_what_cannot_be():
     with pytest.raises(UsageError, match="32 groups"):
         build(dataclasses.replace(TINY, stem_width=48))
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=5))

@@ -142,5 +142,5 @@ def test_exports_for_any_batch():
 def test_says_what_cannot_be():
     with pytest.raises(UsageError, match="class token"):
         build(dataclasses.replace(TINY, reductions=(8, 4, 2, 2)))
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=(3, 2, 5, 8)))

@@ -235,5 +235,5 @@ def test_half_precision_stays_close(dtype):
 
 
 def test_says_what_cannot_be():
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=(3, 3, 3, 3)))

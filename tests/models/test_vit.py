@@ -240,7 +240,7 @@ def test_compiled_blocks_agree_with_eager():
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"heads": 5}, "does not divide"), ({"stem": "conv", "patch": 7}, "power of two"),
+    ({"heads": 5}, "is not divisible"), ({"stem": "conv", "patch": 7}, "power of two"),
     ({"position": "relative", "position_join": "concat"}, "not a table"),
 ])  # fmt: skip
 def test_says_what_cannot_be(keys, said):

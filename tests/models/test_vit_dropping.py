@@ -118,7 +118,7 @@ def test_a_patch_keeps_its_place(position):
     "keys", [{"position": "rope"}, {"position": "rope_half"}, {"position": "relative"}, {"attention_radius": 2}]
 )
 def test_positions_that_count_on_the_grid_are_refused(keys):
-    with pytest.raises(UsageError, match="patch_dropout leaves patches out"):
+    with pytest.raises(UsageError, match="patch_dropout drops patches"):
         model(patch_dropout=0.5, **keys)
 
 

@@ -39,7 +39,7 @@ def test_images_with_where_the_answer_came_from(place, run, way):
     assert "//" not in re.sub(r"data:image/png;base64,[\w+/=]*", "", page)
     assert 'id="inside"' in page
     assert ("Mean attention distance is" in page) == (run == "run")
-    assert ("direct neighbours have a similarity" in page) == (run == "run")
+    assert ("direct neighbours have a mean similarity" in page) == (run == "run")
     assert ("has no position encoding" in page) == (run == "cnn")
 
 

@@ -277,7 +277,7 @@ def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
     [
         ({"task": Choice("classification")}, "classification learns from classes, and this data has masks"),
         ({"augment": AugmentConfig(mixup=0.2)}, "augment.mixup would change an image and not its masks"),
-        ({"train": TrainConfig(sampler="balanced")}, "data.sampler balanced"),
+        ({"data": DataConfig("", SHAPES, sampler="balanced")}, "data.sampler balanced"),
         ({"input": InputConfig(resize_mode="crop")}, "input.resize_mode crop"),
     ],
 )

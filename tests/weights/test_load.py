@@ -214,7 +214,7 @@ def broken(state, how):
 @pytest.mark.parametrize(("how", "said"), [
     ("missing", r"missing 12: [\s\S]*, \.\.\."), ("unexpected", r"unexpected 12: extra.00, [\s\S]*extra.09, \.\.\."),
     ("renamed", r"missing 2: [\s\S]*unexpected 2: final_norm"), ("shape", r"norm.weight is \[33\]"), ("dtype", "int64"),
-    ("transposed", "transposed"), ("nan", "hold NaN or infinity: 1: backbone.norm.bias"),
+    ("transposed", "transposed"), ("nan", "contain NaN or infinity: 1: backbone.norm.bias"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_touched(tmp_path, how, said):
     path = saved(tmp_path / "x.pth", broken(timm_vit().state_dict(), how))

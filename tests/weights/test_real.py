@@ -49,6 +49,6 @@ def test_command(tmp_path, capsys):
     keys += "--classes 10 --licence MIT"
     assert main(["import", FILE, "--model", "vit/small", *keys.split(), "--out", str(tmp_path / "m")]) == 0
     told = capsys.readouterr().out
-    assert "mask_token: stands for hidden patches" in told
+    assert "mask_token: mask token of pre-training" in told
     assert "model.position_resampling = antialias" in told
     assert len(vitrail.load(tmp_path / "m").classes) == 10

@@ -60,8 +60,7 @@ def decode(
     - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format defines; no colour profile is applied.
     - CMYK: R = 255 - min(255, C + K), likewise G and B; in a JPEG the four channels are stored inverted (Adobe) and
       inverted back first.
-    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level of
-      that).
+    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level).
     - 32-bit integers: as 16-bit where all lie in 0..65535, otherwise the range of the image is stretched to 0..255.
     - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; NaN or infinity raises `BadImage`.
       Nothing is clipped.
@@ -89,8 +88,7 @@ def decode(
 
 
 def read_header(source: Path | bytes) -> Header:
-    """The header of a file; no pixel is decoded. Raises `BadImage` as `decode` does, but misses damage behind the
-    header."""
+    """The header of a file; no pixel is decoded. Raises `BadImage` as `decode` does, but not for damage behind it."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             start = file.read(64)
@@ -112,10 +110,9 @@ def read_header(source: Path | bytes) -> Header:
 
 
 def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
-    """The values mapped to 0 and 255, given dtype and extremes of the pixels: the rule of `decode` for more than 8
-    bits."""
+    """The values mapped to 0 and 255, given dtype and extremes: the rule of `decode` above 8 bits."""
     if not np.isfinite([lowest, highest]).all():
-        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the image")
+        raise BadImage("has numbers that are not finite", "replace NaN and infinity before storing the image")
     whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
     if dtype.name in whole:
         return whole[dtype.name]
@@ -151,7 +148,7 @@ def _open(file, start: bytes) -> Image.Image:
     except Image.UnidentifiedImageError:
         pass
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
-        raise BadImage("is cut short or damaged: it starts like an image, but its header cannot be read", AGAIN)
+        raise BadImage("is truncated or damaged: it starts like an image, but its header cannot be read", AGAIN)
     what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
     raise BadImage(
         f"is not an image: its bytes are {what + ', ' if what else ''}not {READABLE}",
@@ -177,7 +174,7 @@ def _check_whole(kind: str, data: bytes) -> None:
         "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
     }
     if not whole.get(kind, True):
-        raise BadImage("is cut short: its last bytes are missing", AGAIN)
+        raise BadImage("is truncated: its last bytes are missing", AGAIN)
 
 
 def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
@@ -271,5 +268,5 @@ def _bad_image(name: str, error: Exception, limit: int) -> BadImage:
     if isinstance(error, MemoryError):
         return BadImage(f"{name} needs more memory than there is", "make it smaller")
     if re.search("truncated|incomplete|broken data stream|unexpected end|not enough", text, re.IGNORECASE):
-        return BadImage(f"{name} is cut short or damaged inside", AGAIN)
+        return BadImage(f"{name} is truncated or damaged", AGAIN)
     return BadImage(f"{name} is damaged: {(text.splitlines() or [type(error).__name__])[0][:120]}", AGAIN)

@@ -12,9 +12,9 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(deep[:, :, :1], 3, axis=2) if deep.shape[2] < 3 else np.ascontiguousarray(deep[:, :, :3])
 
 
-def encode_png(picture: np.ndarray | Image.Image) -> bytes:
+def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
     """uint8 [H W] or [H W 3], or a Pillow image, whose palette is kept."""
-    written = io.BytesIO()
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    image.save(written, "PNG")
-    return written.getvalue()
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

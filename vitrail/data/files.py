@@ -106,7 +106,8 @@ def suggest_path(path: Path) -> str:
     similar = get_close_matches(path.name, siblings[:5000], n=3, cutoff=0.5)
     if similar:
         return f"did you mean {', '.join(str(path.parent / c) for c in similar)}?"
-    return f"in {parent} there {'is ' + ', '.join(siblings[:5]) + (', ...' if siblings[5:] else '') if siblings else 'is nothing'}"
+    listed = ", ".join(siblings[:5]) + (", ..." if siblings[5:] else "")
+    return f"{parent} contains {listed or 'nothing'}"
 
 
 def list_images(root: Path, below: str = "") -> FolderContents:
@@ -149,17 +150,16 @@ def list_images(root: Path, below: str = "") -> FolderContents:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a resolved path lies below a resolved folder."""
+    """Whether a resolved path is below a resolved folder."""
     return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def detect_channels(wanted: int, root: Path, names: Sequence[str]) -> int:
-    """`wanted`, or for 0: 1 if all images are stored grey, else 3. Reads the headers of at most 512 evenly spaced
-    images."""
-    if wanted not in (0, 1, 3, 4):
-        raise UsageError(f"image files cannot be read with {wanted} channels", "channels is 1, 3, 4, or 0: as the data")
-    if wanted:
-        return wanted
+def detect_channels(channels: int, root: Path, names: Sequence[str]) -> int:
+    """`channels`, or for 0: 1 if all images are stored grey, else 3. Reads at most 512 evenly spaced headers."""
+    if channels not in (0, 1, 3, 4):
+        raise UsageError(f"image files cannot be read with {channels} channels", "channels is 1, 3, 4, or 0: as stored")
+    if channels:
+        return channels
     grey = False
     for i in evenly_spaced(len(names), SAMPLE_SIZE):
         try:
@@ -172,8 +172,7 @@ def detect_channels(wanted: int, root: Path, names: Sequence[str]) -> int:
 
 
 def hold_out(names: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool [N]: which images to hold out, `fraction` of each class (of all, if labels are [N K]): at least one, never
-    all.
+    """bool [N]: which images to hold out, `fraction` of each class (of all for [N K]): at least one, never all.
 
     The choice depends on seed and names only: not on the order of the files nor, but for a few, on which others exist.
     """

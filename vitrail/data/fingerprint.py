@@ -22,8 +22,7 @@ def fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def differences(old: Iterable[Entry], new: Iterable[Entry]) -> list[str]:
-    """What was added, removed, resized, or only touched (another time, same size): a line a kind, with the first five
-    names."""
+    """What was added, removed, resized, or only touched (another time, same size): one line each, first five names."""
     before, after = {e.name: e for e in old}, {e.name: e for e in new}
     both = before.keys() & after.keys()
     resized = {n for n in both if before[n].size != after[n].size}

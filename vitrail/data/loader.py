@@ -107,8 +107,7 @@ def load_from_workers(fetch: Fetcher, requests: list[Keys] | TrainRequests, work
 
 
 def release_batches(batches: Iterator[LoadedBatch | VitrailError]) -> Iterator[LoadedBatch | VitrailError]:
-    """Yields what workers send. A worker that dies after announcing a batch and before its transfer breaks the
-    connection."""
+    """Yields what workers send. A worker that dies between announcing and sending a batch breaks the pipe."""
     try:
         yield from batches
     except (ConnectionError, EOFError):

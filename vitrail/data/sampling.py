@@ -1,5 +1,4 @@
-"""Which images, in which order, with which random numbers: pure functions of (seed, epoch, image), so no state is
-saved.
+"""Which images, in which order, with which random numbers: pure functions of (seed, epoch, image), without state.
 
 Training reads one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step k takes positions
 [k B, (k+1) B) of it, so a batch may straddle two epochs, no image is dropped, and resuming needs one number. Each rank
@@ -101,14 +100,12 @@ class SampleStream:
 
 
 def uniform_numbers(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [B]: a function of (seed, epoch, image, purpose), whatever else is in the
-    batch."""
+    """Uniform numbers in [0, 1), float64 [B]: a function of (seed, epoch, image, purpose) alone."""
     return (mixed_bits(seed, keys, purpose) >> np.uint64(11)) * 2.0**-53
 
 
 def mixed_bits(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014) folded over the
-    four."""
+    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014)."""
     mixed = np.full(len(keys.ids), seed, np.uint64)
     for part in (np.full(len(keys.ids), purpose), keys.epochs, keys.ids):
         mixed = splitmix(mixed ^ splitmix(part.astype(np.uint64)))

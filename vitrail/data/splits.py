@@ -30,11 +30,11 @@ def assign_parts(
     assigned, notes = np.array(parts, dtype=object), []
     test_indices = select_named(names, test)
     assigned[test_indices] = "test"
-    known = [p for p in ORDER if (assigned == p).any()]
-    if "train" in known:
+    given = [p for p in ORDER if (assigned == p).any()]
+    if "train" in given:
         if loose := int((assigned == "").sum()):
             notes.append(f"left out, as they belong to no split: {many(loose, 'image')}")
-        if "val" not in known and (split or known == ["train"]):
+        if "val" not in given and (split or given == ["train"]):
             train_indices = [int(i) for i in np.flatnonzero(assigned == "train")]
             random_parts, note = split_randomly(
                 [names[i] for i in train_indices], split or DEFAULT_SPLIT, seed, len(test) > 0
@@ -44,11 +44,11 @@ def assign_parts(
             for part, where in random_parts.items():
                 assigned[np.array(train_indices)[where]] = part
         elif split:
-            fix = f"leave it out; there are {', '.join(known)}"
+            fix = f"remove it; there are {', '.join(given)}"
             raise UsageError("data.split is given, but the data has splits of its own", fix)
     else:
-        if known and not test:
-            notes.append(f"the data names {' and '.join(known)} but no train: all images were split randomly")
+        if given and not test:
+            notes.append(f"the data names {' and '.join(given)} but no train: all images were split randomly")
         rest = np.array([i for i in range(len(names)) if i not in set(test_indices)], np.int64)
         random_parts, note = split_randomly([names[i] for i in rest], split or DEFAULT_SPLIT, seed, len(test) > 0)
         assigned[:] = ""
@@ -82,8 +82,7 @@ def select_named(names: Sequence[str], requested: tuple[str, ...]) -> list[int]:
 def split_randomly(
     names: Sequence[str], split: tuple[float, ...], seed: int, has_test: bool
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Indices of train, val and test, ascending, and a note. `split`: fractions (each and their sum at most 1) or
-    counts.
+    """Indices of train, val and test, ascending, and a note. `split`: fractions (sum at most 1) or counts.
 
     The choice depends on seed and names only. has_test: there is a test split already. Every split with a fraction gets
     at least one image, train first.

@@ -28,9 +28,9 @@ ORDER = ("test", "val", "train")  # the part to evaluate on, where there are sev
 class Evaluation(NamedTuple):
     """The evaluation of one part of the data.
 
-    probabilities [N K], targets [N] or [N K] and names are empty where they were not saved. For masks and boxes,
-    rows holds the counts of each image [N W] and scores the score of each image [N]; for a generative model, rows
-    holds the losses [N 1].
+    probabilities [N K], targets [N] or [N K] and names are empty where they were not saved, probabilities also for a
+    task that evaluates on changed images. For masks and boxes, rows holds the counts of each image [N W] and scores the
+    score of each image [N]; for a generative model, rows holds the losses [N 1].
     """
 
     part: str

@@ -99,8 +99,7 @@ def verify_folder(path: Path) -> None:
 
 
 def clean_folder(path: Path) -> list[Path]:
-    """Removes and returns the temporary files of interrupted writes. Only for folders that no other program writes
-    to."""
+    """Removes and returns the temporary files of interrupted writes. Only for folders of our own."""
     leftovers = list(path.glob(".*.tmp-*")) if path.is_dir() else []
     for p in leftovers:
         if p.is_dir():

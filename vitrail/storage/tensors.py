@@ -38,7 +38,7 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a complete .safetensors file ({error})", "it may be truncated; copy it again"
+            f"{path} is not a whole .safetensors file ({error})", "it may be truncated; copy it again"
         ) from None
     if words is None:
         return tensors, {}

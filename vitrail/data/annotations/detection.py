@@ -63,8 +63,7 @@ class DetectionKeys(Protocol):
 
 @dataclass
 class AnnotatedImage:
-    """An image with its boxes. size: (height, width), None if unreadable. part: its split, "" if the data names
-    none."""
+    """An image with its boxes. size: (height, width), None if unreadable. part: its split, or ""."""
 
     name: str
     part: str

@@ -41,8 +41,7 @@ class MaskClasses(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Reads the mask of image i: uint8 [H W] of class indices and `IGNORE`. Raises `BadImage`, also for a size
-    mismatch.
+    """Reads the mask of image i: uint8 [H W] of class indices and `IGNORE`. Raises `BadImage`; sizes must match.
 
     masks, images: paths below `root`.
     """
@@ -153,8 +152,8 @@ def find_class_table(folders: Sequence[Path], shift: int) -> tuple[MaskClasses, 
     if not rows:
         raise DataError(f"{path} names no classes", TABLE_LINES)
     if rows[0][2] is None and rows[0][1] is None:
-        kept = [name for name, _, _ in rows]
-        return number_classes(kept, shift), path
+        in_order = [name for name, _, _ in rows]
+        return number_classes(in_order, shift), path
     if rows[0][2] is None:
         rows = [r for r in sorted(rows, key=lambda r: r[1] or 0) if not (shift and r[1] == 0) and r[1] != IGNORE]
     names = [name for name, _, _ in rows if name.lower() not in IGNORED]
@@ -224,8 +223,7 @@ def fits(masks: Sequence[Path], classes: MaskClasses, coloured: bool) -> bool:
 
 
 def fit_classes(classes: MaskClasses, masks: Sequence[Path], shift: int) -> MaskClasses:
-    """The classes of a table as the masks use them: grey values as line numbers despite colours, or 0 and 255 for two
-    names."""
+    """The classes of a table as the masks use them: grey values as line numbers, or 0 and 255 for two names."""
     if classes.colours is not None:
         sample = [masks[i] for i in evenly_spaced(len(masks), FIT_SAMPLE)]
         numbered = number_classes(classes.names, shift)
@@ -268,10 +266,8 @@ def detect_classes(paths: Sequence[Path], shift: int) -> tuple[MaskClasses, list
         ]
     class_values = [v for v in values if v != IGNORE and not (shift and v == 0)]
     if class_values and not 0 <= class_values[0] <= class_values[-1] < IGNORE:
-        raise DataError(
-            f"{paths[0].parent}: the masks have the value {class_values[-1] if class_values[0] >= 0 else class_values[0]}",
-            "values are 0 to 255",
-        )
+        invalid = class_values[-1] if class_values[0] >= 0 else class_values[0]
+        raise DataError(f"{paths[0].parent}: the masks have the value {invalid}", "values are 0 to 255")
     codes = number_classes((), shift).codes
     codes[class_values] = np.arange(len(class_values))
     return MaskClasses(tuple(map(str, class_values)), codes), notes

@@ -64,8 +64,7 @@ def find_folder_words(root: Path) -> dict[str, Folder]:
 
 
 def classify_file(entry: Entry, words: Mapping[str, Folder]) -> tuple[str, Item]:
-    """The role of a file, "" if its path implies none, and the file as an item. The deepest known folder name
-    counts."""
+    """The role of a file, "" if its path implies none, and the file as an item. The deepest known name counts."""
     *folders, file = entry.name.split("/")
     role, part, key_parts = "", "", []
     for folder in folders:
@@ -125,8 +124,7 @@ def note_unmatched(items: Sequence[Item], what: str, lacking: str) -> list[str]:
 
 
 def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Entry]:
-    """Every file with one of the suffixes, at any depth, sorted by its path below `root`. Links out of `root` are
-    skipped."""
+    """Every file with one of the suffixes, at any depth, sorted by path. Links out of `root` are skipped."""
     top, entries = os.path.realpath(root), []
     for folder, folders, files in os.walk(top):
         folders[:] = sorted(f for f in folders if not is_hidden(f))

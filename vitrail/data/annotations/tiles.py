@@ -96,8 +96,7 @@ def tile_split(
 
 
 def touches_border(boxes: "Tensor", place: Sequence[int], size: tuple[int, int]) -> "Tensor":
-    """bool [n]: which boxes, in pixels of the whole image, end at a border of their tile that is no border of the
-    image."""
+    """bool [n]: which boxes, in pixels of the whole image, end at a border of their tile inside the image."""
     left, top, right, bottom = place
     cut = (boxes[:, 0] < left + BORDER) & (left > 0)
     cut |= (boxes[:, 1] < top + BORDER) & (top > 0)
@@ -119,13 +118,14 @@ def merge_boxes(
     if not len(boxes):
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
     cut = torch.zeros_like(scores, dtype=torch.bool) if cut is None else cut
-    ranks = torch.where(cut, scores * CUT, scores)
-    kept = batched_nms(boxes.float(), ranks.float(), labels, iou)
-    some, parts = boxes[kept].float(), cut[kept]
-    low, high = torch.maximum(some[:, None, :2], some[None, :, :2]), torch.minimum(some[:, None, 2:], some[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)  # [m m]
-    own = (some[:, 2:] - some[:, :2]).prod(-1).clamp(min=1e-6)
-    same = labels[kept][:, None] == labels[kept][None]
-    within = ((shared / own[:, None] >= COVERED) & same & ~parts[None]).any(1)
-    kept = kept[~(parts & within)]
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+    priority = torch.where(cut, scores * CUT, scores)
+    selected = batched_nms(boxes.float(), priority.float(), labels, iou)
+    candidates, is_cut = boxes[selected].float(), cut[selected]
+    low = torch.maximum(candidates[:, None, :2], candidates[None, :, :2])
+    high = torch.minimum(candidates[:, None, 2:], candidates[None, :, 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)  # [m m]
+    area = (candidates[:, 2:] - candidates[:, :2]).prod(-1).clamp(min=1e-6)
+    same_class = labels[selected][:, None] == labels[selected][None]
+    is_within = ((intersection / area[:, None] >= COVERED) & same_class & ~is_cut[None]).any(1)
+    selected = selected[~(is_cut & is_within)]
+    return selected[scores[selected].argsort(descending=True, stable=True)]

@@ -1,6 +1,5 @@
 """Augmentation of training images, in two stages: per image where torchvision does it (crops, policies, jitter), and on
-the whole batch where possible (shifts, flips, erasing), since a call per image would cost a small model a fifth of its
-time.
+the whole batch where possible (shifts, flips, erasing): calls per image would cost a small model a fifth of its time.
 
 Random numbers depend on (seed, epoch, image) only, so neither workers nor ranks nor resuming change a pixel.
 """
@@ -105,8 +104,8 @@ class Augmentation(Transform):
             raise ValueError("the augmentation of an image depends on its key")
         if self.crop == "pad" and self.pad:
             shifted = shift_images(shifted, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
-        for wanted, purpose, axis in ((self.hflip, FLIP, 3), (self.vflip, FLIP_VERTICAL, 2)):
-            if wanted:
+        for is_on, purpose, axis in ((self.hflip, FLIP, 3), (self.vflip, FLIP_VERTICAL, 2)):
+            if is_on:
                 flipped = torch.from_numpy(uniform_numbers(self.seed, keys, purpose) < 0.5).to(shifted.device)
                 shifted = torch.where(flipped[:, None, None, None], shifted.flip(axis), shifted)
         images = normalize(shifted, self.preprocess.mean, self.preprocess.std)

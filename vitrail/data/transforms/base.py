@@ -18,8 +18,7 @@ class Transform(ABC):
     @property
     @abstractmethod
     def works_per_image(self) -> bool:
-        """Whether `load` works more on an image than `deterministic()`: then workers pay off even for images in
-        memory."""
+        """Whether `load` works more on an image than `deterministic()`: then workers pay off even in memory."""
 
     @abstractmethod
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Any]:
@@ -28,8 +27,7 @@ class Transform(ABC):
 
     @abstractmethod
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
-        """Runs on the model's device: output of `load` -> float32 [B C h w]. keys: of the images, for a random
-        transform."""
+        """Runs on the model's device: output of `load` -> float32 [B C h w]. keys: for a random transform."""
 
     @abstractmethod
     def deterministic(self) -> "Transform":

@@ -21,8 +21,7 @@ from vitrail.errors import DataError
 
 @dataclass(frozen=True)
 class LatentReader:
-    """Reads the cached latents of image i: float32 [T 2 c h w], T flipped copies, the image itself first; mean,
-    deviation.
+    """Reads the cached latents of image i: float32 [T 2 c h w], T flipped copies, itself first; mean, std.
 
     shards: files, and the byte offset of their first image; each: images per shard, except the last.
     """

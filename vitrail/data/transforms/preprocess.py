@@ -160,8 +160,7 @@ def pad_image(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Te
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Starts of evenly spaced windows that cover a length, each overlapping the next by at least a share of its
-    length."""
+    """Starts of evenly spaced windows that cover a length, overlapping by at least that share of a window."""
     if length <= window:
         return [0]
     count = math.ceil((length - window) / max(1, window * (1 - overlap))) + 1

@@ -97,9 +97,9 @@ def data_changes(run: RunData) -> tuple[tuple[str, ...], str]:
         return (), error.what
     if run.recipe.data.fingerprint == "content":
         before, after = without_times(before), without_times(after)
-    others = (
-        () if list(run.dataset.classes) == run.classes else (f"the classes are {', '.join(run.dataset.classes[:8])}",)
-    )
+    classes = run.dataset.classes
+    same = list(run.task.output_names(classes)) == run.classes
+    others = () if same else (f"the classes are {', '.join(classes[:8])}",)
     return (*fingerprint.differences(before, after), *others), ""
 
 

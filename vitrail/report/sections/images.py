@@ -36,6 +36,8 @@ def mistakes(run: RunData) -> Section | None:
     title, evaluation = "Most confident errors", run.evaluation
     if not len(evaluation.names):
         return Section("mistakes", title, ["Predictions per image were not saved, so none is shown."], "")
+    if not len(evaluation.probabilities):
+        return None
     wrong, size = find_mistakes(evaluation, run.is_multi_label)
     indices = np.flatnonzero(wrong)
     indices = indices[np.argsort(-size[indices], kind="stable")]
@@ -53,7 +55,7 @@ def mistakes(run: RunData) -> Section | None:
 
 def samples(run: RunData) -> Section | None:
     """Correct and wrong predictions, evenly spaced through the part."""
-    if run.evaluation is None or not len(run.evaluation.names):
+    if run.evaluation is None or not len(run.evaluation.probabilities):
         return None
     evaluation = run.evaluation
     wrong, _ = find_mistakes(evaluation, run.is_multi_label)

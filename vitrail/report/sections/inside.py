@@ -38,7 +38,7 @@ class Model(NamedTuple):
 
 def section(run: RunData) -> Section | None:
     """For classification only; a sentence with the reason where the model is too large or cannot be read."""
-    if not run.is_finished or run.evaluation is None or not len(run.evaluation.names):
+    if not run.is_finished or run.evaluation is None or not len(run.evaluation.probabilities):
         return None
     title = "Attribution and attention"
     if run.cost is None or run.cost.macs > HEAVY:

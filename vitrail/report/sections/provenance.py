@@ -51,11 +51,12 @@ def data(run: RunData) -> Section | None:
         f"{format_plural(sum(parts.values()), 'image')} in {format_plural(len(parts), 'part')}, "
         f"{format_plural(len(classes), 'class', 'classes')}{' (multi-label)' if run.is_multi_label else ''}."
     ]
-    if run.dataset is not None and len(run.dataset.classes) == len(classes):
+    there = run.dataset.classes if run.dataset is not None else ()
+    if run.dataset is not None and list(there) == classes:
         labels = run.dataset.splits["train"].labels
         counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
         sentences.append(words.describe_balance(counts, classes))
-    else:
+    elif run.dataset is None or list(run.task.output_names(there)) != classes:
         sentences.append(
             f"The data set cannot be opened any more: {escape_text(run.absent)}."
             if run.absent
