@@ -186,7 +186,7 @@ def test_other_readers_and_failures_of_theirs(tmp_path):
 def test_render_says_what_is_there():
     data = mini.build(mini.Config())
     lines = render(data, survey_images(data))
-    assert lines[0] == "images        10,000 train, 2,000 test"
+    assert lines[0] == "images          10,000 train, 2,000 test"
     assert "height x width  28 x 28" in lines
     assert len({len(line) for line in lines[8:18]}) == 1
     assert max(map(len, lines)) < 120
