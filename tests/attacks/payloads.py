@@ -1,4 +1,5 @@
-"""Builders of hostile and damaged files. Each writes one file into a folder; were it to succeed, it would make the file `marker`.
+"""Builders of hostile and damaged files. Each writes one file into a folder; were it to succeed, it would make the file
+`marker`.
 
 They are functions, not files: nothing that could be loaded by mistake lies in this repository.
 """
@@ -124,7 +125,8 @@ def internals(folder):
 
 
 def polyglot(folder, marker):
-    """A bare pickle with an honest zip behind it: a reader that looks for the zip at the end sees weights, torch sees the pickle."""
+    """A bare pickle with an honest zip behind it: a reader that looks for the zip at the end sees weights, torch sees
+    the pickle."""
     honest = archive(folder / "honest.pth", tensor()).read_bytes()
     path = folder / "x.pth"
     path.write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), 2) + honest)

@@ -1,4 +1,5 @@
-"""Every image a user may have comes in by the written rule, upright, or is refused with a reason; nothing but BadImage comes out."""
+"""Every image a user may have comes in by the written rule, upright, or is refused with a reason; nothing but BadImage
+comes out."""
 
 import contextlib
 import io
@@ -62,7 +63,8 @@ def png(width: int, height: int, bits: int, kind: int, rows: bytes, extra: bytes
 
 
 def tiff(values: np.ndarray, sample: int = 1, white_is_zero: bool = False) -> bytes:
-    """An uncompressed grey TIFF by hand; the byte order and depth are those of `values`. sample: 1 unsigned, 2 signed, 3 float."""
+    """An uncompressed grey TIFF by hand; the byte order and depth are those of `values`. sample: 1 unsigned, 2 signed,
+    3 float."""
     order = ">" if values.dtype.byteorder == ">" else "<"
     data = values.tobytes()
     height, width = values.shape

@@ -102,7 +102,7 @@ def test_masks_that_cannot_be_used_are_named_and_no_others(tmp_path):
     assert found.images == {"train": (2, 2, 0)}
     said = advice(data, found)
     assert said == [
-        "not usable: the truths of 3 images; correct them, or take the images out",
+        "not usable: the annotations of 3 images; correct them, or remove the images",
         "never in train: 1 class (sky); add images, or drop the classes",
     ]
     text = "\n".join(render(data, found))
@@ -128,7 +128,7 @@ def test_one_class_that_takes_nearly_everything():
     split = Split(["a"], np.zeros(1, np.int64), ArrayReader(np.zeros((1, 20, 30, 3), np.uint8)), ArrayReader(values))
     data = Dataset("test", ("ground", "star"), {"train": split}, 3, kind="masks")
     assert advice(data, survey_annotations(data)) == [
-        "ground takes 99.8% of the pixels of train: judge by the mean IoU, not by the share of right pixels"
+        "ground has 99.8% of the pixels of train: evaluate by the mean IoU, not by the pixel accuracy"
     ]
 
 

@@ -81,7 +81,7 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
         with pytest.raises(BadImage):
             data.splits[bad.split].read(bad.number)
     assert sum(found.channels.values()) == 200
-    assert "not readable: 40 images; remove or replace, or train with --data.bad skip" in advice(found)
+    assert "not readable: 40 images; remove or replace, or train with --data.on-error skip" in advice(found)
     lines = render(data, found)
     assert sum(": is " in line for line in lines) == 20
     assert "  and 20 more" in lines

@@ -103,7 +103,8 @@ def test_an_object_found_in_two_tiles_is_one_and_of_each_class_for_itself():
 
 
 def test_a_whole_box_wins_over_one_that_was_cut():
-    # the first ends at the border of its tile, the second is the same object seen whole in the next tile, with a lower score
+    # the first ends at the border of its tile, the second is the same object seen whole in the next tile, with a lower
+    # score
     boxes, scores, labels = found([(5, 5, 20, 20, 0.9, 0), (5, 5, 24, 20, 0.6, 0), (0, 30, 4, 34, 0.5, 0)])
     cut = touches_border(boxes, (0, 0, 20, 40), (40, 60))
     assert cut.tolist() == [True, True, False]

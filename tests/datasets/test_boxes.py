@@ -1,4 +1,5 @@
-"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with its place."""
+"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with
+its place."""
 
 import json
 import pickle
@@ -280,7 +281,8 @@ def texts(root, parts=("train", "val"), line="1 0.5 0.5 0.2 0.4\n"):
 
 
 YAML = {
-    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\nnames:\n  0: cat  # soft\n  1: 'hot dog'\n",
+    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\n"
+    "names:\n  0: cat  # soft\n  1: 'hot dog'\n",
     "list": "names:\n- cat\n- hot dog\ntrain: ../images/train\nval:\n  - images/val\n",
     "inline": "train: images/train\nval: images/val\nnames: ['cat', \"hot dog\"]\n",
     "braces": "train: images/train\nval: images/val\nnames: {0: cat, 1: hot dog}\n",

@@ -1,4 +1,5 @@
-"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number, what is wrong."""
+"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number,
+what is wrong."""
 
 import gzip
 import hashlib
@@ -83,8 +84,9 @@ def test_mini_is_part_of_the_original():
 
 
 def test_no_torch():
-    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config()); from vitrail.datasets import imagefolder, table, idx, npz"
-    code += "; from vitrail.data.survey import images; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
+    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config())"
+    code += "; from vitrail.datasets import imagefolder, table, idx, npz; from vitrail.data.survey import images"
+    code += "; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -310,7 +312,8 @@ def test_table_counts_the_lines_like_it(tmp_path):
 
 
 def test_table_reads_names_numbers_and_parts(tmp_path):
-    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
+    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n"
+    text += "3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
     data = table.build(table.Config(str(sheet(tmp_path, text))))
     assert data.classes == ("cat", "dog")
     assert {p: (s.names, s.labels.tolist()) for p, s in data.splits.items()} == {
@@ -518,7 +521,10 @@ def test_changes(tmp_path):
         "removed": (old[1:], "1 removed: a/0.png"),
         "renamed": ([old[0]._replace(name="z.png"), *old[1:]], "1 added: z.png"),
         "resized": ([old[0]._replace(size=99, modified=5), *old[1:]], "1 resized: a/0.png"),
-        "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another modification time): a/0.png"),
+        "touched": (
+            [old[0]._replace(modified=5), *old[1:]],
+            "1 touched (same size, another modification time): a/0.png",
+        ),
         "many": (
             [e._replace(size=0) for e in old],
             "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more",
