@@ -89,7 +89,7 @@ def test_what_cannot_be():
             assign_parts(NAMES, none, split, 0)
     with pytest.raises(UsageError, match=r"there is no image '298\.jpg'\n.*298"):
         assign_parts(NAMES, none, (), 0, ("298.jpg",))
-    with pytest.raises(UsageError, match="takes 2 shares"):
+    with pytest.raises(UsageError, match="takes 2 fractions"):
         assign_parts(NAMES, none, (0.5, 0.3, 0.2), 0, ("1",))
     with pytest.raises(DataError, match="no image is left"):
         assign_parts(NAMES[:1], [""], (), 0, ("0",))

@@ -162,7 +162,7 @@ def test_boxes_that_stick_out(tmp_path):
     ]
     assert data.notes == (
         "clipped to the image, which they exceeded by at most 2 pixels: 4 boxes",
-        "left out, as they have no height or no width: 2 boxes, the first in train2017/2.jpg",
+        "left out, as their height or width is zero: 2 boxes, the first in train2017/2.jpg",
         "more than 2 pixels outside their image: 2 boxes, the first in train2017/3.jpg",
     )
 

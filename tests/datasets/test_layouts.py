@@ -235,7 +235,7 @@ def test_folder_that_is_not_there(tmp_path):
     assert "exists, but no folder below it" in problem(imagefolder, tmp_path / "no" / "where")
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in problem(imagefolder, tmp_path / "file")
-    assert "images there is a" in problem(imagefolder, tmp_path / "images" / "zzz")
+    assert "images contains a" in problem(imagefolder, tmp_path / "images" / "zzz")
 
 
 def test_folder_parts_that_clash_and_a_railway(tmp_path):
@@ -409,8 +409,8 @@ def test_idx_damage(tmp_path):
         (good[:-1], "claims 72 bytes (6 x 3 x 4), but there are 71"),
         (good + b"x", "but there are more"),
         (good[:2], "truncated"),
-        (good[:8], "cannot be"),
-        (good[:4] + b"\xff" * 12, "cannot be"),
+        (good[:8], "impossible shape"),
+        (good[:4] + b"\xff" * 12, "impossible shape"),
         (b"\0\0\x0b" + good[3:], "not an IDX file of unsigned bytes"),
         (labels.read_bytes(), "1 axes instead of 3"),
     ):
