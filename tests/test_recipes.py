@@ -12,7 +12,7 @@ import tiny
 from vitrail import catalog
 from vitrail.assembly.resolve import Names
 from vitrail.recipe import DataConfig, Recipe, override, read
-from vitrail.training import loop, session
+from vitrail.training import create, loop
 from vitrail.validation import update_config
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,8 @@ SHRUNK: dict[str, dict[str, Any]] = {  # by family: what makes its models small
     "mobilevit": {"widths": [8, 8, 8, 16, 16], "token_widths": [16, 16, 16], "depths": [1, 1, 1], "summary_width": 16},
 }
 SIDE = {"crossvit": 60, "efficientvit_msra": 64}  # pixels; others take 32
-CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr", "optim.warmup_steps",
+CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr",
+          "optim.warmup_steps",
           "train.batch_size", "train.eval_every")  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def images(tmp_path_factory):
 
 
 def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
-    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small, first."""
+    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small,
+    first."""
     recipe = small(read(path), data)
     if recipe.init.weights:
         first = path.with_name(f"{Path(recipe.init.weights).name}.toml")
@@ -66,7 +68,7 @@ def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
     if recipe.task.name == "distillation":
         trained(path.with_name("deit-small.toml"), data, out / "teacher")
         recipe = override(recipe, "task", {"teacher": str(out / "teacher" / "run")})
-    return list(loop.run_training(session.create_session(recipe, out / "run", tiny.ALONE)[0]))
+    return list(loop.run_training(create.create_session(recipe, out / "run", tiny.ALONE)[0]))
 
 
 def test_there_are_recipes_of_every_family_that_was_promised():

@@ -1,4 +1,4 @@
-"""The contracts between floors: what a backbone, a denoiser and a task are to whoever uses them."""
+"""The contracts between rooms: backbones, denoisers, tasks, evaluators, as their users see them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,39 +11,24 @@ from vitrail.data.dataset import AnnotationKind, Split
 from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
-from vitrail.facts import Choices
+from vitrail.facts import Defaults
 from vitrail.recipe import Recipe
 from vitrail.types import Batch, Features
 
 __all__ = [
-    "Backbone",
-    "Defaults",
-    "Denoiser",
-    "DenseTask",
-    "Evaluator",
-    "GenerativeTask",
-    "HeadedModel",
-    "ImageReader",
-    "Metric",
-    "Predictions",
-    "StatelessTask",
-    "Task",
-    "Transform",
-    "Trunk",
-    "Windows",
+    "Backbone", "Defaults", "Denoiser", "DenseTask", "Evaluator", "GenerativeTask", "HeadedModel", "ImageReader",
+    "Metric", "Predictions", "StatelessTask", "Task", "Transform", "Trunk", "Windows",
 ]  # fmt: skip
 
-Output = Literal[
-    "classes", "masks", "boxes", "images"
-]  # what a prediction is to its user: the key of tables, never compared
+Output = Literal["classes", "masks", "boxes", "images"]  # the kind of a prediction: a key of tables, never compared
 
 
 class Trunk(nn.Module, ABC):
-    """The part of a model that holds its blocks: what layer decay, freezing, sharding, checkpointing and analysis walk over."""
+    """The part of a model that has its blocks: layer decay, freezing, sharding, checkpointing and analysis go through them."""
 
     config: Any  # the family's frozen `Config`
 
-    if TYPE_CHECKING:  # a list of modules or a property, whichever its weights' names ask for
+    if TYPE_CHECKING:  # a list of modules or a property, depending on the names of its weights
 
         @property
         def blocks(self) -> Any:
@@ -57,7 +42,7 @@ class Backbone(Trunk):
     summary_widths: tuple[int, ...]
     map_widths: tuple[int, ...]
     strides: tuple[int, ...]
-    has_distillation_token: bool = False  # its second summary listens to a teacher; CrossViT's two are its branches
+    has_distillation_token: bool = False  # its second summary learns from a teacher; CrossViT's two are its branches
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features: ...
@@ -76,20 +61,20 @@ class Denoiser(Trunk):
 
     @abstractmethod
     def condition(self, t: Tensor, label: Tensor) -> Any:
-        """What of it depends on no image, as a `vitrail.layers.adaln.Conditioning`."""
+        """The part that depends on no image, as a `vitrail.layers.adaln.Conditioning`."""
 
     @abstractmethod
     def denoise(self, x: Tensor, conditioning: Any) -> Tensor:
-        """The rest."""
+        """The part that depends on the images."""
 
 
 class HeadedModel(nn.Module, ABC):
-    """A backbone with the head of a task, which lies below the name `backbone`."""
+    """A backbone, in the attribute `backbone`, with the head of a task."""
 
     backbone: Backbone
     classes: int
-    takes_sizes: bool = False  # beside images [B C H W] the sizes [B 2] of what of them is no padding
-    origin: object = None  # how `vitrail.create` was called, so that `vitrail.save` can say it
+    takes_sizes: bool = False  # takes images [B C H W] and their sizes [B 2] without padding
+    origin: object = None  # how `vitrail.create` was called, for `vitrail.save`
 
     def __init__(self, backbone: Any, classes: int):
         super().__init__()
@@ -97,7 +82,7 @@ class HeadedModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Any:
-        """One type of output, in training and out of it alike."""
+        """The same type of output in training and in evaluation."""
 
 
 def trunk_of(net: nn.Module) -> Trunk:
@@ -107,7 +92,7 @@ def trunk_of(net: nn.Module) -> Trunk:
     if isinstance(net, Trunk):
         return net
     raise UsageError(
-        f"a {type(net).__name__} has no blocks that are known",
+        f"a {type(net).__name__} has no known blocks",
         "a family's model is a Backbone or a Denoiser, or has one",
     )
 
@@ -120,20 +105,20 @@ class Metric(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where more of it is better, -1 where less is."""
+        """1 if higher is better, else -1."""
         return 1 if self.higher_is_better else -1
 
 
 class Predictions(NamedTuple):
-    """Row i is what was predicted of the i-th image, and what is true of it."""
+    """Row i is the prediction of the i-th image, and its target."""
 
     rows: Tensor
     targets: Tensor
-    annotations: Sequence[Any] = ()  # of boxes, where what is true of an image is no tensor
+    annotations: Sequence[Any] = ()  # of boxes, where the annotation of an image is no tensor
 
 
 class Windows(ABC):
-    """A model that predicts whole images of any size, in windows. What an evaluator or predictor of masks or boxes is handed."""
+    """A model that predicts whole images of any size, in windows. Evaluators and predictors of masks or boxes get one."""
 
     @abstractmethod
     def label_maps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -145,14 +130,13 @@ class Windows(ABC):
 
 
 class ImageReader(ABC):
-    """The images of a split on their way to an evaluator, which says how it wants them. Every image is counted once on any number of
-    processes."""
+    """The images of a split, read as an evaluator needs them. Every image is counted once on any number of processes."""
 
     split: Split
 
     @abstractmethod
     def by_batch(self, row: Callable[[nn.Module, Tensor, Tensor, np.ndarray], Tensor], width: int) -> Predictions:
-        """Of a model's own size, many at once: row(model, images [B C H W], labels [B ...], ids [B]) -> rows [B width]."""
+        """Batches at the model's size: row(model, images [B C H W], labels [B ...], ids [B]) -> rows [B width]."""
 
     @abstractmethod
     def by_image(self, row: Callable[[Any, Any], Tensor], none: Tensor, keep_annotations: bool) -> Predictions:
@@ -160,125 +144,91 @@ class ImageReader(ABC):
 
     @abstractmethod
     def predict(self, index: int) -> np.ndarray:
-        """The prediction of one whole image of the split, as `DenseTask.predict_images` gives it."""
+        """The prediction of one whole image of the split, as `DenseTask.predict_images` returns it."""
 
 
 class Evaluator(ABC):
-    """What is measured of a trained model, and what of it is kept for reports."""
+    """Measures a trained model, and keeps what reports need."""
 
     @abstractmethod
     def predictions(self, images: ImageReader) -> Predictions:
-        """Of every image of a split."""
+        """The predictions of every image of a split."""
 
     @abstractmethod
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
-        """Scalars by name, "count" among them, and whatever reports draw, such as "per_class"."""
+        """Scalars by name, "count" among them, and what reports plot, such as "per_class"."""
 
     @abstractmethod
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
-        """What is kept of every image, by name; row i belongs to image i."""
+        """Arrays to keep, by name; row i belongs to image i. "probabilities" [N K] and "targets" [N] or [N K] are of
+        the images as the data set has them: reports show the images with them."""
 
     @abstractmethod
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
         """Further files by name, of a few images; none of most tasks."""
 
 
-class Defaults(ABC):
-    """What a task fills into a recipe that leaves things open, each choice with its reason, and what it refuses."""
-
-    max_epochs: float
-
-    @abstractmethod
-    def choose_input(self, c: Choices) -> None:
-        """Size, channels, and how images are resized."""
-
-    @abstractmethod
-    def choose_model(self, c: Choices) -> None:
-        """The model, and keys of it and of the task."""
-
-    @abstractmethod
-    def choose_optimizer(self, c: Choices) -> None:
-        """What of it differs from `vitrail.recipe.DEFAULTS`; the number of steps is known by now."""
-
-    @abstractmethod
-    def choose_augmentation(self, c: Choices) -> None: ...
-
-    @abstractmethod
-    def images_shown(self, gpu: bool) -> int:
-        """How many images a training from scratch is worth, repetitions included."""
-
-    @abstractmethod
-    def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
-        """The peak learning rate of AdamW at the recipe's batch, for weights drawn by chance."""
-
-    @abstractmethod
-    def check(self, recipe: Recipe) -> None:
-        """Errors: `UsageError` for settings that cannot be with such annotations or such a model."""
-
-
 class Task(ABC):
-    """What is learned: a head for a trunk, a loss, numbers that measure it. It holds no optimiser, device or loop.
+    """What is learned: a head for a trunk, a loss, metrics. It has no optimiser, device or loop.
 
-    Its module has ANNOTATIONS, which are `annotations`; DEFAULT_FOR, the kind of model for which it is the task where none is named,
-    or none; `Config`, whose fields `classes` and `multi_label`, where there are such, are filled from the data; `build(config)`.
+    Its module has ANNOTATIONS, the value of `annotations`; DEFAULT_FOR, the kind of model whose default task it is, if any;
+    `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`.
     """
 
     config: Any
-    annotations: AnnotationKind  # what it learns from; "none": any data set's images will do
+    annotations: AnnotationKind  # what it learns from; "none": images of any data set
     metric: Metric
     output: Output
     trains: str = "backbone"  # the kind of model that it puts a head on
-    chance_loss: float | None = None  # of a model that guesses; None where it is not known
+    chance_loss: float | None = None  # of a model that guesses; None if unknown
     multi_label: bool = False  # whether an image may have any number of the classes
     is_generative: bool = False  # whether it is a `GenerativeTask`
     is_dense: bool = False  # whether it is a `DenseTask`
-    teacher: str | None = (
-        None  # of a task that learns from one: the model whose logits of the same images are joined to the targets
-    )
+    teacher: str | None = None  # of distillation: the model whose logits of the same images are joined to the targets
     path_keys: tuple[str, ...] = ()  # keys of its config that name files or folders: never in a weights file
 
     @final
     def learns_from(self, kind: AnnotationKind) -> bool:
-        """Whether data with such annotations will do."""
+        """Whether it can learn from such annotations."""
         return self.annotations in ("none", kind)
 
     @property
     @final
     def is_classifier(self) -> bool:
-        """Whether `predict` gives probabilities of classes of whole images."""
+        """Whether `predict` returns class probabilities of whole images."""
         return self.output == "classes"
 
     @abstractmethod
     def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
-        """What the model tells apart, of a data set with such classes: the columns of `predict`."""
+        """The names of the columns of `predict`, for a data set with such classes."""
 
     @abstractmethod
     def assemble(self, trunk: nn.Module) -> nn.Module:
-        """The trunk with its head. Errors: `UsageError` for a trunk that it cannot be for."""
+        """The trunk with its head. Errors: `UsageError` for a trunk that does not fit."""
 
     @abstractmethod
     def transform(self, recipe: Recipe, preprocess: Preprocess) -> Transform:
-        """What training does to images and their annotations."""
+        """The transform of images and their annotations in training."""
 
     @abstractmethod
     def targets(self, labels: Any) -> Any:
-        """What is true of the images of a batch, as `loss` wants it and, of classes, as mixing can blend it."""
+        """The targets of a batch, as `loss` takes them; those of classes can be mixed."""
 
     @abstractmethod
     def count_targets(self, labels: Any, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]) -> Any:
-        """The labels of a process's share of a batch with what the loss must know of the whole batch of all processes."""
+        """The labels of one process, with the counts over the global batch that the loss needs."""
 
     @abstractmethod
     def fit_class_weights(self, labels: Tensor) -> None:
-        """Looks at all labels of the training part before the first step, for a loss that depends on them."""
+        """Sets class weights from all training labels, before the first step, for a loss that has them."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each a scalar; training descends their sum. Chance comes from torch's global generator alone."""
+        """Named terms, each a scalar; training descends their sum. Random numbers come from torch's global generator alone."""
 
     @abstractmethod
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What the model predicts of each image, as one row of numbers an image [B ...]."""
+        """The prediction of each image, one row an image [B ...]."""
 
     @abstractmethod
     def defaults(self) -> Defaults: ...
@@ -288,22 +238,22 @@ class Task(ABC):
 
     @abstractmethod
     def after_step(self, model: nn.Module, step: int) -> None:
-        """What follows an update of the weights, such as that of a teacher."""
+        """Runs after an update of the weights, such as updating a teacher."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Tensors of its own that a checkpoint must hold, such as a teacher's centre."""
+        """Its own tensors that a checkpoint must have, such as a teacher's centre."""
 
     @abstractmethod
     def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class StatelessTask(Task):
-    """A task that is nothing but its config: most."""
+    """A task without state of its own: most of them."""
 
     @final
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Nothing follows."""
+        """Nothing to do."""
 
     @final
     def state(self) -> dict[str, Tensor]:
@@ -315,17 +265,17 @@ class StatelessTask(Task):
 
 
 class DenseTask(StatelessTask):
-    """A task whose predictions are of whole images at their own sizes: masks or boxes."""
+    """A task that predicts masks or boxes of whole images at their own sizes."""
 
     is_dense = True
 
     @abstractmethod
     def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """uint8 [H W C] each -> what is predicted of each."""
+        """uint8 [H W C] each -> the prediction of each."""
 
 
 class GenerativeTask(StatelessTask):
-    """A task whose model makes images."""
+    """A task whose model generates images."""
 
     is_generative = True
 
@@ -335,5 +285,4 @@ class GenerativeTask(StatelessTask):
 
     @abstractmethod
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B C H W] with noise in them, and the times [B] that the model is conditioned on: from noise alone at 0 to the
-        image at 1."""
+        """Noisy images [B C H W], and the times [B] that the model is conditioned on: from pure noise at 0 to the image at 1."""

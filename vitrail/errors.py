@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: what, where, how to fix it; and the exit code that goes with it."""
+"""Errors for users: what is wrong, where, how to fix it; each with its exit code."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
@@ -15,11 +15,11 @@ class VitrailError(Exception):
         self.what, self.fix = what, fix
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.what, self.fix)  # errors cross process boundaries (data workers) unchanged
+        return type(self), (self.what, self.fix), vars(self)  # errors cross process boundaries (data workers) unchanged
 
 
 class UsageError(VitrailError, ValueError):
-    """The words of a call or command are off."""
+    """A call or command is not valid."""
 
     code = 2
 
@@ -53,11 +53,8 @@ class Interrupted(VitrailError):
         super().__init__(what, fix)
         self.code = code
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.what, self.fix, self.code)
 
-
-SYNONYMS = {  # what others call it: what it is called here
+SYNONYMS = {  # names in other tools: the name here
     "learning_rate": "lr", "batch": "batch_size", "num_epochs": "epochs", "max_epochs": "epochs", "max_steps": "steps",
     "iterations": "steps", "wd": "weight_decay", "warmup": "warmup_steps", "num_workers": "workers", "amp": "precision",
     "dim": "width", "embed_dim": "width", "hidden_size": "width", "num_layers": "depth", "layers": "depth", "blocks": "depth",
@@ -67,40 +64,40 @@ SYNONYMS = {  # what others call it: what it is called here
     "output": "out", "output_dir": "out", "out_dir": "out", "dataset": "data", "arch": "model", "evaluate": "eval", "test": "eval",
     "infer": "predict", "fit": "train", "list": "models", "flops": "cost", "gpu": "cuda", "continue": "resume", "topk": "top",
 }  # fmt: skip
-NEAR = 0.5  # least likeness of a name that is proposed
+NEAR = 0.5  # least similarity of a name that is suggested
 
 
 def nearest(wanted: str, known: Iterable[str]) -> list[str]:
-    """The names that `wanted` may be a misspelling of, at most three, best first; or what it is called here.
+    """The names that `wanted` may be a misspelling of, at most three, best first; or its name here.
 
     >>> nearest("trian", ["train", "eval"])
     ['train']
     """
     names, low = [str(k) for k in known], wanted.casefold().strip()
-    plain = low.lstrip("-").replace("-", "_")
-    for said in get_close_matches(plain, SYNONYMS, n=1, cutoff=0.85):
-        meant = [n for n in names if n.lstrip("-") == SYNONYMS[said]]
-        if meant:
-            return meant
+    key = low.lstrip("-").replace("-", "_")
+    for synonym in get_close_matches(key, SYNONYMS, n=1, cutoff=0.85):
+        matches = [n for n in names if n.lstrip("-") == SYNONYMS[synonym]]
+        if matches:
+            return matches
     short = low[:200]  # comparing takes time with the square of the length
     like = sorted(((SequenceMatcher(None, short, n.casefold()).ratio(), n) for n in names), key=lambda pair: -pair[0])
     return [n for ratio, n in like if ratio >= max(NEAR, like[0][0] - 0.1)][:3]
 
 
 def choose(wanted: str, known: Iterable[str], what: str, hint: str = "", where: str = "") -> str:
-    """`wanted` if it is known; otherwise a `UsageError` that names its nearest neighbours, or what there is. `what` says what kind
-    of name it is, `where` to what it belongs (" in optim").
+    """`wanted` if it is known; otherwise a `UsageError` that lists the nearest names, or those that exist. `what`: the kind of
+    name, `where`: what it belongs to (" in optim").
 
-    >>> pick("base", ["tiny", "base"], "variant")
+    >>> choose("base", ["tiny", "base"], "variant")
     'base'
     """
     known = [str(k) for k in known]
     if wanted in known:
         return wanted
     near = nearest(str(wanted), known)
-    there = f"there {'are' if known[1:] else 'is'} {', '.join(sorted(known)[:9])}"
-    told = f"did you mean {' or '.join(map(repr, near))}?" if near else there
-    raise UsageError(f"unknown {what} {str(wanted)!r}{where}; {told}", hint)
+    existing = f"there {'are' if known[1:] else 'is'} {', '.join(sorted(known)[:9])}"
+    suggestion = f"did you mean {' or '.join(map(repr, near))}?" if near else existing
+    raise UsageError(f"unknown {what} {str(wanted)!r}{where}; {suggestion}", hint)
 
 
 def many(n: int, one: str, more: str = "") -> str:

@@ -1,5 +1,6 @@
-"""What choosing needs to know of the data, and the recipe on its way from open to filled, with its reasons."""
+"""The facts about the data that defaults depend on, and a recipe whose defaults are being chosen, with the reasons."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from vitrail.recipe import Choice, Recipe, override
 
 
 class LatentShape(NamedTuple):
-    """What an autoencoder makes of images: their channels, those of latents, and by how much these are smaller."""
+    """The shape of an autoencoder: channels of images, channels of latents, downsampling factor."""
 
     channels: int
     latents: int
@@ -17,7 +18,7 @@ class LatentShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on. size: median (height, width); uniform: all images have it."""
+    """What the defaults depend on. size: median (height, width); uniform: all images have it."""
 
     count: int
     size: tuple[int, int]
@@ -25,15 +26,15 @@ class Facts:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    is_mirrorable: bool  # a mirror image is as good as the image: not so for digits
+    is_mirrorable: bool  # whether horizontal flips keep the class: not so for digits
     gpu: bool
     classes: int = 0
     tile: int = 0  # pixels of the tiles that training images were cut into
-    latent_shape: LatentShape | None = None  # images are learned as latents
+    latent_shape: LatentShape | None = None  # of the autoencoder, where the model learns latents
 
 
 class Choices:
-    """Fills what is open, section by section, and keeps the reasons. `config_of` a model by name and keys, as the catalogue has it."""
+    """Chooses the defaults of a recipe, section by section, and keeps the reasons. `config_of`: the config of a model by name and keys."""
 
     def __init__(self, recipe: Recipe, facts: Facts, config_of: Callable[[Choice], Any]):
         self.recipe, self.facts, self.config_of = recipe, facts, config_of
@@ -41,36 +42,69 @@ class Choices:
 
     @property
     def model_config(self) -> Any:
-        """Of the model that the recipe names, with its keys."""
+        """The config of the recipe's model, with its keys."""
         return self.config_of(self.recipe.model)
 
     def set_default(self, section: str, key: str, value: Any, reason: str = "") -> None:
-        """Takes `value` unless the user has said something; without a reason the choice goes unmentioned."""
-        said = getattr(getattr(self.recipe, section), key)
-        if said is not None and (key, said) != ("channels", 0):
+        """Sets `value` unless the user has set one; without a reason the choice is not printed."""
+        given = getattr(getattr(self.recipe, section), key)
+        if given is not None and (key, given) != ("channels", 0):
             return
         self.recipe = override(self.recipe, section, {key: value})
         if reason:
-            shown = "x".join(map(str, value)) if key == "size" else value
-            self.reasons.append(f"{section}.{key} = {shown}: {reason}")
+            text = "x".join(map(str, value)) if key == "size" else value
+            self.reasons.append(f"{section}.{key} = {text}: {reason}")
 
     def set_key(self, section: str, key: str, value: Any, reason: str) -> None:
-        """The same for a key of the model or the task, which is open where the recipe does not have it."""
+        """The same for a key of the model or the task, where the recipe does not have it."""
         if key not in getattr(self.recipe, section).keys:
             self.recipe = override(self.recipe, section, {key: value})
-            shown = ", ".join(map(str, value)) if key == "map_depths" else value
-            self.reasons.append(f"{section}.{key} = {shown}: {reason}")
+            text = ", ".join(map(str, value)) if key == "map_depths" else value
+            self.reasons.append(f"{section}.{key} = {text}: {reason}")
 
     def set_model(self, name: str, reason: str) -> None:
-        """The model where none is named."""
+        """Sets the model where none is named."""
         if not self.recipe.model.name:
             self.recipe = override(self.recipe, "model", {"name": name})
             self.reasons.append(f"model = {name}: {reason}")
 
 
+class Defaults(ABC):
+    """The defaults that a task chooses for a recipe, each with its reason, and the settings that it rejects."""
+
+    max_epochs: float
+
+    @abstractmethod
+    def choose_input(self, c: Choices) -> None:
+        """Size, channels, and how images are resized."""
+
+    @abstractmethod
+    def choose_model(self, c: Choices) -> None:
+        """The model, and keys of the model and of the task."""
+
+    @abstractmethod
+    def choose_optimizer(self, c: Choices) -> None:
+        """Settings other than `vitrail.recipe.DEFAULTS`; the number of steps is known by now."""
+
+    @abstractmethod
+    def choose_augmentation(self, c: Choices) -> None: ...
+
+    @abstractmethod
+    def images_shown(self, gpu: bool) -> int:
+        """How many images a training from scratch should see, repetitions included."""
+
+    @abstractmethod
+    def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
+        """The peak learning rate of AdamW at the recipe's batch, for random weights."""
+
+    @abstractmethod
+    def check(self, recipe: Recipe) -> None:
+        """Errors: `UsageError` for settings that do not fit such annotations or such a model."""
+
+
 def check_absent(settings: dict[str, bool], why: str) -> None:
-    """Errors: `UsageError` for the first of the settings, by how it is written, that is there; `why` follows its name."""
+    """Errors: `UsageError` for the first of the settings, by its full name, that is set; `why` follows the name."""
     from vitrail.errors import UsageError
 
-    for name in (name for name, there in settings.items() if there):
+    for name in (name for name, is_set in settings.items() if is_set):
         raise UsageError(f"{name} {why}", "leave it out")

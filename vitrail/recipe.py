@@ -3,7 +3,7 @@
     vitrail train recipes/mini.toml --model.depth 6 --lr 1e-3
 
 A value of None means "chosen from the data when the run begins"; the choice and its reason are printed and saved. The
-sections `model`, `data` and `task` name a module and hold keys for its `Config`; the others are spelled out here.
+sections `model`, `data` and `task` name a module and have keys for its `Config`; the others are defined here.
 """
 
 import dataclasses
@@ -23,13 +23,14 @@ from vitrail.validation import (
     Positive,
     PositiveFloat,
     UnitInterval,
+    check_renamed,
     update_config,
     validate,
 )
 
 Size = tuple[Positive, Positive]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
-Many = Annotated[int, Ge(1), Le(10**9)]  # of what is counted with 64 bits, a product of two included
+Many = Annotated[int, Ge(1), Le(10**9)]  # so that the product of two fits into 64 bits
 Workers = Annotated[int, Ge(0), Le(256)]
 
 
@@ -43,138 +44,123 @@ class Choice:
 
 @dataclass(frozen=True)
 class DataConfig(Choice):
-    """A data set: its layout with the keys of that, and what is done with the images whatever the layout."""
+    """A data set: its layout and the keys of that layout, and keys that every layout has."""
 
-    fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training images of every class, drawn by the seed
-    sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is shown equally often
-    on_error: Literal["fail", "skip"] = "fail"  # an image that cannot be read: stop before step 0, or leave it out
-    max_errors: UnitInterval = 0.001  # largest share that may be left out
-    fingerprint: Literal["stat", "content"] = "stat"  # how a changed data set is noticed
+    fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training images of every class, sampled by the seed
+    sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is sampled equally often
+    on_error: Literal["fail", "skip"] = "fail"  # an image that cannot be read: stop before step 0, or skip it
+    max_errors: UnitInterval = 0.001  # largest fraction of images that may be skipped
+    fingerprint: Literal["stat", "content"] = "stat"  # how changes of the data set are detected
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """What the weights are before the first step, if not drawn by chance."""
+    """The weights before the first step; random by default."""
 
     weights: str = ""  # a run, a model folder, or a file of published weights
-    format: str = "auto"  # whose names a file has: "timm", "transformers", ...
-    head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept where the classes are the same
+    format: str = "auto"  # naming scheme of the file: "timm", "transformers", ...
+    head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept if the classes are the same
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What an image becomes before the model sees it. Belongs to the model ever after."""
+    """The preprocessing of images. It is saved with the model."""
 
     size: Size | None = None  # height and width in pixels
-    channels: Count = 0  # 1, 3 or more; 0: as the data
+    channels: Count = 0  # 1, 3 or more; 0: as the data has
     mean: tuple[UnitInterval, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
     std: tuple[PositiveFloat, ...] | None = None
-    resize_mode: Literal["stretch", "crop", "fit", "slide", "tile"] | None = (
-        None  # "slide" and "tile" for masks and boxes: `Preprocess`
-    )
+    resize_mode: Literal["stretch", "crop", "fit", "slide", "tile"] | None = None  # "slide", "tile": masks and boxes
     crop_ratio: PositiveFloat = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
-    vae: str | None = (
-        None  # denoisers: a folder with an AutoencoderKL of diffusers', whose latents are learned; None: pixels are
-    )
-    vae_hash: str | None = None  # of its weights and config; None: as it lies there
+    vae: str | None = None  # generative models: folder of a diffusers AutoencoderKL, for latents; None: pixels
+    vae_hash: str | None = None  # of its weights and config; None: not checked
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What training does to an image, by chance that is a function of (seed, epoch, image)."""
+    """Augmentation in training, random as a function of (seed, epoch, image)."""
 
-    crop: Literal["none", "pad", "random"] | None = (
-        None  # "pad": shift by up to `pad` pixels; "random": a part, resized
-    )
+    crop: Literal["none", "pad", "random"] | None = None  # "pad": shift by up to `pad` pixels; "random": resized crop
     pad: Count = 2
-    scale: tuple[UnitInterval, UnitInterval] = (0.35, 1.0)  # share of the area that a random crop keeps
-    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (
-        0.75,
-        1.5,
-    )  # masks and boxes: a random crop is cut from an image made so many times larger
-    mosaic: UnitInterval = 0.0  # masks and boxes: probability that an image is one of four on its canvas
-    hflip: bool | None = None  # left and right
-    vflip: bool = False
+    scale: tuple[UnitInterval, UnitInterval] = (0.35, 1.0)  # area of a random crop as a fraction of the image
+    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.5)  # masks and boxes: resize before the crop
+    mosaic: UnitInterval = 0.0  # masks and boxes: probability of a mosaic of four images
+    hflip: bool | None = None  # random horizontal flip
+    vflip: bool = False  # random vertical flip
     randaugment_ops: Count = 0  # operations per image
     magnitude: Annotated[int, Ge(0), Le(30)] = 9  # of RandAugment, 0 to 30
-    auto_augment: Literal["none", "autoaugment", "trivialaugment", "3-augment"] = "none"  # in place of RandAugment
+    auto_augment: Literal["none", "autoaugment", "trivialaugment", "3-augment"] = "none"  # instead of RandAugment
     color_jitter: NonNegative = 0.0  # of brightness, contrast and saturation
     random_erasing: UnitInterval = 0.0  # probability of erasing a rectangle
     mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: NonNegative = 0.0
-    mix_prob: UnitInterval = 1.0  # probability that MixUp or CutMix is done at all
-    cutmix_prob: UnitInterval = 0.5  # share of CutMix where both are on
-    mix_mode: Literal["pair", "batch"] = (
-        "pair"  # what has a chance of its own: every pair of images, or the whole batch
-    )
-    repeated_aug: Positive = 1  # repeated augmentation: how often an image comes in a batch, each time augmented anew
+    mix_prob: UnitInterval = 1.0  # probability of MixUp or CutMix
+    cutmix_prob: UnitInterval = 0.5  # probability of CutMix where both are on
+    mix_mode: Literal["pair", "batch"] = "pair"  # sampled for every pair of images, or once a batch
+    repeated_aug: Positive = 1  # copies of an image in a batch, each augmented on its own
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     name: Literal["adamw", "lamb", "sgd", "muon"] = "adamw"
     lr: NonNegative | None = None
-    weight_decay: NonNegative | None = None  # of linear and convolution weights only; None: 0.05, of denoisers 0
-    betas: tuple[Fraction, Fraction] | None = None  # None: 0.9 0.999, of JiT 0.9 0.95
+    weight_decay: NonNegative | None = None  # of linear and convolution weights only; None: 0.05, 0 for denoisers
+    betas: tuple[Fraction, Fraction] | None = None  # None: 0.9 0.999, 0.9 0.95 for JiT
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.9  # of SGD and Muon
-    schedule: Literal["cosine", "linear", "constant"] | None = None  # None: cosine, of denoisers constant
-    warmup_steps: Count | None = None  # steps
-    min_lr_ratio: UnitInterval = 0.0  # share of the rate that is left at the end
-    clip_grad: NonNegative = 1.0  # largest norm of the gradient; 0: no clipping
-    layer_decay: PositiveFloat = 1.0  # factor on the rate from each block to the one below
-    freeze: Literal["none", "backbone"] | Count = "none"  # or how many blocks from the stem up
+    schedule: Literal["cosine", "linear", "constant"] | None = None  # None: cosine, constant for denoisers
+    warmup_steps: Count | None = None
+    min_lr_ratio: UnitInterval = 0.0  # final learning rate as a fraction of the peak
+    clip_grad: NonNegative = 1.0  # maximum gradient norm; 0: no clipping
+    layer_decay: PositiveFloat = 1.0  # factor on the learning rate from each block to the one below
+    freeze: Literal["none", "backbone"] | Count = "none"  # or the number of blocks from the stem up
     unfreeze_steps: tuple[
         Count, ...
-    ] = ()  # steps at which what is frozen begins to learn, in equal parts from the head down
-    ema_decay: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, of denoisers 0.9999
-    ema_decay_2: Fraction | None = None  # of a second average beside it, for `vitrail sample --ema 2`; None: off
+    ] = ()  # steps at which equal parts of the frozen blocks unfreeze, from the head down
+    ema_decay: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, 0.9999 for denoisers
+    ema_decay_2: Fraction | None = None  # of a second average, for `vitrail sample --ema 2`; None: off
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at a time, in which numbers."""
+    """Duration, batch size, evaluation and precision."""
 
     epochs: PositiveFloat | None = None
     steps: Many | None = None  # instead of epochs
     batch_size: Many | None = None  # of all processes together
     seed: Seed = 0
     eval_every: Count | None = None  # steps; 0: only at the end
-    patience: Count = (
-        0  # stop after so many evaluations without a better one, and keep the best weights; 0: go to the end
-    )
-    start_size: Size | None = None  # progressive resolution: the size that training begins with ...; None: off
-    full_size_at: UnitInterval = 0.8  # ... and the share of the steps after which input.size is reached
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": probed on this machine
+    patience: Count = 0  # early stopping: evaluations without improvement, then keep the best weights; 0: off
+    start_size: Size | None = None  # progressive resizing: the size at the first step; None: off
+    full_size_at: UnitInterval = 0.8  # progressive resizing: the fraction of the steps at which input.size is reached
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": measured on this machine
     compile: bool = False
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """By what a model is evaluated beside its own metrics."""
+    """Evaluation beyond the metrics of the task."""
 
-    features: str = (
-        ""  # of a generative model: a run of a classifier, by which evaluations also measure the Fréchet distance
-    )
+    features: str = ""  # generative models: a classifier run, whose features give the Fréchet distance
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What may change when a run is resumed: none of it changes an image, their order or the rate, and without dropout and
-    drop path none changes the result by more than rounding. Those draw their masks for a piece of the batch, and denoisers their noise,
-    so other pieces, or another number of processes, draw others."""
+    """Settings that may change when a run is resumed: none of them changes the images, their order or the learning rate.
+    Without dropout and drop path none changes the result by more than rounding; with them, or for denoisers, the masks
+    and the noise depend on the micro-batches and the number of processes."""
 
-    micro_batch: Positive | None = None  # images at once in each process; smaller ones are accumulated to the batch
+    micro_batch: Positive | None = None  # images at a time in each process; gradients are accumulated to the batch size
     workers: Workers | None = None  # processes that read images; None: none for data in memory
-    grad_checkpoint: bool = False  # compute activations again in the backward pass to save memory
+    grad_checkpoint: bool = False  # recompute activations in the backward pass to save memory
     cache_images: bool = False  # keep decoded images in memory
-    latents_dir: str = ""  # folder that latents are kept in; "": latents/ beside the folder of the run
-    channels_last: bool = False  # the layout in memory that some machines' convolutions prefer
+    latents_dir: str = ""  # folder of the cached latents; empty: latents/ beside the run
+    channels_last: bool = False  # memory format that is faster for convolutions on some machines
     log_every: Positive = 10
     save_every: Positive = 200
-    keep_checkpoints: int = 2  # checkpoints, at least 2
+    keep_checkpoints: int = 2  # at least 2
     tensorboard: bool = False
 
 
@@ -198,42 +184,14 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "ema_decay": 0.0,
     "ema_decay_2": 0.0,
-}  # what None is
+}  # the values of None
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
 CHOICES = ("model", "data", "task")
 FREE_SECTIONS = ("runtime", "eval")
 
-# What was called otherwise before: answered with its name of today.
-RENAMED = {
-    "start": "init", "plan": "train", "machine": "runtime", "start.source": "init.format", "input.resize": "input.resize_mode",
-    "augment.resize": "augment.scale_jitter", "augment.flip": "augment.hflip", "augment.flip_vertical": "augment.vflip",
-    "augment.randaugment": "augment.randaugment_ops", "augment.policy": "augment.auto_augment", "augment.jitter": "augment.color_jitter",
-    "augment.erase": "augment.random_erasing", "augment.mix_share": "augment.mix_prob", "augment.mix_switch": "augment.cutmix_prob",
-    "augment.mix_each": "augment.mix_mode", "augment.repeats": "augment.repeated_aug", "optim.kind": "optim.name",
-    "optim.warmup": "optim.warmup_steps", "optim.final": "optim.min_lr_ratio", "optim.clip": "optim.clip_grad",
-    "optim.unfreeze": "optim.unfreeze_steps", "optim.ema": "optim.ema_decay", "optim.ema2": "optim.ema_decay_2",
-    "plan.batch": "train.batch_size", "plan.grow_from": "train.start_size", "plan.grow_until": "train.full_size_at",
-    "plan.share": "data.fraction", "plan.sampling": "data.sampler", "plan.bad": "data.on_error", "plan.bad_budget": "data.max_errors",
-    "plan.fingerprint": "data.fingerprint", "machine.micro": "runtime.micro_batch", "machine.cache": "runtime.cache_images",
-    "machine.latents": "runtime.latents_dir", "machine.keep": "runtime.keep_checkpoints", "machine.judge": "eval.features",
-    "data.truth": "data.annotation", "task.nothing": "task.no_object_weight",
-}  # fmt: skip
-
-
-def check_renamed(section: str, key: str = "", where: str = "") -> None:
-    """Errors: `UsageError` for a section or key by the name that it had before."""
-    full = f"{section}.{key.replace('-', '_')}" if key else section
-    if full in RENAMED:
-        raise UsageError(
-            f"unknown {'key' if key else 'section'} {full}{where}; it is called {RENAMED[full]}",
-            f"write {RENAMED[full]}",
-        )
-    if key:
-        check_renamed(section, "", where)
-
 
 def with_defaults(optim: OptimConfig) -> OptimConfig:
-    """The same with what is usual in place of what is open, the rate and its warm-up left out."""
+    """The same with the defaults in place of None, except for the learning rate and its warm-up."""
     return dataclasses.replace(optim, **{key: value for key, value in DEFAULTS.items() if getattr(optim, key) is None})
 
 
@@ -244,14 +202,12 @@ class Change(NamedTuple):
 
 
 def find(path: Path) -> Path:
-    """A recipe file; where there is none of that name, the one that comes with vitrail: recipes/mini.toml, or mini.toml alone."""
+    """A recipe file, or the packaged recipe of that name: recipes/mini.toml, or mini.toml alone."""
     if path.exists() or path.parent.name not in ("", "recipes") or path.is_absolute():
         return path
     home = Path(__file__).parent
-    come_with = (
-        folder / path.name for folder in (home / "recipes", home.parent / "recipes")
-    )  # in a wheel, in the repository
-    return next((one for one in come_with if one.is_file()), path)
+    packaged = (folder / path.name for folder in (home / "recipes", home.parent / "recipes"))  # in a wheel, in git
+    return next((file for file in packaged if file.is_file()), path)
 
 
 def read(path: Path) -> Recipe:
@@ -265,9 +221,10 @@ def read(path: Path) -> Recipe:
             f"{path} is not a recipe, which is a .toml file", f"is it what to train on? vitrail train --data {path}"
         )
     if not path.is_file():
-        near = nearest(path.name, there := sorted(p.name for p in path.absolute().parent.glob("*.toml")))
+        near = nearest(path.name, existing := sorted(p.name for p in path.absolute().parent.glob("*.toml")))
         raise UsageError(
-            f"there is no recipe {path}", f"beside it: {', '.join(near or there[:5])}" if there else "check the path"
+            f"there is no recipe {path}",
+            f"beside it: {', '.join(near or existing[:5])}" if existing else "check the path",
         )
     try:
         return from_tables(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
@@ -284,7 +241,7 @@ def read(path: Path) -> Recipe:
 
 
 def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:
-    """A recipe from nested tables, such as TOML gives."""
+    """A recipe from nested tables, as parsed from TOML."""
     recipe = Recipe()
     for name, table in tables.items():
         check_renamed(name, "", f" in {where}")
@@ -296,8 +253,8 @@ def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:
 
 
 def override(recipe: Recipe, section: str, keys: dict[str, Any]) -> Recipe:
-    """The recipe with some keys of a section changed. Another name empties the keys that belonged to the old one; where none had
-    been said yet, the keys were meant for whatever it would be."""
+    """The recipe with some keys of a section changed. A new name drops the keys of the old one; keys that
+    were given before any name are kept."""
     for key in keys:
         check_renamed(section, key)
     old = getattr(recipe, section)
@@ -327,10 +284,10 @@ def to_tables(recipe: Recipe) -> dict[str, Any]:
 def changes(old: Recipe, new: Recipe) -> list[Change]:
     """Every key that differs and would change the result of a run."""
     a, b = to_tables(old), to_tables(new)
-    found = []
+    different = []
     for section in SECTIONS:
         if section not in FREE_SECTIONS:
             for key in sorted({*a[section], *b[section]}):
                 if a[section].get(key) != b[section].get(key):
-                    found.append(Change(f"{section}.{key}", a[section].get(key), b[section].get(key)))
-    return found
+                    different.append(Change(f"{section}.{key}", a[section].get(key), b[section].get(key)))
+    return different

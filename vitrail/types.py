@@ -1,4 +1,4 @@
-"""The few shapes of thing that cross floors. What a model returns are named tuples, so torch's pytrees see through them."""
+"""The few types that cross rooms. Models return named tuples, so that torch's pytrees work on them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,36 +10,34 @@ Grid = tuple[int, int]  # (height, width) in cells, or (down, across)
 
 
 class Features(NamedTuple):
-    """What a backbone makes of a batch of images."""
+    """The output of a backbone for a batch of images."""
 
     summaries: tuple[Tensor, ...]  # one or more vectors per image, each [B D]
     maps: tuple[Tensor, ...]  # one or more feature maps, each [B C H W], fine to coarse
 
 
 class Groups(ABC):
-    """How the cells of a map are parted into sequences, each of which attends within itself. They stand beside each other in the batch."""
+    """How the cells of a map are divided into sequences, each of which attends within itself; they are stacked in the batch."""
 
     @abstractmethod
     def index(self, grid: Grid) -> Tensor:
-        """The cell that stands at each place of each sequence, in raster order of the map; -1 for padding: [g n]."""
+        """The cell at each position of each sequence, in raster order of the map; -1 for padding: [g n]."""
 
 
 class TokenLayout(NamedTuple):
-    """Which token of a sequence stands where on the image: `leading` tokens without a place (class, distillation, registers), the cells of
-    `grid` in raster order, `trailing` tokens without a place.
+    """The positions of tokens on the image: `leading` tokens without a position (class, distillation, registers), the cells
+    of `grid` in raster order, `trailing` tokens without a position.
 
-    A family hands it to its blocks and attentions beside the tokens; a block that is handed none works on maps [B D h w]. Sequences that
+    A family passes it to its blocks and attentions beside the tokens; a block without one works on maps [B D h w]. Sequences that
     are joined (several maps, several images in one row) have one layout each, in a tuple.
     """
 
-    grid: Grid  # (0, 0): no token has a place
+    grid: Grid  # (0, 0): no token has a position
     stride: tuple[float, float]  # height and width of a cell in pixels of the image
     leading: int = 0
-    summaries: int = (
-        0  # how many of the leading tokens, the first of them, are read out as summaries; 0: the cells' mean is
-    )
+    summaries: int = 0  # how many of the first leading tokens are the summaries; 0: the mean of the cells is
     trailing: int = 0
-    kept: Tensor | None = None  # [B n] the cells that are there, where an image has lost the others; None: all of them
+    kept: Tensor | None = None  # [B n] the cells that are present, where others are dropped; None: all of them
     groups: Groups | None = None  # None: all tokens attend to each other
 
     @property
@@ -52,35 +50,33 @@ class TokenLayout(NamedTuple):
 
 
 def unplaced_tokens(count: int) -> TokenLayout:
-    """Tokens of which none has a place, such as the queries of a decoder."""
+    """Tokens without positions, such as the queries of a decoder."""
     return TokenLayout((0, 0), (0.0, 0.0), count)
 
 
 class Batch(NamedTuple):
-    """Images on their way into a model, [B C H W] floats, and what is to be said of them."""
+    """Images as the model takes them, [B C H W] floats, and their targets."""
 
     inputs: Tensor
     targets: Any
 
 
 class DetectionTargets(NamedTuple):
-    """What is to be found in the images of a batch, padded to the most that any of them has."""
+    """The objects of a batch of images, padded to the most that any of them has."""
 
     boxes: Tensor  # [B M 4] left, top, right, bottom in pixels of the batch's canvas
     labels: Tensor  # [B M] class indices, -1 where there is no object
-    sizes: Tensor  # [B 2] height and width of the image, which lies at the top left of the canvas; the rest is padding
-    mean_objects: (
-        Tensor  # [B] objects per image, the mean over the whole batch of all processes: what losses are divided by
-    )
+    sizes: Tensor  # [B 2] height and width of the image at the top left of the canvas; the rest is padding
+    mean_objects: Tensor  # [B] objects per image, the mean over the global batch: the divisor of losses
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A tensor changed, or a named tuple with every one of its tensors changed."""
+    """`change` applied to a tensor, or to every tensor of a named tuple."""
     return change(value) if isinstance(value, Tensor) else type(value)(*map(change, value))
 
 
 class DetectionOutput(NamedTuple):
-    """What a detector says of a batch of images, by query."""
+    """The predictions of a detector for a batch of images, by query."""
 
-    logits: Tensor  # [B Q K+1], the last for "nothing"
-    boxes: Tensor  # [B Q 4] centre x, centre y, width, height as shares of the image, its padding left out
+    logits: Tensor  # [B Q K+1], the last for "no object"
+    boxes: Tensor  # [B Q 4] centre x, centre y, width, height as fractions of the image without padding

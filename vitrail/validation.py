@@ -1,4 +1,4 @@
-"""Values into frozen dataclasses, each checked: unknown names get the nearest, wrong kinds and ranges are said plainly."""
+"""Values into frozen dataclasses, each checked: unknown names are answered with the nearest, wrong types and ranges with what is valid."""
 
 import dataclasses
 import json
@@ -23,13 +23,43 @@ Byte = Annotated[int, Ge(0), Le(255)]
 
 LITERAL_WORDS = {"True": True, "False": False, "None": None}  # as help prints them
 
+RENAMED = {  # recipe sections and keys by their former names: their names now
+    "start": "init", "plan": "train", "machine": "runtime", "start.source": "init.format",
+    "input.resize": "input.resize_mode", "augment.resize": "augment.scale_jitter", "augment.flip": "augment.hflip",
+    "augment.flip_vertical": "augment.vflip", "augment.randaugment": "augment.randaugment_ops",
+    "augment.policy": "augment.auto_augment", "augment.jitter": "augment.color_jitter",
+    "augment.erase": "augment.random_erasing", "augment.mix_share": "augment.mix_prob",
+    "augment.mix_switch": "augment.cutmix_prob", "augment.mix_each": "augment.mix_mode",
+    "augment.repeats": "augment.repeated_aug", "optim.kind": "optim.name", "optim.warmup": "optim.warmup_steps",
+    "optim.final": "optim.min_lr_ratio", "optim.clip": "optim.clip_grad", "optim.unfreeze": "optim.unfreeze_steps",
+    "optim.ema": "optim.ema_decay", "optim.ema2": "optim.ema_decay_2", "plan.batch": "train.batch_size",
+    "plan.grow_from": "train.start_size", "plan.grow_until": "train.full_size_at", "plan.share": "data.fraction",
+    "plan.sampling": "data.sampler", "plan.bad": "data.on_error", "plan.bad_budget": "data.max_errors",
+    "plan.fingerprint": "data.fingerprint", "machine.micro": "runtime.micro_batch",
+    "machine.cache": "runtime.cache_images", "machine.latents": "runtime.latents_dir",
+    "machine.keep": "runtime.keep_checkpoints", "machine.judge": "eval.features", "data.truth": "data.annotation",
+    "task.nothing": "task.no_object_weight",
+}  # fmt: skip
+
 T = TypeVar("T")
 
 
-def update_config(config: T, keys: dict[str, Any], where: str) -> T:
-    """`config` with the values of `keys`, each checked against the type of the field it lands in.
+def check_renamed(section: str, key: str = "", where: str = "") -> None:
+    """Errors: `UsageError` for a section or key by its former name."""
+    full = f"{section}.{key.replace('-', '_')}" if key else section
+    if full in RENAMED:
+        raise UsageError(
+            f"unknown {'key' if key else 'section'} {full}{where}; it is called {RENAMED[full]}",
+            f"write {RENAMED[full]}",
+        )
+    if key:
+        check_renamed(section, "", where)
 
-    >>> update(Point(x=1), {"x": 2}, "point")
+
+def update_config(config: T, keys: dict[str, Any], where: str) -> T:
+    """`config` with the values of `keys`, each checked against the type of its field.
+
+    >>> update_config(Point(x=1), {"x": 2}, "point")
     Point(x=2)
 
     `where` is what the user calls the config. Errors: `UsageError`.
@@ -103,7 +133,7 @@ def literals(kind: Any) -> list[str]:
 
 
 def describe_type(kind: Any) -> str:
-    """A type in words: what a user may write."""
+    """A type in words: the values that are valid."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return describe_type(args[0])
@@ -129,7 +159,7 @@ def format_value(value: Any) -> str:
 
 
 def suggest_example(kind: Any, value: Any) -> str:
-    """How to write what is meant, where a likely misunderstanding can be seen."""
+    """An example of a valid value, for common mistakes."""
     if isinstance(value, int | float) and not isinstance(value, bool) and describe_type(kind).startswith("2 "):
         return f"for example {value} {value}"
     if value is True and "true" not in describe_type(kind):
@@ -140,23 +170,23 @@ def suggest_example(kind: Any, value: Any) -> str:
 def as_path(path: Any) -> Path:
     """A path that a user gave, its ~ resolved. Errors: `UsageError` where no file can have such a name."""
     try:
-        found = Path(path).expanduser()
-        found.exists()
+        resolved = Path(path).expanduser()
+        resolved.exists()
     except RuntimeError:
         raise UsageError(
-            f"{format_value(str(path))} begins with the home folder of somebody unknown",
+            f"{format_value(str(path))} begins with the home folder of an unknown user",
             "write the path from / or from here",
         ) from None
     except (OSError, ValueError, TypeError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{format_value(str(path))} cannot be looked at: {why}", "check the path and its permissions"
+            f"{format_value(str(path))} cannot be accessed: {why}", "check the path and its permissions"
         ) from None
-    return found
+    return resolved
 
 
 def parse_value(text: str) -> Any:
-    """What a word on the command line means: a TOML value, or the bare text where it is not one."""
+    """The value of a word on the command line: as TOML, or the bare text where it is not valid TOML."""
     import tomllib
 
     try:

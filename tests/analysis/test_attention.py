@@ -72,7 +72,8 @@ def test_rows_sum_to_one_and_shapes_are_those_of_the_grids(family):
 @pytest.mark.parametrize("block", [0, 1], ids=["straight", "shifted"])
 @torch.no_grad()
 def test_windows_are_put_back_where_they_were(family, block):
-    """The whole matrix over the map times the values of its cells in raster order is what attention in windows makes of the map."""
+    """The whole matrix over the map times the values of its cells in raster order is what attention in windows makes of
+    the map."""
     model = shaken(family).eval()
     x = images(family)
     inner = model.blocks[block]

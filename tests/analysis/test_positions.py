@@ -22,7 +22,8 @@ def two_axes(waves, h, w):
 
 
 def test_sincos_has_the_closed_form():
-    """Every row has the same length, so the cosine of two is the mean over waves of cos(omega difference), half of it from each axis."""
+    """Every row has the same length, so the cosine of two is the mean over waves of cos(omega difference), half of it
+    from each axis."""
     (found,) = find_encodings(Classifier(small("vit", position="sincos2d", size=(40, 64)), 3))
     assert (found.name, found.kind) == ("position", "table")
     waves = 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)

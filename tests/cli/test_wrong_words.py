@@ -28,7 +28,8 @@ def place(tmp_path_factory):
     table(root / "tables" / "x.csv", [])
     (root / "file.txt").write_text("hello\n")
     recipes = {
-        "empty": b"", "broken": b"[model\nname = 3", "binary": bytes(range(256)), "section": b"[modell]\n", "key": b"[optim]\nlrr = 1\n",
+        "empty": b"", "broken": b"[model\nname = 3", "binary": bytes(range(256)), "section": b"[modell]\n",
+        "key": b"[optim]\nlrr = 1\n",
         "value": b"model = 'vit/nano'\n", "both": b"[train]\nsteps = 3\nepochs = 2\n[data]\npath = 'good'\n",
         "kind": b"[train]\nbatch_size = '9'\n",
         "switch": b"[optim]\nlr = true\n", "many": b"[optim]\nlr = [1, 2]\n",
@@ -92,8 +93,8 @@ WRONG = [
     # sections, keys and values of a recipe
     (f"{T} --modl.depth 3", USAGE, "did you mean 'model'"),
     (f"{T} --optim.leraning-rate 1", USAGE, "did you mean 'lr'"),
-    (f"{T} --train.bacth 3", USAGE, "did you mean 'batch'"),
-    (f"{T} --batch-size.size 3", USAGE, "did you mean 'batch'"),
+    (f"{T} --train.bacth 3", USAGE, "did you mean 'batch_size'"),
+    (f"{T} --train.batch-size.size 3", USAGE, "did you mean 'batch_size'"),
     (f"{N} --model.deepth 3", USAGE, "unknown key 'deepth' in vit/nano; did you mean 'depth'"),
     (f"{T} --model.deepth 3", USAGE, "did you mean 'depth'"),
     (f"{T} --data.hold-out 0.3", USAGE, "did you mean 'held_out'"),
@@ -205,7 +206,7 @@ WRONG = [
     ("train --data empty", DATA, "one folder a class"),
     ("train --data alone", DATA, "one class only"),
     ("train --data hollow", DATA, "cow/"),
-    ("train --data words", DATA, "holds no images"),
+    ("train --data words", DATA, "has no images"),
     ("train --data tables", DATA, "name the file: --data tables/x.csv"),
     ("train --data junk", DATA, "6 images (100.00%) cannot be read"),
     ("train --data mixed", DATA, "--data.on-error skip"),

@@ -1,4 +1,5 @@
-"""Repeated augmentation and balanced sampling: pure functions of (seed, step) that show what they promise, how often they promise."""
+"""Repeated augmentation and balanced sampling: pure functions of (seed, step) that show what they promise, how often
+they promise."""
 
 import numpy as np
 import pytest

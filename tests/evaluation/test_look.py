@@ -1,4 +1,5 @@
-"""What is seen on images lies where it is, for every family, whatever was done to make them fit; what it seems is said in words."""
+"""What is seen on images lies where it is, for every family, whatever was done to make them fit; what it seems is said
+in words."""
 
 from pathlib import Path
 
@@ -125,8 +126,10 @@ def test_each_look_inside_has_arrays_a_figure_and_words():
     model, data = predictor("vit"), split()
     batches = [*look.read_batches(model, data, 6)]
     found = [
-        inspection.inspect_distance(model.model, batches), inspection.inspect_positions(model.model), inspection.inspect_filters(model.model, 4),
-        inspection.inspect_tokens(model.model, batches, [noise(), noise(seed=1)]), inspection.inspect_cka(model.model, batches),
+        inspection.inspect_distance(model.model, batches), inspection.inspect_positions(model.model),
+        inspection.inspect_filters(model.model, 4),
+        inspection.inspect_tokens(model.model, batches, [noise(), noise(seed=1)]),
+        inspection.inspect_cka(model.model, batches),
         inspection.inspect_gradients(model.model, look.loss_on_batch(model, data, 6)),
     ]  # fmt: skip
     for one in found:

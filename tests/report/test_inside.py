@@ -19,7 +19,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         must("train", "--data", "data", "--out", "run", "--quiet", *SHORT)
-        must("train", "--data", "data", "--out", "cnn", "--quiet", "--model", "resnet/18", "--model.depths", "1", "1", "1", "1",
+        must("train", "--data", "data", "--out", "cnn", "--quiet", "--model", "resnet/18", "--model.depths", "1", "1",
+             "1", "1",
              "--model.width", "8", *SHORT[SHORT.index("--steps"):])  # fmt: skip
     return root
 

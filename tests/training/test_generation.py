@@ -119,7 +119,7 @@ def test_images_of_any_shape_with_and_without_classes(family, shape, tmp_path):
     again = predictor.load_predictor(tmp_path / "run")
     assert again.sample(count=1, steps=2).shape == (1 if classes else 3, *SHAPES[shape])
     page = build_report(tmp_path / "run").read_text()
-    assert "Does it copy?" in page
+    assert "Memorisation" in page
     assert ("of each class" in page) == (not classes)
 
 
