@@ -209,7 +209,7 @@ def test_exports_with_any_batch(size):
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"heads": (3, 3, 4)}, r"nearest widths that work: \[15, 18\]"), ({"kernels": (3, 3)}, "heads need 4 kernels"),
+    ({"heads": (3, 3, 4)}, r"nearest widths that work: \[15, 18\]"), ({"kernels": (3, 3)}, "heads need 3 kernels"),
     ({"kernels": (4, 3, 3, 3)}, "3 and 5"), ({"widths": (6, 24, 36)}, "at least 8"),
 ])  # fmt: skip
 def test_says_what_cannot_be(keys, said):

@@ -188,7 +188,7 @@ def compute_filters(model: nn.Module, count: int = 28) -> Filters:
         raise UsageError(
             "the model has no convolution"
             if first is None
-            else f"the number of components must be positive, not {count}",
+            else f"there are no {count} components",
             "use a backbone of vitrail" if first is None else "use 1 or more",
         )
     weight = first.weight.detach().double().cpu()
