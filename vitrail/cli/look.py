@@ -154,7 +154,7 @@ def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | Non
     if name == "tokens":
         shown = [
             image
-            for _, image in seeing.read_images(split, seeing.readable_places(split, given.count)[: look_at.MAX_SHOWN])
+            for _, image in seeing.read_images(split, seeing.spaced_indices(split, given.count)[: look_at.MAX_SHOWN])
         ]
         return look_at.inspect_tokens(net, batches, shown)
     if not given.cka:
