@@ -77,7 +77,7 @@ def published(file):
 
 def autoencoder(folder):
     """What the folder of an autoencoder holds, with weights of chance."""
-    diffusers = pytest.importorskip("diffusers", reason="autoencoders are read by diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="autoencoders need diffusers")
     diffusers.AutoencoderKL(
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,

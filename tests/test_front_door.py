@@ -211,7 +211,7 @@ def test_what_cannot_be_saved_is_told(model, saved, tmp_path):
     for names in (["a", "a", "b"], ["a", 3, "b"], ["a", "", "b"]):
         with pytest.raises(ValueError, match="give distinct texts"):
             vitrail.save(model, tmp_path / "m", names)
-    with pytest.raises(ValueError, match="does not know its name"):
+    with pytest.raises(ValueError, match="was not created by name"):
         vitrail.save(torch.nn.Linear(2, 2), tmp_path / "m")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written"):

@@ -34,8 +34,9 @@ def models(family: str | None = None) -> list[str]:
 
 
 def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
-    """A classifier: images [B C H W] -> logits [B classes], with random weights. For dit and jit a denoiser with so many classes:
-    noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance.
+    """A classifier: images [B C H W] -> logits [B classes], with random weights. For dit and jit a denoiser with so
+    many classes: noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned
+    variance.
 
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
@@ -60,7 +61,8 @@ def with_square_size(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Cost":
-    """Parameters, multiply-adds, bytes of attention and activations for one image of `size`, by default the model's own."""
+    """Parameters, multiply-adds, bytes of attention and activations for one image of `size`, by default the model's
+    own."""
     from torch import nn
 
     from vitrail.analysis.cost import cost as count
@@ -77,11 +79,12 @@ def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Co
 
 def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = None,
               heads: "Heads" = None) -> "list[LayerAttention]":  # fmt: skip
-    """The weights of each softmax attention, `LayerAttention.weights` [B heads N N], and their positions on the image. The model is unchanged.
+    """The weights of each softmax attention, `LayerAttention.weights` [B heads N N], and their positions on the image.
+    The model is unchanged.
 
-    images: for what `load` gives, images as its `predict` takes them; for a model, floats [B C H W], preprocessed, or a tuple of
-    all its inputs. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or "mean", "min", "max".
-    Errors: `UsageError`, also for a model that has no softmax attention.
+    images: for what `load` gives, images as its `predict` takes them; for a model, floats [B C H W], preprocessed, or a
+    tuple of all its inputs. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or
+    "mean", "min", "max". Errors: `UsageError`, also for a model that has no softmax attention.
     """
     import torch
 
@@ -102,7 +105,8 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
 
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
-    """Writes a model made by `create` as a folder with model.safetensors and a manifest. An existing folder is refused."""
+    """Writes a model made by `create` as a folder with model.safetensors and a manifest. An existing folder is
+    refused."""
     from vitrail.assembly.save import save_model
     from vitrail.inference.predictor import Predictor
 
@@ -110,7 +114,8 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
-    """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`, `.predict(...)`.
+    """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`,
+    `.predict(...)`.
 
     vae: of a model of latents, the folder of its autoencoder. Errors: `CheckpointError`.
     """
@@ -129,12 +134,13 @@ def load_weights(
     grid: "tuple[int, int] | None" = None,
     sha256: str | None = None,
 ) -> "LoadReport":
-    """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; other contents than tensors are refused.
+    """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; other contents than tensors
+    are refused.
 
-    source: the naming scheme of the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto": the best match.
-    strict: a name that is missing or unexpected is an error. resize: position tables, patches and channels may be resampled.
-    new_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
-    Errors: `CheckpointError`, and then the model is as it was.
+    source: the naming scheme of the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto": the
+    best match. strict: a name that is missing or unexpected is an error. resize: position tables, patches and channels
+    may be resampled. new_head: load all but the head. grid: (height, width) in patches that the file's position table
+    was made for, if not square. Errors: `CheckpointError`, and then the model is as it was.
     """
     from vitrail.weights.load import LoadOptions
     from vitrail.weights.published import load_weights as load_published

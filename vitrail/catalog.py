@@ -1,7 +1,7 @@
 """Names to modules: the folder is the registry.
 
-`config("models", "vit/small")` imports `vitrail.models.vit` and returns its "small" config; `names("models")` lists every
-variant by reading the source, so that a list costs no import. A name with a dot before the slash, such as
+`config("models", "vit/small")` imports `vitrail.models.vit` and returns its "small" config; `names("models")` lists
+every variant by reading the source, so that a list costs no import. A name with a dot before the slash, such as
 `mine.wavelets/base`, is a module outside vitrail that has the same three parts.
 """
 
@@ -82,7 +82,8 @@ def check_name(floor: str, name: str) -> str:
 
 
 def model_kind(name: str) -> str:
-    """The kind of the models of a family: KIND in its source, or "backbone". `name`: of the family or one of its models."""
+    """The kind of the models of a family: KIND in its source, or "backbone". `name`: of the family or one of its
+    models."""
     room = name.partition("/")[0]
     return constant("models", room, "KIND") or "backbone" if room in list_modules("models") else "backbone"
 
@@ -98,8 +99,9 @@ def constant(floor: str, room: str, name: str) -> str:
             if isinstance(node, ast.Assign)
             else None
         )
-        if target is not None and ast.unparse(target) == name and isinstance(node.value, ast.Constant):  # type: ignore[attr-defined]
-            return str(node.value.value)  # type: ignore[attr-defined]
+        value = node.value if isinstance(node, ast.AnnAssign | ast.Assign) else None
+        if target is not None and ast.unparse(target) == name and isinstance(value, ast.Constant):
+            return str(value.value)
     return ""
 
 
@@ -131,7 +133,8 @@ def read_docstring(floor: str, room: str) -> list[str]:
 
 
 def read_published() -> dict[str, Any]:
-    """The facts about published models: "papers" by arXiv number, those of "families", and a row for each of "models"."""
+    """The facts about published models: "papers" by arXiv number, those of "families", and a row for each of
+    "models"."""
     import tomllib
 
     return tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
@@ -180,7 +183,8 @@ def find(floor: str, name: str) -> Entry:
 
 
 def detect_layout(path: str) -> str:
-    """The name of the layout of a data set. Errors: `DataError` for a missing path, `UsageError` for a mistyped name."""
+    """The name of the layout of a data set. Errors: `DataError` for a missing path, `UsageError` for a mistyped
+    name."""
     target = as_path(path)
     for name in sorted(list_modules("datasets"), key=lambda room: GENERAL.index(room) if room in GENERAL else -1):
         if import_module(f"vitrail.datasets.{name}").matches(path):
@@ -199,8 +203,8 @@ def detect_layout(path: str) -> str:
         )
     raise DataError(
         f"{path} is not a data set that can be read",
-        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; a MedMNIST .npz; "
-        "'mini'\n"
+        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; "
+        "a MedMNIST .npz; 'mini'\n"
         "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
         "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'",
     )

@@ -24,7 +24,8 @@ Output = Literal["classes", "masks", "boxes", "images"]  # the kind of a predict
 
 
 class Trunk(nn.Module, ABC):
-    """The part of a model that has its blocks: layer decay, freezing, sharding, checkpointing and analysis go through them."""
+    """The part of a model that has its blocks: layer decay, freezing, sharding, checkpointing and analysis go through
+    them."""
 
     config: Any  # the family's frozen `Config`
 
@@ -49,7 +50,8 @@ class Backbone(Trunk):
 
 
 class Denoiser(Trunk):
-    """Noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance."""
+    """Noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned
+    variance."""
 
     null: int  # the label of no class, one above the last; 0 for a model without classes
     learns_variance: bool = False  # twice the channels in the output
@@ -118,7 +120,8 @@ class Predictions(NamedTuple):
 
 
 class Windows(ABC):
-    """A model that predicts whole images of any size, in windows. Evaluators and predictors of masks or boxes get one."""
+    """A model that predicts whole images of any size, in windows. Evaluators and predictors of masks or boxes get
+    one."""
 
     @abstractmethod
     def label_maps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -126,11 +129,13 @@ class Windows(ABC):
 
     @abstractmethod
     def boxes(self, images: Sequence[np.ndarray], decode: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
-        """uint8 [H W C] each -> boxes float32 [n 6] each: left, top, right, bottom in the image's pixels, score, class; the best first."""
+        """uint8 [H W C] each -> boxes float32 [n 6] each: left, top, right, bottom in the image's pixels, score, class;
+        the best first."""
 
 
 class ImageReader(ABC):
-    """The images of a split, read as an evaluator needs them. Every image is counted once on any number of processes."""
+    """The images of a split, read as an evaluator needs them. Every image is counted once on any number of
+    processes."""
 
     split: Split
 
@@ -171,8 +176,8 @@ class Evaluator(ABC):
 class Task(ABC):
     """What is learned: a head for a trunk, a loss, metrics. It has no optimiser, device or loop.
 
-    Its module has ANNOTATIONS, the value of `annotations`; DEFAULT_FOR, the kind of model whose default task it is, if any;
-    `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`.
+    Its module has ANNOTATIONS, the value of `annotations`; DEFAULT_FOR, the kind of model whose default task it is, if
+    any; `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`.
     """
 
     config: Any
@@ -224,7 +229,8 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each a scalar; training descends their sum. Random numbers come from torch's global generator alone."""
+        """Named terms, each a scalar; training descends their sum. Random numbers come from torch's global generator
+        alone."""
 
     @abstractmethod
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -281,8 +287,10 @@ class GenerativeTask(StatelessTask):
 
     @abstractmethod
     def states(self, model: nn.Module, noise: Tensor, labels: Tensor, sampling: Any, draw: Callable[[], Tensor]) -> Any:
-        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors: `UsageError`."""
+        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors:
+        `UsageError`."""
 
     @abstractmethod
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy images [B C H W], and the times [B] that the model is conditioned on: from pure noise at 0 to the image at 1."""
+        """Noisy images [B C H W], and the times [B] that the model is conditioned on: from pure noise at 0 to the image
+        at 1."""

@@ -57,12 +57,15 @@ class Interrupted(VitrailError):
 SYNONYMS = {  # names in other tools: the name here
     "learning_rate": "lr", "batch": "batch_size", "num_epochs": "epochs", "max_epochs": "epochs", "max_steps": "steps",
     "iterations": "steps", "wd": "weight_decay", "warmup": "warmup_steps", "num_workers": "workers", "amp": "precision",
-    "dim": "width", "embed_dim": "width", "hidden_size": "width", "num_layers": "depth", "layers": "depth", "blocks": "depth",
-    "num_heads": "heads", "num_classes": "classes", "img_size": "size", "image_size": "size", "patch_size": "patch",
+    "dim": "width", "embed_dim": "width", "hidden_size": "width", "num_layers": "depth", "layers": "depth",
+    "blocks": "depth", "num_heads": "heads", "num_classes": "classes", "img_size": "size", "image_size": "size",
+    "patch_size": "patch",
     "in_chans": "channels", "in_channels": "channels", "num_channels": "channels", "label_smoothing": "smoothing",
     "drop_path_rate": "drop_path", "drop_rate": "dropout", "init_values": "layer_scale", "lr_scheduler": "schedule",
-    "output": "out", "output_dir": "out", "out_dir": "out", "dataset": "data", "arch": "model", "evaluate": "eval", "test": "eval",
-    "infer": "predict", "fit": "train", "list": "models", "flops": "cost", "gpu": "cuda", "continue": "resume", "topk": "top",
+    "output": "out", "output_dir": "out", "out_dir": "out", "dataset": "data", "arch": "model",
+    "evaluate": "eval", "test": "eval", "infer": "predict", "fit": "train", "list": "models", "flops": "cost",
+    "gpu": "cuda",
+    "continue": "resume", "topk": "top",
 }  # fmt: skip
 NEAR = 0.5  # least similarity of a name that is suggested
 
@@ -85,8 +88,8 @@ def nearest(wanted: str, known: Iterable[str]) -> list[str]:
 
 
 def choose(wanted: str, known: Iterable[str], what: str, hint: str = "", where: str = "") -> str:
-    """`wanted` if it is known; otherwise a `UsageError` that lists the nearest names, or those that exist. `what`: the kind of
-    name, `where`: what it belongs to (" in optim").
+    """`wanted` if it is known; otherwise a `UsageError` that lists the nearest names, or those that exist. `what`: the
+    kind of name, `where`: what it belongs to (" in optim").
 
     >>> choose("base", ["tiny", "base"], "variant")
     'base'

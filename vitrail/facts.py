@@ -34,7 +34,8 @@ class Facts:
 
 
 class Choices:
-    """Chooses the defaults of a recipe, section by section, and keeps the reasons. `config_of`: the config of a model by name and keys."""
+    """Chooses the defaults of a recipe, section by section, and keeps the reasons. `config_of`: the config of a model
+    by name and keys."""
 
     def __init__(self, recipe: Recipe, facts: Facts, config_of: Callable[[Choice], Any]):
         self.recipe, self.facts, self.config_of = recipe, facts, config_of

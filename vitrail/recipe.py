@@ -2,7 +2,7 @@
 
     vitrail train recipes/mini.toml --model.depth 6 --lr 1e-3
 
-A value of None means "chosen from the data when the run begins"; the choice and its reason are printed and saved. The
+A value of None means "chosen from the data when the run starts"; the choice and its reason are printed and saved. The
 sections `model`, `data` and `task` name a module and have keys for its `Config`; the others are defined here.
 """
 
@@ -148,9 +148,9 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Settings that may change when a run is resumed: none of them changes the images, their order or the learning rate.
-    Without dropout and drop path none changes the result by more than rounding; with them, or for denoisers, the masks
-    and the noise depend on the micro-batches and the number of processes."""
+    """Settings that may change when a run is resumed: none of them changes the images, their order or the learning
+    rate. Without dropout and drop path none changes the result by more than rounding; with them, or for denoisers, the
+    masks and the noise depend on the micro-batches and the number of processes."""
 
     micro_batch: Positive | None = None  # images at a time in each process; gradients are accumulated to the batch size
     workers: Workers | None = None  # processes that read images; None: none for data in memory

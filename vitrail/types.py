@@ -17,7 +17,8 @@ class Features(NamedTuple):
 
 
 class Groups(ABC):
-    """How the cells of a map are divided into sequences, each of which attends within itself; they are stacked in the batch."""
+    """How the cells of a map are divided into sequences, each of which attends within itself; they are stacked in the
+    batch."""
 
     @abstractmethod
     def index(self, grid: Grid) -> Tensor:
@@ -25,11 +26,11 @@ class Groups(ABC):
 
 
 class TokenLayout(NamedTuple):
-    """The positions of tokens on the image: `leading` tokens without a position (class, distillation, registers), the cells
-    of `grid` in raster order, `trailing` tokens without a position.
+    """The positions of tokens on the image: `leading` tokens without a position (class, distillation, registers), the
+    cells of `grid` in raster order, `trailing` tokens without a position.
 
-    A family passes it to its blocks and attentions beside the tokens; a block without one works on maps [B D h w]. Sequences that
-    are joined (several maps, several images in one row) have one layout each, in a tuple.
+    A family passes it to its blocks and attentions beside the tokens; a block without one works on maps [B D h w].
+    Sequences that are joined (several maps, several images in one row) have one layout each, in a tuple.
     """
 
     grid: Grid  # (0, 0): no token has a position

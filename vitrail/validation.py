@@ -1,4 +1,5 @@
-"""Values into frozen dataclasses, each checked: unknown names are answered with the nearest, wrong types and ranges with what is valid."""
+"""Values into frozen dataclasses, each checked: unknown names are answered with the nearest, wrong types and ranges
+with what is valid."""
 
 import dataclasses
 import json
@@ -74,8 +75,8 @@ def update_config(config: T, keys: dict[str, Any], where: str) -> T:
 
 
 def validate(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple, and so does one number
-    where any number of them may stand."""
+    """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple, and so does
+    one number where any number of them may stand."""
     from pydantic import TypeAdapter, ValidationError
 
     if type(value) in (int, float) and takes_any_number(kind):

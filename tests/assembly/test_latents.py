@@ -33,7 +33,7 @@ from vitrail.recipe import (
 )
 from vitrail.training import loop as runs
 
-diffusers = pytest.importorskip("diffusers", reason="autoencoders are read by diffusers")
+diffusers = pytest.importorskip("diffusers", reason="autoencoders need diffusers")
 SIDE, FACTOR, CHECKPOINT = 32, 2, 4
 
 
@@ -148,7 +148,7 @@ def test_a_run_learns_latents_and_resumes_to_the_bit_past_a_torn_file(place, run
     shelves = sorted((place / "latents").iterdir())
     assert len(shelves) == 2, "what is trained on with mirror images, what judges without"
     running = tiny.begin(recipe(place), place / "cut")
-    assert sum("all there already" in note for note in running.notes) == 2, "runs share them"
+    assert sum("all cached already" in note for note in running.notes) == 2, "runs share them"
     stepping = runs.run_training(running)
     next(e for e in stepping if e.kind == "saved")
     stepping.close()
@@ -206,7 +206,7 @@ def test_images_are_decoded_by_the_same_autoencoder_wherever_it_lies(place, run,
     (lost / "recipe.toml").write_text(text.replace(str(place / "vae"), str(tmp_path / "gone")))
     with pytest.raises(CheckpointError, match=r"not at .* any more"):
         predictor.load_predictor(lost).sample(["ant"], count=1, steps=2)
-    with pytest.raises(CheckpointError, match="does not say where"):
+    with pytest.raises(CheckpointError, match="does not name the folder"):
         predictor.load_predictor(run / "model.safetensors").sample(["ant"], count=1, steps=2)
     for source in (lost, run / "model.safetensors"):
         assert (predictor.load_predictor(source, vae=str(moved)).sample(["ant"], count=2, steps=3) == made).all()
@@ -233,12 +233,12 @@ def test_eval_encodes_what_it_judges_by(run):
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [
-        ({"model": Choice("vit/nano")}, UsageError, "for models that make images"),
+        ({"model": Choice("vit/nano")}, UsageError, "for generative models"),
         ({"model": Choice("dit/nano", {"channels": 3})}, UsageError, "model.channels is 3"),
         ({"model": Choice("dit/nano", {"size": [8, 8]})}, UsageError, r"model.size is \[8, 8\]"),
         ({"augment": AugmentConfig(crop="random")}, UsageError, "latents are computed once"),
         ({"input": InputConfig(vae="nowhere")}, CheckpointError, "no autoencoder in"),
-        ({"input": InputConfig(vae_hash="0" * 64)}, CheckpointError, "nothing says where its autoencoder lies"),
+        ({"input": InputConfig(vae_hash="0" * 64)}, CheckpointError, "its autoencoder was not given"),
     ],
 )
 def test_what_cannot_be_is_told(changes, kind, said, place, tmp_path):

@@ -66,7 +66,7 @@ def test_other_classes_keep_those_known_by_name_and_begin_the_others_as_none(tra
         m.state_dict()["label.weight"] for m in (predictor.load_predictor(trained).model, running.state.model)
     )
     assert torch.equal(ours, theirs[[1, 3, 3]])
-    assert "1 of 2 classes are known by name; the others begin as no class" in running.load_report.notes
+    assert "1 of 2 classes are known by name; the others start from that of no class" in running.load_report.notes
     tiny.finish(running)
 
 

@@ -128,7 +128,7 @@ WRONG = [
     ("look run --distance --split vla", USAGE, "did you mean 'val'"),
     ("look run --distance --count 0", USAGE, "more than 0"),
     ("look run --cka other strange", USAGE, "compares with one"),
-    ("look run --cka strange --split train", USAGE, "prepared otherwise"),
+    ("look run --cka strange --split train", USAGE, "differ in preprocessing"),
     ("look run --cka --split val", USAGE, "batch of 2 images"),
     ("look run --distnace", USAGE, "did you mean '--distance'"),
     ("compare", USAGE, "RUN"),

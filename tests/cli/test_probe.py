@@ -47,7 +47,7 @@ def test_a_run_in_words_and_as_json(place):
         "1 nearest neighbours",
         "3 nearest neighbours",
         "top-1",
-        "features kept in run/features/",
+        "features cached in run/features/",
     ):
         assert piece in said
     found = json.loads(must("probe", "run", "--json", "--k", "3", "--device", "cpu"))
@@ -82,13 +82,13 @@ def test_random_weights_are_told_to_be_a_floor(tmp_path):
 
 
 def test_more_neighbours_than_images_all_vote():
-    assert "k = 20 of 10 labelled images: all of them vote" in must("probe", "run")
+    assert "k = 20 of 10 labelled images: all of them are used" in must("probe", "run")
 
 
 def test_several_classes_an_image():
     said = must("probe", "vit/nano", *TINY[2:], "--data", "several.npz")
     assert "mAP" in said
-    assert "neighbours do not vote" in said
+    assert "there is no k-NN" in said
 
 
 WRONG = [
@@ -99,7 +99,7 @@ WRONG = [
     ("probe vit --data good", USAGE, "not the whole name"),
     ("probe vit/nano", USAGE, "has no data of its own"),
     ("probe weights.safetensors", USAGE, "does not know its data"),
-    ("probe foreign.safetensors --data good", CHECKPOINT, "which model it belongs to"),
+    ("probe foreign.safetensors --data good", CHECKPOINT, "name its model"),
     ("probe file.txt --data good", CHECKPOINT, "not a whole .safetensors file"),
     ("probe good --data good", CHECKPOINT, "not the folder of a run"),
     ("probe run --data nothere", DATA, "there is no file or folder nothere"),
@@ -117,7 +117,7 @@ WRONG = [
     ("probe run --device cdua", USAGE, "did you mean 'cuda'"),
     ("probe run --cache file.txt", USAGE, "is a file"),
     ("probe run --cahce x", USAGE, "did you mean '--cache'"),
-    ("probe run --model.depth 2", USAGE, "trained weights are as they are"),
+    ("probe run --model.depth 2", USAGE, "not for trained weights"),
     ("probe vit/nano --data good --model.dpth 2", USAGE, "did you mean 'depth'"),
     ("probe vit/nano --data good --lr 2", USAGE, "vitrail probe has no --lr"),
     ("probe vit/nano --data good --optim.eps 2", USAGE, "does not change the features"),

@@ -137,7 +137,7 @@ def test_between_seeds_and_between_classes(tmp_path):
 def test_without_classes_and_by_another_way(tmp_path):
     must("sample", "dit", "--count", "2", "--steps", "3", "--sampler", "ddim", "--out", tmp_path / "a")
     assert sorted(read(tmp_path / "a")) == ["grid.png", "image-00000.png", "image-00001.png"]
-    with pytest.raises(UsageError, match="nothing to guide it by"):
+    with pytest.raises(UsageError, match="so it has no guidance"):
         vitrail.load("dit").sample(guidance=3.0)
     with pytest.raises(UsageError, match="sample\\(\\) makes some"):
         vitrail.load("dit").predict(np.zeros((12, 12, 3), np.uint8))
@@ -178,7 +178,7 @@ REFUSED = [
     ("sample dit --ema 2 --count 0", USAGE, "--count takes"),
     ("sample vit --ema 2", CHECKPOINT, "no second average"),
     ("sample jit --sampler ddpm", USAGE, "not for the flow objective"),
-    ("sample dit --steps 2000", USAGE, "cannot be gone in 2000"),
+    ("sample dit --steps 2000", USAGE, "cannot be sampled in 2000"),
     ("sample jit --out good", USAGE, "never overwritten"),
     ("sample jit --interpolate-seeds 0 1 --interpolate-classes ant bee", USAGE, "not both"),
     ("sample jit --interpolate-classes ant bee --count 1", USAGE, "two ends"),
@@ -191,7 +191,7 @@ REFUSED = [
     ("eval jit --features vit --sweep-ema 1 2 --data good", USAGE, "leave --data out"),
     ("eval jit --vae good", CHECKPOINT, "trained on pixels"),
     ("sample jit --vae good", CHECKPOINT, "trained on pixels"),
-    ("probe jit", USAGE, "no features to probe"),
+    ("probe jit", USAGE, "without features to probe"),
 ]
 
 

@@ -122,7 +122,7 @@ WRONG = [
     ("tune-lr --data good --from 0", USAGE, "more than 0"),
     ("tune-lr --data good --to nan", USAGE, "not a finite number"),
     ("tune-lr --data good --to x", USAGE, "--to takes a number, not 'x'"),
-    ("tune-lr --data good --steps 3", USAGE, "3 steps show nothing"),
+    ("tune-lr --data good --steps 3", USAGE, "3 steps are too few for a range test"),
     ("tune-lr --data good --steps 2.5", USAGE, "--steps takes a whole number"),
     ("tune-lr --data good --plot a.txt", USAGE, "ends in .svg or .png"),
     ("tune-lr --data good --plot there.svg", USAGE, "never overwritten"),

@@ -125,7 +125,7 @@ def test_muon_looks_like_one_optimiser():
 def test_muon_where_it_cannot_be(monkeypatch, data, tmp_path):
     with pytest.raises(UsageError, match="linear layers inside blocks"):
         made("muon", "resnet/18")
-    with pytest.raises(UsageError, match="freeze backbone keeps still"):
+    with pytest.raises(UsageError, match="freeze backbone freezes"):
         tiny.begin(tiny.recipe(data, optim={"name": "muon", "freeze": "backbone"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.delattr(torch.optim, "Muon")

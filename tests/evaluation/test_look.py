@@ -112,7 +112,7 @@ def test_cells_that_reach_over_the_edge_cover_more_than_the_image():
 
 def test_images_of_the_data_are_spread_and_unreadable_ones_passed_over():
     model = predictor("vit")
-    assert look.readable_places(split(100), 3) == [0, 49, 99]
+    assert look.spaced_indices(split(100), 3) == [0, 49, 99]
     sizes = [len(batch) for batch in look.read_batches(model, split(20, bad=(3,)), 20)]
     assert sum(sizes) == 19
     assert min(sizes) >= 4
@@ -223,5 +223,5 @@ def test_denoisers_are_looked_at_at_times(family):
     assert [m.name.split("-")[0] for m in look.compute_maps(one, image)[0].maps[::2]] == ["0.2", "0.5", "0.8"]
     with pytest.raises(UsageError, match="a time cannot be 2"):
         look.compute_maps(one, image, times=[2])
-    with pytest.raises(UsageError, match="at no time"):
+    with pytest.raises(UsageError, match="takes no times"):
         look.compute_maps(predictor("vit"), noise(), times=[0.5])

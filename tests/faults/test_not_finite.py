@@ -213,7 +213,7 @@ def spoilt_images(running):
             broken("backbone.blocks.1.attn.proj"),
             "forward",
             "backbone.blocks.1.attn.proj",
-            "first seen in what backbone.blocks.1.attn.proj",
+            "first in the output of backbone.blocks.1.attn.proj",
         ),
         (
             spoilt_gradient,
@@ -259,7 +259,7 @@ def test_rising_and_sudden_are_told_apart():
     from vitrail.training.divergence import describe_trend
 
     calm = [2.0, 1.9, 1.8, 1.7, 1.7, 1.6, 1.6, 1.5]
-    assert describe_trend([]) == "nothing was logged before it"
+    assert describe_trend([]) == "no steps were logged before it"
     assert describe_trend(history(calm, [1.0] * 8)).startswith("sudden, after loss 1.5, gradient norm 1 at step 80")
     assert describe_trend(history([2.0, 1.9, 1.8, 1.7, 2.5, 3.5, 4.0, 9.0], [1.0] * 8)).startswith(
         "rising since step 50"
@@ -276,7 +276,7 @@ def test_a_gradient_far_above_the_usual_is_told_once(data, tmp_path):
     notes = [e for e in tiny.finish(running) if e.kind == "note"]
     assert len(notes) == 1
     assert notes[0].step == 31
-    assert "the norm of the gradient was" in notes[0].values["text"]
+    assert "the gradient norm was" in notes[0].values["text"]
 
 
 def test_a_disk_that_is_full_costs_the_batch_and_not_the_reason(data, tmp_path, monkeypatch):

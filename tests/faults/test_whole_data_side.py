@@ -106,10 +106,10 @@ def test_an_epoch_is_as_long_with_repeats_as_without(folder, tmp_path):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ({"augment": {"randaugment_ops": 2}}, "stands in place of RandAugment"),
-        ({"augment": {"repeated_aug": 5}}, "fewer than four different images"),
+        ({"augment": {"randaugment_ops": 2}}, "replaces RandAugment"),
+        ({"augment": {"repeated_aug": 5}}, "fewer than 4 different images"),
         ({"train": {"start_size": (24, 16)}}, "more than input.size"),
-        ({"train": {"full_size_at": 0.0}}, "no step would see it"),
+        ({"train": {"full_size_at": 0.0}}, "no step would use it"),
     ],
     ids=str,
 )
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_take_a_size_says_so_before_the_first_step(folder, t
     monkeypatch.setattr(ViT, "forward", choosy)
     with pytest.raises(
         UsageError,
-        match=r"vit/nano cannot be trained on images of 8x8, as train\.start_size asks: a side of at least 12",
+        match=r"vit/nano cannot be trained on images of 8x8, for train\.start_size: a side of at least 12",
     ):
         tiny.begin(made(folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -126,7 +126,7 @@ def test_the_chain_ends_in_noise_and_shortened_ones_know_the_same_places():
         assert (short.times[0], short.times[-1]) == (0, 999)
         torch.testing.assert_close(short.kept, chain.kept[list(short.times)])
     for steps in (1, 1001):
-        with pytest.raises(UsageError, match=f"cannot be gone in {steps}"):
+        with pytest.raises(UsageError, match=f"cannot be sampled in {steps}"):
             gaussian.respace_chain(chain, steps)
 
 
@@ -266,7 +266,7 @@ def test_streams_know_the_seed_and_the_number_alone():
 def test_what_does_not_go_together_is_told(dit, jit):
     for model, objective, said in (
         (dit[0], "flow", "a learned variance is for the gaussian objective"),
-        (nn.Linear(1, 1), "flow", "takes no noise out of images"),
+        (nn.Linear(1, 1), "flow", "is not a denoiser"),
     ):
         with pytest.raises(UsageError, match=said):
             build(Config(objective=objective, classes=10)).assemble(model)

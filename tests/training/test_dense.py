@@ -297,7 +297,7 @@ def test_a_process_without_images_waits_for_the_others():
 def test_judged_on_data_of_another_kind(own_folder, capsys):
     tiny.finish(tiny.begin(recipe("detection"), Path("run")))
     assert main(["eval", "run", "--data", "mini"]) == 3
-    assert "the model tells boxes, and this data has classes" in " ".join(capsys.readouterr().err.split())
+    assert "the model predicts boxes, and this data has classes" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_mask_of_another_size_is_told_before_the_first_step(own_folder, capsys):

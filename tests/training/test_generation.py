@@ -126,7 +126,7 @@ def test_images_of_any_shape_with_and_without_classes(family, shape, tmp_path):
 def test_images_of_several_classes_are_refused(tmp_path):
     path = tiny.npz(tmp_path / "data", multi=True)
     for keys in ({}, {"classes": 0}):
-        with pytest.raises(UsageError, match="an image is made of one class"):
+        with pytest.raises(UsageError, match="diffusion is conditioned on one class an image"):
             tiny.begin(recipe("jit", path, model=Choice("jit/nano", {**SMALL["jit"].keys, **keys})), tmp_path / "never")
     assert not (tmp_path / "never").exists()
 
@@ -143,7 +143,7 @@ def test_choices_are_those_of_the_family(data):
         assert (r.optim.schedule, r.optim.weight_decay, r.optim.betas) == ("constant", 0.0, betas)
         assert (r.optim.ema_decay, r.optim.ema_decay_2) == (0.9999, 0.99)
         assert (r.input.mean, r.input.std) == ((0.5,), (0.5,))
-        assert f"task = diffusion: {r.model.name} makes images" in prepared.reasons
+        assert f"task = diffusion: {r.model.name} is a generative model" in prepared.reasons
     said = filled(
         recipe("jit", data, optim=OptimConfig(schedule="cosine", weight_decay=0.1, ema_decay=0.0))
     ).recipe.optim
@@ -166,10 +166,10 @@ def test_choices_are_those_of_the_family(data):
         ({"augment": AugmentConfig(random_erasing=0.3)}, "augment.random_erasing changes images"),
         ({"augment": AugmentConfig(crop="pad")}, "augment.crop pad changes images"),
         ({"input": InputConfig(resize_mode="fit")}, "input.resize_mode fit changes images"),
-        ({"input": InputConfig(mean=(0.3,))}, "images are made in"),
-        ({"train": TrainConfig(start_size=(8, 8))}, "train.start_size is for"),
-        ({"task": Choice("classification")}, "jit/nano makes images, so it cannot be trained for classification"),
-        ({"task": Choice("diffusion"), "model": Choice("vit/nano")}, "vit/nano makes no images"),
+        ({"input": InputConfig(mean=(0.3,))}, "generated images are in"),
+        ({"train": TrainConfig(start_size=(8, 8))}, "train.start_size is not for"),
+        ({"task": Choice("classification")}, "jit/nano is a generative model, so it cannot be trained for classification"),
+        ({"task": Choice("diffusion"), "model": Choice("vit/nano")}, "vit/nano is not a generative model"),
         ({"optim": OptimConfig(ema_decay=0.0, ema_decay_2=0.5)}, "there is no first"),
         ({"model": Choice("jit/nano", {"classes": 5})}, "knows 5 classes, the data has 3"),
     ],

@@ -97,7 +97,7 @@ def test_a_disk_that_refuses_costs_a_message(data, tmp_path, roomy, monkeypatch)
 
     monkeypatch.setattr(samples, "write_file", full)
     notes = [e.values["text"] for e in tiny.finish(running) if e.kind == "note"]
-    assert notes == ["the images of step 1 could not be kept: No space left on device; going on"]
+    assert notes == ["the images of step 1 could not be saved: No space left on device; the run continues"]
 
 
 def coloured(count=40, size=8, seed=0):
@@ -127,7 +127,7 @@ def test_copies_are_found_by_pixels_mirrored_too(tmp_path):
     assert both.report.relative < 1e-6
     assert both.report.closer == 1.0
     assert (both.images[0, 0] == both.images[0, 1]).all()
-    assert "lie closer to training images than held-out ones do" in copying.describe_copying(both.report)
+    assert "are closer to training images than held-out ones are" in copying.describe_copying(both.report)
     assert "4 lie closer than any held-out one" in copying.describe_copying(both.report)
     copying.write_copying(tmp_path / "evaluation", "pixels", both)
     (again,) = copying.read_copying(tmp_path / "evaluation")
@@ -179,7 +179,7 @@ def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, t
 def test_a_judge_that_is_none_is_told_before_a_folder_is_made(data, judge, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         tiny.begin(recipe(data, features="nowhere"), tmp_path / "run")
-    with pytest.raises(UsageError, match=r"eval\.features judges made images"):
+    with pytest.raises(UsageError, match=r"eval\.features is for generative models"):
         tiny.begin(tiny.recipe(data, eval={"features": str(judge)}), tmp_path / "run")
     tiny.finish(tiny.begin(recipe(data, steps=1), tmp_path / "maker"))
     with pytest.raises(UsageError, match="is no classifier"):
@@ -200,7 +200,7 @@ def test_features_find_neighbours_too(data, judge, tmp_path):
         json.loads((tmp_path / "run/evaluation/quality.json").read_text())["copied"]["relative"]
         == features.report.relative
     )
-    assert copying.describe_copying(features.report).startswith(f"By the features of {judge}, made images lie")
+    assert copying.describe_copying(features.report).startswith(f"By the features of {judge}, generated images are")
     assert "copies" in build_report(tmp_path / "run").read_text()
 
 

@@ -134,7 +134,7 @@ def test_mistakes_are_told(data, taught, tmp_path):
     for name, error, told in (
         ("", UsageError, "needs a teacher"),
         ("timm:resnet18000", UsageError, "no model"),
-        ("torchvision:resnet18", UsageError, "tells 1000 classes apart, the data has 3"),
+        ("torchvision:resnet18", UsageError, "has 1000 classes, the data has 3"),
         (str(tmp_path / "nothing"), CheckpointError, "no run"),
     ):
         with pytest.raises(error, match=told):

@@ -1,7 +1,7 @@
 """A diffusers autoencoder from a local folder: images in [-1, 1] to latents and back.
 
-DiT was made for latents (Peebles & Xie 2022, section 3.2; Rombach et al. 2021, arxiv.org/abs/2112.10752). Latents are shifted and scaled by
-the numbers in the autoencoder's config, so that their standard deviation is about one.
+DiT was made for latents (Peebles & Xie 2022, section 3.2; Rombach et al. 2021, arxiv.org/abs/2112.10752). Latents are
+shifted and scaled by the numbers in the autoencoder's config, so that their standard deviation is about one.
 """
 
 import dataclasses
@@ -36,7 +36,8 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode_distribution(self, images: Tensor) -> Tensor:
-        """Floats in [-1, 1] [B C H W] -> means and standard deviations of their latents, scaled, float32 [B 2 c h w]."""
+        """Floats in [-1, 1] [B C H W] -> means and standard deviations of their latents, scaled, float32 [B 2 c h
+        w]."""
         encoded = []
         with torch.autocast(images.device.type, enabled=False):
             for some in images.float().split(AT_ONCE):
@@ -56,7 +57,8 @@ class Autoencoder:
 def open_autoencoder(path: Path, device: torch.device | str = "cpu", wanted: str | None = None) -> Autoencoder:
     """The autoencoder in a folder, or in the folder vae/ of a whole pipeline. wanted: the hash that it must have.
 
-    Errors: `UsageError` where diffusers is missing; `CheckpointError` for no autoencoder, a damaged one, or another than wanted.
+    Errors: `UsageError` where diffusers is missing; `CheckpointError` for no autoencoder, a damaged one, or another
+    than wanted.
     """
     folder = path / "vae" if (path / "vae/config.json").is_file() else path
     kind = read_class_name(folder)
@@ -142,7 +144,8 @@ def open_own_autoencoder(given: InputConfig, device: torch.device) -> Autoencode
 
 
 def relocate_autoencoder(recipe: Recipe, vae: str) -> Recipe:
-    """The recipe with its autoencoder in the folder `vae`, if given. Errors: `CheckpointError` for a model without one."""
+    """The recipe with its autoencoder in the folder `vae`, if given. Errors: `CheckpointError` for a model without
+    one."""
     if not vae:
         return recipe
     if recipe.input.vae_hash is None:

@@ -19,7 +19,8 @@ def check_keep(recipe: Recipe) -> None:
 
 
 def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
-    """Errors: `UsageError` for settings that contradict each other or the data, which would otherwise fail at some step."""
+    """Errors: `UsageError` for settings that contradict each other or the data, which would otherwise fail at some
+    step."""
     given, have, low, high = recipe.input, dataset.channels, *recipe.augment.scale
     if not (
         have == given.channels
@@ -82,7 +83,7 @@ def check_shown(recipe: Recipe, multi_label: bool) -> None:
         )
     if repeats > 1 and (p.batch_size or 1) < 4 * repeats:
         raise UsageError(
-            f"augment.repeated_aug is {repeats}, and a batch of {p.batch_size} would have fewer than four different images",
+            f"augment.repeated_aug is {repeats}: a batch of {p.batch_size} would have fewer than 4 different images",
             f"--batch-size {4 * repeats} or more, or a smaller --augment.repeated-aug",
         )
     if p.start_size is not None and full is not None:
@@ -115,7 +116,8 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_keys(recipe: Recipe, allowed: Sequence[str]) -> None:
-    """Errors: `UsageError` for unknown recipe keys, with the nearest. The keys of model, data and task are not checked."""
+    """Errors: `UsageError` for unknown recipe keys, with the nearest. The keys of model, data and task are not
+    checked."""
     fields = [
         f"{section}.{key}" for section in SECTIONS if section not in CHOICES for key in vars(getattr(recipe, section))
     ]

@@ -58,7 +58,8 @@ class ImportedModel:
 
 
 def import_weights(request: ImportRequest) -> ImportedModel:
-    """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder exists."""
+    """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder
+    exists."""
     if request.out.exists():
         raise UsageError(f"{request.out} is there already and is never overwritten", "choose another folder")
     names = Names()
@@ -140,7 +141,8 @@ def input_settings(
 
 
 def adapt_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Statistics of three channels for another number: their mean for one channel, else repeated in turn, as kernels are."""
+    """Statistics of three channels for another number: their mean for one channel, else repeated in turn, as kernels
+    are."""
     return (sum(values) / len(values),) if channels == 1 else tuple(values[i % len(values)] for i in range(channels))
 
 

@@ -8,16 +8,18 @@ import numpy as np
 from vitrail import catalog
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
+from vitrail.data import fingerprint
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.subset import stratified_subset
-from vitrail.errors import CheckpointError, UsageError, choose
+from vitrail.data.survey.images import survey_images
+from vitrail.errors import CheckpointError, DataError, UsageError, choose
 from vitrail.recipe import DataConfig, Recipe
 from vitrail.validation import as_path, literals, update_config, validate
 
 
 def open_data(choice: DataConfig, annotations: str = "", names: Names | None = None) -> tuple[Dataset, DataConfig]:
-    """The data set of a recipe, and the choice with its detected layout and absolute path. annotations: those to learn from,
-    of a data set that has several."""
+    """The data set of a recipe, and the choice with its detected layout and absolute path. annotations: those to learn
+    from, of a data set that has several."""
     path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
@@ -53,8 +55,28 @@ def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:
 
 
 def reopen_dataset(recipe: Recipe, about: dict[str, Any]) -> Dataset:
-    """The data set of a run as it is now, without the images that the run skipped, and only the fraction that it trained on."""
+    """The data set of a run as it is now, without the images that the run skipped, and only the fraction that it
+    trained on."""
     return with_fraction(drop_images(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
+
+
+def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
+    """The data set of a run, unchanged. Errors: `DataError` that names the first differences."""
+    dataset, _ = open_data(recipe.data)
+    if recipe.data.fingerprint == "content":
+        if survey_images(dataset).content != about["data"]["content"]:
+            raise DataError(
+                "the images are not those that the run started with (their content differs)",
+                "start a new run, or restore them",
+            )
+    else:
+        differences = fingerprint.differences(fingerprint.read_entries(folder.entries), dataset.entries)
+        if differences:
+            raise DataError(
+                f"the data set changed since the run started: {'; '.join(differences)}"[:400],
+                "start a new run; if only dates changed, use --data.fingerprint content in new runs",
+            )
+    return with_fraction(drop_images(dataset, about["data"]["left_out"]), recipe)
 
 
 def open_data_of(source: str, path: str = "", annotations: str = "") -> tuple[Dataset, RunFolder | None]:

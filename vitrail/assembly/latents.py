@@ -1,7 +1,9 @@
-"""Latents of a data set: computed once by an autoencoder, cached in files beside the run, and reused while nothing has changed.
+"""Latents of a data set: computed once by an autoencoder, cached in files beside the run, and reused while nothing has
+changed.
 
-The cache key is a hash over all that the latents depend on: the autoencoder's weights and config, the images and their preprocessing, and
-which flips are cached. So latents of two autoencoders are never mixed, and runs on the same data share a cache.
+The cache key is a hash over all that the latents depend on: the autoencoder's weights and config, the images and their
+preprocessing, and which flips are cached. So latents of two autoencoders are never mixed, and runs on the same data
+share a cache.
 """
 
 import dataclasses
@@ -106,7 +108,8 @@ def flip_axes(recipe: Recipe) -> list[tuple[int, ...]]:
 def describe_latents(
     vae: str, pre: Preprocess, mirrors: list[tuple[int, ...]], dataset: Dataset, split: Split
 ) -> dict[str, Any]:
-    """Everything that latents depend on, as read back from JSON. Files are identified by name, size and time, as on resuming."""
+    """Everything that latents depend on, as read back from JSON. Files are identified by name, size and time, as on
+    resuming."""
     names = hashlib.sha256("\0".join(split.names).encode(errors="surrogateescape")).hexdigest()
     about = {
         "vae": vae,

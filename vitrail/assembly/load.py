@@ -15,9 +15,11 @@ from vitrail.validation import as_path
 
 
 def load_bundle(source: str | Path, average: int = 1) -> tuple[ModelBundle, Path]:
-    """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
+    """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a
+    .safetensors file.
 
-    Of an unfinished run, its newest valid checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
+    Of an unfinished run, its newest valid checkpoint. average: 2 for the second average of a run. Errors:
+    `CheckpointError`.
     """
     if average == 2:
         return load_ema2(run_directory.find_run(source))

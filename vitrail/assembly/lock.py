@@ -1,4 +1,5 @@
-"""One process works in a run's folder at a time. The kernel owns the lock, so it ends with its process, however that ends."""
+"""One process works in a run's folder at a time. The kernel owns the lock, so it ends with its process, however that
+ends."""
 
 import contextlib
 import os
@@ -14,7 +15,8 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def hold_lock(folder: Path, world: World) -> Iterator[None]:
-    """Locks the folder; of several processes of one run the first locks it for all. Errors: `RunError` where it is locked."""
+    """Locks the folder; of several processes of one run the first locks it for all. Errors: `RunError` where it is
+    locked."""
     handles: list[int] = []
     world.on_rank_zero(lambda: handles.extend(take_lock(folder)))
     try:
@@ -26,7 +28,7 @@ def hold_lock(folder: Path, world: World) -> Iterator[None]:
 
 
 def take_lock(folder: Path) -> list[int]:
-    """The open lock file, none where this file system or platform has no locks: then the run goes on without.
+    """The open lock file, none where this file system or platform has no locks: then the run continues without.
 
     lockf rather than flock: data workers are forked, and would keep a flock alive when the run is killed.
     """

@@ -33,7 +33,7 @@ def create_model(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
     names = Names()
     entry = names.find("models", name)
     known = [f.name for f in dataclasses.fields(entry.config)]
-    if "classes" in known:  # a denoiser: it is conditioned on its classes and takes no head
+    if vars(entry.config).get("classes") is not None:  # a denoiser: it is conditioned on its classes and takes no head
         return names.model(Choice(name, {"classes": classes, **keys}))
     for key in keys:
         choose(key, [*known, "classes"], "key", f"keys: classes, {', '.join(known)}", f" in {name}")

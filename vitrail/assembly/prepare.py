@@ -1,4 +1,5 @@
-"""Recipe -> everything that a run needs before its first step: the surveyed data, and a recipe with every option set."""
+"""Recipe -> everything that a run needs before its first step: the surveyed data, and a recipe with every option
+set."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -43,7 +44,8 @@ class PreparedRun:
 def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) -> PreparedRun:
     """Opens and surveys the data, skips unreadable images where that is allowed, and fills in the recipe.
 
-    Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that contradicts itself or the data.
+    Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that contradicts itself or the
+    data.
     """
     names = Names()  # wrong ones are found before any image is read
     annotations = annotations_of(recipe, names)

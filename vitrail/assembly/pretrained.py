@@ -58,8 +58,8 @@ def inherit_settings(
 ) -> tuple[Recipe, list[str]]:
     """The recipe with the model and preprocessing of the weights where no others were given, and the reasons.
 
-    `channels` of the data: weights for fewer channels are widened rather than colour dropped; centre crops are not inherited
-    for masks and boxes, which need whole images.
+    `channels` of the data: weights for fewer channels are widened rather than colour dropped; centre crops are not
+    inherited for masks and boxes, which need whole images.
     """
     reasons = [f"init.weights = {origin.path}"]
     if origin.recipe is None:
@@ -118,7 +118,8 @@ def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tup
 
 
 def load_origin(model: nn.Module, origin: WeightsOrigin, start: InitConfig, classes: tuple[str, ...]) -> LoadReport:
-    """Loads the weights into a new model: tables, patches and channels are resampled; a head for other classes is re-initialised.
+    """Loads the weights into a new model: tables, patches and channels are resampled; a head for other classes is
+    re-initialised.
 
     Errors: `CheckpointError`, and then the model is as it was.
     """
@@ -149,8 +150,8 @@ def keeps_head(chosen: MatchedTensors, origin: WeightsOrigin, classes: tuple[str
 def load_denoiser(
     model: Any, origin: WeightsOrigin, chosen: MatchedTensors, start: InitConfig, classes: tuple[str, ...]
 ) -> LoadReport:
-    """The same for a denoiser. In place of a head it has an embedding of each class and a last one for no class: classes that
-    the weights know by name keep theirs, others start from that of no class."""
+    """The same for a denoiser. In place of a head it has an embedding of each class and a last one for no class:
+    classes that the weights know by name keep theirs, others start from that of no class."""
     table, own = chosen.tensors.get("label.weight"), model.label.weight
     names = (
         origin.classes

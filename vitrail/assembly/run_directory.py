@@ -1,4 +1,4 @@
-"""The folder of a run and what lies where in it.
+"""The folder of a run and its files.
 
 recipe.toml        the whole recipe, every option set; the reasons of every choice as comments
 run.json           classes, reasons, the command, versions, the data in numbers
@@ -135,7 +135,8 @@ class RunFolder:
         write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode())
 
     def check_writable(self) -> None:
-        """Checks before the first step of a resumed run that it can be written, with a copy of its log. Errors: `DataError`."""
+        """Checks before the first step of a resumed run that it can be written, with a copy of its log. Errors:
+        `DataError`."""
         try:
             probe_writable(self.path, PAGE + (self.log.stat().st_size if self.log.exists() else 0))
         except OSError as error:

@@ -19,7 +19,8 @@ NEUTRAL = 0.5  # mean and std of images without a data set: [0, 1] becomes [-1, 
 def save_model(
     net: nn.Module | model.ModelBundle, folder: str | Path, classes: tuple[str, ...] | list[str] | None = None
 ) -> Path:
-    """Writes `folder`/model.safetensors and a manifest. Errors: `UsageError` where the folder exists or the model was not created by vitrail."""
+    """Writes `folder`/model.safetensors and a manifest. Errors: `UsageError` where the folder exists or the model was
+    not created by vitrail."""
     path = as_path(folder)
     if path.exists():
         raise UsageError(f"{path} is there already and is never overwritten", "choose another folder")

@@ -12,7 +12,8 @@ from vitrail.validation import as_path
 
 
 def annotations_of(recipe: Recipe, names: Names) -> str:
-    """The annotations that the task of a recipe learns from; "" where none is named. Errors: `UsageError` for an unknown task."""
+    """The annotations that the task of a recipe learns from; "" where none is named. Errors: `UsageError` for an
+    unknown task."""
     return str(vars(names.find("tasks", recipe.task.name).module)["ANNOTATIONS"]) if recipe.task.name else ""
 
 

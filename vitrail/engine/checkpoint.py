@@ -1,4 +1,5 @@
-"""Checkpoints of a run: numbered folders, each complete and verified. A damaged one is skipped with its reason, never loaded."""
+"""Checkpoints of a run: numbered folders, each complete and verified. A damaged one is skipped with its reason, never
+loaded."""
 
 import json
 import shutil
@@ -32,8 +33,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int = 2) -> Path:
-    """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`, of those up to this step only: a later
-    one is damaged, or the run would have resumed from it, and must not count.
+    """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`, of those up to this step only:
+    a later one is damaged, or the run would have resumed from it, and must not count.
 
     Errors: `OSError` of the disk, or where the folder of the run is gone; older checkpoints are kept then.
     """
@@ -70,7 +71,8 @@ def load(path: Path) -> SavedCheckpoint:
 def load_newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
     """The newest valid checkpoint, or None where there is none at all, and why newer ones were skipped.
 
-    Errors: `CheckpointError` where there are checkpoints and every one is damaged: a run never silently starts from scratch.
+    Errors: `CheckpointError` where there are checkpoints and every one is damaged: a run never silently starts from
+    scratch.
     """
     clean_folder(folder)
     reasons: list[str] = []

@@ -7,8 +7,8 @@ from typing import Any
 
 @dataclass
 class EarlyStoppingState:
-    """step, value: of the best evaluation, 0 and None where there is none yet; evaluations_since: after it, none of them better;
-    evaluated_step: the step of the newest evaluation."""
+    """step, value: of the best evaluation, 0 and None where there is none yet; evaluations_since: after it, none of
+    them better; evaluated_step: the step of the newest evaluation."""
 
     step: int = 0
     value: float | None = None

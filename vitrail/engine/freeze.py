@@ -27,9 +27,9 @@ def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
 def parts_to_freeze(
     model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int
 ) -> list[list[nn.Parameter]]:
-    """The parameters to freeze: "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks; from
-    the head down, block by block, the stem last. Layers of the backbone after its last block belong to that block. Errors:
-    `UsageError` for more blocks than the model has."""
+    """The parameters to freeze: "none", the whole "backbone" (only the head learns), or the stem and the first `what`
+    blocks; from the head down, block by block, the stem last. Layers of the backbone after its last block belong to
+    that block. Errors: `UsageError` for more blocks than the model has."""
     if what in ("none", 0):
         return []
     if isinstance(what, int) and what > len(blocks):
@@ -45,8 +45,8 @@ def parts_to_freeze(
 
 
 def plan_unfreezing(frozen: Sequence[list[nn.Parameter]], at: Sequence[int], steps: int) -> tuple[UnfreezeStage, ...]:
-    """Gradual unfreezing (Howard & Ruder 2018, section 3.3): `frozen`, from the head down, in as many equal parts as there are steps
-    in `at`; part i is unfrozen at step at[i]. Errors: `UsageError` for invalid steps."""
+    """Gradual unfreezing (Howard & Ruder 2018, section 3.3): `frozen`, from the head down, in as many equal parts as
+    there are steps in `at`; part i is unfrozen at step at[i]. Errors: `UsageError` for invalid steps."""
     if not at:
         return ()
     text = " ".join(map(str, at))

@@ -1,8 +1,9 @@
-"""LAMB: Adam whose step in each layer is the learning rate times the norm of its weights (You et al. 2020, arxiv.org/abs/1904.00962).
+"""LAMB: Adam whose step in each layer is the learning rate times the norm of its weights (You et al. 2020,
+arxiv.org/abs/1904.00962).
 
-Adam's update is computed with its bias correction, weight decay is added to it, and the sum is scaled by |weights| / |update|, weight
-tensor by weight tensor. Parameters without decay (biases, norms, tokens) take Adam's plain update, as in the code of DeiT III and "ResNet
-strikes back". The training loop clips gradients, not this file.
+Adam's update is computed with its bias correction, weight decay is added to it, and the sum is scaled by |weights| /
+|update|, weight tensor by weight tensor. Parameters without decay (biases, norms, tokens) take Adam's plain update, as
+in the code of DeiT III and "ResNet strikes back". The training loop clips gradients, not this file.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from torch import Tensor
 
 
 class Lamb(torch.optim.Optimizer):
-    """Every parameter counts its own steps, so that the bias correction of one that is unfrozen later starts at its first step."""
+    """Every parameter counts its own steps, so that the bias correction of one that is unfrozen later starts at its
+    first step."""
 
     def __init__(
         self, parameter_groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
@@ -22,7 +24,8 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of everything that has a gradient. The closure is not used: the loop has computed the gradients."""
+        """One update of everything that has a gradient. The closure is not used: the loop has computed the
+        gradients."""
         for group in self.param_groups:
             trained: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if trained:

@@ -13,8 +13,8 @@ Kind = Literal["images", "weights", "forward", "loss", "gradient", "norm"]
 
 
 class NonFiniteFinding(NamedTuple):
-    """kind: the first stage that is not finite; where: the names of the layer, the loss terms or the parameters, first one
-    first; batch: the inputs of the model in this process, by name."""
+    """kind: the first stage that is not finite; where: the names of the layer, the loss terms or the parameters, first
+    one first; batch: the inputs of the model in this process, by name."""
 
     kind: Kind
     where: tuple[str, ...]

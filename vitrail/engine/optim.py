@@ -21,8 +21,8 @@ class OptimizerSettings(NamedTuple):
 def build_parameter_groups(
     model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameter groups with their `weight_decay` and a `scale` on the learning rate; frozen parameters are included, since they may be
-    unfrozen later; without a gradient they are not updated.
+    """Parameter groups with their `weight_decay` and a `scale` on the learning rate; frozen parameters are included,
+    since they may be unfrozen later; without a gradient they are not updated.
 
     Only weights of linear and convolution layers decay. A level k below the head learns at layer_decay^k: the stem is
     level 0, block i is level i + 1, the layers after the blocks are the top (Clark et al. 2020; BEiT).
@@ -78,8 +78,9 @@ def build_adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, floa
 def build_muon(
     parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's steps are
-    scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one learning rate fits both."""
+    """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's
+    steps are scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one learning rate fits
+    both."""
     if not hasattr(torch.optim, "Muon"):
         raise UsageError(
             f"torch {torch.__version__} has no Muon, which came with 2.9",

@@ -52,8 +52,8 @@ def probe_precision(device: torch.device) -> PrecisionProbe:
 
 
 def cpu_ratio(width: int = 256, rounds: int = 7) -> float:
-    """How many times faster bf16 is than fp32 in the shapes of a transformer. Each round times both, one after the other; the
-    least ratio counts, so that other load on the machine cannot make bf16 look fast."""
+    """How many times faster bf16 is than fp32 in the shapes of a transformer. Each round times both, one after the
+    other; the least ratio counts, so that other load on the machine cannot make bf16 look fast."""
     pairs = []
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(64, width, dtype=dtype), torch.ones(width, width, dtype=dtype)

@@ -15,9 +15,9 @@ AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one exits
 class StopSignal:
     """While open, records the first signal instead of raising; `is_requested()` returns whether there was one.
 
-    SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit. `timeout` and job managers signal a process and
-    then its whole group, so signals within a tenth of a second are the same request. Only the main thread can handle
-    signals; in any other this does nothing.
+    SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit. `timeout` and job managers signal a process
+    and then its whole group, so signals within a tenth of a second are the same request. Only the main thread can
+    handle signals; in any other this does nothing.
     """
 
     def __init__(self) -> None:

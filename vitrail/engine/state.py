@@ -14,7 +14,8 @@ from vitrail.errors import CheckpointError
 
 @dataclass
 class State:
-    """Order, augmentation, dropout and the learning rate are functions of (seed, step), so no generator's state is saved."""
+    """Order, augmentation, dropout and the learning rate are functions of (seed, step), so no generator's state is
+    saved."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -76,7 +77,8 @@ class State:
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average whose decay rises to `decay`, so that the initial weights do not dominate short runs."""
+    """An exponential moving average whose decay rises to `decay`, so that the initial weights do not dominate short
+    runs."""
 
     @torch.no_grad()
     def update(ema: Any, current: Any, count: Any) -> None:

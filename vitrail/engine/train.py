@@ -38,7 +38,8 @@ class StepReport(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    """Some of a process's images of the batch, as many as fit at once. `first`: the index of its first image in the global batch."""
+    """Some of a process's images of the batch, as many as fit at once. `first`: the index of its first image in the
+    global batch."""
 
     loaded: LoadedBatch
     first: int
@@ -54,8 +55,8 @@ class NonFiniteError(RunError):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The settings of a loop: `lr_at(step)` is the learning rate, scaled by every group; `prepare(micro_batch, step)` augments and
-    mixes the images on the device; `unfreeze_stages`: the parameters to unfreeze, by step."""
+    """The settings of a loop: `lr_at(step)` is the learning rate, scaled by every group; `prepare(micro_batch, step)`
+    augments and mixes the images on the device; `unfreeze_stages`: the parameters to unfreeze, by step."""
 
     lr_at: Callable[[int], float]
     prepare: Callable[[MicroBatch, int], Batch]
@@ -71,7 +72,8 @@ class LoopSettings:
 def train_steps(
     state: State, task: Task, batches: Iterable[list[MicroBatch]], loop: LoopSettings
 ) -> Iterator[StepReport]:
-    """Trains on `batches`, each the micro-batches of one step, beginning with the batch of `state.step`. Errors: `NonFiniteError`."""
+    """Trains on `batches`, each the micro-batches of one step, beginning with the batch of `state.step`. Errors:
+    `NonFiniteError`."""
     unfreeze_due(loop.unfreeze_stages, state.step)
     loss_of = wrap_ddp(LossModule(state.model, task), loop.world)
     start = time.perf_counter()
@@ -149,8 +151,8 @@ def average_terms(terms: dict[str, Tensor], loop: LoopSettings) -> tuple[dict[st
 
 
 def check_finite(terms: dict[str, Tensor], norm: Tensor, state: State) -> str:
-    """The loss or gradient that is not finite, "" where all are. With fp16 an overflow of the gradient is routine, and the scaler
-    skips it; where the scale is minimal it is no overflow."""
+    """The loss or gradient that is not finite, "" where all are. With fp16 an overflow of the gradient is routine, and
+    the scaler skips it; where the scale is minimal it is no overflow."""
     bad = [name for name, value in terms.items() if not torch.isfinite(value)]
     if bad:
         return f"the loss ({', '.join(f'{n} = {float(terms[n])}' for n in bad)})"

@@ -1,4 +1,5 @@
-"""The processes of a run: one, or many under torchrun. Settings are of the global batch, never of the batch per process."""
+"""The processes of a run: one, or many under torchrun. Settings are of the global batch, never of the batch per
+process."""
 
 import os
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class World:
                     )
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """The result of `work`, run on process 0 alone and broadcast to the others; its errors are raised on all of them."""
+        """The result of `work`, run on process 0 alone and broadcast to the others; its errors are raised on all of
+        them."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]

@@ -37,8 +37,16 @@ class Evaluation(NamedTuple):
 class SplitReader(ImageReader):
     """The images of a split, read for a model, each by one of the processes."""
 
-    def __init__(self, bundle: ModelBundle, split: Split, transform: Transform, world: World, workers: int | None = None,
-                 precision: Precision | None = None, batch: int = 256):  # fmt: skip
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        split: Split,
+        transform: Transform,
+        world: World,
+        workers: int | None = None,
+        precision: Precision | None = None,
+        batch: int = 256,
+    ):
         self.bundle, self.split, self.transform, self.world, self.batch = bundle, split, transform, world, batch
         self.workers = workers
         self.precision = precision or Precision("fp32", world.device.type)
@@ -105,8 +113,8 @@ def evaluate(
 
 
 def match_classes(dataset: Dataset, classes: tuple[str, ...], task: Task) -> None:
-    """Errors: `DataError` where the data has other classes than the model, or in another order, or other annotations than those
-    that the task learns from."""
+    """Errors: `DataError` where the data has other classes than the model, or in another order, or other annotations
+    than those that the task learns from."""
     if not task.learns_from(dataset.kind):
         raise DataError(
             f"the model predicts {task.annotations}, and this data has {dataset.kind}",
@@ -126,8 +134,8 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...], task: Task) -> Non
 
 
 def write_evaluation(folder: RunFolder, part: str, evaluation: Evaluation) -> None:
-    """Writes evaluation/PART.json (metrics), PART.npz (the evaluator's arrays, and the names of the images), and PART/ with
-    further files of a few images, if there are any."""
+    """Writes evaluation/PART.json (metrics), PART.npz (the evaluator's arrays, and the names of the images), and PART/
+    with further files of a few images, if there are any."""
     folder.evaluation.mkdir(exist_ok=True)
     split, evaluator = evaluation.images.split, evaluation.images.bundle.task.evaluator()
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()

@@ -60,8 +60,8 @@ class AvailableMaps(NamedTuple):
 
 
 def available_maps(predictor: Predictor, layers: Layers = None) -> AvailableMaps:
-    """Attention, rollout and relevance for models with softmax attention over one sequence of tokens; gradient CAM for others.
-    Errors: `UsageError` for layers that the model does not have."""
+    """Attention, rollout and relevance for models with softmax attention over one sequence of tokens; gradient CAM for
+    others. Errors: `UsageError` for layers that the model does not have."""
     net, name = predictor.model, predictor.recipe.model.name
     if isinstance(net, Denoiser):
         choose_attentions(net, layers)
@@ -107,9 +107,10 @@ def compute_maps(
 ) -> list[ImageMaps]:
     """The maps of one image or many, given as to `Predictor.predict`; one after the other.
 
-    layers: as `vitrail.attention` takes them, by default four spread evenly over the depth. heads: numbers, or "mean", "min", "max".
-    label: the class of relevance and gradient CAM, by default the likeliest; the condition of a denoiser, by default none.
-    times: of a denoiser, from 0 (noise) to 1 (the image), by default `TIMES`. Errors: `UsageError`, `BadImage`.
+    layers: as `vitrail.attention` takes them, by default four spread evenly over the depth. heads: numbers, or "mean",
+    "min", "max". label: the class of relevance and gradient CAM, by default the likeliest; the condition of a denoiser,
+    by default none. times: of a denoiser, from 0 (noise) to 1 (the image), by default `TIMES`. Errors: `UsageError`,
+    `BadImage`.
     """
     available = available_maps(predictor, layers)
     index = None if not label else class_index(label, predictor.classes)
@@ -213,7 +214,7 @@ def check_same_inputs(predictor: Predictor, other: Predictor) -> Predictor:
     if one != two:
         different = [f.name for f in dataclasses.fields(one) if getattr(one, f.name) != getattr(two, f.name)]
         raise UsageError(
-            f"layers are compared on the same images, but the preprocessing of these models differs: {', '.join(different)}",
+            f"layers are compared on the same images, and these models differ in preprocessing: {', '.join(different)}",
             "compare models of one data set and size",
         )
     return other
@@ -276,7 +277,8 @@ def read_batches(predictor: Predictor, split: Split, count: int) -> Iterator[Mod
 
 
 def loss_on_batch(predictor: Predictor, split: Split, count: int) -> Any:
-    """The loss of the labels on one batch of a split, as a function of the model. Errors: `UsageError` for tasks without such labels."""
+    """The loss of the labels on one batch of a split, as a function of the model. Errors: `UsageError` for tasks
+    without such labels."""
     if predictor.task.is_dense:
         raise UsageError(
             f"gradients are of the loss of labels, and this model predicts {predictor.task.output}",

@@ -128,7 +128,8 @@ def is_model_name(source: str) -> bool:
 
 
 def build_random_model(request: ProbeRequest, world: World, progress: Progress | None) -> tuple[Predictor, Dataset]:
-    """A model by name with random weights, as a training on this data would start: defaults are chosen from the data."""
+    """A model by name with random weights, as a training on this data would start: defaults are chosen from the
+    data."""
     if not request.data:
         raise UsageError(f"{request.source} with random weights has no data of its own", "--data FOLDER")
     recipe = Recipe(

@@ -60,8 +60,8 @@ class Predictor:
     def predict_scenes(self, images: Any) -> list[np.ndarray]:
         """The masks or boxes of one image or many, given as to `predict`.
 
-        Masks: a label map uint8 [H W] each, at the image's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the image's
-        pixels, score, class; the best first. Errors: as `predict`.
+        Masks: a label map uint8 [H W] each, at the image's own size. Boxes: float32 [n 6] each, left, top, right,
+        bottom in the image's pixels, score, class; the best first. Errors: as `predict`.
         """
         pre, task, scenes = self.preprocess, self.task, []
         if not isinstance(task, DenseTask):
@@ -99,7 +99,8 @@ class Predictor:
 
     def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
                steps: int = 50, sampling: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
-        """Images that a denoiser generates, uint8 [N H W C]: `count` of every class by name or index, by default of all.
+        """Images that a denoiser generates, uint8 [N H W C]: `count` of every class by name or index, by default of
+        all.
 
         The same seed gives the same images at any batch. sampling: all settings, in place of `guidance` and `steps`.
         Errors: `UsageError`, also for a model that is not generative.
@@ -116,7 +117,8 @@ class Predictor:
 
 
 def load_predictor(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
-    """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents. Errors: `CheckpointError`."""
+    """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents.
+    Errors: `CheckpointError`."""
     bundle, path = load_bundle(source, average)
     return build_predictor(dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device)
 

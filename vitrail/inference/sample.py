@@ -1,4 +1,5 @@
-"""Samples of a trained denoiser: of classes, from seeds, interpolations between two of them, and the steps in between."""
+"""Samples of a trained denoiser: of classes, from seeds, interpolations between two of them, and the steps in
+between."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The images to generate: `labels` of the classes, int64 [N], and the `numbers` of the images [N], which with the seed decide
-    their noise. interpolation: the weight of the seed `other`, or of the class `towards`, from 0 to 1 [N]."""
+    """The images to generate: `labels` of the classes, int64 [N], and the `numbers` of the images [N], which with the
+    seed decide their noise. interpolation: the weight of the seed `other`, or of the class `towards`, from 0 to 1
+    [N]."""
 
     labels: tuple[int, ...]
     numbers: tuple[int, ...]
@@ -53,7 +55,8 @@ def request_per_class(labels: Sequence[int], count: int, seed: int) -> SampleReq
 
 
 def resolve_classes(bundle: ModelBundle, names: Sequence[str | int]) -> list[int]:
-    """Classes by name or index; by default all, and 0 for a model without classes. Errors: `UsageError` with the nearest."""
+    """Classes by name or index; by default all, and 0 for a model without classes. Errors: `UsageError` with the
+    nearest."""
     if not bundle.task.is_generative:
         raise UsageError(f"{bundle.recipe.model.name} is not a generative model", "use a run of a dit or jit model")
     null = null_label(bundle)
@@ -81,8 +84,8 @@ def resolve_classes(bundle: ModelBundle, names: Sequence[str | int]) -> list[int
 def default_sampling(
     bundle: ModelBundle, sampling: Sampling | None = None, guidance: float | None = None, steps: int = STEPS
 ) -> Sampling:
-    """The default sampling: images of Gaussian diffusion are clipped to [-1, 1], unless they are latents; a model without classes
-    has no guidance."""
+    """The default sampling: images of Gaussian diffusion are clipped to [-1, 1], unless they are latents; a model
+    without classes has no guidance."""
     if sampling is not None:
         return sampling
     null = null_label(bundle)
@@ -100,7 +103,8 @@ def sample_images(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """uint8 [N H W C], the same whatever `batch` is, but for rounding. progress: called with (done, total). Errors: `UsageError`."""
+    """uint8 [N H W C], the same whatever `batch` is, but for rounding. progress: called with (done, total). Errors:
+    `UsageError`."""
     images, count, decode = [], len(request.labels), build_decoder(bundle.recipe.input, device_of(bundle.model))
     for start in range(0, count, batch):
         some = slice_request(request, slice(start, start + batch))
@@ -180,7 +184,8 @@ class InterpolatedNoise:
 def with_mixed_classes(
     model: nn.Module, labels: Tensor, towards: int, weights: Sequence[float]
 ) -> tuple[nn.Module, Tensor]:
-    """The model with one more class for each image: the linear interpolation of the embeddings of its class and `towards`."""
+    """The model with one more class for each image: the linear interpolation of the embeddings of its class and
+    `towards`."""
     extended: Any = copy.copy(model)  # weights are shared, except for the class embedding
     extended._modules = dict(model._modules)
     table: Tensor = extended.label.weight

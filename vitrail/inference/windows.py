@@ -1,7 +1,7 @@
 """Masks or boxes of whole images of any size: resized, predicted in windows, and merged.
 
-The preprocessing sets the windows of an image: one, or several that overlap. Where they overlap, logits are averaged and duplicate boxes
-are merged.
+The preprocessing sets the windows of an image: one, or several that overlap. Where they overlap, logits are averaged
+and duplicate boxes are merged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -117,7 +117,8 @@ def average_windows(probabilities: Iterator[tuple[Window, Tensor]], count: int, 
 
 
 def merge_detections(detections: list[tuple[Window, Tensor]], size: tuple[int, int]) -> Tensor:
-    """Boxes [n 6] of windows -> those of the whole resized image, each object once: whole boxes are preferred to those cut by a window."""
+    """Boxes [n 6] of windows -> those of the whole resized image, each object once: whole boxes are preferred to those
+    cut by a window."""
     if len(detections) == 1:
         return detections[0][1]
     boxes, cut = [], []

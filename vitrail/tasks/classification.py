@@ -1,4 +1,5 @@
-"""Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where images are mixed."""
+"""Classification: one of K classes (cross-entropy), or any of K (binary cross-entropy), with soft targets where images
+are mixed."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,7 +1,8 @@
 """Distillation: a student learns from labels and from a teacher's predictions of the same augmented image.
 
-A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first learns from the labels,
-the second from the teacher, and the prediction is the mean of both. Any other model learns from both with one head.
+A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first learns from
+the labels, the second from the teacher, and the prediction is the mean of both. Any other model learns from both with
+one head.
 """
 
 from collections.abc import Callable
@@ -42,7 +43,8 @@ class Config:
 
 
 class Distillation(StatelessTask):
-    """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's logits."""
+    """As classification, but the targets of training are [B 2K]: the distribution of the labels, then the teacher's
+    logits."""
 
     annotations: AnnotationKind = ANNOTATIONS
     output: Output = "classes"
@@ -88,7 +90,8 @@ class Distillation(StatelessTask):
         }
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over images and classes as in DeiT's code."""
+        """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over images and classes as in
+        DeiT's code."""
         if self.config.kind == "hard":
             return F.cross_entropy(logits, teacher.argmax(1))
         t = self.config.temperature

@@ -1,4 +1,5 @@
-"""Semantic segmentation: one of K classes for every pixel of an image. Background, where there is one, is an ordinary class."""
+"""Semantic segmentation: one of K classes for every pixel of an image. Background, where there is one, is an ordinary
+class."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class Segmentation(DenseTask):
         """The loss has no fitted weights."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """{"cross_entropy", "dice" if weighted, "auxiliary" if there is such a head}, each with its weight, in float32."""
+        """{"cross_entropy", "dice" if weighted, "auxiliary" if there is such a head}, each with its weight, in
+        float32."""
         logits, second = model.forward_all(batch.inputs)  # type: ignore[operator]
         annotation = batch.targets.long()
         with torch.autocast(logits.device.type, enabled=False):
@@ -147,7 +149,8 @@ class MaskEvaluator(Evaluator):
         return {f"{index:08d}.png": encode_png(images.predict(index)) for index in indices}
 
     def scores(self, rows: Tensor) -> Tensor:
-        """The mean IoU of each image over the classes that are annotated or predicted, [N]; 1 where all of it is ignored."""
+        """The mean IoU of each image over the classes that are annotated or predicted, [N]; 1 where all of it is
+        ignored."""
         both, predicted, annotated = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
         union = predicted + annotated - both
         present = (union > 0).sum(1)
@@ -155,7 +158,8 @@ class MaskEvaluator(Evaluator):
 
 
 def dice_loss(logits: Tensor, annotation: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of an image, mean over its annotated classes, then over images.
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of an image, mean over its annotated classes, then over
+    images.
 
     Absent classes have no term; their predicted pixels are missing from those that are present. logits [B K H W], class
     indices [B H W]; an image without annotated pixels gives 0.

@@ -25,7 +25,8 @@ MEMORY, LEAST = 200, 20  # most and least steps of the median
 
 
 def explain_divergence(error: NonFiniteError, session: Session, lr: float) -> RunError:
-    """The error with its cause as far as it is known, the last checkpoint and the images; saves the batch in the run folder."""
+    """The error with its cause as far as it is known, the last checkpoint and the images; saves the batch in the run
+    folder."""
     history = [row for row in read_log(session) if row["step"] < error.step][-HISTORY:]
     trend, names = describe_trend(history), session.dataset.splits["train"].names
     images = [names[int(i)] for i in error.keys.ids]
@@ -129,7 +130,8 @@ class NormMonitor:
         self.last_warning = -MEMORY
 
     def check(self, reports: list[StepReport]) -> str:
-        """A warning about the new steps, or "" ; at most one every `MEMORY` steps. With fp16 an infinite norm is routine."""
+        """A warning about the new steps, or "" ; at most one every `MEMORY` steps. With fp16 an infinite norm is
+        routine."""
         warning = ""
         for report, norm in zip(reports, torch.stack([r.grad_norm for r in reports]).tolist(), strict=True):
             median = statistics.median(self.recent) if len(self.recent) >= LEAST else float("inf")

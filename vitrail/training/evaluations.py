@@ -1,8 +1,8 @@
 """Evaluations during a run and at its end; with `train.patience`, early stopping and the best weights.
 
-The step of the best evaluation is in the checkpoints and not in the log, since a checkpoint is verified and the log may lose a row to a full
-disk. The weights are in best/, a file a step, and are kept while any checkpoint has them as its best: whichever a run is resumed from,
-its best weights exist.
+The step of the best evaluation is in the checkpoints and not in the log, since a checkpoint is verified and the log may
+lose a row to a full disk. The weights are in best/, a file a step, and are kept while any checkpoint has them as its
+best: whichever a run is resumed from, its best weights exist.
 """
 
 import json
@@ -76,13 +76,15 @@ class Evaluations:
         return 0 < self.patience <= self.early_stopping.evaluations_since
 
     def is_due(self, step: int) -> bool:
-        """The last step is evaluated at the end, on the test split; with patience, also here, since it may be the best."""
+        """The last step is evaluated at the end, on the test split; with patience, also here, since it may be the
+        best."""
         last = step == self.session.steps
         regular = bool(self.every) and step % self.every == 0
         return (regular or last) if self.patience else (regular and not last)
 
     def evaluate_missed(self) -> Iterator[Event]:
-        """The evaluation of the step that a run is resumed from, where a signal came before it; needed with patience."""
+        """The evaluation of the step that a run is resumed from, where a signal came before it; needed with
+        patience."""
         step = self.session.state.step
         if self.patience and step and self.is_due(step) and self.early_stopping.evaluated_step < step:
             yield from self.evaluate()

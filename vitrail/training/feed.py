@@ -1,4 +1,5 @@
-"""From decoded images to training batches: augmentation, size, soft targets, mixing; the same for any size of micro-batches."""
+"""From decoded images to training batches: augmentation, size, soft targets, mixing; the same for any size of
+micro-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from vitrail.types import Batch, each_tensor
 
 @dataclass(frozen=True)
 class Feed:
-    """`batch` is the global batch size; a process has `per_process` of it, in micro-batches of at most `micro_batch`."""
+    """`batch` is the global batch size; a process has `per_process` of it, in micro-batches of at most
+    `micro_batch`."""
 
     transform: Transform
     seed: int
@@ -119,7 +121,8 @@ def build_mixing(recipe: Recipe) -> Mixing:
 
 
 def build_growth(recipe: Recipe, bundle: ModelBundle, device: torch.device) -> ProgressiveResize | None:
-    """The sizes of progressive resizing, each tested on one empty image. Errors: `UsageError` where the model does not take one."""
+    """The sizes of progressive resizing, each tested on one empty image. Errors: `UsageError` where the model does not
+    take one."""
     start, full, steps = recipe.train.start_size, recipe.input.size, recipe.train.steps or 1
     if start is None or full is None:
         return None

@@ -1,4 +1,5 @@
-"""A learning-rate range test (Smith 2015, arXiv:1506.01186): the learning rate rises over real training steps; no run is written."""
+"""A learning-rate range test (Smith 2015, arXiv:1506.01186): the learning rate rises over real training steps; no run
+is written."""
 
 import dataclasses
 import math
@@ -59,7 +60,8 @@ class LrPoint(NamedTuple):
 
 
 class LrAdvice(NamedTuple):
-    """The suggested learning rate and the reason. steepest, lowest: where the smoothed loss falls fastest and where it is least."""
+    """The suggested learning rate and the reason. steepest, lowest: where the smoothed loss falls fastest and where it
+    is least."""
 
     lr: float
     reason: str
@@ -77,7 +79,8 @@ class RangeTestResult:
 def range_test(
     recipe: Recipe, lrs: LrRange, world: World, progress: Progress | None = None
 ) -> tuple[RangeTestResult, PreparedRun]:
-    """Trains a new model of a recipe through all learning rates. Errors: those of preparing a run; `RunError` where the loss never falls."""
+    """Trains a new model of a recipe through all learning rates. Errors: those of preparing a run; `RunError` where the
+    loss never falls."""
     optim = dataclasses.replace(
         recipe.optim, lr=lrs.high, warmup_steps=0, ema_decay=0.0, ema_decay_2=0.0, unfreeze_steps=()
     )
@@ -130,8 +133,8 @@ def has_diverged(losses: list[float]) -> bool:
 
 
 def suggest_lr(points: tuple[LrPoint, ...], ended: str) -> LrAdvice:
-    """A tenth of the learning rate where the loss is least, if the loss rises again after it; else that of its steepest fall.
-    Errors: `RunError`."""
+    """A tenth of the learning rate where the loss is least, if the loss rises again after it; else that of its steepest
+    fall. Errors: `RunError`."""
     if len(points) < LEAST:
         raise RunError(
             f"the test ended after {len(points)} steps: {ended}", "start with a lower learning rate: --from 1e-8"

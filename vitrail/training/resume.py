@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from vitrail.assembly.checks import check_keep, check_keys
-from vitrail.assembly.data import drop_images, open_data, with_fraction
+from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import fingerprint as entries
-from vitrail.data.dataset import Dataset
-from vitrail.data.survey.images import survey_images
 from vitrail.engine import checkpoint
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
@@ -108,22 +106,3 @@ def is_same_path(change: Change) -> bool:
     return (change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)) or (
         change.key == "input.vae" and both
     )
-
-
-def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
-    """The data set of a run, unchanged. Errors: `DataError` that names the first differences."""
-    dataset, _ = open_data(recipe.data)
-    if recipe.data.fingerprint == "content":
-        if survey_images(dataset).content != about["data"]["content"]:
-            raise DataError(
-                "the images are not those that the run started with (their content differs)",
-                "start a new run, or restore them",
-            )
-    else:
-        differences = entries.differences(entries.read_entries(folder.entries), dataset.entries)
-        if differences:
-            raise DataError(
-                f"the data set changed since the run started: {'; '.join(differences)}"[:400],
-                "start a new run; if only dates changed, use --data.fingerprint content in new runs",
-            )
-    return with_fraction(drop_images(dataset, about["data"]["left_out"]), recipe)

@@ -1,7 +1,8 @@
-"""Sample snapshots of a denoiser: a few images, always from the same noise, generated and saved at a few steps of a run.
+"""Sample snapshots of a denoiser: a few images, always from the same noise, generated and saved at a few steps of a
+run.
 
-The steps, and whether the run is long enough for any, are a function of the recipe alone, so a resumed run generates the same ones. They
-have their own random numbers: training is not changed by them.
+The steps, and whether the run is long enough for any, are a function of the recipe alone, so a resumed run generates
+the same ones. They have their own random numbers: training is not changed by them.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ SHARE = 0.02  # of the network's work in a run; small batches are slower, so it 
 
 
 def snapshot_steps(recipe: Recipe) -> tuple[int, ...]:
-    """The steps after which images are generated: the last, half of it, a quarter and so on, as many as the run has time for."""
+    """The steps after which images are generated: the last, half of it, a quarter and so on, as many as the run has
+    time for."""
     steps, batch = recipe.train.steps or 0, recipe.train.batch_size or 1
     each = WIDE * STEPS * 2  # with a class and without one, for guidance
     affordable = min(MOST, int(SHARE * STEP_COST * steps * batch / each))
@@ -67,7 +69,8 @@ class SampleSnapshots:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_file(self.file, draw_samples(bundle))
         except OSError as error:
-            text = f"the images of step {session.state.step} could not be saved: {error.strerror or error}; the run continues"
+            reason = error.strerror or error
+            text = f"the images of step {session.state.step} could not be saved: {reason}; the run continues"
             yield Event("note", session.state.step, {"text": text})
 
 

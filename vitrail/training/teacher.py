@@ -27,7 +27,8 @@ LIBRARIES = ("timm", "torchvision")
 
 @dataclass
 class Teacher:
-    """A frozen model and its preprocessing. `columns`: of its outputs, those of the student's classes, in their order."""
+    """A frozen model and its preprocessing. `columns`: of its outputs, those of the student's classes, in their
+    order."""
 
     model: nn.Module
     name: str
@@ -114,18 +115,20 @@ def build_teacher(
 
 
 def match_columns(classes: tuple[str, ...], theirs: tuple[str, ...], name: str) -> Tensor:
-    """The columns of the teacher's outputs for the student's classes. Errors: `UsageError` for a class it does not have."""
+    """The columns of the teacher's outputs for the student's classes. Errors: `UsageError` for a class it does not
+    have."""
     if missing := [c for c in classes if c not in theirs]:
         known = ", ".join(map(repr, theirs[:6]))
         raise UsageError(
-            f"the teacher {name} does not know {', '.join(map(repr, missing[:4]))}; it knows {known}",
+            f"the teacher {name} has no class {', '.join(map(repr, missing[:4]))}; it has {known}",
             "use a teacher that was trained on the same classes",
         )
     return torch.tensor([theirs.index(c) for c in classes])
 
 
 def library_model(library: str, name: str, file: str, student: Preprocess, classes: int) -> nn.Module:
-    """A model of timm's or torchvision's by name, with its own weights or those in `file`. Errors: `UsageError`, `CheckpointError`."""
+    """A model of timm's or torchvision's by name, with its own weights or those in `file`. Errors: `UsageError`,
+    `CheckpointError`."""
     try:
         if library == "timm":
             import timm
@@ -179,7 +182,8 @@ def default_input(student: Preprocess) -> Preprocess:
 
 
 def open_cache(recipe: Recipe, net: nn.Module, count: int, classes: int) -> TeacherCache | None:
-    """The cache of the logits, if task.keep is set. Errors: `UsageError` where images are mixed, since no two are then the same."""
+    """The cache of the logits, if task.keep is set. Errors: `UsageError` where images are mixed, since no two are then
+    the same."""
     folder: str = recipe.task.keys.get("keep", "")
     if not folder:
         return None

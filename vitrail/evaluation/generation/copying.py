@@ -35,9 +35,9 @@ SIGNIFICANT = 3.0  # standard deviations of a significant difference
 
 @dataclass(frozen=True)
 class CopyingReport:
-    """The result. by: "pixels" or a classifier; part: the split of the held-out images; train: how many training images were
-    compared, of how many; rows: for a few generated images the names of the nearest and their distances, relative to the median of
-    held-out ones. The other numbers are those of `metrics.copying.CopyingStatistics`."""
+    """The result. by: "pixels" or a classifier; part: the split of the held-out images; train: how many training images
+    were compared, of how many; rows: for a few generated images the names of the nearest and their distances, relative
+    to the median of held-out ones. The other numbers are those of `metrics.copying.CopyingStatistics`."""
 
     by: str
     part: str
@@ -63,8 +63,8 @@ class CopyingResult:
 def measure_by_pixels(
     made: np.ndarray, dataset: Dataset, pre: Preprocess, shown: int, mirrored: bool, world: World
 ) -> CopyingResult | None:
-    """Of generated images [N H W C]. shown: images that the run has trained on; mirrored: whether also flipped. None where
-    nothing is held out."""
+    """Of generated images [N H W C]. shown: images that the run has trained on; mirrored: whether also flipped. None
+    where nothing is held out."""
     part = evaluation_part(dataset, final=True)
     if part == "train":
         return None
@@ -94,7 +94,8 @@ def measure_by_features(
     part: str,
     pre: Preprocess,
 ) -> CopyingResult:
-    """The same by features of generated images, of training images at `indices` and of held-out ones of `part`, [N D] each."""
+    """The same by features of generated images, of training images at `indices` and of held-out ones of `part`, [N D]
+    each."""
     of_made, of_train, of_held_out = features
     queries = torch.cat([of_made, of_held_out])
     nearest = nearest_neighbors(queries, [(of_train, torch.from_numpy(indices))], NEIGHBOURS)
@@ -159,9 +160,9 @@ def describe_copying(report: CopyingReport) -> str:
     )
     each = f"{report.nearer:,} are" if report.nearer > 1 else "1 is" if report.nearer else "none is"
     return (
-        f"By {kind}, generated images are {how} training images {than} held-out ones do: at {report.relative:.2f} times their distance "
-        f"(median), and closer in {report.closer:.0%} of pairs; {each} closer than any held-out one. {report.made:,} generated and "
-        f"{report.held_out:,} held-out images ({report.part}), compared with {some}."
+        f"By {kind}, generated images are {how} training images {than} held-out ones are: "
+        f"at {report.relative:.2f} times their distance (median), "
+        f"and closer in {report.closer:.0%} of pairs; {each} closer than any held-out one. {report.made:,} generated and {report.held_out:,} held-out images ({report.part}), compared with {some}."
     )
 
 

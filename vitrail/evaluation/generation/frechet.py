@@ -1,7 +1,8 @@
 """The Fréchet distance of a denoiser's images at every evaluation, by the features of the classifier `eval.features`.
 
-Fewer images in fewer steps than `vitrail eval --features`, so its numbers differ. Every evaluation of a run generates the same number of
-images, from the same noise, and compares them with the same real ones, so that the numbers of one run can be compared.
+Fewer images in fewer steps than `vitrail eval --features`, so its numbers differ. Every evaluation of a run generates
+the same number of images, from the same noise, and compares them with the same real ones, so that the numbers of one
+run can be compared.
 """
 
 import dataclasses

@@ -1,4 +1,5 @@
-"""How good the images of a denoiser are, by the features of a classifier: realistic, diverse, and of the requested class."""
+"""How good the images of a denoiser are, by the features of a classifier: realistic, diverse, and of the requested
+class."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,10 @@ from vitrail.tasks.diffusion import Sampling
 
 @dataclass(frozen=True)
 class QualityReport:
-    """real, made: the number of real and generated images; width: features of an image; asked: the accuracy of the classifier on
-    generated images, None where its classes differ; asked_of_real: its accuracy on real images; metrics_of_real: the metrics of as
-    many real images of another split, the best that a denoiser can reach; None where there are too few."""
+    """real, made: the number of real and generated images; width: features of an image; asked: the accuracy of the
+    classifier on generated images, None where its classes differ; asked_of_real: its accuracy on real images;
+    metrics_of_real: the metrics of as many real images of another split, the best that a denoiser can reach; None where
+    there are too few."""
 
     part: str
     real: int
@@ -60,7 +62,8 @@ class RealImages:
         cache_dir: Path | None,
         world: World,
     ):
-        """count: images to generate each time. cache_dir: the folder for features of real images. Errors: `UsageError`."""
+        """count: images to generate each time. cache_dir: the folder for features of real images. Errors:
+        `UsageError`."""
         check_models(maker, classifier, count, len(dataset.splits[part]))
         self.classifier, self.part, self.count, self.world = classifier, part, count, world
         self.features, notes = part_features(classifier, dataset, part, cache_dir, world)

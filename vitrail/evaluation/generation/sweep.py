@@ -1,7 +1,8 @@
-"""Evaluates the samples of a run at several guidance scales and with both averages of its weights; each result is saved at once.
+"""Evaluates the samples of a run at several guidance scales and with both averages of its weights; each result is saved
+at once.
 
-A journal in the run's folder has a line for every evaluated point, with a hash over all that it depends on. A repeated, extended or
-interrupted sweep computes only the points that are missing.
+A journal in the run's folder has a line for every evaluated point, with a hash over all that it depends on. A repeated,
+extended or interrupted sweep computes only the points that are missing.
 """
 
 import dataclasses
@@ -135,8 +136,9 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 COLUMNS = {
-    "frechet": "Fréchet distance", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
-}  # fmt: skip
+    "frechet": "Fréchet distance",
+    **{name: name for name in ("precision", "recall", "density", "coverage")},
+}
 
 
 def best_point(points: Sequence[SweepPoint]) -> SweepPoint:

@@ -39,7 +39,8 @@ class DenseDefaults(Defaults):
         return self.shown[gpu]
 
     def choose_input(self, c: Choices) -> None:
-        """Size and proportions. Details count more than for classes, so images are larger where the machine allows it."""
+        """Size and proportions. Details count more than for classes, so images are larger where the machine allows
+        it."""
         f = c.facts
         tall, wide = f.size
         c.set_default("input", "channels", f.channels, "as the images have")
@@ -123,7 +124,7 @@ class BoxDefaults(DenseDefaults):
 
 
 def slim_resnet(c: Choices) -> None:
-    """A ResNet where none was asked for: a finer stem for small images, and on a CPU a narrow one."""
+    """The default ResNet: a finer stem for small images, and narrow on a CPU."""
     size = c.recipe.input.size
     assert size is not None
     fine = min(size) < FINE

@@ -1,4 +1,5 @@
-"""Defaults for generative models: images in [-1, 1], the objective of the family, a constant learning rate, averaged weights."""
+"""Defaults for generative models: images in [-1, 1], the objective of the family, a constant learning rate, averaged
+weights."""
 
 import dataclasses
 import math
@@ -100,7 +101,8 @@ class GenerationDefaults(Defaults):
         return usual * max(1.0, min(10.0, 768 / model_config.width))
 
     def check(self, recipe: Recipe) -> None:
-        """Errors: `UsageError` for augmentations that a model would learn to reproduce, and for images not in [-1, 1]."""
+        """Errors: `UsageError` for augmentations that a model would learn to reproduce, and for images not in [-1,
+        1]."""
         a, p, default, given = recipe.augment, recipe.train, AugmentConfig(), recipe.input
         windowed = given.resize_mode in ("slide", "tile")
         dense = {"augment.mosaic": a.mosaic > 0, f"input.resize_mode {given.resize_mode}": windowed}

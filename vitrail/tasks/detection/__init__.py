@@ -1,4 +1,5 @@
-"""Detection as set prediction (DETR, Carion et al. 2020): every object is matched to one query, the others predict "no object"."""
+"""Detection as set prediction (DETR, Carion et al. 2020): every object is matched to one query, the others predict "no
+object"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -32,7 +33,8 @@ NO_BOX = -1.0  # padding, where an image has fewer
 
 @dataclass(frozen=True)
 class Config:
-    """The published DETR is queries 100, kind "slots", encoder 6, decoder 6, width 256, hidden 2048, dropout 0.1, stride 32."""
+    """The published DETR is queries 100, kind "slots", encoder 6, decoder 6, width 256, hidden 2048, dropout 0.1,
+    stride 32."""
 
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False  # not supported
@@ -87,8 +89,8 @@ class Detection(DenseTask):
     def count_targets(
         self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
     ) -> DetectionTargets:
-        """The same objects, with the mean number per image over the global batch, at least one in all, so that the number of
-        processes does not change the loss."""
+        """The same objects, with the mean number per image over the global batch, at least one in all, so that the
+        number of processes does not change the loss."""
         count = all_reduce_sum((labels.labels >= 0).sum().float())
         return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
 
@@ -104,7 +106,8 @@ class Detection(DenseTask):
     def terms(self, output: DetectionOutput, targets: DetectionTargets) -> dict[str, Tensor]:
         """The weighted terms of every layer [L]. Each layer is matched on its own.
 
-        All are divided by means over the global batch, so that micro-batches weighted by their images add up to its loss.
+        All are divided by means over the global batch, so that micro-batches weighted by their images add up to its
+        loss.
         """
         config, labels = self.config, targets.labels
         boxes, (b, q) = to_relative(targets), output.logits.shape[1:3]
@@ -125,7 +128,8 @@ class Detection(DenseTask):
         }
 
     def class_loss(self, logits: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits [L B Q K+1] with the classes of matched objects, summed over each layer; "no object" has less weight: [L]."""
+        """Cross-entropy of logits [L B Q K+1] with the classes of matched objects, summed over each layer; "no object"
+        has less weight: [L]."""
         layers, b, q, k = logits.shape
         annotation = torch.full((layers, b, q + 1), k - 1, device=logits.device)
         where = torch.where(chosen < 0, q, chosen)  # objects without a query go to an extra column
@@ -184,7 +188,8 @@ def boxes_of_row(row: Tensor) -> Tensor:
 
 
 def decode(output: DetectionOutput, sizes: Tensor) -> Tensor:
-    """Output -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
+    """Output -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6],
+    best first.
 
     Every query's likeliest class other than "no object" (Carion et al. 2020), without threshold or suppression.
     """

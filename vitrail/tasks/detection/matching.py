@@ -22,7 +22,8 @@ def to_relative(targets: DetectionTargets) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised overlap of boxes left, top, right, bottom [... 4], shapes broadcast: in (-1, 1] (Rezatofighi et al. 2019).
+    """Generalised overlap of boxes left, top, right, bottom [... 4], shapes broadcast: in (-1, 1] (Rezatofighi et al.
+    2019).
 
     torchvision has it too, but takes seconds to import.
     """
@@ -36,7 +37,8 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 def match_costs(output: DetectionOutput, boxes: Tensor, labels: Tensor, weights: tuple[float, float, float]) -> Tensor:
     """The cost of matching each query to each object: output [... B Q], objects [B M] -> [... B Q M].
 
-    weights: of the class (minus the probability of the right one), of the distance of boxes, of their overlap; DETR has 1, 5, 2.
+    weights: of the class (minus the probability of the right one), of the distance of boxes, of their overlap; DETR has
+    1, 5, 2.
     """
     probabilities = output.logits.softmax(-1)
     which = labels.clamp(min=0)[:, None].expand(*probabilities.shape[:-1], -1)
@@ -48,7 +50,8 @@ def match_costs(output: DetectionOutput, boxes: Tensor, labels: Tensor, weights:
 
 def match_queries(cost: Tensor, labels: Tensor) -> Tensor:
     """The assignment of least cost, image by image: costs [... B Q M] -> the query of each object, [... B M] int64,
-    -1 where there is none: at padding (label -1), and where there are more objects than queries. Each query is used once."""
+    -1 where there is none: at padding (label -1), and where there are more objects than queries. Each query is used
+    once."""
     from scipy.optimize import linear_sum_assignment
 
     counts = (labels >= 0).sum(1).tolist()

@@ -1,4 +1,5 @@
-"""Diffusion: a denoiser learns to generate images of classes from noise, by Gaussian diffusion (DiT) or along straight paths (JiT).
+"""Diffusion: a denoiser learns to generate images of classes from noise, by Gaussian diffusion (DiT) or along straight
+paths (JiT).
 
 Labels are dropped at random, so that the network also learns to predict without one, for classifier-free guidance.
 """
@@ -76,7 +77,8 @@ class Diffusion(GenerativeTask):
         return classes
 
     def assemble(self, trunk: nn.Module) -> Denoiser:
-        """The denoiser itself. Errors: `UsageError` for another model, or one that does not fit the objective or the classes."""
+        """The denoiser itself. Errors: `UsageError` for another model, or one that does not fit the objective or the
+        classes."""
         if not isinstance(trunk, Denoiser):
             raise UsageError(f"a {type(trunk).__name__} is not a denoiser", "--model dit/nano or jit/nano")
         if self.chain is None and trunk.learns_variance:
@@ -127,7 +129,8 @@ class Diffusion(GenerativeTask):
         raise UsageError("the model is generative and predicts no classes", "vitrail sample RUN")
 
     def held_out_loss(self, model: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
-        """The loss of each image, [B 1], at a time and with noise that the image's number alone decides; no label is dropped."""
+        """The loss of each image, [B 1], at a time and with noise that the image's number alone decides; no label is
+        dropped."""
         u = torch.from_numpy(uniform_numbers(HELD_OUT, Keys(np.zeros_like(ids), ids), TIME))
         noise = NoiseStreams(HELD_OUT, ids.tolist(), tuple(images.shape[1:]), images.device)()
         labels = labels if model.null else torch.zeros_like(labels)
@@ -173,7 +176,8 @@ class Diffusion(GenerativeTask):
         return {self.config.loss_space: weighted.square().flatten(1).mean(1)}
 
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy images [B C H W], and the times [B] that the network is conditioned on: from pure noise at 0 to the image at 1."""
+        """Noisy images [B C H W], and the times [B] that the network is conditioned on: from pure noise at 0 to the
+        image at 1."""
         if self.chain is not None:
             places = torch.full((len(x),), round((1 - share) * (len(self.chain) - 1)), device=x.device)
             times = torch.tensor(self.chain.times, device=x.device)
@@ -195,8 +199,9 @@ class Diffusion(GenerativeTask):
         numbers: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
     ) -> Iterator[Tensor]:
-        """Generates an image for every label [B]: yields all of them after each step, the last being the result. Image number i
-        depends on the seed and `numbers[i]` alone (by default 0 to B-1), not on the batch. Errors: `UsageError`."""
+        """Generates an image for every label [B]: yields all of them after each step, the last being the result. Image
+        number i depends on the seed and `numbers[i]` alone (by default 0 to B-1), not on the batch. Errors:
+        `UsageError`."""
         config: Any = model.config
         shape = (config.channels, *(size or config.size))
         draw = NoiseStreams(seed, range(len(labels)) if numbers is None else numbers, shape, device_of(model))
@@ -206,7 +211,8 @@ class Diffusion(GenerativeTask):
     def states(
         self, model: nn.Module, noise: Tensor, labels: Tensor, sampling: Sampling, draw: Any
     ) -> Iterator[Tensor]:
-        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors: `UsageError`."""
+        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors:
+        `UsageError`."""
         sampler = fit_sampling(sampling, self.config.objective)
         low, high = (float("-inf"), float("inf")) if self.chain is not None else sampling.interval or (0.1, 1.0)
         low = low or float("-inf")  # 0 includes time 0
@@ -267,10 +273,10 @@ def mean_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fit_sampling(how: Sampling, objective: str) -> str:
     """The sampler, by default that of the objective. Errors: `UsageError` for settings that exclude each other."""
-    known = ("ddpm", "ddim") if objective == "gaussian" else ("heun", "euler")
-    sampler = how.sampler or known[0]
-    if sampler not in known:
-        raise UsageError(f"the sampler {sampler} is not for the {objective} objective", f"{' or '.join(known)}")
+    samplers = ("ddpm", "ddim") if objective == "gaussian" else ("heun", "euler")
+    sampler = how.sampler or samplers[0]
+    if sampler not in samplers:
+        raise UsageError(f"the sampler {sampler} is not for the {objective} objective", f"{' or '.join(samplers)}")
     for name, given, wanted in (
         ("eta", how.eta, sampler == "ddim"),
         ("clip", how.clip, objective == "gaussian"),

@@ -1,7 +1,8 @@
-"""Straight paths from noise to images as JiT has them (Li & He 2025, arxiv.org/abs/2511.13720): z = t x + (1 - t) noise.
+"""Straight paths from noise to images as JiT has them (Li & He 2025, arxiv.org/abs/2511.13720): z = t x + (1 - t)
+noise.
 
-The network predicts the image x, the noise "eps" or the velocity v = x - noise; the loss is in any of the three: table 1 of the
-paper. Divisors are clamped at `FLOOR`, in training and sampling.
+The network predicts the image x, the noise "eps" or the velocity v = x - noise; the loss is in any of the three: table
+1 of the paper. Divisors are clamped at `FLOOR`, in training and sampling.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,7 +56,8 @@ def euler(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
 
 
 def heun(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
-    """The same with the mean of the velocity here and there; the last step is Euler's, since x gives no velocity at time 1."""
+    """The same with the mean of the velocity here and there; the last step is Euler's, since x gives no velocity at
+    time 1."""
     for t, after in pairwise(flow_times(steps)):
         here = speed(z, t)
         ahead = z + (after - t) * here

@@ -1,8 +1,9 @@
-"""Gaussian diffusion as DiT has it: a chain of steps that each add a little noise, a network that predicts the noise, and samplers.
+"""Gaussian diffusion as DiT has it: a chain of steps that each add a little noise, a network that predicts the noise,
+and samplers.
 
-Sources: DDPM (Ho et al. 2020, arxiv.org/abs/2006.11239); the learned variance and the shortened chain of Improved DDPM (Nichol & Dhariwal
-2021, arxiv.org/abs/2102.09672); DDIM (Song et al. 2020, arxiv.org/abs/2010.02502). Equal to the code of DiT, whose bound is in bits and is
-added without division by the number of steps.
+Sources: DDPM (Ho et al. 2020, arxiv.org/abs/2006.11239); the learned variance and the shortened chain of Improved DDPM
+(Nichol & Dhariwal 2021, arxiv.org/abs/2102.09672); DDIM (Song et al. 2020, arxiv.org/abs/2010.02502). Equal to the code
+of DiT, whose bound is in bits and is added without division by the number of steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ LEAST = 1e-12  # of a probability
 
 
 class Row(NamedTuple):
-    """The coefficients of one step of the chain: floats, or tensors [B 1 1 1]. With a the product of 1 - beta so far:"""
+    """The coefficients of one step of the chain: floats, or tensors [B 1 1 1]. With a the product of 1 - beta so
+    far:"""
 
     signal: Tensor | float  # sqrt(a)
     noise: Tensor | float  # sqrt(1 - a)
@@ -112,8 +114,8 @@ def log_variance(row: Row, out: Tensor, channels: int) -> Tensor | float:
 
 
 def gaussian_losses(row: Row, out: Tensor, x0: Tensor, x: Tensor, noise: Tensor, first: Tensor) -> dict[str, Tensor]:
-    """Per image [B]: "mse" of the noise, and with a learned variance "vb", the variational bound in bits per dimension. It
-    trains the variance only: the mean is detached. `first` [B]: whether the step is the chain's first."""
+    """Per image [B]: "mse" of the noise, and with a learned variance "vb", the variational bound in bits per dimension.
+    It trains the variance only: the mean is detached. `first` [B]: whether the step is the chain's first."""
     channels = x.shape[1]
     predicted = out[:, :channels]
     losses = {"mse": (noise - predicted).square().flatten(1).mean(1)}
@@ -165,7 +167,8 @@ def ddpm_steps(
 def ddim_steps(
     denoise: Denoise, x: Tensor, chain: Chain, draw: Callable[[], Tensor], clip: bool = False, eta: float = 0.0
 ) -> Iterator[Tensor]:
-    """Back along the chain deterministically (eta 0), or with the noise of `ddpm_steps` at the least variance (eta 1)."""
+    """Back along the chain deterministically (eta 0), or with the noise of `ddpm_steps` at the least variance (eta
+    1)."""
     for i in reversed(range(len(chain))):
         row, out = chain.row(i), denoise(x, chain.times[i]).float()
         x0 = predict_clean(row, x, out, clip)

@@ -1,4 +1,5 @@
-"""The network for given labels, with classifier-free guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise by image."""
+"""The network for given labels, with classifier-free guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise
+by image."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ Denoise = Callable[[Tensor, float], Tensor]  # x [B C H W] and their time -> the
 
 
 class Guidance(NamedTuple):
-    """scale: extrapolation from the unconditional to the conditional prediction, 1 for none. channels: how many of the first are
-    guided, 0 for all; DiT guides 3 of 4. Between `low` and `high`, exclusive: the times with guidance."""
+    """scale: extrapolation from the unconditional to the conditional prediction, 1 for none. channels: how many of the
+    first are guided, 0 for all; DiT guides 3 of 4. Between `low` and `high`, exclusive: the times with guidance."""
 
     scale: float = 1.0
     channels: int = 0
@@ -42,8 +43,8 @@ def guide_model(model: Any, labels: Tensor, guidance: Guidance, times: Sequence[
 
 
 class ConditioningCache:
-    """The conditioning of a network, computed once for each class of a batch, and ahead for several times: the weights for times and
-    classes, a third of a DiT's, are then read once in many steps, and no class is computed twice."""
+    """The conditioning of a network, computed once for each class of a batch, and ahead for several times: the weights
+    for times and classes, a third of a DiT's, are then read once in many steps, and no class is computed twice."""
 
     def __init__(self, model: Any, labels: Tensor, times: Sequence[float]):
         self.model, self.times = model, list(dict.fromkeys(times))
@@ -66,8 +67,8 @@ class ConditioningCache:
 
 
 class NoiseStreams:
-    """Noise [B C H W] at every call, each image's from its own generator, seeded by the seed and the image's number: an image does not
-    depend on the others in the batch."""
+    """Noise [B C H W] at every call, each image's from its own generator, seeded by the seed and the image's number: an
+    image does not depend on the others in the batch."""
 
     def __init__(self, seed: int, numbers: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"):
         self.generators = [torch.Generator("cpu").manual_seed(derive_seed(seed, 0, number)) for number in numbers]
