@@ -201,7 +201,7 @@ WRONG = [
     ("train --data goood", DATA, "beside it: good"),
     ("train --data /nothere/at/all", DATA, "there is no /nothere/at either"),
     ("train --data ~nobody-here/x", USAGE, "home folder"),
-    (f"train --data {LONG}", USAGE, "cannot be looked at"),
+    (f"train --data {LONG}", USAGE, "cannot be accessed"),
     ("train --data 'a b\u202e'", DATA, "there is no file or folder"),
     ("train --data empty", DATA, "one folder a class"),
     ("train --data alone", DATA, "one class only"),
@@ -223,7 +223,7 @@ WRONG = [
     (f"{T} --out file.txt", USAGE, "never overwritten"),
     (f"{T} --out file.txt/run", DATA, "cannot be written"),
     (f"{T} --out file.txt/deeper/run", DATA, "cannot be written"),
-    (f"{T} --out {LONG}", USAGE, "cannot be looked at"),
+    (f"{T} --out {LONG}", USAGE, "cannot be accessed"),
     # devices
     (f"{T} --device xyz", USAGE, "there are auto, cpu, cuda, mps"),
     (f"{T} --device cdua", USAGE, "did you mean 'cuda'"),
