@@ -186,9 +186,7 @@ def compute_filters(model: nn.Module, count: int = 28) -> Filters:
     first = next((m for m in backbone_of(model).modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or count < 1:
         raise UsageError(
-            "the model has no convolution"
-            if first is None
-            else f"there are no {count} components",
+            "the model has no convolution" if first is None else f"there are no {count} components",
             "use a backbone of vitrail" if first is None else "use 1 or more",
         )
     weight = first.weight.detach().double().cpu()

@@ -100,7 +100,8 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
         if len(both) == 2 or not both:
             raise UsageError("--steps and --epochs are both given", "give one of them")
         other = {"steps": "epochs", "epochs": "steps"}[both.pop()]
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **{other: None}))  # type: ignore[arg-type]
+        train_config = dataclasses.replace(recipe.train, **{other: None})  # type: ignore[arg-type]
+        recipe = dataclasses.replace(recipe, train=train_config)
     return recipe
 
 
