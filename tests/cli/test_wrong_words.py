@@ -250,13 +250,8 @@ WRONG = [
     ("eval run --data tiny.npz", DATA, "the model does not know '0'"),
     ("eval run --jsn", USAGE, "did you mean '--json'"),
     ("eval run more", USAGE, "unexpected argument 'more'"),
-<<<<<<< HEAD
-    ("eval foreign.safetensors --data good", CHECKPOINT, "name its model"),
-    ("eval cut.safetensors --data good", CHECKPOINT, "not a whole .safetensors file"),
-=======
     ("eval foreign.safetensors --data good", CHECKPOINT, "which model it belongs to"),
     ("eval cut.safetensors --data good", CHECKPOINT, "not a complete .safetensors file"),
->>>>>>> w-cli2
     ("eval flipped.safetensors --data good", CHECKPOINT, "altered"),
     ("eval file.txt --data good", CHECKPOINT, "not a complete .safetensors file"),
     # predict
