@@ -164,11 +164,11 @@ def test_the_commands_of_the_page_are_understood(images, tmp_path, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    for name in set(re.findall(r"--init\.weights runs/(\S+)", page)):
+    for name in set(re.findall(r"--weights runs/(\S+)", page)):
         trained(ROOT / f"recipes/{name}.toml", images, tmp_path / name)
     commands = re.findall(r"^\$ vitrail (train .*?)(?:  +#.*)?$", page, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         words = re.sub(r"--data \S+", f"--data {images}", command)
-        words = re.sub(r"--init\.weights runs/(\S+)", rf"--weights {tmp_path}/\1/run", words)
+        words = re.sub(r"--weights runs/(\S+)", rf"--weights {tmp_path}/\1/run", words)
         assert main([*words.split(), "--dry-run"]) == 0, command
