@@ -4,7 +4,7 @@ alternation.
     OMP_NUM_THREADS=1 python benchmarks/saving.py [--model vit/tiny] [--size 112] [--batch 32] [--rounds 8]
 
 Absolute times mean nothing on a shared machine, so in every round each takes one step, in an order that rotates, and
-the ratio is of the least times, which somebody else's work disturbs least; for `grow_from` of the sums over a whole
+the ratio is of the least times, which somebody else's work disturbs least; for `start_size` of the sums over a whole
 run, since its steps differ. Images are random and lie on disk as PNG.
 """
 
@@ -24,7 +24,7 @@ from vitrail.engine.optim import build_parameter_groups
 from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, override
-from vitrail.training import session
+from vitrail.training import create, session
 from vitrail.training.loop import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -34,7 +34,7 @@ SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant"})],
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant", "drop_path_skip": True})],
     ),
-    "grow_from half the size": ([], [("train", {"start_size": [64, 64]})]),
+    "start_size half the size": ([], [("train", {"start_size": [64, 64]})]),
     "channels_last": ([], [("runtime", {"channels_last": True})]),
     "cache": ([], [("runtime", {"cache_images": True})]),
 }
@@ -66,7 +66,7 @@ def images(folder: Path, count: int, size: int) -> Path:
 def started(recipe: Recipe, keys: list[tuple[str, dict]], out: Path) -> session.Session:
     for section, values in keys:
         recipe = override(recipe, section, values)
-    return session.create_session(recipe, out, ALONE)[0]
+    return create.create_session(recipe, out, ALONE)[0]
 
 
 def stepping(running: session.Session) -> Iterator[Any]:

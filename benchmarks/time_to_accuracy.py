@@ -28,7 +28,7 @@ from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
-from vitrail.training import session
+from vitrail.training import create, session
 from vitrail.training.loop import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -52,7 +52,7 @@ def ours(data: str, epochs: float, turn: int, share: float = 1.0) -> tuple[sessi
         train=TrainConfig(epochs=epochs, batch_size=128, precision="fp32", eval_every=0),
         runtime=RuntimeConfig(workers=0),
     )
-    running, _ = session.create_session(recipe, Path(tempfile.mkdtemp()) / "run", ALONE)
+    running, _ = create.create_session(recipe, Path(tempfile.mkdtemp()) / "run", ALONE)
 
     def turns() -> Iterator[Turn]:
         with StopSignal() as stop:

@@ -12,7 +12,7 @@ import tiny
 from vitrail import catalog
 from vitrail.assembly.resolve import Names
 from vitrail.recipe import DataConfig, Recipe, override, read
-from vitrail.training import loop, session
+from vitrail.training import create, loop
 from vitrail.validation import update_config
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
     if recipe.task.name == "distillation":
         trained(path.with_name("deit-small.toml"), data, out / "teacher")
         recipe = override(recipe, "task", {"teacher": str(out / "teacher" / "run")})
-    return list(loop.run_training(session.create_session(recipe, out / "run", tiny.ALONE)[0]))
+    return list(loop.run_training(create.create_session(recipe, out / "run", tiny.ALONE)[0]))
 
 
 def test_there_are_recipes_of_every_family_that_was_promised():

@@ -10,7 +10,7 @@ Nothing heavy is imported until it is used.
 
 from typing import TYPE_CHECKING, Any
 
-import vitrail.models  # noqa: F401  the folder, now: imported later, it would take the name of the function below
+import vitrail.models  # noqa: F401  now: imported later, it would replace the function below
 from vitrail.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def models(family: str | None = None) -> list[str]:
 
 
 def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
-    """A classifier: images [B C H W] -> logits [B classes], freshly initialised. Of dit and jit a denoiser of so many classes:
+    """A classifier: images [B C H W] -> logits [B classes], with random weights. For dit and jit a denoiser with so many classes:
     noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance.
 
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
@@ -47,14 +47,13 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
 
 def backbone(name: str, **keys: Any) -> "nn.Module":
     """A backbone: images [B C H W] -> `Features(summaries, maps)`. Keywords as in `create`."""
-    from vitrail.assembly.resolve import Names
-    from vitrail.recipe import Choice
+    from vitrail.assembly import model
 
-    return Names().model(Choice(name, with_square_size(keys)))
+    return model.create_backbone(name, with_square_size(keys))
 
 
 def with_square_size(keys: dict[str, Any]) -> dict[str, Any]:
-    """`size=224` is short for a square."""
+    """`size=224` stands for 224 x 224."""
     from vitrail.validation import as_plain
 
     return {k: ((v, v) if k == "size" and isinstance(as_plain(v), int) else v) for k, v in keys.items()}
@@ -78,59 +77,66 @@ def cost(model: "nn.Module", size: "tuple[int, int] | int | None" = None) -> "Co
 
 def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = None,
               heads: "Heads" = None) -> "list[LayerAttention]":  # fmt: skip
-    """What each softmax attention looks at: `LayerAttention.weights` [B heads N N] and their places on the image. The model stays as it is.
+    """The weights of each softmax attention, `LayerAttention.weights` [B heads N N], and their positions on the image. The model is unchanged.
 
-    images: for what `load` gives, images as its `predict` takes them; for a model, floats [B C H W] as it wants them, or a tuple of
-    all that it takes. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or "mean", "min", "max".
+    images: for what `load` gives, images as its `predict` takes them; for a model, floats [B C H W], preprocessed, or a tuple of
+    all its inputs. layers: numbers in order of depth (-1 the last), or names of modules. heads: numbers, or "mean", "min", "max".
     Errors: `UsageError`, also for a model that has no softmax attention.
     """
     import torch
 
-    from vitrail.analysis.attention import attention as look
+    from vitrail.analysis.attention import attention as compute_attention
     from vitrail.errors import UsageError
     from vitrail.inference.inputs import as_list, read_pixels
     from vitrail.inference.predictor import Predictor
 
     if isinstance(model, Predictor):
-        pre, pictures = model.preprocess, as_list(images)
-        if not len(pictures):
-            raise UsageError("there is no image to look at", "give one, or many")
-        return look(
-            model.model, pre.batch(torch.stack([pre.image(read_pixels(p, pre)) for p in pictures])), layers, heads
-        )
+        pre, items = model.preprocess, as_list(images)
+        if not len(items):
+            raise UsageError("no images were given", "give one, or many")
+        batch = pre.batch(torch.stack([pre.image(read_pixels(item, pre)) for item in items]))
+        return compute_attention(model.model, batch, layers, heads)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.attention(vitrail.load(RUN), images)")
-    return look(model, images, layers, heads)
+    return compute_attention(model, images, layers, heads)
 
 
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
-    """Writes a model made by `create` as a folder with model.safetensors and a manifest. A folder that is there is refused."""
-    from vitrail.assembly.save import save_model as keep
+    """Writes a model made by `create` as a folder with model.safetensors and a manifest. An existing folder is refused."""
+    from vitrail.assembly.save import save_model
     from vitrail.inference.predictor import Predictor
 
-    return keep(model.bundle if isinstance(model, Predictor) else model, folder, classes)
+    return save_model(model.bundle if isinstance(model, Predictor) else model, folder, classes)
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
     """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`, `.predict(...)`.
 
-    vae: of a model that makes latents, where its autoencoder lies now. Errors: `CheckpointError`.
+    vae: of a model of latents, the folder of its autoencoder. Errors: `CheckpointError`.
     """
-    from vitrail.inference.predictor import load_predictor as take
+    from vitrail.inference.predictor import load_predictor
 
-    return take(source, device, vae=vae)
+    return load_predictor(source, device, vae=vae)
 
 
-def load_weights(model: "nn.Module", path: "str | Path", source: str = "auto", strict: bool = True, resize: bool = False,
-                 new_head: bool = False, grid: "tuple[int, int] | None" = None, sha256: str | None = None) -> "LoadReport":  # fmt: skip
-    """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; what is not plain tensors is refused.
+def load_weights(
+    model: "nn.Module",
+    path: "str | Path",
+    source: str = "auto",
+    strict: bool = True,
+    resize: bool = False,
+    new_head: bool = False,
+    grid: "tuple[int, int] | None" = None,
+    sha256: str | None = None,
+) -> "LoadReport":
+    """Published weights (.safetensors, .pth, .npz) into a model of `create` or `backbone`; other contents than tensors are refused.
 
-    source: who named the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto" takes what fits best.
+    source: the naming scheme of the tensors ("timm", "transformers", "torchvision", "google", "original"); "auto": the best match.
     strict: a name that is missing or unexpected is an error. resize: position tables, patches and channels may be resampled.
-    leave_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
+    new_head: load all but the head. grid: (height, width) in patches that the file's position table was made for, if not square.
     Errors: `CheckpointError`, and then the model is as it was.
     """
     from vitrail.weights.load import LoadOptions
-    from vitrail.weights.published import load_weights as bring
+    from vitrail.weights.published import load_weights as load_published
 
-    return bring(model, path, source, LoadOptions(strict, resize, new_head, grid), sha256)
+    return load_published(model, path, source, LoadOptions(strict, resize, new_head, grid), sha256)

@@ -2,7 +2,7 @@
 
 `config("models", "vit/small")` imports `vitrail.models.vit` and returns its "small" config; `names("models")` lists every
 variant by reading the source, so that a list costs no import. A name with a dot before the slash, such as
-`mine.wavelets/base`, is a module from outside the house that has the same three parts.
+`mine.wavelets/base`, is a module outside vitrail that has the same three parts.
 """
 
 import ast
@@ -18,21 +18,16 @@ from vitrail.errors import DataError, UsageError, choose, nearest
 from vitrail.validation import as_path
 
 KINDS = {
-    "models": "model family", "datasets": "data set layout", "tasks": "task", "weights/tables": "table of published names",
-    "studies": "study",
+    "models": "model family", "datasets": "data set layout", "tasks": "task", "studies": "study",
+    "weights/tables": "table of published names",
 }  # fmt: skip
 
-GENERAL = (
-    "voc",
-    "voc_masks",
-    "masks",
-    "imagefolder",
-)  # layouts that may take what another takes for a better reason: asked last, so
+GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # tried last, in this order: they also match other layouts
 WORDS = ("mini", "shapes", "shapes-boxes")  # data sets that are no path
 
 
 class Entry(NamedTuple):
-    """What a name stands for. config: the default one of the variant."""
+    """A name, resolved. config: the default of the variant."""
 
     name: str
     module: ModuleType
@@ -40,7 +35,7 @@ class Entry(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Of a family, "backbone" or what KIND says in its source."""
+        """Of a family, KIND in its source, or "backbone"."""
         return str(vars(self.module).get("KIND", "backbone"))
 
 
@@ -53,12 +48,12 @@ def list_modules(floor: str) -> list[str]:
 
 def list_names(floor: str, only: str | None = None) -> list[str]:
     """Every variant on a floor, or of one module on it, as "module/variant", without importing any of them."""
-    found = []
+    names = []
     for room in list_modules(floor) if only is None else [check_name(floor, only)]:
         spec = find_spec(f"vitrail.{floor}.{room}")
         if spec and spec.origin:
-            found += [f"{room}/{variant}" for variant in list_variants(Path(spec.origin))]
-    return [choose(only, found, "model")] if only and "/" in only else found
+            names += [f"{room}/{variant}" for variant in list_variants(Path(spec.origin))]
+    return [choose(only, names, "model")] if only and "/" in only else names
 
 
 def list_variants(file: Path) -> list[str]:
@@ -75,25 +70,25 @@ def list_variants(file: Path) -> list[str]:
 
 def check_name(floor: str, name: str) -> str:
     """The module on a floor that a name begins with. Errors: `UsageError` with the nearest names."""
-    room, there = name.partition("/")[0], list_modules(floor)
-    if room in there or floor != "models":
-        return choose(room, there, KINDS[floor])
+    room, modules = name.partition("/")[0], list_modules(floor)
+    if room in modules or floor != "models":
+        return choose(room, modules, KINDS[floor])
     whole = [n for n in list_names(floor) if room and room in n.split("/")] or (
         nearest(name, list_names(floor)) if "/" in name else []
     )
     return choose(
-        room, there, KINDS[floor], f"whole names: {', '.join(whole)}" if whole else "vitrail models lists them all"
+        room, modules, KINDS[floor], f"whole names: {', '.join(whole)}" if whole else "vitrail models lists them all"
     )
 
 
 def model_kind(name: str) -> str:
-    """What the models of a family are: "backbone", or what KIND says in its source. `name`: of the family or one of its models."""
+    """The kind of the models of a family: KIND in its source, or "backbone". `name`: of the family or one of its models."""
     room = name.partition("/")[0]
     return constant("models", room, "KIND") or "backbone" if room in list_modules("models") else "backbone"
 
 
 def constant(floor: str, room: str, name: str) -> str:
-    """The text that a module calls by a name, read from its source without importing it; "" where there is none."""
+    """The text constant of a name in a module, read from its source without importing it; "" where there is none."""
     spec = find_spec(f"vitrail.{floor}.{room}")
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []:
         target = (
@@ -109,7 +104,7 @@ def constant(floor: str, room: str, name: str) -> str:
 
 
 def default_task(annotations: str, kind: str) -> str:
-    """The task that is taken for data with such annotations and models of a kind, where none is named; "" where there is none."""
+    """The default task for data with such annotations and models of a kind; "" where there is none."""
     for room in list_modules("tasks"):
         if (constant("tasks", room, "ANNOTATIONS"), constant("tasks", room, "DEFAULT_FOR")) == (annotations, kind):
             return room
@@ -136,38 +131,38 @@ def read_docstring(floor: str, room: str) -> list[str]:
 
 
 def read_published() -> dict[str, Any]:
-    """What is known of the models without building them: "papers" by arXiv number, those of "families", and a row for each of "models"."""
+    """The facts about published models: "papers" by arXiv number, those of "families", and a row for each of "models"."""
     import tomllib
 
     return tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
 
 
 def load_module(floor: str, name: str) -> ModuleType:
-    """The module that a name stands for, whatever follows its slash."""
+    """The module of a name, whatever follows its slash."""
     room = name.partition("/")[0]
     if "." in room.strip("."):
         try:
-            found = import_module(room)
+            module = import_module(room)
         except ImportError as error:
             raise UsageError(
                 f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours"
             ) from None
-        if lacking := [part for part in ("Config", "build") if part not in vars(found)]:
+        if lacking := [part for part in ("Config", "build") if part not in vars(module)]:
             raise UsageError(
                 f"the module {room!r} has no {' and no '.join(lacking)}",
                 f"a module of the {floor} has Config and build",
             )
-        return found
+        return module
     return import_module(f"vitrail.{floor.replace('/', '.')}.{check_name(floor, name)}")
 
 
 def load_config(floor: str, name: str) -> Any:
-    """The default config that a name stands for."""
+    """The default config of a name."""
     return find(floor, name).config
 
 
 def find(floor: str, name: str) -> Entry:
-    """What a name stands for. Errors: `UsageError` with the nearest names."""
+    """The entry of a name. Errors: `UsageError` with the nearest names."""
     if not isinstance(name, str):
         raise UsageError(
             f"a name is a text such as 'vit/base', not a {type(name).__name__}", "vitrail models lists them all"
@@ -175,44 +170,45 @@ def find(floor: str, name: str) -> Entry:
     room, _, variant = name.partition("/")
     if floor == "models" and not variant and "." not in name:
         near = [n for n in list_names(floor) if room and room in n.split("/")] or nearest(name, list_names(floor))
-        told = f"did you mean {', '.join(near[:9])}?" if near else "vitrail models lists them all"
-        raise UsageError(f"{name!r} is not the whole name of a model", told)
-    found = load_module(floor, name)
+        fix = f"did you mean {', '.join(near[:9])}?" if near else "vitrail models lists them all"
+        raise UsageError(f"{name!r} is not the whole name of a model", fix)
+    module = load_module(floor, name)
     if not variant:
-        return Entry(name, found, found.Config())
-    variants = vars(found).get("VARIANTS", {})
-    return Entry(name, found, variants[choose(name, [f"{room}/{v}" for v in variants], "model").partition("/")[2]])
+        return Entry(name, module, module.Config())
+    variants = vars(module).get("VARIANTS", {})
+    return Entry(name, module, variants[choose(name, [f"{room}/{v}" for v in variants], "model").partition("/")[2]])
 
 
 def detect_layout(path: str) -> str:
-    """The name of the data set layout that a path has. Errors: `DataError` where there is nothing, `UsageError` for a mistyped name."""
-    where = as_path(path)
+    """The name of the layout of a data set. Errors: `DataError` for a missing path, `UsageError` for a mistyped name."""
+    target = as_path(path)
     for name in sorted(list_modules("datasets"), key=lambda room: GENERAL.index(room) if room in GENERAL else -1):
         if import_module(f"vitrail.datasets.{name}").matches(path):
             if name == "imagefolder":
-                refuse_tables(where)
+                refuse_tables(target)
             return name
-    if not where.exists():
+    if not target.exists():
         if "/" not in path and "." not in path and nearest(path, WORDS):
             choose(path, WORDS, "data set", "or give the path of a folder of images")
-        parent = where.absolute().parent
-        there = sorted(p.name for p in parent.glob("*")) if parent.is_dir() else []
-        near = nearest(where.name, there) or there[:5]
+        parent = target.absolute().parent
+        siblings = sorted(p.name for p in parent.glob("*")) if parent.is_dir() else []
+        near = nearest(target.name, siblings) or siblings[:5]
         raise DataError(
             f"there is no file or folder {path}",
             f"beside it: {', '.join(near)}" if near else f"there is no {parent} either",
         )
     raise DataError(
         f"{path} is not a data set that can be read",
-        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; a MedMNIST .npz; 'mini'\n"
+        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; a MedMNIST .npz; "
+        "'mini'\n"
         "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
         "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'",
     )
 
 
 def refuse_tables(folder: Path) -> None:
-    """Errors: `DataError` for a folder without folders in which there is a file that could be meant."""
-    with contextlib.suppress(OSError):  # what cannot be listed is told by whoever reads it
+    """Errors: `DataError` for a folder that has no folders of images but a file that may be the data set."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed is reported by its reader
         inside = list(folder.iterdir())
         tables = sorted(p for p in inside if p.suffix.lower() in (".npz", ".csv", ".tsv"))
         if tables and not any(p.is_dir() for p in inside):

@@ -1,8 +1,8 @@
 """Shapes in annotations: `Float[Tensor, "B N D"]` is a tensor of floats with three axes; equal letters: equal lengths.
 
 To Python and mypy these names are `typing.Annotated`, which costs nothing and checks nothing. The tests put jaxtyping's
-classes of the same names in their place and hold every call into layers, heads and models to them (`tests/doors.py`),
-so nobody who only uses vitrail needs jaxtyping.
+classes of the same names in their place and check every call into layers, heads and models (`tests/doors.py`), so
+users of vitrail do not need jaxtyping.
 """
 
 from typing import Annotated as Bool

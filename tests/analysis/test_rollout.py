@@ -75,7 +75,11 @@ def test_what_is_read_is_the_summary():
 
 def test_layers_that_are_no_stack_are_refused():
     model, x = shaken("crossvit"), images("crossvit")
-    for layers, said in (("blocks.0.fusion", "attends from one set of tokens"), (None, "parallel to"), ([1, 4], "parallel to")):
+    for layers, said in (
+        ("blocks.0.fusion", "attends from one set of tokens"),
+        (None, "parallel to"),
+        ([1, 4], "parallel to"),
+    ):
         with pytest.raises(UsageError, match=said):
             rollout(model, x, layers)
     with pytest.raises(UsageError, match="share of the weights"):

@@ -24,6 +24,7 @@ from vitrail.recipe import (
     AugmentConfig,
     Choice,
     DataConfig,
+    EvalConfig,
     InputConfig,
     OptimConfig,
     Recipe,
@@ -82,7 +83,7 @@ def test_there_and_back_as_diffusers_does_it(tmp_path):
     x, z = torch.rand(11, 3, SIDE, SIDE) * 2 - 1, torch.randn(3, 4, 16, 16)
     with torch.no_grad():
         said, back = theirs.encode(x).latent_dist, theirs.decode(z / 0.5 + 0.25).sample
-    moments = ours.encode_moments(x)
+    moments = ours.encode_distribution(x)
     torch.testing.assert_close(moments[:, 0], (said.mean - 0.25) * 0.5, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(moments[:, 1], said.std * 0.5, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.decode(z), back, rtol=1e-4, atol=1e-5)
@@ -174,7 +175,7 @@ def test_latents_are_what_the_autoencoder_says_of_the_images(place):
         x = pre.batch(pre.image(plain.read(i))[None])
         for kept, axes in zip(split.read(i), ((), (3,), (2,), (2, 3)), strict=True):
             torch.testing.assert_close(
-                torch.from_numpy(kept), vae.encode_moments(x.flip(axes))[0], rtol=1e-3, atol=1e-4
+                torch.from_numpy(kept), vae.encode_distribution(x.flip(axes))[0], rtol=1e-3, atol=1e-4
             )
 
 
@@ -269,11 +270,11 @@ def test_moments_copies_and_a_judge_see_images_not_latents(place, tmp_path, monk
         )
     )
     made = recipe(place, train=TrainConfig(steps=4, batch_size=8, precision="fp32", eval_every=2))
-    made = dataclasses.replace(made, runtime=dataclasses.replace(made.runtime, judge=str(tmp_path / "judge")))
+    made = dataclasses.replace(made, eval=EvalConfig(str(tmp_path / "judge")))
     events = tiny.finish(tiny.begin(made, tmp_path / "run"))
     assert [e.values["frechet"] > 0 for e in events if e.kind == "eval"] == [True, True]
     (found,) = copying.read_copying(tmp_path / "run/evaluation")
     assert found.images.shape[1:] == (1 + copying.NEIGHBOURS, SIDE, SIDE, 3)
-    assert len(list((tmp_path / "run/evaluation/moments").iterdir())) == 3
+    assert len(list((tmp_path / "run/evaluation/snapshots").iterdir())) == 3
     again = predictor.load_predictor(tmp_path / "run")
     assert again.sample(count=1, steps=2).shape == (2, SIDE, SIDE, 3)

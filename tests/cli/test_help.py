@@ -28,7 +28,7 @@ def test_help_is_one_screen_in_standard_words(name, columns, monkeypatch):
     lines = must(*([name] if name else []), "--help").splitlines()
     assert len(lines) <= SCREEN
     assert not DIALECT.findall("\n".join(lines))
-    assert "pictures" not in "\n".join(lines)
+    assert "picture" not in "\n".join(lines)
     examples = [line for line in lines if line.strip().startswith("vitrail ")]
     assert examples
     assert all(len(line) <= int(columns) or line in examples for line in lines)

@@ -12,7 +12,8 @@ from vitrail.cli.syntax.arguments import own_flags, recipe_flags
 from vitrail.cli.syntax.flags import FLAGS, flag_of
 from vitrail.cli.syntax.former import renamed
 from vitrail.cli.syntax.spellings import SPELLINGS
-from vitrail.recipe import RENAMED, SECTIONS
+from vitrail.recipe import SECTIONS
+from vitrail.validation import RENAMED
 
 USAGE = 2
 THEIRS = [(name, ours) for ours, names in SPELLINGS.items() for name in names.split()]
@@ -79,9 +80,9 @@ def test_former_keys_are_answered_with_what_they_are_now(old, now):
 def test_keys_that_only_changed_their_section():
     if "plan" in SECTIONS:
         pytest.skip("the section still has this name")
-    assert renamed("train", "epochs") == "--epochs"
-    assert renamed("train", "eval_every") == "--train.eval-every"
-    assert renamed("train", "batch_size") == "--batch-size"
+    assert renamed("plan", "epochs") == "--epochs"
+    assert renamed("plan", "eval_every") == "--train.eval-every"
+    assert renamed("plan", "batch_size") == "--batch-size"
     assert renamed("optim", "lr") == ""
 
 

@@ -9,7 +9,7 @@ from places import SHORT, everything, images, must, refused
 
 from vitrail.errors import RunError
 from vitrail.training import lr_range_test
-from vitrail.training.lr_range_test import BLOWN, LrPoint, LrRange, has_diverged, smooth_losses, suggest_lr
+from vitrail.training.lr_range_test import DIVERGED, LrPoint, LrRange, has_diverged, smooth_losses, suggest_lr
 
 USAGE, DATA = 2, 3
 WORDS = ["--data", "good", "--steps", "12", *(w for w in SHORT if w not in ("--steps", "3"))]
@@ -72,7 +72,7 @@ def test_a_loss_that_never_fell_gives_no_advice():
 def test_the_test_ends_where_the_loss_has_blown_up():
     assert not has_diverged([2.0, 1.9, 2.1])
     assert not has_diverged([0.02] * 5 + [0.019] * 5)
-    assert has_diverged([2.0] * 10 + [2 * BLOWN * 20] * 3)
+    assert has_diverged([2.0] * 10 + [2 * DIVERGED * 20] * 3)
 
 
 def test_a_range_test_draws_and_touches_no_run(place):

@@ -93,8 +93,8 @@ WRONG = [
     # sections, keys and values of a recipe
     (f"{T} --modl.depth 3", USAGE, "did you mean 'model'"),
     (f"{T} --optim.leraning-rate 1", USAGE, "did you mean 'lr'"),
-    (f"{T} --train.bacth 3", USAGE, "did you mean 'batch'"),
-    (f"{T} --batch-size.size 3", USAGE, "did you mean 'batch'"),
+    (f"{T} --train.bacth 3", USAGE, "did you mean 'batch_size'"),
+    (f"{T} --train.batch-size.size 3", USAGE, "did you mean 'batch_size'"),
     (f"{N} --model.deepth 3", USAGE, "unknown key 'deepth' in vit/nano; did you mean 'depth'"),
     (f"{T} --model.deepth 3", USAGE, "did you mean 'depth'"),
     (f"{T} --data.hold-out 0.3", USAGE, "did you mean 'held_out'"),

@@ -521,7 +521,10 @@ def test_changes(tmp_path):
         "removed": (old[1:], "1 removed: a/0.png"),
         "renamed": ([old[0]._replace(name="z.png"), *old[1:]], "1 added: z.png"),
         "resized": ([old[0]._replace(size=99, modified=5), *old[1:]], "1 resized: a/0.png"),
-        "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another modification time): a/0.png"),
+        "touched": (
+            [old[0]._replace(modified=5), *old[1:]],
+            "1 touched (same size, another modification time): a/0.png",
+        ),
         "many": (
             [e._replace(size=0) for e in old],
             "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more",

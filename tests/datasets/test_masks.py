@@ -85,9 +85,7 @@ def test_what_is_alone_is_left_out_and_told(tmp_path):
     assert "left out, as they lack an image: 1 mask, the first masks/other.png" in notes
     mask(tmp_path / "masks" / "1.bmp", halves(0, 1))
     assert "images/1.jpg has 2 masks: masks/1.bmp and masks/1.png" in problem(masks, tmp_path)
-    assert "has no image with a mask" in problem(
-        masks, make_image(tmp_path / "empty" / "images" / "a.png").parents[1]
-    )
+    assert "has no image with a mask" in problem(masks, make_image(tmp_path / "empty" / "images" / "a.png").parents[1])
 
 
 def test_zero_and_255_alone_are_two_classes(tmp_path):
@@ -122,7 +120,9 @@ def test_values_without_names(tmp_path):
     for split in shifted.splits.values():
         for i, name in enumerate(split.names):
             assert (split.annotation(i) == halves(IGNORE, int(name[-5]) % 2)).all()
-    assert "have 1 class; segmentation takes two" in problem(masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4)))
+    assert "have 1 class; segmentation takes two" in problem(
+        masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4))
+    )
 
 
 def test_palette_indices_are_not_turned_into_colours(tmp_path):

@@ -175,13 +175,13 @@ def test_what_is_no_number_is_never_the_best():
     assert standing.is_better(-5.0)
     standing.record(2, -5.0, True)
     assert not standing.is_better(-5.0)
-    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "judged": 2}
+    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "evaluated_step": 2}
 
 
 def test_checkpoints_of_before_have_no_standing(data, tmp_path):
     running = tiny.begin(tiny.recipe(data, train={"steps": 3}), tmp_path / "run")
     tiny.finish(running)
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
-    del saved.numbers["standing"]
+    del saved.numbers["early_stopping"]
     running.state.load(saved.parts, saved.numbers)
     assert running.state.early_stopping == EarlyStoppingState()

@@ -114,11 +114,11 @@ def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data,
 def two_processes(folder):
     """What torchrun runs: the whole run on each of two processes."""
     from vitrail.engine import world as worlds
-    from vitrail.training import session
+    from vitrail.training import create
 
     world = worlds.join("cpu", 60)
     recipe = tiny.recipe(folder / "tiny.npz", model={"dropout": 0.0, "drop_path": 0.0}, optim=GRADUAL)
-    running, _ = session.create_session(recipe, folder / "two", world)
+    running, _ = create.create_session(recipe, folder / "two", world)
     for _ in loop.run_training(running):
         pass
     (folder / f"rank{world.rank}.json").write_text(

@@ -16,7 +16,7 @@ from vitrail.errors import Interrupted, VitrailError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.recipe import Choice, DataConfig, EvalConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.tasks.classification import Classification
-from vitrail.training import loop, resume, session
+from vitrail.training import create, loop, resume
 
 STILL = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -28,7 +28,7 @@ class Never:
 
 def one_gradient(folder: Path, world: worlds.World) -> None:
     """The gradient of the first step, of all processes together."""
-    running, _ = session.create_session(
+    running, _ = create.create_session(
         tiny.recipe(folder / "tiny.npz", model=STILL, runtime={"micro_batch": 4}),
         folder / f"gradient{world.size}",
         world,
@@ -44,7 +44,7 @@ def one_gradient(folder: Path, world: worlds.World) -> None:
 
 
 def whole_run(folder: Path, world: worlds.World, name: str, model=()) -> None:
-    running, _ = session.create_session(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
+    running, _ = create.create_session(tiny.recipe(folder / "tiny.npz", model=dict(model)), folder / name, world)
     for _ in loop.run_training(running):
         pass
 
@@ -60,7 +60,7 @@ def denoiser(folder: Path, world: worlds.World, name: str) -> None:
     made = Recipe(model=small, data=DataConfig("", {"path": str(folder / "tiny.npz")}),
                   optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0), train=plan,
                   runtime=machine, eval=EvalConfig(str(folder / "alone")))  # fmt: skip
-    running, _ = session.create_session(made, folder / name, world)
+    running, _ = create.create_session(made, folder / name, world)
     for _ in loop.run_training(running):
         pass
 
@@ -68,7 +68,7 @@ def denoiser(folder: Path, world: worlds.World, name: str) -> None:
 def judgements(folder: Path, world: worlds.World) -> None:
     """Sets of 17, 33 and 1 images and one with several labels an image, each counted once."""
     for name in ("17", "33", "1", "multi"):
-        running, _ = session.create_session(tiny.recipe(folder / f"data{name}" / "tiny.npz",
+        running, _ = create.create_session(tiny.recipe(folder / f"data{name}" / "tiny.npz",
                                                         augment={"mixup": 0.0, "cutmix": 0.0}),
                                  folder / f"judged{name}-{world.size}", world)  # fmt: skip
         split = running.dataset.splits["val"]
@@ -81,7 +81,7 @@ def judgements(folder: Path, world: worlds.World) -> None:
 
 def differing(folder: Path, world: worlds.World, key: str) -> None:
     """Process 1 is started with something else."""
-    path, changed, version = folder / "tiny.npz", session.prepare_run, torch.__version__
+    path, changed, version = folder / "tiny.npz", create.prepare_run, torch.__version__
     made = tiny.recipe(path)
     if world.rank == 1:
         if key == "train.seed":
@@ -97,9 +97,9 @@ def differing(folder: Path, world: worlds.World, key: str) -> None:
                 entries = tuple(e._replace(size=e.size + 1) for e in found.dataset.entries)
                 return replace(found, dataset=replace(found.dataset, entries=entries))
 
-            session.prepare_run = prepare
-    refused(folder, world, key, lambda: session.create_session(made, folder / "differing", world))
-    session.prepare_run, torch.__version__ = changed, version
+            create.prepare_run = prepare
+    refused(folder, world, key, lambda: create.create_session(made, folder / "differing", world))
+    create.prepare_run, torch.__version__ = changed, version
 
 
 def resumed_differently(folder: Path, world: worlds.World) -> None:
@@ -123,7 +123,7 @@ def refused(folder: Path, world: worlds.World, name: str, work) -> None:
 
 def not_finite(folder: Path, world: worlds.World) -> None:
     """At step 5 the loss of process 1 alone is not a number."""
-    running, _ = session.create_session(
+    running, _ = create.create_session(
         tiny.recipe(folder / "tiny.npz", runtime={"micro_batch": None}), folder / "poisoned", world
     )
     loss, calls = Classification.loss, []
@@ -156,7 +156,7 @@ def stopped(folder: Path, world: worlds.World) -> None:
 
     from vitrail.engine import checkpoint
 
-    running, _ = session.create_session(
+    running, _ = create.create_session(
         tiny.recipe(folder / "tiny.npz", runtime={"save_every": 1000}), folder / "stopped", world
     )
     save = checkpoint.save

@@ -94,9 +94,9 @@ def test_denoisers_learn_keep_their_images_and_are_judged_once(folder):
     assert len(found) == 2
     assert all(distance > 0 for distance in found)
     kept = folder / "made" / "evaluation"
-    assert sorted(p.name for p in (kept / "moments").iterdir()) == [f"step-{step:08d}.png" for step in (1, 2, 4)]
+    assert sorted(p.name for p in (kept / "snapshots").iterdir()) == [f"step-{step:08d}.png" for step in (1, 2, 4)]
     assert (kept / "copying-pixels.json").is_file()
-    for file in ("model.safetensors", "evaluation/samples.png", "evaluation/moments/step-00000004.png"):
+    for file in ("model.safetensors", "evaluation/samples.png", "evaluation/snapshots/step-00000004.png"):
         assert tiny.digest(folder / "made" / file) == tiny.digest(folder / "again" / file)
 
 

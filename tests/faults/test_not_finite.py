@@ -162,8 +162,8 @@ def test_the_batch_is_kept_as_it_entered_the_model(data, tmp_path, monkeypatch):
     assert torch.equal(tensors["inputs"], torch.cat([b.inputs for b in batches]))
     assert torch.equal(tensors["targets"], torch.cat([b.targets for b in batches]))
     assert len(said["images"]) == 16
-    assert said["finding"] == {"kind": "loss", "told": said["finding"]["told"], "where": ["cross_entropy"]}
-    assert said["rate"] == pytest.approx(
+    assert said["finding"] == {"kind": "loss", "message": said["finding"]["message"], "where": ["cross_entropy"]}
+    assert said["lr"] == pytest.approx(
         [e for e in read_rows(tmp_path / "run" / "log.jsonl") if e["kind"] == "train"][-1]["lr"], rel=0.5
     )
     assert [row["step"] for row in said["history"]] == [1, 2, 3, 4, 5, 6, 7]

@@ -29,9 +29,9 @@ def data(tmp_path):
 
 
 AUGMENTS = {
-    "pad": {"crop": "pad", "flip": True},
-    "random-crop": {"crop": "random", "flip": True, "flip_vertical": True},
-    "randaugment": {"crop": "random", "randaugment": 2, "erase": 0.5},
+    "pad": {"crop": "pad", "hflip": True},
+    "random-crop": {"crop": "random", "hflip": True, "vflip": True},
+    "randaugment": {"crop": "random", "randaugment_ops": 2, "random_erasing": 0.5},
 }
 
 
@@ -126,13 +126,13 @@ def test_an_image_that_breaks_while_training_is_named_by_workers_too(tmp_path):
 
 def grads(running, micro):
     """The gradient of the first step, with a batch cut into pieces of `micro`."""
-    feed = running.feed.__class__(**{**vars(running.feed), "micro": micro})
+    feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": micro})
     running.feed = feed
     pieces = next(iter(loop.remaining_batches(running)))
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     terms = accumulate_gradients(
         running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
     )
@@ -159,9 +159,9 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     """16 in pieces of 6: 6, 6 and 4, each weighed by its size."""
     running = tiny.begin(tiny.recipe(data, model=PLAIN_MODEL), tmp_path / "run")
     whole, _ = grads(running, 16)
-    running.feed = running.feed.__class__(**{**vars(running.feed), "micro": 6})
+    running.feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": 6})
     assert [len(p.loaded.images) for p in next(iter(loop.remaining_batches(running)))] == [6, 6, 4]
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     pieces = next(iter(loop.remaining_batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
     accumulate_gradients(

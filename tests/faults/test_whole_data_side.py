@@ -21,7 +21,8 @@ AUGMENT = {
     "mix_prob": 0.8,
     "cutmix_prob": 0.4,
 }
-PLAN = {"start_size": (8, 8), "full_size_at": 0.75}
+TRAIN = {"start_size": (8, 8), "full_size_at": 0.75}
+DATA = {"sampler": "balanced"}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,10 @@ def folder(tmp_path_factory):
 
 
 def made(folder, augment=(), train=(), runtime=()):
-    given = tiny.recipe(folder, augment={**AUGMENT, **dict(augment)}, train={**PLAN, **dict(train)}, runtime=runtime,
-                        data={"sampler": "balanced"})  # fmt: skip
-    return replace(given, input=InputConfig(size=(16, 16)))
+    augment, train = {**AUGMENT, **dict(augment)}, {**TRAIN, **dict(train)}
+    return replace(
+        tiny.recipe(folder, data=DATA, augment=augment, train=train, runtime=runtime), input=InputConfig(size=(16, 16))
+    )
 
 
 def batches(running, processes=1, micro=8):
@@ -40,7 +42,7 @@ def batches(running, processes=1, micro=8):
     targets)."""
     shares = []
     feed = running.feed
-    running.feed = replace(feed, share=16 // processes, micro_batch=micro)
+    running.feed = replace(feed, per_process=16 // processes, micro_batch=micro)
     for rank in range(processes):
         running.world = World(rank, processes, tiny.ALONE.device)
         steps = [
@@ -93,7 +95,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
 def test_an_epoch_is_as_long_with_repeats_as_without(folder, tmp_path):
     """As in DeiT: fewer different images, not more steps."""
     steps = [
-        tiny.begin(made(folder, {"repeats": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)).recipe.train.steps
+        tiny.begin(
+            made(folder, {"repeated_aug": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)
+        ).recipe.train.steps
         for r in (1, 2)
     ]
     assert steps[0] == steps[1]
@@ -115,7 +119,9 @@ def test_what_contradicts_itself_is_refused_before_anything_is_written(what, sai
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("policy", "autoaugment"), ("jitter", 0.2), ("randaugment", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("auto_augment", "autoaugment"), ("color_jitter", 0.2), ("randaugment_ops", 1)]
+)
 def test_what_is_defined_for_colours_is_refused_for_other_channels(name, value, tmp_path):
     data = tiny.npz(tmp_path / "data", channels=4)
     with pytest.raises(UsageError, match=rf"augment\.{name}.* is defined for grey and RGB images, and these have 4"):

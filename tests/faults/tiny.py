@@ -22,7 +22,7 @@ from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
-from vitrail.training import loop, resume, session
+from vitrail.training import create, loop, resume, session
 
 torch.set_num_threads(1)
 
@@ -52,8 +52,8 @@ def images(folder: Path, each: int = 12, size: int = 12) -> Path:
     return folder
 
 
-def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=()) -> Recipe:
-    """Everything that draws random numbers is on, unless said otherwise."""
+def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=(), eval=()) -> Recipe:
+    """Every source of random numbers is on by default. The others are the keys of sections."""
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
         data=DataConfig("", {"path": str(path)}, **dict(data)),
@@ -61,11 +61,12 @@ def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), dat
         optim=OptimConfig(**{"ema_decay": 0.9, **dict(optim)}),
         train=TrainConfig(**{"steps": 12, "batch_size": 16, "precision": "fp32", **dict(train)}),
         runtime=RuntimeConfig(**{"micro_batch": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(runtime)}),
+        eval=EvalConfig(**dict(eval)),
     )
 
 
 def begin(made: Recipe, out: Path) -> session.Session:
-    return session.create_session(made, out, ALONE)[0]
+    return create.create_session(made, out, ALONE)[0]
 
 
 def again(out: Path, given=(), allowed=()) -> session.Session:

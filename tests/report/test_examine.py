@@ -241,7 +241,7 @@ def test_damage(folder):
 
 def test_divergence_until_it_is_overcome(folder):
     facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001",
-             "finding": {"told": "first seen in x.1"},
+             "finding": {"message": "first seen in x.1"},
              "trend": "sudden", "images": ["a.png", "b.png"], "suggestions": ["--optim.clip-grad 1"]}  # fmt: skip
     known = healthy(folder)
     folder.weights.unlink()

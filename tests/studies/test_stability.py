@@ -12,7 +12,7 @@ from places import everything, must, npz, refused
 from vitrail.assembly.prepare import prepare_run
 from vitrail.recipe import override
 from vitrail.studies import stability
-from vitrail.training.session import build as session
+from vitrail.training.build import build_session as session
 
 USAGE, DATA = 2, 3
 WORDS = "--steps 6 --batch 8 --depth 1 --width 16 --patch 4 --data tiny.npz"

@@ -12,7 +12,7 @@ import torch
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.evaluation.generation import copying, frechet
 from vitrail.inference import predictor
-from vitrail.recipe import Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
+from vitrail.recipe import Choice, DataConfig, EvalConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.report.page.run_page import build_report
 from vitrail.training import loop as runs
 from vitrail.training import samples
@@ -20,13 +20,14 @@ from vitrail.training import samples
 SMALL = {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8, "dropout": 0.1}
 
 
-def recipe(path, steps=8, batch=16, **machine):
+def recipe(path, steps=8, batch=16, features="", **runtime):
     return Recipe(
         model=Choice("jit/nano", SMALL),
         data=DataConfig("", {"path": str(path)}),
         optim=OptimConfig(lr=3e-3, ema_decay=0.9, warmup_steps=0),
         train=TrainConfig(steps=steps, batch_size=batch, precision="fp32", eval_every=4),
-        runtime=RuntimeConfig(**{"micro_batch": batch, "workers": 0, "save_every": 4, "log_every": 1, **machine}),
+        runtime=RuntimeConfig(**{"micro_batch": batch, "workers": 0, "save_every": 4, "log_every": 1, **runtime}),
+        eval=EvalConfig(features),
     )
 
 
@@ -42,7 +43,7 @@ def roomy(monkeypatch):
 
 
 def files(run):
-    return {p.name: tiny.digest(p) for p in (run / "evaluation/moments").glob("*")}
+    return {p.name: tiny.digest(p) for p in (run / "evaluation/snapshots").glob("*")}
 
 
 def test_moments_are_the_last_halves_that_there_is_time_for():
@@ -84,7 +85,7 @@ def test_images_at_moments_change_no_weight_and_resume_to_the_same(cut, data, tm
     assert tiny.digest(tmp_path / "cut/model.safetensors") == tiny.digest(tmp_path / "whole/model.safetensors")
     monkeypatch.setattr(samples, "SHARE", 0.0)
     tiny.finish(tiny.begin(recipe(data), tmp_path / "without"))
-    assert not (tmp_path / "without/evaluation/moments").exists()
+    assert not (tmp_path / "without/evaluation/snapshots").exists()
     assert tiny.digest(tmp_path / "without/model.safetensors") == tiny.digest(tmp_path / "whole/model.safetensors")
 
 
@@ -155,7 +156,7 @@ def judge(data, tmp_path_factory):
 
 def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, tmp_path, roomy):
     plain = tiny.finish(tiny.begin(recipe(data), tmp_path / "plain"))
-    events = tiny.finish(tiny.begin(recipe(data, judge=str(judge)), tmp_path / "run"))
+    events = tiny.finish(tiny.begin(recipe(data, features=str(judge)), tmp_path / "run"))
     found = [e.values["frechet"] for e in events if e.kind == "eval"]
     assert len(found) == 2
     assert found[0] != found[1]
@@ -177,12 +178,12 @@ def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, t
 
 def test_a_judge_that_is_none_is_told_before_a_folder_is_made(data, judge, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
-        tiny.begin(recipe(data, judge="nowhere"), tmp_path / "run")
+        tiny.begin(recipe(data, features="nowhere"), tmp_path / "run")
     with pytest.raises(UsageError, match=r"eval\.features judges made images"):
         tiny.begin(tiny.recipe(data, eval={"features": str(judge)}), tmp_path / "run")
     tiny.finish(tiny.begin(recipe(data, steps=1), tmp_path / "maker"))
     with pytest.raises(UsageError, match="is no classifier"):
-        tiny.begin(recipe(data, judge=str(tmp_path / "maker")), tmp_path / "run")
+        tiny.begin(recipe(data, features=str(tmp_path / "maker")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

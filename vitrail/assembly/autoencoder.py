@@ -1,10 +1,12 @@
-"""An autoencoder of diffusers' from a folder on this machine: images in [-1, 1] to latents and back.
+"""A diffusers autoencoder from a local folder: images in [-1, 1] to latents and back.
 
-DiT was made for latents (Peebles & Xie 2022, section 3.2; Rombach et al. 2021, arxiv.org/abs/2112.10752). Latents are moved and scaled by
-the numbers in the autoencoder's own config, so that what a denoiser learns has a spread of about one.
+DiT was made for latents (Peebles & Xie 2022, section 3.2; Rombach et al. 2021, arxiv.org/abs/2112.10752). Latents are shifted and scaled by
+the numbers in the autoencoder's config, so that their standard deviation is about one.
 """
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError, UsageError
+from vitrail.facts import LatentShape
+from vitrail.recipe import InputConfig, Recipe
 from vitrail.storage.tensors import digest
+from vitrail.validation import as_path
 
-AT_ONCE = 8  # images that are encoded or decoded at a time: one of 256 x 256 takes some 300 MB on the way
+AT_ONCE = 8  # images that are encoded or decoded at a time: one of 256 x 256 takes about 300 MB
 
 
 class Autoencoder:
-    """channels: of images; latents: channels of latents; factor: by which their sides are smaller. hash: of weights and config."""
+    """channels: of images; latents: channels of latents; factor: of downsampling. hash: of weights and config."""
 
     def __init__(self, net: Any, path: Path):
         config = net.config
@@ -26,18 +31,18 @@ class Autoencoder:
         self.channels, self.latents = int(config.in_channels), int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.scale, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
-        said = {key: value for key, value in config.items() if not key.startswith("_")}  # without paths and versions
-        self.hash = digest(dict(net.state_dict()), json.loads(json.dumps(said, default=str)))
+        settings = {key: value for key, value in config.items() if not key.startswith("_")}  # no paths or versions
+        self.hash = digest(dict(net.state_dict()), json.loads(json.dumps(settings, default=str)))
 
     @torch.no_grad()
-    def encode_moments(self, images: Tensor) -> Tensor:
+    def encode_distribution(self, images: Tensor) -> Tensor:
         """Floats in [-1, 1] [B C H W] -> means and standard deviations of their latents, scaled, float32 [B 2 c h w]."""
-        found = []
+        encoded = []
         with torch.autocast(images.device.type, enabled=False):
             for some in images.float().split(AT_ONCE):
-                said = self.net.encode(some).latent_dist
-                found.append(torch.stack([(said.mean - self.shift) * self.scale, said.std * self.scale], dim=1))
-        return torch.cat(found)
+                latent = self.net.encode(some).latent_dist
+                encoded.append(torch.stack([(latent.mean - self.shift) * self.scale, latent.std * self.scale], dim=1))
+        return torch.cat(encoded)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -54,12 +59,12 @@ def open_autoencoder(path: Path, device: torch.device | str = "cpu", wanted: str
     Errors: `UsageError` where diffusers is missing; `CheckpointError` for no autoencoder, a damaged one, or another than wanted.
     """
     folder = path / "vae" if (path / "vae/config.json").is_file() else path
-    kind = named(folder)
+    kind = read_class_name(folder)
     try:
         from diffusers import AutoencoderKL
     except ImportError:
         raise UsageError(
-            "autoencoders are read by diffusers, which is not installed", "pip install 'vitrail[diffusers]'"
+            "autoencoders need diffusers, which is not installed", "pip install 'vitrail[diffusers]'"
         ) from None
     if kind != "AutoencoderKL":
         raise CheckpointError(
@@ -70,33 +75,81 @@ def open_autoencoder(path: Path, device: torch.device | str = "cpu", wanted: str
             folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # whatever a damaged file makes a library raise
-        raise CheckpointError(f"the autoencoder in {folder} cannot be read: {' '.join(str(error).split())[:200]}",
-                              "config.json and a .safetensors file of AutoencoderKL.save_pretrained belong there") from None  # fmt: skip
-    if lost := [*about["missing_keys"], *about["unexpected_keys"]]:
+        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"the weights in {folder} do not fit its config: {', '.join(lost[:3])}", "copy both again"
+            f"the autoencoder in {folder} cannot be read: {reason}",
+            "config.json and a .safetensors file of AutoencoderKL.save_pretrained belong there",
+        ) from None
+    if mismatched := [*about["missing_keys"], *about["unexpected_keys"]]:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its config: {', '.join(mismatched[:3])}", "copy both again"
         )
     if net.config.get("latents_mean") or net.config.get("latents_std"):
         raise CheckpointError(
-            f"{folder} has latents_mean and latents_std, which are not known here",
-            "take one with a scaling_factor alone",
+            f"{folder} has latents_mean and latents_std, which are not supported",
+            "use one with only a scaling_factor",
         )
-    made = Autoencoder(net.float().eval().requires_grad_(False), path)
-    if wanted is not None and made.hash != wanted:
-        raise CheckpointError(f"{path} is another autoencoder than the model was trained with",
-                              f"its hash begins {made.hash[:12]}, wanted is {wanted[:12]}; give the folder of that one")  # fmt: skip
+    vae = Autoencoder(net.float().eval().requires_grad_(False), path)
+    if wanted is not None and vae.hash != wanted:
+        raise CheckpointError(
+            f"{path} is another autoencoder than the model was trained with",
+            f"its hash begins {vae.hash[:12]}, expected {wanted[:12]}; give the folder of that one",
+        )
     net.to(device)
-    return made
+    return vae
 
 
-def named(folder: Path) -> str:
-    """Which class of diffusers' a folder says that it holds. Errors: `CheckpointError`."""
+def read_class_name(folder: Path) -> str:
+    """The diffusers class in the config.json of a folder. Errors: `CheckpointError`."""
     try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(said.get("_class_name", ""))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(config.get("_class_name", ""))
     except OSError:
         raise CheckpointError(
             f"there is no autoencoder in {folder}: no config.json", "give what AutoencoderKL.save_pretrained wrote"
         ) from None
     except (ValueError, AttributeError):
         raise CheckpointError(f"{folder / 'config.json'} is damaged", "copy it again") from None
+
+
+def resolve_autoencoder(recipe: Recipe) -> tuple[Recipe, LatentShape | None]:
+    """The recipe with the hash and the absolute path of its autoencoder, and its shape. Errors: `CheckpointError`."""
+    if recipe.input.vae is None:
+        if recipe.input.vae_hash is not None:
+            raise CheckpointError(
+                "the run starts from a model of latents, and its autoencoder was not given",
+                "--input.vae FOLDER",
+            )
+        return recipe, None
+    path = as_path(recipe.input.vae).absolute()
+    vae = open_autoencoder(path, wanted=recipe.input.vae_hash)
+    given = dataclasses.replace(recipe.input, vae=str(path), vae_hash=vae.hash)
+    return dataclasses.replace(recipe, input=given), LatentShape(vae.channels, vae.latents, vae.factor)
+
+
+def open_own_autoencoder(given: InputConfig, device: torch.device) -> Autoencoder:
+    """The autoencoder of a model. Errors: `CheckpointError` where its folder is unknown, or has another autoencoder."""
+    if given.vae is None:
+        raise CheckpointError(
+            "the model makes latents, and this file does not name the folder of its autoencoder", "--vae FOLDER"
+        )
+    path = as_path(given.vae)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"the autoencoder of the model is not at {path} any more", "--vae FOLDER gives its new place"
+        )
+    return open_autoencoder(path, device, given.vae_hash)
+
+
+def relocate_autoencoder(recipe: Recipe, vae: str) -> Recipe:
+    """The recipe with its autoencoder in the folder `vae`, if given. Errors: `CheckpointError` for a model without one."""
+    if not vae:
+        return recipe
+    if recipe.input.vae_hash is None:
+        raise CheckpointError("the model was trained on pixels and has no autoencoder", "leave --vae out")
+    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, vae=vae))
+
+
+def build_decoder(given: InputConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function from the outputs of a model to images in [-1, 1]: the identity for a model of pixels."""
+    return (lambda x: x) if given.vae_hash is None else open_own_autoencoder(given, device).decode

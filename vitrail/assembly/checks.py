@@ -1,4 +1,4 @@
-"""What in a recipe contradicts itself or the data, found before the first step."""
+"""Checks of a recipe for contradictions, with itself or the data, before the first step."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ def check_keep(recipe: Recipe) -> None:
     keep = recipe.runtime.keep_checkpoints
     if keep < 2:
         raise UsageError(
-            f"runtime.keep_checkpoints is {keep}: fewer than 2 checkpoints cannot survive a damaged one",
+            f"runtime.keep_checkpoints is {keep}: with fewer than 2 checkpoints a damaged one cannot be replaced",
             "--runtime.keep-checkpoints 2",
         )
 
 
 def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
-    """Errors: `UsageError` for settings that contradict each other or the data, which would only be noticed at some step."""
+    """Errors: `UsageError` for settings that contradict each other or the data, which would otherwise fail at some step."""
     given, have, low, high = recipe.input, dataset.channels, *recipe.augment.scale
     if not (
         have == given.channels
@@ -28,7 +28,8 @@ def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
         or (given.channels, have) == (3, 4)
     ):
         raise UsageError(
-            f"input.channels is {given.channels}, and images with {have} cannot be made into that", "leave it out"
+            f"input.channels is {given.channels}, and images with {have} channels cannot be converted to that",
+            "leave it out",
         )
     if given.vae is None and (takes := recipe.model.keys.get("channels", given.channels)) != given.channels:
         raise UsageError(
@@ -38,7 +39,7 @@ def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
     model.build_preprocess(given)
     if low > high or high == 0:
         raise UsageError(
-            f"augment.scale is from {low} to {high}", "the smaller share comes first: --augment.scale 0.35 1"
+            f"augment.scale is from {low} to {high}", "the smaller fraction comes first: --augment.scale 0.35 1"
         )
     near, far = recipe.augment.scale_jitter
     if near > far:
@@ -52,45 +53,53 @@ def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
 
 
 def check_augmentation(recipe: Recipe, channels: int) -> None:
-    """Errors: `UsageError` for what cannot be done to images together, or to images of so many channels."""
+    """Errors: `UsageError` for augmentations that exclude each other, or that do not support so many channels."""
     a = recipe.augment
     if a.auto_augment != "none" and a.randaugment_ops:
-        raise UsageError(f"augment.auto_augment {a.auto_augment} stands in place of RandAugment, and both are asked for",
-                         "--augment.randaugment-ops 0, or --augment.auto-augment none")  # fmt: skip
-    asked = {
+        raise UsageError(
+            f"augment.auto_augment {a.auto_augment} replaces RandAugment, but both are set",
+            "--augment.randaugment-ops 0, or --augment.auto-augment none",
+        )
+    color = {
         "randaugment_ops": a.randaugment_ops > 0,
         f"auto_augment {a.auto_augment}": a.auto_augment != "none",
         "color_jitter": a.color_jitter > 0,
     }
-    for name in (name for name, on in asked.items() if on):
+    for name in (name for name, on in color.items() if on):
         if channels not in (1, 3):
-            raise UsageError(f"augment.{name} is defined for grey and RGB images, and these have {channels} channels",
-                             "leave it out; crops, flips, shifts, erasing and mixing take any number of channels")  # fmt: skip
+            raise UsageError(
+                f"augment.{name} is defined for grey and RGB images, and these have {channels} channels",
+                "leave it out; crops, flips, shifts, erasing and mixing take any number of channels",
+            )
 
 
 def check_shown(recipe: Recipe, multi_label: bool) -> None:
-    """Errors: `UsageError` for an order or sizes of images that cannot be."""
+    """Errors: `UsageError` for an impossible order or size of images."""
     p, repeats, full = recipe.train, recipe.augment.repeated_aug, recipe.input.size
     if recipe.data.sampler == "balanced" and multi_label:
         raise UsageError(
             "data.sampler is balanced, but these images have several classes each", "--data.sampler shuffle"
         )
     if repeats > 1 and (p.batch_size or 1) < 4 * repeats:
-        raise UsageError(f"augment.repeated_aug is {repeats}, and a batch of {p.batch_size} would hold fewer than four different images",
-                         f"--batch-size {4 * repeats} or more, or fewer repeats")  # fmt: skip
+        raise UsageError(
+            f"augment.repeated_aug is {repeats}, and a batch of {p.batch_size} would have fewer than four different images",
+            f"--batch-size {4 * repeats} or more, or a smaller --augment.repeated-aug",
+        )
     if p.start_size is not None and full is not None:
         if any(a > b for a, b in zip(p.start_size, full, strict=True)):
-            raise UsageError(f"train.start_size is {p.start_size[0]}x{p.start_size[1]}, more than input.size, {full[0]}x{full[1]}",
-                             "training grows to input.size, so begin with less")  # fmt: skip
+            raise UsageError(
+                f"train.start_size is {p.start_size[0]}x{p.start_size[1]}, more than input.size, {full[0]}x{full[1]}",
+                "training grows to input.size: start with a smaller size",
+            )
         if p.full_size_at == 0:
             raise UsageError(
-                "train.start_size is given, but train.full_size_at is 0: no step would see it",
-                "--train.full_size_at 0.8",
+                "train.start_size is given, but train.full_size_at is 0: no step would use it",
+                "--train.full-size-at 0.8",
             )
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Errors: `UsageError` for what can be seen from the recipe alone."""
+    """Errors: `UsageError` for contradictions within the recipe."""
     o, p = recipe.optim, recipe.train
     if p.patience and not p.eval_every:
         raise UsageError(
@@ -99,16 +108,14 @@ def check_recipe(recipe: Recipe) -> None:
     if o.ema_decay_2 and not o.ema_decay:
         raise UsageError(
             f"optim.ema_decay_2 {o.ema_decay_2} is a second average, and there is no first",
-            "--optim.ema-decay says the decay of one",
+            "--optim.ema-decay 0.999 sets the first",
         )
     if o.name == "muon" and o.freeze == "backbone" and not o.unfreeze_steps:
-        raise UsageError(
-            "optim.name muon moves the blocks, which optim.freeze backbone keeps still", "--optim.name adamw"
-        )
+        raise UsageError("optim.name muon trains the blocks, which optim.freeze backbone freezes", "--optim.name adamw")
 
 
 def check_keys(recipe: Recipe, allowed: Sequence[str]) -> None:
-    """Errors: `UsageError` for keys that no recipe has, with the nearest. A model's own keys are its affair."""
+    """Errors: `UsageError` for unknown recipe keys, with the nearest. The keys of model, data and task are not checked."""
     fields = [
         f"{section}.{key}" for section in SECTIONS if section not in CHOICES for key in vars(getattr(recipe, section))
     ]

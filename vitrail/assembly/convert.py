@@ -1,4 +1,4 @@
-"""Published weights brought into a model, and a whole published file into a model folder that is ready for use."""
+"""Imports published weights: a whole published file becomes a model folder that is ready for use."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -23,21 +23,19 @@ from vitrail.weights.published import PublishedInfo, load_table, lookup_by_sourc
 from vitrail.weights.read import read_weights
 from vitrail.weights.report import LoadReport
 
-CLASSES = 1000  # of a new head, where nobody says how many
+CLASSES = 1000  # of a new head, by default
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What is to be brought, as it was asked for."""
+    """What to import, as requested."""
 
     file: Path
     model: Choice
     out: Path
     source: str = "auto"
     classes: int | tuple[str, ...] | None = None  # how many, or their names; None: as many as the file's head has
-    input: dict[str, Any] = field(
-        default_factory=dict
-    )  # keys of a recipe's [input] that are known better than from the source
+    input: dict[str, Any] = field(default_factory=dict)  # keys of [input] that override those of the source
     licence: str = ""
     sha256: str | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
@@ -45,7 +43,7 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model folder that was written: what was loaded, how, and what was decided on the way."""
+    """A model folder that was written, the report of its weights, and the reasons of every choice."""
 
     folder: Path
     report: LoadReport
@@ -60,34 +58,34 @@ class ImportedModel:
 
 
 def import_weights(request: ImportRequest) -> ImportedModel:
-    """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder is there already."""
+    """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder exists."""
     if request.out.exists():
         raise UsageError(f"{request.out} is there already and is never overwritten", "choose another folder")
     names = Names()
     names.model_config(request.model)
     raw = read_weights(request.file, request.sha256)
-    known = load_table(request.model.name.partition("/")[0])
+    published = load_table(request.model.name.partition("/")[0])
     with torch.device("meta"):  # only names and shapes are needed to recognise a file
         chosen = choose_source(
-            model.create_model(request.model.name, 1, request.model.keys), raw, known.sources, request.source
+            model.create_model(request.model.name, 1, request.model.keys), raw, published.sources, request.source
         )
     classes = class_names(request, chosen)
-    keys, reasons = model_settings(request, known, chosen, names)
-    made = model.create_model(request.model.name, len(classes), keys)
-    report = load_tensors(made, raw, chosen, request.options)
-    given, why = input_settings(request, known, chosen.source, made)
+    keys, reasons = model_settings(request, published, chosen, names)
+    net = model.create_model(request.model.name, len(classes), keys)
+    report = load_tensors(net, raw, chosen, request.options)
+    given, why = input_settings(request, published, chosen.source, net)
     recipe = Recipe(model=Choice(request.model.name, keys), input=given, task=Choice("classification"))
-    bundle = ModelBundle(made, names.task(recipe.task, len(classes)), recipe, classes)
+    bundle = ModelBundle(net, names.task(recipe.task, len(classes)), recipe, classes)
     new = (
         ()
         if any(n.startswith("heads.") for n in report.loaded)
-        else ("the head is new: train it before believing a prediction",)
+        else ("the head is new and random: train it before using its predictions",)
     )
     return ImportedModel(write_model(bundle, request, report), report, (*reasons, *why, *licence(request), *new))
 
 
 def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ...]:
-    """The classes: as said, or as many as the head in the file has."""
+    """The classes: as requested, or as many as the head in the file has."""
     if isinstance(request.classes, tuple):
         if len(set(request.classes)) != len(request.classes) or not all(request.classes):
             raise UsageError("two classes have the same name, or one has none", "one name a class, each once")
@@ -104,54 +102,54 @@ def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ..
 
 
 def model_settings(
-    request: ImportRequest, known: PublishedInfo, chosen: MatchedTensors, names: Names
+    request: ImportRequest, published: PublishedInfo, chosen: MatchedTensors, names: Names
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Keys of the model with which its numbers are those of the source, unless they were given."""
+    """The keys of the model that match the source, unless they were given."""
     keys, reasons = dict(request.model.keys), []
     fields = {f.name for f in dataclasses.fields(names.find("models", request.model.name).config)}
-    spelled = {key.replace("-", "_") for key in keys}
-    for key, value in lookup_by_source(known.settings, chosen.source, {}).items():
-        if key in fields and key not in spelled:
+    given = {key.replace("-", "_") for key in keys}
+    for key, value in lookup_by_source(published.settings, chosen.source, {}).items():
+        if key in fields and key not in given:
             keys[key] = value
             reasons.append(f"model.{key} = {value}: as {chosen.source} has it")
     return keys, tuple(reasons)
 
 
 def input_settings(
-    request: ImportRequest, known: PublishedInfo, source: str, made: nn.Module
+    request: ImportRequest, published: PublishedInfo, source: str, net: nn.Module
 ) -> tuple[InputConfig, tuple[str, ...]]:
-    """What images become, by the source and by what was said."""
-    config: Any = trunk_of(made).config
-    found = lookup_by_source(known.preprocessing, source, IMAGENET)
-    rows = {name: adapt_channels(getattr(found, name), config.channels) for name in ("mean", "std")}
+    """The preprocessing, by the source and by the request."""
+    config: Any = trunk_of(net).config
+    usual = lookup_by_source(published.preprocessing, source, IMAGENET)
+    rows = {name: adapt_channels(getattr(usual, name), config.channels) for name in ("mean", "std")}
     given = InputConfig(
-        config.size, config.channels, rows["mean"], rows["std"], found.resize, found.crop_ratio, found.interpolation
+        config.size, config.channels, rows["mean"], rows["std"], usual.resize, usual.crop_ratio, usual.interpolation
     )
     for key in request.input:
         if key.replace("-", "_") in ("size", "channels"):
-            raise UsageError(f"input.{key} is the model's own", f"say --model.{key}")
+            raise UsageError(f"input.{key} is the model's own", f"use --model.{key}")
     given = override(Recipe(input=given), "input", request.input).input
     model.build_preprocess(given)
-    shown = ", ".join(
+    settings = ", ".join(
         f"{key} {getattr(given, key)}" for key in ("mean", "std", "resize_mode", "crop_ratio", "interpolation")
     )
     return given, (
-        f"input: {shown}; as is usual for {source}"
-        + (f", but {', '.join(request.input)} as said" if request.input else ""),
+        f"input: {settings}; as is usual for {source}"
+        + (f", but {', '.join(request.input)} as given" if request.input else ""),
     )
 
 
 def adapt_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Statistics of three channels for another number: the mean where one stands for all, else in turn as kernels are repeated."""
+    """Statistics of three channels for another number: their mean for one channel, else repeated in turn, as kernels are."""
     return (sum(values) / len(values),) if channels == 1 else tuple(values[i % len(values)] for i in range(channels))
 
 
 def licence(request: ImportRequest) -> tuple[str, ...]:
-    return () if request.licence else ("no licence is recorded; --licence TEXT keeps one with the weights",)
+    return () if request.licence else ("no licence is recorded; --licence TEXT saves one with the weights",)
 
 
 def write_model(bundle: ModelBundle, request: ImportRequest, report: LoadReport) -> Path:
-    """The folder that `vitrail.load` reads, with where the weights came from in its header."""
+    """Writes the folder that `vitrail.load` reads, with the origin of the weights in its header."""
     origin = {
         "source": report.source,
         "sha256": report.sha256,

@@ -1,4 +1,4 @@
-"""The data set that a recipe or a run names, whole or as the run saw it."""
+"""The data set of a recipe or a run, whole or as the run used it."""
 
 import dataclasses
 from typing import Any, get_type_hints
@@ -16,8 +16,8 @@ from vitrail.validation import as_path, literals, update_config, validate
 
 
 def open_data(choice: DataConfig, annotations: str = "", names: Names | None = None) -> tuple[Dataset, DataConfig]:
-    """The data set that a recipe names, and the choice with its layout found out and its path made absolute. annotations: of a set that has
-    several, those that are learned from."""
+    """The data set of a recipe, and the choice with its detected layout and absolute path. annotations: those to learn from,
+    of a data set that has several."""
     path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
@@ -32,18 +32,19 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     return entry.module.build(config), dataclasses.replace(choice, name=entry.name, keys=keys)
 
 
-def drop_images(dataset: Dataset, places: dict[str, list[int]]) -> Dataset:
-    """The data set with the images at some places of its parts left out."""
-    if not places:
+def drop_images(dataset: Dataset, dropped: dict[str, list[int]]) -> Dataset:
+    """The data set without the images at some indices of its splits."""
+    if not dropped:
         return dataset
     splits = {
-        name: split.select(np.setdiff1d(np.arange(len(split)), places.get(name, []))) for name, split in dataset.splits.items()
-    }  # fmt: skip
+        name: split.select(np.setdiff1d(np.arange(len(split)), dropped.get(name, [])))
+        for name, split in dataset.splits.items()
+    }
     return dataclasses.replace(dataset, splits=splits)
 
 
 def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """The data set with only a share of its training images, where the recipe asks for that."""
+    """The data set with a fraction of its training images, as `data.fraction` sets."""
     if recipe.data.fraction == 1.0 or "train" not in dataset.splits:
         return dataset
     train = dataset.splits["train"]
@@ -52,12 +53,12 @@ def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:
 
 
 def reopen_dataset(recipe: Recipe, about: dict[str, Any]) -> Dataset:
-    """The data set of a run: what is there now, without what the run left out, and only the share that it trained on."""
+    """The data set of a run as it is now, without the images that the run skipped, and only the fraction that it trained on."""
     return with_fraction(drop_images(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
 
 
 def open_data_of(source: str, path: str = "", annotations: str = "") -> tuple[Dataset, RunFolder | None]:
-    """The data at `path`, with such annotations where it has several, or else that of the run `source`, and then its folder.
+    """The data at `path`, with such annotations where it has several, or that of the run `source`, with its folder.
 
     Errors: `UsageError` for weights without a run.
     """
@@ -66,12 +67,12 @@ def open_data_of(source: str, path: str = "", annotations: str = "") -> tuple[Da
     try:
         run = find_run(source)
     except CheckpointError:
-        raise UsageError("a model without its run does not know its data", "--data FOLDER says where it is") from None
+        raise UsageError("a model without its run does not know its data", "--data FOLDER") from None
     return reopen_dataset(run.recipe(), run.about()), run
 
 
 def choose_part(dataset: Dataset, name: str, default: str) -> Split:
-    """The part that is asked for, or the usual one. Errors: `UsageError` for a part that is not there."""
+    """The split of a name, or the default one. Errors: `UsageError` for an unknown split."""
     return dataset.splits[
         choose(name or default, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")
     ]

@@ -1,4 +1,4 @@
-"""What a recipe leaves open is chosen from the data, and every choice gives its reason."""
+"""Fills in a recipe: options that are not set are chosen from the data, each with its reason."""
 
 import dataclasses
 import math
@@ -9,18 +9,18 @@ from vitrail.contracts import Defaults
 from vitrail.facts import Choices, Facts
 from vitrail.recipe import Choice, Recipe, with_defaults
 
-LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak rates as multiples of AdamW's
+LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak learning rates as multiples of AdamW's
 
 
 def fill_recipe(
     recipe: Recipe, facts: Facts, defaults: Defaults, config_of: Callable[[Choice], Any]
 ) -> tuple[Recipe, list[str]]:
-    """The recipe with nothing open, and why each choice was made. config_of a model: as the catalogue has it."""
+    """The recipe with every option set, and the reasons. config_of: the config of a model by name and keys."""
     c = Choices(recipe, facts, config_of)
     defaults.choose_input(c)
     choose_colors(c)
     defaults.choose_model(c)
-    amount(c, defaults)
+    choose_duration(c, defaults)
     defaults.choose_augmentation(c)
     return c.recipe, c.reasons
 
@@ -28,37 +28,35 @@ def fill_recipe(
 def choose_colors(c: Choices) -> None:
     f, channels = c.facts, c.recipe.input.channels
     measured = []
-    for key, values in (
-        ("mean", f.mean),
-        ("std", tuple(s if s >= 1e-6 else 1.0 for s in f.std)),
-    ):  # a channel may never change
+    std = tuple(s if s >= 1e-6 else 1.0 for s in f.std)  # a channel may be constant
+    for key, values in (("mean", f.mean), ("std", std)):
         if getattr(c.recipe.input, key) is None:
-            c.set_default("input", key, spread(values, channels))
+            c.set_default("input", key, adapt_channels(values, channels))
             measured.append(f"input.{key}")
     if measured:
         c.reasons.append(f"{', '.join(measured)}: measured on the training images")
 
 
-def spread(values: tuple[float, ...], channels: int) -> list[float]:
-    """Statistics for another number of channels than was measured: repeated for grey, averaged into grey."""
+def adapt_channels(values: tuple[float, ...], channels: int) -> list[float]:
+    """Statistics for another number of channels than measured: their mean, repeated."""
     if len(values) == channels:
         return [round(v, 6) for v in values]
     return [round(sum(values) / len(values), 6)] * channels
 
 
-def amount(c: Choices, defaults: Defaults) -> None:
-    n, p, begun = c.facts.count, c.recipe.train, bool(c.recipe.init.weights)
+def choose_duration(c: Choices, defaults: Defaults) -> None:
+    n, p, pretrained = c.facts.count, c.recipe.train, bool(c.recipe.init.weights)
     batch = next(b for least, b in ((8000, 128), (2000, 64), (500, 32), (0, 16)) if n >= least) * (
         4 if c.facts.gpu else 1
     )
     c.set_default("train", "batch_size", batch, f"for {n:,} training images")
     batch = c.recipe.train.batch_size or batch
-    if p.steps is None:  # epochs become steps and are not said twice, so that the finished recipe can be run as it is
-        shown = defaults.images_shown(c.facts.gpu)
-        epochs = p.epochs or min(defaults.max_epochs, max(10, round(shown / n))) / (3 if begun else 1)
+    if p.steps is None:  # epochs become steps, so that the saved recipe can be run unchanged
+        budget = defaults.images_shown(c.facts.gpu)
+        epochs = p.epochs or min(defaults.max_epochs, max(10, round(budget / n))) / (3 if pretrained else 1)
         steps = max(1, math.ceil(epochs * n / batch))
-        fewer = ", a third of what weights drawn by chance need" if begun and not p.epochs else ""
-        c.set_default("train", "steps", steps, f"{epochs:.3g} epochs, shows {round(epochs * n):,} images in all{fewer}")
+        fewer = ", a third of what random weights need" if pretrained and not p.epochs else ""
+        c.set_default("train", "steps", steps, f"{epochs:.3g} epochs, {round(epochs * n):,} images in all{fewer}")
     c.recipe = dataclasses.replace(c.recipe, train=dataclasses.replace(c.recipe.train, epochs=None))
     steps = c.recipe.train.steps or 1
     c.set_default("train", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))
@@ -66,10 +64,12 @@ def amount(c: Choices, defaults: Defaults) -> None:
     c.recipe = dataclasses.replace(c.recipe, optim=with_defaults(c.recipe.optim))
     c.set_default("optim", "warmup_steps", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = default_lr(c.recipe, defaults, c.model_config)
-    lower = "; half of it, since the weights have learned already" if begun else ""
-    c.set_default("optim", "lr", float(f"{peak:.2g}"), f"for this model at batch {batch}, by the square root{lower}")
+    lower = "; half of it for pretrained weights" if pretrained else ""
+    c.set_default(
+        "optim", "lr", float(f"{peak:.2g}"), f"for this model at batch size {batch}, by square-root scaling{lower}"
+    )
 
 
 def default_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
-    """The peak rate to begin a model's training with at the recipe's batch, by the square root of the batch."""
+    """The default peak learning rate of a model at the recipe's batch size, by square-root scaling."""
     return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * (0.5 if recipe.init.weights else 1.0)

@@ -1,7 +1,7 @@
-"""Latents of a data set: computed once by an autoencoder, kept in files beside the run, and taken again wherever nothing has changed.
+"""Latents of a data set: computed once by an autoencoder, cached in files beside the run, and reused while nothing has changed.
 
-A file is known by a hash over all that its numbers depend on: the autoencoder's weights and config, the images and their preparation,
-and which mirror images are kept. So latents of two autoencoders never come together, and runs on the same data share theirs.
+The cache key is a hash over all that the latents depend on: the autoencoder's weights and config, the images and their preprocessing, and
+which flips are cached. So latents of two autoencoders are never mixed, and runs on the same data share a cache.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.assembly.autoencoder import AT_ONCE, Autoencoder, open_autoencoder
+from vitrail.assembly.autoencoder import AT_ONCE, Autoencoder, open_own_autoencoder
 from vitrail.assembly.model import build_preprocess
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.fingerprint import fingerprint
@@ -27,64 +27,20 @@ from vitrail.data.transforms.latents import LatentReader, data_offset
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError
-from vitrail.facts import LatentShape
 from vitrail.recipe import InputConfig, Recipe
 from vitrail.storage.atomic import write_file
 from vitrail.storage.tensors import pack, unpack
 from vitrail.validation import as_path
 
-SHARD = 1024  # images in a file: 67 MB of 256 x 256 pixels with mirror images
-PLAIN: tuple[int, ...] = ()  # no axis is mirrored
+SHARD = 1024  # images in a file: 67 MB of 256 x 256 pixels with flips
+PLAIN: tuple[int, ...] = ()  # no axis is flipped
 
 Progress = Callable[[int, int], None]
 
 
-def resolve_autoencoder(recipe: Recipe) -> tuple[Recipe, LatentShape | None]:
-    """The recipe with the hash and the whole path of its autoencoder, and what that makes of images. Errors: `CheckpointError`."""
-    if recipe.input.vae is None:
-        if recipe.input.vae_hash is not None:
-            raise CheckpointError(
-                "the run begins with a model of latents, and nothing says where its autoencoder lies",
-                "--input.vae FOLDER",
-            )
-        return recipe, None
-    path = as_path(recipe.input.vae).absolute()
-    vae = open_autoencoder(path, wanted=recipe.input.vae_hash)
-    given = dataclasses.replace(recipe.input, vae=str(path), vae_hash=vae.hash)
-    return dataclasses.replace(recipe, input=given), LatentShape(vae.channels, vae.latents, vae.factor)
-
-
-def autoencoder(given: InputConfig, device: torch.device) -> Autoencoder:
-    """That of a model. Errors: `CheckpointError` where nobody knows where it lies, or another lies there."""
-    if given.vae is None:
-        raise CheckpointError(
-            "the model makes latents, and this file does not say where its autoencoder lies", "--vae FOLDER says it"
-        )
-    path = as_path(given.vae)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"the autoencoder of the model is not at {path} any more", "--vae FOLDER says where it is"
-        )
-    return open_autoencoder(path, device, given.vae_hash)
-
-
-def relocate_autoencoder(recipe: Recipe, vae: str) -> Recipe:
-    """The recipe with its autoencoder at another place, where one is said. Errors: `CheckpointError` for a model without one."""
-    if not vae:
-        return recipe
-    if recipe.input.vae_hash is None:
-        raise CheckpointError("the model was trained on pixels and has no autoencoder", "leave --vae out")
-    return dataclasses.replace(recipe, input=dataclasses.replace(recipe.input, vae=vae))
-
-
-def build_decoder(given: InputConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """From what a model makes to images in [-1, 1]: nothing to do for a model of pixels."""
-    return (lambda made: made) if given.vae_hash is None else autoencoder(given, device).decode
-
-
 @dataclass(frozen=True)
 class EncodeTransform(Transform):
-    """Images as the means of their latents, for looking at each once."""
+    """Images as the means of their latents, for evaluation."""
 
     preprocess: Preprocess
     encode: Callable[[Tensor], Tensor]  # images float [B C H W] -> means and deviations [B 2 c h w]
@@ -104,42 +60,45 @@ class EncodeTransform(Transform):
 
 
 def evaluation_transform(given: InputConfig, device: torch.device) -> Transform:
-    """From images as they are read to what a model takes, as evaluation sees them."""
+    """From decoded images to the inputs of a model, in evaluation."""
     pre = build_preprocess(given)
-    return pre if given.vae_hash is None else EncodeTransform(pre, autoencoder(given, device).encode_moments)
+    return (
+        pre if given.vae_hash is None else EncodeTransform(pre, open_own_autoencoder(given, device).encode_distribution)
+    )
 
 
-def with_cached_latents(dataset: Dataset, recipe: Recipe, parts: list[str], run: Path, world: World,
-            progress: Progress | None = None) -> tuple[Dataset, list[str]]:  # fmt: skip
-    """The data set with latents in place of the images of some parts, and what there is to say. Every process computes its own files.
+def with_cached_latents(
+    dataset: Dataset, recipe: Recipe, parts: list[str], run: Path, world: World, progress: Progress | None = None
+) -> tuple[Dataset, list[str]]:
+    """The data set with latents in place of the images of some parts, and notes. Every process computes its own files.
 
-    Errors: `DataError` where they cannot be kept, `CheckpointError` for the autoencoder.
+    Errors: `DataError` where they cannot be written, `CheckpointError` for the autoencoder.
     """
-    vae, pre = autoencoder(recipe.input, world.device), build_preprocess(recipe.input)
-    where = as_path(recipe.runtime.latents_dir) if recipe.runtime.latents_dir else run.absolute().parent / "latents"
+    vae, pre = open_own_autoencoder(recipe.input, world.device), build_preprocess(recipe.input)
+    folder = as_path(recipe.runtime.latents_dir) if recipe.runtime.latents_dir else run.absolute().parent / "latents"
     splits, notes = dict(dataset.splits), []
     for name in parts:
-        mirrors = uses_mirrors(recipe) if name == "train" else [PLAIN]
+        mirrors = flip_axes(recipe) if name == "train" else [PLAIN]
         about = describe_latents(vae.hash, pre, mirrors, dataset, splits[name])
-        shelf = LatentCache(where, about, vae, pre, mirrors)
+        cache = LatentCache(folder, about, vae, pre, mirrors)
         try:
-            made, damaged = shelf.fill(splits[name], world, progress)
-            world.on_rank_zero(lambda: None)  # all files are there
-            reader = shelf.reader(splits[name])
+            count, damaged = cache.fill(splits[name], world, progress)
+            world.on_rank_zero(lambda: None)  # a barrier: all files are written
+            reader = cache.reader(splits[name])
         except OSError as error:
             raise DataError(
-                f"latents cannot be kept at {where}: {error.strerror or error}",
-                "--runtime.latents-dir FOLDER says where",
+                f"latents cannot be written to {folder}: {error.strerror or error}",
+                "--runtime.latents-dir FOLDER names another folder",
             ) from None
         notes += [f"latents computed again: {reason}" for reason in damaged]
-        told = f"{made:,} computed" if made else "all there already"
-        notes.append(f"latents of {len(splits[name]):,} images of {name}: {told}, in {shelf.folder}")
+        state = f"{count:,} computed" if count else "all cached already"
+        notes.append(f"latents of {len(splits[name]):,} images of {name}: {state}, in {cache.folder}")
         splits[name] = Split(splits[name].names, splits[name].labels, reader)
     return dataclasses.replace(dataset, splits=splits), notes
 
 
-def uses_mirrors(recipe: Recipe) -> list[tuple[int, ...]]:
-    """The axes of a batch that are mirrored in each kept image, the image itself first."""
+def flip_axes(recipe: Recipe) -> list[tuple[int, ...]]:
+    """The flipped axes of each cached version of an image, none first."""
     across: list[tuple[int, ...]] = [PLAIN, (3,)] if recipe.augment.hflip else [PLAIN]
     return across + ([(2, *axes) for axes in across] if recipe.augment.vflip else [])
 
@@ -147,16 +106,16 @@ def uses_mirrors(recipe: Recipe) -> list[tuple[int, ...]]:
 def describe_latents(
     vae: str, pre: Preprocess, mirrors: list[tuple[int, ...]], dataset: Dataset, split: Split
 ) -> dict[str, Any]:
-    """Everything that latents depend on, as it is read back. Files are told apart by name, size and time of change, as on resuming."""
+    """Everything that latents depend on, as read back from JSON. Files are identified by name, size and time, as on resuming."""
     names = hashlib.sha256("\0".join(split.names).encode(errors="surrogateescape")).hexdigest()
-    said = {
+    about = {
         "vae": vae,
         "preprocess": dataclasses.asdict(pre),
         "mirrors": mirrors,
         "data": fingerprint(dataset.entries),
         "names": names,
     }
-    return json.loads(json.dumps(said))
+    return json.loads(json.dumps(about))
 
 
 class LatentCache:
@@ -174,11 +133,11 @@ class LatentCache:
         return self.folder / f"{number:05d}.safetensors"
 
     def fill(self, split: Split, world: World, progress: Progress | None) -> tuple[int, list[str]]:
-        """Computes the files of this process that are missing or damaged: how many images, and what was damaged."""
+        """Computes the files of this process that are missing or damaged: the number of images, and the damage."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing, damaged = [], []
         for number in range(world.rank, -(-len(split) // SHARD), world.size):
-            reason = self.is_damaged(number, len(split))
+            reason = self.find_damage(number, len(split))
             if reason is not None:
                 missing.append(members(number, len(split)))
                 damaged += [reason] if reason else []
@@ -197,15 +156,15 @@ class LatentCache:
             write_file(self.file(int(some[0]) // SHARD), pack({"moments": torch.cat(rows)}, self.about))
         return total, damaged
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """uint8 [B C H W] -> [B T 2 c h w], on the CPU."""
-        images = self.pre.batch(pictures)
+        images = self.pre.batch(pixels)
         return torch.stack(
-            [self.vae.encode_moments(images.flip(axes) if axes else images) for axes in self.mirrors], dim=1
+            [self.vae.encode_distribution(images.flip(axes) if axes else images) for axes in self.mirrors], dim=1
         ).cpu()
 
-    def is_damaged(self, number: int, count: int) -> str | None:
-        """Why a file must be computed: "" where there is none, None where it is whole."""
+    def find_damage(self, number: int, count: int) -> str | None:
+        """Why a file must be computed: "" where it is missing, None where it is valid."""
         path = self.file(number)
         if not path.is_file():
             return ""
@@ -214,7 +173,7 @@ class LatentCache:
         except CheckpointError as error:
             return error.what
         shape = (len(members(number, count)), *self.shape)
-        return None if about == self.about and tensors["moments"].shape == shape else f"{path} holds others"
+        return None if about == self.about and tensors["moments"].shape == shape else f"{path} has other contents"
 
     def reader(self, split: Split) -> LatentReader:
         return LatentReader(tuple((path, data_offset(path)) for path in self.files(len(split))), SHARD, self.shape)

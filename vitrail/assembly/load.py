@@ -15,9 +15,9 @@ from vitrail.validation import as_path
 
 
 def load_bundle(source: str | Path, average: int = 1) -> tuple[ModelBundle, Path]:
-    """A model, and where it lay: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
+    """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a .safetensors file.
 
-    A run that is not finished gives its newest sound checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
+    Of an unfinished run, its newest valid checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
     """
     if average == 2:
         return load_ema2(run_directory.find_run(source))
@@ -34,19 +34,19 @@ def load_bundle(source: str | Path, average: int = 1) -> tuple[ModelBundle, Path
         return load_bundle(run.weights.parent)
     saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.load_newest(run.checkpoints)[0]
     if saved is None:
-        raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} goes on with it")
+        raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} continues it")
     return rebuild_bundle(run, saved, saved.parts.get("ema", saved.parts["model"])), saved.path
 
 
 def load_ema2(run: RunFolder) -> tuple[ModelBundle, Path]:
-    """By the second average of a run. Errors: `CheckpointError` where it keeps none."""
+    """The model of a run with its second average. Errors: `CheckpointError` where it has none."""
     if run.ema2.is_file():
         return dataclasses.replace(model.restore_bundle(run.ema2), recipe=run.recipe()), run.ema2
     saved = checkpoint.load_newest(run.checkpoints)[0]
     if saved is None or "ema2" not in saved.parts:
         raise CheckpointError(
-            f"{run.path} keeps no second average of its weights",
-            "leave --ema out; optim.ema_decay_2 keeps one from the start",
+            f"{run.path} has no second average of its weights",
+            "leave --ema out; train with --optim.ema-decay-2 0.999 to have one",
         )
     return rebuild_bundle(run, saved, saved.parts["ema2"]), saved.path
 

@@ -1,4 +1,4 @@
-"""One process works in a run's folder at a time. The kernel keeps the lock, so it ends with its process, however that ends."""
+"""One process works in a run's folder at a time. The kernel owns the lock, so it ends with its process, however that ends."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def hold_lock(folder: Path, world: World) -> Iterator[None]:
-    """Holds the folder; of several processes of one run the first holds it for all. Errors: `RunError` where another run does."""
+    """Locks the folder; of several processes of one run the first locks it for all. Errors: `RunError` where it is locked."""
     handles: list[int] = []
     world.on_rank_zero(lambda: handles.extend(take_lock(folder)))
     try:
@@ -26,9 +26,9 @@ def hold_lock(folder: Path, world: World) -> Iterator[None]:
 
 
 def take_lock(folder: Path) -> list[int]:
-    """The open lock file, none where this file system or platform has no locks: then one goes on without.
+    """The open lock file, none where this file system or platform has no locks: then the run goes on without.
 
-    lockf rather than flock: processes that read images are forked, and flock would live on in them when the run is killed.
+    lockf rather than flock: data workers are forked, and would keep a flock alive when the run is killed.
     """
     try:
         import fcntl
@@ -38,16 +38,16 @@ def take_lock(folder: Path) -> list[int]:
         return []
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not current(folder, handle):  # whoever held it has just let go and removed it
+        if not is_current(folder, handle):  # its owner has just released and removed it
             os.close(handle)
             return take_lock(folder)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     except (BlockingIOError, PermissionError):
-        who = name(handle)
+        owner = read_owner(handle)
         os.close(handle)
-        fix = "wait for it, or end it; it saves when it is told to stop"
-        raise RunError(f"{who} is working in {folder}", fix) from None
+        fix = "wait for it, or stop it with Ctrl-C or SIGTERM: it saves first"
+        raise RunError(f"{owner} is working in {folder}", fix) from None
     except OSError:
         os.close(handle)
         return []
@@ -55,7 +55,7 @@ def take_lock(folder: Path) -> list[int]:
 
 
 def lock_holder(folder: Path) -> str:
-    """Who works in the folder now, "" where nobody does or this platform cannot know."""
+    """The process that works in the folder, "" where none does or this platform has no locks."""
     try:
         import fcntl
 
@@ -64,22 +64,22 @@ def lock_holder(folder: Path) -> str:
         return ""
     try:
         fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return ""  # closing the file lets go of it again
+        return ""  # closing the file releases it
     except (BlockingIOError, PermissionError):
-        return name(handle)
+        return read_owner(handle)
     except OSError:
         return ""
     finally:
         os.close(handle)
 
 
-def name(handle: int) -> str:
-    """What the holder of the lock has written into it."""
+def read_owner(handle: int) -> str:
+    """The owner, as it has written itself into the lock file."""
     return os.pread(handle, 200, 0).decode(errors="replace") or "another process"
 
 
-def current(folder: Path, handle: int) -> bool:
-    """Whether the open file is still the one that others would open."""
+def is_current(folder: Path, handle: int) -> bool:
+    """Whether the open file is still the one at the path."""
     try:
         return os.path.samestat(os.stat(folder / NAME), os.fstat(handle))
     except FileNotFoundError:

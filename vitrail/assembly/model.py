@@ -1,4 +1,4 @@
-"""Recipe -> model, and model -> folder and back. Everything after training starts here, from what was saved alone."""
+"""Recipe -> model, and model -> folder and back. Everything after training starts here, from the saved files alone."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model with all that is known of it: how it was made, its classes, what its images must become."""
+    """A model with its task, recipe (which has the preprocessing) and classes."""
 
     model: nn.Module
     task: Task
@@ -29,24 +29,29 @@ class ModelBundle:
 
 
 def create_model(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
-    """A classifier by name, which remembers how it was asked for, so that it can be saved; or a denoiser of so many classes."""
+    """A classifier by name, which records its name and keys for saving; or a denoiser with so many classes."""
     names = Names()
     entry = names.find("models", name)
-    if entry.kind == "denoiser":
-        return names.model(Choice(name, {"classes": classes, **keys}))
     known = [f.name for f in dataclasses.fields(entry.config)]
+    if "classes" in known:  # a denoiser: it is conditioned on its classes and takes no head
+        return names.model(Choice(name, {"classes": classes, **keys}))
     for key in keys:
         choose(key, [*known, "classes"], "key", f"keys: classes, {', '.join(known)}", f" in {name}")
     task = names.task(Choice("classification"), validate(classes, Positive, "classes"))
-    made: Any = task.assemble(names.model(Choice(name, keys)))
-    made.origin = Choice(name, keys)
-    return made
+    model: Any = task.assemble(names.model(Choice(name, keys)))
+    model.origin = Choice(name, keys)
+    return model
+
+
+def create_backbone(name: str, keys: dict[str, Any]) -> nn.Module:
+    """A backbone or denoiser by name, with random weights."""
+    return Names().model(Choice(name, keys))
 
 
 def assemble_model(
     recipe: Recipe, classes: tuple[str, ...], multi_label: bool = False, names: Names | None = None
 ) -> ModelBundle:
-    """The model of a recipe with nothing left open. names: where its names were looked up before."""
+    """The model of a recipe with every option set. names: the resolved names, if they were resolved before."""
     names = names or Names()
     task = names.task(recipe.task, len(classes), multi_label)
     model = task.assemble(names.model(recipe.model, recipe.input.size, recipe.input.channels))
@@ -54,9 +59,9 @@ def assemble_model(
 
 
 def build_preprocess(given: InputConfig) -> Preprocess:
-    """The deterministic part of a recipe's input."""
+    """The preprocessing of a recipe."""
     if given.size is None or given.mean is None or given.std is None or not given.channels:
-        raise CheckpointError("the model does not say how its images are prepared", "load it from its run folder")
+        raise CheckpointError("the preprocessing of the model is unknown", "load it from its run folder")
     for name, values in (("mean", given.mean), ("std", given.std)):
         if len(values) != given.channels:
             raise UsageError(
@@ -70,7 +75,7 @@ def build_preprocess(given: InputConfig) -> Preprocess:
 
 
 def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
-    """What a weights file says of itself. No path, name of a machine or word of a command line is in it."""
+    """The metadata of a weights file, without paths, host names or the command line."""
     tables = to_tables(bundle.recipe)
     tables["data"] = {"name": bundle.recipe.data.name}
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in bundle.task.path_keys}
@@ -81,18 +86,18 @@ def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
 
 def restore_bundle(path: Path) -> ModelBundle:
     """The model in a .safetensors file that `describe_bundle` describes. Errors: `CheckpointError`."""
-    tensors, said = unpack(path)
-    if not said:
+    tensors, about = unpack(path)
+    if not about:
         raise CheckpointError(
-            f"{path} does not say which model it belongs to",
+            f"{path} does not name its model",
             "only files that vitrail wrote can be loaded by themselves",
         )
-    if said.get("format") != FORMAT:
+    if about.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {said.get('format')}, this vitrail reads {FORMAT}", "use the version that wrote it"
+            f"{path} has format {about.get('format')}, this vitrail reads {FORMAT}", "use the version that wrote it"
         )
-    recipe = from_tables(said["recipe"], str(path))
-    bundle = assemble_model(recipe, tuple(said["classes"]), said["multi_label"])
+    recipe = from_tables(about["recipe"], str(path))
+    bundle = assemble_model(recipe, tuple(about["classes"]), about["multi_label"])
     try:
         bundle.model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The names of a recipe, each looked up in the catalogue once: what asks for one twice is handed what was found."""
+"""The names of a recipe, each looked up in the catalogue once and cached."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from vitrail.errors import UsageError
 from vitrail.recipe import Choice
 from vitrail.validation import Count, Fraction, Positive, PositiveFloat, format_value, update_config, validate
 
-VOCABULARY = {  # one vocabulary for all families, so what a field may be is said once
+VOCABULARY = {  # the valid values of fields that all families share
     **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
     **dict.fromkeys(("depth", "tokens", "registers"), Count),
     **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
@@ -21,7 +21,7 @@ VOCABULARY = {  # one vocabulary for all families, so what a field may be is sai
 
 
 class Names:
-    """What names stand for, kept from the first time on. Handed along from a recipe to its model."""
+    """The entries of names, cached. Passed on from a recipe to its model."""
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, str], Entry] = {}
@@ -33,36 +33,36 @@ class Names:
         return self.entries[floor, name]
 
     def model_config(self, choice: Choice) -> Any:
-        """The config that a name and its keys stand for. Errors: `UsageError` for unknown keys, wrong kinds, and numbers that cannot be."""
-        made = update_config(self.find("models", choice.name).config, choice.keys, choice.name)
+        """The config of a name and its keys. Errors: `UsageError` for unknown keys, wrong types and invalid numbers."""
+        config = update_config(self.find("models", choice.name).config, choice.keys, choice.name)
         for name, kind in VOCABULARY.items():
-            value = vars(made).get(name)
+            value = vars(config).get(name)
             for one in value if isinstance(value, tuple) else (value,):
                 if isinstance(one, int | float):
                     validate(one, kind, f"{choice.name}.{name}")
-        return made
+        return config
 
     def model(self, choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
-        """The backbone or denoiser that a name and its keys stand for, freshly initialised. Errors: `UsageError`."""
+        """The backbone or denoiser of a name and its keys, with random weights. Errors: `UsageError`."""
         keys = dict(choice.keys)
         if size is not None:
             keys.setdefault("size", list(size))
         if channels:
             keys.setdefault("channels", channels)
-        made: nn.Module = self.find("models", choice.name).module.build(self.model_config(Choice(choice.name, keys)))
-        return made
+        model: nn.Module = self.find("models", choice.name).module.build(self.model_config(Choice(choice.name, keys)))
+        return model
 
     def task(self, choice: Choice, classes: int, multi_label: bool = False) -> Task:
-        """The task that a name and its keys stand for. Errors: `UsageError` for unknown or wrong keys."""
+        """The task of a name and its keys. Errors: `UsageError` for unknown or wrong keys."""
         entry = self.find("tasks", choice.name)
         fields = {f.name for f in dataclasses.fields(entry.config)}
         own = {key: value for key, value in (("classes", classes), ("multi_label", multi_label)) if key in fields}
-        made = update_config(entry.config, {**own, **choice.keys}, choice.name)
+        config = update_config(entry.config, {**own, **choice.keys}, choice.name)
         for key, value in own.items():
-            if vars(made)[key] != value:
+            if vars(config)[key] != value:
                 what = (
-                    f"{choice.name}.{key} is {format_value(vars(made)[key])}, but the data says {format_value(value)}"
+                    f"{choice.name}.{key} is {format_value(vars(config)[key])}, but the data has {format_value(value)}"
                 )
                 raise UsageError(what, "leave it out")
-        task: Task = entry.module.build(made)
+        task: Task = entry.module.build(config)
         return task

@@ -1,17 +1,17 @@
 """The folder of a run and what lies where in it.
 
-recipe.toml        the whole recipe, nothing left open; the reasons of every choice as comments
+recipe.toml        the whole recipe, every option set; the reasons of every choice as comments
 run.json           classes, reasons, the command, versions, the data in numbers
-entries.txt.gz     the files of the data set, to notice when it changes
-log.jsonl          one row per report
+entries.txt.gz     the files of the data set, to detect changes
+log.jsonl          one row per line of output
 checkpoints/       step-00000200/ and so on
-best/              step-00000150.safetensors: the weights of the best evaluation, where train.patience is said
-divergence/        the batch and the finding where a number was not finite
-model.safetensors  the finished weights; alone enough for everything after training
-ema2.safetensors   the same by the second average, where optim.ema_decay_2 is said
-evaluation/        test.json and test.npz, one pair per part of the data; where the model makes images, also
-                   samples.png, quality.json, sweep.*, moments/ (a row of images at moments of the run) and copying-*.json
-                   and .npz (made images and the training images nearest to them)
+best/              step-00000150.safetensors: the weights of the best evaluation, where train.patience is set
+divergence/        the batch and the diagnosis where a number was not finite
+model.safetensors  the final weights; enough on their own for everything after training
+ema2.safetensors   the same by the second average, where optim.ema_decay_2 is set
+evaluation/        test.json and test.npz, one pair per split of the data; of a generative model also samples.png,
+                   quality.json, sweep.*, snapshots/ (a row of samples at some steps of the run) and copying-*.json and
+                   .npz (generated images and the training images nearest to them)
 report.html        all of it on one page
 """
 
@@ -86,7 +86,7 @@ class RunFolder:
 
     @property
     def snapshots(self) -> Path:
-        return self.evaluation / "moments"
+        return self.evaluation / "snapshots"
 
     @property
     def quality(self) -> Path:
@@ -105,37 +105,37 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         try:
-            said = json.loads(self.about_file.read_text(encoding="utf-8"))
-            if not isinstance(said, dict) or not {"classes", "data"} <= said.keys():
-                raise ValueError("it does not say what a run is")
-            return said
+            about = json.loads(self.about_file.read_text(encoding="utf-8"))
+            if not isinstance(about, dict) or any(key not in about for key in ("classes", "data")):
+                raise ValueError("it has no classes or data")
+            return about
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.about_file} cannot be read ({error})", "is this the folder of a run?"
             ) from None
 
     def create(self, recipe: Recipe, about: dict[str, Any], files: Iterable[Entry]) -> None:
-        """Makes the folder, whole or not at all. Errors: `UsageError` where something is there already."""
+        """Creates the folder, whole or not at all. Errors: `UsageError` where it exists."""
         self.refuse_existing()
-        beside = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
+        temporary = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
         try:
-            beside.mkdir(parents=True)
-            fresh = RunFolder(beside)
+            temporary.mkdir(parents=True)
+            fresh = RunFolder(temporary)
             fresh.describe(recipe, about)
             write_entries(fresh.entries, files)
-            os.rename(beside, self.path)
+            os.rename(temporary, self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
-                shutil.rmtree(beside)
+                shutil.rmtree(temporary)
             raise unwritable_error(self.path, error) from None
 
     def describe(self, recipe: Recipe, about: dict[str, Any]) -> None:
-        """Writes what the run is: on resuming, when settings were allowed to change."""
+        """Writes run.json and recipe.toml; on resuming, when settings were allowed to change."""
         write_file(self.about_file, (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
         write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode())
 
     def check_writable(self) -> None:
-        """Finds out before the first step of a resumed run whether it can be written, its log anew included. Errors: `DataError`."""
+        """Checks before the first step of a resumed run that it can be written, with a copy of its log. Errors: `DataError`."""
         try:
             probe_writable(self.path, PAGE + (self.log.stat().st_size if self.log.exists() else 0))
         except OSError as error:
@@ -152,21 +152,21 @@ class RunFolder:
 
 
 def find_run(name: str | Path) -> RunFolder:
-    """The run that a user means by a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
+    """The run of a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
     path = as_path(name)
-    places = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
-    for there in [*places, Path("runs") / path]:
-        folder = RunFolder(there)
+    candidates = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
+    for candidate in [*candidates, Path("runs") / path]:
+        folder = RunFolder(candidate)
         if folder.is_run:
             return folder
     runs = {p.parent.name: str(p.parent) for p in sorted(Path("runs").glob("*/recipe.toml"))}
     near = [runs[n] for n in nearest(path.name, runs)] or list(runs.values())[-4:]
     what = f"{name} is not the folder of a run" if path.exists() else f"there is no run {name}"
-    raise CheckpointError(what, f"runs here: {', '.join(near) or 'none under runs/ yet; vitrail train makes one'}")
+    raise CheckpointError(what, f"runs here: {', '.join(near) or 'none under runs/ yet; vitrail train creates one'}")
 
 
 def new_run_path(dataset: str, model: str) -> Path:
-    """A folder under runs/ that is not there yet, named after the data and the model."""
+    """A new folder under runs/, named after the data and the model."""
     stem = "-".join((Path(dataset).stem or "data", model.rpartition("/")[2]))
     stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)[:60]
     number = 1
@@ -176,15 +176,13 @@ def new_run_path(dataset: str, model: str) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Finds out before step 0 whether a run can be written at `path`. Errors: `DataError`."""
+    """Checks before step 0 that a run can be written at `path`. Errors: `DataError`."""
     try:
         RunFolder(path).refuse_existing()
-        there = next(
-            p for p in path.absolute().parents if os.path.lexists(p)
-        )  # no folder is made: the run may yet be refused
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a folder")
-        probe_writable(there)
+        parent = next(p for p in path.absolute().parents if os.path.lexists(p))  # no folder is created yet
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{parent} is not a folder")
+        probe_writable(parent)
     except OSError as error:
         raise unwritable_error(path, error) from None
 

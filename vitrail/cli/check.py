@@ -58,13 +58,14 @@ def suggest_command(keys: dict[str, Any], dataset: Any, survey: Any) -> list[str
     import torch
 
     from vitrail.assembly.defaults import fill_recipe
-    from vitrail.assembly.prepare import gather_facts, purpose
+    from vitrail.assembly.prepare import gather_facts
     from vitrail.assembly.resolve import Names
+    from vitrail.assembly.task import choose_task
     from vitrail.recipe import Recipe
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = Names()
-    recipe, task, _ = purpose(Recipe(data=DataConfig("", keys)), dataset, "", names)
+    recipe, task, _ = choose_task(Recipe(data=DataConfig("", keys)), dataset, "", names)
     _, reasons = fill_recipe(recipe, gather_facts(dataset, survey, device, keys), task.defaults(), names.model_config)
     words = [
         f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}"

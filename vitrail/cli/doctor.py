@@ -45,20 +45,21 @@ def doctor(words: list[str]) -> int:
     if given.run:
         if given.folder != Path():
             raise UsageError("--folder is where runs would be written, and a run is given", "leave --folder out")
-        return examine_given(given)
-    wrong: list[str] = []
-    rows = [("python", platform.python_version()), *libraries(wrong), *compute(wrong), *room(given.folder, wrong)]
+        return diagnose_run(given)
+    problems: list[str] = []
+    rows = [("python", platform.python_version()), *libraries(problems), *compute(problems)]
+    rows += room(given.folder, problems)
     if given.json:
-        print(json.dumps({**dict(rows), "wrong": wrong}))
-        return 1 if wrong else 0
+        print(json.dumps({**dict(rows), "wrong": problems}))
+        return 1 if problems else 0
     for name, value in rows:
         print(f"{name:<14} {value}")
     print()
-    print("\n".join(f"wrong: {line}" for line in wrong) or "nothing is wrong")
-    return 1 if wrong else 0
+    print("\n".join(f"wrong: {line}" for line in problems) or "nothing is wrong")
+    return 1 if problems else 0
 
 
-def examine_given(given: Doctor) -> int:
+def diagnose_run(given: Doctor) -> int:
     """What is wrong with a run, as text or as JSON."""
     from vitrail.assembly.run_directory import find_run
     from vitrail.report.doctor import files as disk
@@ -102,7 +103,7 @@ def version(name: str) -> str:
         return "missing"
 
 
-def libraries(wrong: list[str]) -> list[tuple[str, str]]:
+def libraries(problems: list[str]) -> list[tuple[str, str]]:
     """Versions, and whether torch and torchvision belong together: mixing two package indexes is the common mistake."""
     torch, vision = version("torch"), version("torchvision")
     try:
@@ -115,10 +116,10 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
         fits = True
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         fits = False
-        wrong.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
-        wrong.append("they must come from the same index: pip install --force-reinstall torch torchvision")
+        problems.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
+        problems.append("they must come from the same index: pip install --force-reinstall torch torchvision")
     if tuple(int(p) for p in torch.split("+")[0].split(".")[:2]) < (2, 10):
-        wrong.append(
+        problems.append(
             f"torch {torch} is older than 2.10, which fixed a vulnerability in loading weights: "
             "pip install -U torch torchvision"
         )
@@ -130,7 +131,7 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
     return [("torch", torch), ("torchvision", vision + note), *((name, version(name)) for name in others)]
 
 
-def compute(wrong: list[str]) -> list[tuple[str, str]]:
+def compute(problems: list[str]) -> list[tuple[str, str]]:
     import torch
 
     from vitrail.engine.precision import probe_precision
@@ -140,10 +141,10 @@ def compute(wrong: list[str]) -> list[tuple[str, str]]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = torch.get_num_threads()
     if threads > cores:
-        wrong.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
+        problems.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
     if threads == 1 and cores > 1:
         setting = os.environ.get("OMP_NUM_THREADS", "unset")
-        wrong.append(f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {setting})")
+        problems.append(f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {setting})")
     precision = probe_precision(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
     return [
@@ -153,21 +154,21 @@ def compute(wrong: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
+def room(folder: Path, problems: list[str]) -> list[tuple[str, str]]:
     """Free disk where runs go, and shared memory through which worker processes pass images."""
     rows = []
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     rows.append(("free disk", f"{free / 2**30:.1f} GiB at {existing}"))
     if free < MIN_DISK:
-        wrong.append(f"only {free / 2**30:.2f} GiB of disk are free at {existing}: checkpoints need room")
+        problems.append(f"only {free / 2**30:.2f} GiB of disk are free at {existing}: checkpoints need room")
     if not os.access(existing, os.W_OK):
-        wrong.append(f"{existing} cannot be written")
+        problems.append(f"{existing} cannot be written")
     if sys.platform.startswith("linux") and Path("/dev/shm").exists():
         shared = shutil.disk_usage("/dev/shm").free
         rows.append(("/dev/shm", f"{shared / 2**20:,.0f} MiB free"))
         if shared <= MIN_SHM:
-            wrong.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
+            problems.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
     return rows
 
 

@@ -157,7 +157,7 @@ def inspect(name: str, given: Look, predictor: Any, layers: list[int | str] | No
         images = [
             image
             for _, image in inspecting.read_images(
-                split, inspecting.readable_places(split, given.count)[: inspection.MAX_SHOWN]
+                split, inspecting.spaced_indices(split, given.count)[: inspection.MAX_SHOWN]
             )
         ]
         return inspection.inspect_tokens(net, batches, images)

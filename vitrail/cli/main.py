@@ -60,8 +60,8 @@ def main(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has closed the pipe: no error
         return 0
     except SystemExit as exit_request:  # help was printed
-        code = exit_request.code
-        return code if isinstance(code, int) else 0 if code is None else 2
+        status = exit_request.code
+        return status if isinstance(status, int) else 0 if status is None else 2
     except Exception as error:
         if debug:
             raise

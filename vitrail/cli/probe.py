@@ -15,7 +15,7 @@ from vitrail.errors import UsageError
 from vitrail.recipe import Seed
 from vitrail.validation import Positive, UnitInterval, validate
 
-SHOWN = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
+METRICS = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
 
 
 @dataclass
@@ -84,9 +84,9 @@ def format_lines(given: Probe, result: Any) -> list[str]:
         f"linear probe, L2 {result.l2:g}": result.linear,
         **{f"{k} nearest neighbours": v for k, v in result.knn.items()},
     }
-    shown = [(key, title) for key, title in SHOWN if any(key in row for row in rows.values())]
-    columns = [Column("", right=False), *(Column(title) for _, title in shown)]
-    cells = [[name, *(f"{row[key]:.4f}" if key in row else "" for key, _ in shown)] for name, row in rows.items()]
+    metrics = [(key, title) for key, title in METRICS if any(key in row for row in rows.values())]
+    columns = [Column("", right=False), *(Column(title) for _, title in metrics)]
+    cells = [[name, *(f"{row[key]:.4f}" if key in row else "" for key, _ in metrics)] for name, row in rows.items()]
     return [head, f"{result.part}: {result.count:,} images", *(f"  {line}" for line in table(columns, cells)),
             *(f"  note: {note}" for note in result.notes)]  # fmt: skip
 

@@ -107,21 +107,22 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
     from vitrail.assembly.prepare import prepare_run
-    from vitrail.training import session
+    from vitrail.training.build import build_session
+    from vitrail.training.create import create_session, load_initial_weights
 
     out = as_path(given.out) if given.out else None
     world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare_run(recipe, world, console.progress("reading images"))
-        built = session.build(
+        built = build_session(
             prepared.recipe, prepared.dataset, folder.RunFolder(out or Path("runs")), world, prepared.names
         )
-        built.load_report = session.load_initial_weights(built, prepared)
+        built.load_report = load_initial_weights(built, prepared)
         console.prepared(prepared)
         console.weights_report(built.load_report)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
         return
-    new, prepared = session.create_session(recipe, out, world, console.progress("reading images"))
+    new, prepared = create_session(recipe, out, world, console.progress("reading images"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):

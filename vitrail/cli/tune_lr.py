@@ -73,12 +73,12 @@ def tune_lr(words: list[str]) -> None:
 
 def as_training_options(words: list[str]) -> list[str]:
     """The same words without the options of the range test."""
-    own, kept = ("--from", "--to", "--steps", "--plot"), list(words)
-    for i in reversed(range(len(kept))):
-        flag, equals, _ = kept[i].partition("=")
+    own, rest = ("--from", "--to", "--steps", "--plot"), list(words)
+    for i in reversed(range(len(rest))):
+        flag, equals, _ = rest[i].partition("=")
         if flag in own:
-            del kept[i : i + (1 if equals else 2)]
-    return kept
+            del rest[i : i + (1 if equals else 2)]
+    return rest
 
 
 def plot_path(name: str) -> Path:

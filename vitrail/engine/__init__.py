@@ -1,1 +1,1 @@
-"""The training loop and its parts. It knows contracts, no concrete task or model."""
+"""The training loop and its parts. It uses contracts, no concrete task or model."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: numbered folders, each whole and verified. A damaged one is skipped with its reason, never loaded."""
+"""Checkpoints of a run: numbered folders, each complete and verified. A damaged one is skipped with its reason, never loaded."""
 
 import json
 import shutil
@@ -27,15 +27,15 @@ def checkpoint_name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, newest first, sound or not."""
+    """Checkpoints in a folder, newest first, valid or damaged."""
     return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True) if folder.is_dir() else []
 
 
 def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int = 2) -> Path:
     """Writes the checkpoint of `numbers["step"]`, then removes the oldest beyond `keep`, of those up to this step only: a later
-    one that is there already is damaged, or the run would have gone on from it, and must not count.
+    one is damaged, or the run would have resumed from it, and must not count.
 
-    Errors: `OSError` where the disk refuses or the folder of the run has gone; every older checkpoint is still there then.
+    Errors: `OSError` of the disk, or where the folder of the run is gone; older checkpoints are kept then.
     """
     folder.mkdir(exist_ok=True)
     path = folder / checkpoint_name(numbers["step"])
@@ -44,7 +44,7 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
             verify_folder(path)
             return path
         except CheckpointError:
-            shutil.rmtree(path)  # a damaged one of the same step: the state in memory is the better copy
+            shutil.rmtree(path)  # a damaged one of the same step: replaced by the state in memory
     files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
     write_folder(path, {**files, "state.json": json.dumps(numbers, sort_keys=True).encode()})
     for old in [p for p in list_checkpoints(folder) if p.name <= path.name][max(2, keep) :]:
@@ -68,7 +68,7 @@ def load(path: Path) -> SavedCheckpoint:
 
 
 def load_newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
-    """The newest sound checkpoint, or None where there is none at all, and why newer ones were passed over.
+    """The newest valid checkpoint, or None where there is none at all, and why newer ones were skipped.
 
     Errors: `CheckpointError` where there are checkpoints and every one is damaged: a run never silently starts from scratch.
     """
@@ -82,6 +82,6 @@ def load_newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
     if reasons:
         raise CheckpointError(
             f"all {len(reasons)} checkpoints are damaged; the newest: {reasons[0]}",
-            "start the run anew in another folder",
+            "start a new run in another folder",
         )
     return None, []

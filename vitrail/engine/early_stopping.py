@@ -7,8 +7,8 @@ from typing import Any
 
 @dataclass
 class EarlyStoppingState:
-    """step: of the best evaluation, 0 where there is none yet; value: what it gave; since: evaluations after it, none of them better;
-    judged: the step of the newest evaluation."""
+    """step, value: of the best evaluation, 0 and None where there is none yet; evaluations_since: after it, none of them better;
+    evaluated_step: the step of the newest evaluation."""
 
     step: int = 0
     value: float | None = None
@@ -16,11 +16,11 @@ class EarlyStoppingState:
     evaluated_step: int = 0
 
     def is_better(self, value: float) -> bool:
-        """Whether `value` beats the best. What is no number beats nothing."""
+        """Whether `value` is better than the best; NaN is not."""
         return not math.isnan(value) and (self.value is None or value > self.value)
 
     def record(self, step: int, value: float, best: bool) -> None:
-        """Takes an evaluation into account; `best`: it is the one to beat from now on."""
+        """Records an evaluation; `best`: whether it is the new best."""
         self.evaluated_step = step
         if best:
             self.step, self.value, self.evaluations_since = step, value, 0
@@ -28,5 +28,5 @@ class EarlyStoppingState:
             self.evaluations_since += 1
 
     def numbers(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The fields, for a checkpoint."""
         return asdict(self)

@@ -11,9 +11,8 @@ from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 
-Row = Callable[
-    [nn.Module, Tensor, Tensor, np.ndarray], Tensor
-]  # model, images [B C H W], labels [B ...], ids [B] -> [B W]
+# model, images [B C H W], labels [B ...], ids [B] -> [B W]
+Row = Callable[[nn.Module, Tensor, Tensor, np.ndarray], Tensor]
 
 
 @torch.no_grad()
@@ -24,7 +23,7 @@ def predict(
     prepare: Callable[[Tensor], Tensor],
     precision: Precision,
 ) -> Iterator[tuple[LoadedBatch, Tensor]]:
-    """Batch by batch, what the model says, in fp32 on the CPU. The model's mode is put back at the end."""
+    """The predictions of a model batch by batch, in fp32 on the CPU. The model's mode is restored at the end."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -42,14 +41,14 @@ def gather_predictions(
 ) -> Predictions:
     """The predictions of all processes in the order of the images, on every process.
 
-    width: numbers in a row. none: the labels of no image, for their shape: a process may have nothing to do.
+    width: numbers in a row. none: the labels of no image, for their shape: a process may have no images.
     """
     rows, targets, ids = [torch.zeros(0, width)], [none], [torch.zeros(0, dtype=torch.int64)]
-    for loaded, said in parts:
-        rows.append(said)
+    for loaded, predicted in parts:
+        rows.append(predicted)
         targets.append(loaded.labels)
         ids.append(torch.from_numpy(loaded.keys.ids))
-    held = [torch.cat(rows), torch.cat(targets), torch.cat(ids)]
-    everything = [world.all_gather(t.to(world.device)).cpu() for t in held]
-    place = torch.argsort(everything[2])
-    return Predictions(everything[0][place], everything[1][place])
+    own = [torch.cat(rows), torch.cat(targets), torch.cat(ids)]
+    gathered = [world.all_gather(t.to(world.device)).cpu() for t in own]
+    order = torch.argsort(gathered[2])
+    return Predictions(gathered[0][order], gathered[1][order])

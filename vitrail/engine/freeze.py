@@ -1,4 +1,4 @@
-"""What of a model does not learn, and from which step on it does: a function of the step, so nothing of it is saved."""
+"""Freezes parameters, and unfreezes them step by step: a function of the step, so it needs no state in checkpoints."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,14 +11,14 @@ from vitrail.errors import UsageError
 
 
 class UnfreezeStage(NamedTuple):
-    """Parameters that begin to learn when `step` steps have been done."""
+    """Parameters to unfreeze after `step` steps."""
 
     step: int
     parameters: list[nn.Parameter]
 
 
 def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
-    """Stops `parts_to_freeze` from learning. Their dropout and stochastic depth stay as they are."""
+    """Freezes the parameters of `parts_to_freeze`. Their dropout and stochastic depth stay active."""
     for part in frozen:
         for p in part:
             p.requires_grad_(False)
@@ -27,9 +27,9 @@ def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
 def parts_to_freeze(
     model: nn.Module, backbone: nn.Module, blocks: Sequence[nn.Module], what: str | int
 ) -> list[list[nn.Parameter]]:
-    """What is to be frozen: "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks; from the head
-    down, block by block, the stem last. What the backbone has above its last block belongs to that block. Errors: `UsageError` where
-    there are fewer blocks than that."""
+    """The parameters to freeze: "none", the whole "backbone" (only the head learns), or the stem and the first `what` blocks; from
+    the head down, block by block, the stem last. Layers of the backbone after its last block belong to that block. Errors:
+    `UsageError` for more blocks than the model has."""
     if what in ("none", 0):
         return []
     if isinstance(what, int) and what > len(blocks):
@@ -37,43 +37,46 @@ def parts_to_freeze(
             f"optim.freeze is {what} blocks and the model has {len(blocks)}", 'or "backbone" to train the head alone'
         )
     level, own = depth_levels(model, blocks), {id(p) for p in backbone.parameters()}
-    found: dict[int, list[nn.Parameter]] = {}
+    by_level: dict[int, list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if id(p) in own if what == "backbone" else level[name] <= int(what):
-            found.setdefault(min(level[name], len(blocks)), []).append(p)
-    return [found[k] for k in sorted(found, reverse=True)]
+            by_level.setdefault(min(level[name], len(blocks)), []).append(p)
+    return [by_level[k] for k in sorted(by_level, reverse=True)]
 
 
 def plan_unfreezing(frozen: Sequence[list[nn.Parameter]], at: Sequence[int], steps: int) -> tuple[UnfreezeStage, ...]:
     """Gradual unfreezing (Howard & Ruder 2018, section 3.3): `frozen`, from the head down, in as many equal parts as there are steps
-    in `at`; part i begins to learn at step at[i]. Errors: `UsageError` for steps that mean nothing."""
+    in `at`; part i is unfrozen at step at[i]. Errors: `UsageError` for invalid steps."""
     if not at:
         return ()
-    told = " ".join(map(str, at))
+    text = " ".join(map(str, at))
     if not frozen:
         raise UsageError(
-            f"optim.unfreeze_steps is {told}, but nothing is frozen", "--optim.freeze backbone, or leave unfreeze out"
+            f"optim.unfreeze_steps is {text}, but nothing is frozen",
+            "--optim.freeze backbone, or leave --optim.unfreeze-steps out",
         )
     if any(b <= a for a, b in pairwise(at)):
-        raise UsageError(f"the steps of optim.unfreeze_steps do not rise: {told}", "each is later than the one before")
+        raise UsageError(
+            f"the steps of optim.unfreeze_steps do not increase: {text}", "each must be later than the one before"
+        )
     if at[-1] >= steps:
         raise UsageError(
-            f"optim.unfreeze_steps says step {at[-1]}, and the run ends at step {steps}", f"steps below {steps}"
+            f"optim.unfreeze_steps has step {at[-1]}, and the run ends at step {steps}", f"steps below {steps}"
         )
     if len(at) > len(frozen):
         raise UsageError(
             f"optim.unfreeze_steps has {len(at)} steps for {len(frozen)} frozen blocks, the stem counted as one",
             "fewer steps",
         )
-    made: list[UnfreezeStage] = [UnfreezeStage(step, []) for step in at]
+    stages: list[UnfreezeStage] = [UnfreezeStage(step, []) for step in at]
     for i, part in enumerate(frozen):
-        made[i * len(at) // len(frozen)].parameters.extend(part)
-    return tuple(made)
+        stages[i * len(at) // len(frozen)].parameters.extend(part)
+    return tuple(stages)
 
 
 def unfreeze_due(stages: Sequence[UnfreezeStage], step: int) -> bool:
-    """Lets learn what is due after `step` steps; returns whether anything changed."""
-    due = [p for wave in stages if wave.step <= step for p in wave.parameters if not p.requires_grad]
+    """Unfreezes the parameters that are due after `step` steps; returns whether anything changed."""
+    due = [p for stage in stages if stage.step <= step for p in stage.parameters if not p.requires_grad]
     for p in due:
         p.requires_grad_(True)
     return bool(due)

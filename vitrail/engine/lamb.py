@@ -1,8 +1,8 @@
-"""LAMB: Adam whose step in each layer is as long, relative to its weights, as the rate says (You et al. 2020, arxiv.org/abs/1904.00962).
+"""LAMB: Adam whose step in each layer is the learning rate times the norm of its weights (You et al. 2020, arxiv.org/abs/1904.00962).
 
 Adam's update is computed with its bias correction, weight decay is added to it, and the sum is scaled by |weights| / |update|, weight
-tensor by weight tensor. What does not decay (biases, norms, tokens) takes Adam's plain update, as in the code that DeiT III and "ResNet
-strikes back" were trained with. Clipping the gradient is the loop's business, not this file's.
+tensor by weight tensor. Parameters without decay (biases, norms, tokens) take Adam's plain update, as in the code of DeiT III and "ResNet
+strikes back". The training loop clips gradients, not this file.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Lamb(torch.optim.Optimizer):
-    """Every parameter counts its own steps, so that one that begins to learn later is corrected as if it had just begun."""
+    """Every parameter counts its own steps, so that the bias correction of one that is unfrozen later starts at its first step."""
 
     def __init__(
         self, parameter_groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
@@ -22,11 +22,11 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of everything that has a gradient. No closure is taken: the loop has computed the gradients."""
+        """One update of everything that has a gradient. The closure is not used: the loop has computed the gradients."""
         for group in self.param_groups:
-            learning: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if learning:
-                update(learning, [self.moments(p) for p in learning], group)
+            trained: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if trained:
+                update(trained, [self.moments(p) for p in trained], group)
 
     def moments(self, p: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
@@ -37,7 +37,7 @@ class Lamb(torch.optim.Optimizer):
 
 
 def update(weights: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
-    """Moves `weights`, all of one group, by their gradients; nothing is read back from the device."""
+    """Updates `weights`, all of one group, by their gradients, without synchronising the device."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
     grads = [p.grad for p in weights if p.grad is not None]
     steps, means, squares = ([s[key] for s in states] for key in ("step", "exp_avg", "exp_avg_sq"))
@@ -57,7 +57,7 @@ def update(weights: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
 
 
 def corrections(beta: float, steps: list[Tensor]) -> list[Tensor]:
-    """1 - beta^step: what the mean of so many gradients is short of, since it began at zero."""
+    """1 - beta^step: the bias of moving averages that start at zero."""
     powers = torch._foreach_pow(beta, steps)
     torch._foreach_neg_(powers)
     torch._foreach_add_(powers, 1)

@@ -10,9 +10,9 @@ from vitrail.storage.atomic import write_file
 
 
 class Log:
-    """Appends rows to `log.jsonl`. On resuming, rows of steps that will be done again are taken out first.
+    """Appends rows to `log.jsonl`. On resuming, rows of steps that will be repeated are removed first.
 
-    A row that the disk refuses is kept in memory and written with the next one: a full disk must not end a run.
+    A row that cannot be written is kept in memory and written with the next one: a full disk must not end a run.
     """
 
     def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
@@ -20,7 +20,7 @@ class Log:
             kept = [row for row in read_rows(path) if row.get("step", 0) <= step]
             write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.file = path.open("a", encoding="utf-8")
-        self.board = board(path.parent / "tensorboard", step) if tensorboard else None
+        self.board = open_board(path.parent / "tensorboard", step) if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
@@ -40,17 +40,17 @@ class Log:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Every whole row of a log; a last line that a kill cut short is passed over."""
-    found = []
+    """Every complete row of a log; a truncated last line is skipped."""
+    rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            rows.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return rows
 
 
-def board(folder: Path, step: int) -> Any:
+def open_board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""The optimiser over structural groups: what decays and what learns how fast is decided by what a parameter is."""
+"""The optimiser over structural groups: weight decay and learning rate of a parameter depend on its module."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from vitrail.errors import UsageError
 
 
 class OptimizerSettings(NamedTuple):
-    """What an optimiser is set to besides its rate; each kind takes what it knows."""
+    """The settings of an optimiser besides its learning rate; each takes those that it has."""
 
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW and LAMB, and of the AdamW beside Muon
     eps: float = 1e-8
@@ -21,36 +21,36 @@ class OptimizerSettings(NamedTuple):
 def build_parameter_groups(
     model: nn.Module, blocks: Sequence[nn.Module], weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameter groups with their `weight_decay` and a `scale` on the rate; what is frozen is in them too, since it may learn later,
-    and nothing moves it while it has no gradient.
+    """Parameter groups with their `weight_decay` and a `scale` on the learning rate; frozen parameters are included, since they may be
+    unfrozen later; without a gradient they are not updated.
 
     Only weights of linear and convolution layers decay. A level k below the head learns at layer_decay^k: the stem is
-    level 0, block i is level i + 1, whatever is used after the blocks is the top (Clark et al. 2020; BEiT).
+    level 0, block i is level i + 1, the layers after the blocks are the top (Clark et al. 2020; BEiT).
     """
     decays = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
     level, top = depth_levels(model, blocks), len(blocks) + 1
-    made: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         key = (weight_decay if id(p) in decays else 0.0, layer_decay ** (top - level[name]))
-        made.setdefault(key, []).append(p)
-    return [{"params": ps, "weight_decay": wd, "scale": scale} for (wd, scale), ps in made.items()]
+        groups.setdefault(key, []).append(p)
+    return [{"params": ps, "weight_decay": wd, "scale": scale} for (wd, scale), ps in groups.items()]
 
 
 def depth_levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int]:
-    """The depth of every parameter: what is registered before the blocks is the stem; what stands between two blocks, such as the
-    patch embedding of a stage, belongs to the later one; what comes after the last block is the top."""
+    """The depth of every parameter: before the blocks is the stem; between two blocks, such as the patch embedding of
+    a stage, belongs to the later one; after the last block is the top."""
     inside = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
-    found, reached = {}, 0
-    waiting: list[str] = []
+    levels, level = {}, 0
+    pending: list[str] = []
     for name, p in model.named_parameters():
         if id(p) not in inside:
-            waiting.append(name)
+            pending.append(name)
             continue
-        for early in waiting:  # parameters since the block before: the stem's, or between blocks
-            found[early] = inside[id(p)] if reached else 0
-        waiting, reached = [], inside[id(p)]
-        found[name] = reached
-    return {**found, **dict.fromkeys(waiting, len(blocks) + 1)}
+        for early in pending:  # parameters since the last block: of the stem, or between blocks
+            levels[early] = inside[id(p)] if level else 0
+        pending, level = [], inside[id(p)]
+        levels[name] = level
+    return {**levels, **dict.fromkeys(pending, len(blocks) + 1)}
 
 
 def build_optimizer(
@@ -58,11 +58,11 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon".
 
-    Errors: `UsageError` where Muon has nothing to work on, or torch does not have it.
+    Errors: `UsageError` where the model has no weights for Muon, or torch does not have it.
     """
     if kind == "lamb":
         return Lamb(parameter_groups, numbers.betas, numbers.eps)
-    if kind == "sgd":  # foreach: the fused one does not take parameters of which some have no momentum yet
+    if kind == "sgd":  # foreach: the fused one needs a momentum of every parameter
         return torch.optim.SGD(parameter_groups, lr=1.0, momentum=numbers.momentum, foreach=True)
     if kind == "muon":
         return build_muon(parameter_groups, blocks, numbers)
@@ -79,18 +79,21 @@ def build_muon(
     parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
 ) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's steps are
-    scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one rate fits both."""
+    scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one learning rate fits both."""
     if not hasattr(torch.optim, "Muon"):
         raise UsageError(
-            f"torch {torch.__version__} has no Muon, which came with 2.9", "a newer torch, or --optim.name adamw"
+            f"torch {torch.__version__} has no Muon, which came with 2.9",
+            "install a newer torch, or --optim.name adamw",
         )
     hidden = {id(m.weight) for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
     if not hidden:
         raise UsageError(
             "optim.name muon is for linear layers inside blocks, and this model has none", "--optim.name adamw"
         )
-    inside, outside = ([{**g, "params": [p for p in g["params"] if (id(p) in hidden) == wanted]} for g in parameter_groups]
-                       for wanted in (True, False))  # fmt: skip
+    inside, outside = (
+        [{**g, "params": [p for p in g["params"] if (id(p) in hidden) == wanted]} for g in parameter_groups]
+        for wanted in (True, False)
+    )
     first = torch.optim.Muon(
         [g for g in inside if g["params"]], momentum=numbers.momentum, adjust_lr_fn="match_rms_adamw"
     )

@@ -1,4 +1,4 @@
-"""One model on several processes, and in less memory: how its loss is wrapped, when gradients are exchanged."""
+"""One model on several processes, and in less memory: DDP, gradient synchronisation, activation checkpointing."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,7 +12,7 @@ from vitrail.types import Batch
 
 
 class LossModule(nn.Module):
-    """A task's loss as a module, so that DDP sees one forward whatever the task calls on the model."""
+    """A task's loss as a module, so that DDP has one forward whatever the task calls on the model."""
 
     def __init__(self, model: nn.Module, task: Task):
         super().__init__()
@@ -23,20 +23,20 @@ class LossModule(nn.Module):
 
 
 def wrap_ddp(loss_of: LossModule, world: World) -> nn.Module:
-    """What is called in a step. DDP looks once, when it is made, at which parameters learn."""
+    """The loss for a training step. DDP reads once, when it is created, which parameters are trained."""
     return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
 
 
 def sync_gradients(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients once a step, at the last piece."""
+    """Gradients are all-reduced once a step, at the last micro-batch."""
     return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) and not last else nullcontext()
 
 
 def recompute(blocks: Any) -> None:
-    """Activations inside blocks are computed again in the backward pass instead of being kept."""
+    """Activation checkpointing: activations inside blocks are recomputed in the backward pass."""
     from functools import partial
 
-    from torch.utils.checkpoint import checkpoint as again
+    from torch.utils.checkpoint import checkpoint
 
     for block in blocks:
-        block.forward = partial(again, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

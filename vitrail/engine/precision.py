@@ -1,4 +1,4 @@
-"""Which numbers to compute in: found out by trying on this machine, since a flag cannot know it."""
+"""The precision to compute in: "auto" is measured on this machine."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
-    """fp32, or a 16-bit type for the matrix products; fp16 needs its gradients scaled."""
+    """fp32, or a 16-bit type for the matrix products; fp16 needs gradient scaling."""
 
     name: str
     device: str
@@ -26,7 +26,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class PrecisionProbe:
-    """What a machine was found to be good at, and how that was found."""
+    """The precision for a machine, and the reason."""
 
     name: str
     reason: str
@@ -53,17 +53,17 @@ def probe_precision(device: torch.device) -> PrecisionProbe:
 
 def cpu_ratio(width: int = 256, rounds: int = 7) -> float:
     """How many times faster bf16 is than fp32 in the shapes of a transformer. Each round times both, one after the other; the
-    least ratio counts, so that somebody else's work on the machine cannot make bf16 look fast."""
+    least ratio counts, so that other load on the machine cannot make bf16 look fast."""
     pairs = []
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(64, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
-        a @ b  # the first product sets things up
+        a @ b  # warm-up
         pairs.append((a, b))
     return min(measure_seconds(*pairs[0]) / measure_seconds(*pairs[1]) for _ in range(rounds))
 
 
 def measure_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Seconds of a product, the least of three."""
+    """Seconds of a product, the least of three runs."""
     tries = []
     for _ in range(3):
         start = time.perf_counter()
@@ -73,5 +73,5 @@ def measure_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def choose_precision(wanted: str, device: torch.device) -> PrecisionProbe:
-    """`wanted` by name, or the probe's answer to "auto"."""
-    return probe_precision(device) if wanted == "auto" else PrecisionProbe(wanted, "as asked")
+    """`wanted` by name, or the measured one for "auto"."""
+    return probe_precision(device) if wanted == "auto" else PrecisionProbe(wanted, "as set")

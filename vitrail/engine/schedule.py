@@ -4,10 +4,10 @@ import math
 
 
 def lr_factor(step: int, steps: int, warmup: int, kind: str = "cosine", final: float = 0.0) -> float:
-    """The factor on the peak rate at a step: a linear rise over `warmup` steps, then "cosine", "linear" or "constant"
+    """The factor on the peak learning rate at a step: a linear rise over `warmup` steps, then "cosine", "linear" or "constant"
     down to `final` at the end.
 
-    >>> [round(rate(s, 10, 2), 2) for s in (0, 1, 2, 9)]
+    >>> [round(lr_factor(s, 10, 2), 2) for s in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 0.04]
     """
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves and leaves; a second one within a second leaves at once."""
+"""Signals that stop a run: it finishes its step, saves and exits; a second signal within a second exits at once."""
 
 import signal
 import threading
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-WATCHED = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
-AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one means: at once
+WATCHED = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1"))  # Windows has no SIGUSR1
+AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one exits at once
 
 
 class StopSignal:
-    """While open, notes the first signal instead of dying from it; `is_requested()` tells.
+    """While open, records the first signal instead of raising; `is_requested()` returns whether there was one.
 
     SIGUSR1 counts as SIGTERM: schedulers send it ahead of the time limit. `timeout` and job managers signal a process and
-    then its whole group, so what comes within a tenth of a second is the same request. Only the main thread can watch
+    then its whole group, so signals within a tenth of a second are the same request. Only the main thread can handle
     signals; in any other this does nothing.
     """
 
@@ -48,7 +48,7 @@ class StopSignal:
 
     @contextmanager
     def interrupt_immediately(self) -> Iterator[None]:
-        """Where nothing is left to be saved, the first signal is enough: it raises `KeyboardInterrupt`, as does one that came before."""
+        """Where nothing is left to save, the first signal raises `KeyboardInterrupt`, as does an earlier one."""
         self.is_immediate = True
         try:
             if self.number:

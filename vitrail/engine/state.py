@@ -1,4 +1,4 @@
-"""All that a run is, and nothing else: what a checkpoint holds."""
+"""The state of a run: the contents of a checkpoint."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from vitrail.errors import CheckpointError
 
 @dataclass
 class State:
-    """Order, augmentation, dropout and the learning rate are functions of (seed, step), so no generator's state is here."""
+    """Order, augmentation, dropout and the learning rate are functions of (seed, step), so no generator's state is saved."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -22,21 +22,21 @@ class State:
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     early_stopping: EarlyStoppingState = field(default_factory=EarlyStoppingState)
-    ema2: AveragedModel | None = None  # a second average, which nothing judges by
-    task: Task | None = None  # whose own tensors are saved with the rest
+    ema2: AveragedModel | None = None  # a second average, not used by evaluations
+    task: Task | None = None  # whose own tensors are saved too
 
     @property
     def best_model(self) -> nn.Module:
-        """The weights to judge and to keep: averaged where there is an average."""
+        """The weights to evaluate and to save: averaged where there is an average."""
         return self.model if self.ema is None else self.ema.module
 
     @property
     def averages(self) -> dict[str, AveragedModel]:
-        """The averages that there are, by the name of their file."""
+        """The averages, by the name of their file."""
         return {name: average for name, average in (("ema", self.ema), ("ema2", self.ema2)) if average is not None}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What is to be saved, by file."""
+        """The tensors to save, by file."""
         parts = {"model": dict(self.model.state_dict()), "optimizer": flatten_optimizer(self.optimizer, self.model)}
         averages = {name: dict(average.module.state_dict()) for name, average in self.averages.items()}
         own = self.task.state() if self.task else {}
@@ -47,11 +47,11 @@ class State:
             "step": self.step,
             "averaged": max([0, *(int(average.n_averaged) for average in self.averages.values())]),
             "scaler": self.scaler.state_dict() if self.scaler else {},
-            "standing": self.early_stopping.numbers(),
+            "early_stopping": self.early_stopping.numbers(),
         }
 
     def load(self, parts: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
-        """Takes everything back, bit for bit. Errors: `CheckpointError` where names or shapes differ."""
+        """Restores everything, bit for bit. Errors: `CheckpointError` where names or shapes differ."""
         self.load_strict(self.model, parts["model"])
         for name, average in self.averages.items():
             self.load_strict(average.module, parts[name])
@@ -62,7 +62,7 @@ class State:
         if self.task:
             self.task.load_state(parts.get("task", {}))
         self.step = int(numbers["step"])
-        self.early_stopping = EarlyStoppingState(**numbers.get("standing", {}))
+        self.early_stopping = EarlyStoppingState(**numbers.get("early_stopping", {}))
 
     @staticmethod
     def load_strict(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -76,7 +76,7 @@ class State:
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average whose decay rises to `decay`, so that short runs are not dominated by their start."""
+    """An exponential moving average whose decay rises to `decay`, so that the initial weights do not dominate short runs."""
 
     @torch.no_grad()
     def update(ema: Any, current: Any, count: Any) -> None:
@@ -95,19 +95,17 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 def unflatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
-    empty = {name.partition("|")[0] for name, value in tensors.items() if not value.numel()} - set(
-        parameters
-    )  # no parameter of any model
+    # entries of empty parameters, which models no longer have
+    empty = {name.partition("|")[0] for name, value in tensors.items() if not value.numel()} - set(parameters)
     for name, value in tensors.items():
         parameter, _, key = name.partition("|")
         if parameter in empty:
             continue
         if parameter not in parameters:
             raise CheckpointError(
-                f"the checkpoint's optimiser knows {parameter}, the model does not", "was the recipe edited?"
+                f"the checkpoint's optimiser has {parameter}, the model does not", "was the recipe edited?"
             )
         p = parameters[parameter]
-        like = (
-            p.detach() if value.shape == p.shape else value
-        )  # fused updates want the moments in the layout of the weights
+        # fused updates need the Adam moments in the memory format of the weights
+        like = p.detach() if value.shape == p.shape else value
         optimizer.state[p][key] = torch.empty_like(like, dtype=value.dtype, device=p.device).copy_(value)

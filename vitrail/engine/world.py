@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or many under torchrun. The global batch is the contract, never the batch per process."""
+"""The processes of a run: one, or many under torchrun. Settings are of the global batch, never of the batch per process."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is, and its device."""
+    """The rank of this process, their number, and its device."""
 
     rank: int
     size: int
@@ -34,7 +34,7 @@ class World:
         return values
 
     def broadcast(self, values: Tensor) -> None:
-        """Puts the values of process 0 into those of all others."""
+        """Overwrites the values on all processes with those of process 0."""
         if self.size > 1:
             dist.broadcast(values, 0)
 
@@ -52,7 +52,7 @@ class World:
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
     def assert_equal_across_ranks(self, facts: dict[str, Any]) -> None:
-        """Refuses to go on where processes were started differently, and names the first thing that differs."""
+        """Errors: `RunError` where processes have different values, with the first difference."""
         if self.size == 1:
             return
         everyone: list[Any] = [None] * self.size
@@ -61,24 +61,25 @@ class World:
             for key in sorted({*everyone[0], *theirs}):
                 if (mine := everyone[0].get(key)) != theirs.get(key):
                     raise RunError(
-                        f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}", "start all alike"
+                        f"process {rank} has {key} = {theirs.get(key)!r}, process 0 has {mine!r}",
+                        "start all processes with the same options and versions",
                     )
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done by process 0 alone and told to the others; its errors reach all of them."""
+        """The result of `work`, run on process 0 alone and broadcast to the others; its errors are raised on all of them."""
         if self.size == 1:
             return work()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.is_first:
             try:
-                told[0] = work()
+                outcome[0] = work()
             except VitrailError as error:
-                told[1] = error
-        dist.broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        done: T = told[0]
-        return done
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
+        return result
 
 
 def join(device: str = "auto", timeout_s: int = 600) -> World:
@@ -111,7 +112,7 @@ def named_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0][:120]
         raise UsageError(
-            f"there is no device {name!r} here ({first})", "leave --device out to take the best there is, or say cpu"
+            f"there is no device {name!r} here ({first})", "leave --device out to use the best one, or --device cpu"
         ) from None
     return chosen
 

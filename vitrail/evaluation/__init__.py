@@ -1,1 +1,1 @@
-"""What one measures with a trained model."""
+"""Measurements of trained models."""

@@ -1,4 +1,4 @@
-"""Judging a model on one part of a data set, and keeping the judgement in the run's folder."""
+"""Evaluates a model on one split of a data set, and saves the evaluation in the run's folder."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from vitrail.storage.atomic import write_file
 
 
 class Evaluation(NamedTuple):
-    """What was measured. images: to look again at some of them."""
+    """An evaluation. images: a reader, to predict some of them again."""
 
     metrics: Mapping[str, Any]
     predictions: Predictions
@@ -52,7 +52,7 @@ class SplitReader(ImageReader):
         return gather_predictions(parts, world, width, torch.from_numpy(split.labels[:0]))
 
     def by_image(self, row: Callable[[Any, Any], Tensor], none: Tensor, keep_annotations: bool) -> Predictions:
-        """Boxes lie in memory, so that all may be kept."""
+        """Boxes are in memory already, so all may be kept."""
         split, world, model = self.split, self.world, self.bundle.model
         annotation = split.annotation
         assert annotation is not None
@@ -67,15 +67,15 @@ class SplitReader(ImageReader):
             ):
                 rows.append(
                     torch.stack(
-                        [row(one, true) for one, true in zip(self.predict_images(images), annotations, strict=True)]
+                        [row(p, true) for p, true in zip(self.predict_images(images), annotations, strict=True)]
                     )
                 )
         finally:
             model.train(was_training)
-        held = [torch.cat(rows), torch.from_numpy(mine)]
-        everything, ids = (world.all_gather(t.to(world.device)).cpu() for t in held)
+        own = [torch.cat(rows), torch.from_numpy(mine)]
+        gathered, ids = (world.all_gather(t.to(world.device)).cpu() for t in own)
         annotations = [annotation(i) for i in range(len(split))] if keep_annotations else []
-        return Predictions(everything[torch.argsort(ids)], torch.zeros(0), annotations)
+        return Predictions(gathered[torch.argsort(ids)], torch.zeros(0), annotations)
 
     def predict(self, index: int) -> np.ndarray:
         return self.predict_images([self.split.read(index)])[0]
@@ -85,55 +85,62 @@ class SplitReader(ImageReader):
         return task.predict_images(windowed(self.bundle, self.precision), images)
 
 
-def evaluate(bundle: ModelBundle, split: Split, world: World, transform: Transform | None = None, workers: int | None = None,
-             precision: Precision | None = None, batch: int = 256) -> Evaluation:  # fmt: skip
-    """Metrics of a part, and the prediction of every image in it; each is counted once on any number of processes. transform: from
-    images to what the model takes, by default as its recipe says."""
+def evaluate(
+    bundle: ModelBundle,
+    split: Split,
+    world: World,
+    transform: Transform | None = None,
+    workers: int | None = None,
+    precision: Precision | None = None,
+    batch: int = 256,
+) -> Evaluation:
+    """Metrics of a split, and the prediction of every image in it; each is counted once on any number of processes.
+    transform: from images to the inputs of the model, by default as its recipe sets."""
     if not len(split):
         raise DataError("there is nothing to evaluate: this part of the data is empty", "--split names another part")
-    through = transform or evaluation_transform(bundle.recipe.input, world.device)
-    images, evaluator = SplitReader(bundle, split, through, world, workers, precision, batch), bundle.task.evaluator()
+    transform = transform or evaluation_transform(bundle.recipe.input, world.device)
+    images, evaluator = SplitReader(bundle, split, transform, world, workers, precision, batch), bundle.task.evaluator()
     predictions = evaluator.predictions(images)
     return Evaluation(evaluator.metrics(predictions), predictions, images)
 
 
 def match_classes(dataset: Dataset, classes: tuple[str, ...], task: Task) -> None:
-    """Errors: `DataError` where the data has a class that the model was not trained on, in another order, or where it says something else
-    of its images than what the task learns from."""
+    """Errors: `DataError` where the data has other classes than the model, or in another order, or other annotations than those
+    that the task learns from."""
     if not task.learns_from(dataset.kind):
         raise DataError(
-            f"the model tells {task.annotations}, and this data has {dataset.kind}",
-            f"name data that has {task.annotations}",
+            f"the model predicts {task.annotations}, and this data has {dataset.kind}",
+            f"use data with {task.annotations}",
         )
     if task.output_names(dataset.classes) != classes:
-        strange = [c for c in dataset.classes if c not in classes]
+        unknown = [c for c in dataset.classes if c not in classes]
         what = (
-            f"the model does not know {', '.join(map(repr, strange[:5]))}"
-            if strange
-            else "the classes are others, or in another order"
+            f"the model does not know {', '.join(map(repr, unknown[:5]))}"
+            if unknown
+            else "the classes are different, or in another order"
         )
         raise DataError(
             f"{what}; it was trained on {', '.join(map(repr, classes[:8]))}",
-            "classes go by name: rename the folders or labels",
+            "classes are matched by name: rename the folders or labels",
         )
 
 
-def write_evaluation(folder: RunFolder, part: str, found: Evaluation) -> None:
-    """Writes evaluation/PART.json (metrics), PART.npz (what the evaluator keeps of each image, and their names), and PART/ with further
-    files of a few images, where there are such."""
+def write_evaluation(folder: RunFolder, part: str, evaluation: Evaluation) -> None:
+    """Writes evaluation/PART.json (metrics), PART.npz (the evaluator's arrays, and the names of the images), and PART/ with
+    further files of a few images, if there are any."""
     folder.evaluation.mkdir(exist_ok=True)
-    split, evaluator = found.images.split, found.images.bundle.task.evaluator()
+    split, evaluator = evaluation.images.split, evaluation.images.bundle.task.evaluator()
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()
-    np.savez_compressed(packed, **evaluator.arrays(found.predictions), names=names)  # type: ignore[arg-type]
-    files, beside = evaluator.files(found.predictions, found.images), folder.evaluation / part
-    if beside.is_dir():
-        shutil.rmtree(beside)
+    np.savez_compressed(packed, **evaluator.arrays(evaluation.predictions), names=names)  # type: ignore[arg-type]
+    files, subfolder = evaluator.files(evaluation.predictions, evaluation.images), folder.evaluation / part
+    if subfolder.is_dir():
+        shutil.rmtree(subfolder)
     if files:
-        beside.mkdir()
+        subfolder.mkdir()
     for name, content in files.items():
-        write_file(beside / name, content)
+        write_file(subfolder / name, content)
     write_file(folder.evaluation / f"{part}.npz", packed.getvalue())
-    write_file(folder.evaluation / f"{part}.json", json.dumps(dict(found.metrics), indent=1).encode())
+    write_file(folder.evaluation / f"{part}.json", json.dumps(dict(evaluation.metrics), indent=1).encode())
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

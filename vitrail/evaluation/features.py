@@ -1,4 +1,4 @@
-"""The features of a frozen model, computed once and kept beside the run."""
+"""The features of a frozen model, computed once and cached in the run's folder."""
 
 import dataclasses
 import hashlib
@@ -34,25 +34,27 @@ def summaries(net: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tens
 
 
 def part_features(
-    predictor: Predictor, dataset: Dataset, part: str, kept: Path | None, world: World
+    predictor: Predictor, dataset: Dataset, part: str, cache_dir: Path | None, world: World
 ) -> tuple[Tensor, list[str]]:
-    """The features of a part [N D], in the order of its images, and what there is to say: from the cache where it holds just these."""
+    """The features of a split [N D], in the order of its images, and notes; from the cache if it has them."""
     split = dataset.splits[part]
     if not len(split):
         raise DataError(f"there is nothing to probe with: the part {part} is empty", "--split names another part")
     notes: list[str] = []
     file, about = None, {}
-    if kept is not None:
+    if cache_dir is not None:
         about = describe_features(predictor, dataset, part)
-        file = kept / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
-        found, notes = read_features(file, about, len(split))
-        if found is not None:
-            return found, notes
+        file = cache_dir / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+        cached, notes = read_features(file, about, len(split))
+        if cached is not None:
+            return cached, notes
     features = compute_features(predictor.model, split, predictor.preprocess, world)
     if not torch.isfinite(features).all():
         bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
-        raise RunError(f"the features of {len(bad):,} images are not finite, the first: {split.names[int(bad[0])]}",
-                       "these weights cannot be used; take an earlier checkpoint")  # fmt: skip
+        raise RunError(
+            f"the features of {len(bad):,} images are not finite, the first: {split.names[int(bad[0])]}",
+            "these weights cannot be used; use an earlier checkpoint",
+        )
     if file is not None:
         notes += write_features(file, features, about)
     return features, notes
@@ -61,13 +63,13 @@ def part_features(
 def image_features(
     predictor: Predictor, images: np.ndarray, labels: Sequence[int], world: World
 ) -> tuple[Split, Tensor]:
-    """Images uint8 [N H W C] as a part of their own, and its features [N D]."""
+    """Images uint8 [N H W C] as a split, and its features [N D]."""
     split = Split([str(i) for i in range(len(images))], np.array(labels, np.int64), ArrayReader(images))
     return split, compute_features(predictor.model, split, predictor.preprocess, world)
 
 
 def compute_features(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:
-    """What the backbone makes of every image, fp32 on the CPU."""
+    """The backbone's summaries of every image, fp32 on the CPU."""
     workers = default_workers(split, False, 1) if len(split) > 4 * BATCH else 0
     batches = load_batches(Fetcher(split, pre), evaluation_requests(split, np.arange(len(split)), BATCH), workers)
     return torch.cat(
@@ -76,11 +78,11 @@ def compute_features(net: nn.Module, split: Split, pre: Preprocess, world: World
 
 
 def describe_features(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
-    """Everything that features depend on. Files are told apart by name, size and time of change, as on resuming."""
+    """Everything that features depend on. Files are identified by name, size and time, as on resuming."""
     backbone = trunk_of(predictor.model)
     config = dataclasses.asdict(backbone.config)
     names = hashlib.sha256("\0".join(dataset.splits[part].names).encode(errors="surrogateescape")).hexdigest()
-    said = {
+    about = {
         "model": {"name": predictor.recipe.model.name, **config},
         "weights": digest({k: v.cpu() for k, v in backbone.state_dict().items()}, {}),
         "preprocess": dataclasses.asdict(predictor.preprocess),
@@ -89,21 +91,21 @@ def describe_features(predictor: Predictor, dataset: Dataset, part: str) -> dict
         "names": names,
         "version": __version__,
     }
-    return json.loads(json.dumps(said, default=str))  # as it is read back
+    return json.loads(json.dumps(about, default=str))  # as it is read back
 
 
 def read_features(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor | None, list[str]]:
-    """The features in a file, None where they are not there, damaged or not these."""
+    """The features in a file; None where it is missing, damaged or has others."""
     if not file.is_file():
         return None, []
     try:
-        tensors, said = unpack(file)
+        tensors, metadata = unpack(file)
     except CheckpointError as error:
-        return None, [f"the kept features are computed again: {error.what}"]
-    found = tensors.get("features")
-    if said != about or found is None or len(found) != count:
-        return None, [f"the kept features are computed again: {file} holds others"]
-    return found, [f"features from {file}"]
+        return None, [f"the cached features are computed again: {error.what}"]
+    features = tensors.get("features")
+    if metadata != about or features is None or len(features) != count:
+        return None, [f"the cached features are computed again: {file} has others"]
+    return features, [f"features from {file}"]
 
 
 def write_features(file: Path, features: Tensor, about: dict[str, Any]) -> list[str]:
@@ -111,5 +113,5 @@ def write_features(file: Path, features: Tensor, about: dict[str, Any]) -> list[
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, pack({"features": features}, about))
     except OSError as error:
-        return [f"the features could not be kept: {error.strerror or error} at {file.parent}"]
-    return [f"features kept in {file}"]
+        return [f"the features could not be cached: {error.strerror or error} at {file.parent}"]
+    return [f"features cached in {file}"]

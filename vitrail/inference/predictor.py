@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.assembly import model
-from vitrail.assembly.latents import relocate_autoencoder
+from vitrail.assembly.autoencoder import relocate_autoencoder
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import DenseTask, Task
@@ -19,22 +19,21 @@ from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.precision import Precision
 from vitrail.errors import UsageError
 from vitrail.inference.inputs import as_list, read_pixels
-from vitrail.inference.sample import BATCH, default_sampling, request_per_class, resolve_classes
-from vitrail.inference.sample import sample_images as drawn
+from vitrail.inference.sample import BATCH, default_sampling, request_per_class, resolve_classes, sample_images
 from vitrail.inference.windows import GROUP, windowed
 from vitrail.recipe import Recipe, Seed
 from vitrail.tasks.diffusion import Sampling
 from vitrail.validation import Positive, validate
 
-OTHER = {  # what a model that tells no classes does, and the remedy
-    "images": ("the model makes images and does not tell what is in them", "sample() makes some"),
-    "masks": ("the model tells masks, not the class of an image", "scenes(images) tells them"),
-    "boxes": ("the model tells boxes, not the class of an image", "scenes(images) tells them"),
+OTHER = {  # the output of a model that is no classifier, and the remedy
+    "images": ("the model is generative and predicts no classes", "sample() generates images"),
+    "masks": ("the model predicts masks, not the class of an image", "predict_scenes(images) returns them"),
+    "boxes": ("the model predicts boxes, not the class of an image", "predict_scenes(images) returns them"),
 }
 
 
 class Prediction(NamedTuple):
-    """What is said of some images: row i of `probabilities` [N K] belongs to image i, columns to the classes."""
+    """The predictions of some images: row i of `probabilities` [N K] belongs to image i, columns to the classes."""
 
     labels: list[str]
     probabilities: Tensor
@@ -59,22 +58,22 @@ class Predictor:
         return ModelBundle(self.model, self.task, self.recipe, self.classes)
 
     def predict_scenes(self, images: Any) -> list[np.ndarray]:
-        """What a model for masks or boxes says of one image or many, given as to `predict`.
+        """The masks or boxes of one image or many, given as to `predict`.
 
         Masks: a label map uint8 [H W] each, at the image's own size. Boxes: float32 [n 6] each, left, top, right, bottom in the image's
         pixels, score, class; the best first. Errors: as `predict`.
         """
-        pre, task, found = self.preprocess, self.task, []
+        pre, task, scenes = self.preprocess, self.task, []
         if not isinstance(task, DenseTask):
-            raise UsageError("the model tells classes, not masks or boxes", "predict(images) tells them")
+            raise UsageError("the model predicts classes, not masks or boxes", "predict(images) returns them")
         windows = windowed(self.bundle, Precision("fp32", next(self.model.parameters()).device.type))
         was_training = self.model.training
         self.model.eval()
         items = as_list(images)
         for start in range(0, len(items), GROUP):
-            found += task.predict_images(windows, [read_pixels(item, pre) for item in items[start : start + GROUP]])
+            scenes += task.predict_images(windows, [read_pixels(item, pre) for item in items[start : start + GROUP]])
         self.model.train(was_training)
-        return found
+        return scenes
 
     @torch.no_grad()
     def predict(self, images: Any, batch: int = 64) -> Prediction:
@@ -100,15 +99,15 @@ class Predictor:
 
     def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
                steps: int = 50, sampling: Sampling | None = None, batch: int = BATCH) -> np.ndarray:  # fmt: skip
-        """Images that a denoiser makes, uint8 [N H W C]: `count` of every class by name or index, by default of all.
+        """Images that a denoiser generates, uint8 [N H W C]: `count` of every class by name or index, by default of all.
 
-        The same seed gives the same images at any batch. how: everything else, in place of `guidance` and `steps`.
-        Errors: `UsageError`, for a model that makes no images too.
+        The same seed gives the same images at any batch. sampling: all settings, in place of `guidance` and `steps`.
+        Errors: `UsageError`, also for a model that is not generative.
         """
         labels = resolve_classes(self.bundle, classes)
         request = request_per_class(labels, validate(count, Positive, "count"), validate(seed, Seed, "seed"))
         chosen = default_sampling(self.bundle, sampling, guidance, validate(steps, Positive, "steps"))
-        return drawn(self.bundle, request, chosen, validate(batch, Positive, "batch"))
+        return sample_images(self.bundle, request, chosen, validate(batch, Positive, "batch"))
 
     def label(self, row: Tensor) -> str:
         if self.task.multi_label:
@@ -117,7 +116,7 @@ class Predictor:
 
 
 def load_predictor(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
-    """As `found`; vae: where the autoencoder of a model of latents lies now. Errors: `CheckpointError`, also for another autoencoder."""
+    """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents. Errors: `CheckpointError`."""
     bundle, path = load_bundle(source, average)
     return build_predictor(dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device)
 
@@ -125,5 +124,5 @@ def load_predictor(source: str | Path, device: str = "cpu", average: int = 1, va
 def build_predictor(bundle: ModelBundle, path: Path, device: str) -> Predictor:
     from vitrail.engine.world import best_device, named_device
 
-    place = best_device() if device == "auto" else named_device(device)
-    return Predictor(bundle.model.to(place).eval(), bundle.classes, bundle.recipe, bundle.task, path)
+    target = best_device() if device == "auto" else named_device(device)
+    return Predictor(bundle.model.to(target).eval(), bundle.classes, bundle.recipe, bundle.task, path)

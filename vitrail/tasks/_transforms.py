@@ -1,4 +1,4 @@
-"""What a recipe's `augment` says, as the transforms that tasks train with."""
+"""The transforms of tasks, from a recipe's `augment`."""
 
 from vitrail.data.dataset import AnnotationKind
 from vitrail.data.transforms.augment import Augmentation

@@ -29,13 +29,9 @@ DEFAULT_FOR = "backbone"
 class Config:
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False  # an image may have any number of the classes
-    loss: Literal["cross_entropy", "bce"] = (
-        "cross_entropy"  # "bce": each class on its own (DeiT III, ResNet strikes back)
-    )
-    smoothing: Fraction = 0.1  # share of the target spread over all classes
-    class_weights: Literal["none", "balanced"] = (
-        "none"  # "balanced": a class counts for more the rarer it is in training
-    )
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # "bce": binary, each class on its own (DeiT III)
+    smoothing: Fraction = 0.1  # label smoothing
+    class_weights: Literal["none", "balanced"] = "none"  # "balanced": by inverse class frequency
 
 
 class Classification(StatelessTask):
@@ -73,7 +69,7 @@ class Classification(StatelessTask):
         return hard * (1 - s) + s / self.config.classes
 
     def fit_class_weights(self, labels: Tensor) -> None:
-        """Class indices [N] or multi-hot labels [N K] of the training part, of which "balanced" weights are made."""
+        """Class indices [N] or multi-hot labels [N K] of the training part, for "balanced" weights."""
         if self.config.class_weights == "balanced":
             counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=self.config.classes)
             self.weights = counts.sum() / (len(counts) * counts.clamp(min=1).float())
@@ -84,7 +80,7 @@ class Classification(StatelessTask):
         return {kind: self.label_loss(model(batch.inputs), targets)}
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of logits [B K] against soft targets [B K]. A weight multiplies what its class has a part in."""
+        """The loss of logits [B K] against soft targets [B K]. Class weights multiply the terms of their class."""
         weights = None if self.weights is None else self.weights.to(logits)
         if self.config.multi_label or self.config.loss == "bce":
             return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
@@ -121,7 +117,7 @@ class ClassEvaluator(Evaluator):
         return {"probabilities": predictions.rows.numpy().astype(np.float32), "targets": predictions.targets.numpy()}
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        """The arrays say it all."""
+        """None: the arrays are complete."""
         return {}
 
 

@@ -1,7 +1,7 @@
-"""Distillation: a student learns from labels and from what a teacher says of the same augmented image.
+"""Distillation: a student learns from labels and from a teacher's predictions of the same augmented image.
 
-A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first listens to the labels,
-the second to the teacher, and the prediction is the mean of both. Any other model listens to both with its one answer.
+A model with a token for its teacher (DeiT, Touvron et al. 2020, section 4) has a head for each: the first learns from the labels,
+the second from the teacher, and the prediction is the mean of both. Any other model learns from both with one head.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,12 @@ ANNOTATIONS: AnnotationKind = "classes"
 
 @dataclass(frozen=True)
 class Config:
-    teacher: str = ""  # a run, a model folder or file of ours, "timm:NAME" or "torchvision:NAME"
-    teacher_weights: str = ""  # a file for a teacher by name; else the weights that its library brings
-    keep: str = ""  # a folder where the teacher's answers are kept, for this run and others that show the same images
-    kind: Literal["hard", "soft"] = (
-        "hard"  # the class that the teacher names, or its whole distribution (Hinton et al. 2015)
-    )
+    teacher: str = ""  # a run, a model folder or file, "timm:NAME" or "torchvision:NAME"
+    teacher_weights: str = ""  # a weights file for a teacher by name; empty: those of its library
+    keep: str = ""  # a folder to cache the teacher's logits in, for this run and others on the same images
+    kind: Literal["hard", "soft"] = "hard"  # the teacher's class, or its whole distribution (Hinton et al. 2015)
     temperature: PositiveFloat = 3.0  # of soft distillation
-    alpha: UnitInterval = 0.5  # the teacher's share of the loss; the paper has 0.5 hard, 0.1 soft
+    alpha: UnitInterval = 0.5  # weight of the teacher in the loss; the paper has 0.5 hard, 0.1 soft
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # of the labels
@@ -75,24 +73,26 @@ class Distillation(StatelessTask):
         return self.labels.targets(labels)
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """{"labels": (1 - alpha) times theirs, "teacher": alpha times its}; of integer labels alone, their loss."""
+        """{"labels": (1 - alpha) times theirs, "teacher": alpha times its}; for integer labels alone, their loss."""
         if not batch.targets.is_floating_point():
             return self.labels.loss(model, batch)
-        targets, said = batch.targets.chunk(2, dim=1)  # [B K] each
+        targets, teacher = batch.targets.chunk(2, dim=1)  # [B K] each
         each = model.forward_all(batch.inputs)  # [B S K]
-        own, heard = (each[:, 0], each[:, 1]) if model.backbone.has_distillation_token else (each.mean(1), each.mean(1))
+        labels, distilled = (
+            (each[:, 0], each[:, 1]) if model.backbone.has_distillation_token else (each.mean(1), each.mean(1))
+        )
         alpha = self.config.alpha
         return {
-            "labels": (1 - alpha) * self.labels.label_loss(own, targets),
-            "teacher": alpha * self.label_loss(heard, said),
+            "labels": (1 - alpha) * self.labels.label_loss(labels, targets),
+            "teacher": alpha * self.teacher_loss(distilled, teacher),
         }
 
-    def label_loss(self, logits: Tensor, said: Tensor) -> Tensor:
+    def teacher_loss(self, logits: Tensor, teacher: Tensor) -> Tensor:
         """Hard: cross-entropy with the teacher's class. Soft: T^2 times the divergence, over images and classes as in DeiT's code."""
         if self.config.kind == "hard":
-            return F.cross_entropy(logits, said.argmax(1))
+            return F.cross_entropy(logits, teacher.argmax(1))
         t = self.config.temperature
-        theirs, ours = F.log_softmax(said / t, dim=1), F.log_softmax(logits / t, dim=1)
+        theirs, ours = F.log_softmax(teacher / t, dim=1), F.log_softmax(logits / t, dim=1)
         return F.kl_div(ours, theirs, reduction="sum", log_target=True) * t**2 / logits.numel()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -108,6 +108,8 @@ class Distillation(StatelessTask):
 def build(config: Config) -> Distillation:
     """The task; `config.classes` must be known by now. Errors: `UsageError`."""
     if config.multi_label:
-        raise UsageError("a teacher names one class an image, and these images have several", "--task classification")
+        raise UsageError(
+            "distillation is for one class an image, and these images have several", "--task classification"
+        )
     base = classification.Config(config.classes, False, config.loss, config.smoothing, config.class_weights)
     return Distillation(config, classification.build(base))

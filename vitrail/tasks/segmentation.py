@@ -27,34 +27,28 @@ from vitrail.validation import Count, Fraction, NonNegative, PositiveFloat
 ANNOTATIONS: AnnotationKind = "masks"
 DEFAULT_FOR = "backbone"
 
-LEAST = 1e-6  # what focal loss takes for the share of a class that is certain: its slope is infinite at 0 for gammas below 1
+LEAST = 1e-6  # smallest base of the focal factor: its slope is infinite at 0 for gammas below 1
 
 
 @dataclass(frozen=True)
 class Config:
     classes: Count = 0  # 0: as many as the data has
-    multi_label: bool = False  # a pixel has one class, so this stays
+    multi_label: bool = False  # not supported
     head: HeadKind = "fpn"
     width: Count = 0  # of the head; 0: the published one (256, "upernet" 512, "mask" the backbone's)
-    norm: Literal["auto", "group", "batch", "none"] = "auto"  # of the head; published weights of "upernet" want "batch"
+    norm: Literal["auto", "group", "batch", "none"] = "auto"  # of the head; published weights of "upernet" need "batch"
     dropout: Fraction = 0.1  # of the head
     dice: NonNegative = 0.0  # weight of the Dice loss beside the cross-entropy
-    focal: NonNegative = (
-        0.0  # gamma: pixels of a class that is said with probability p count (1 - p)^gamma times (Lin et al. 2017)
-    )
-    class_weights: tuple[
-        PositiveFloat, ...
-    ] = ()  # how many times the pixels of each class count in the cross-entropy; none: once
-    auxiliary: NonNegative = (
-        0.4  # weight of the second head's cross-entropy, which "upernet" alone has; 0: no such head
-    )
+    focal: NonNegative = 0.0  # gamma of the focal loss, which weights pixels by (1 - p)^gamma (Lin et al. 2017)
+    class_weights: tuple[PositiveFloat, ...] = ()  # of the pixels of each class in the cross-entropy; empty: 1
+    auxiliary: NonNegative = 0.4  # weight of the second head's cross-entropy, for "upernet"; 0: no second head
 
 
 class Segmentation(DenseTask):
-    """Loss of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` count for nothing.
+    """Loss of logits [B K H W] against class indices [B H W]; pixels with `IGNORE` are ignored.
 
-    Every term is the mean over images of something that depends on that image alone, so that neither cutting a batch up nor
-    spreading it over processes changes it. Cross-entropy is divided by all pixels, those that are ignored included, as in mmseg.
+    Every term is a mean over images, each of one image alone, so that neither micro-batches nor processes change it.
+    Cross-entropy is divided by the number of all pixels, ignored ones included, as in mmseg.
     """
 
     annotations: AnnotationKind = ANNOTATIONS
@@ -90,10 +84,10 @@ class Segmentation(DenseTask):
         return labels
 
     def fit_class_weights(self, labels: Tensor) -> None:
-        """Nothing depends on the labels of the training part."""
+        """The loss has no fitted weights."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """{"cross_entropy", "dice" if it has a weight, "auxiliary" if there is such a head}, each with its weight, in float32."""
+        """{"cross_entropy", "dice" if weighted, "auxiliary" if there is such a head}, each with its weight, in float32."""
         logits, second = model.forward_all(batch.inputs)  # type: ignore[operator]
         annotation = batch.targets.long()
         with torch.autocast(logits.device.type, enabled=False):
@@ -124,7 +118,7 @@ class Segmentation(DenseTask):
 
 
 class MaskEvaluator(Evaluator):
-    """Of label maps at the images' own sizes: a row is what is counted in an image, int64 [3 K]."""
+    """Evaluates label maps at the images' own sizes: a row has the pixel counts of an image, int64 [3 K]."""
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -133,7 +127,7 @@ class MaskEvaluator(Evaluator):
         return images.by_image(self.row, torch.zeros(0, 3 * self.classes, dtype=torch.int64), keep_annotations=False)
 
     def row(self, prediction: np.ndarray, annotation: np.ndarray) -> Tensor:
-        """Label maps uint8 [H W] of one image -> its row of counts int64 [3 K], what `metrics` judges."""
+        """Label maps uint8 [H W] of one image -> its row of counts int64 [3 K], for `metrics`."""
         return count_pixels(
             torch.from_numpy(np.ascontiguousarray(prediction)),
             torch.from_numpy(np.ascontiguousarray(annotation)),
@@ -141,38 +135,39 @@ class MaskEvaluator(Evaluator):
         )
 
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
-        """The truth is in the rows [N 3K] already."""
+        """The rows [N 3K] include the annotations."""
         return segmentation_metrics(predictions.rows)
 
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
         return {"rows": predictions.rows.numpy(), "scores": self.scores(predictions.rows).numpy()}
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        """Label maps of a few images as grey PNG, named after the places of the images."""
-        places = worst_and_spaced(self.scores(predictions.rows).numpy())
-        return {f"{place:08d}.png": encode_png(images.predict(place)) for place in places}
+        """Label maps of a few images as grey PNG, named after the indices of the images."""
+        indices = worst_and_spaced(self.scores(predictions.rows).numpy())
+        return {f"{index:08d}.png": encode_png(images.predict(index)) for index in indices}
 
     def scores(self, rows: Tensor) -> Tensor:
-        """The mean IoU of each image over the classes that it has or is said to have, [N]; 1 where all of it is ignored."""
-        both, said, true = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
-        union = said + true - both
-        there = (union > 0).sum(1)
-        return torch.where(there > 0, (both / union.clamp_min(1)).sum(1) / there.clamp_min(1), 1.0)
+        """The mean IoU of each image over the classes that are annotated or predicted, [N]; 1 where all of it is ignored."""
+        both, predicted, annotated = rows.double().unflatten(1, (3, -1)).unbind(1)  # [N K] each
+        union = predicted + annotated - both
+        present = (union > 0).sum(1)
+        return torch.where(present > 0, (both / union.clamp_min(1)).sum(1) / present.clamp_min(1), 1.0)
 
 
 def dice_loss(logits: Tensor, annotation: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of an image, mean over the classes that its truth has, then over images.
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) over the pixels of an image, mean over its annotated classes, then over images.
 
-    A class that is not there has nothing to overlap with; what is said of it is missing from those that are. logits [B K H W], class
-    indices [B H W]; an image without known pixels gives 0.
+    Absent classes have no term; their predicted pixels are missing from those that are present. logits [B K H W], class
+    indices [B H W]; an image without annotated pixels gives 0.
     """
-    known = (annotation != IGNORE)[:, None]
+    valid = (annotation != IGNORE)[:, None]
     hit = annotation[:, None] == torch.arange(logits.shape[1], device=annotation.device)[:, None, None]  # [B K H W]
-    share = logits.softmax(1) * known
-    both, said, true = (part.sum((2, 3)) for part in (share * hit, share, hit))  # [B K]
-    there = true > 0
-    lost = (1 - 2 * both / (said + true).clamp_min(1)) * there
-    return (lost.sum(1) / there.sum(1).clamp_min(1)).mean()
+    probabilities = logits.softmax(1) * valid
+    parts = (probabilities * hit, probabilities, hit)
+    both, predicted, annotated = (part.sum((2, 3)) for part in parts)  # [B K]
+    present = annotated > 0
+    losses = (1 - 2 * both / (predicted + annotated).clamp_min(1)) * present
+    return (losses.sum(1) / present.sum(1).clamp_min(1)).mean()
 
 
 def build(config: Config) -> Segmentation:
@@ -184,7 +179,7 @@ def build(config: Config) -> Segmentation:
             f"a segmentation has 2 to {IGNORE} classes, background among them, not {config.classes}", "check the masks"
         )
     if config.multi_label:
-        raise UsageError("a pixel has one class, so segmentation.multi_label cannot be", "leave it out")
+        raise UsageError("segmentation.multi_label is not supported: a pixel has one class", "leave it out")
     if config.class_weights and len(config.class_weights) != config.classes:
         raise UsageError(
             f"segmentation.class_weights has {len(config.class_weights)} numbers for {config.classes} classes",

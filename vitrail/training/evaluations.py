@@ -1,8 +1,8 @@
-"""Evaluations while a run goes on and at its end; with `train.patience`, which was the best, and whether it is time to stop.
+"""Evaluations during a run and at its end; with `train.patience`, early stopping and the best weights.
 
-Where the best was lies in the checkpoints and not in the log, since a checkpoint is verified and the log may lose a row to a full disk.
-The weights lie in best/, a file a step, and stay while any checkpoint that is kept counts them the best: whichever a run goes on from, it
-finds its own.
+The step of the best evaluation is in the checkpoints and not in the log, since a checkpoint is verified and the log may lose a row to a full
+disk. The weights are in best/, a file a step, and are kept while any checkpoint has them as its best: whichever a run is resumed from,
+its best weights exist.
 """
 
 import json
@@ -27,140 +27,141 @@ from vitrail.training.session import Session
 
 
 def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> dict[str, Any]:
-    """The numbers of the held-out part, and the seconds they took. At the end the judgement is kept."""
+    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved."""
     start = time.perf_counter()
     part = evaluation_part(session.dataset, final)
     split = session.dataset.splits[part]
-    for buffer in (
-        session.state.best_model.buffers()
-    ):  # of batch norms: every process has its own, and those that are saved are judged
+    for buffer in session.state.best_model.buffers():  # of batch norms: those of rank 0 are saved, so evaluate them
         session.world.broadcast(buffer)
     bundle = model.ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
-    found = evaluate.evaluate(
+    evaluation = evaluate.evaluate(
         bundle, split, session.world, session.evaluation_preprocess, session.workers, session.precision
     )
     if final and session.world.is_first:
-        evaluate.write_evaluation(session.folder, part, found)
+        evaluate.write_evaluation(session.folder, part, evaluation)
         if bundle.task.is_generative:
             write_samples(session, bundle)
     return {
         "part": part,
-        **evaluate.scalar_metrics(found.metrics),
+        **evaluate.scalar_metrics(evaluation.metrics),
         **frechet.measure(bundle),
         "eval_s": round(time.perf_counter() - start, 3),
     }
 
 
 def write_samples(session: Session, bundle: model.ModelBundle) -> None:
-    """Keeps images of every class, and the training images nearest to them."""
-    made, recipe = sample_portrait(bundle), session.recipe
-    write_file(session.folder.samples, encode_sheet(made, ACROSS))
-    seen = session.state.step * (recipe.train.batch_size or 1)
-    found = copying.measure_by_pixels(
-        made, session.images, session.preprocess, seen, bool(recipe.augment.hflip), session.world
+    """Saves generated images of every class, and the training images nearest to them."""
+    generated, recipe = sample_portrait(bundle), session.recipe
+    write_file(session.folder.samples, encode_sheet(generated, ACROSS))
+    samples_seen = session.state.step * (recipe.train.batch_size or 1)
+    copies = copying.measure_by_pixels(
+        generated, session.images, session.preprocess, samples_seen, bool(recipe.augment.hflip), session.world
     )
-    copying.write_copying(session.folder.evaluation, "pixels", found)
+    copying.write_copying(session.folder.evaluation, "pixels", copies)
 
 
 class Evaluations:
-    """When a run is judged, and what follows from it."""
+    """The evaluations of a run, and early stopping."""
 
     def __init__(self, session: Session):
         self.session, self.early_stopping = session, session.state.early_stopping
-        kept = session.folder.path / "features"
-        self.frechet = FrechetMonitor(session.recipe, session.bundle.task, session.images, kept, session.world)
+        cache_dir = session.folder.path / "features"
+        self.frechet = FrechetMonitor(session.recipe, session.bundle.task, session.images, cache_dir, session.world)
         self.metric, self.sign = session.bundle.task.metric.name, session.bundle.task.metric.sign
         self.every, self.patience = session.recipe.train.eval_every or 0, session.recipe.train.patience
 
     @property
     def should_stop(self) -> bool:
-        """Whether so many evaluations were no better that the run stops."""
+        """Whether the run stops early."""
         return 0 < self.patience <= self.early_stopping.evaluations_since
 
     def is_due(self, step: int) -> bool:
-        """The last step is judged by `finish`, on the test part; with patience, its weights also compete with those before."""
+        """The last step is evaluated at the end, on the test split; with patience, also here, since it may be the best."""
         last = step == self.session.steps
         regular = bool(self.every) and step % self.every == 0
         return (regular or last) if self.patience else (regular and not last)
 
     def evaluate_missed(self) -> Iterator[Event]:
-        """The evaluation of the step that a run goes on from, where a signal came before it and it counts."""
+        """The evaluation of the step that a run is resumed from, where a signal came before it; needed with patience."""
         step = self.session.state.step
         if self.patience and step and self.is_due(step) and self.early_stopping.evaluated_step < step:
             yield from self.evaluate()
 
     def evaluate(self) -> Iterator[Event]:
-        """One evaluation, and with patience what it is worth; every process is told the same."""
-        session, step, standing = self.session, self.session.state.step, self.early_stopping
+        """One evaluation, and with patience whether it is the best, the same on every process."""
+        session, step, stopping = self.session, self.session.state.step, self.early_stopping
         values = evaluate_session(session, self.frechet)
         yield Event("eval", step, values)
         if not self.patience:
             return
         value = session.world.on_rank_zero(lambda: self.sign * float(values[self.metric]))
-        best = standing.is_better(value)
-        refused = session.world.on_rank_zero(lambda: save_best(session, step)) if best else ""
-        if refused:  # it neither counts as the best nor as one that was no better
-            standing.evaluated_step = step
-            yield Event("note", step, {"text": f"the best weights so far could not be kept: {refused}; going on"})
+        best = stopping.is_better(value)
+        failure = session.world.on_rank_zero(lambda: save_best(session, step)) if best else ""
+        if failure:  # it counts neither as the best nor as no improvement
+            stopping.evaluated_step = step
+            yield Event(
+                "note", step, {"text": f"the best weights so far could not be saved: {failure}; the run continues"}
+            )
             return
-        standing.record(step, value, best)
+        stopping.record(step, value, best)
         remove_stale(session)
 
     def stop_message(self) -> Event:
-        """That the run has stopped early."""
-        standing, step = self.early_stopping, self.session.state.step
-        best = None if standing.value is None else self.sign * standing.value
-        known = (
-            f"{self.metric} {best:.4f} at step {standing.step}" if best is not None else f"no number for {self.metric}"
+        """The event of stopping early."""
+        stopping, step = self.early_stopping, self.session.state.step
+        best = None if stopping.value is None else self.sign * stopping.value
+        record = f"{self.metric} {best:.4f} at step {stopping.step}" if best is not None else f"no {self.metric} yet"
+        text = (
+            f"stopped early at step {step} of {self.session.steps}: no better than {record} "
+            f"for {stopping.evaluations_since} evaluations"
         )
-        text = f"stopped early at step {step} of {self.session.steps}: no better than {known} for {standing.evaluations_since} evaluations"
         return Event(
             "stopped",
             step,
-            {"text": text, "best": best, "best_step": standing.step, "evaluations": standing.evaluations_since},
+            {"text": text, "best": best, "best_step": stopping.step, "evaluations": stopping.evaluations_since},
         )
 
 
-def file_of(session: Session, step: int) -> Path:
+def best_file(session: Session, step: int) -> Path:
     return session.folder.best / f"{checkpoint.checkpoint_name(step)}.safetensors"
 
 
 def save_best(session: Session, step: int) -> str:
-    """Writes the weights to judge by as the best of the run; returns why that was not possible, "" where it was."""
+    """Saves the weights as the best of the run; returns the reason of a failure, or ""."""
     try:
         session.folder.best.mkdir(exist_ok=True)
-        write_file(file_of(session, step), pack(dict(session.state.best_model.state_dict()), {}))
+        write_file(best_file(session, step), pack(dict(session.state.best_model.state_dict()), {}))
         return ""
     except OSError as error:
         return error.strerror or str(error)
 
 
 def remove_stale(session: Session) -> None:
-    """Removes weights that were the best once and that no checkpoint can lead back to."""
+    """Removes former best weights that no checkpoint refers to."""
     if not session.world.is_first or not session.folder.best.is_dir():
         return
-    wanted = {
+    needed = {
         session.state.early_stopping.step,
-        *(step_of(path) for path in checkpoint.list_checkpoints(session.folder.checkpoints)),
+        *(best_step(path) for path in checkpoint.list_checkpoints(session.folder.checkpoints)),
     }
-    names = {file_of(session, step).name for step in wanted}
+    names = {best_file(session, step).name for step in needed}
     for path in session.folder.best.glob("step-*.safetensors"):
         if path.name not in names:
             path.unlink(missing_ok=True)
 
 
-def step_of(path: Path) -> int:
-    """The step of the best evaluation as a checkpoint has it; 0 where it has none or cannot be read."""
+def best_step(path: Path) -> int:
+    """The step of the best evaluation in a checkpoint; 0 where it has none or cannot be read."""
     try:
-        return int(json.loads((path / "state.json").read_bytes())["standing"]["step"])
+        return int(json.loads((path / "state.json").read_bytes())["early_stopping"]["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
 def restore_best(session: Session) -> None:
-    """With patience, the best weights take the place of the last, on every process. Errors: `CheckpointError`."""
+    """With patience, replaces the last weights by the best, on every process. Errors: `CheckpointError`."""
     if session.recipe.train.patience and session.state.early_stopping.step:
-        path = file_of(session, session.state.early_stopping.step)
+        path = best_file(session, session.state.early_stopping.step)
         State.load_strict(session.state.best_model, session.world.on_rank_zero(lambda: load_best(path)))
 
 

@@ -1,4 +1,4 @@
-"""From images as read to batches as trained on: augmentation, size, soft targets, mixing; the same for any split into pieces."""
+"""From decoded images to training batches: augmentation, size, soft targets, mixing; the same for any size of micro-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from vitrail.types import Batch, each_tensor
 
 @dataclass(frozen=True)
 class Feed:
-    """`batch` is the global batch; a process holds `share` of it, in pieces of at most `micro_batch`."""
+    """`batch` is the global batch size; a process has `per_process` of it, in micro-batches of at most `micro_batch`."""
 
     transform: Transform
     seed: int
@@ -35,10 +35,10 @@ class Feed:
     micro_batch: int
     mixing: Mixing
     growth: ProgressiveResize | None = None
-    teacher: Callable[[Tensor, Keys], Tensor] | None = None  # what it says of the images is joined to the targets
+    teacher: Callable[[Tensor, Keys], Tensor] | None = None  # its logits are joined to the targets
 
     def micro_batches(self, loaded: LoadedBatch, world: World) -> list[MicroBatch]:
-        """A process's share, cut up."""
+        """The images of a process, in micro-batches."""
         labels = self.task.count_targets(
             loaded.labels, self.batch, lambda count: world.all_reduce_sum(count.to(world.device)).cpu()
         )
@@ -49,28 +49,27 @@ class Feed:
             for s in starts
         ]
 
-    def prepare(self, piece: MicroBatch, step: int) -> Batch:
-        """The batch of a piece, on the device."""
-        pictures, labels = (each_tensor(self.to_device, part) for part in piece.loaded[:2])
-        images = self.transform.batch(pictures, piece.loaded.keys)
+    def prepare(self, micro_batch: MicroBatch, step: int) -> Batch:
+        """The batch of a micro-batch, on the device."""
+        pixels, labels = (each_tensor(self.to_device, part) for part in micro_batch.loaded[:2])
+        keys = micro_batch.loaded.keys
+        images = self.transform.batch(pixels, keys)
         if self.growth is not None:
             images = self.growth.resize_batch(images, step)
-        return self.add_teacher_targets(
-            self.mix(Batch(images, self.task.targets(labels)), piece, step), piece.loaded.keys
-        )
+        return self.add_teacher_targets(self.mix(Batch(images, self.task.targets(labels)), micro_batch, step), keys)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
-    def mix(self, batch: Batch, piece: MicroBatch, step: int) -> Batch:
-        """The same images blended or cut into each other, where the recipe says so."""
+    def mix(self, batch: Batch, micro_batch: MicroBatch, step: int) -> Batch:
+        """The batch after MixUp or CutMix, where the recipe has them."""
         if not self.mixing.is_on:
             return batch
-        pairs = slice(piece.first // 2, (piece.first + len(batch.inputs)) // 2)
+        pairs = slice(micro_batch.first // 2, (micro_batch.first + len(batch.inputs)) // 2)
         return mix_batch(batch, draw_mixing(self.seed, step, self.batch // 2, self.mixing).part(pairs))
 
     def add_teacher_targets(self, batch: Batch, keys: Keys) -> Batch:
-        """The targets with what the teacher says of the very same images beside them, [B 2K]."""
+        """The targets with the teacher's logits of the same images beside them, [B 2K]."""
         if self.teacher is None:
             return batch
         return Batch(batch.inputs, torch.cat([batch.targets, self.teacher(batch.inputs, keys)], dim=1))
@@ -84,23 +83,25 @@ def slice_batch(loaded: LoadedBatch, part: slice) -> LoadedBatch:
 
 
 def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bool) -> tuple[int, int]:
-    """How much of the global batch each process holds and takes at once. Errors: `UsageError` where it does not divide."""
+    """The batch size per process and the micro-batch size. Errors: `UsageError` where it is not divisible."""
     if batch % processes:
         near = [b for b in (batch // processes * processes, -(-batch // processes) * processes) if b]
         raise UsageError(
-            f"a batch of {batch} does not divide among {processes} processes",
+            f"batch size {batch} is not divisible by {processes} processes",
             f"--batch-size {' or '.join(map(str, near))}",
         )
-    share = batch // processes
-    each = min(micro_batch or share, share)
-    if mixing and (share % 2 or each % 2):
-        raise UsageError(f"MixUp and CutMix pair images, and {share} per process in pieces of {each} is not even",
-                         "use an even --batch-size and --runtime.micro-batch, or --augment.mixup 0 --augment.cutmix 0")  # fmt: skip
-    return share, each
+    per_process = batch // processes
+    size = min(micro_batch or per_process, per_process)
+    if mixing and (per_process % 2 or size % 2):
+        raise UsageError(
+            f"MixUp and CutMix pair images, and {per_process} per process in micro-batches of {size} is not even",
+            "use an even --batch-size and --runtime.micro-batch, or --augment.mixup 0 --augment.cutmix 0",
+        )
+    return per_process, size
 
 
 def build_stream(recipe: Recipe, split: Split) -> SampleStream:
-    """Which images a run trains on, in which order."""
+    """The training images of a run, in order."""
     p = recipe.train
     return SampleStream(
         p.seed,
@@ -112,27 +113,29 @@ def build_stream(recipe: Recipe, split: Split) -> SampleStream:
 
 
 def build_mixing(recipe: Recipe) -> Mixing:
-    """What a recipe says of pairs of images."""
+    """MixUp and CutMix, as a recipe sets them."""
     a = recipe.augment
     return Mixing(a.mixup, a.cutmix, a.mix_prob, a.cutmix_prob, a.mix_mode)
 
 
 def build_growth(recipe: Recipe, bundle: ModelBundle, device: torch.device) -> ProgressiveResize | None:
-    """The sizes that training goes through, each tried on one empty image. Errors: `UsageError` where the model cannot take one."""
+    """The sizes of progressive resizing, each tested on one empty image. Errors: `UsageError` where the model does not take one."""
     start, full, steps = recipe.train.start_size, recipe.input.size, recipe.train.steps or 1
     if start is None or full is None:
         return None
     trunk: Any = trunk_of(bundle.model)
     stride: int = trunk.strides[0]
-    grown = ProgressiveResize(start, full, max(1, round(recipe.train.full_size_at * steps)), stride)
+    growth = ProgressiveResize(start, full, max(1, round(recipe.train.full_size_at * steps)), stride)
     net = bundle.model.eval()
-    for height, width in grown.all_sizes:
+    for height, width in growth.all_sizes:
         try:
             with torch.no_grad():
                 bundle.task.predict(net, torch.zeros(1, recipe.input.channels, height, width, device=device))
         except (VitrailError, RuntimeError, ValueError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise UsageError(f"{recipe.model.name} cannot be trained on images of {height}x{width}, as train.start_size asks: {reason}",
-                             "leave train.start_size out, or begin with another size") from None  # fmt: skip
+            raise UsageError(
+                f"{recipe.model.name} cannot be trained on images of {height}x{width}, for train.start_size: {reason}",
+                "leave train.start_size out, or use another one",
+            ) from None
     net.train()
-    return grown
+    return growth

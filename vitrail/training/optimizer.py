@@ -1,4 +1,4 @@
-"""What of a recipe's model learns, by which optimiser and from which step on; and what contradicts itself there."""
+"""The optimiser of a recipe, its frozen parameters and when they unfreeze."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from vitrail.recipe import Recipe, with_defaults
 def build_state(
     recipe: Recipe, net: nn.Module, task: Task, device: torch.device
 ) -> tuple[State, tuple[UnfreezeStage, ...]]:
-    """The state of a run that has not begun, with frozen what is to be frozen, and when which of it begins to learn.
+    """The state of a new run, its parameters frozen as set, and the stages of unfreezing.
 
     Errors: `UsageError` for settings that contradict each other.
     """
@@ -26,12 +26,12 @@ def build_state(
     if recipe.runtime.channels_last:
         net.to(memory_format=torch.channels_last)
     frozen = parts_to_freeze(net, trunk, blocks, o.freeze)
-    planned = plan_unfreezing(frozen, o.unfreeze_steps, recipe.train.steps or 0)
+    stages = plan_unfreezing(frozen, o.unfreeze_steps, recipe.train.steps or 0)
     freeze(frozen)
     if not any(p.requires_grad for p in net.parameters()):
-        raise UsageError(f"optim.freeze {o.freeze} leaves nothing to learn", "freeze less")
-    made = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
-    using = build_optimizer(o.name, made, blocks, OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum))
+        raise UsageError(f"optim.freeze {o.freeze} leaves nothing to train", "freeze fewer blocks")
+    groups = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
+    optimizer = build_optimizer(o.name, groups, blocks, OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum))
     scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
     ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))
-    return State(net, using, ema, scaler, ema2=ema2, task=task), planned
+    return State(net, optimizer, ema, scaler, ema2=ema2, task=task), stages

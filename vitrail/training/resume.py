@@ -1,4 +1,4 @@
-"""A run taken up again where its newest sound checkpoint stands, and what may have changed since."""
+"""Resumes a run from its newest valid checkpoint, and checks what has changed since."""
 
 import dataclasses
 from pathlib import Path
@@ -19,43 +19,45 @@ from vitrail.errors import DataError, UsageError
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
-from vitrail.training.session import Session, build, cache_latents, resolve_paths
+from vitrail.training.build import build_session
+from vitrail.training.create import cache_latents, recipe_keys
+from vitrail.training.session import Session
 from vitrail.validation import as_path
 
 
 def resume_session(
     folder: RunFolder, given: list[tuple[str, dict[str, Any]]], allowed: list[str], world: World
 ) -> Session:
-    """A run taken up again. `given`: sections and keys that the user says now; keys in `allowed` may change the result.
+    """A resumed run. `given`: sections and keys from the user; keys in `allowed` may change the result.
 
     Errors: `UsageError` for settings that would change the result, `DataError` for data that changed,
     `CheckpointError` where every checkpoint is damaged.
     """
     before = folder.recipe()
-    after = settle(before, given, allowed)
-    world.assert_equal_across_ranks({**resolve_paths(after), "torch": torch.__version__})
+    after = merge_settings(before, given, allowed)
+    world.assert_equal_across_ranks({**recipe_keys(after), "torch": torch.__version__})
     world.on_rank_zero(folder.check_writable)
     with hold_lock(folder.path, world):
-        return reopened(folder, before, after, world)
+        return open_session(folder, before, after, world)
 
 
-def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> Session:
-    """The session of a run's folder that no other process works in."""
+def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> Session:
+    """The session of a locked run folder."""
     world.on_rank_zero(lambda: clean_folder(folder.path))
     about = folder.about()
-    dataset = reopen(folder, after, about)
+    dataset = open_same_dataset(folder, after, about)
     world.assert_equal_across_ranks({"the data set": entries.fingerprint(dataset.entries)})
-    session = build(after, dataset, folder, world)
+    session = build_session(after, dataset, folder, world)
     if list(session.bundle.classes) != about["classes"]:
-        raise DataError("the classes are not those that the run began with", "start a new run, or restore them")
+        raise DataError("the classes are not those that the run started with", "start a new run, or restore them")
     frechet.load_classifier(after, session.bundle.task)
     cache_latents(session)
     if after.input.vae != before.input.vae:
         world.on_rank_zero(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))
     session.changed = tuple(c for c in changes(before, after) if not is_same_path(c))
     saved, damaged = world.on_rank_zero(lambda: checkpoint.load_newest(folder.checkpoints))
-    session.notes = session.notes[len(dataset.notes) :]  # those of the data set were told when the run began
-    session.notes += [f"passed over: {reason}" for reason in damaged] + [
+    session.notes = session.notes[len(dataset.notes) :]  # without those of the data set, printed when the run started
+    session.notes += [f"skipped: {reason}" for reason in damaged] + [
         f"{c.key}: {c.old} -> {c.new}" for c in session.changed
     ]
     if saved:
@@ -63,20 +65,20 @@ def reopened(folder: RunFolder, before: Recipe, after: Recipe, world: World) -> 
     if session.state.step > session.steps:
         raise UsageError(
             f"the run has done {session.state.step} steps, more than train.steps = {session.steps}",
-            "ask for more steps",
+            "use a larger --steps",
         )
     return session
 
 
 def record_changes(session: Session) -> None:
-    """Keeps what was allowed to change in the run's folder, so that the next resume goes on with it."""
+    """Saves the allowed changes in the run's folder, for the next resume."""
     about, at = session.folder.about(), session.state.step
     about["changed"] = [*about.get("changed", []), *({"step": at, **c._asdict()} for c in session.changed)]
     session.folder.describe(session.recipe, about)
 
 
-def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: list[str]) -> Recipe:
-    """The old recipe with what may change changed. Errors: `UsageError` that lists what may not."""
+def merge_settings(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: list[str]) -> Recipe:
+    """The old recipe with the given settings. Errors: `UsageError` that lists those that may not change."""
     after = before
     for section, values in given:
         after = override(after, section, values)
@@ -86,42 +88,42 @@ def settle(before: Recipe, given: list[tuple[str, dict[str, Any]]], allowed: lis
         after = dataclasses.replace(
             after, input=dataclasses.replace(after.input, vae=str(as_path(after.input.vae).absolute()))
         )
-    found = [c for c in changes(before, after) if not is_same_path(c)]
-    found.sort(
-        key=lambda c: not c.key.endswith(".name")
-    )  # another model loses all keys of the old one: its name says more
-    refused = [c for c in found if c.key not in allowed]
+    changed = [c for c in changes(before, after) if not is_same_path(c)]
+    changed.sort(key=lambda c: not c.key.endswith(".name"))  # names first: another model drops all keys of the old one
+    refused = [c for c in changed if c.key not in allowed]
     if refused:
         lines = "; ".join(f"{c.key}: {c.old} -> {c.new}" for c in refused[:4])
         keys = " ".join(f"--allow-change {c.key}" for c in refused[:3])
         raise UsageError(
             f"that would change the result of the run: {lines}", f"leave it out, start a new run, or {keys}"
         )
-    if not found:
+    if not changed:
         return dataclasses.replace(before, runtime=after.runtime, input=after.input)
     return after
 
 
 def is_same_path(change: Change) -> bool:
-    """Whether the data lies where it did, said in another way. An autoencoder may be moved: its hash says whether it is the same."""
+    """Whether two spellings of the data path are the same. An autoencoder may be moved: its hash is checked instead."""
     both = change.new is not None and change.old is not None
     return (change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)) or (
         change.key == "input.vae" and both
     )
 
 
-def reopen(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
-    """The data set of a run, as it was. Errors: `DataError` that names the first differences."""
+def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
+    """The data set of a run, unchanged. Errors: `DataError` that names the first differences."""
     dataset, _ = open_data(recipe.data)
     if recipe.data.fingerprint == "content":
         if survey_images(dataset).content != about["data"]["content"]:
             raise DataError(
-                "the images are not those that the run began with (their content differs)",
+                "the images are not those that the run started with (their content differs)",
                 "start a new run, or restore them",
             )
     else:
-        found = entries.differences(entries.read_entries(folder.entries), dataset.entries)
-        if found:
-            raise DataError(f"the data set changed since the run began: {'; '.join(found)}"[:400],
-                            "start a new run; if only dates changed, new runs with --data.fingerprint content do not mind")  # fmt: skip
+        differences = entries.differences(entries.read_entries(folder.entries), dataset.entries)
+        if differences:
+            raise DataError(
+                f"the data set changed since the run started: {'; '.join(differences)}"[:400],
+                "start a new run; if only dates changed, use --data.fingerprint content in new runs",
+            )
     return with_fraction(drop_images(dataset, about["data"]["left_out"]), recipe)

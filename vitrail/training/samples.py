@@ -1,7 +1,7 @@
-"""How the images of a denoiser come about in a run: a few of them, always from the same noise, made at a few moments of it and kept.
+"""Sample snapshots of a denoiser: a few images, always from the same noise, generated and saved at a few steps of a run.
 
-When they are made, and whether the run is long enough for that, is a function of the recipe alone, so a run that was cut and taken up
-again makes the same ones. They have noise of their own: nothing that training draws moves by them.
+The steps, and whether the run is long enough for any, are a function of the recipe alone, so a resumed run generates the same ones. They
+have their own random numbers: training is not changed by them.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from vitrail.storage.atomic import write_file
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
-MOST = 6  # moments
-WIDE, STEPS = 8, 10  # images at a moment, and steps to make one
-SHARE = 0.02  # of the network's work in a run; what is slow about few images at a time has room up to a twentieth
+MOST = 6  # snapshots
+WIDE, STEPS = 8, 10  # images in a snapshot, and sampling steps
+SHARE = 0.02  # of the network's work in a run; small batches are slower, so it may take up to a twentieth of the time
 
 
 def snapshot_steps(recipe: Recipe) -> tuple[int, ...]:
-    """The steps after which images are made: the last, half of it, a quarter and so on, as many as the run has time for."""
+    """The steps after which images are generated: the last, half of it, a quarter and so on, as many as the run has time for."""
     steps, batch = recipe.train.steps or 0, recipe.train.batch_size or 1
     each = WIDE * STEPS * 2  # with a class and without one, for guidance
     affordable = min(MOST, int(SHARE * STEP_COST * steps * batch / each))
@@ -31,7 +31,7 @@ def snapshot_steps(recipe: Recipe) -> tuple[int, ...]:
 
 
 def snapshot_labels(classes: int) -> tuple[int, ...]:
-    """The classes of the images at a moment, `WIDE` of them: each of a few classes equally often, or some of many."""
+    """The classes of the images in a snapshot, `WIDE` of them: each of a few classes equally often, or some of many."""
     if not classes:
         return (0,) * WIDE
     some = evenly_spaced(classes, WIDE).tolist()
@@ -39,14 +39,14 @@ def snapshot_labels(classes: int) -> tuple[int, ...]:
 
 
 class SampleSnapshots:
-    """Makes the images of a moment, in the process that writes."""
+    """Generates the images of a snapshot, on rank 0."""
 
     def __init__(self, session: Session):
         self.session = session
         self.at = snapshot_steps(session.recipe) if session.bundle.task.is_generative else ()
 
     def write_missed(self) -> Iterator[Event]:
-        """Those of the step that a run goes on from, where a signal came before them."""
+        """The snapshot of the step that a run is resumed from, where a signal came before it."""
         if self.session.state.step in self.at and not self.file.is_file():
             yield from self.write()
 
@@ -58,7 +58,7 @@ class SampleSnapshots:
         return step in self.at and self.session.world.is_first
 
     def write(self) -> Iterator[Event]:
-        """Keeps the images; a disk that refuses costs a message."""
+        """Saves the images; a failure is only reported."""
         session = self.session
         if not session.world.is_first:
             return
@@ -67,13 +67,13 @@ class SampleSnapshots:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_file(self.file, draw_samples(bundle))
         except OSError as error:
-            text = f"the images of step {session.state.step} could not be kept: {error.strerror or error}; going on"
+            text = f"the images of step {session.state.step} could not be saved: {error.strerror or error}; the run continues"
             yield Event("note", session.state.step, {"text": text})
 
 
 def draw_samples(bundle: ModelBundle) -> bytes:
     """A PNG of one row of images."""
-    made = sample_images(
+    images = sample_images(
         bundle, SampleRequest(snapshot_labels(null_label(bundle)), tuple(range(WIDE))), fast_sampling(bundle, STEPS)
     )
-    return encode_sheet(made, WIDE)
+    return encode_sheet(images, WIDE)

@@ -103,10 +103,10 @@ class Console:
         )
 
     def evaluation_line(self, step: int) -> str:
-        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
+        names = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
                  "held_out_loss",
                  "frechet")  # fmt: skip
-        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in shown if k in self.evaluated)
+        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in names if k in self.evaluated)
         return f"step {step}/{self.total}  {self.evaluated['part']}: {numbers}"
 
     def table(self) -> Any:

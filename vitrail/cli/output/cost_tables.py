@@ -117,10 +117,10 @@ def parts_lines(grown: Sequence[Grown]) -> list[str]:
         columns = [Column(f"parts of {name}", right=False)] + [
             c for cost in costs for c in (Column(by(cost.size)), Column("share"))
         ]
-        named = dict.fromkeys(part for cost in costs for part in cost.by_part)
+        part_names = dict.fromkeys(part for cost in costs for part in cost.by_part)
         rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)),
                                                           f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
-                for part in named]  # fmt: skip
+                for part in part_names]  # fmt: skip
         rows.append(["all", *(cell for c in costs for cell in (format_macs(c.macs), ""))])
         lines += ["", *table(columns, rows)]
     return lines

@@ -57,8 +57,8 @@ def fresh(out: str, default: str = "predictions") -> Path:
 
 def stems(files: list[Path]) -> list[str]:
     """A name for each file, so that no two written files have the same name, even where case is ignored."""
-    written = [f"{path.stem}{end}".lower() for path in files for end in ("", "-overlay", "-boxes")]
-    if len(set(written)) == len(written):
+    file_names = [f"{path.stem}{end}".lower() for path in files for end in ("", "-overlay", "-boxes")]
+    if len(set(file_names)) == len(file_names):
         return [path.stem for path in files]
     return [f"{number:05d}-{path.stem}" for number, path in enumerate(files)]
 
@@ -86,10 +86,10 @@ def write_boxes(
     from vitrail.data.encode import encode_png
     from vitrail.report.page import overlays
 
-    shown = prediction[prediction[:, 4] >= min_score]
-    words = [f"{classes[int(label)]} {score:.2f}" for score, label in shown[:, 4:6]]
+    confident = prediction[prediction[:, 4] >= min_score]
+    words = [f"{classes[int(label)]} {score:.2f}" for score, label in confident[:, 4:6]]
     (folder / f"{name}-boxes.png").write_bytes(
-        encode_png(overlays.draw_boxes(pixels, shown[:, :4], shown[:, 5], words))
+        encode_png(overlays.draw_boxes(pixels, confident[:, :4], confident[:, 5], words))
     )
     objects = [
         {

@@ -19,13 +19,13 @@ class Column(NamedTuple):
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines: the titles, then the rows. Output to a file or pipe has every column."""
     widths = [max(len(cell) for cell in cells) for cells in zip([c.title for c in columns], *rows, strict=True)]
-    kept = list(range(len(columns)))
-    for i in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
-        if sum(widths[k] + GAP for k in kept) - GAP > room():
-            kept.remove(i)
+    visible = list(range(len(columns)))
+    for i in sorted((i for i in visible if columns[i].spare), key=lambda i: -columns[i].spare):
+        if sum(widths[k] + GAP for k in visible) - GAP > room():
+            visible.remove(i)
 
     def line(cells: Sequence[str]) -> str:
-        placed = (cells[i].rjust(widths[i]) if columns[i].right else cells[i].ljust(widths[i]) for i in kept)
+        placed = (cells[i].rjust(widths[i]) if columns[i].right else cells[i].ljust(widths[i]) for i in visible)
         return (" " * GAP).join(placed).rstrip()
 
     return [line([c.title for c in columns]), *map(line, rows)]

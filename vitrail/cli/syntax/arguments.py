@@ -18,6 +18,7 @@ from vitrail.recipe import CHOICES
 from vitrail.validation import describe_type
 
 T = TypeVar("T")
+NO_KEYS = {f"--{section}.{field}" for section in CHOICES for field in ("name", "keys")}
 
 
 def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
@@ -105,8 +106,8 @@ def raise_unknown(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | 
     if flag in BY_NAME:
         raise UsageError(f"{prog} has no {flag}", hint)
     for name in (leaf, *nearest(leaf, SYNONYMS)[:1]):
-        meant = SYNONYMS.get(name, name).replace("_", "-")
-        if same := [k for k in keys if k.endswith(f".{meant}")]:
+        key = SYNONYMS.get(name, name).replace("_", "-")
+        if same := [k for k in keys if k.endswith(f".{key}")]:
             raise UsageError(f"unknown option {flag}; did you mean {' or '.join(same)}?", hint)
     choose(flag, [*options, "--debug"], "option", hint)
 
@@ -115,7 +116,8 @@ def recipe_flags() -> list[str]:
     """Every key of a recipe as an option, those of models, data sets and tasks included."""
     from vitrail import catalog
 
-    flags = [f"--{s}.{f.name}" for s, part in parts().items() if s not in CHOICES for f in dataclasses.fields(part)]
+    flags = [f"--{s}.{f.name}" for s, part in parts().items() for f in dataclasses.fields(part)]
+    flags = [flag for flag in flags if flag not in NO_KEYS]
     for section, floor in (("model", "models"), ("data", "datasets"), ("task", "tasks")):
         flags += dict.fromkeys(
             f"--{section}.{key}" for room in catalog.list_modules(floor) for key in catalog.config_fields(floor, room)

@@ -68,9 +68,11 @@ def section_options(verb: Verb[Any], section: str, before: list[str]) -> list[Op
     """The keys of a section; of model, data and task those of the chosen one."""
     sources = Sources()
     part = getattr(recipe_of(verb, before) if section in CHOICES else Recipe(), section)
-    if section in CHOICES:
-        return [option for _, options in options_of_choice(section, part, sources) for option in options]
-    return sources.options(type(part).__module__, type(part).__name__)
+    common = sources.options(type(part).__module__, type(part).__name__)
+    if section not in CHOICES:
+        return common
+    own = [option for _, options in options_of_choice(section, part, sources) for option in options]
+    return [*(option for option in common if option.name not in ("name", "keys")), *own]
 
 
 def list_values(verb: Verb[Any], options: list[Option], before: list[str], flag: str) -> Iterable[str] | None:
@@ -79,8 +81,8 @@ def list_values(verb: Verb[Any], options: list[Option], before: list[str], flag:
     if flag in VALUES:
         return VALUES[flag]()
     section, _, key = flag.removeprefix("--").partition(".")
-    if flag in BY_NAME and (named := BY_NAME[flag].key) and not option:
-        section, key = named
+    if flag in BY_NAME and (recipe_key := BY_NAME[flag].key) and not option:
+        section, key = recipe_key
     if section in SECTIONS and section in verb.sections:
         option = next((o for o in section_options(verb, section, before[:-1]) if o.flag == key.replace("_", "-")), None)
     if option is None or not option.kind:

@@ -1,7 +1,8 @@
 """Names of sections and keys of recipes before 0.1.0, which are answered with today's."""
 
 from vitrail.cli.syntax.flags import flag_of
-from vitrail.recipe import RENAMED, SECTIONS
+from vitrail.recipe import SECTIONS
+from vitrail.validation import RENAMED
 
 
 def renamed(section: str, key: str) -> str:

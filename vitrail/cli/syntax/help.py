@@ -88,13 +88,13 @@ def flag_rows(verb: Verb[Any], arguments: Iterable[Option], own: Iterable[Option
     """Positional arguments, then flags without a section, then the other options of the command."""
     arguments, own = ([o._replace(about=phrase(o.about)) for o in options] for options in (arguments, own))
     rows = [(o.positional, describe(o)) for o in arguments]
-    mine, named = {o.flag: o for o in own}, {f.name: f for f in verb.flags}
+    mine, by_name = {o.flag: o for o in own}, {f.name: f for f in verb.flags}
     for flag in FLAGS:
         if option := mine.pop(flag.name, None):
             rows.append(
                 (f"--{flag.name} {option.kind if option.kind.startswith('{') else flag.takes}", describe(option))
             )
-        elif flag.name in named:
+        elif flag.name in by_name:
             rows.append((f"{f'-{flag.short}, ' if flag.short else ''}--{flag.name} {flag.takes}", flag.about))
     return rows + [
         (f"--{'' if o.kind or o.default != 'true' else 'no-'}{o.flag} {o.kind}".rstrip(), describe(o))

@@ -9,7 +9,7 @@ from vitrail.cli.syntax.flags import Flag, changes_of, flag_of, kind_of
 from vitrail.cli.syntax.former import renamed
 from vitrail.errors import UsageError, choose
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
-from vitrail.validation import describe_type, parse_value, validate
+from vitrail.validation import RENAMED, describe_type, parse_value, validate
 
 Given = list[tuple[str, dict[str, Any]]]
 
@@ -55,7 +55,8 @@ def key_of(section: str, key: str) -> tuple[str, str]:
     """Section and key as recipes have them. Errors: `UsageError` for unknown sections, and keys by a former name."""
     key = key.replace("-", "_")
     fields = {f.name for f in dataclasses.fields(parts()[section])} if section in SECTIONS else set()
-    if section not in CHOICES and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
+    may_be_former = section not in CHOICES or f"{section}.{key}" in RENAMED
+    if may_be_former and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
         raise UsageError(
             f"--{section}.{key.replace('_', '-')} is {now} now", "vitrail train --help all lists every key"
         )

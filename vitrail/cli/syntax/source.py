@@ -1,7 +1,9 @@
 """Options read from source code: fields of dataclasses with type, default and comment; nothing is imported."""
 
 import ast
+import io
 import re
+import tokenize
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,9 +90,9 @@ class Sources:
         about = read_text_below(after) or read_comment(module, field)
         default, about = split_default(field.value, about)
         annotation = ast.unparse(field.annotation)
-        named = re.search(r"metavar='([^']*)'", annotation)
-        positional = named[1] if named and "Positional" in annotation else ""
-        kind = named[1] if named and not positional else self.kind(module, field.annotation)
+        metavar = re.search(r"metavar='([^']*)'", annotation)
+        positional = metavar[1] if metavar and "Positional" in annotation else ""
+        kind = metavar[1] if metavar and not positional else self.kind(module, field.annotation)
         name = re.search(r"arg\(name='([^']*)'", annotation)
         return Option(name[1] if name else ast.unparse(field.target), kind, default, about, positional)
 
@@ -161,9 +163,13 @@ def read_text_below(node: ast.stmt | None) -> str:
 
 
 def read_comment(module: Module, field: ast.AnnAssign) -> str:
-    """The comment behind a field."""
-    line = module.lines[(field.end_lineno or field.lineno) - 1].encode()[field.end_col_offset or 0 :].decode()
-    return " ".join(line.partition("#")[2].removesuffix("fmt: skip").split())
+    """The comments behind a field, on any of its lines."""
+    text = "\n".join(module.lines[field.lineno - 1 : field.end_lineno]).strip()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = (
+        token.string.lstrip("# ").removesuffix("fmt: skip") for token in tokens if token.type == tokenize.COMMENT
+    )
+    return " ".join(" ".join(comments).split())
 
 
 def split_default(value: ast.expr | None, about: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""The Fréchet distance of a denoiser's images at every evaluation, by the features of a classifier that `runtime.judge` names.
+"""The Fréchet distance of a denoiser's images at every evaluation, by the features of the classifier `eval.features`.
 
-A few images made in few steps: less than `vitrail eval --features` makes, so its numbers are others. Every evaluation of a run makes as
-many, from the same noise, and compares them with the same real ones, so that the numbers of one run can be compared.
+Fewer images in fewer steps than `vitrail eval --features`, so its numbers differ. Every evaluation of a run generates the same number of
+images, from the same noise, and compares them with the same real ones, so that the numbers of one run can be compared.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from vitrail.recipe import Recipe
 from vitrail.tasks.diffusion import Sampling
 
 STEPS = 10
-STEP_COST = 3  # an image of a training step costs three times what it costs to ask the network: there and back
+STEP_COST = 3  # forward and backward of an image cost three times as much as forward alone
 LEAST, MOST = 64, 1000  # images
-SHARE = 0.05  # of the network's work in a run that all evaluations together may take, where that allows `LEAST`
+SHARE = 0.05  # of the network's work in a run for all evaluations together, if it allows `LEAST`
 
 
 def load_classifier(recipe: Recipe, task: Any, device: str = "cpu") -> Predictor | None:
@@ -36,18 +36,21 @@ def load_classifier(recipe: Recipe, task: Any, device: str = "cpu") -> Predictor
         return None
     if not task.is_generative:
         raise UsageError(
-            f"eval.features judges made images, and {recipe.model.name} makes none", "leave --eval.features out"
+            f"eval.features is for generative models, and {recipe.model.name} is none", "leave --eval.features out"
         )
-    judge = load_predictor(name, device)
-    if not judge.task.is_classifier:
-        raise UsageError(f"{name} is no classifier", "--eval.features names a run that tells classes")
-    if judge.preprocess.channels != recipe.input.channels and recipe.input.channels not in (1, 3):
-        raise UsageError(f"{name} takes images of {judge.preprocess.channels} channels", "a classifier of such images")
-    return judge
+    classifier = load_predictor(name, device)
+    if not classifier.task.is_classifier:
+        raise UsageError(f"{name} is no classifier", "--eval.features names a run of a classifier")
+    if classifier.preprocess.channels != recipe.input.channels and recipe.input.channels not in (1, 3):
+        raise UsageError(
+            f"{name} takes images of {classifier.preprocess.channels} channels",
+            "use a classifier for the channels of these images",
+        )
+    return classifier
 
 
 def count_images(recipe: Recipe) -> int:
-    """Images at every evaluation: the same through a run, as many as it has time for."""
+    """Images at every evaluation: the same through a run, as many as a fraction of its time allows."""
     p = recipe.train
     steps, batch = p.steps or 0, p.batch_size or 1
     times = (steps // p.eval_every if p.eval_every else 0) + 1
@@ -55,10 +58,10 @@ def count_images(recipe: Recipe) -> int:
 
 
 class FrechetMonitor:
-    """Measures, in the process that writes. kept: the folder for the features of the real images."""
+    """Measures the distance, on rank 0. cache_dir: the folder for the features of the real images."""
 
-    def __init__(self, recipe: Recipe, task: Any, dataset: Dataset, kept: Path, world: World):
-        self.recipe, self.task, self.dataset, self.cache_dir, self.world = recipe, task, dataset, kept, world
+    def __init__(self, recipe: Recipe, task: Any, dataset: Dataset, cache_dir: Path, world: World):
+        self.recipe, self.task, self.dataset, self.cache_dir, self.world = recipe, task, dataset, cache_dir, world
 
     @cached_property
     def classifier(self) -> Predictor | None:
@@ -66,24 +69,24 @@ class FrechetMonitor:
 
     @cached_property
     def real(self) -> Tensor:
-        """Of the part that judges while a run goes on, [N D]."""
+        """The features of the split for evaluations during a run, [N D]."""
         assert self.classifier is not None
         return part_features(
             self.classifier, self.dataset, evaluation_part(self.dataset, final=False), self.cache_dir, self.world
         )[0].double()
 
     def measure(self, bundle: ModelBundle) -> dict[str, float]:
-        """The distance by its name; nothing where no classifier is named or another process measures."""
+        """The distance by its name; empty without a classifier, and on other ranks."""
         if not self.world.is_first or self.classifier is None:
             return {}
-        many, null = count_images(self.recipe), null_label(bundle)
-        labels = tuple(i % null if null else 0 for i in range(many))
-        made = sample_images(bundle, SampleRequest(labels, tuple(range(many))), fast_sampling(bundle, STEPS))
-        _, features = image_features(self.classifier, made, labels, self.world)
+        count, null = count_images(self.recipe), null_label(bundle)
+        labels = tuple(i % null if null else 0 for i in range(count))
+        images = sample_images(bundle, SampleRequest(labels, tuple(range(count))), fast_sampling(bundle, STEPS))
+        _, features = image_features(self.classifier, images, labels, self.world)
         return {"frechet": frechet(self.real, features.double())}
 
 
 def fast_sampling(bundle: ModelBundle, steps: int) -> Sampling:
-    """How images are made in few steps that each ask the network once and have no chance in them."""
+    """Sampling in few deterministic steps of one network evaluation each."""
     sampler: Literal["ddim", "euler"] = "ddim" if bundle.task.config.objective == "gaussian" else "euler"
     return dataclasses.replace(default_sampling(bundle, steps=steps), sampler=sampler)

@@ -1,4 +1,4 @@
-"""How good the images of a denoiser are, by the features of a classifier: near to real ones, various, and of the class asked for."""
+"""How good the images of a denoiser are, by the features of a classifier: realistic, diverse, and of the requested class."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,9 @@ from vitrail.tasks.diffusion import Sampling
 
 @dataclass(frozen=True)
 class QualityReport:
-    """real, made: how many images there were of each; width: features of one; asked: the share of made images that the classifier
-    takes for the class they were made of, None where it knows others; asked_of_real: the same share of real images; metrics_of_real:
-    what as many real images of another part have in place of made ones, which no denoiser can be asked to be better than; None where
-    there are not that many."""
+    """real, made: the number of real and generated images; width: features of an image; asked: the accuracy of the classifier on
+    generated images, None where its classes differ; asked_of_real: its accuracy on real images; metrics_of_real: the metrics of as
+    many real images of another split, the best that a denoiser can reach; None where there are too few."""
 
     part: str
     real: int
@@ -49,7 +48,7 @@ class GeneratedImages(NamedTuple):
 
 
 class RealImages:
-    """The real images of a part, looked at once: what made ones are compared with."""
+    """The features of the real images of a split, for comparison with generated ones."""
 
     def __init__(
         self,
@@ -58,24 +57,23 @@ class RealImages:
         dataset: Dataset,
         part: str,
         count: int,
-        kept: Path | None,
+        cache_dir: Path | None,
         world: World,
     ):
-        """count: how many images will be made each time. kept: the folder that features of real images are kept in, by a hash of
-        all they depend on. Errors: `UsageError`."""
-        fits(maker, classifier, count, len(dataset.splits[part]))
+        """count: images to generate each time. cache_dir: the folder for features of real images. Errors: `UsageError`."""
+        check_models(maker, classifier, count, len(dataset.splits[part]))
         self.classifier, self.part, self.count, self.world = classifier, part, count, world
-        self.features, notes = part_features(classifier, dataset, part, kept, world)
+        self.features, notes = part_features(classifier, dataset, part, cache_dir, world)
         self.same = classifier.classes == maker.classes and maker.model.null != 0 and not classifier.task.multi_label
-        self.floor = self.others(dataset)
-        self.known = measure_accuracy(classifier, dataset.splits[part], world) if self.same else None
+        self.metrics_of_real = self.compare_other_split(dataset)
+        self.accuracy_on_real = measure_accuracy(classifier, dataset.splits[part], world) if self.same else None
         if not self.same:
-            notes = [*notes, "the classifier knows other classes, so it is not asked which class an image is of"]
+            notes = [*notes, "the classifier has other classes, so its accuracy on generated images is not measured"]
         self.notes = tuple(notes)
-        self.made: GeneratedImages | None = None  # what was judged last
+        self.made: GeneratedImages | None = None  # those of the last comparison
 
-    def others(self, dataset: Dataset) -> dict[str, float] | None:
-        """The metrics of `count` real images of another part, spread over all of it."""
+    def compare_other_split(self, dataset: Dataset) -> dict[str, float] | None:
+        """The metrics of `count` real images of another split, evenly spaced."""
         other = "train" if self.part != "train" else evaluation_part(dataset, final=True)
         split = dataset.splits[other]
         if other == self.part or len(split) < self.count:
@@ -86,60 +84,63 @@ class RealImages:
         )
 
     def compare(self, maker: Predictor, how: Sampling | None = None, progress: Progress | None = None) -> QualityReport:
-        """Makes images of all classes, equally many, and compares them."""
-        labels, judge, world = resolve_classes(maker.bundle, []), self.classifier, self.world
+        """Generates images of all classes, equally many, and compares them."""
+        labels, classifier, world = resolve_classes(maker.bundle, []), self.classifier, self.world
         request = SampleRequest(tuple(labels[i % len(labels)] for i in range(self.count)), tuple(range(self.count)))
-        made = sample_images(maker.bundle, request, default_sampling(maker.bundle, how), progress=progress)
-        split, features = image_features(judge, made, request.labels, world)
-        said = measure_accuracy(judge, split, world) if self.same else None
+        images = sample_images(maker.bundle, request, default_sampling(maker.bundle, how), progress=progress)
+        split, features = image_features(classifier, images, request.labels, world)
+        accuracy = measure_accuracy(classifier, split, world) if self.same else None
         metrics = generation.compare_features(self.features, features)
-        self.made = GeneratedImages(made, features)
+        self.made = GeneratedImages(images, features)
         return QualityReport(
             self.part,
             len(self.features),
             self.count,
             features.shape[1],
             metrics,
-            self.floor,
-            said,
-            self.known,
+            self.metrics_of_real,
+            accuracy,
+            self.accuracy_on_real,
             self.notes,
         )
 
 
 def find_nearest(
-    maker: Predictor, classifier: Predictor, dataset: Dataset, made: GeneratedImages, kept: Path | None, world: World
+    maker: Predictor,
+    classifier: Predictor,
+    dataset: Dataset,
+    made: GeneratedImages,
+    cache_dir: Path | None,
+    world: World,
 ) -> CopyingResult | None:
-    """The training images nearest to made ones by such features; None where nothing is held out."""
+    """The training images nearest to generated ones by such features; None where nothing is held out."""
     if (part := evaluation_part(dataset, final=True)) == "train":
         return None
-    places = evenly_spaced(len(dataset.splits["train"]), copying.MOST)
-    train = replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"].select(places)})
-    learned, held = (
-        part_features(classifier, some, name, kept, world)[0] for some, name in ((train, "train"), (dataset, part))
+    indices = evenly_spaced(len(dataset.splits["train"]), copying.MOST)
+    train = replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"].select(indices)})
+    of_train, held_out = (
+        part_features(classifier, some, name, cache_dir, world)[0] for some, name in ((train, "train"), (dataset, part))
     )
-    held = held[torch.from_numpy(evenly_spaced(len(held), copying.HELD_OUT))]
-    features = (made.features, learned, held)
+    held_out = held_out[torch.from_numpy(evenly_spaced(len(held_out), copying.HELD_OUT))]
+    features = (made.features, of_train, held_out)
     return copying.measure_by_features(
-        str(classifier.source), made.images, features, places, dataset, part, maker.preprocess
+        str(classifier.source), made.images, features, indices, dataset, part, maker.preprocess
     )
 
 
-def fits(maker: Predictor, classifier: Predictor, count: int, real: int) -> None:
-    """Errors: `UsageError` for models that are not of these kinds, and too few images."""
+def check_models(maker: Predictor, classifier: Predictor, count: int, real: int) -> None:
+    """Errors: `UsageError` for models of other kinds, and for too few images."""
     if not maker.task.is_generative:
-        raise UsageError(
-            f"{maker.recipe.model.name} makes no images that could be judged by features", "leave --features out"
-        )
+        raise UsageError(f"{maker.recipe.model.name} is not a generative model", "leave --features out")
     if not classifier.task.is_classifier:
-        raise UsageError(f"{classifier.source} is no classifier", "--features names a run that tells classes")
+        raise UsageError(f"{classifier.source} is no classifier", "--features names a run of a classifier")
     if min(count, real) < generation.min_count():
         raise UsageError(
-            f"{count} made and {real} real images: there must be {generation.min_count()} of each",
-            "a larger --count or part",
+            f"{count} generated and {real} real images: there must be {generation.min_count()} of each",
+            "a larger --count or split",
         )
 
 
 def measure_accuracy(classifier: Predictor, split: Split, world: World) -> float:
-    """The share of images that a classifier is right about."""
+    """The accuracy of a classifier."""
     return float(evaluate(classifier.bundle, split, world, workers=0).metrics["top1"])

@@ -1,7 +1,7 @@
-"""The images of a run judged at several strengths of guidance and by both averages of its weights; what is found is kept at once.
+"""Evaluates the samples of a run at several guidance scales and with both averages of its weights; each result is saved at once.
 
-A journal in the run's folder has a line for every point that was judged, with a hash over all that it depends on. Whoever asks again, or
-for more, or after a break, has only those points computed that are not in it.
+A journal in the run's folder has a line for every evaluated point, with a hash over all that it depends on. A repeated, extended or
+interrupted sweep computes only the points that are missing.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from vitrail.tasks.diffusion import Sampling
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One place of the sweep. fresh: judged now, not taken from the journal."""
+    """One point of the sweep. is_new: evaluated now, not read from the journal."""
 
     average: int
     guidance: float
@@ -37,7 +37,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class SweepRange:
-    """What is gone through: guidances, and the models by their average."""
+    """The range of a sweep: guidance scales, and the models by their average."""
 
     guidances: tuple[float, ...]
     makers: dict[int, Predictor]
@@ -45,43 +45,54 @@ class SweepRange:
 
     def __post_init__(self) -> None:
         if any(not 0 <= g < float("inf") for g in self.guidances):
-            raise UsageError(f"guidance cannot be {min(self.guidances):g}", "numbers from 0 on; 1 is none")
+            raise UsageError(
+                f"the guidance scale cannot be {min(self.guidances):g}", "use numbers of at least 0; 1 is no guidance"
+            )
 
 
-def run_sweep(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: str, folder: Path, world: World,
-          progress: Progress | None = None) -> list[SweepPoint]:  # fmt: skip
-    """Every average at every guidance, in that order. folder: of the run. Errors: `UsageError`."""
-    file, known = folder / "evaluation/sweep.jsonl", hashes(wanted, classifier, dataset, part)
-    places = [
+def run_sweep(
+    wanted: SweepRange,
+    classifier: Predictor,
+    dataset: Dataset,
+    part: str,
+    folder: Path,
+    world: World,
+    progress: Progress | None = None,
+) -> list[SweepPoint]:
+    """Every average at every guidance scale, in that order. folder: of the run. Errors: `UsageError`."""
+    file, hashes = folder / "evaluation/sweep.jsonl", hash_inputs(wanted, classifier, dataset, part)
+    settings = [
         (a, g, default_sampling(m.bundle, None, g))
         for a, m in wanted.makers.items()
         for g in dict.fromkeys(wanted.guidances)
     ]
-    kept = read(file)
-    missing = [place for place in places if named(known, *place) not in kept]
+    cached = read_points(file)
+    missing = [point for point in settings if point_key(hashes, *point) not in cached]
     done: dict[str, QualityReport] = {}
     if missing:
         real = RealImages(
             next(iter(wanted.makers.values())), classifier, dataset, part, wanted.count, folder / "features", world
         )
         for i, (average, guidance, how) in enumerate(missing):
-            name = named(known, average, guidance, how)
-            made = real.compare(wanted.makers[average], how, along(progress, i, len(missing)))
-            done[name] = made
-            append(file, {"key": name, "average": average, "guidance": guidance, "quality": dataclasses.asdict(made)})
-    kept = read(file)
-    found = []
-    for average, guidance, how in places:
-        name = named(known, average, guidance, how)
-        found.append(SweepPoint(average, guidance, done[name] if name in done else kept[name], name in done))
-    return found
+            name = point_key(hashes, average, guidance, how)
+            report = real.compare(wanted.makers[average], how, scale_progress(progress, i, len(missing)))
+            done[name] = report
+            append_row(
+                file, {"key": name, "average": average, "guidance": guidance, "quality": dataclasses.asdict(report)}
+            )
+    cached = read_points(file)
+    points = []
+    for average, guidance, how in settings:
+        name = point_key(hashes, average, guidance, how)
+        points.append(SweepPoint(average, guidance, done[name] if name in done else cached[name], name in done))
+    return points
 
 
-def hashes(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
-    """All that every point depends on, and the weights of each average."""
+def hash_inputs(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:
+    """Hashes of all that every point depends on, and of the weights of each average."""
     return {
-        "judge": digest({k: v.cpu() for k, v in classifier.model.state_dict().items()}, {}),
-        "prepared": [dataclasses.asdict(classifier.preprocess)],
+        "classifier": digest({k: v.cpu() for k, v in classifier.model.state_dict().items()}, {}),
+        "preprocess": [dataclasses.asdict(classifier.preprocess)],
         "data": [fingerprint(dataset.entries), part, len(dataset.splits[part])],
         "count": wanted.count,
         "weights": {
@@ -91,30 +102,30 @@ def hashes(wanted: SweepRange, classifier: Predictor, dataset: Dataset, part: st
     }
 
 
-def named(known: dict[str, Any], average: int, guidance: float, how: Sampling) -> str:
-    """The hash of a point; the average counts by its weights, not by its number."""
-    said = {**known, "weights": known["weights"][average], "how": dataclasses.asdict(how)}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+def point_key(hashes: dict[str, Any], average: int, guidance: float, how: Sampling) -> str:
+    """The hash of a point; of the average its weights, not its number."""
+    about = {**hashes, "weights": hashes["weights"][average], "how": dataclasses.asdict(how)}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def along(progress: Progress | None, number: int, count: int) -> Callable[[int, int], None] | None:
+def scale_progress(progress: Progress | None, number: int, count: int) -> Callable[[int, int], None] | None:
     """The progress of one point as part of all."""
     return None if progress is None else lambda done, of: progress(number * of + done, count * of)
 
 
-def read(path: Path) -> dict[str, QualityReport]:
+def read_points(path: Path) -> dict[str, QualityReport]:
     """The points of a journal by their hashes."""
-    found = {}
+    points = {}
     for row in journal.read(path)[0]:
         try:
-            found[str(row["key"])] = QualityReport(**{**row["quality"], "notes": tuple(row["quality"]["notes"])})
+            points[str(row["key"])] = QualityReport(**{**row["quality"], "notes": tuple(row["quality"]["notes"])})
         except (KeyError, TypeError):  # of another version
             continue
-    return found
+    return points
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
-    """A line more, on the disk before this returns. Errors: `UsageError` where it cannot be written."""
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Appends a line, flushed to the disk. Errors: `UsageError` where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         journal.trim(path, journal.read(path)[1])
@@ -134,19 +145,24 @@ def best_point(points: Sequence[SweepPoint]) -> SweepPoint:
 
 
 def table_cells(points: Sequence[SweepPoint]) -> tuple[list[str], list[list[str]]]:
-    """The titles and the rows of a table; the last one says what real images of another part have."""
-    asked = any(p.quality.asked is not None for p in points)
-    titles = ["average", "guidance", *COLUMNS.values(), *(["of its class"] if asked else [])]
+    """The titles and the rows of a table; the last one has the metrics of real images of another split."""
+    has_accuracy = any(p.quality.asked is not None for p in points)
+    titles = ["average", "guidance", *COLUMNS.values(), *(["of its class"] if has_accuracy else [])]
     rows = [
         [str(p.average), f"{p.guidance:g}", *(f"{p.quality.metrics[key]:.4f}" for key in COLUMNS),
-         *([f"{p.quality.asked:.4f}" if p.quality.asked is not None else "-"] if asked else [])]
+         *([f"{p.quality.asked:.4f}" if p.quality.asked is not None else "-"] if has_accuracy else [])]
         for p in points
     ]  # fmt: skip
     first = points[0].quality
     if first.metrics_of_real is not None:
-        known = "-" if first.asked_of_real is None else f"{first.asked_of_real:.4f}"
+        accuracy = "-" if first.asked_of_real is None else f"{first.asked_of_real:.4f}"
         rows.append(
-            ["real", "-", *(f"{first.metrics_of_real[key]:.4f}" for key in COLUMNS), *([known] if asked else [])]
+            [
+                "real",
+                "-",
+                *(f"{first.metrics_of_real[key]:.4f}" for key in COLUMNS),
+                *([accuracy] if has_accuracy else []),
+            ]
         )
     return titles, rows
 
@@ -157,10 +173,13 @@ def write_sweep(points: Sequence[SweepPoint], folder: Path, by: str) -> list[Pat
     for row, point in zip(rows, points, strict=False):
         if point == best_point(points):
             row[2] = f"**{row[2]}**"
-    head = f"{first.made:,} made images a row, {first.real:,} real ones of the part {first.part}, {first.width} features of {by}."
+    head = (
+        f"{first.made:,} generated images a row, {first.real:,} real ones of the split {first.part}, "
+        f"{first.width} features of {by}."
+    )
     lines = [head, "", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)), ""]
-    points_said = [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
-    text = json.dumps({"by": by, "points": points_said}, indent=1, ensure_ascii=False) + "\n"
+    entries = [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
+    text = json.dumps({"by": by, "points": entries}, indent=1, ensure_ascii=False) + "\n"
     files = {folder / "evaluation/sweep.json": text, folder / "evaluation/sweep.md": "\n".join(lines)}
     for path, content in files.items():
         try:

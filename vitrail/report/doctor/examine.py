@@ -56,7 +56,7 @@ def files(run: RunData, disk: RunFiles) -> Iterator[Finding]:
 
 
 def divergence(run: RunData, facts: dict[str, Any]) -> Finding:
-    message, images = facts.get("finding", {}).get("told", ""), [str(name) for name in facts.get("images", [])]
+    message, images = facts.get("finding", {}).get("message", ""), [str(name) for name in facts.get("images", [])]
     where = f"; {message}" if message else ""
     return Finding(
         "diverged", True, "the run diverged: a value was not finite, and the run ended there",

@@ -24,7 +24,7 @@ from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.evaluation import evaluate
 from vitrail.recipe import Recipe, from_tables, override
-from vitrail.training import session
+from vitrail.training.build import build_session
 from vitrail.training.loop import loop_settings, remaining_batches
 from vitrail.training.session import Session
 
@@ -63,7 +63,7 @@ def run_trial(prepared: PreparedRun, changes: Mapping[str, dict[str, Any]], seed
     recipe = override(prepared.recipe, "train", {"seed": seed})
     for section, keys in changes.items():
         recipe = override(recipe, section, keys)
-    run_session = session.build(
+    run_session = build_session(
         recipe, with_fraction(prepared.dataset, recipe), RunFolder(Path(".")), world
     )  # writes nothing
     trial = Trial(run_session)

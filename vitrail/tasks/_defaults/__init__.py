@@ -1,1 +1,1 @@
-"""What tasks fill into recipes that leave things open: one file for tasks of a kind."""
+"""Default settings of tasks: one file for tasks of a kind."""

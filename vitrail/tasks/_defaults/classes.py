@@ -1,4 +1,4 @@
-"""Choices for images with classes: their size, a plain ViT that fits them, what is done to them."""
+"""Defaults for images with classes: size, a plain ViT, augmentation."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
 
 
 class ClassDefaults(Defaults):
-    """Of tasks that learn one thing, or some, of a whole image."""
+    """Of tasks that learn one class, or several, of a whole image."""
 
     max_epochs = 150
 
@@ -57,7 +57,7 @@ class ClassDefaults(Defaults):
             c.reasons.append(f"model.patch = {patch}: {tokens} tokens an image")
 
     def choose_optimizer(self, c: Choices) -> None:
-        """What is usual does."""
+        """The general defaults."""
 
     def choose_augmentation(self, c: Choices) -> None:
         assert c.recipe.input.size is not None
@@ -75,7 +75,7 @@ class ClassDefaults(Defaults):
             "augment",
             "hflip",
             mirrored,
-            "mirror images keep their class" if mirrored else "digits must not be mirrored",
+            "flipped images keep their class" if mirrored else "digits must not be flipped",
         )
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:

@@ -1,4 +1,4 @@
-"""Choices for images with masks or boxes: their size and proportions, the model and the maps it gives, what is done to them."""
+"""Defaults for images with masks or boxes: size and proportions, the model and its maps, augmentation."""
 
 import dataclasses
 import math
@@ -9,28 +9,28 @@ from vitrail.contracts import Defaults
 from vitrail.facts import Choices, check_absent
 from vitrail.recipe import AugmentConfig, Recipe
 
-LARGE = 4  # canvases that fit along the shorter side of an image from which on it is looked at in tiles
+LARGE = 4  # shorter side of an image, in canvases, from which on it is split into tiles
 MAPS = 4  # of a plain ViT, from as many depths
 NARROW = 64  # width of a head on a CPU: the published 256 would take more time than the model
 SLIM = 32  # width of a ResNet there, half of it with the finer stem
 FINE = 96  # images with a shorter side keep more detail in the stem
 STEP = 32  # sides are multiples of the coarsest map's stride
-SMALL = "small, its maps are of several sizes, and it learns where things are from few images"
+SMALL = "small, has maps at several scales, and learns positions from few images"
 
 
 class DenseDefaults(Defaults):
     """What masks and boxes have in common."""
 
     max_epochs = 150
-    what: str  # that images have, in messages
+    what: str  # annotations, in messages
     side: int  # of images on a GPU
     shown: tuple[int, int]  # images in all, on a CPU and on a GPU
     models: tuple[str, str]  # on a CPU and on a GPU
-    lr: float  # of AdamW at a batch of 16, for weights drawn by chance
+    lr: float  # of AdamW at a batch of 16, for random weights
 
     @abstractmethod
     def choose_tiles(self, c: Choices) -> None:
-        """Whether images that are many times larger than the canvas are looked at in tiles."""
+        """Whether images that are many times larger than the canvas are split into tiles."""
 
     @abstractmethod
     def choose_head(self, c: Choices) -> None: ...
@@ -46,7 +46,7 @@ class DenseDefaults(Defaults):
         if f.tile:
             side = max(STEP, -(-f.tile // STEP) * STEP)
             c.set_default("input", "size", [side, side], f"tiles of {f.tile} pixels")
-            c.set_default("input", "resize_mode", "tile", "large images are looked at in windows of that size")
+            c.set_default("input", "resize_mode", "tile", "large images are predicted in windows of that size")
         side = self.side if f.gpu else 128
         if max(f.size) <= side:
             size = [max(STEP, -(-length // STEP) * STEP) for length in f.size]
@@ -72,11 +72,11 @@ class DenseDefaults(Defaults):
         self.choose_head(c)
 
     def choose_optimizer(self, c: Choices) -> None:
-        """What is usual does."""
+        """The general defaults."""
 
     def choose_augmentation(self, c: Choices) -> None:
         c.set_default("augment", "crop", "random", "parts of images in several sizes")
-        c.set_default("augment", "hflip", True, "mirror images are as good as the images")
+        c.set_default("augment", "hflip", True, "flipped images are valid images")
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
         return self.lr * math.sqrt((recipe.train.batch_size or 1) / 16)
@@ -96,7 +96,7 @@ class MaskDefaults(DenseDefaults):
     what, side, shown, models, lr = "masks", 512, (10_000, 640_000), ("resnet/18", "pvt_v2/b0"), 1e-3
 
     def choose_tiles(self, c: Choices) -> None:
-        """The model that has all of an image before it knows better what a pixel belongs to."""
+        """No tiles: a model that sees the whole image classifies its pixels better."""
 
     def choose_head(self, c: Choices) -> None:
         keys = c.recipe.task.keys
@@ -115,11 +115,11 @@ class BoxDefaults(DenseDefaults):
             "input",
             "resize_mode",
             "tile",
-            "the images are many times larger, and what is in them would be too small to see",
+            "the images are many times larger, and their objects would be too small",
         )
 
     def choose_head(self, c: Choices) -> None:
-        """The task's own defaults do."""
+        """The defaults of the task."""
 
 
 def slim_resnet(c: Choices) -> None:
@@ -134,7 +134,7 @@ def slim_resnet(c: Choices) -> None:
 
 
 def choose_depths(c: Choices) -> None:
-    """A plain ViT gives maps of several depths, where it is not said which."""
+    """The depths of the maps of a plain ViT, where they are not set."""
     config = c.model_config
     if (
         "map_depths" not in {f.name for f in dataclasses.fields(config)}
@@ -143,4 +143,4 @@ def choose_depths(c: Choices) -> None:
     ):
         return
     depths = [round(config.depth * (i + 1) / MAPS) for i in range(MAPS)]
-    c.set_key("model", "map_depths", depths, f"maps of {MAPS} depths make up for one stride")
+    c.set_key("model", "map_depths", depths, f"maps of {MAPS} depths compensate for a single stride")

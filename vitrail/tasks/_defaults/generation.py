@@ -1,4 +1,4 @@
-"""Choices for models that make images: images in [-1, 1], the objective of the family, a steady rate, and averages of the weights."""
+"""Defaults for generative models: images in [-1, 1], the objective of the family, a constant learning rate, averaged weights."""
 
 import dataclasses
 import math
@@ -12,8 +12,8 @@ from vitrail.recipe import AugmentConfig, Choice, Recipe, override
 HALF = 0.5  # mean and std: [0, 1] becomes [-1, 1]
 SHOWN = (600_000, 60_000_000)  # images in all, on a CPU and on a GPU
 EMA, SHORTER = 0.9999, 0.9996  # as published with JiT
-PART = 50  # the second average looks back a fiftieth of a run, where that is less than `SHORTER` does
-SIZES = (32, 64)  # of photographs, on a CPU and on a GPU, for a model that chance chose
+PART = 50  # the second average spans a fiftieth of a run, where that is less than `SHORTER`
+SIZES = (32, 64)  # of photographs, on a CPU and on a GPU, for the default model
 
 
 class GenerationDefaults(Defaults):
@@ -33,9 +33,9 @@ class GenerationDefaults(Defaults):
             whole = [-(-side // factor) * factor for side in f.size]
             c.set_default("input", "size", whole, "the images' own" if f.uniform else "the median of the images' sizes")
         elif name or f.latent_shape:
-            named = Choice(name or unnamed(c), c.recipe.model.keys if name else {})
-            size = [factor * side for side in c.config_of(named).size]
-            c.set_default("input", "size", size, f"what {named.name} is made for")
+            chosen = Choice(name or default_model(c), c.recipe.model.keys if name else {})
+            size = [factor * side for side in c.config_of(chosen).size]
+            c.set_default("input", "size", size, f"the size of {chosen.name}")
         else:
             c.set_default(
                 "input",
@@ -46,31 +46,33 @@ class GenerationDefaults(Defaults):
         why = "small images are used whole" if small else "keeps proportions"
         c.set_default("input", "resize_mode", "stretch" if small else "crop", why)
         if any(side % factor for side in c.recipe.input.size or ()):
-            fix = "x".join(str(-(-side // factor) * factor) for side in c.recipe.input.size or ())
-            what = f"the autoencoder makes images {factor} times smaller, and input.size does not divide by that"
-            raise UsageError(what, f"such as {fix}")
+            fix = " ".join(str(-(-side // factor) * factor) for side in c.recipe.input.size or ())
+            what = f"the autoencoder downsamples images by {factor}, and input.size is not divisible by that"
+            raise UsageError(what, f"--img-size {fix}")
         for key in ("mean", "std"):
             c.set_default("input", key, [HALF] * c.recipe.input.channels)
-        c.reasons.append(f"input.mean, input.std = {HALF}: images are made in [-1, 1]")
+        c.reasons.append(f"input.mean, input.std = {HALF}: generated images are in [-1, 1]")
 
     def choose_model(self, c: Choices) -> None:
-        """The model, its classes and its objective, which is that of its family: one that says a variance is of Gaussian diffusion."""
-        c.set_model(unnamed(c), f"for {c.facts.count:,} images on a {'GPU' if c.facts.gpu else 'CPU'}")
+        """The model, its classes and the objective of its family: Gaussian diffusion for one with a variance."""
+        c.set_model(default_model(c), f"for {c.facts.count:,} images on a {'GPU' if c.facts.gpu else 'CPU'}")
         c.set_key("model", "classes", c.facts.classes, "as the data has")
         objective = "gaussian" if is_gaussian(c.model_config) else "flow"
         c.set_key("task", "objective", objective, f"that of {c.recipe.model.name}")
         if c.facts.latent_shape:
-            of_latents(c, c.facts.latent_shape)
+            set_latent_shape(c, c.facts.latent_shape)
 
     def choose_optimizer(self, c: Choices) -> None:
-        """As published: AdamW without decay at a rate that stays, and averages of the weights, which are what images are made with."""
+        """As published: AdamW without weight decay at a constant learning rate, and averaged weights for sampling."""
         steps, gaussian = c.recipe.train.steps or 1, is_gaussian(c.model_config)
         c.set_default("optim", "weight_decay", 0.0)
         c.set_default("optim", "betas", [0.9, 0.999] if gaussian else [0.9, 0.95])
-        c.set_default("optim", "schedule", "constant", "denoisers are trained at a steady rate, without weight decay")
+        c.set_default(
+            "optim", "schedule", "constant", "denoisers are trained at a constant learning rate, without weight decay"
+        )
         if gaussian:
             c.set_default("optim", "warmup_steps", 0)
-        c.set_default("optim", "ema_decay", EMA, "images are made with averaged weights")
+        c.set_default("optim", "ema_decay", EMA, "averaged weights are used for sampling")
         shorter = round(max(0.0, min(SHORTER, 1 - PART / steps)), 4) if c.recipe.optim.ema_decay else 0.0
         c.set_default(
             "optim",
@@ -80,61 +82,64 @@ class GenerationDefaults(Defaults):
         )
 
     def choose_augmentation(self, c: Choices) -> None:
-        c.set_default("augment", "crop", "none", "what training does to images is learned: they are only mirrored")
+        c.set_default(
+            "augment", "crop", "none", "a generative model would learn augmentations: images are only flipped"
+        )
         mirrored = c.facts.is_mirrorable
         c.set_default(
             "augment",
             "hflip",
             mirrored,
-            "mirror images keep their class" if mirrored else "digits must not be mirrored",
+            "flipped images keep their class" if mirrored else "digits must not be flipped",
         )
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
-        """As published (DiT 1e-4 at 256, JiT 2e-4 at 1024), narrow models faster."""
+        """As published (DiT 1e-4 at 256, JiT 2e-4 at 1024), higher for narrow models."""
         batch = recipe.train.batch_size or 1
         usual = 1e-4 * math.sqrt(batch / 256) if is_gaussian(model_config) else 2e-4 * math.sqrt(batch / 1024)
         return usual * max(1.0, min(10.0, 768 / model_config.width))
 
     def check(self, recipe: Recipe) -> None:
-        """Errors: `UsageError` for what a model would learn to make as if it were of the images, and for images not in [-1, 1]."""
+        """Errors: `UsageError` for augmentations that a model would learn to reproduce, and for images not in [-1, 1]."""
         a, p, default, given = recipe.augment, recipe.train, AugmentConfig(), recipe.input
-        check_absent({"augment.mosaic": a.mosaic > 0, f"input.resize_mode {given.resize_mode}": given.resize_mode in ("slide", "tile")},
-                     "is for images with masks or boxes")  # fmt: skip
+        windowed = given.resize_mode in ("slide", "tile")
+        dense = {"augment.mosaic": a.mosaic > 0, f"input.resize_mode {given.resize_mode}": windowed}
+        check_absent(dense, "is for images with masks or boxes")
         if given.vae is not None and a.crop == "random":
-            what = "augment.crop random shows another part every time, and latents are computed once"
+            what = "augment.crop random gives another crop every time, but latents are computed once"
             raise UsageError(what, "leave it out, or input.vae")
         learned = ("randaugment_ops", "auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
         asked = {
             **{f"augment.{key}": getattr(a, key) != getattr(default, key) for key in learned},
             "augment.crop pad": a.crop == "pad", "input.resize_mode fit": given.resize_mode == "fit",
         }  # fmt: skip
-        check_absent(asked, "changes images, and a model that makes images would learn to make them so")
+        check_absent(asked, "changes images, and a generative model would learn to reproduce that")
         if p.start_size is not None:
-            raise UsageError("train.start_size is for models that tell what is in images", "leave it out")
+            raise UsageError("train.start_size is not for generative models", "leave it out")
         for name, values in (("mean", given.mean), ("std", given.std)):
             if any(value != HALF for value in values or ()):
-                what = f"input.{name} is {values}, and images are made in [-1, 1]: {HALF} for each channel"
+                what = f"input.{name} is {values}, and generated images are in [-1, 1]: {HALF} for each channel"
                 raise UsageError(what, "leave it out")
 
 
 def is_gaussian(model_config: Any) -> bool:
-    """Whether a denoiser says a variance."""
+    """Whether a denoiser has a variance, which only Gaussian diffusion learns."""
     return "learn_sigma" in {f.name for f in dataclasses.fields(model_config)}
 
 
-def unnamed(c: Choices) -> str:
-    """The model where none is said: DiT for latents, JiT for pixels."""
+def default_model(c: Choices) -> str:
+    """The model where none is named: DiT for latents, JiT for pixels."""
     if c.facts.latent_shape:
         return "dit/small_2" if c.facts.gpu else "dit/nano"
     return "jit/tiny" if c.facts.gpu else "jit/nano"
 
 
-def of_latents(c: Choices, coded: LatentShape) -> None:
-    """What a model of latents must be. Errors: `UsageError` where something else was said."""
+def set_latent_shape(c: Choices, shape: LatentShape) -> None:
+    """Sets size and channels of a model of latents. Errors: `UsageError` where others were given."""
     assert c.recipe.input.size is not None
-    for key, value in (("size", [side // coded.factor for side in c.recipe.input.size]), ("channels", coded.latents)):
-        said = c.recipe.model.keys.get(key)
-        if said is not None and (list(said) if isinstance(said, tuple | list) else said) != value:
-            raise UsageError(f"model.{key} is {said}, and latents of these images have {value}", "leave it out")
+    for key, value in (("size", [side // shape.factor for side in c.recipe.input.size]), ("channels", shape.latents)):
+        given = c.recipe.model.keys.get(key)
+        if given is not None and (list(given) if isinstance(given, tuple | list) else given) != value:
+            raise UsageError(f"model.{key} is {given}, and latents of these images have {value}", "leave it out")
         c.recipe = override(c.recipe, "model", {key: value})
         c.reasons.append(f"model.{key} = {value}: as latents have")

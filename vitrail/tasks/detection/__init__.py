@@ -1,4 +1,4 @@
-"""Detection as set prediction (DETR, Carion et al. 2020): every object is answered for by one query, the others say "nothing"."""
+"""Detection as set prediction (DETR, Carion et al. 2020): every object is matched to one query, the others predict "no object"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,9 +25,9 @@ from vitrail.validation import Count, Fraction, NonNegative, Positive, UnitInter
 
 ANNOTATIONS: AnnotationKind = "boxes"
 DEFAULT_FOR = "backbone"
-MOST = 500  # findings in an image that are kept, the best
-WIDTH = 6  # numbers that say a box: its edges, score, label
-NO_BOX = -1.0  # in their place, where an image has fewer than others
+MOST = 500  # boxes of an image that are kept, the best
+WIDTH = 6  # numbers of a box: its edges, score, label
+NO_BOX = -1.0  # padding, where an image has fewer
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,22 @@ class Config:
     """The published DETR is queries 100, kind "slots", encoder 6, decoder 6, width 256, hidden 2048, dropout 0.1, stride 32."""
 
     classes: Count = 0  # 0: as many as the data has
-    multi_label: bool = False  # of no meaning here
-    queries: Positive = 50  # the most objects that can be found in an image
-    kind: Literal["anchors", "slots"] = (
-        "anchors"  # queries are boxes that move and look where they are, or learn where to look
-    )
-    stride: Count = (
-        0  # of the finest map that is looked at, with all coarser ones; 0: the coarsest with 8 cells across, and those
-    )
+    multi_label: bool = False  # not supported
+    queries: Positive = 50  # the most objects in an image
+    kind: Literal["anchors", "slots"] = "anchors"  # queries are boxes that are refined, or learned embeddings
+    stride: Count = 0  # of the finest map to use, with all coarser ones; 0: the coarsest with 8 cells across
     width: Positive = 128
     heads: Positive = 8
     encoder: Count = 0  # layers
     decoder: Positive = 3
-    hidden: Positive = 512  # width inside the feed-forward parts
+    hidden: Positive = 512  # width of the feed-forward layers
     dropout: Fraction = 0.0
     class_cost: NonNegative = 1.0  # in matching
     box_cost: NonNegative = 5.0
     giou_cost: NonNegative = 2.0
-    box_weight: NonNegative = 5.0  # in the loss, beside the class's 1
+    box_weight: NonNegative = 5.0  # in the loss; that of the class is 1
     giou_weight: NonNegative = 2.0
-    no_object_weight: UnitInterval = 0.1  # how much a query that answers for no object counts in the class loss
+    no_object_weight: UnitInterval = 0.1  # weight of unmatched queries in the class loss
 
 
 class Detection(DenseTask):
@@ -91,54 +87,55 @@ class Detection(DenseTask):
     def count_targets(
         self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
     ) -> DetectionTargets:
-        """The same objects, with how many an image of the whole batch has in the mean, at least one in all: of all processes, so that
-        their number changes no loss."""
+        """The same objects, with the mean number per image over the global batch, at least one in all, so that the number of
+        processes does not change the loss."""
         count = all_reduce_sum((labels.labels >= 0).sum().float())
         return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
 
     def fit_class_weights(self, labels: Tensor) -> None:
-        """No class counts for more than another."""
+        """The loss has no class weights."""
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"class", "box", "giou"}, each summed over the layers of the decoder."""
         objects: DetectionTargets = batch.targets
-        found = model.forward_all(batch.inputs, objects.sizes)  # type: ignore[operator]
-        return {name: term.sum() for name, term in self.terms(found, objects).items()}
+        output = model.forward_all(batch.inputs, objects.sizes)  # type: ignore[operator]
+        return {name: term.sum() for name, term in self.terms(output, objects).items()}
 
     def terms(self, output: DetectionOutput, targets: DetectionTargets) -> dict[str, Tensor]:
         """The weighted terms of every layer [L]. Each layer is matched on its own.
 
-        All are divided by what the whole batch has on average, so that pieces of it weighed by their images add up to its loss.
+        All are divided by means over the global batch, so that micro-batches weighted by their images add up to its loss.
         """
         config, labels = self.config, targets.labels
         boxes, (b, q) = to_relative(targets), output.logits.shape[1:3]
         weights = (config.class_cost, config.box_cost, config.giou_cost)
         chosen = match_queries(match_costs(output, boxes, labels, weights), labels)  # [L B M]
-        answered = chosen >= 0
-        usual = targets.mean_objects.mean()
+        matched = chosen >= 0
+        mean_objects = targets.mean_objects.mean()
         ours = output.boxes.gather(2, chosen.clamp(min=0)[..., None].expand(-1, -1, -1, 4))
-        away = ((ours - boxes).abs().sum(-1) * answered).sum((1, 2))
-        apart = ((1 - giou(to_corners(ours), to_corners(boxes))) * answered).sum((1, 2))
-        count = torch.where(usual > 0, usual * b, 1.0)
-        some = usual.clamp(max=q)
+        distance = ((ours - boxes).abs().sum(-1) * matched).sum((1, 2))
+        overlap = ((1 - giou(to_corners(ours), to_corners(boxes))) * matched).sum((1, 2))
+        count = torch.where(mean_objects > 0, mean_objects * b, 1.0)
+        some = mean_objects.clamp(max=q)
+        weight = b * (some + config.no_object_weight * (q - some))
         return {
-            "class": self.mistaken(output.logits, chosen, labels) / (b * (some + config.no_object_weight * (q - some))),
-            "box": config.box_weight * away / count,
-            "giou": config.giou_weight * apart / count,
+            "class": self.class_loss(output.logits, chosen, labels) / weight,
+            "box": config.box_weight * distance / count,
+            "giou": config.giou_weight * overlap / count,
         }
 
-    def mistaken(self, logits: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits [L B Q K+1] with what the queries answer for, summed over each layer; nothing counts less: [L]."""
+    def class_loss(self, logits: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits [L B Q K+1] with the classes of matched objects, summed over each layer; "no object" has less weight: [L]."""
         layers, b, q, k = logits.shape
         annotation = torch.full((layers, b, q + 1), k - 1, device=logits.device)
-        where = torch.where(chosen < 0, q, chosen)  # objects without a query go to a column that is cut off
+        where = torch.where(chosen < 0, q, chosen)  # objects without a query go to an extra column
         annotation = annotation.scatter(2, where, labels.clamp(min=0).expand_as(where))[..., :q]
         weight = torch.where(annotation == k - 1, self.config.no_object_weight, 1.0)
         each = F.cross_entropy(logits.flatten(0, 2), annotation.flatten(), reduction="none").view(layers, b, q)
         return (each * weight).sum((1, 2))
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What fills the images [B C H W], as `decode` says it, in their pixels: [B Q 6]."""
+        """The boxes of images [B C H W], as from `decode`, in pixels: [B Q 6]."""
         height, width = images.shape[-2:]
         return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
 
@@ -148,7 +145,7 @@ class Detection(DenseTask):
 
 
 class BoxEvaluator(Evaluator):
-    """Of boxes in the images' own pixels: a row is the best that were found in an image."""
+    """Evaluates boxes in the images' own pixels: a row has the best boxes of an image."""
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -157,10 +154,10 @@ class BoxEvaluator(Evaluator):
         return images.by_image(self.row, torch.zeros(0, MOST * WIDTH), keep_annotations=True)
 
     def row(self, prediction: Any, annotation: Boxes) -> Tensor:
-        """The best `MOST` of the boxes that were found in an image, [n 6] as `decode` gives them, laid end to end: [W]."""
-        found = torch.as_tensor(prediction, dtype=torch.float32).reshape(-1, WIDTH)
-        found = found[found[:, 4].argsort(descending=True, stable=True)[:MOST]]
-        return torch.cat([found, found.new_full((MOST - len(found), WIDTH), NO_BOX)]).flatten()
+        """The best `MOST` boxes of an image, [n 6] as from `decode`, flattened: [W]."""
+        boxes = torch.as_tensor(prediction, dtype=torch.float32).reshape(-1, WIDTH)
+        boxes = boxes[boxes[:, 4].argsort(descending=True, stable=True)[:MOST]]
+        return torch.cat([boxes, boxes.new_full((MOST - len(boxes), WIDTH), NO_BOX)]).flatten()
 
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
         return average_precision(list(map(boxes_of_row, predictions.rows)), predictions.annotations, self.classes)
@@ -170,7 +167,7 @@ class BoxEvaluator(Evaluator):
         return {"rows": predictions.rows.numpy(), "scores": scores.numpy()}
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        """The rows hold the boxes."""
+        """None: the rows have the boxes."""
         return {}
 
     def scores(self, rows: Tensor, annotations: Sequence[Boxes]) -> Tensor:
@@ -181,15 +178,15 @@ class BoxEvaluator(Evaluator):
 
 
 def boxes_of_row(row: Tensor) -> Tensor:
-    """What `Detection.row` was made of: [n 6]."""
-    found = row.reshape(-1, WIDTH)
-    return found[found[:, 4] >= 0]
+    """The boxes of a row of `BoxEvaluator.row`: [n 6]."""
+    boxes = row.reshape(-1, WIDTH)
+    return boxes[boxes[:, 4] >= 0]
 
 
 def decode(output: DetectionOutput, sizes: Tensor) -> Tensor:
-    """Found -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
+    """Output -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6], best first.
 
-    Every query's likeliest class other than "nothing" (Carion et al. 2020); none is dropped and none suppressed.
+    Every query's likeliest class other than "no object" (Carion et al. 2020), without threshold or suppression.
     """
     score, label = output.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
     scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height

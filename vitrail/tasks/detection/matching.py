@@ -1,13 +1,11 @@
-"""Found against true: which query answers for which object, and by how much boxes differ."""
+"""Bipartite matching of queries and objects, and its costs."""
 
 import torch
 from torch import Tensor
 
 from vitrail.types import DetectionOutput, DetectionTargets
 
-SMALLEST = (
-    1e-12  # of an area that is divided by; boxes that have lost their extent in rounding do not make a loss infinite
-)
+SMALLEST = 1e-12  # area to divide by: boxes without extent must not make a loss infinite
 
 
 def to_corners(boxes: Tensor) -> Tensor:
@@ -17,7 +15,7 @@ def to_corners(boxes: Tensor) -> Tensor:
 
 
 def to_relative(targets: DetectionTargets) -> Tensor:
-    """The boxes of objects [B M 4] as centre x, centre y, width, height in shares of their images."""
+    """The boxes of objects [B M 4] as centre x, centre y, width, height as fractions of their images."""
     scale = targets.sizes.flip(-1).repeat(1, 2)[:, None].to(targets.boxes)  # [B 1 4]
     first, last = (targets.boxes / scale).split(2, dim=-1)
     return torch.cat([(first + last) / 2, last - first], dim=-1)
@@ -26,7 +24,7 @@ def to_relative(targets: DetectionTargets) -> Tensor:
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised overlap of boxes left, top, right, bottom [... 4], shapes broadcast: in (-1, 1] (Rezatofighi et al. 2019).
 
-    torchvision has it, and takes seconds to import.
+    torchvision has it too, but takes seconds to import.
     """
     shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=SMALLEST)
@@ -36,7 +34,7 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match_costs(output: DetectionOutput, boxes: Tensor, labels: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    """What it costs that a query answers for an object: found [... B Q] of objects [B M] -> [... B Q M].
+    """The cost of matching each query to each object: output [... B Q], objects [B M] -> [... B Q M].
 
     weights: of the class (minus the probability of the right one), of the distance of boxes, of their overlap; DETR has 1, 5, 2.
     """
@@ -49,13 +47,13 @@ def match_costs(output: DetectionOutput, boxes: Tensor, labels: Tensor, weights:
 
 
 def match_queries(cost: Tensor, labels: Tensor) -> Tensor:
-    """The assignment of least cost, image by image: costs [... B Q M] -> the query that answers for each object, [... B M] int64,
-    -1 where there is none: at padding (label -1), and where there are more objects than queries. Each query answers once."""
+    """The assignment of least cost, image by image: costs [... B Q M] -> the query of each object, [... B M] int64,
+    -1 where there is none: at padding (label -1), and where there are more objects than queries. Each query is used once."""
     from scipy.optimize import linear_sum_assignment
 
     counts = (labels >= 0).sum(1).tolist()
     most = torch.finfo(torch.float32).max
-    table = cost.float().nan_to_num(most, most, -most).cpu()  # a loss that is not finite is told as such, after this
+    table = cost.float().nan_to_num(most, most, -most).cpu()  # a non-finite loss is reported later
     chosen = torch.full((*table.shape[:-2], table.shape[-1]), -1, dtype=torch.int64)
     for flat, to in (
         zip(table.flatten(0, -4), chosen.flatten(0, -3), strict=True) if table.ndim > 3 else [(table, chosen)]

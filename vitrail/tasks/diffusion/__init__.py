@@ -1,6 +1,6 @@
-"""Diffusion: a denoiser learns to make images of classes out of noise, by Gaussian diffusion (DiT) or along straight paths (JiT).
+"""Diffusion: a denoiser learns to generate images of classes from noise, by Gaussian diffusion (DiT) or along straight paths (JiT).
 
-Labels are dropped at random, so that the network also learns what it says without one, and guidance can go beyond the difference.
+Labels are dropped at random, so that the network also learns to predict without one, for classifier-free guidance.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,38 +28,36 @@ from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveF
 
 ANNOTATIONS: AnnotationKind = "classes"
 DEFAULT_FOR = "denoiser"
-FULL = 256  # pixels of a side up to which noise is taken as it is; above, it grows with the side
-HELD_OUT, TIME = 0, 0  # the seed of what is held out, and the purpose of its chances
-EDGE = 1e-6  # of the chances that a time is made of
+FULL = 256  # pixels of a side up to which noise is not scaled; above, it grows with the side
+HELD_OUT, TIME = 0, 0  # the seed of held-out times and noise, and the purpose of its random numbers
+EDGE = 1e-6  # of the uniform numbers that times are computed from
 
 
 @dataclass(frozen=True)
 class Config:
     objective: Literal["gaussian", "flow"] = "gaussian"  # DiT's, JiT's
     classes: Count = 0  # 0: as many as the data has
-    multi_label: bool = False  # images with several classes are refused
+    multi_label: bool = False  # not supported
     label_dropout: Fraction = 0.1
-    steps: Positive = 1000  # gaussian: places in the chain
-    prediction: flow.Space = "x"  # flow: what the network says
-    loss_space: flow.Space = "v"  # flow: where its error is measured
-    t_mean: float = -0.8  # flow: the time is the sigmoid of a normal number
+    steps: Positive = 1000  # gaussian: steps of the chain
+    prediction: flow.Space = "x"  # flow: what the network predicts
+    loss_space: flow.Space = "v"  # flow: the space of the loss
+    t_mean: float = -0.8  # flow: times are the sigmoid of a normal distribution
     t_std: PositiveFloat = 0.8
     noise_scale: NonNegative | None = None  # flow: of the noise; None: the side of the image / 256, at least 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are made."""
+    """Settings of sampling."""
 
     sampler: Literal["ddpm", "ddim", "heun", "euler"] | None = None  # None: ddpm or heun, by the objective
     steps: Positive = 50
     guidance: NonNegative = 1.0  # 1: none
     guided_channels: Count = 3  # 0: all
-    interval: tuple[UnitInterval, UnitInterval] | None = (
-        None  # flow: the times at which there is guidance; None: 0.1 to 1
-    )
-    eta: UnitInterval = 0.0  # ddim: how much of chance
-    clip: bool = False  # gaussian: keeps what is guessed in [-1, 1], for images, not latents
+    interval: tuple[UnitInterval, UnitInterval] | None = None  # flow: the times with guidance; None: 0.1 to 1
+    eta: UnitInterval = 0.0  # ddim: 0 deterministic, 1 as ddpm
+    clip: bool = False  # gaussian: clip the predicted image to [-1, 1], for pixels
 
 
 class Diffusion(GenerativeTask):
@@ -78,16 +76,16 @@ class Diffusion(GenerativeTask):
         return classes
 
     def assemble(self, trunk: nn.Module) -> Denoiser:
-        """The denoiser itself. Errors: `UsageError` for a model that is none, or does not go with the objective or the classes."""
+        """The denoiser itself. Errors: `UsageError` for another model, or one that does not fit the objective or the classes."""
         if not isinstance(trunk, Denoiser):
-            raise UsageError(f"a {type(trunk).__name__} takes no noise out of images", "--model dit/nano or jit/nano")
+            raise UsageError(f"a {type(trunk).__name__} is not a denoiser", "--model dit/nano or jit/nano")
         if self.chain is None and trunk.learns_variance:
             raise UsageError(
                 "a learned variance is for the gaussian objective",
                 "--model.learn-sigma false, or --task.objective gaussian",
             )
         if trunk.null not in (0, self.config.classes):
-            what = f"the model knows {trunk.null} classes, the data has {self.config.classes}"
+            what = f"the model has {trunk.null} classes, the data has {self.config.classes}"
             raise UsageError(what, "leave model.classes out, or 0")
         return trunk
 
@@ -126,7 +124,7 @@ class Diffusion(GenerativeTask):
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Errors: `UsageError` always."""
-        raise UsageError("the model makes images and does not tell what is in them", "vitrail sample RUN")
+        raise UsageError("the model is generative and predicts no classes", "vitrail sample RUN")
 
     def held_out_loss(self, model: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
         """The loss of each image, [B 1], at a time and with noise that the image's number alone decides; no label is dropped."""
@@ -134,21 +132,21 @@ class Diffusion(GenerativeTask):
         noise = NoiseStreams(HELD_OUT, ids.tolist(), tuple(images.shape[1:]), images.device)()
         labels = labels if model.null else torch.zeros_like(labels)
         if self.chain is not None:
-            found = self.each_gaussian(model, images, (u * len(self.chain)).long().to(images.device), noise, labels)
+            terms = self.each_gaussian(model, images, (u * len(self.chain)).long().to(images.device), noise, labels)
         else:
             t = torch.sigmoid(self.config.t_mean + self.config.t_std * torch.special.ndtri(u.clamp(EDGE, 1 - EDGE)))
-            found = self.each_flow(model, images, t.float().to(images.device), self.noise_scale(images) * noise, labels)
-        return torch.stack(list(found.values())).sum(0)[:, None]
+            terms = self.each_flow(model, images, t.float().to(images.device), self.noise_scale(images) * noise, labels)
+        return torch.stack(list(terms.values())).sum(0)[:, None]
 
     def drop_labels(self, model: Any, labels: Tensor) -> Tensor:
-        """Labels, some of them at random turned into that of no class."""
+        """Labels, some of them at random replaced by that of no class."""
         drop = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
         return torch.where(drop, model.null, labels) if model.null else torch.zeros_like(labels)
 
     def gaussian(
         self, model: nn.Module, x0: Tensor, places: Tensor, noise: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """The loss at given places [B] in the chain and noise."""
+        """The loss at given steps [B] of the chain and noise."""
         return mean_terms(self.each_gaussian(model, x0, places, noise, labels))
 
     def each_gaussian(
@@ -158,8 +156,8 @@ class Diffusion(GenerativeTask):
         assert self.chain is not None
         row = self.chain.rows(places)
         x = gaussian.add_noise(row, x0, noise)
-        told = torch.tensor(self.chain.times, device=x.device)[places]
-        out = model(x, told, labels).float()
+        times = torch.tensor(self.chain.times, device=x.device)[places]
+        out = model(x, times, labels).float()
         return gaussian.gaussian_losses(row, out, x0, x, noise, places == 0)
 
     def flow(self, model: nn.Module, x: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -171,16 +169,15 @@ class Diffusion(GenerativeTask):
         time = t[:, None, None, None]
         out = model(flow.interpolate(x, noise, time), t, labels).float()
         error = out - flow.flow_target(x, noise, self.config.prediction)
-        weighed = flow.weight(time, self.config.prediction, self.config.loss_space) * error
-        return {self.config.loss_space: weighed.square().flatten(1).mean(1)}
+        weighted = flow.weight(time, self.config.prediction, self.config.loss_space) * error
+        return {self.config.loss_space: weighted.square().flatten(1).mean(1)}
 
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B C H W] with noise in them, and the times [B] that the network is told: from noise alone at 0 to the image at 1."""
+        """Noisy images [B C H W], and the times [B] that the network is conditioned on: from pure noise at 0 to the image at 1."""
         if self.chain is not None:
             places = torch.full((len(x),), round((1 - share) * (len(self.chain) - 1)), device=x.device)
-            return gaussian.add_noise(self.chain.rows(places), x, noise), torch.tensor(
-                self.chain.times, device=x.device
-            )[places]
+            times = torch.tensor(self.chain.times, device=x.device)
+            return gaussian.add_noise(self.chain.rows(places), x, noise), times[places]
         t = torch.full((len(x),), share, device=x.device)
         return flow.interpolate(x, self.noise_scale(x) * noise, t[:, None, None, None]), t
 
@@ -189,10 +186,17 @@ class Diffusion(GenerativeTask):
         return max(1.0, (x.shape[-2] * x.shape[-1]) ** 0.5 / FULL) if scale is None else scale
 
     @torch.no_grad()
-    def sample(self, model: nn.Module, labels: Tensor, sampling: Sampling, seed: int, numbers: Sequence[int] | None = None,
-               size: tuple[int, int] | None = None) -> Iterator[Tensor]:  # fmt: skip
-        """Makes an image for every label [B]: yields all of them after each step, the last being the result. Image number i depends
-        on the seed and `numbers[i]` alone (by default 0 to B-1), not on the batch. Errors: `UsageError`."""
+    def sample(
+        self,
+        model: nn.Module,
+        labels: Tensor,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[Tensor]:
+        """Generates an image for every label [B]: yields all of them after each step, the last being the result. Image number i
+        depends on the seed and `numbers[i]` alone (by default 0 to B-1), not on the batch. Errors: `UsageError`."""
         config: Any = model.config
         shape = (config.channels, *(size or config.size))
         draw = NoiseStreams(seed, range(len(labels)) if numbers is None else numbers, shape, device_of(model))
@@ -205,7 +209,7 @@ class Diffusion(GenerativeTask):
         """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors: `UsageError`."""
         sampler = fit_sampling(sampling, self.config.objective)
         low, high = (float("-inf"), float("inf")) if self.chain is not None else sampling.interval or (0.1, 1.0)
-        low = low or float("-inf")  # from time 0 on means time 0 as well
+        low = low or float("-inf")  # 0 includes time 0
         chain = None if self.chain is None else gaussian.respace_chain(self.chain, sampling.steps)
         times = flow.flow_times(sampling.steps) if chain is None else chain.times[::-1]
         labels, guidance = (
@@ -229,7 +233,7 @@ class Diffusion(GenerativeTask):
 
 
 class LossEvaluator(Evaluator):
-    """Of a denoiser: the loss of every held-out image."""
+    """Evaluates a denoiser by the loss of every held-out image."""
 
     def __init__(self, task: Diffusion):
         self.task = task
@@ -253,7 +257,7 @@ class LossEvaluator(Evaluator):
         return {"losses": predictions.rows.numpy()}
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        """Made images are kept by whoever makes them."""
+        """None: samples are saved by their callers."""
         return {}
 
 
@@ -262,7 +266,7 @@ def mean_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fit_sampling(how: Sampling, objective: str) -> str:
-    """The sampler, by the objective where none is said. Errors: `UsageError` for what does not go together."""
+    """The sampler, by default that of the objective. Errors: `UsageError` for settings that exclude each other."""
     known = ("ddpm", "ddim") if objective == "gaussian" else ("heun", "euler")
     sampler = how.sampler or known[0]
     if sampler not in known:
@@ -280,5 +284,7 @@ def fit_sampling(how: Sampling, objective: str) -> str:
 def build(config: Config) -> Diffusion:
     """The task. Errors: `UsageError`."""
     if config.multi_label:
-        raise UsageError("an image is made of one class, and these images have several", "--task classification")
+        raise UsageError(
+            "diffusion is conditioned on one class an image, and these images have several", "--task classification"
+        )
     return Diffusion(config)

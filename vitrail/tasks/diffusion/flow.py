@@ -1,7 +1,7 @@
 """Straight paths from noise to images as JiT has them (Li & He 2025, arxiv.org/abs/2511.13720): z = t x + (1 - t) noise.
 
-The network says the image x, the noise "eps" or the velocity v = x - noise; the loss is measured in any of the three: table 1 of the
-paper. Divisors are held above `FLOOR`, in training and sampling alike.
+The network predicts the image x, the noise "eps" or the velocity v = x - noise; the loss is in any of the three: table 1 of the
+paper. Divisors are clamped at `FLOOR`, in training and sampling.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def flow_target(x: Tensor, noise: Tensor, prediction: Space) -> Tensor:
-    """What the network should say."""
+    """The target of the network."""
     return {"x": x, "eps": noise, "v": x - noise}[prediction]
 
 
 def weight(t: Tensor, prediction: Space, loss: Space) -> Tensor:
-    """By how much an error of the prediction counts in the space of the loss, at times t, signs left out."""
+    """The weight of a prediction error in the space of the loss, at times t, without signs."""
     done, left = t.clamp(min=FLOOR), (1 - t).clamp(min=FLOOR)
     return {
         ("x", "x"): torch.ones_like(t), ("x", "eps"): t / left,               ("x", "v"): 1 / left,
@@ -37,7 +37,7 @@ def weight(t: Tensor, prediction: Space, loss: Space) -> Tensor:
 
 
 def velocity(out: Tensor, z: Tensor, t: float, prediction: Space) -> Tensor:
-    """dz/dt by what the network says."""
+    """dz/dt from the prediction of the network."""
     if prediction == "x":
         return (out - z) / max(1 - t, FLOOR)
     return (z - out) / max(t, FLOOR) if prediction == "eps" else out
@@ -55,7 +55,7 @@ def euler(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
 
 
 def heun(speed: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
-    """The same with the mean of the velocity here and there; the last step is Euler's, as time 1 is where x says no velocity."""
+    """The same with the mean of the velocity here and there; the last step is Euler's, since x gives no velocity at time 1."""
     for t, after in pairwise(flow_times(steps)):
         here = speed(z, t)
         ahead = z + (after - t) * here

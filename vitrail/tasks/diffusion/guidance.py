@@ -1,4 +1,4 @@
-"""What samplers ask: the network for given labels, with guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise by image."""
+"""The network for given labels, with classifier-free guidance (Ho & Salimans 2022, arxiv.org/abs/2207.12598), and noise by image."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from vitrail.data.sampling import derive_seed
 
-ROWS = 64  # pairs of a time and a class that are worked out at once: 50 MB for the largest DiT
-Denoise = Callable[[Tensor, float], Tensor]  # x [B C H W] and the time of all of them -> what the network says
+ROWS = 64  # pairs of a time and a class that are computed at once: 50 MB for the largest DiT
+Denoise = Callable[[Tensor, float], Tensor]  # x [B C H W] and their time -> the prediction
 
 
 class Guidance(NamedTuple):
-    """scale: how far beyond what it says without a label the network is driven, 1 for not at all. channels: how many of the first are
-    driven, 0 for all of the image's. DiT drives 3 of 4. From `low` to `high`, both left out: the times at which it is done."""
+    """scale: extrapolation from the unconditional to the conditional prediction, 1 for none. channels: how many of the first are
+    guided, 0 for all; DiT guides 3 of 4. Between `low` and `high`, exclusive: the times with guidance."""
 
     scale: float = 1.0
     channels: int = 0
@@ -23,27 +23,27 @@ class Guidance(NamedTuple):
 
 
 def guide_model(model: Any, labels: Tensor, guidance: Guidance, times: Sequence[float] = ()) -> Denoise:
-    """The network for labels [B]. Both answers come from one batch, and where there is nothing to guide only one is asked for.
+    """The network for labels [B]. Both predictions come from one batch; without guidance only one is computed.
 
-    times: those that will be asked for, in order; what the network makes of them is then worked out for several at once.
+    times: the times of the sampler, in order; their conditionings are computed for several at once.
     """
-    both, ahead = torch.cat([labels, torch.full_like(labels, model.null)]), ConditioningCache(model, labels, times)
+    both, cache = torch.cat([labels, torch.full_like(labels, model.null)]), ConditioningCache(model, labels, times)
 
     def denoise(x: Tensor, t: float) -> Tensor:
         if guidance.scale == 1.0 or not guidance.low < t < guidance.high:
-            return model.denoise(x, ahead(t, labels))
-        out = model.denoise(torch.cat([x, x]), ahead(t, both))
-        said, blind = out.chunk(2)
-        driven = guidance.channels or x.shape[1]
-        towards = torch.lerp(blind[:, :driven], said[:, :driven], guidance.scale)
-        return torch.cat([towards, said[:, driven:]], dim=1)
+            return model.denoise(x, cache(t, labels))
+        out = model.denoise(torch.cat([x, x]), cache(t, both))
+        conditional, unconditional = out.chunk(2)
+        count = guidance.channels or x.shape[1]
+        guided = torch.lerp(unconditional[:, :count], conditional[:, :count], guidance.scale)
+        return torch.cat([guided, conditional[:, count:]], dim=1)
 
     return denoise
 
 
 class ConditioningCache:
-    """What a network is told, worked out once for each class of a batch, and for times that are still to come: weights that act on times
-    and classes, a third of a DiT's, are then read once in many steps, and no class is worked out twice."""
+    """The conditioning of a network, computed once for each class of a batch, and ahead for several times: the weights for times and
+    classes, a third of a DiT's, are then read once in many steps, and no class is computed twice."""
 
     def __init__(self, model: Any, labels: Tensor, times: Sequence[float]):
         self.model, self.times = model, list(dict.fromkeys(times))
@@ -57,7 +57,7 @@ class ConditioningCache:
         return self.conditionings[t].select(torch.searchsorted(self.classes, labels))
 
     def compute(self, t: float) -> None:
-        """For this time and those after it, as many as `ROWS` allows; what was known before is forgotten."""
+        """For this time and those after it, as many as `ROWS` allows; earlier ones are dropped."""
         count, first = len(self.classes), self.times.index(t) if t in self.times else None
         times = [t] if first is None else self.times[first : first + max(1, ROWS // count)]
         each = torch.tensor(times, device=self.classes.device).repeat_interleave(count)
@@ -66,8 +66,8 @@ class ConditioningCache:
 
 
 class NoiseStreams:
-    """Noise [B C H W] at every call, each image's from a generator of its own that knows the seed and the image's number alone: so an
-    image is the same whatever others are made beside it."""
+    """Noise [B C H W] at every call, each image's from its own generator, seeded by the seed and the image's number: an image does not
+    depend on the others in the batch."""
 
     def __init__(self, seed: int, numbers: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"):
         self.generators = [torch.Generator("cpu").manual_seed(derive_seed(seed, 0, number)) for number in numbers]

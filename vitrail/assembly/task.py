@@ -1,0 +1,52 @@
+"""The task of a recipe: as named, or the default for the data and the model."""
+
+import dataclasses
+
+from vitrail import catalog
+from vitrail.assembly.resolve import Names
+from vitrail.contracts import Task
+from vitrail.data.dataset import Dataset
+from vitrail.errors import UsageError
+from vitrail.recipe import Choice, Recipe
+from vitrail.validation import as_path
+
+
+def annotations_of(recipe: Recipe, names: Names) -> str:
+    """The annotations that the task of a recipe learns from; "" where none is named. Errors: `UsageError` for an unknown task."""
+    return str(vars(names.find("tasks", recipe.task.name).module)["ANNOTATIONS"]) if recipe.task.name else ""
+
+
+def choose_task(recipe: Recipe, dataset: Dataset, pretrained: str, names: Names) -> tuple[Recipe, Task, list[str]]:
+    """The recipe with a task that fits the data and the model, the task, and the reason. `pretrained`: the model of the
+    initial weights. Errors: `UsageError` where the requested task does not fit."""
+    model = recipe.model.name or pretrained
+    kind = names.find("models", model).kind if model else "backbone"
+    default = catalog.default_task(dataset.kind, kind)
+    backbones = catalog.default_task(dataset.kind, "backbone")
+    name = recipe.task.name or default or backbones
+    task = names.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
+    if not task.learns_from(dataset.kind):
+        raise UsageError(
+            f"{name} learns from {task.annotations}, and this data has {dataset.kind}", f"--task {default or backbones}"
+        )
+    if model and task.trains != kind:
+        what, fix = TRAINS[task.trains]
+        raise UsageError(f"{model} {what}, so it cannot be trained for {name}", fix)
+    why = f"{model} is a generative model" if task.is_generative else f"the data has {dataset.kind}"
+    is_usual = default == catalog.default_task("classes", "backbone")
+    reasons = [] if recipe.task.name or is_usual else [f"task = {name}: {why}"]
+    return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), task, reasons
+
+
+TRAINS = {  # the kind of model that a task trains: why another kind does not fit, and the remedy
+    "denoiser": ("is not a generative model", "--model jit/nano or dit/nano"),
+    "backbone": ("is a generative model", "leave --task out"),
+}
+
+
+def with_absolute_paths(choice: Choice, task: Task) -> Choice:
+    """The task with absolute paths, so that the run can be resumed from any folder."""
+    paths = {
+        k: str(p.absolute()) for k, v in choice.keys.items() if k in task.path_keys and v and (p := as_path(v)).exists()
+    }
+    return dataclasses.replace(choice, keys={**choice.keys, **paths})

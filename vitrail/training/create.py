@@ -1,0 +1,92 @@
+"""Creates a run from a recipe: its folder, latents and initial weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail.assembly import latents, model, pretrained
+from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
+from vitrail.assembly.run_directory import RunFolder, command_line, new_run_path
+from vitrail.data import fingerprint as entries
+from vitrail.data.splits import evaluation_part
+from vitrail.engine.world import World
+from vitrail.evaluation.generation import frechet
+from vitrail.recipe import Recipe, to_tables
+from vitrail.training.build import build_session
+from vitrail.training.session import Session
+from vitrail.version import versions
+from vitrail.weights.report import LoadReport
+
+
+def create_session(
+    recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None
+) -> tuple[Session, PreparedRun]:
+    """A new run and its folder: by default a new one under runs/, named after data and model.
+
+    Errors: `UsageError`, `DataError`; they leave no folder behind.
+    """
+    world.assert_equal_across_ranks({**recipe_keys(recipe), "torch": torch.__version__, "out": str(out)})
+    prepared = prepare_run(recipe, world, progress)
+    world.assert_equal_across_ranks({"the data set": entries.fingerprint(prepared.dataset.entries)})
+    data, name = prepared.recipe.data, prepared.recipe.model.name
+    path = out or world.on_rank_zero(lambda: new_run_path(str(data.keys.get("path") or data.name), name))
+    session = build_session(prepared.recipe, prepared.dataset, RunFolder(path), world, prepared.names)
+    frechet.load_classifier(session.recipe, session.bundle.task)
+    cache_latents(session, progress)
+    session.load_report = load_initial_weights(session, prepared)
+    world.on_rank_zero(lambda: create_folder(session, prepared))
+    session.notes += prepared.notes
+    return session, prepared
+
+
+def cache_latents(session: Session, progress: Progress | None = None) -> None:
+    """Replaces the images of the training and evaluation splits by latents, where the recipe has an autoencoder."""
+    if session.recipe.input.vae is None:
+        return
+    dataset = session.dataset
+    parts = list(dict.fromkeys(["train", evaluation_part(dataset, final=False), evaluation_part(dataset, final=True)]))
+    session.shown = dataset
+    session.dataset, notes = latents.with_cached_latents(
+        dataset, session.recipe, parts, session.folder.path, session.world, progress
+    )
+    session.notes += notes
+
+
+def load_initial_weights(session: Session, prepared: PreparedRun) -> LoadReport | None:
+    """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
+    if prepared.origin is None:
+        return None
+    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.bundle.classes)
+
+
+def recipe_keys(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe by its full name."""
+    return {f"{section}.{key}": value for section, table in to_tables(recipe).items() for key, value in table.items()}
+
+
+def create_folder(session: Session, prepared: PreparedRun) -> None:
+    dataset, task = prepared.dataset, session.bundle.task
+    about = {
+        "format": model.FORMAT,
+        "classes": list(session.bundle.classes),
+        "multi_label": task.multi_label,
+        "kind": task.annotations,
+        "metric": task.metric.name,
+        "lower_is_better": not task.metric.higher_is_better,
+        "reasons": list(prepared.reasons),
+        "notes": [*dataset.notes, *prepared.notes],
+        "command": command_line(),
+        "data": {
+            "layout": dataset.layout,
+            "parts": {name: len(split) for name, split in dataset.splits.items()},
+            "channels": dataset.channels,
+            "content": prepared.survey.content,
+            "left_out": prepared.left_out,
+        },
+        "versions": versions(),
+        "weights": session.load_report.lines() if session.load_report else [],
+        "processes": session.world.size,
+        "parameters": sum(p.numel() for p in session.bundle.model.parameters()),
+    }
+    session.folder.create(prepared.recipe, about, dataset.entries)
