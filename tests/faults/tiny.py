@@ -21,7 +21,16 @@ from vitrail.data import loader
 from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
-from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
+from vitrail.recipe import (
+    AugmentConfig,
+    Choice,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    Recipe,
+    RuntimeConfig,
+    TrainConfig,
+)
 from vitrail.training import create, loop, resume, session
 
 torch.set_num_threads(1)

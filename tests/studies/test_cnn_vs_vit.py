@@ -12,6 +12,7 @@ from torch import nn
 
 from vitrail.analysis.cost import cost
 from vitrail.assembly.model import create_model
+from vitrail.contracts import Trunk
 from vitrail.studies import cnn_vs_vit as study
 from vitrail.studies.cnn_vs_vit import disturb, field, words
 
@@ -115,7 +116,7 @@ def test_blur_keeps_the_mean_and_small_things_lie_in_the_middle():
     assert float(small.sum()) == pytest.approx(18 * 18 / 4, rel=0.05)
 
 
-class Blocks(nn.Module):
+class Blocks(Trunk):
     """Convolutions of 3 x 3, one a block."""
 
     def __init__(self, depth):

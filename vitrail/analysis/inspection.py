@@ -48,9 +48,10 @@ def inspect_distance(model: nn.Module, batches: Iterable[ModelInputs], layers: L
             zip(p.distance.tolist(), p.entropy.tolist(), p.entropy_share.tolist(), strict=True)
         ):
             rows.append([str(number), p.name, str(head), *(f"{v:.5g}" for v in (numbers[0], wide, *numbers[1:]))])
-    arrays = {
-        f"{kind}/{p.name}": getattr(p, kind).numpy() for p in profiles for kind in ("distance", "entropy", "share")
-    }
+    arrays = {}
+    for p in profiles:
+        for kind, values in (("distance", p.distance), ("entropy", p.entropy), ("share", p.entropy_share)):
+            arrays[f"{kind}/{p.name}"] = values.numpy()
     arrays["even"] = np.array(reference, np.float32)
     return Inspection(
         "distance",

@@ -1,4 +1,4 @@
-"""The preprocessing of published weights: a table of names has it as `IMAGES`, by source."""
+"""The preprocessing of published weights: a table of names has it as `PREPROCESSING`, by source."""
 
 from typing import Literal, NamedTuple
 

@@ -54,7 +54,7 @@ def load_table(name: str) -> PublishedInfo:
     if name not in catalog.list_modules("weights/tables"):
         return PublishedInfo()
     table = catalog.load_module("weights/tables", name)
-    return PublishedInfo(table.SOURCES, vars(table).get("IMAGES", {}), vars(table).get("SETTINGS", {}))
+    return PublishedInfo(table.SOURCES, vars(table).get("PREPROCESSING", {}), vars(table).get("SETTINGS", {}))
 
 
 def lookup_by_source(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:
