@@ -40,6 +40,8 @@ class Block(nn.Module):
 class TinyConv(Backbone):
     """Images [B C H W] -> `Features`: one map, and its mean as the summary."""
 
+    blocks: nn.ModuleList
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
