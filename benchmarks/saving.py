@@ -25,7 +25,7 @@ from vitrail.engine.train import train_steps
 from vitrail.engine.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, override
 from vitrail.training import create, session
-from vitrail.training.loop import loop_settings, remaining_batches
+from vitrail.training.steps import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
 SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  # name: (without, with)

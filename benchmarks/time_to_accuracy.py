@@ -29,7 +29,7 @@ from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.training import create, session
-from vitrail.training.loop import loop_settings, remaining_batches
+from vitrail.training.steps import loop_settings, remaining_batches
 
 ALONE = World(0, 1, torch.device("cpu"))
 

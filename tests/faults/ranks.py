@@ -17,6 +17,7 @@ from vitrail.evaluation.evaluate import evaluate
 from vitrail.recipe import Choice, DataConfig, EvalConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.tasks.classification import Classification
 from vitrail.training import create, loop, resume
+from vitrail.training.steps import loop_settings, remaining_batches
 
 STILL = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -36,8 +37,8 @@ def one_gradient(folder: Path, world: worlds.World) -> None:
     loss_of = LossModule(running.state.model, running.bundle.task)
     if world.size > 1:
         loss_of = torch.nn.parallel.DistributedDataParallel(loss_of, broadcast_buffers=False)
-    pieces = next(iter(loop.remaining_batches(running)))
-    accumulate_gradients(running.state, loss_of, pieces, loop.loop_settings(running, Never()))
+    pieces = next(iter(remaining_batches(running)))
+    accumulate_gradients(running.state, loss_of, pieces, loop_settings(running, Never()))
     if world.is_first:
         vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
         torch.save(vector, folder / f"gradient{world.size}.pt")

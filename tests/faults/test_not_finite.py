@@ -13,6 +13,7 @@ from vitrail.errors import RunError
 from vitrail.storage.tensors import unpack
 from vitrail.tasks.classification import Classification
 from vitrail.training import loop
+from vitrail.training.steps import remaining_batches
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_the_batch_is_kept_as_it_entered_the_model(data, tmp_path, monkeypatch):
         tiny.finish(running)
     tensors, said = divergence(tmp_path / "run", 8)
     again = tiny.begin(tiny.recipe(data), tmp_path / "other")
-    pieces = list(loop.remaining_batches(again))[7]
+    pieces = list(remaining_batches(again))[7]
     batches = [again.feed.prepare(piece, 7) for piece in pieces]
     assert torch.equal(tensors["inputs"], torch.cat([b.inputs for b in batches]))
     assert torch.equal(tensors["targets"], torch.cat([b.targets for b in batches]))

@@ -12,7 +12,7 @@ from vitrail.data.sampling import SampleStream
 from vitrail.engine.parallel import LossModule
 from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import DataError
-from vitrail.training import loop
+from vitrail.training.steps import loop_settings, remaining_batches
 
 PLAIN_MODEL = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -39,7 +39,7 @@ def all_batches(running, workers):
     """Every batch of the run as it goes into the model, augmented and mixed, and what the loader says of it."""
     running.workers = workers
     out = []
-    for step, pieces in enumerate(loop.remaining_batches(running)):
+    for step, pieces in enumerate(remaining_batches(running)):
         for piece in pieces:
             batch = running.feed.prepare(piece, step)
             out.append(
@@ -128,13 +128,13 @@ def grads(running, micro):
     """The gradient of the first step, with a batch cut into pieces of `micro`."""
     feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": micro})
     running.feed = feed
-    pieces = next(iter(loop.remaining_batches(running)))
+    pieces = next(iter(remaining_batches(running)))
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
     stop = type("Never", (), {"is_requested": lambda self: False})()
     terms = accumulate_gradients(
-        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
+        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop_settings(running, stop)
     )
     vector = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     return vector.clone(), sum(float(t) for t in terms.values())
@@ -160,12 +160,12 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     running = tiny.begin(tiny.recipe(data, model=PLAIN_MODEL), tmp_path / "run")
     whole, _ = grads(running, 16)
     running.feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": 6})
-    assert [len(p.loaded.images) for p in next(iter(loop.remaining_batches(running)))] == [6, 6, 4]
+    assert [len(p.loaded.images) for p in next(iter(remaining_batches(running)))] == [6, 6, 4]
     stop = type("Never", (), {"is_requested": lambda self: False})()
-    pieces = next(iter(loop.remaining_batches(running)))
+    pieces = next(iter(remaining_batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
     accumulate_gradients(
-        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
+        running.state, LossModule(running.state.model, running.bundle.task), pieces, loop_settings(running, stop)
     )
     parts = torch.cat([p.grad.flatten() for p in running.state.model.parameters() if p.grad is not None])
     assert ((parts - whole).norm() / whole.norm()).item() <= 1e-6

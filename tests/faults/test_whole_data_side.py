@@ -11,6 +11,7 @@ from vitrail.engine.world import World
 from vitrail.errors import UsageError
 from vitrail.recipe import InputConfig
 from vitrail.training import loop, session
+from vitrail.training.steps import remaining_batches
 
 AUGMENT = {
     "auto_augment": "3-augment",
@@ -47,7 +48,7 @@ def batches(running, processes=1, micro=8):
         running.world = World(rank, processes, tiny.ALONE.device)
         steps = [
             [running.feed.prepare(piece, step) for piece in pieces]
-            for step, pieces in enumerate(loop.remaining_batches(running))
+            for step, pieces in enumerate(remaining_batches(running))
         ]
         shares.append(
             [(torch.cat([b.inputs for b in parts]), torch.cat([b.targets for b in parts])) for parts in steps]

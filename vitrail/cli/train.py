@@ -107,20 +107,14 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 
 def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
-    from vitrail.assembly.prepare import prepare_run
-    from vitrail.training.build import build_session
-    from vitrail.training.create import create_session, load_initial_weights
+    from vitrail.training.create import create_session, plan_session
 
     out = as_path(given.out) if given.out else None
     world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
-        prepared = prepare_run(recipe, world, console.progress("reading images"))
-        built = build_session(
-            prepared.recipe, prepared.dataset, folder.RunFolder(out or Path("runs")), world, prepared.names
-        )
-        built.load_report = load_initial_weights(built, prepared)
+        planned, prepared = plan_session(recipe, out, world, console.progress("reading images"))
         console.prepared(prepared)
-        console.weights_report(built.load_report)
+        console.weights_report(planned.load_report)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
         return
     new, prepared = create_session(recipe, out, world, console.progress("reading images"))

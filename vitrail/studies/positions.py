@@ -24,8 +24,9 @@ from vitrail.layers.resample import displacements, resample
 from vitrail.layers.rotary import Rotary, axis_angles, rotate
 from vitrail.recipe import Recipe
 from vitrail.studies._bench.bench import Bench, Job, group_by_row
+from vitrail.studies._bench.images import compute_accuracy, evaluation_split, load_resized
 from vitrail.studies._bench.result import StudyResult, figure_svg, markdown_table
-from vitrail.studies._bench.trial import compute_accuracy, evaluation_split, load_resized, run_trial, short_recipe
+from vitrail.studies._bench.trial import run_trial, short_recipe
 from vitrail.validation import Positive, PositiveFloat
 
 KINDS = {

@@ -19,19 +19,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.assembly.model import ModelBundle, build_preprocess
+from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.prepare import PreparedRun
-from vitrail.data.dataset import Split
-from vitrail.data.loader import Fetcher
-from vitrail.data.sampling import Keys
 from vitrail.data.splits import evaluation_part
-from vitrail.data.subset import evenly_spaced
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.inference.sample import SampleRequest, encode_sheet, sample_images
 from vitrail.metrics.generation import frechet
 from vitrail.recipe import Recipe, override
 from vitrail.studies._bench.bench import Bench, Job, group_by_row
+from vitrail.studies._bench.images import take_images
 from vitrail.studies._bench.result import ResultPart, StudyResult, figure_svg
 from vitrail.studies._bench.result import markdown_table as markdown
 from vitrail.studies._bench.trial import Trial, run_trial, short_recipe
@@ -158,13 +155,6 @@ def load_real(config: Config, prepared: PreparedRun) -> Real:
     held_out = take_images(splits[evaluation_part(prepared.dataset, final=True)], prepared, REAL)
     train = take_images(splits["train"], prepared, config.count)
     return Real(held_out, frechet(held_out, train))
-
-
-def take_images(split: Split, prepared: PreparedRun, most: int) -> Tensor:
-    """Evenly spaced images of a part, at the model's size, float64 [N D] in [0, 1]."""
-    ids = evenly_spaced(len(split), most)
-    pixels = Fetcher(split, build_preprocess(prepared.recipe.input))(Keys(np.zeros_like(ids), ids)).images
-    return pixels.flatten(1).double() / 255
 
 
 def measure_row(row: Row, seed: int, config: Config, prepared: PreparedRun, real: Real, world: World) -> dict[str, Any]:

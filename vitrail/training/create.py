@@ -40,6 +40,17 @@ def create_session(
     return session, prepared
 
 
+def plan_session(
+    recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None
+) -> tuple[Session, PreparedRun]:
+    """The session that `create_session` would make, without a folder, latents or a check of other processes."""
+    prepared = prepare_run(recipe, world, progress)
+    folder = RunFolder(out or Path("runs"))
+    session = build_session(prepared.recipe, prepared.dataset, folder, world, prepared.names)
+    session.load_report = load_initial_weights(session, prepared)
+    return session, prepared
+
+
 def cache_latents(session: Session, progress: Progress | None = None) -> None:
     """Replaces the images of the training and evaluation splits by latents, where the recipe has an autoencoder."""
     if session.recipe.input.vae is None:

@@ -1,28 +1,21 @@
 """The page that is the run: step, log, evaluate, save; at the end the finished weights and their evaluation."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
-import torch
-
 from vitrail.assembly.lock import hold_lock
-from vitrail.assembly.model import ModelBundle, describe_bundle
-from vitrail.data.loader import Fetcher, TrainRequests, load_batches, raise_on_worker_death
-from vitrail.engine.schedule import lr_factor
+from vitrail.data.loader import raise_on_worker_death
 from vitrail.engine.signals import StopSignal
-from vitrail.engine.train import LoopSettings, MicroBatch, NonFiniteError, StepReport, train_steps
+from vitrail.engine.train import NonFiniteError, StepReport, train_steps
 from vitrail.errors import Interrupted, RunError
-from vitrail.storage.atomic import write_file
-from vitrail.storage.tensors import pack
 from vitrail.training.divergence import explain_divergence
 from vitrail.training.evaluations import Evaluations, evaluate_session, restore_best
 from vitrail.training.events import Event, RunLog
-from vitrail.training.feed import build_stream
 from vitrail.training.metrics_window import MetricsWindow
 from vitrail.training.samples import SampleSnapshots
-from vitrail.training.saver import Saver, failure_reason, newest_checkpoint
+from vitrail.training.saver import Saver, failure_reason, newest_checkpoint, write_weights
 from vitrail.training.session import Session
-from vitrail.types import Batch
+from vitrail.training.steps import loop_settings, remaining_batches
 
 
 def run_training(session: Session) -> Iterator[Event]:
@@ -36,7 +29,7 @@ def run_training(session: Session) -> Iterator[Event]:
         window, saver, samples = MetricsWindow(session), Saver(session), SampleSnapshots(session)
         evaluations, settings = Evaluations(session), loop_settings(session, stop)
 
-        # A signal may have come between a step and what was due after it: a resumed run does that first and misses nothing.
+        # A signal may have come between a step and what was due after it: a resumed run does that first.
         yield from log.record(evaluations.evaluate_missed())
         yield from log.record(samples.write_missed())
 
@@ -72,65 +65,26 @@ def run_training(session: Session) -> Iterator[Event]:
         yield from log.record(finish(session, saver, evaluations, stop))
 
 
-def remaining_batches(session: Session) -> Iterator[list[MicroBatch]]:
-    """The micro-batches of every step that is still to do: the batch of a step is a function of the step alone."""
-    split, world = session.dataset.splits["train"], session.world
-    stream = build_stream(session.recipe, split)
-    requests = TrainRequests(stream, session.state.step, session.steps, world.rank, world.size)
-    for loaded in load_batches(Fetcher(split, session.feed.transform), requests, session.workers):
-        yield session.feed.micro_batches(loaded, world)
-
-
-def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
-    """What of a recipe a step depends on; the learning rate is a function of the step."""
-    o = session.recipe.optim
-    peak, warmup, steps = o.lr or 0.0, o.warmup_steps or 0, session.steps
-    return LoopSettings(
-        lr_at=lambda step: peak * lr_factor(step, steps, warmup, o.schedule or "cosine", o.min_lr_ratio),
-        prepare=channels_last(session) if session.recipe.runtime.channels_last else session.feed.prepare,
-        clip_grad=o.clip_grad,
-        seed=session.recipe.train.seed,
-        precision=session.precision,
-        world=session.world,
-        stop_requested=stop.is_requested,
-        unfreeze_stages=session.unfreeze_stages,
-    )
-
-
-def channels_last(session: Session) -> Callable[[MicroBatch, int], Batch]:
-    """Batches whose images lie in memory as the weights of the model do."""
-
-    def prepare(micro_batch: MicroBatch, step: int) -> Batch:
-        batch = session.feed.prepare(micro_batch, step)
-        return Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.targets)
-
-    return prepare
-
-
 def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopSignal) -> list[Event]:
     """Writes the finished weights, then evaluates them. Errors: `RunError` where the disk refuses; `Interrupted`."""
-    folder, state = session.folder, session.state
+    step = session.state.step
     restore_best(session)  # with patience, the weights of the best evaluation take the place of the last
-    bundle = ModelBundle(state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
     try:
-        if session.world.is_first:
-            write_file(folder.weights, pack(dict(state.best_model.state_dict()), describe_bundle(bundle)))
-            if state.ema2 is not None:
-                write_file(folder.ema2, pack(dict(state.ema2.module.state_dict()), describe_bundle(bundle)))
+        write_weights(session)
         # All is saved by now, so a signal ends this at once; of several processes each must wait for the others' rows.
         with stop.interrupt_immediately() if session.world.size == 1 else nullcontext():
             values = evaluate_session(session, evaluations.frechet, final=True)
     except OSError as error:
         what = f"the finished weights could not be written: {failure_reason(error, session)}"
-        fix = f"the run is saved; free some space, then: vitrail train --resume {folder.path}"
+        fix = f"the run is saved; free some space, then: vitrail train --resume {session.folder.path}"
         raise RunError(what, fix) from None
     except KeyboardInterrupt:
         raise interrupted(session, saver, stop) from None
-    return [Event("eval", state.step, values), Event("done", state.step, values)]
+    return [Event("eval", step, values), Event("done", step, values)]
 
 
 def interrupted(session: Session, saver: Saver, stop: StopSignal) -> Interrupted:
-    """The error after a signal. No process leaves before the one that saves: a launcher kills the others when one has left."""
+    """The error after a signal. No process leaves before the one that saves: a launcher then kills the others."""
     failed = session.world.on_rank_zero(lambda: saver.failed)
     saved = f"not saved; {newest_checkpoint(session)}" if failed else "saved"
     what = f"stopped at step {session.state.step} of {session.steps}, {saved}"

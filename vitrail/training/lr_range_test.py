@@ -19,8 +19,8 @@ from vitrail.errors import RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.build import build_session
 from vitrail.training.create import cache_latents, load_initial_weights
-from vitrail.training.loop import loop_settings, remaining_batches
 from vitrail.training.session import Session
+from vitrail.training.steps import loop_settings, remaining_batches
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 DIVERGED = 4.0  # times the lowest smoothed loss, and above the first: the test ends

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+from vitrail.assembly.model import ModelBundle, describe_bundle
 from vitrail.engine import checkpoint
 from vitrail.errors import RunError
+from vitrail.storage.atomic import write_file
+from vitrail.storage.tensors import pack
 from vitrail.training.evaluations import remove_stale
 from vitrail.training.events import Event
 from vitrail.training.session import Session
@@ -15,6 +18,17 @@ def newest_checkpoint(session: Session) -> str:
     """For messages."""
     saved = checkpoint.list_checkpoints(session.folder.checkpoints)
     return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
+
+
+def write_weights(session: Session) -> None:
+    """Writes the finished weights, in the process that writes. Errors: `OSError` where the disk refuses."""
+    if not session.world.is_first:
+        return
+    state, bundle = session.state, session.bundle
+    about = describe_bundle(ModelBundle(state.best_model, bundle.task, session.recipe, bundle.classes))
+    write_file(session.folder.weights, pack(dict(state.best_model.state_dict()), about))
+    if state.ema2 is not None:
+        write_file(session.folder.ema2, pack(dict(state.ema2.module.state_dict()), about))
 
 
 class Saver:

@@ -51,6 +51,11 @@ class AnnotationSurvey:
     faults: dict[str, tuple[ImageReference, ...]]  # by key of `FAULTS`: one entry a box or a mask
     extent: Extent | None  # of boxes
 
+    @property
+    def of_pixels(self) -> bool:
+        """Whether pixels are counted, as of masks, not boxes."""
+        return self.kind == "masks"
+
 
 class _AnnotationFacts(NamedTuple):
     """Facts on the annotation of one image."""

@@ -162,7 +162,8 @@ def describe_copying(report: CopyingReport) -> str:
     return (
         f"By {kind}, generated images are {how} training images {than} held-out ones are: "
         f"at {report.relative:.2f} times their distance (median), "
-        f"and closer in {report.closer:.0%} of pairs; {each} closer than any held-out one. {report.made:,} generated and {report.held_out:,} held-out images ({report.part}), compared with {some}."
+        f"and closer in {report.closer:.0%} of pairs; {each} closer than any held-out one. "
+        f"{report.made:,} generated and {report.held_out:,} held-out images ({report.part}), compared with {some}."
     )
 
 

@@ -11,7 +11,7 @@ DOMINANT = 0.95  # fraction of the pixels of one class above which pixel accurac
 
 def advice(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
     """Advice on the findings, a sentence each, the gravest first; empty where there are none."""
-    sentences, noun = [], ("mask",) if annotations.kind == "masks" else ("box", "boxes")
+    sentences, noun = [], ("mask",) if annotations.of_pixels else ("box", "boxes")
     if annotations.broken:
         sentences.append(
             f"not usable: the annotations of {many(len(annotations.broken), 'image')}; "
@@ -26,20 +26,20 @@ def advice(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
         sentences.append(
             f"never in train: {many(len(lacking), 'class', 'classes')} ({names}); add images, or drop the classes"
         )
-    if annotations.kind == "masks" and any(train) and max(train) > DOMINANT * sum(train):
+    if annotations.of_pixels and any(train) and max(train) > DOMINANT * sum(train):
         dominant, share = dataset.classes[train.index(max(train))], max(train) / sum(train)
         sentences.append(
             f"{dominant} has {share:.1%} of the pixels of train: evaluate by the mean IoU, not by the pixel accuracy"
         )
     pixels = {part: sum(n) + annotations.ignored[part] for part, n in annotations.counts.items()}
-    if annotations.kind == "masks" and sum(annotations.ignored.values()) > sum(pixels.values()) / 2:
+    if annotations.of_pixels and sum(annotations.ignored.values()) > sum(pixels.values()) / 2:
         sentences.append("more than half of all pixels are ignored (255); is that intended?")
     return sentences
 
 
 def render(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
     """The survey of the annotations as lines of plain text: counts, findings, advice."""
-    masks = annotations.kind == "masks"
+    masks = annotations.of_pixels
     rows = []
     if masks:
         rows.append(("ignored", ", ".join(f"{n:,} pixels of {part}" for part, n in annotations.ignored.items())))

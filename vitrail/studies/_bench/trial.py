@@ -1,32 +1,23 @@
 """One training run of a study, in memory: nothing is written to the disk."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from vitrail.analysis.hooks import evaluation_mode
 from vitrail.assembly.data import with_fraction
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import Split
 from vitrail.data.splits import evaluation_part
-from vitrail.data.subset import evenly_spaced
-from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import NonFiniteError, train_steps
 from vitrail.engine.world import World
-from vitrail.errors import DataError
 from vitrail.evaluation import evaluate
 from vitrail.recipe import Recipe, from_tables, override
 from vitrail.training.build import build_session
-from vitrail.training.loop import loop_settings, remaining_batches
 from vitrail.training.session import Session
+from vitrail.training.steps import loop_settings, remaining_batches
 
 
 @dataclass
@@ -89,34 +80,3 @@ def evaluate_trial(trial: Trial, split: Split | None = None) -> float:
         run_session.bundle, part, run_session.world, run_session.preprocess, 0, run_session.precision
     )
     return float(result.metrics[run_session.bundle.task.metric.name])
-
-
-def load_batch(split: Split, indices: Sequence[int], pre: Preprocess) -> tuple[Tensor, Tensor]:
-    """Some images of a part as model input, float [B C H W], and their labels."""
-    images = torch.stack([pre.image(split.read(int(i))) for i in indices])
-    return pre.batch(images), torch.from_numpy(split.labels[np.asarray(indices)])
-
-
-def evaluation_split(prepared: PreparedRun, most: int) -> Split:
-    """The final evaluation part, or `most` of its images, evenly spaced. Errors: `DataError` for multi-label data."""
-    if prepared.dataset.multi_label:
-        raise DataError(
-            "these images have several classes each, and this study measures accuracy",
-            "give data with one class an image",
-        )
-    split = prepared.dataset.splits[evaluation_part(prepared.dataset, final=True)]
-    return split if len(split) <= most else split.select(evenly_spaced(len(split), most))
-
-
-@torch.no_grad()
-def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 250) -> float:
-    """The accuracy of a classifier in evaluation mode on images [N C H W]."""
-    with evaluation_mode(model):
-        correct = [model(x).argmax(1) == y for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)]
-    return float(torch.cat(correct).double().mean())
-
-
-def load_resized(split: Split, pre: Preprocess, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of a part as model input, at a size, [N C h w] and their labels."""
-    images, labels = load_batch(split, range(len(split)), dataclasses.replace(pre, size=size))
-    return images.to(device), labels.to(device)

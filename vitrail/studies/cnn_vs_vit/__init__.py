@@ -19,8 +19,9 @@ from vitrail.data.dataset import Split
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
 from vitrail.studies._bench.bench import Bench, Job, group_by_row
+from vitrail.studies._bench.images import evaluation_split, load_resized
 from vitrail.studies._bench.result import ResultPart, StudyResult, markdown_table
-from vitrail.studies._bench.trial import evaluation_split, load_resized, run_trial, short_recipe
+from vitrail.studies._bench.trial import run_trial, short_recipe
 from vitrail.studies.cnn_vs_vit import draw, words
 from vitrail.studies.cnn_vs_vit.disturb import KINDS, SHIFTS, shifted
 from vitrail.studies.cnn_vs_vit.field import even, fields, radius

@@ -20,8 +20,9 @@ from vitrail.assembly.prepare import PreparedRun
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe, from_tables
 from vitrail.studies._bench.bench import Bench, Job
+from vitrail.studies._bench.images import load_batch
 from vitrail.studies._bench.result import StudyResult, figure_svg, markdown_table
-from vitrail.studies._bench.trial import load_batch, run_trial
+from vitrail.studies._bench.trial import run_trial
 from vitrail.studies.gradients.signals import rescale, token_similarity
 from vitrail.studies.gradients.softmax import SCALES, WAYS, logits, sharpness
 from vitrail.validation import Count, Positive, PositiveFloat
