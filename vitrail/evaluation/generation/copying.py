@@ -161,8 +161,9 @@ def describe_copying(report: CopyingReport) -> str:
     each = f"{report.nearer:,} are" if report.nearer > 1 else "1 is" if report.nearer else "none is"
     return (
         f"By {kind}, generated images are {how} training images {than} held-out ones are: "
-        f"at {report.relative:.2f} times their distance (median), "
-        f"and closer in {report.closer:.0%} of pairs; {each} closer than any held-out one. {report.made:,} generated and {report.held_out:,} held-out images ({report.part}), compared with {some}."
+        f"at {report.relative:.2f} times their distance (median), and closer in {report.closer:.0%} of pairs; "
+        f"{each} closer than any held-out one. {report.made:,} generated and {report.held_out:,} held-out images "
+        f"({report.part}), compared with {some}."
     )
 
 
