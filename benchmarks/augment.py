@@ -2,11 +2,11 @@
 
     python benchmarks/augment.py [--rounds 5]
 
-Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same process; and the
-data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become 224x224. Times are
-those of the processor, since on a shared machine the clock counts the others' work too; each round times every setting once, in
-an order that rotates, and the ratio is of the medians. One thread, so that nothing waits for anything.
-Below, reading JPEG files of 320x256 with and without runtime.cache_images.
+Two columns: a whole training step of vit/nano on the embedded set (28x28, grey, batch 128), reading in the same
+process; and the data side alone (reading from memory, augmenting, mixing) for photographs of 320x256 that become
+224x224. Times are those of the processor, since on a shared machine the clock counts the others' work too; each round
+times every setting once, in an order that rotates, and the ratio is of the medians. One thread, so that nothing waits
+for anything. Below, reading JPEG files of 320x256 with and without runtime.cache_images.
 """
 
 import argparse
@@ -35,37 +35,39 @@ from vitrail.training.feed import Feed, build_mixing, build_stream
 
 BATCH, PHOTOS, STEPS = 128, 32, 6  # images a step, images a step of photographs, steps a timing
 WORLD = World(0, 1, torch.device("cpu"))
-NONE: dict[str, Any] = {"crop": "none", "flip": False}
+NONE: dict[str, Any] = {"crop": "none", "hflip": False}
 AUGMENTS: dict[str, dict[str, Any]] = {
     "none": {},
-    "flip": {"flip": True},
+    "hflip": {"hflip": True},
     "crop pad": {"crop": "pad"},
     "crop random": {"crop": "random"},
-    "erase 0.25": {"erase": 0.25},
-    "randaugment 2": {"randaugment": 2},
-    "policy autoaugment": {"policy": "autoaugment"},
-    "policy trivialaugment": {"policy": "trivialaugment"},
-    "policy 3-augment": {"policy": "3-augment"},
-    "jitter 0.3": {"jitter": 0.3},
+    "random_erasing 0.25": {"random_erasing": 0.25},
+    "randaugment_ops 2": {"randaugment_ops": 2},
+    "auto_augment autoaugment": {"auto_augment": "autoaugment"},
+    "auto_augment trivialaugment": {"auto_augment": "trivialaugment"},
+    "auto_augment 3-augment": {"auto_augment": "3-augment"},
+    "color_jitter 0.3": {"color_jitter": 0.3},
     "mixup 0.8": {"mixup": 0.8},
     "cutmix 1": {"cutmix": 1.0},
     "mixup 0.8, cutmix 1": {"mixup": 0.8, "cutmix": 1.0},
-    "repeats 3": {"repeats": 3},
+    "repeated_aug 3": {"repeated_aug": 3},
 }
-PLANS: dict[str, dict[str, Any]] = {
-    "sampling balanced": {"sampling": "balanced"},
-    "grow_from 14 14 (first fifth)": {"grow_from": (14, 14)},
+SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "sampler balanced": {"data": {"sampler": "balanced"}},
+    "start_size 14 14 (first fifth)": {"train": {"start_size": (14, 14)}},
 }
 Step = Callable[[], object]
 
 
-def small(folder: Path, augment: dict[str, Any], plan: dict[str, Any]) -> Step:
+def small(folder: Path, augment: dict[str, Any], sections: dict[str, dict[str, Any]]) -> Step:
     """A training step of vit/nano on the embedded set."""
     recipe = Recipe(
         model=Choice("vit/nano"),
-        data=DataConfig("", {"path": "mini"}),
+        data=DataConfig("", {"path": "mini"}, **sections.get("data", {})),
         augment=AugmentConfig(**{**NONE, **augment}),
-        train=TrainConfig(**{"steps": 10**5, "batch": BATCH, "precision": "fp32", "eval_every": 0, **plan}),
+        train=TrainConfig(
+            **{"steps": 10**5, "batch_size": BATCH, "precision": "fp32", "eval_every": 0, **sections.get("train", {})}
+        ),
         runtime=RuntimeConfig(workers=0, log_every=1, save_every=10**6),
     )
     running = create.create_session(recipe, folder, WORLD)[0]
@@ -127,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         base = Path(place)
-        all_of = {name: (a, {}) for name, a in AUGMENTS.items()} | {name: ({}, p) for name, p in PLANS.items()}
+        all_of = {name: (a, {}) for name, a in AUGMENTS.items()} | {name: ({}, s) for name, s in SECTIONS.items()}
         tiny = seconds({name: small(base / name, *each) for name, each in all_of.items()}, given.rounds, STEPS)
         large = seconds({name: photographs(a) for name, a in AUGMENTS.items()}, given.rounds, 1)
         disk = seconds(files(base / "photographs"), given.rounds, 1)

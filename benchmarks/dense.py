@@ -2,13 +2,15 @@
 
     python benchmarks/dense.py [--only upernet] [--batch 2] [--rounds 9] [--size 224] [--threads 1] [--device cpu]
 
-Both sides get the same images in float32 and are fresh; their numbers of parameters are printed, and are the same. Times mean nothing on
-a shared machine, so each round times ours and theirs one after the other, in turned order, and the figure is the median over rounds of
-(their time / our time): 1 and more means that we are as fast or faster. With one thread on a CPU what is timed is the processor's time,
-which others' work hardly touches; otherwise the wall clock's.
+Both sides get the same images in float32 and are fresh; their numbers of parameters are printed, and are the same.
+Times mean nothing on a shared machine, so each round times ours and theirs one after the other, in turned order, and
+the figure is the median over rounds of (their time / our time): 1 and more means that we are as fast or faster. With
+one thread on a CPU what is timed is the processor's time, which others' work hardly touches; otherwise the wall
+clock's.
 
-transformers runs the auxiliary head in inference as well, where ours is there for training alone; "without" leaves it out of both.
-Its DETR freezes the norms of its backbone, so that their weights are no parameters there (0.05 M), and computes them step by step.
+transformers runs the auxiliary head in inference as well, where ours is there for training alone; "without" leaves it
+out of both. Its DETR freezes the norms of its backbone, so that their weights are no parameters there (0.05 M), and
+computes them step by step.
 """
 
 import argparse
@@ -86,8 +88,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     wanted = [name for name in given.only.split(",") if name] or list(PAIRS)
-    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch} of "
-          f"{given.size}x{given.size}, float32, {given.device}, {given.threads} threads, median of {given.rounds} rounds.\n")  # fmt: skip
+    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. "
+          f"Batch {given.batch} of {given.size}x{given.size}, float32, {given.device}, {given.threads} threads, "
+          f"median of {given.rounds} rounds.\n")  # fmt: skip
     print("| model | ours, M | theirs, M | inference |\n|---|---|---|---|")
     figures = {}
     for name in wanted:

@@ -2,10 +2,11 @@
 
     python benchmarks/kill.py --kills 20 --seeds 3
 
-For every seed one run is killed at random moments until it is done, and one more is killed inside each of the steps of writing a
-checkpoint. Dropout, stochastic depth, averaged weights, accumulation, MixUp and CutMix are on; every second seed
-reads its images in a worker process with RandAugment. Prints one JSON line: how often was killed, and how many of the runs
-ended in the same bytes (SHA-256 of model.safetensors and of the last checkpoint's tensors, and every loss in the log).
+For every seed one run is killed at random moments until it is done, and one more is killed inside each of the steps of
+writing a checkpoint. Dropout, stochastic depth, averaged weights, accumulation, MixUp and CutMix are on; every second
+seed reads its images in a worker process with RandAugment. Prints one JSON line: how often was killed, and how many of
+the runs ended in the same bytes (SHA-256 of model.safetensors and of the last checkpoint's tensors, and every loss in
+the log).
 """
 
 import argparse
@@ -120,11 +121,14 @@ class Trial:
 
     def start(self, out: Path, steps: int = STEPS) -> list[str]:
         keys = {
-            "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "model.drop-path": 0.2,
-            "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.random_erasing": 0.25, "augment.randaugment_ops": 2 * (self.seed % 2),
-            "optim.ema_decay": 0.9, "train.steps": steps, "train.batch_size": 16, "train.eval-every": 7, "train.seed": self.seed,
-            "train.precision": "fp32", "runtime.micro_batch": 8, "runtime.workers": self.seed % 2, "runtime.save-every": EVERY,
-            "runtime.log-every": 1,
+            "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1,
+            "model.drop-path": 0.2,
+            "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.random_erasing": 0.25,
+            "augment.randaugment_ops": 2 * (self.seed % 2),
+            "optim.ema_decay": 0.9, "train.steps": steps, "train.batch_size": 16, "train.eval-every": 7,
+            "train.seed": self.seed,
+            "train.precision": "fp32", "runtime.micro_batch": 8, "runtime.workers": self.seed % 2,
+            "runtime.save-every": EVERY, "runtime.log-every": 1,
         }  # fmt: skip
         words = ["train", "--data", str(self.data), "--model", "vit/nano", "--out", str(out), "--device", "cpu"]
         return [*words, *(w for key, value in keys.items() for w in (f"--{key}", str(value)))]
@@ -149,7 +153,8 @@ class Trial:
         return done, finished and outcome(out) == self.wanted
 
     def aimed(self, point: str) -> bool:
-        """Kills inside a save: whether the newest checkpoint is at most one interval old, litter is gone and the end is equal."""
+        """Kills inside a save: whether the newest checkpoint is at most one interval old, litter is gone and the end is
+        equal."""
         out = self.folder / f"aimed-{point}"
         number = random.Random(f"{self.seed} {point}").randint(
             3, STEPS // EVERY - 1

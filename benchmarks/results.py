@@ -1,10 +1,11 @@
-"""Does each part of a recipe pay? Trains small models on real images with and without it, over seeds, and writes docs/results.md.
+"""Does each part of a recipe pay? Trains small models on real images with and without it, over seeds, and writes
+docs/results.md.
 
     python benchmarks/results.py --data data --tables 2 3 --jobs 2
 
-`--data` is a folder with fashion-mnist/ (the four official files) and medmnist/bloodmnist.npz. Runs go to `--runs` and are not
-repeated when they are there; `--jobs` run side by side, one thread each, since only accuracy is read from them. Every figure is the
-accuracy on the official test images: mean and standard deviation over the seeds.
+`--data` is a folder with fashion-mnist/ (the four official files) and medmnist/bloodmnist.npz. Runs go to `--runs` and
+are not repeated when they are there; `--jobs` run side by side, one thread each, since only accuracy is read from them.
+Every figure is the accuracy on the official test images: mean and standard deviation over the seeds.
 """
 
 import argparse
@@ -24,18 +25,25 @@ PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 NANO = "--model vit/nano --model.patch 8"
 BLOOD = "--data {data}/medmnist/bloodmnist.npz"
 FASHION = "--data {data}/fashion-mnist"
-SMALL_BLOOD = f"{BLOOD} {NANO} --data.fraction 0.1 --epochs 20 --batch-size 64 --task.smoothing 0 --augment.crop none --augment.no-hflip"
+SMALL_BLOOD = (
+    f"{BLOOD} {NANO} --data.fraction 0.1 --epochs 20 --batch-size 64 --task.smoothing 0 "
+    "--augment.crop none --augment.no-hflip"
+)
 TENTH = f"{BLOOD} --data.fraction 0.1 --epochs 40 --batch-size 64 --augment.crop none --augment.hflip --augment.vflip"
 FEW_BLOOD = (
     f"{BLOOD} --data.fraction 0.05 --steps 900 --batch-size 64 --augment.crop none --augment.hflip --augment.vflip"
 )
 FEW_FASHION = f"{FASHION} --data.fraction 0.05 --steps 900 --batch-size 64 --augment.crop none --augment.hflip"
-STUDENT = "--model deit/tiny_distilled --model.width 96 --model.depth 3 --model.heads 3 --model.patch 8 --model.stem conv --lr 2e-3"
+STUDENT = (
+    "--model deit/tiny_distilled --model.width 96 --model.depth 3 --model.heads 3 --model.patch 8 "
+    "--model.stem conv --lr 2e-3"
+)
 HUNGER = f"{FASHION} --steps 300 --batch-size 64 --augment.crop none --augment.hflip"
 
 
 class Row(NamedTuple):
-    """One setting: `words` of `vitrail train`; {seed}, {data} and {runs} are filled in. `needs`: rows trained before it."""
+    """One setting: `words` of `vitrail train`; {seed}, {data} and {runs} are filled in. `needs`: rows trained before
+    it."""
 
     name: str
     words: str
@@ -70,7 +78,10 @@ AUGMENTS = {
     "averaged weights 0.998": "--optim.ema-decay 0.998",
     "repeated augmentation 3, flips": "--augment.hflip --augment.vflip --augment.repeated-aug 3",
 }
-ALL = "--augment.hflip --augment.vflip --augment.crop pad --augment.cutmix 1 --model.drop-path 0.1 --optim.ema-decay 0.998"
+ALL = (
+    "--augment.hflip --augment.vflip --augment.crop pad --augment.cutmix 1 "
+    "--model.drop-path 0.1 --optim.ema-decay 0.998"
+)
 SWITCHES = {
     "half of the patches dropped": "--model.patch-dropout 0.5",
     "drop path 0.3": "--model.drop-path 0.3",
@@ -85,48 +96,59 @@ SOFT = "--task.kind soft --task.alpha 0.9"
 ARCHITECTURES = {
     "ViT (convolutional stem)": f"{NANO}",
     "ViT (plain patches)": f"{NANO} --model.stem patch --model.patch 7",
-    "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 32 --model.patch 2 "
-    "--lr 2e-3",
+    "hybrid": "--model hybrid/r_tiny --model.width 96 --model.depth 3 --model.heads 3 --model.stem-width 32 "
+    "--model.patch 2 --lr 2e-3",
     "Swin": "--model swin/tiny --model.patch 2 --model.width 32 --model.depths 1 1 2 1 --model.heads 1 2 4 8 --lr 2e-3",
     "ResNet": "--model resnet/18 --model.width 16 --lr 2e-3",
 }
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 TABLES = {
-    1: Table("Augmentation and regularisation, each alone and together", "BloodMNIST, 10 % of the training images, 20 epochs.",
-             (*one_more(SMALL_BLOOD, AUGMENTS), Row("flips, shifts, CutMix, drop path, averaged weights", f"{SMALL_BLOOD} {ALL}"))),
+    1: Table("Augmentation and regularisation, each alone and together",
+             "BloodMNIST, 10 % of the training images, 20 epochs.",
+             (*one_more(SMALL_BLOOD, AUGMENTS),
+              Row("flips, shifts, CutMix, drop path, averaged weights", f"{SMALL_BLOOD} {ALL}"))),
     2: Table("Distillation", "BloodMNIST, 10 % of the training images, 40 epochs; the same augmentation for all.", (
         Row("student alone", f"{TENTH} {STUDENT}"),
-        Row("hard, from a ResNet of the same 10 %", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-10-{{seed}}", ("ResNet of 10 %",)),
-        Row("soft, from a ResNet of the same 10 %", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-10-{{seed}} {SOFT}", ("ResNet of 10 %",)),
-        Row("hard, from a ResNet of all images", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-all-{{seed}}", ("ResNet of all",)),
-        Row("soft, from a ResNet of all images", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-all-{{seed}} {SOFT}", ("ResNet of all",)),
+        Row("hard, from a ResNet of the same 10 %", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-10-{{seed}}",
+            ("ResNet of 10 %",)),
+        Row("soft, from a ResNet of the same 10 %", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-10-{{seed}} {SOFT}",
+            ("ResNet of 10 %",)),
+        Row("hard, from a ResNet of all images", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-all-{{seed}}",
+            ("ResNet of all",)),
+        Row("soft, from a ResNet of all images", f"{TENTH} {STUDENT} {TAUGHT}/2-resnet-of-all-{{seed}} {SOFT}",
+            ("ResNet of all",)),
         Row("ResNet of 10 %", f"{TENTH} {TEACHER}"),
         Row("ResNet of all", f"{TENTH} {TEACHER} --data.fraction 1 --epochs 10"),
     )),
-    3: Table("Transfer with 5 % of the labels", "900 steps of 64 images each; pre-trained on all of the other set, 2,500 steps.", (
+    3: Table("Transfer with 5 % of the labels",
+             "900 steps of 64 images each; pre-trained on all of the other set, 2,500 steps.", (
         Row("BloodMNIST from scratch", f"{FEW_BLOOD} {NANO}"),
         Row("BloodMNIST, all of it learns", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-0 --lr 1e-3", ("fashion",)),
         Row("BloodMNIST, all of it learns, at the rate of scratch",
             f"{FEW_BLOOD} {NANO} --weights {{runs}}/3-fashion-0 --lr 2.1e-3", ("fashion",)),
-        Row("BloodMNIST, head only", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-0 --optim.freeze backbone", ("fashion",)),
+        Row("BloodMNIST, head only", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-0 --optim.freeze backbone",
+            ("fashion",)),
         Row("BloodMNIST, thawed from the top", f"{FEW_BLOOD} --weights {{runs}}/3-fashion-0 --lr 1e-3 "
             "--optim.freeze backbone --optim.unfreeze-steps 100 200 300 400", ("fashion",)),
         Row("Fashion-MNIST from scratch", f"{FEW_FASHION} {NANO}"),
         Row("Fashion-MNIST, all of it learns", f"{FEW_FASHION} --weights {{runs}}/3-blood-0 --lr 1e-3", ("blood",)),
         Row("Fashion-MNIST, all of it learns, at the rate of scratch",
             f"{FEW_FASHION} {NANO} --weights {{runs}}/3-blood-0 --lr 2.1e-3", ("blood",)),
-        Row("Fashion-MNIST, head only", f"{FEW_FASHION} --weights {{runs}}/3-blood-0 --optim.freeze backbone", ("blood",)),
+        Row("Fashion-MNIST, head only", f"{FEW_FASHION} --weights {{runs}}/3-blood-0 --optim.freeze backbone",
+            ("blood",)),
         Row("Fashion-MNIST, thawed from the top", f"{FEW_FASHION} --weights {{runs}}/3-blood-0 --lr 1e-3 "
             "--optim.freeze backbone --optim.unfreeze-steps 100 200 300 400", ("blood",)),
     ), (
         Row("fashion", f"{FASHION} {NANO} --steps 2500 --batch-size 64 --augment.crop none --augment.hflip"),
         Row("blood", f"{BLOOD} {NANO} --steps 2500 --batch-size 64 --augment.hflip --augment.vflip"),
     )),
-    4: Table("Hunger for data", "Fashion-MNIST, 300 steps of 64 images whatever the share of the training images.", tuple(
+    4: Table("Hunger for data", "Fashion-MNIST, 300 steps of 64 images whatever the share of the training images.",
+             tuple(
         Row(f"{name}, {share:.0%}", f"{HUNGER} {words} --data.fraction {share}")
         for name, words in ARCHITECTURES.items() for share in SHARES)),
-    5: Table("Switches that save work", "BloodMNIST, 10 % of the training images, 20 epochs; seconds are in docs/training.md.",
+    5: Table("Switches that save work",
+             "BloodMNIST, 10 % of the training images, 20 epochs; seconds are in docs/training.md.",
              one_more(f"{SMALL_BLOOD} --augment.hflip --augment.vflip", SWITCHES)),
 }  # fmt: skip
 

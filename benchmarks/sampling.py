@@ -1,9 +1,11 @@
-"""Our DiT's sampling against diffusers' with the same weights, noise and steps: images for each second of the processor, as a ratio.
+"""Our DiT's sampling against diffusers' with the same weights, noise and steps: images for each second of the
+processor, as a ratio.
 
     python benchmarks/sampling.py [--variant small_8] [--batch 4] [--steps 10] [--rounds 7] [--threads 1]
 
-Both go DDIM's way with guidance on all channels; theirs is what its DiTPipeline does, without decoding. First the results are compared,
-then each round times both once, in turn; the ratio is of the medians of processor time. "1.3" says that ours makes 1.3 times as many.
+Both go DDIM's way with guidance on all channels; theirs is what its DiTPipeline does, without decoding. First the
+results are compared, then each round times both once, in turn; the ratio is of the medians of processor time. "1.3"
+says that ours makes 1.3 times as many.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""What each way of saving work saves: seconds of a training step with it, relative to the same step without, in alternation.
+"""What each way of saving work saves: seconds of a training step with it, relative to the same step without, in
+alternation.
 
     OMP_NUM_THREADS=1 python benchmarks/saving.py [--model vit/tiny] [--size 112] [--batch 32] [--rounds 8]
 
-Absolute times mean nothing on a shared machine, so in every round each takes one step, in an order that rotates, and the ratio is of
-the least times, which somebody else's work disturbs least; for `grow_from` of the sums over a whole run, since its steps differ.
-Images are drawn by chance and lie on disk as PNG.
+Absolute times mean nothing on a shared machine, so in every round each takes one step, in an order that rotates, and
+the ratio is of the least times, which somebody else's work disturbs least; for `start_size` of the sums over a whole
+run, since its steps differ. Images are random and lie on disk as PNG.
 """
 
 import argparse
@@ -33,7 +34,7 @@ SWITCHES: dict[str, tuple[list[tuple[str, dict]], list[tuple[str, dict]]]] = {  
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant"})],
         [("model", {"drop_path": 0.3, "drop_path_schedule": "constant", "drop_path_skip": True})],
     ),
-    "grow_from half the size": ([], [("train", {"start_size": [64, 64]})]),
+    "start_size half the size": ([], [("train", {"start_size": [64, 64]})]),
     "channels_last": ([], [("runtime", {"channels_last": True})]),
     "cache": ([], [("runtime", {"cache_images": True})]),
 }
@@ -47,7 +48,7 @@ OPTIMISERS = {
 class Never:
     """A run that nobody stops."""
 
-    def asked(self) -> bool:
+    def is_requested(self) -> bool:
         return False
 
 
@@ -98,8 +99,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = images(Path(place) / "images", 3 * given.batch, given.size)
         recipe = Recipe(
-            model=Choice(given.model), data=DataConfig("", {"path": str(data)}), augment=AugmentConfig(crop="random", hflip=True),
-            optim=OptimConfig(warmup_steps=2), train=TrainConfig(steps=steps, batch_size=given.batch, precision="fp32", eval_every=0), runtime=RuntimeConfig(workers=0),
+            model=Choice(given.model), data=DataConfig("", {"path": str(data)}),
+            augment=AugmentConfig(crop="random", hflip=True),
+            optim=OptimConfig(warmup_steps=2), runtime=RuntimeConfig(workers=0),
+            train=TrainConfig(steps=steps, batch_size=given.batch, precision="fp32", eval_every=0),
         )  # fmt: skip
         recipe = override(recipe, "input", {"size": [given.size, given.size], "resize_mode": "crop"})
         for i, (name, (off, on)) in enumerate(SWITCHES.items()):

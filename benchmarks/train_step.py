@@ -1,9 +1,10 @@
-"""Our ViT-S/16 against timm's, transformers' and torchvision's: a training step and inference, in alternation, as ratios.
+"""Our ViT-S/16 against timm's, transformers' and torchvision's: a training step and inference, in alternation, as
+ratios.
 
     python benchmarks/train_step.py [--batch 4] [--rounds 12] [--device cpu]
 
-Absolute times mean nothing on a shared machine; each round times everyone once, in an order that rotates, and the ratio is of
-the medians. "1.02" says that ours does 1.02 times as many images a second as that peer.
+Absolute times mean nothing on a shared machine; each round times everyone once, in an order that rotates, and the ratio
+is of the medians. "1.02" says that ours does 1.02 times as many images a second as that peer.
 """
 
 import argparse
@@ -43,7 +44,8 @@ class Logits(nn.Module):
         super().__init__()
         from transformers import ViTConfig, ViTForImageClassification
 
-        config = ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, num_labels=1000,
+        config = ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
+                           num_labels=1000,
                            layer_norm_eps=1e-6, hidden_dropout_prob=0.0,
                            attention_probs_dropout_prob=0.0, attn_implementation="sdpa")  # fmt: skip
         self.model = ViTForImageClassification(config)

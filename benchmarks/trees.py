@@ -1,12 +1,14 @@
-"""Trees in aerial images: a detector trained on all images but one, against a constant guess and a blob finder on that one.
+"""Trees in aerial images: a detector trained on all images but one, against a constant guess and a blob finder on that
+one.
 
     python benchmarks/trees.py --data data/trees --held-out OSBS_029 --steps 2000
 
-`--data` is a folder of images with Pascal VOC boxes. The detector learns from tiles of the other images and looks at the held-out
-one in windows; what it is compared with knows the same training boxes:
+`--data` is a folder of images with Pascal VOC boxes. The detector learns from tiles of the other images and looks at
+the held-out one in windows; what it is compared with knows the same training boxes:
 
 - constant: boxes of the mean training size on a grid, as close as training trees are;
-- blobs: connected regions of green, dark pixels (Otsu's threshold of the excess green), of at least a quarter of the mean training area.
+- blobs: connected regions of green, dark pixels (Otsu's threshold of the excess green), of at least a quarter of the
+  mean training area.
 
 Printed: AP50, mAP and how many boxes each gives. The run stays in `--out`.
 """
@@ -27,9 +29,9 @@ from vitrail.metrics.detection import average_precision
 
 TILE = 128
 WORDS = (
-    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --train.eval-every 0 --batch-size 16 "
-    "--model resnet/18 --model.width 32 --task.queries 50 --augment.scale-jitter 0.8 1.25 --augment.vflip --augment.color-jitter 0.3 "
-    "--lr 1e-3"
+    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --train.eval-every 0 "
+    "--batch-size 16 --model resnet/18 --model.width 32 --task.queries 50 --augment.scale-jitter 0.8 1.25 "
+    "--augment.vflip --augment.color-jitter 0.3 --lr 1e-3"
 )
 
 
@@ -81,7 +83,8 @@ def scored(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def told(name: str, found: np.ndarray, annotation: Boxes) -> dict[str, float]:
     judged = average_precision([found], [annotation], 1)
     print(
-        f"{name:<10} AP50 {judged['AP50']:.3f}  mAP {judged['mAP']:.3f}  {len(found):>4} boxes for {len(annotation.labels)} trees",
+        f"{name:<10} AP50 {judged['AP50']:.3f}  mAP {judged['mAP']:.3f}  {len(found):>4} boxes "
+        f"for {len(annotation.labels)} trees",
         flush=True,
     )
     return {"AP50": judged["AP50"], "mAP": judged["mAP"], "boxes": len(found)}

@@ -1,11 +1,12 @@
-"""Every family's smallest published model against timm's same one: inference and a training step, in alternation, as ratios.
+"""Every family's smallest published model against timm's same one: inference and a training step, in alternation, as
+ratios.
 
     python benchmarks/zoo.py [--families swin,pvt_v2] [--batch 8] [--rounds 9] [--size 224] [--threads 2] [--device cpu]
 
-Both sides get the same images, float32, and in training the same fused AdamW. Times mean nothing on a shared machine, so each round
-times ours and theirs one after the other, in turned order, and a figure is the median over rounds of (their time / our time): 1 and
-more means that we are as fast or faster. With one thread on a CPU what is timed is the processor's time, which others' work hardly
-touches; otherwise the wall clock's.
+Both sides get the same images, float32, and in training the same fused AdamW. Times mean nothing on a shared machine,
+so each round times ours and theirs one after the other, in turned order, and a figure is the median over rounds of
+(their time / our time): 1 and more means that we are as fast or faster. With one thread on a CPU what is timed is the
+processor's time, which others' work hardly touches; otherwise the wall clock's.
 """
 
 import argparse
@@ -50,8 +51,9 @@ def inference(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> C
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Running statistics of these images. With those of a fresh model signals shrink from layer to layer until they are denormal
-    numbers, which take a processor many times as long: what would be compared is how small the first weights are."""
+    """Running statistics of these images. With those of a fresh model signals shrink from layer to layer until they are
+    denormal numbers, which take a processor many times as long: what would be compared is how small the first weights
+    are."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
             m.momentum = 1.0
@@ -133,8 +135,9 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     wanted = [f for f in given.families.split(",") if f]
     names = [n for n in PEERS if not wanted or n.partition("/")[0] in wanted]
-    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. Batch {given.batch}, float32, "
-          f"{given.device}, {torch.get_num_threads()} threads, median of {given.rounds} rounds.\n")  # fmt: skip
+    print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. "
+          f"Batch {given.batch}, float32, {given.device}, {torch.get_num_threads()} threads, "
+          f"median of {given.rounds} rounds.\n")  # fmt: skip
     print("| family | variant | in timm | inference | training step |\n|---|---|---|---|---|")
     found = {}
     for name in names:

@@ -20,7 +20,8 @@ doors.install()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """What is imported while tests are collected stays: going through it again and again, for garbage, took a third of that time."""
+    """What is imported while tests are collected stays: going through it again and again, for garbage, took a third of
+    that time."""
     gc.disable()
     found = yield
     gc.freeze()

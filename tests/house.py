@@ -105,8 +105,8 @@ WORDS = {  # law 12: word, or words side by side, that no name has: what it is c
     "freeze_idle": "freeze_unused_parameters",
     "truth": "annotation",
     "truths": "annotations",
-    "image": "image",
-    "images": "images",
+    "picture": "image",
+    "pictures": "images",
     "rate": "lr",
     "rates": "lrs",
 }
@@ -118,6 +118,7 @@ FIELD_WORDS = {  # the same letters where they are the field's own word: (word, 
     ("rates", "layers/drop.py"): "drop rates",
     ("rate", "models/"): "drop rate",
     ("rates", "models/"): "drop rates",
+    ("quiet", "cli/"): "the flag --quiet",
 }
 NAMES = {  # law 12: whole names of functions, classes, methods and constants
     "Found": "DetectionOutput",

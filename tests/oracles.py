@@ -1,8 +1,9 @@
-"""Every family beside those that hold its original: small models with the same weights on both sides, and the table of all such pairs.
+"""Every family beside those that hold its original: small models with the same weights on both sides, and the table of
+all such pairs.
 
-A maker builds someone else's model, stirs every parameter and buffer of it, and hands the weights to ours through the family's table of
-names (`vitrail/weights/tables`), which must know every one of them and give every one back. Tests of gradients and options use the makers;
-`test_parity.py` and `benchmarks/parity.py` go through `PAIRS`.
+A maker builds someone else's model, stirs every parameter and buffer of it, and hands the weights to ours through the
+family's table of names (`vitrail/weights/tables`), which must know every one of them and give every one back. Tests of
+gradients and options use the makers; `test_parity.py` and `benchmarks/parity.py` go through `PAIRS`.
 """
 
 import json
@@ -47,8 +48,8 @@ def images(size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Both:
-    """One model twice. `logits` (of a denoiser, what it says) and `maps` ask theirs; `images` makes what both are shown, or gives what
-    the original was shown."""
+    """One model twice. `logits` (of a denoiser, what it says) and `maps` ask theirs; `images` makes what both are
+    shown, or gives what the original was shown."""
 
     ours: Any
     theirs: Any
@@ -66,8 +67,8 @@ def count(model: nn.Module) -> int:
 
 
 def stir(model: nn.Module, norms: float = 1.0) -> nn.Module:
-    """Evaluation mode, no parameter at zero or one. `norms`: about how large weights of norms are; where these end residual branches,
-    which start at nothing, large ones make models that turn rounding into a difference."""
+    """Evaluation mode, no parameter at zero or one. `norms`: about how large weights of norms are; where these end
+    residual branches, which start at nothing, large ones make models that turn rounding into a difference."""
     torch.manual_seed(2)
     for name, p in model.named_parameters():
         if p.ndim > 1 and name.endswith("weight"):
@@ -94,7 +95,8 @@ def settle(model: nn.Module, size: Size = (64, 64)) -> nn.Module:
 
 
 def take(family: str, source: str, config: Any, state: dict[str, Tensor], classes: int = 5, heads: int = 0) -> Any:
-    """Our classifier or denoiser with their weights, none left over, and the way back exact. `heads`: where theirs keeps them apart."""
+    """Our classifier or denoiser with their weights, none left over, and the way back exact. `heads`: where theirs
+    keeps them apart."""
     rules = catalog.load_module("weights/tables", family).SOURCES[source]
     made = convert(state, rules)
     assert made.unknown == []
@@ -137,7 +139,8 @@ def both(
 
 
 def compare(made: Both, size: Size) -> dict[str, float]:
-    """The relative errors of logits and, where theirs shows them, maps; and how much one image differs from the next in the logits."""
+    """The relative errors of logits and, where theirs shows them, maps; and how much one image differs from the next in
+    the logits."""
     x = made.images(size)
     assert tuple(x.shape[-2:]) == size
     with torch.no_grad():
@@ -152,7 +155,8 @@ def compare(made: Both, size: Size) -> dict[str, float]:
 
 
 VIT = vit.Config(width=32, depth=2, heads=4, patch=8, size=(32, 32))
-VIT_HF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 32, "patch_size": 8,
+VIT_HF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+          "image_size": 32, "patch_size": 8,
           "num_labels": 5, "layer_norm_eps": 1e-6}  # fmt: skip
 
 
@@ -308,7 +312,8 @@ def swin_transformers(size: Size = (128, 128), window: int = 4) -> Both:
 
 
 def warm(model: nn.Module, temperature: float = 5.0) -> nn.Module:
-    """Stirred; one temperature of every cosine attention above its limit of ln 100, and no bias of keys, as published: nothing moves it."""
+    """Stirred; one temperature of every cosine attention above its limit of ln 100, and no bias of keys, as published:
+    nothing moves it."""
     for name, p in stir(model, norms=0.3).named_parameters():
         if name.endswith("logit_scale"):
             p.data[0] = temperature
@@ -334,8 +339,8 @@ def swin_v2_torchvision(size: Size = (128, 128)) -> Both:
 
 
 def swin_v2_transformers(size: Size = (128, 128), window: int = 4, before: tuple[int, ...] | None = None) -> Both:
-    """transformers adds its mask of -100 twice, which is seen where the temperature nears 100 and windows are so small that all others
-    in them are masked: windows of 2 are compared at a lower one."""
+    """transformers adds its mask of -100 twice, which is seen where the temperature nears 100 and windows are so small
+    that all others in them are masked: windows of 2 are compared at a lower one."""
     from transformers import Swinv2Config, Swinv2ForImageClassification
 
     keys = {
@@ -415,8 +420,8 @@ def crossvit_timm(stem: str, size: Size, built: Size | None = None) -> Both:
     from timm.models.crossvit import CrossVit
 
     theirs = stir(CrossVit(
-        img_size=built or size, img_scale=(1.0, 224 / 240), patch_size=(12, 16), embed_dim=(16, 32), depth=((1, 3, 0), (1, 3, 0)),
-        num_heads=(2, 4), mlp_ratio=(3, 3, 1), multi_conv=stem == "conv", num_classes=5,
+        img_size=built or size, img_scale=(1.0, 224 / 240), patch_size=(12, 16), embed_dim=(16, 32),
+        depth=((1, 3, 0), (1, 3, 0)), num_heads=(2, 4), mlp_ratio=(3, 3, 1), multi_conv=stem == "conv", num_classes=5,
     ))  # fmt: skip
     config = replace(CROSSVIT, stem=stem, size=built or size, fit=built is not None)
     return both("crossvit", "timm", config, theirs, lambda x: theirs.forward_intermediates(x, [1, 3], norm=True)[1])
@@ -427,7 +432,8 @@ EFFICIENT_LARGE = replace(EFFICIENT, plan="large", norm_eps=1e-7)
 
 
 def efficientvit_timm(config: efficientvit.Config, size: Size = (64, 64)) -> Both:
-    """timm's eps in attention; the original's in the one norm where timm forgot it, that of the large models' head (1e-7, not 1e-5)."""
+    """timm's eps in attention; the original's in the one norm where timm forgot it, that of the large models' head
+    (1e-7, not 1e-5)."""
     from timm.models import efficientvit_mit as mit
 
     kind = mit.EfficientVit if config.plan == "base" else mit.EfficientVitLarge
@@ -550,7 +556,8 @@ def denoiser_golden(family: str, size: Size) -> Both:
 
 
 def dit_diffusers(size: Size = (16, 16)) -> Both:
-    """diffusers' with the original's eps and waves (its own end at 10000^(-127/127), not 10000^(-127/128)); it takes squares only."""
+    """diffusers' with the original's eps and waves (its own end at 10000^(-127/127), not 10000^(-127/128)); it takes
+    squares only."""
     from diffusers import DiTTransformer2DModel
 
     theirs = stir(
@@ -570,7 +577,8 @@ def dit_diffusers(size: Size = (16, 16)) -> Both:
 
 
 class Pair(NamedTuple):
-    """A row of the table: whose numbers, at which settings and sizes (height, width); why, where more than 1e-5 is allowed."""
+    """A row of the table: whose numbers, at which settings and sizes (height, width); why, where more than 1e-5 is
+    allowed."""
 
     family: str
     oracle: str

@@ -122,8 +122,8 @@ def test_layouts(tmp_path, monkeypatch):
         for p in ("mini", "./mini", "images", "images/", "t.csv", "t.TSV", "x.npz", "idx", str(tmp_path))
     }
     assert found == {
-        "mini": "mini", "./mini": "imagefolder", "images": "imagefolder", "images/": "imagefolder", "t.csv": "table", "t.TSV": "table",
-        "x.npz": "npz", "idx": "idx", str(tmp_path): "imagefolder",
+        "mini": "mini", "./mini": "imagefolder", "images": "imagefolder", "images/": "imagefolder", "t.csv": "table",
+        "t.TSV": "table", "x.npz": "npz", "idx": "idx", str(tmp_path): "imagefolder",
     }  # fmt: skip
     with pytest.raises(DataError, match="not a data set that can be read"):
         catalog.detect_layout("x.png")

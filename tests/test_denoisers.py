@@ -218,7 +218,7 @@ def test_made_by_name_and_wrong_words_are_told():
     assert vitrail.create("dit/nano", classes=0).null == 0
     with pytest.raises(ValueError, match="did you mean 'channels'"):
         vitrail.create("dit/nano", chanels=1)
-    with pytest.raises(UsageError, match="context_start 9 is behind the last of 6 blocks"):
+    with pytest.raises(UsageError, match="context_start 9 is beyond the last of 6 blocks"):
         vitrail.backbone("jit/nano", context_start=9)
     with pytest.raises(UsageError, match="width divisible by 4"):
         vitrail.backbone("jit/nano", width=36, heads=6)

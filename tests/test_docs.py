@@ -42,7 +42,8 @@ def photos(folder):
 
 
 def python(code, folder):
-    """What a piece of Python prints. In this process, as are the commands, since many imports of torch would take minutes."""
+    """What a piece of Python prints. In this process, as are the commands, since many imports of torch would take
+    minutes."""
     (folder / "piece.py").write_text(code)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -78,8 +79,8 @@ def autoencoder(folder):
     """What the folder of an autoencoder holds, with weights of chance."""
     diffusers = pytest.importorskip("diffusers", reason="autoencoders need diffusers")
     diffusers.AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4, norm_num_groups=4,
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
     ).save_pretrained(folder)  # fmt: skip
 
 
@@ -130,6 +131,26 @@ def test_a_family_can_be_added_as_the_page_says(tmp_path, monkeypatch):
     assert vitrail.cost(model).macs > 0
     with pytest.raises(ValueError, match="base"):
         vitrail.create("mine.pooled/bse")
+
+
+def test_a_task_can_be_added_as_the_page_says(tmp_path, monkeypatch):
+    import importlib
+
+    import torch
+
+    import vitrail
+    from vitrail.types import Batch
+
+    (tmp_path / "rotation.py").write_text(blocks("docs/add_a_task.md", "python")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("rotation")
+    task = module.build(module.Config())
+    model = task.assemble(vitrail.backbone("vit/nano", size=(24, 24), channels=1))
+    images = torch.randn(3, 1, 24, 24)
+    assert task.learns_from("boxes")
+    assert task.loss(model, Batch(images, task.targets(torch.zeros(3))))["rotation"].ndim == 0
+    row = task.evaluator().row(model, images, torch.zeros(3), torch.arange(3).numpy())
+    assert torch.allclose(row[1], task.predict(model, torch.rot90(images[1:2], 1, (2, 3)))[0], atol=1e-6)
 
 
 def test_a_layout_can_be_added_as_the_page_says(tmp_path, monkeypatch):

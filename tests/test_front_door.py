@@ -42,8 +42,9 @@ def test_import_is_light_and_a_list_imports_no_family():
 
 def test_models_can_be_called_after_a_family_was_imported():
     """`import vitrail.models.vit` must not put the folder in the place of the function."""
-    said = fresh("import vitrail; vitrail.backbone('vit/nano'); from vitrail.models import vit; print(vitrail.models('vit') == ['vit/' + v for v in vit.VARIANTS])")  # fmt: skip
-    assert said.strip() == "True"
+    code = "import vitrail; vitrail.backbone('vit/nano'); from vitrail.models import vit; "
+    output = fresh(code + "print(vitrail.models('vit') == ['vit/' + v for v in vit.VARIANTS])")
+    assert output.strip() == "True"
 
 
 def test_models():
@@ -64,11 +65,13 @@ def test_create_gives_logits_and_backbone_features():
 
 
 OTHER = {  # a value for each field that is not the default; others are found by their type
-    "width": 48, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "patch": 2, "size": (8, 12), "channels": 1, "stem": "patch", "tokens": 2,
-    "registers": 3, "position": "sincos2d", "position_tokens": False, "position_join": "concat", "position_init": "xavier",
+    "width": 48, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "patch": 2, "size": (8, 12), "channels": 1, "stem": "patch",
+    "tokens": 2,
+    "registers": 3, "position": "sincos2d", "position_tokens": False, "position_join": "concat",
+    "position_init": "xavier",
     "rope_base": 10.0, "pre_logits": 16, "pre_logits_act": "relu", "mlp": "swiglu", "gelu": "tanh", "norm_at": "post",
-    "residual": False, "eps": 1e-5, "qkv_bias": False, "qk_norm": True, "layer_scale": 0.1, "dropout": 0.1, "attention_dropout": 0.1,
-    "drop_path": 0.1, "map_depths": (1,),
+    "residual": False, "eps": 1e-5, "qkv_bias": False, "qk_norm": True, "layer_scale": 0.1, "dropout": 0.1,
+    "attention_dropout": 0.1, "drop_path": 0.1, "map_depths": (1,),
 }  # fmt: skip
 
 
@@ -146,7 +149,8 @@ def test_cost():
     made = vitrail.create("vit/base")
     counted = vitrail.cost(made)
     assert {f.name for f in dataclasses.fields(counted)} == {
-        "size", "batch", "parameters", "trainable", "macs", "attention_bytes", "activation_bytes", "parameter_bytes", "by_part"
+        "size", "batch", "parameters", "trainable", "macs", "attention_bytes", "activation_bytes", "parameter_bytes",
+        "by_part"
     }  # fmt: skip
     assert counted.parameters == counted.trainable == 86_567_656
     assert counted.parameter_bytes == 4 * counted.parameters
@@ -225,11 +229,14 @@ def test_predict_takes_images_of_any_kind_and_says_the_same_of_them(trained, tmp
     Image.fromarray(pixels).save(file)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     ways = {
-        "array": pixels, "float": pixels / 255, "float32": (pixels / 255).astype(np.float32), "uint16": pixels.astype(np.uint16) * 257,
+        "array": pixels, "float": pixels / 255, "float32": (pixels / 255).astype(np.float32),
+        "uint16": pixels.astype(np.uint16) * 257,
         "path": file, "text": str(file), "bytes": file.read_bytes(), "open file": file.open("rb"),
         "in memory": io.BytesIO(file.read_bytes()),
-        "PIL": Image.fromarray(pixels), "tensor": tensor, "float tensor": tensor / 255, "with gradient": (tensor / 255).requires_grad_(),
-        "not contiguous": np.asfortranarray(pixels), "read only": np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape),
+        "PIL": Image.fromarray(pixels), "tensor": tensor, "float tensor": tensor / 255,
+        "with gradient": (tensor / 255).requires_grad_(),
+        "not contiguous": np.asfortranarray(pixels), "read only": np.frombuffer(pixels.tobytes(),
+                                                                                np.uint8).reshape(pixels.shape),
     }  # fmt: skip
     wanted = trained.predict(pixels)
     assert wanted.labels[0] in trained.classes
@@ -275,11 +282,15 @@ def test_predict_leaves_the_mode_of_the_model_alone(saved):
 
 
 NO_IMAGES = {
-    "a number": 3, "nothing": None, "a list of nothing": [None], "a table": {"a": 1}, "lists of numbers": [[1, 2], [3, 4]],
-    "whole numbers": noise(5, 5, 3, dtype=np.int64), "too bright": noise(5, 5, 3, dtype=float), "dark": -np.ones((5, 5, 3)),
-    "not finite": np.full((5, 5, 3), np.nan), "truth": noise(5, 5, 3) > 9, "objects": np.array([["a"]], object), "a point": np.array(3),
+    "a number": 3, "nothing": None, "a list of nothing": [None], "a table": {"a": 1},
+    "lists of numbers": [[1, 2], [3, 4]],
+    "whole numbers": noise(5, 5, 3, dtype=np.int64), "too bright": noise(5, 5, 3, dtype=float),
+    "dark": -np.ones((5, 5, 3)),
+    "not finite": np.full((5, 5, 3), np.nan), "truth": noise(5, 5, 3) > 9, "objects": np.array([["a"]], object),
+    "a point": np.array(3),
     "no pixels": np.zeros((0, 0, 3), np.uint8), "a line": np.zeros(5, np.uint8), "a volume": torch.zeros(1, 1, 3, 5, 5),
-    "a flat tensor": torch.rand(5, 5), "channels last": torch.rand(20, 30, 3), "two channels": noise(5, 5, 2), "five": noise(5, 5, 5),
+    "a flat tensor": torch.rand(5, 5), "channels last": torch.rand(20, 30, 3), "two channels": noise(5, 5, 2),
+    "five": noise(5, 5, 5),
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""With the same weights every family gives the numbers of those that hold its original: one file over the table of `oracles.py`."""
+"""With the same weights every family gives the numbers of those that hold its original: one file over the table of
+`oracles.py`."""
 
 import pytest
 from oracles import PAIRS, compare

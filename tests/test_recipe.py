@@ -101,12 +101,15 @@ def test_another_name_empties_the_keys_of_the_old_one_but_no_name_keeps_them():
 
 
 NEAREST = {
-    "optim": {"learning_rate": "lr", "lrr": "lr", "weigth_decay": "weight_decay", "beta": "betas", "sheduler": "schedule",
+    "optim": {"learning_rate": "lr", "lrr": "lr", "weigth_decay": "weight_decay", "beta": "betas",
+              "sheduler": "schedule",
               "wd": "weight_decay"},
-    "train": {"epoch": "epochs", "num_epochs": "epochs", "batch": "batch_size", "step": "steps", "bacth_size": "batch_size", "Precision": "precision"},
+    "train": {"epoch": "epochs", "num_epochs": "epochs", "batch": "batch_size", "step": "steps",
+              "bacth_size": "batch_size", "Precision": "precision"},
     "augment": {"mix_up": "mixup", "rand_augment_ops": "randaugment_ops", "cut_mix": "cutmix", "vflpi": "vflip"},
     "input": {"img_size": "size", "in_channels": "channels", "means": "mean", "interpolaton": "interpolation"},
-    "runtime": {"num_workers": "workers", "log_evry": "log_every", "mirco_batch": "micro_batch", "gradcheckpoint": "grad_checkpoint"},
+    "runtime": {"num_workers": "workers", "log_evry": "log_every", "mirco_batch": "micro_batch",
+                "gradcheckpoint": "grad_checkpoint"},
 }  # fmt: skip
 
 
@@ -171,8 +174,10 @@ def test_words_become_keys():
     )
     assert rest == ["--data", "d", "r.toml", "--quiet"]
     assert keys == [
-        ("input", {"size": [28, 32]}), ("augment", {"hflip": False}), ("train", {"compile": True}), ("optim", {"lr": 1e-3}),
-        ("data", {"classes": ["a", "b"]}), ("optim", {"warmup_steps": None}), ("optim", {"betas": [0.9, 0.99]}), ("optim", {"clip_grad": 1.0}),
+        ("input", {"size": [28, 32]}), ("augment", {"hflip": False}), ("train", {"compile": True}),
+        ("optim", {"lr": 1e-3}),
+        ("data", {"classes": ["a", "b"]}), ("optim", {"warmup_steps": None}), ("optim", {"betas": [0.9, 0.99]}),
+        ("optim", {"clip_grad": 1.0}),
     ]  # fmt: skip
     recipe = Recipe()
     for section, values in keys:
@@ -245,7 +250,8 @@ def test_recipes_that_come_along_are_found_from_anywhere(own_folder):
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_recipes_and_what_else_is_read(tmp_path):
-    """Built from the repository, unpacked, and run from there: a recipe is found, and nothing of the repository is needed."""
+    """Built from the repository, unpacked, and run from there: a recipe is found, and nothing of the repository is
+    needed."""
     root = Path(__file__).parents[1]
     uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
     subprocess.run([*uv, "build", "-q", "--wheel", "--out-dir", str(tmp_path), str(root)], check=True)

@@ -30,7 +30,8 @@ SHRUNK: dict[str, dict[str, Any]] = {  # by family: what makes its models small
     "mobilevit": {"widths": [8, 8, 8, 16, 16], "token_widths": [16, 16, 16], "depths": [1, 1, 1], "summary_width": 16},
 }
 SIDE = {"crossvit": 60, "efficientvit_msra": 64}  # pixels; others take 32
-CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr", "optim.warmup_steps",
+CHOSEN = ("input.size", "input.mean", "input.std", "input.resize_mode", "augment.crop", "augment.hflip", "optim.lr",
+          "optim.warmup_steps",
           "train.batch_size", "train.eval_every")  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def images(tmp_path_factory):
 
 
 def trained(path: Path, data: Path, out: Path) -> list[loop.Event]:
-    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small, first."""
+    """Two steps of a small version of a recipe. One that starts from weights starts from those of another, small,
+    first."""
     recipe = small(read(path), data)
     if recipe.init.weights:
         first = path.with_name(f"{Path(recipe.init.weights).name}.toml")
@@ -162,11 +164,11 @@ def test_the_commands_of_the_page_are_understood(images, tmp_path, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    for name in set(re.findall(r"--init\.weights runs/(\S+)", page)):
+    for name in set(re.findall(r"--weights runs/(\S+)", page)):
         trained(ROOT / f"recipes/{name}.toml", images, tmp_path / name)
     commands = re.findall(r"^\$ vitrail (train .*?)(?:  +#.*)?$", page, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         words = re.sub(r"--data \S+", f"--data {images}", command)
-        words = re.sub(r"--init\.weights runs/(\S+)", rf"--weights {tmp_path}/\1/run", words)
+        words = re.sub(r"--weights runs/(\S+)", rf"--weights {tmp_path}/\1/run", words)
         assert main([*words.split(), "--dry-run"]) == 0, command

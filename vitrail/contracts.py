@@ -165,7 +165,8 @@ class Evaluator(ABC):
 
     @abstractmethod
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
-        """Arrays to keep, by name; row i belongs to image i."""
+        """Arrays to keep, by name; row i belongs to image i. "probabilities" [N K] and "targets" [N] or [N K] are of
+        the images as the data set has them: reports show the images with them."""
 
     @abstractmethod
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:

@@ -72,7 +72,8 @@ def test_rows_sum_to_one_and_shapes_are_those_of_the_grids(family):
 @pytest.mark.parametrize("block", [0, 1], ids=["straight", "shifted"])
 @torch.no_grad()
 def test_windows_are_put_back_where_they_were(family, block):
-    """The whole matrix over the map times the values of its cells in raster order is what attention in windows makes of the map."""
+    """The whole matrix over the map times the values of its cells in raster order is what attention in windows makes of
+    the map."""
     model = shaken(family).eval()
     x = images(family)
     inner = model.blocks[block]
@@ -207,7 +208,7 @@ def test_wrong_images_and_heads():
     for wrong in ("cat.png", torch.zeros(3, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ()):
         with pytest.raises(UsageError, match="batch of images"):
             attention(model, wrong)
-    for heads, said in (("median", "unknown way of joining heads"), ([9], "heads are 0 to 3"), ([], "no heads")):
+    for heads, said in (("median", "unknown reduction of heads"), ([9], "heads are 0 to 3"), ([], "no heads")):
         with pytest.raises(UsageError, match=said):
             attention(model, images("vit"), heads=heads)
 
@@ -224,7 +225,7 @@ def test_one_query_on_the_map_of_its_keys():
     for wrong, said in ((0, "no token 0"), ((16, 0), "no cell")):
         with pytest.raises(UsageError, match=said):
             one.attention_from(wrong)
-    with pytest.raises(UsageError, match="looks at 1 maps"):
+    with pytest.raises(UsageError, match="attends to 1 maps"):
         one.attention_to(1)
 
 

@@ -15,8 +15,8 @@ def pointing(target, grid=(4, 4), patch=1, registers=0):
     """A ViT of one block and one head whose cell n looks at cell target[n] and nothing else."""
     cells = grid[0] * grid[1]
     config = vit.Config(
-        width=cells, depth=1, heads=1, patch=patch, size=(grid[0] * patch, grid[1] * patch), tokens=0, registers=registers, norm_at="none",
-        position_tokens=False,
+        width=cells, depth=1, heads=1, patch=patch, size=(grid[0] * patch, grid[1] * patch), tokens=0,
+        registers=registers, norm_at="none", position_tokens=False,
     )  # fmt: skip
     model = vit.build(config)
     for p in model.parameters():

@@ -22,7 +22,8 @@ def two_axes(waves, h, w):
 
 
 def test_sincos_has_the_closed_form():
-    """Every row has the same length, so the cosine of two is the mean over waves of cos(omega difference), half of it from each axis."""
+    """Every row has the same length, so the cosine of two is the mean over waves of cos(omega difference), half of it
+    from each axis."""
     (found,) = find_encodings(Classifier(small("vit", position="sincos2d", size=(40, 64)), 3))
     assert (found.name, found.kind) == ("position", "table")
     waves = 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)
@@ -142,6 +143,6 @@ def test_filters_of_any_model_are_those_that_meet_the_image_first():
     assert compute_filters(small("hybrid"), 4).images.shape == (4, 3, 7, 7)
     with pytest.raises(UsageError, match="0 components"):
         compute_filters(small("vit"), 0)
-    with pytest.raises(UsageError, match="no filters"):
+    with pytest.raises(UsageError, match="no convolution"):
         compute_filters(torch.nn.Linear(2, 2))
     assert images("vit").shape[1] == compute_filters(small("vit")).images.shape[1]

@@ -1,4 +1,5 @@
-"""The linear probe and the neighbours' vote against plain numpy; how labels are drawn; what is kept of features and when it is used."""
+"""The linear probe and the neighbours' vote against plain numpy; how labels are drawn; what is kept of features and
+when it is used."""
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_with_several_classes_an_image_every_class_keeps_one():
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     data = tiny.npz(root / "data")
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 3}), root / "run"))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 3}), root / "run"))
     return root
 
 
@@ -182,7 +183,7 @@ def test_a_run_keeps_its_features_itself(place, computed):
 
 def test_other_weights_or_data_are_other_features(place, computed, tmp_path):
     probing.run_probe(ProbeRequest(str(place / "run"), cache=str(tmp_path)), tiny.ALONE)
-    tiny.finish(tiny.begin(tiny.recipe(place / "data" / "tiny.npz", plan={"steps": 4}), tmp_path / "other"))
+    tiny.finish(tiny.begin(tiny.recipe(place / "data" / "tiny.npz", train={"steps": 4}), tmp_path / "other"))
     probing.run_probe(ProbeRequest(str(tmp_path / "other"), cache=str(tmp_path)), tiny.ALONE)
     assert computed == [48, 17, 48, 17]
     data = tiny.npz(tmp_path / "data", train=51)

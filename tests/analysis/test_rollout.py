@@ -75,7 +75,11 @@ def test_what_is_read_is_the_summary():
 
 def test_layers_that_are_no_stack_are_refused():
     model, x = shaken("crossvit"), images("crossvit")
-    for layers, said in (("blocks.0.fusion", "looks from one thing at another"), (None, "beside"), ([1, 4], "beside")):
+    for layers, said in (
+        ("blocks.0.fusion", "attends from one set of tokens"),
+        (None, "parallel to"),
+        ([1, 4], "parallel to"),
+    ):
         with pytest.raises(UsageError, match=said):
             rollout(model, x, layers)
     with pytest.raises(UsageError, match="share of the weights"):
@@ -219,7 +223,7 @@ def test_detectors_and_one_block_have_a_map_too():
 
 def test_what_says_nothing_of_classes_is_refused():
     for wrong in (shaken("vit"), shaken("resnet")):
-        with pytest.raises(UsageError, match="says nothing of classes"):
+        with pytest.raises(UsageError, match="has no class scores"):
             gradient_cam(wrong, images("vit"))
     with pytest.raises(UsageError, match="classes are 0 to 4"):
         relevance(Classifier(shaken("vit"), 5), images("vit"), 5)

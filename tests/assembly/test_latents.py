@@ -24,6 +24,7 @@ from vitrail.recipe import (
     AugmentConfig,
     Choice,
     DataConfig,
+    EvalConfig,
     InputConfig,
     OptimConfig,
     Recipe,
@@ -39,8 +40,10 @@ SIDE, FACTOR, CHECKPOINT = 32, 2, 4
 def save(folder, seed=0, **keys):
     torch.manual_seed(seed)
     made = diffusers.AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=SIDE, **{"scaling_factor": 0.5, "shift_factor": 0.25, **keys},
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=SIDE,
+        **{"scaling_factor": 0.5, "shift_factor": 0.25, **keys},
     ).eval()  # fmt: skip
     made.save_pretrained(folder)
     return made
@@ -262,12 +265,12 @@ def test_moments_copies_and_a_judge_see_images_not_latents(place, tmp_path, monk
     monkeypatch.setattr(samples, "SHARE", 100.0)
     tiny.finish(
         tiny.begin(
-            tiny.recipe(place / "data", plan={"steps": 2, "eval_every": 0}, machine={"cache_images": True}),
+            tiny.recipe(place / "data", train={"steps": 2, "eval_every": 0}, runtime={"cache_images": True}),
             tmp_path / "judge",
         )
     )
     made = recipe(place, train=TrainConfig(steps=4, batch_size=8, precision="fp32", eval_every=2))
-    made = dataclasses.replace(made, runtime=dataclasses.replace(made.runtime, judge=str(tmp_path / "judge")))
+    made = dataclasses.replace(made, eval=EvalConfig(str(tmp_path / "judge")))
     events = tiny.finish(tiny.begin(made, tmp_path / "run"))
     assert [e.values["frechet"] > 0 for e in events if e.kind == "eval"] == [True, True]
     (found,) = copying.read_copying(tmp_path / "run/evaluation")

@@ -20,7 +20,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def before(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("before") / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 3}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 3}), out))
     return out
 
 
@@ -100,7 +100,7 @@ def test_a_published_file_needs_a_model_and_brings_its_images(data, tmp_path):
 
 def test_the_hidden_layer_of_the_head_goes_with_it(data, before, tmp_path):
     first = dataclasses.replace(
-        tiny.recipe(data, model={"pre_logits": 8}), train=tiny.recipe(data, plan={"steps": 1}).train
+        tiny.recipe(data, model={"pre_logits": 8}), train=tiny.recipe(data, train={"steps": 1}).train
     )
     tiny.finish(tiny.begin(first, tmp_path / "before"))
     kept = tiny.begin(after(data, tmp_path / "before"), tmp_path / "kept")

@@ -129,7 +129,8 @@ def test_rates_are_tried_with_the_recipe_of_a_run(trained):
 @pytest.mark.parametrize("family", SMALL)
 def test_in_a_test_of_rates_the_loss_moves_by_the_rate_and_not_by_the_noise(family, tmp_path):
     arrays = {f"{part}_{what}": array for part in ("train", "val")
-              for what, array in (("images", np.full((16, 12, 12, 1), 80, np.uint8)), ("labels", np.zeros(16, np.int64)))}  # fmt: skip
+              for what, array in (("images", np.full((16, 12, 12, 1), 80, np.uint8)),
+                                  ("labels", np.zeros(16, np.int64)))}  # fmt: skip
     np.savez(tmp_path / "same.npz", **arrays)
     made = recipe(tmp_path / "same.npz", SMALL[family])
     running = tiny.begin(made, tmp_path / "run")

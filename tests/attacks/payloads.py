@@ -1,4 +1,5 @@
-"""Builders of hostile and damaged files. Each writes one file into a folder; were it to succeed, it would make the file `marker`.
+"""Builders of hostile and damaged files. Each writes one file into a folder; were it to succeed, it would make the file
+`marker`.
 
 They are functions, not files: nothing that could be loaded by mistake lies in this repository.
 """
@@ -124,7 +125,8 @@ def internals(folder):
 
 
 def polyglot(folder, marker):
-    """A bare pickle with an honest zip behind it: a reader that looks for the zip at the end sees weights, torch sees the pickle."""
+    """A bare pickle with an honest zip behind it: a reader that looks for the zip at the end sees weights, torch sees
+    the pickle."""
     honest = archive(folder / "honest.pth", tensor()).read_bytes()
     path = folder / "x.pth"
     path.write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), 2) + honest)
@@ -319,13 +321,13 @@ SAFETENSORS = {
     "damaged header of ours": lambda f: safetensors(f, {"__metadata__": {"vitrail": "{"}, "w": row()}),
 }
 ZIPS = {  # what it is: how it is made, and why it must be refused
-    "polyglot of two zips": (two_directories, "directory is not where"), "deflated": (deflated, "packed in a way"),
-    "nested": (nested, "inner.zip"), "climbing": (climbing, "points outside"), "names that differ in case": (twice, "the same name"),
-    "overlapping": (overlapping, "in its own place"),
-    "reaching over": (reaching, "lies over another"), "encrypted": (encrypted, "encrypted"),
+    "polyglot of two zips": (two_directories, "directory is not at its stated offset"), "deflated": (deflated, "compressed by an unexpected method"),
+    "nested": (nested, "inner.zip"), "climbing": (climbing, "unsafe path"), "names that differ in case": (twice, "the same name"),
+    "overlapping": (overlapping, "in its local header"),
+    "reaching over": (reaching, "overlaps another"), "encrypted": (encrypted, "encrypted"),
     "a million entries": (crowded, "1,000,000 entries"), "expanded": (expanded, "claims 1,000,000,000,000 numbers"),
     "negative stride": (negative, "stride"), "huge shape": (huge, "sizes=.2147483648"), "longer than its entry": (beyond, "storage"),
     "flipped bit": (flipped, "checksum"), "endless pickle": (endless, "10,000,005 bytes"), "hungry": (hungry, "builtins.bytearray"),
-    "meta tensor": (internals, "_rebuild_meta_tensor"), "npz bomb": (npz_bomb, "would grow to 134,217,856"),
+    "meta tensor": (internals, "_rebuild_meta_tensor"), "npz bomb": (npz_bomb, "would unpack to 134,217,856"),
     "npz promise": (npz_promise, "claims the shape"), "npz nested": (npz_nested, "is no array"),
 }  # fmt: skip

@@ -112,7 +112,7 @@ def test_every_cut_and_a_known_hash(tmp_path, ending):
     content = bytearray(whole)
     content[-3 if ending == "safetensors" else len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not the file it should be"):
+    with pytest.raises(CheckpointError, match="not the expected file"):
         read_weights(path, known)
 
 

@@ -70,7 +70,8 @@ def vitrail(*words: object) -> tuple[int, str, str]:
 
 @cache
 def server() -> ForkServerContext:
-    """Forks processes from one that has imported what a training needs, since every process would need seconds for that."""
+    """Forks processes from one that has imported what a training needs, since every process would need seconds for
+    that."""
     import torch._dynamo
     import torchmetrics.functional.classification as metrics
 
@@ -85,7 +86,8 @@ def server() -> ForkServerContext:
 class Process:
     """The command in a process and a session of its own, whose signals, exit code, terminal and open files are real.
 
-    Its streams are the files (or the terminal) `out` and `err`; `command` is what takes the words in the place of `main`.
+    Its streams are the files (or the terminal) `out` and `err`; `command` is what takes the words in the place of
+    `main`.
     """
 
     def __init__(self, words, out: Path | str, err: Path | str, env=(), command: Callable[[list[str]], int] = main):
@@ -141,7 +143,8 @@ def inside(
 
 
 def refused(folder: Path, words: str, code: int, piece: str) -> None:
-    """A command in `folder` that must fail: with its exit code, a few plain lines that say `piece`, and nothing left on disk."""
+    """A command in `folder` that must fail: with its exit code, a few plain lines that say `piece`, and nothing left on
+    disk."""
     before = everything(folder)
     found, out, err = vitrail(*shlex.split(words))
     assert everything(folder) == before, "a refused command leaves nothing behind"

@@ -1,4 +1,5 @@
-"""`vitrail check` on sets with masks and boxes: what is there by class, what is wrong, and the exit code that says so."""
+"""`vitrail check` on sets with masks and boxes: what is there by class, what is wrong, and the exit code that says
+so."""
 
 from dense_data import coco, halves, make_image, mask
 from places import must, vitrail

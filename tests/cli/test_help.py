@@ -11,8 +11,8 @@ from places import must, refused, vitrail
 from vitrail import catalog
 from vitrail.cli.main import COMMANDS, command
 from vitrail.cli.syntax.arguments import own_flags, recipe_flags
-from vitrail.cli.syntax.flags import FLAGS, KEYED, expanded, kind_of
-from vitrail.cli.syntax.source import Sources, written
+from vitrail.cli.syntax.flags import FLAGS, KEYED, expand_short_flags, kind_of
+from vitrail.cli.syntax.source import Sources, format_literal
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
 
 SCREEN = 40  # lines
@@ -28,7 +28,7 @@ def test_help_is_one_screen_in_standard_words(name, columns, monkeypatch):
     lines = must(*([name] if name else []), "--help").splitlines()
     assert len(lines) <= SCREEN
     assert not DIALECT.findall("\n".join(lines))
-    assert "images" not in "\n".join(lines)
+    assert "picture" not in "\n".join(lines)
     examples = [line for line in lines if line.strip().startswith("vitrail ")]
     assert examples
     assert all(len(line) <= int(columns) or line in examples for line in lines)
@@ -119,7 +119,7 @@ def test_defaults_in_help_are_those_of_the_code():
                 value, option = getattr(config, field.name), listed[field.name]
                 assert option.kind != "VALUE", (name, field.name)
                 if value not in (None, "", ()) and "/" not in option.default:
-                    assert option.default == written(value), (name, field.name)
+                    assert option.default == format_literal(value), (name, field.name)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_help_version_and_lists_leave_torch_alone(words):
     ],
 )  # fmt: skip
 def test_short_spellings(words, expected):
-    assert expanded(words.split()) == expected.split()
+    assert expand_short_flags(words.split()) == expected.split()
 
 
 def test_no_gpu_is_an_error_that_says_so():

@@ -49,7 +49,8 @@ def test_images_become_overlays_arrays_and_a_sheet(place):
 
 
 def test_the_whole_model_is_told_in_words_figures_and_tables(place):
-    said = must("look", "run", "--distance", "--positions", "--filters", "--tokens", "--cka", "other", "--gradients", "--count", "4",
+    said = must("look", "run", "--distance", "--positions", "--filters", "--tokens", "--cka", "other", "--gradients",
+                "--count", "4",
                 "--split", "train", "--out", "whole")  # fmt: skip
     for piece in (
         "Mean attention distance is",
@@ -87,8 +88,8 @@ def test_runs_side_by_side(place):
         "top1",
         "macro_f1",
         "parameters",
-        "more often than run",
-        "Only run is right on",
+        "accurate than run",
+        "Only run is correct on",
     ):
         assert piece in said
     assert "train.batch_size" not in said
@@ -102,8 +103,8 @@ def test_runs_side_by_side(place):
 
 def test_other_images_are_said_to_be_others(place, tmp_path):
     said = must("compare", "run", "strange")
-    assert "not of the same images: their classes are not the same" in said
-    assert "more often" not in said
+    assert "not of the same images (their classes are not the same)" in said
+    assert "accurate than" not in said
     shutil.copytree(place / "run", tmp_path / "moved")
     with np.load(tmp_path / "moved/evaluation/val.npz") as kept:
         found = dict(kept)

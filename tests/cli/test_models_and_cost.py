@@ -67,7 +67,8 @@ def test_the_whole_catalogue():
     assert head.split("  ")[0] == "model"
     assert [line.split()[0] for line in lines] == list(ROWS)
     (base,) = (line for line in lines if line.startswith("vit/base "))
-    assert base.split() == ["vit/base", "86.57", "17.56", "224x224", "83.97", "384x384", "IN-21k", "->", "IN-1k", "Dosovitskiy",
+    assert base.split() == ["vit/base", "86.57", "17.56", "224x224", "83.97", "384x384", "IN-21k", "->", "IN-1k",
+                            "Dosovitskiy",
                             "et", "al.", "2020"]  # fmt: skip
     assert all(line == line.rstrip() for line in lines)
 
@@ -77,8 +78,8 @@ def test_the_catalogue_for_machines():
     assert list(rows) == list(ROWS)
     assert rows["vit/base"]["top1_size"] == [384, 384]
     assert rows["swin/tiny"] == {
-        "name": "swin/tiny", "parameters": 28288354, "macs": 4490566656, "size": [224, 224], "top1": 81.2, "trained": "IN-1k",
-        "top1_size": [224, 224], "paper": "2103.14030",
+        "name": "swin/tiny", "parameters": 28288354, "macs": 4490566656, "size": [224, 224], "top1": 81.2,
+        "trained": "IN-1k", "top1_size": [224, 224], "paper": "2103.14030",
     }  # fmt: skip
     assert rows["vit/nano"]["top1"] is rows["vit/nano"]["paper"] is rows["vit/nano"]["top1_size"] is None
 

@@ -212,11 +212,11 @@ def test_the_report_shows_what_it_makes():
     assert Path("jit/evaluation/samples.png").is_file()
     with Image.open("jit/evaluation/samples.png") as made:
         assert made.size == (6 * 14 + 2, 3 * 14 + 2)
-    for run, told in (("jit", "guidance 2"), ("dit", "no guidance")):
+    for run, told in (("jit", "guidance scale 2"), ("dit", "no guidance")):
         page = Path(run, "report.html").read_text()
         assert told in page
         assert "Held-out loss" in page
-        assert "The worst mistakes" not in page
+        assert "Most confident errors" not in page
         assert f"vitrail sample {run}" in page
         assert Path(must("report", run).strip()) == Path(run, "report.html")
     assert "vitrail sample jit" not in Path("vit/report.html").read_text()
@@ -257,7 +257,7 @@ def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     journal.write_bytes(journal.read_bytes()[:-9])
     said = must(*words, "--sweep-guidance", "1", "2", "--sweep-ema", "1", "2")
     assert "1 of 4 rows were there already" in said
-    assert "the least Fréchet distance: average" in said
+    assert "lowest Fréchet distance: average" in said
     kept = json.loads(Path("jit/evaluation/sweep.json").read_text())["points"]
     assert [(p["average"], p["guidance"]) for p in kept] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
     assert all(

@@ -80,9 +80,9 @@ def test_former_keys_are_answered_with_what_they_are_now(old, now):
 def test_keys_that_only_changed_their_section():
     if "plan" in SECTIONS:
         pytest.skip("the section still has this name")
-    assert renamed("train", "epochs") == "--epochs"
-    assert renamed("train", "eval_every") == "--train.eval-every"
-    assert renamed("train", "batch_size") == "--batch-size"
+    assert renamed("plan", "epochs") == "--epochs"
+    assert renamed("plan", "eval_every") == "--train.eval-every"
+    assert renamed("plan", "batch_size") == "--batch-size"
     assert renamed("optim", "lr") == ""
 
 

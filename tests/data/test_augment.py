@@ -1,4 +1,5 @@
-"""Policies and jitter: what they do to an image, by chance that is a function of (seed, epoch, image) and of nothing else."""
+"""Policies and jitter: what they do to an image, by chance that is a function of (seed, epoch, image) and of nothing
+else."""
 
 import numpy as np
 import pytest
@@ -25,7 +26,11 @@ def augmentation(channels=3, size=(20, 24), seed=0, **values):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "what",
-    [*({"policy": p} for p in POLICIES), {"jitter": 0.3}, {"policy": "3-augment", "jitter": 0.3, "crop": "random"}],
+    [
+        *({"auto_augment": p} for p in POLICIES),
+        {"color_jitter": 0.3},
+        {"auto_augment": "3-augment", "color_jitter": 0.3, "crop": "random"},
+    ],
     ids=str,
 )
 def test_an_image_is_changed_by_seed_epoch_and_image_alone(what, channels):

@@ -79,7 +79,7 @@ def test_too_little_memory_is_told_and_nothing_changes(dataset, monkeypatch):
         monkeypatch.setattr(cache, "free_memory", lambda free=free: free)
         kept, notes = cache_images(dataset, ["train"], processes)
         assert (kept is not dataset) == taken
-        assert ("left out" in notes[0]) == (not taken)
+        assert ("ignored" in notes[0]) == (not taken)
 
 
 def test_images_in_memory_are_left_where_they_are():

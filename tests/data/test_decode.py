@@ -1,4 +1,5 @@
-"""Every image a user may have comes in by the written rule, upright, or is refused with a reason; nothing but BadImage comes out."""
+"""Every image a user may have comes in by the written rule, upright, or is refused with a reason; nothing but BadImage
+comes out."""
 
 import contextlib
 import io
@@ -62,7 +63,8 @@ def png(width: int, height: int, bits: int, kind: int, rows: bytes, extra: bytes
 
 
 def tiff(values: np.ndarray, sample: int = 1, white_is_zero: bool = False) -> bytes:
-    """An uncompressed grey TIFF by hand; the byte order and depth are those of `values`. sample: 1 unsigned, 2 signed, 3 float."""
+    """An uncompressed grey TIFF by hand; the byte order and depth are those of `values`. sample: 1 unsigned, 2 signed,
+    3 float."""
     order = ">" if values.dtype.byteorder == ">" else "<"
     data = values.tobytes()
     height, width = values.shape
@@ -150,9 +152,9 @@ def test_reasons_are_in_words(tmp_path):
     cases = {
         b"": "is empty",
         b"<html>": "web page",
-        stored(make_image(), "JPEG")[:400]: "cut short",
-        stored(make_image(), "PNG")[:-2]: "cut short",
-        b"\x89PNG\r\n\x1a\n": "cut short",
+        stored(make_image(), "JPEG")[:400]: "truncated",
+        stored(make_image(), "PNG")[:-2]: "truncated",
+        b"\x89PNG\r\n\x1a\n": "truncated",
     }
     for data, reason in cases.items():
         assert reason in refused(data).what

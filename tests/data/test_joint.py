@@ -122,7 +122,10 @@ def test_objects_that_are_hardly_seen_are_left_out_and_crowds_are_not_learned():
 
     assert len(crop_annotation(boxes, 0, 8, (20, 20)).labels) == 0
     assert crop_annotation(boxes, 0, 5, (20, 20)).boxes[0].tolist() == [0, 0, 5, 10]
-    objects = collate_boxes([AnnotatedSample(torch.zeros(3, 4, 4), boxes, (4, 4)), AnnotatedSample(torch.zeros(3, 4, 4), boxes._replace(labels=boxes.labels[:0], boxes=boxes.boxes[:0], crowd=boxes.crowd[:0]), (4, 4))])  # fmt: skip
+    objects = collate_boxes([AnnotatedSample(torch.zeros(3, 4, 4), boxes, (4, 4)),
+                             AnnotatedSample(torch.zeros(3, 4, 4),
+                                             boxes._replace(labels=boxes.labels[:0], boxes=boxes.boxes[:0],
+                                                            crowd=boxes.crowd[:0]), (4, 4))])  # fmt: skip
     assert objects.labels.tolist() == [[0], [-1]]
     assert box_area(np.array([[0, 0, 2, 3], [1, 1, 0, 5]], np.float32)).tolist() == [6, 0]
 

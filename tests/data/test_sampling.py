@@ -1,11 +1,12 @@
-"""Repeated augmentation and balanced sampling: pure functions of (seed, step) that show what they promise, how often they promise."""
+"""Repeated augmentation and balanced sampling: pure functions of (seed, step) that show what they promise, how often
+they promise."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data.sampling import WHOLE, Keys, SampleStream, derive_seed, mixed_bits
+from vitrail.data.sampling import GENERATOR, Keys, SampleStream, derive_seed, mixed_bits
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -131,5 +132,5 @@ def test_a_class_of_few_images_goes_round_in_ever_new_orders(count):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2**40))
 def test_one_seed_is_made_as_those_of_many_are(seed, epoch, index):
-    many = mixed_bits(seed, Keys(np.array([epoch, 0]), np.array([index, 1])), WHOLE)
+    many = mixed_bits(seed, Keys(np.array([epoch, 0]), np.array([index, 1])), GENERATOR)
     assert derive_seed(seed, epoch, index) == int(many[0]) >> 1

@@ -1,4 +1,4 @@
-"""Images are divided by name and seed alone, and what was asked for is what comes out."""
+"""Images are split by name and seed alone, and what was asked for is what comes out."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_counts_shares_and_what_is_usual():
     found, notes = assign_parts(NAMES, none, (200, 49, 50), 0)
     assert counts(found) == {"train": 200, "val": 49, "test": 50}
     assert sorted(np.concatenate(list(found.values()))) == list(range(299))
-    assert notes == ["divided by name with seed 0: 200 train, 49 val, 50 test of 299 images"]
+    assert notes == ["split by name with seed 0: 200 train, 49 val, 50 test of 299 images"]
     assert counts(assign_parts(NAMES, none, (0.8, 0.1, 0.1), 0)[0]) == {"train": 239, "val": 30, "test": 30}
     assert counts(assign_parts(NAMES, none, (), 0)[0]) == {"train": 239, "val": 60}
     assert counts(assign_parts(NAMES, none, (1, 0), 0)[0]) == {"train": 299}
@@ -55,8 +55,8 @@ def test_parts_that_the_data_names_are_kept():
     parts = ["train"] * 4 + ["val"] * 2 + [""]
     found, notes = assign_parts(NAMES[:7], parts, (), 0)
     assert {p: v.tolist() for p, v in found.items()} == {"train": [0, 1, 2, 3], "val": [4, 5]}
-    assert notes == ["left out, as they belong to no part: 1 image"]
-    with pytest.raises(UsageError, match="names its parts itself"):
+    assert notes == ["left out, as they belong to no split: 1 image"]
+    with pytest.raises(UsageError, match="splits of its own"):
         assign_parts(NAMES[:7], parts, (0.5, 0.5), 0)
     found, _ = assign_parts(
         NAMES[:10], ["train"] * 10, (), 0
@@ -66,7 +66,7 @@ def test_parts_that_the_data_names_are_kept():
     assert counts(found) == {"train": 8, "test": 2}
     found, notes = assign_parts(NAMES[:10], ["test"] * 10, (), 0)
     assert counts(found) == {"train": 8, "val": 2}
-    assert notes[0] == "the data names test but no train: all images were divided anew"
+    assert notes[0] == "the data names test but no train: all images were split randomly"
 
 
 @pytest.mark.parametrize("name", ["a/2.png", "2.png", "2"])
@@ -81,15 +81,15 @@ def test_what_cannot_be():
     for split, told in [
         ((0.5,), "2 or 3"),
         ((0, 1), "2 or 3"),
-        ((0.9, 0.2), "make 1.1"),
+        ((0.9, 0.2), "sum to 1.1"),
         ((300, 1), "there are 299"),
         ((1.5, 2), "whole"),
     ]:
         with pytest.raises(UsageError, match=told):
             assign_parts(NAMES, none, split, 0)
-    with pytest.raises(UsageError, match=r"no image is called '298\.jpg'\n.*298"):
+    with pytest.raises(UsageError, match=r"there is no image '298\.jpg'\n.*298"):
         assign_parts(NAMES, none, (), 0, ("298.jpg",))
-    with pytest.raises(UsageError, match="takes 2 shares"):
+    with pytest.raises(UsageError, match="takes 2 fractions"):
         assign_parts(NAMES, none, (0.5, 0.3, 0.2), 0, ("1",))
     with pytest.raises(DataError, match="no image is left"):
         assign_parts(NAMES[:1], [""], (), 0, ("0",))

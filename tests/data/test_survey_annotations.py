@@ -1,4 +1,4 @@
-"""The survey of the truths counts every pixel and box, names every fault, and says nothing of what is sound."""
+"""The survey of annotations counts every pixel and box, names every error, and reports nothing for sound data."""
 
 import dataclasses
 
@@ -102,11 +102,11 @@ def test_masks_that_cannot_be_used_are_named_and_no_others(tmp_path):
     assert found.images == {"train": (2, 2, 0)}
     said = advice(data, found)
     assert said == [
-        "not usable: the truths of 3 images; correct them, or take the images out",
+        "not usable: the annotations of 3 images; correct them, or remove the images",
         "never in train: 1 class (sky); add images, or drop the classes",
     ]
     text = "\n".join(render(data, found))
-    for part in ("the value 7, which is no class", "is 30 x 20", "cut short", "pixels by class"):
+    for part in ("the value 7, which is no class", "is 30 x 20", "truncated", "pixels by class"):
         assert part in text
 
 
@@ -128,7 +128,7 @@ def test_one_class_that_takes_nearly_everything():
     split = Split(["a"], np.zeros(1, np.int64), ArrayReader(np.zeros((1, 20, 30, 3), np.uint8)), ArrayReader(values))
     data = Dataset("test", ("ground", "star"), {"train": split}, 3, kind="masks")
     assert advice(data, survey_annotations(data)) == [
-        "ground takes 99.8% of the pixels of train: judge by the mean IoU, not by the share of right pixels"
+        "ground has 99.8% of the pixels of train: evaluate by the mean IoU, not by the pixel accuracy"
     ]
 
 
@@ -163,6 +163,8 @@ def test_nothing_here_needs_torch(kind):
     import sys
 
     code = "import sys; from vitrail.datasets import shapes, coco, voc, yolo, masks, ade20k, cityscapes, voc_masks\n"
-    code += f"from vitrail.data.survey import annotations\nd = shapes.build(shapes.Config('', '{kind}', 2, 0, 0))\n"
-    code += "truths.render(d, truths.look(d))\nsys.exit('torch' in sys.modules)"
+    code += "from vitrail.data.survey.annotations import survey_annotations\n"
+    code += "from vitrail.report.survey.annotations import render\n"
+    code += f"d = shapes.build(shapes.Config('', '{kind}', 2, 0, 0))\n"
+    code += "render(d, survey_annotations(d))\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

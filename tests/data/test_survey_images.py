@@ -81,7 +81,7 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
         with pytest.raises(BadImage):
             data.splits[bad.split].read(bad.number)
     assert sum(found.channels.values()) == 200
-    assert "not readable: 40 images; remove or replace, or train with --data.bad skip" in advice(found)
+    assert "not readable: 40 images; remove or replace, or train with --data.on-error skip" in advice(found)
     lines = render(data, found)
     assert sum(": is " in line for line in lines) == 20
     assert "  and 20 more" in lines
@@ -165,12 +165,12 @@ def test_several_labels():
 def test_other_readers_and_failures_of_theirs(tmp_path):
     def read(index):
         if index == 1:
-            raise BadImage("train/1 is cut short", "remove it")
+            raise BadImage("train/1 is truncated", "remove it")
         return noise(index)
 
     data = Dataset("own", ("a", "b"), {"train": Split(["train/0", "train/1", "train/2"], np.array([0, 1, 1]), read)}, 3)
     found = survey_images(data)
-    assert found.corrupt == (("train", 1, "train/1", "is cut short"),)
+    assert found.corrupt == (("train", 1, "train/1", "is truncated"),)
     taken = folder(tmp_path)
     (tmp_path / "train" / "cat" / "3.png").write_bytes(b"")
     part = Dataset("x", taken.classes, {"train": taken.splits["train"].select(np.array([5, 3]))}, 3)
@@ -186,7 +186,7 @@ def test_other_readers_and_failures_of_theirs(tmp_path):
 def test_render_says_what_is_there():
     data = mini.build(mini.Config())
     lines = render(data, survey_images(data))
-    assert lines[0] == "images        10,000 train, 2,000 test"
+    assert lines[0] == "images          10,000 train, 2,000 test"
     assert "height x width  28 x 28" in lines
     assert len({len(line) for line in lines[8:18]}) == 1
     assert max(map(len, lines)) < 120

@@ -103,7 +103,8 @@ def test_an_object_found_in_two_tiles_is_one_and_of_each_class_for_itself():
 
 
 def test_a_whole_box_wins_over_one_that_was_cut():
-    # the first ends at the border of its tile, the second is the same object seen whole in the next tile, with a lower score
+    # the first ends at the border of its tile, the second is the same object seen whole in the next tile, with a lower
+    # score
     boxes, scores, labels = found([(5, 5, 20, 20, 0.9, 0), (5, 5, 24, 20, 0.6, 0), (0, 30, 4, 34, 0.5, 0)])
     cut = touches_border(boxes, (0, 0, 20, 40), (40, 60))
     assert cut.tolist() == [True, True, False]
@@ -128,7 +129,7 @@ def test_whole_images_are_read_once_while_they_fit(monkeypatch):
         asked.append(index)
         return np.full((10, 10, 3), index, np.uint8)
 
-    monkeypatch.setattr(tiles, "KEPT", 2 * 300)
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 2 * 300)
     recent = tiles.RecentImages(read)
     assert [int(recent(i)[0, 0, 0]) for i in (0, 1, 0, 1)] == [0, 1, 0, 1]
     assert asked == [0, 1]
@@ -136,7 +137,7 @@ def test_whole_images_are_read_once_while_they_fit(monkeypatch):
     recent(1)
     recent(0)
     assert asked == [0, 1, 2, 0]
-    monkeypatch.setattr(tiles, "KEPT", 1)
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 1)
     recent(3)
     recent(3)  # larger than all that is kept, and still not read twice in a row
     assert asked == [0, 1, 2, 0, 3]

@@ -1,4 +1,5 @@
-"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with its place."""
+"""Boxes come out of COCO's JSON, VOC's XML and YOLO's text in the same pixels, and what cannot be right is told with
+its place."""
 
 import json
 import pickle
@@ -50,7 +51,7 @@ def test_coco_beside_its_images(tmp_path):
         assert catalog.detect_layout(str(path)) == "coco"
         data = build(coco_layout, path, seed=3)
         assert {part: len(split) for part, split in data.splits.items()} == {"train": 4, "val": 1}
-        assert "left out, as they do not exist: 1 image that things.json names, the first 5.png" in data.notes
+        assert "left out, as they do not exist: 1 image in things.json, the first 5.png" in data.notes
 
 
 def test_coco_masks(tmp_path):
@@ -80,9 +81,9 @@ def test_coco_regions_that_do_not_fit(tmp_path):
         whole["annotations"][1]["segmentation"] = {"size": [3, 3], "counts": "o"}
 
     split = build(coco_layout, coco(tmp_path, change=change), annotation="masks").splits["train"]
-    with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that make 10 pixels"):
+    with pytest.raises(BadImage, match=r"0\.jpg: annotation 0 has run lengths that sum to 10 pixels"):
         annotation(split, "0.jpg")
-    with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 is for a size"):
+    with pytest.raises(BadImage, match=r"1\.jpg: annotation 1 has the size"):
         annotation(split, "1.jpg")
     assert annotation(split, "2.jpg").max() == 1
     bare = coco(tmp_path / "bare", change=lambda whole: [a.pop("segmentation") for a in whole["annotations"]])
@@ -102,8 +103,8 @@ WRONG = {
     "categories[0] is": lambda w: w["categories"][0].update(id="7"),
     "two categories": lambda w: w["categories"][0].update(name="cat"),
     "is not a COCO file": lambda w: w.update(annotations={}),
-    "not one of 8 images has a box": lambda w: w["annotations"].clear(),
-    "none of its 4 images is there": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
+    "none of 8 images has a box": lambda w: w["annotations"].clear(),
+    "none of its 4 images exists": lambda w: [i.update(file_name="no" + i["file_name"]) for i in w["images"]],
 }
 
 
@@ -117,13 +118,13 @@ def test_coco_of_the_wrong_shape(tmp_path, told):
 def test_coco_cut_short(tmp_path):
     file = coco(tmp_path) / "annotations" / "instances_train2017.json"
     file.write_bytes(file.read_bytes()[:-30])
-    assert "is cut short or not JSON" in problem(coco_layout, tmp_path)
+    assert "is truncated or not JSON" in problem(coco_layout, tmp_path)
     for text in ("[" * 100_000, "5", "", "\xff"):
         file.write_text(text, encoding="latin-1")
         assert "instances_train2017.json is" in problem(coco_layout, file)
     (file.parent / "instances_train2014.json").write_text((file.parent / "instances_val2017.json").read_text())
     file.write_text((file.parent / "instances_val2017.json").read_text())
-    assert "holds two COCO files of the part train" in problem(coco_layout, tmp_path)
+    assert "has two COCO files of the split train" in problem(coco_layout, tmp_path)
 
 
 def test_coco_sizes_are_compared_with_the_images(tmp_path):
@@ -131,7 +132,7 @@ def test_coco_sizes_are_compared_with_the_images(tmp_path):
         for image in whole["images"][:2]:
             image.update(height=SIZE[1], width=SIZE[0])
 
-    said = "of another size (height x width) than the file says: 4 images of 8 looked at, the first train2017/0.jpg: 20 x 30, not 30 x 20"
+    said = "of another size (height x width) than in the file: 4 images of 8 in a sample, the first train2017/0.jpg: 20 x 30, not 30 x 20"
     assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == said
 
 
@@ -160,9 +161,9 @@ def test_boxes_that_stick_out(tmp_path):
         [(20, 2, 60, 8, 1)],
     ]
     assert data.notes == (
-        "cut at the border of the image, of which they stuck out by up to 2 pixels: 4 boxes",
-        "left out, as they have no height or no width: 2 boxes, the first in train2017/2.jpg",
-        "sticking out of their image by more than 2 pixels: 2 boxes, the first in train2017/3.jpg",
+        "clipped to the image, which they exceeded by at most 2 pixels: 4 boxes",
+        "left out, as their height or width is zero: 2 boxes, the first in train2017/2.jpg",
+        "more than 2 pixels outside their image: 2 boxes, the first in train2017/3.jpg",
     )
 
 
@@ -228,8 +229,8 @@ def test_voc_as_published(tmp_path):
     }
     assert boxes(data.splits["train"], "1.jpg") == [(0, 1, 30, 8, 0)]  # counted from 1, both ends included
     assert [bool(data.splits["train"].annotation(i).crowd[0]) for i in range(2)] == [True, False]
-    assert "pixels are counted from 1 in the XMLs; they were moved to 0" in data.notes
-    assert "not there, but in the lists: 1 image, the first 9" in data.notes
+    assert "the XMLs count pixels from 1; boxes were shifted to 0" in data.notes
+    assert "missing, but in the lists: 1 image, the first 9" in data.notes
     assert boxes(build(voc, tmp_path, first="zero").splits["train"], "1.jpg") == [(1, 2, 30, 8, 0)]
     (tmp_path / "ImageSets" / "Segmentation").mkdir()
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("0\n1\n2\n3\n")
@@ -280,7 +281,8 @@ def texts(root, parts=("train", "val"), line="1 0.5 0.5 0.2 0.4\n"):
 
 
 YAML = {
-    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\nnames:\n  0: cat  # soft\n  1: 'hot dog'\n",
+    "block": "# made by hand\npath: .\ntrain: images/train\nval: images/val\nnc: 2\n"
+    "names:\n  0: cat  # soft\n  1: 'hot dog'\n",
     "list": "names:\n- cat\n- hot dog\ntrain: ../images/train\nval:\n  - images/val\n",
     "inline": "train: images/train\nval: images/val\nnames: ['cat', \"hot dog\"]\n",
     "braces": "train: images/train\nval: images/val\nnames: {0: cat, 1: hot dog}\n",
@@ -319,13 +321,13 @@ def test_yolo_without_a_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("x 0.5 0.5 0.2 0.4", "is not a class and numbers"),
+        ("x 0.5 0.5 0.2 0.4", "is not a class followed by numbers"),
         ("0 0.5 0.5 0.2", "3 numbers follow the class"),
         ("0 0.5 0.5 0.2 0.4 0.9", "5 numbers follow the class"),
         ("2 0.5 0.5 0.2 0.4", "class 2 is out of range"),
         ("-1 0.5 0.5 0.2 0.4", "class -1 is out of range"),
-        ("0 15 10 6 8", "are no shares of an image"),
-        ("0 nan 0.5 0.2 0.4", "are no shares of an image"),
+        ("0 15 10 6 8", "are not relative to the image"),
+        ("0 nan 0.5 0.2 0.4", "are not relative to the image"),
     ],
 )
 def test_yolo_lines_that_cannot_be_used(tmp_path, line, told):
@@ -339,7 +341,7 @@ def test_yolo_lines_that_cannot_be_used(tmp_path, line, told):
     ("text", "told"),
     [
         ("train: images/trian\nnames: [a]\n", "did you mean|has no such folder"),
-        ("names:\n  1: a\n", "class 1 stands where 0 should"),
+        ("names:\n  1: a\n", "class 1 is listed instead of 0"),
         ("names: [a, a]\n", "same name"),
         ("names: [a,\n  b]\n", "line 1: the list does not end"),
         ("names: [a]\n!!python/object\n", "line 2"),

@@ -1,4 +1,5 @@
-"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number, what is wrong."""
+"""Each layout on disk gives the images, the labels and the notes that it should, or says in words, with a line number,
+what is wrong."""
 
 import gzip
 import hashlib
@@ -83,8 +84,9 @@ def test_mini_is_part_of_the_original():
 
 
 def test_no_torch():
-    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config()); from vitrail.datasets import imagefolder, table, idx, npz"
-    code += "; from vitrail.data.survey import images; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
+    code = "import sys, vitrail.datasets.mini as m; m.build(m.Config())"
+    code += "; from vitrail.datasets import imagefolder, table, idx, npz; from vitrail.data.survey import images"
+    code += "; from vitrail.data import fingerprint; sys.exit('torch' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -144,7 +146,7 @@ def test_folder_without_parts_is_split_by_name(tmp_path):
 
 
 def test_folder_empty_class(tmp_path):
-    assert "1 class folders hold no images: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
+    assert "1 class folders have no images: b/" in problem(imagefolder, folder(tmp_path, {"a": 2, "b": 0}))
 
 
 def test_folder_nested(tmp_path):
@@ -186,7 +188,7 @@ def test_folder_names_that_differ_by_case(tmp_path):
     if len(list((tmp_path / "a").iterdir())) == 2:
         pytest.skip("this file system does not tell upper from lower case")
     assert (
-        "1 names differ only in upper and lower case, such as a/0.PNG and a/0.png"
+        "1 names differ only in case, such as a/0.PNG and a/0.png"
         in imagefolder.build(imagefolder.Config(str(tmp_path))).notes
     )
 
@@ -230,16 +232,16 @@ def test_folder_val_without_a_class(tmp_path):
 def test_folder_that_is_not_there(tmp_path):
     folder(tmp_path / "images", {"a": 1})
     assert f"did you mean {tmp_path / 'images'}?" in problem(imagefolder, tmp_path / "image")
-    assert "exists, but nothing below it" in problem(imagefolder, tmp_path / "no" / "where")
+    assert "exists, but no folder below it" in problem(imagefolder, tmp_path / "no" / "where")
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in problem(imagefolder, tmp_path / "file")
-    assert "images there is a" in problem(imagefolder, tmp_path / "images" / "zzz")
+    assert "images contains a" in problem(imagefolder, tmp_path / "images" / "zzz")
 
 
 def test_folder_parts_that_clash_and_a_railway(tmp_path):
     for part in ("train", "val", "valid"):
         folder(tmp_path / "two" / part, {"a": 1, "b": 1})
-    assert "two folders for the part val" in problem(imagefolder, tmp_path / "two")
+    assert "two folders for the split val" in problem(imagefolder, tmp_path / "two")
     folder(tmp_path / "lone" / "test", {"a": 1, "b": 1})
     assert "no train/" in problem(imagefolder, tmp_path / "lone")
     railway = folder(tmp_path / "vehicles", {"bus": 2, "train": 2})
@@ -310,7 +312,8 @@ def test_table_counts_the_lines_like_it(tmp_path):
 
 
 def test_table_reads_names_numbers_and_parts(tmp_path):
-    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
+    text = "id,File,Class,Split\n1,img/0.png,dog,train\n2,img/1.png,cat,Train\n"
+    text += "3,img/2.png,dog,VALID\n4,img\\3.png,cat,test\n"
     data = table.build(table.Config(str(sheet(tmp_path, text))))
     assert data.classes == ("cat", "dog")
     assert {p: (s.names, s.labels.tolist()) for p, s in data.splits.items()} == {
@@ -358,7 +361,7 @@ def test_table_other_columns_and_other_troubles(tmp_path):
     assert "there is no such file" in problem(table, tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     assert "line 2: not UTF-8" in problem(table, tmp_path / "t.csv")
-    assert "names no images" in problem(table, sheet(tmp_path, "path,label\n"))
+    assert "has no images" in problem(table, sheet(tmp_path, "path,label\n"))
 
 
 def test_a_long_table_is_refused_soon(tmp_path):
@@ -403,13 +406,13 @@ def test_idx_damage(tmp_path):
     images, labels = root / "train-images-idx3-ubyte", root / "train-labels-idx1-ubyte"
     good = images.read_bytes()
     for data, wanted in (
-        (good[:-1], "says 72 bytes (6 x 3 x 4), but there are 71"),
+        (good[:-1], "claims 72 bytes (6 x 3 x 4), but there are 71"),
         (good + b"x", "but there are more"),
-        (good[:2], "cut short"),
-        (good[:8], "cannot be"),
-        (good[:4] + b"\xff" * 12, "cannot be"),
+        (good[:2], "truncated"),
+        (good[:8], "impossible shape"),
+        (good[:4] + b"\xff" * 12, "impossible shape"),
         (b"\0\0\x0b" + good[3:], "not an IDX file of unsigned bytes"),
-        (labels.read_bytes(), "1 axes where 3 belong"),
+        (labels.read_bytes(), "1 axes instead of 3"),
     ):
         images.write_bytes(data)
         assert wanted in problem(idx, root)
@@ -474,23 +477,23 @@ def test_npz_any_number_type_and_channels(tmp_path):
 def test_npz_troubles(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, images=np.zeros(3))
-    assert "no train_images (it holds images.npy)" in problem(npz, path)
+    assert "no train_images (it has images.npy)" in problem(npz, path)
     np.savez(path, train_images=np.zeros((3, 4, 4), np.uint8))
-    assert "holds train_images but no train_labels" in problem(npz, path)
+    assert "has train_images but no train_labels" in problem(npz, path)
     assert "label -1" in problem(npz, write_npz(path, labels=np.array([0, 1, -1, 0, 0])))
     assert "has label 3, but" in problem(
         npz, write_npz(path, labels=np.array([0, 1, 3, 0, 0])), classes=("a", "b", "c")
     )
     assert "5 images but 2 labels" in problem(npz, write_npz(path, labels=np.array([0, 1])))
     assert "not whole numbers" in problem(npz, write_npz(path, labels=np.array([0.5] * 5)))
-    assert "more than zeros and ones" in problem(npz, write_npz(path, labels=np.full((5, 4), 2)))
-    assert "channels come second" in problem(npz, write_npz(path, np.zeros((5, 3, 8, 8), np.uint8)))
-    assert "holds volumes" in problem(npz, write_npz(tmp_path / "organmnist3d.npz", np.zeros((5, 8, 8, 8), np.uint8)))
+    assert "values other than 0 and 1" in problem(npz, write_npz(path, labels=np.full((5, 4), 2)))
+    assert "channels are the second axis" in problem(npz, write_npz(path, np.zeros((5, 3, 8, 8), np.uint8)))
+    assert "has volumes" in problem(npz, write_npz(tmp_path / "organmnist3d.npz", np.zeros((5, 8, 8, 8), np.uint8)))
     assert "Python objects" in problem(npz, write_npz(path, labels=np.array([{}] * 5, object)))
     whole = write_npz(path).read_bytes()
     for data in (whole[: len(whole) // 2], b"", b"<html>", whole[:100] + b"spoiled" + whole[107:]):
         path.write_bytes(data)
-        assert "cut short or not an NPZ" in problem(npz, path)
+        assert "truncated or not an NPZ" in problem(npz, path)
     assert "did you mean" in problem(npz, tmp_path / "xx.npz")
 
 
@@ -518,7 +521,10 @@ def test_changes(tmp_path):
         "removed": (old[1:], "1 removed: a/0.png"),
         "renamed": ([old[0]._replace(name="z.png"), *old[1:]], "1 added: z.png"),
         "resized": ([old[0]._replace(size=99, modified=5), *old[1:]], "1 resized: a/0.png"),
-        "touched": ([old[0]._replace(modified=5), *old[1:]], "1 touched (same size, another time of change): a/0.png"),
+        "touched": (
+            [old[0]._replace(modified=5), *old[1:]],
+            "1 touched (same size, another modification time): a/0.png",
+        ),
         "many": (
             [e._replace(size=0) for e in old],
             "20 resized: a/0.png, a/1.png, a/10.png, a/11.png, a/12.png, and 15 more",
@@ -554,5 +560,5 @@ def test_a_folder_changes_with_its_files(tmp_path):
     os.utime(root / "b" / "0.png", ns=(1, 1))
     assert differences(before, look()) == [
         "1 added: a/new.png",
-        "1 touched (same size, another time of change): b/0.png",
+        "1 touched (same size, another modification time): b/0.png",
     ]

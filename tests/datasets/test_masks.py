@@ -1,4 +1,5 @@
-"""Images find their masks, values become classes as tables or the masks themselves say, and what cannot be right is told."""
+"""Images find their masks, values become classes as tables or the masks themselves say, and what cannot be right is
+told."""
 
 import pickle
 
@@ -84,9 +85,7 @@ def test_what_is_alone_is_left_out_and_told(tmp_path):
     assert "left out, as they lack an image: 1 mask, the first masks/other.png" in notes
     mask(tmp_path / "masks" / "1.bmp", halves(0, 1))
     assert "images/1.jpg has 2 masks: masks/1.bmp and masks/1.png" in problem(masks, tmp_path)
-    assert "holds no image with a mask" in problem(
-        masks, make_image(tmp_path / "empty" / "images" / "a.png").parents[1]
-    )
+    assert "has no image with a mask" in problem(masks, make_image(tmp_path / "empty" / "images" / "a.png").parents[1])
 
 
 def test_zero_and_255_alone_are_two_classes(tmp_path):
@@ -121,7 +120,9 @@ def test_values_without_names(tmp_path):
     for split in shifted.splits.values():
         for i, name in enumerate(split.names):
             assert (split.annotation(i) == halves(IGNORE, int(name[-5]) % 2)).all()
-    assert "hold 1 class; there is nothing" in problem(masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4)))
+    assert "have 1 class; segmentation takes two" in problem(
+        masks, pairs(tmp_path / "t", values=lambda i: halves(4, 4))
+    )
 
 
 def test_palette_indices_are_not_turned_into_colours(tmp_path):
@@ -155,7 +156,7 @@ def test_colours_mean_what_the_table_says(tmp_path, table):
     mask(tmp_path / "masks" / "0.png", colours[values] + 1)
     mask(tmp_path / "masks" / "1.png", colours[values] + 1)
     split = build(tmp_path, split=(1, 0)).splits["train"]
-    with pytest.raises(BadImage, match="holds the colour 1,1,1, which is no class"):
+    with pytest.raises(BadImage, match="has the colour 1,1,1, which is no class"):
         split.annotation(0)
 
 
@@ -197,12 +198,12 @@ def test_a_mask_that_cannot_be_used(tmp_path):
     (files / "3.png").unlink()
     Image.fromarray(halves(0, 1)).save(files / "4.png", "JPEG")
     for i, told in enumerate(
-        ("the value 9, which is no class", "is 5 x 6", "cut short", "does not exist", "is a JPEG")
+        ("the value 9, which is no class", "is 5 x 6", "truncated", "does not exist", "is a JPEG")
     ):
         with pytest.raises(BadImage, match=told):
             split.annotation(i)
     Image.fromarray(np.full(SIZE, 700, np.uint16)).save(files / "4.png")
-    with pytest.raises(BadImage, match="holds the value 700"):
+    with pytest.raises(BadImage, match="has the value 700"):
         split.annotation(4)
 
 
@@ -242,7 +243,7 @@ def test_voc(tmp_path):
     assert (len(data.classes), data.classes[20]) == (21, "tvmonitor")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 3, "val": 2}
     assert (data.splits["train"].annotation(0) == halves(20, IGNORE)).all()
-    assert data.notes == ("left out, as the image or its mask is not there: 1 name of the lists, the first 2007_5",)
+    assert data.notes == ("left out, as the image or its mask does not exist: 1 name of the lists, the first 2007_5",)
     (lists / "train.txt").write_text("../../etc\n")
     (lists / "val.txt").unlink()
     assert "no list in ImageSets" in problem(voc_masks, tmp_path)
@@ -267,7 +268,7 @@ def test_cityscapes(tmp_path, kind, values):
     (tmp_path / "leftImg8bit" / "train").rename(tmp_path / "elsewhere")
     assert "names val but no train" in cityscapes.build(cityscapes.Config(str(tmp_path))).notes[0]
     (tmp_path / "leftImg8bit" / "val").rename(tmp_path / "too")
-    assert "holds no image with a mask such as" in problem(cityscapes, tmp_path)
+    assert "has no image with a mask such as" in problem(cityscapes, tmp_path)
 
 
 # anything at all

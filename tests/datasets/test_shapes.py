@@ -1,4 +1,5 @@
-"""Shapes are the same everywhere for a seed, their boxes are those of what can be seen, and their names are told apart."""
+"""Shapes are the same everywhere for a seed, their boxes are those of what can be seen, and their names are told
+apart."""
 
 import hashlib
 import pickle

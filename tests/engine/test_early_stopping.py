@@ -41,8 +41,8 @@ def scores(monkeypatch):
     return table
 
 
-def recipe(data, plan=(), optim=()):
-    return tiny.recipe(data, plan={**PLAN, **dict(plan)}, optim=dict(optim))
+def recipe(data, train=(), optim=()):
+    return tiny.recipe(data, train={**PLAN, **dict(train)}, optim=dict(optim))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_it_stops_and_keeps_the_best_weights(data, tmp_path):
     assert not all(torch.equal(finished[name], seen[8][name]) for name in finished)
     assert tiny.steps(out)[-1] == "step-00000008"
     assert [p.name for p in (out / "best").iterdir()] == ["step-00000004.safetensors"]
-    assert "stopped early at step 8 of 20: no better than 60.0" in render_page(read_run(RunFolder(out)))
+    assert "Early stopping at step 8 of 20: no improvement over 60.0" in render_page(read_run(RunFolder(out)))
 
 
 def test_a_run_that_gets_better_to_the_end_is_not_stopped(data, tmp_path, scores):
@@ -116,7 +116,8 @@ def test_a_signal_before_an_evaluation_that_is_due_only_postpones_it(data, whole
 
 
 def test_weights_that_a_lost_stretch_thought_best_are_not_taken(data, tmp_path, scores):
-    """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step 2 counts."""
+    """After the checkpoint of step 3 the fourth was the best; done again under another rate it is not, and that of step
+    2 counts."""
     scores[4] = 0.9
     for event in loop.run_training(tiny.begin(recipe(data), tmp_path / "run")):
         if event.kind == "train" and event.step == 5:
@@ -174,11 +175,11 @@ def test_what_is_no_number_is_never_the_best():
     assert standing.is_better(-5.0)
     standing.record(2, -5.0, True)
     assert not standing.is_better(-5.0)
-    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "judged": 2}
+    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "evaluated_step": 2}
 
 
 def test_checkpoints_of_before_have_no_standing(data, tmp_path):
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 3}), tmp_path / "run")
+    running = tiny.begin(tiny.recipe(data, train={"steps": 3}), tmp_path / "run")
     tiny.finish(running)
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000003")
     del saved.numbers["early_stopping"]

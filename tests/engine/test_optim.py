@@ -1,4 +1,5 @@
-"""Optimisers: LAMB against timm's, SGD against its formula, Muon where it belongs; each goes on from a checkpoint to the bit."""
+"""Optimisers: LAMB against timm's, SGD against its formula, Muon where it belongs; each goes on from a checkpoint to
+the bit."""
 
 import pytest
 import tiny
@@ -167,7 +168,7 @@ def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
     """Weights agree within rounding, and moments from a checkpoint are laid out as the weights are."""
     quiet = {"dropout": 0.0, "drop_path": 0.0}
     whole, plain = (
-        tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": on}), tmp_path / str(on))
+        tiny.begin(tiny.recipe(data, model=quiet, runtime={"channels_last": on}), tmp_path / str(on))
         for on in (True, False)
     )
     conv = next(
@@ -181,7 +182,7 @@ def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
         tiny.finish(running)
     for a, b in zip(whole.state.model.parameters(), plain.state.model.parameters(), strict=True):
         assert not a.numel() or (a - b).abs().max() <= 5e-3
-    broken = tiny.begin(tiny.recipe(data, model=quiet, machine={"channels_last": True}), tmp_path / "broken")
+    broken = tiny.begin(tiny.recipe(data, model=quiet, runtime={"channels_last": True}), tmp_path / "broken")
     for event in loop.run_training(broken):
         if event.kind == "saved":
             break

@@ -1,4 +1,5 @@
-"""Order, shares and mixing as properties: which images, in which order, on however many processes, in whatever pieces."""
+"""Order, shares and mixing as properties: which images, in which order, on however many processes, in whatever
+pieces."""
 
 from itertools import pairwise
 

@@ -16,7 +16,7 @@ from vitrail.engine.log import read_rows
 from vitrail.errors import UsageError
 from vitrail.training import loop
 
-GRADUAL = {"freeze": "backbone", "unfreeze": (4, 7), "ema": 0.0, "warmup": 0}
+GRADUAL = {"freeze": "backbone", "unfreeze_steps": (4, 7), "ema_decay": 0.0, "warmup_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def test_a_number_of_blocks_thaws_down_to_the_stem():
 @pytest.mark.parametrize(
     ("optim", "told"),
     [
-        ({"unfreeze": (3,)}, "nothing is frozen"),
-        ({"freeze": "backbone", "unfreeze": (5, 3)}, "do not rise"),
-        ({"freeze": "backbone", "unfreeze": (5, 5)}, "do not rise"),
-        ({"freeze": "backbone", "unfreeze": (5, 12)}, "ends at step 12"),
-        ({"freeze": 1, "unfreeze": (1, 2, 3)}, "3 steps for 2 frozen blocks"),
+        ({"unfreeze_steps": (3,)}, "nothing is frozen"),
+        ({"freeze": "backbone", "unfreeze_steps": (5, 3)}, "do not rise"),
+        ({"freeze": "backbone", "unfreeze_steps": (5, 5)}, "do not rise"),
+        ({"freeze": "backbone", "unfreeze_steps": (5, 12)}, "ends at step 12"),
+        ({"freeze": 1, "unfreeze_steps": (1, 2, 3)}, "3 steps for 2 frozen blocks"),
     ],
 )
 def test_steps_that_mean_nothing_are_refused_before_the_run(optim, told, data, tmp_path):

@@ -1,4 +1,5 @@
-"""What is seen on images lies where it is, for every family, whatever was done to make them fit; what it seems is said in words."""
+"""What is seen on images lies where it is, for every family, whatever was done to make them fit; what it seems is said
+in words."""
 
 from pathlib import Path
 
@@ -125,8 +126,10 @@ def test_each_look_inside_has_arrays_a_figure_and_words():
     model, data = predictor("vit"), split()
     batches = [*look.read_batches(model, data, 6)]
     found = [
-        inspection.inspect_distance(model.model, batches), inspection.inspect_positions(model.model), inspection.inspect_filters(model.model, 4),
-        inspection.inspect_tokens(model.model, batches, [noise(), noise(seed=1)]), inspection.inspect_cka(model.model, batches),
+        inspection.inspect_distance(model.model, batches), inspection.inspect_positions(model.model),
+        inspection.inspect_filters(model.model, 4),
+        inspection.inspect_tokens(model.model, batches, [noise(), noise(seed=1)]),
+        inspection.inspect_cka(model.model, batches),
         inspection.inspect_gradients(model.model, look.loss_on_batch(model, data, 6)),
     ]  # fmt: skip
     for one in found:
@@ -180,9 +183,9 @@ def test_near_and_far_places():
     direct, distant = table.near_and_far()
     assert direct == pytest.approx(np.exp(-1), abs=1e-6)
     assert distant < np.exp(-2) + 1e-6
-    assert "somewhat more alike" in table.sentences()[0]
+    assert "somewhat more similar" in table.sentences()[0]
     bias = -torch.arange(-3, 4).abs().float()[None, :, None] - torch.arange(-3, 4).abs().float()[None, None]
-    assert "1 of 2 heads add more" in Bias("a", torch.cat([bias, -bias])).sentences()[0]
+    assert "1 of 2 heads have a larger bias" in Bias("a", torch.cat([bias, -bias])).sentences()[0]
 
 
 def maker(family, **keys):

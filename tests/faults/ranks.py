@@ -22,14 +22,14 @@ STILL = {"dropout": 0.0, "drop_path": 0.0}
 
 
 class Never:
-    def asked(self):
+    def is_requested(self):
         return False
 
 
 def one_gradient(folder: Path, world: worlds.World) -> None:
     """The gradient of the first step, of all processes together."""
     running, _ = create.create_session(
-        tiny.recipe(folder / "tiny.npz", model=STILL, machine={"micro_batch": 4}),
+        tiny.recipe(folder / "tiny.npz", model=STILL, runtime={"micro_batch": 4}),
         folder / f"gradient{world.size}",
         world,
     )
@@ -57,7 +57,8 @@ def denoiser(folder: Path, world: worlds.World, name: str) -> None:
     small = Choice("jit/nano", {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8})
     plan = TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2)
     machine = RuntimeConfig(micro_batch=4, workers=0)
-    made = Recipe(model=small, data=DataConfig("", {"path": str(folder / "tiny.npz")}), optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0), train=plan,
+    made = Recipe(model=small, data=DataConfig("", {"path": str(folder / "tiny.npz")}),
+                  optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0), train=plan,
                   runtime=machine, eval=EvalConfig(str(folder / "alone")))  # fmt: skip
     running, _ = create.create_session(made, folder / name, world)
     for _ in loop.run_training(running):
@@ -67,7 +68,8 @@ def denoiser(folder: Path, world: worlds.World, name: str) -> None:
 def judgements(folder: Path, world: worlds.World) -> None:
     """Sets of 17, 33 and 1 images and one with several labels an image, each counted once."""
     for name in ("17", "33", "1", "multi"):
-        running, _ = create.create_session(tiny.recipe(folder / f"data{name}" / "tiny.npz", augment={"mixup": 0.0, "cutmix": 0.0}),
+        running, _ = create.create_session(tiny.recipe(folder / f"data{name}" / "tiny.npz",
+                                                        augment={"mixup": 0.0, "cutmix": 0.0}),
                                  folder / f"judged{name}-{world.size}", world)  # fmt: skip
         split = running.dataset.splits["val"]
         metrics, found, _ = evaluate(running.bundle, split, world, running.preprocess, 0, batch=4)
@@ -83,7 +85,7 @@ def differing(folder: Path, world: worlds.World, key: str) -> None:
     made = tiny.recipe(path)
     if world.rank == 1:
         if key == "train.seed":
-            made = tiny.recipe(path, plan={"seed": 7})
+            made = tiny.recipe(path, train={"seed": 7})
         elif key == "optim.lr":
             made = tiny.recipe(path, optim={"lr": 0.5})
         elif key == "torch":
@@ -122,7 +124,7 @@ def refused(folder: Path, world: worlds.World, name: str, work) -> None:
 def not_finite(folder: Path, world: worlds.World) -> None:
     """At step 5 the loss of process 1 alone is not a number."""
     running, _ = create.create_session(
-        tiny.recipe(folder / "tiny.npz", machine={"micro_batch": None}), folder / "poisoned", world
+        tiny.recipe(folder / "tiny.npz", runtime={"micro_batch": None}), folder / "poisoned", world
     )
     loss, calls = Classification.loss, []
 
@@ -146,7 +148,8 @@ def not_finite(folder: Path, world: worlds.World) -> None:
 
 
 def stopped(folder: Path, world: worlds.World) -> None:
-    """Process 1 alone is told to stop; saving takes long. Each says when it left, and whether the checkpoint was there."""
+    """Process 1 alone is told to stop; saving takes long. Each says when it left, and whether the checkpoint was
+    there."""
     import os
     import signal
     import time
@@ -154,7 +157,7 @@ def stopped(folder: Path, world: worlds.World) -> None:
     from vitrail.engine import checkpoint
 
     running, _ = create.create_session(
-        tiny.recipe(folder / "tiny.npz", machine={"save_every": 1000}), folder / "stopped", world
+        tiny.recipe(folder / "tiny.npz", runtime={"save_every": 1000}), folder / "stopped", world
     )
     save = checkpoint.save
 

@@ -169,7 +169,8 @@ def test_a_flipped_bit_anywhere_in_finished_weights_is_noticed(run):
 
 
 def test_every_bit_of_a_header_is_guarded(tmp_path):
-    """Names, shapes, offsets, what the file says of itself, the padding: with a text in it that JSON can spell in two ways."""
+    """Names, shapes, offsets, what the file says of itself, the padding: with a text in it that JSON can spell in two
+    ways."""
     import torch
 
     content = pack(

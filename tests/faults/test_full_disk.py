@@ -1,4 +1,5 @@
-"""A disk that is full, read-only or gone: found before the first step where it can be, told in plain words, and survived for a while."""
+"""A disk that is full, read-only or gone: found before the first step where it can be, told in plain words, and
+survived for a while."""
 
 import os
 import shutil
@@ -68,7 +69,7 @@ def watch(running, at):
 @pytest.mark.parametrize("leave", [0, 8 << 10, 100 << 10], ids=["first-byte", "middle", "late"])
 def test_a_full_disk_costs_saves_and_after_three_the_run(disk, data, leave):
     out = disk / "run"
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 40}, machine={"save_every": 5}), out)
+    running = tiny.begin(tiny.recipe(data, train={"steps": 40}, runtime={"save_every": 5}), out)
     events, error = watch(running, {11: lambda: fill(disk, leave)})
     notes = [e.values["text"] for e in events if e.kind == "note"]
     assert [e.step for e in events if e.kind == "saved"] == [5, 10]
@@ -90,7 +91,7 @@ def test_a_full_disk_costs_saves_and_after_three_the_run(disk, data, leave):
 
 
 def test_space_that_comes_back_saves_the_run(disk, data, tmp_path):
-    made = tiny.recipe(data, plan={"steps": 40}, machine={"save_every": 5})
+    made = tiny.recipe(data, train={"steps": 40}, runtime={"save_every": 5})
     running = tiny.begin(made, disk / "run")
     events, error = watch(running, {11: lambda: fill(disk), 21: lambda: (disk / "filler").unlink()})
     assert error is None
@@ -102,7 +103,7 @@ def test_space_that_comes_back_saves_the_run(disk, data, tmp_path):
 
 def test_a_run_resumed_on_a_full_disk_says_so_and_loses_nothing(disk, data, capsys):
     out = disk / "run"
-    watch(tiny.begin(tiny.recipe(data, plan={"steps": 40}, machine={"save_every": 5}), out), {11: lambda: fill(disk)})
+    watch(tiny.begin(tiny.recipe(data, train={"steps": 40}, runtime={"save_every": 5}), out), {11: lambda: fill(disk)})
     log = (out / "log.jsonl").read_bytes()
     assert main(["train", "--resume", str(out), "--device", "cpu"]) == 3
     assert "cannot be written: No space left on device" in said(capsys)
@@ -195,7 +196,7 @@ def test_a_run_that_became_read_only_is_found_before_the_first_step(disk, data, 
 def test_a_folder_deleted_while_running_is_not_made_again_without_its_recipe(data, tmp_path):
     """A checkpoint without the recipe beside it would be of no use, and look as if all were well."""
     out = tmp_path / "run"
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 40}, machine={"save_every": 5}), out)
+    running = tiny.begin(tiny.recipe(data, train={"steps": 40}, runtime={"save_every": 5}), out)
     events, error = watch(running, {11: lambda: shutil.rmtree(out)})
     assert [e.step for e in events if e.kind == "note"] == [15, 20]
     assert error is not None
@@ -214,7 +215,7 @@ def test_a_deleted_checkpoint_folder_is_made_again(data, tmp_path):
 
 def test_a_folder_moved_while_running_leaves_the_old_checkpoints_sound(data, tmp_path):
     out = tmp_path / "run"
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 40}, machine={"save_every": 5}), out)
+    running = tiny.begin(tiny.recipe(data, train={"steps": 40}, runtime={"save_every": 5}), out)
     _, error = watch(running, {11: lambda: os.rename(out, tmp_path / "moved")})
     assert error is not None
     tiny.finish(tiny.again(tmp_path / "moved"))

@@ -39,7 +39,7 @@ def test_one_is_sound_whenever_another_is_removed(keep, data, tmp_path, monkeypa
 
     monkeypatch.setattr(shutil, "rmtree", watched)
     tiny.finish(
-        tiny.begin(tiny.recipe(data, plan={"steps": 10}, machine={"save_every": 1, "keep_checkpoints": keep}), out)
+        tiny.begin(tiny.recipe(data, train={"steps": 10}, runtime={"save_every": 1, "keep_checkpoints": keep}), out)
     )
     assert len(left) == 2 * (10 - keep)
     assert all(len(steps) >= keep for steps in left)
@@ -62,7 +62,7 @@ def test_one_is_sound_at_every_moment_that_another_process_looks(data, tmp_path)
 
     thread = threading.Thread(target=look)
     thread.start()
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 30}, machine={"save_every": 1}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 30}, runtime={"save_every": 1}), out))
     over.set()
     thread.join()
     assert len(seen) > 20
@@ -88,7 +88,7 @@ def test_a_failed_save_removes_nothing(data, tmp_path, monkeypatch):
 def test_damaged_later_ones_do_not_push_out_what_is_sound(data, tmp_path):
     """After going on from an old checkpoint, what is written now counts, not the damaged ones with higher numbers."""
     out = tmp_path / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, machine={"keep_checkpoints": 4}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, runtime={"keep_checkpoints": 4}), out))
     folder = out / "checkpoints"
     for step in ("step-00000009", "step-00000012"):
         (folder / step / "manifest.json").unlink()
@@ -107,7 +107,7 @@ def test_damaged_later_ones_do_not_push_out_what_is_sound(data, tmp_path):
 @pytest.mark.parametrize("keep", [1, 0, -3])
 def test_fewer_than_two_are_refused(keep, data, tmp_path):
     with pytest.raises(UsageError, match="fewer than 2"):
-        tiny.begin(tiny.recipe(data, machine={"keep_checkpoints": keep}), tmp_path / "run")
+        tiny.begin(tiny.recipe(data, runtime={"keep_checkpoints": keep}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     tiny.begin(tiny.recipe(data), tmp_path / "run")
     with pytest.raises(UsageError, match="fewer than 2"):

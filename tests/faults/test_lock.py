@@ -16,7 +16,7 @@ from vitrail.training import loop
 
 @pytest.fixture
 def run(tmp_path):
-    made = tiny.begin(tiny.recipe(tiny.npz(tmp_path / "data"), plan={"eval_every": 0}), tmp_path / "run")
+    made = tiny.begin(tiny.recipe(tiny.npz(tmp_path / "data"), train={"eval_every": 0}), tmp_path / "run")
     for event in loop.run_training(made):
         if event.kind == "saved":
             break

@@ -36,7 +36,8 @@ def torchrun(folder, *jobs, processes=2):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """All jobs in one launch, once for all workers of pytest: starting torch for every test would take most of the time."""
+    """All jobs in one launch, once for all workers of pytest: starting torch for every test would take most of the
+    time."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
     try:

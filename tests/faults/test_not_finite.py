@@ -50,7 +50,7 @@ def poison(monkeypatch, step, how):
 )
 def test_nothing_is_learned_from_it(how, machine, data, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    running = tiny.begin(tiny.recipe(data, machine=machine), out)
+    running = tiny.begin(tiny.recipe(data, runtime=machine), out)
     poison(monkeypatch, 8, how)
     before = []
 
@@ -107,7 +107,7 @@ def test_the_run_goes_on_from_its_last_checkpoint_when_the_cause_has_gone(data, 
 def test_an_overflow_of_scaled_gradients_skips_one_update(data, tmp_path):
     """fp16: the scaler halves its scale and leaves the update out; the weights of that step stay as they were."""
     running = tiny.begin(
-        tiny.recipe(data, plan={"precision": "fp16", "steps": 4}, optim={"ema_decay": 0.0}), tmp_path / "run"
+        tiny.recipe(data, train={"precision": "fp16", "steps": 4}, optim={"ema_decay": 0.0}), tmp_path / "run"
     )
     assert running.state.scaler is not None
     running.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
@@ -125,7 +125,7 @@ def test_an_overflow_of_scaled_gradients_skips_one_update(data, tmp_path):
 def test_a_gradient_that_no_scale_makes_finite_ends_the_run(data, tmp_path, monkeypatch):
     """fp16: otherwise every update would be left out to the end, and the run would look as if it learned."""
     running = tiny.begin(
-        tiny.recipe(data, plan={"precision": "fp16", "steps": 60}, optim={"ema_decay": 0.0}), tmp_path / "run"
+        tiny.recipe(data, train={"precision": "fp16", "steps": 60}, optim={"ema_decay": 0.0}), tmp_path / "run"
     )
     poison(monkeypatch, 3, "gradient")
     with pytest.raises(RunError, match=r"the gradient .* is not finite at step 3\d"):
@@ -138,7 +138,7 @@ def test_images_of_one_colour_are_no_reason_to_stop(tmp_path):
 
     arrays = {f"{p}_images": np.full((n, 12, 12, 3), 255, np.uint8) for p, n in (("train", 24), ("val", 6))}
     np.savez(tmp_path / "flat.npz", **arrays, train_labels=np.arange(24) % 2, val_labels=np.arange(6) % 2)
-    events = tiny.finish(tiny.begin(tiny.recipe(tmp_path / "flat.npz", plan={"steps": 2}), tmp_path / "run"))
+    events = tiny.finish(tiny.begin(tiny.recipe(tmp_path / "flat.npz", train={"steps": 2}), tmp_path / "run"))
     assert events[-1].kind == "done"
 
 
@@ -269,7 +269,7 @@ def test_rising_and_sudden_are_told_apart():
 
 
 def test_a_gradient_far_above_the_usual_is_told_once(data, tmp_path):
-    running = tiny.begin(tiny.recipe(data, plan={"steps": 40}), tmp_path / "run")
+    running = tiny.begin(tiny.recipe(data, train={"steps": 40}), tmp_path / "run")
     running.state.model.get_parameter("heads.0.weight").register_hook(
         lambda g: g * 1e4 if running.state.step in (30, 31) else g
     )

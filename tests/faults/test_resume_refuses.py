@@ -1,4 +1,5 @@
-"""Going on with a run under other settings or other data: what would change the result is refused by name, the rest is taken."""
+"""Going on with a run under other settings or other data: what would change the result is refused by name, the rest is
+taken."""
 
 import os
 import shutil
@@ -53,7 +54,7 @@ LOCKED = {  # flag: (its value when the run began, another)
     "train.precision": ("fp32", "bf16"),
     "task.smoothing": ("", "0.2"),
 }
-FREE = {"micro": 4, "workers": 1, "grad_checkpoint": True, "log_every": 5, "save_every": 2, "keep": 3}
+FREE = {"micro_batch": 4, "workers": 1, "grad_checkpoint": True, "log_every": 5, "save_every": 2, "keep_checkpoints": 3}
 
 
 @pytest.mark.parametrize("flag", LOCKED)
@@ -87,7 +88,7 @@ def test_a_setting_of_the_machine_is_taken(key, run):
     assert tiny.finish(running)[-1].kind == "done"
 
 
-@pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep"])
+@pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep_checkpoints"])
 def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, plain):
     tiny.finish(tiny.again(run, [("runtime", {key: FREE[key]})]))
     assert tiny.digest(run / "model.safetensors") == tiny.digest(plain / "model.safetensors")

@@ -29,9 +29,9 @@ def data(tmp_path):
 
 
 AUGMENTS = {
-    "pad": {"crop": "pad", "flip": True},
-    "random-crop": {"crop": "random", "flip": True, "flip_vertical": True},
-    "randaugment": {"crop": "random", "randaugment": 2, "erase": 0.5},
+    "pad": {"crop": "pad", "hflip": True},
+    "random-crop": {"crop": "random", "hflip": True, "vflip": True},
+    "randaugment": {"crop": "random", "randaugment_ops": 2, "random_erasing": 0.5},
 }
 
 
@@ -56,7 +56,7 @@ def all_batches(running, workers):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_workers_change_no_pixel(augment, folder, tmp_path):
-    made = tiny.recipe(folder, model={"size": [16, 16]}, augment=AUGMENTS[augment], plan={"steps": 4})
+    made = tiny.recipe(folder, model={"size": [16, 16]}, augment=AUGMENTS[augment], train={"steps": 4})
     running = tiny.begin(made, tmp_path / "run")
     wanted = all_batches(running, 0)
     assert len(wanted) == 8
@@ -77,7 +77,7 @@ def test_prefetching_changes_no_pixel(prefetch, persistent, folder, tmp_path, mo
         def __init__(self, *given, **named):
             super().__init__(*given, **{**named, "prefetch_factor": prefetch, "persistent_workers": persistent})
 
-    running = tiny.begin(tiny.recipe(folder, augment=AUGMENTS["randaugment"], plan={"steps": 4}), tmp_path / "run")
+    running = tiny.begin(tiny.recipe(folder, augment=AUGMENTS["randaugment"], train={"steps": 4}), tmp_path / "run")
     wanted = all_batches(running, 0)
     monkeypatch.setattr(loader, "DataLoader", Other)
     for workers in (1, 4):
@@ -102,7 +102,7 @@ def test_training_with_workers_gives_the_same_weights(folder, tmp_path):
     found = set()
     for workers in (0, 1, 3):
         made = tiny.recipe(
-            folder, augment=AUGMENTS["randaugment"], plan={"steps": 6, "eval_every": 2}, machine={"workers": workers}
+            folder, augment=AUGMENTS["randaugment"], train={"steps": 6, "eval_every": 2}, runtime={"workers": workers}
         )
         tiny.finish(tiny.begin(made, tmp_path / str(workers)))
         found.add(tiny.digest(tmp_path / str(workers) / "model.safetensors"))
@@ -114,7 +114,7 @@ def test_an_image_that_breaks_while_training_is_named_by_workers_too(tmp_path):
     told = []
     for workers in (0, 2):
         data = tiny.images(tmp_path / f"data{workers}")
-        running = tiny.begin(tiny.recipe(data, machine={"workers": workers}), tmp_path / f"run{workers}")
+        running = tiny.begin(tiny.recipe(data, runtime={"workers": workers}), tmp_path / f"run{workers}")
         (data / "bee" / "003.png").write_bytes(b"no image")
         with pytest.raises(DataError) as error:
             tiny.finish(running)
@@ -126,13 +126,13 @@ def test_an_image_that_breaks_while_training_is_named_by_workers_too(tmp_path):
 
 def grads(running, micro):
     """The gradient of the first step, with a batch cut into pieces of `micro`."""
-    feed = running.feed.__class__(**{**vars(running.feed), "micro": micro})
+    feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": micro})
     running.feed = feed
     pieces = next(iter(loop.remaining_batches(running)))
     assert len(pieces) == 16 // micro
     running.state.model.train()
     running.state.optimizer.zero_grad(set_to_none=True)
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     terms = accumulate_gradients(
         running.state, LossModule(running.state.model, running.bundle.task), pieces, loop.loop_settings(running, stop)
     )
@@ -159,9 +159,9 @@ def test_a_batch_that_does_not_divide_into_pieces_is_still_the_whole_batch(data,
     """16 in pieces of 6: 6, 6 and 4, each weighed by its size."""
     running = tiny.begin(tiny.recipe(data, model=PLAIN_MODEL), tmp_path / "run")
     whole, _ = grads(running, 16)
-    running.feed = running.feed.__class__(**{**vars(running.feed), "micro": 6})
+    running.feed = running.feed.__class__(**{**vars(running.feed), "micro_batch": 6})
     assert [len(p.loaded.images) for p in next(iter(loop.remaining_batches(running)))] == [6, 6, 4]
-    stop = type("Never", (), {"asked": lambda self: False})()
+    stop = type("Never", (), {"is_requested": lambda self: False})()
     pieces = next(iter(loop.remaining_batches(running)))
     running.state.optimizer.zero_grad(set_to_none=True)
     accumulate_gradients(
@@ -177,7 +177,7 @@ def test_recomputed_activations_give_the_same_bits(ema, data, tmp_path):
     found = []
     for again in (False, True):
         out = tmp_path / str(again)
-        tiny.finish(tiny.begin(tiny.recipe(data, optim={"ema_decay": ema}, machine={"grad_checkpoint": again}), out))
+        tiny.finish(tiny.begin(tiny.recipe(data, optim={"ema_decay": ema}, runtime={"grad_checkpoint": again}), out))
         found.append(tiny.digest(out / "model.safetensors"))
     assert found[0] == found[1]
 
@@ -186,7 +186,7 @@ def test_judging_does_not_change_training(data, tmp_path):
     found = []
     for every in (0, 1, 5):
         out = tmp_path / str(every)
-        tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": every}), out))
+        tiny.finish(tiny.begin(tiny.recipe(data, train={"eval_every": every}), out))
         found.append(
             [
                 tiny.digest(out / "checkpoints" / "step-00000012" / f"{part}.safetensors")

@@ -23,16 +23,18 @@ STEPS = 40
 
 def words(data, out, *more):
     keys = {
-        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1, "optim.ema_decay": 0.9,
-        "augment.mixup": 0.2, "train.steps": STEPS, "train.batch_size": 16, "train.precision": "fp32", "train.eval-every": 5,
-        "runtime.micro_batch": 8, "runtime.save-every": 1000, "runtime.log-every": 1,
+        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 4, "model.dropout": 0.1,
+        "optim.ema_decay": 0.9,
+        "augment.mixup": 0.2, "train.steps": STEPS, "train.batch_size": 16, "train.precision": "fp32",
+        "train.eval-every": 5, "runtime.micro_batch": 8, "runtime.save-every": 1000, "runtime.log-every": 1,
     }  # fmt: skip
     found = ["train", "--data", str(data), "--model", "vit/nano", "--out", str(out), "--device", "cpu"]
     return [*found, *(w for key, value in keys.items() for w in (f"--{key}", str(value))), *more]
 
 
 def start(given, out, command=tiny.slowed):
-    """The command in a process and a process group of its own, each step made longer from outside; it prints beside `out`."""
+    """The command in a process and a process group of its own, each step made longer from outside; it prints beside
+    `out`."""
     return Process(given, out.parent / "stdout.txt", out.parent / "stderr.txt", command=command)
 
 
@@ -106,7 +108,8 @@ def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
-    """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor stay."""
+    """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor
+    stay."""
     out, data = tmp_path / "run", tiny.images(tmp_path / "data")
     running = start(words(data, out, "--workers", "2", "--augment.randaugment-ops", "2"), out)
     reach(running, out, 3)
@@ -120,7 +123,8 @@ def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(tmp_path):
-    """As the kernel does when memory is short. In a process of its own, since torch then raises wherever Python happens to be."""
+    """As the kernel does when memory is short. In a process of its own, since torch then raises wherever Python happens
+    to be."""
     out, data = tmp_path / "run", tiny.images(tmp_path / "data")
     running = start(words(data, out, "--workers", "2"), out)
     reach(running, out, 3)
@@ -136,7 +140,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(tmp_path):
 
 
 def test_a_worker_that_dies_between_announcing_and_handing_over(tmp_path):
-    """Its batch is fetched through a connection to the worker, which is then gone; the death itself is told a moment later."""
+    """Its batch is fetched through a connection to the worker, which is then gone; the death itself is told a moment
+    later."""
     data = tiny.images(tmp_path / "data")
     out = tmp_path / "run"
     code, _, errors = start(words(data, out, "--workers", "2"), out, tiny.broken_worker).end()
@@ -177,7 +182,7 @@ def test_one_request_that_arrives_twice_is_one_request():
 
 def test_a_stop_that_could_not_be_saved_does_not_claim_to_be(data, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    running = tiny.begin(tiny.recipe(data, machine={"save_every": 3}), out)
+    running = tiny.begin(tiny.recipe(data, runtime={"save_every": 3}), out)
 
     def full(*given):
         raise OSError(28, "No space left on device")
@@ -202,7 +207,7 @@ def test_handlers_are_put_back_and_a_thread_may_train(data, tmp_path):
 
     def work():
         try:
-            tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2}), tmp_path / "run"))
+            tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 2}), tmp_path / "run"))
         except BaseException as error:
             errors.append(error)
 

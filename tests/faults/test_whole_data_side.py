@@ -1,4 +1,5 @@
-"""Repeats, mixing, growing sizes, balanced classes and kept images together: the same batches on any machine, after any stop."""
+"""Repeats, mixing, growing sizes, balanced classes and kept images together: the same batches on any machine, after any
+stop."""
 
 from dataclasses import replace
 
@@ -12,15 +13,16 @@ from vitrail.recipe import InputConfig
 from vitrail.training import loop, session
 
 AUGMENT = {
-    "policy": "3-augment",
-    "jitter": 0.3,
+    "auto_augment": "3-augment",
+    "color_jitter": 0.3,
     "crop": "random",
-    "flip": True,
-    "repeats": 2,
-    "mix_share": 0.8,
-    "mix_switch": 0.4,
+    "hflip": True,
+    "repeated_aug": 2,
+    "mix_prob": 0.8,
+    "cutmix_prob": 0.4,
 }
-PLAN = {"sampling": "balanced", "grow_from": (8, 8), "grow_until": 0.75}
+TRAIN = {"start_size": (8, 8), "full_size_at": 0.75}
+DATA = {"sampler": "balanced"}
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,19 @@ def folder(tmp_path_factory):
     return tiny.images(tmp_path_factory.mktemp("data") / "images", each=12, size=20)
 
 
-def made(folder, augment=(), plan=(), machine=()):
-    augment, plan = {**AUGMENT, **dict(augment)}, {**PLAN, **dict(plan)}
-    return replace(tiny.recipe(folder, augment=augment, plan=plan, machine=machine), input=InputConfig(size=(16, 16)))
+def made(folder, augment=(), train=(), runtime=()):
+    augment, train = {**AUGMENT, **dict(augment)}, {**TRAIN, **dict(train)}
+    return replace(
+        tiny.recipe(folder, data=DATA, augment=augment, train=train, runtime=runtime), input=InputConfig(size=(16, 16))
+    )
 
 
 def batches(running, processes=1, micro=8):
-    """The global batches as they go into the model, by whichever number of processes and pieces: per step (images, targets)."""
+    """The global batches as they go into the model, by whichever number of processes and pieces: per step (images,
+    targets)."""
     shares = []
     feed = running.feed
-    running.feed = replace(feed, share=16 // processes, micro_batch=micro)
+    running.feed = replace(feed, per_process=16 // processes, micro_batch=micro)
     for rank in range(processes):
         running.world = World(rank, processes, tiny.ALONE.device)
         steps = [
@@ -60,7 +65,7 @@ def same(a, b):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("each", ["pair", "batch"])
 def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_path):
-    running = tiny.begin(made(folder, {"mix_each": each}), tmp_path / "run")
+    running = tiny.begin(made(folder, {"mix_mode": each}), tmp_path / "run")
     wanted = batches(running)
     assert [images.shape[2] for images, _ in wanted] == [8] * 4 + [12] * 4 + [16] * 4
     assert len({float(images.sum()) for images, _ in wanted}) == 12
@@ -68,7 +73,7 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
         assert same(batches(running, processes, micro), wanted)
     running.workers = 2
     assert same(batches(running), wanted)
-    kept = tiny.begin(made(folder, {"mix_each": each}, machine={"cache_images": True}), tmp_path / "kept")
+    kept = tiny.begin(made(folder, {"mix_mode": each}, runtime={"cache_images": True}), tmp_path / "kept")
     assert any("kept in memory" in note for note in kept.notes)
     for workers in (0, 2):
         kept.workers = workers
@@ -90,7 +95,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
 def test_an_epoch_is_as_long_with_repeats_as_without(folder, tmp_path):
     """As in DeiT: fewer different images, not more steps."""
     steps = [
-        tiny.begin(made(folder, {"repeats": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)).recipe.train.steps
+        tiny.begin(
+            made(folder, {"repeated_aug": r}, {"steps": None, "epochs": 4}), tmp_path / str(r)
+        ).recipe.train.steps
         for r in (1, 2)
     ]
     assert steps[0] == steps[1]
@@ -112,7 +119,9 @@ def test_what_contradicts_itself_is_refused_before_anything_is_written(what, sai
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("policy", "autoaugment"), ("jitter", 0.2), ("randaugment", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("auto_augment", "autoaugment"), ("color_jitter", 0.2), ("randaugment_ops", 1)]
+)
 def test_what_is_defined_for_colours_is_refused_for_other_channels(name, value, tmp_path):
     data = tiny.npz(tmp_path / "data", channels=4)
     with pytest.raises(UsageError, match=rf"augment\.{name}.* is defined for grey and RGB images, and these have 4"):
@@ -143,5 +152,5 @@ def test_a_model_that_cannot_take_a_size_says_so_before_the_first_step(folder, t
     ):
         tiny.begin(made(folder), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert tiny.begin(made(folder, plan={"start_size": (12, 12)}), tmp_path / "run").state.model.training
+    assert tiny.begin(made(folder, train={"start_size": (12, 12)}), tmp_path / "run").state.model.training
     assert session.RunFolder(tmp_path / "run").recipe().train.start_size == (12, 12)

@@ -21,7 +21,16 @@ from vitrail.data import loader
 from vitrail.engine import train as steps_of
 from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
-from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
+from vitrail.recipe import (
+    AugmentConfig,
+    Choice,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    Recipe,
+    RuntimeConfig,
+    TrainConfig,
+)
 from vitrail.training import create, loop, resume, session
 
 torch.set_num_threads(1)
@@ -52,15 +61,16 @@ def images(folder: Path, each: int = 12, size: int = 12) -> Path:
     return folder
 
 
-def recipe(path: Path, model=(), augment=(), optim=(), plan=(), machine=()) -> Recipe:
-    """Everything that draws random numbers is on, unless said otherwise."""
+def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), data=(), eval=()) -> Recipe:
+    """Every source of random numbers is on by default. The others are the keys of sections."""
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
-        data=DataConfig("", {"path": str(path)}),
-        augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "erase": 0.2, **dict(augment)}),
-        optim=OptimConfig(**{"ema": 0.9, **dict(optim)}),
-        train=TrainConfig(**{"steps": 12, "batch": 16, "precision": "fp32", **dict(plan)}),
-        runtime=RuntimeConfig(**{"micro": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(machine)}),
+        data=DataConfig("", {"path": str(path)}, **dict(data)),
+        augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "random_erasing": 0.2, **dict(augment)}),
+        optim=OptimConfig(**{"ema_decay": 0.9, **dict(optim)}),
+        train=TrainConfig(**{"steps": 12, "batch_size": 16, "precision": "fp32", **dict(train)}),
+        runtime=RuntimeConfig(**{"micro_batch": 8, "workers": 0, "save_every": 3, "log_every": 1, **dict(runtime)}),
+        eval=EvalConfig(**dict(eval)),
     )
 
 
@@ -130,7 +140,8 @@ def broken_worker(words: list[str]) -> int:
 
 
 def hold(words: list[str]) -> int:
-    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads images."""
+    """Works in the folder of a run, but does nothing; with a second word, beside a child such as a worker that reads
+    images."""
     with lock.hold_lock(Path(words[0]), ALONE):
         print("held", flush=True)
         if len(words) > 1 and os.fork() == 0:

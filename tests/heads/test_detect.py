@@ -44,7 +44,8 @@ def theirs():
         embedding_size=8, hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
     )
     model = DetrForObjectDetection(DetrConfig(
-        use_timm_backbone=False, backbone_config=stages, d_model=32, num_queries=7, num_labels=5, encoder_layers=2, decoder_layers=3,
+        use_timm_backbone=False, backbone_config=stages, d_model=32, num_queries=7, num_labels=5, encoder_layers=2,
+        decoder_layers=3,
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, dropout=0.0,
     ))  # fmt: skip
     for p in model.parameters():
@@ -55,7 +56,8 @@ def theirs():
 NAMES = {  # of transformers, in ours
     "model.input_projection": "input_proj.0", "model.encoder.layers": "encoder", "model.decoder.layers": "decoder",
     "model.decoder.layernorm": "norm", "model.query_position_embeddings.weight": "queries.places",
-    "class_labels_classifier": "class_embed", "bbox_predictor.layers.0": "bbox_embed.0", "bbox_predictor.layers.1": "bbox_embed.2",
+    "class_labels_classifier": "class_embed", "bbox_predictor.layers.0": "bbox_embed.0",
+    "bbox_predictor.layers.1": "bbox_embed.2",
     "bbox_predictor.layers.2": "bbox_embed.4", "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "proj",
     "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.3", "self_attn_layer_norm": "norm1", "encoder_attn_layer_norm": "norm2",
     "encoder_attn": "cross_attn",
@@ -86,8 +88,8 @@ def close(a, b):
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [True, False])
 def test_equals_transformers_layer_by_layer(padded):
-    """Their own way to auxiliary outputs feeds the normed state into the next layer, which the published model does not; so these
-    come from hooks on a model without it."""
+    """Their own way to auxiliary outputs feeds the normed state into the next layer, which the published model does
+    not; so these come from hooks on a model without it."""
     model, images = theirs(), torch.randn(3, 3, *CANVAS)
     states = []
     for layer in model.model.decoder.layers:

@@ -12,7 +12,8 @@ def maps(widths, sizes):
 
 
 @pytest.mark.parametrize(("strides", "is_one"), [
-    ((4, 8, 16, 32), True), ((16, 32, 64), True), ((16, 16, 16, 16), False), ((12, 17), False), ((16,), False), ((8, 16), False),
+    ((4, 8, 16, 32), True), ((16, 32, 64), True), ((16, 16, 16, 16), False), ((12, 17), False), ((16,), False),
+    ((8, 16), False),
 ])  # fmt: skip
 def test_pyramids_are_known_by_their_strides(strides, is_one):
     assert is_pyramid(strides) == is_one

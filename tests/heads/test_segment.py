@@ -1,4 +1,5 @@
-"""Every head on every family; UPerNet gives the numbers of transformers, and all have the published number of parameters."""
+"""Every head on every family; UPerNet gives the numbers of transformers, and all have the published number of
+parameters."""
 
 import dataclasses
 
@@ -31,7 +32,8 @@ def segmenter(backbone, kind, classes=3, **keys):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_head_on_every_family(family, kind):
-    """A class for every pixel at any size; and every parameter that learns has a gradient, which processes must agree on."""
+    """A class for every pixel at any size; and every parameter that learns has a gradient, which processes must agree
+    on."""
     model = segmenter(small(family), kind)
     size = ODD.get(family, (72, 50))
     logits, second = model.forward_all(torch.randn(2, 3, *size))
@@ -179,7 +181,8 @@ def test_upernet_has_the_parameters_of_transformers():
 
 
 @pytest.mark.parametrize(("name", "millions"), [
-    ("pvt/tiny", 17.0), ("pvt/small", 28.2), ("pvt/medium", 48.0), ("pvt/large", 65.1), ("pvt_v2/b2", 29.1), ("pvt_v2/b5", 85.7),
+    ("pvt/tiny", 17.0), ("pvt/small", 28.2), ("pvt/medium", 48.0), ("pvt/large", 65.1), ("pvt_v2/b2", 29.1),
+    ("pvt_v2/b5", 85.7),
 ])  # fmt: skip
 def test_semantic_fpn_has_the_published_number_of_parameters(name, millions):
     """PVT (Wang et al. 2021), table 4, and PVT v2 (2022), table 5, with the 150 classes of ADE20K."""
@@ -264,7 +267,7 @@ def test_linear_with_batch_norm_is_dinov2s():
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"kind": "linear", "width": 8}, "width 8 is of no use"), ({"kind": "mask", "norm": "batch"}, "norms of its own"),
+    ({"kind": "linear", "width": 8}, "width 8 has no effect"), ({"kind": "mask", "norm": "batch"}, "norms of its own"),
     ({"kind": "fpn", "auxiliary": True}, "no auxiliary head"),
 ])  # fmt: skip
 def test_says_what_a_head_has_no_use_for(keys, said):
@@ -273,7 +276,8 @@ def test_says_what_a_head_has_no_use_for(keys, said):
 
 
 def test_building_leaves_the_backbone_as_it_is():
-    """Looking for what is idle runs the backbone, and neither its mode, nor its running statistics, nor random numbers notice."""
+    """Looking for what is idle runs the backbone, and neither its mode, nor its running statistics, nor random numbers
+    notice."""
     for training in (True, False):
         backbone = small("mobilevit", dropout=0.5).train(training)
         before = {name: t.clone() for name, t in backbone.state_dict().items()}

@@ -1,4 +1,5 @@
-"""Patch embedding: cutting and a linear layer, whatever the shape of the patch, the channels and the size of the image."""
+"""Patch embedding: cutting and a linear layer, whatever the shape of the patch, the channels and the size of the
+image."""
 
 import pytest
 import torch

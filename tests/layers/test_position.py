@@ -1,4 +1,5 @@
-"""Absolute and relative position encodings: exact numbers, the tables of other code bases, any grid, gradients, export."""
+"""Absolute and relative position encodings: exact numbers, the tables of other code bases, any grid, gradients,
+export."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def close(a, b, atol=1e-6):
     torch.testing.assert_close(a.double(), b.double(), atol=atol, rtol=0)
 
 
-# --- tables stretched to another grid ---------------------------------------------------------------------------------------------
+# --- tables stretched to another grid ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -105,7 +106,7 @@ def test_resample_1d_is_linear(old, new):
     close(resample_1d(table, new), wanted, atol=1e-12)
 
 
-# --- sines and cosines ------------------------------------------------------------------------------------------------------------
+# --- sines and cosines ------------------------------------------------------------------------------------------------
 
 
 def plain_sincos(grid, width, order):
@@ -166,7 +167,7 @@ def test_the_last_frequency_of_big_vision_is_exactly_a_ten_thousandth():
 
 @pytest.mark.parametrize(
     ("width", "order", "near"),
-    [(30, "mae", "28 or 32"), (2, "mae", "take 4"), (4, "big_vision", "take 8"), (7, "sum", "6 or 8")],
+    [(30, "mae", "28 or 32"), (2, "mae", "use 4"), (4, "big_vision", "use 8"), (7, "sum", "6 or 8")],
 )
 def test_widths_that_do_not_divide_are_answered_with_those_that_do(width, order, near):
     with pytest.raises(UsageError, match=near):
@@ -175,7 +176,7 @@ def test_widths_that_do_not_divide_are_answered_with_those_that_do(width, order,
         sincos_2d((2, 2), 8, "maee")
 
 
-# --- modules ----------------------------------------------------------------------------------------------------------------------
+# --- modules ----------------------------------------------------------------------------------------------------------
 
 MAKERS = {
     "learned": lambda: Learned((3, 5), 16),
@@ -287,7 +288,7 @@ def test_concatenate_projects_patch_and_place():
     close(module(patches), patches @ weight[:, :16].T + place @ weight[:, 16:].T + module.proj.bias, atol=1e-5)
 
 
-# --- relative bias ----------------------------------------------------------------------------------------------------------------
+# --- relative bias ----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)

@@ -93,7 +93,8 @@ def test_the_tokens_that_a_layout_counts_are_there(family):
         module.register_forward_hook(
             lambda m, args, out: wrong.extend(
                 (m, args[0].shape, layout) for layout in args[1:2]
-                if isinstance(layout, TokenLayout) and layout.groups is None and args[0].ndim == 3 and args[0].shape[1] != layout.tokens
+                if isinstance(layout, TokenLayout) and layout.groups is None and args[0].ndim == 3
+                and args[0].shape[1] != layout.tokens
             )
         )  # fmt: skip
     model(images(family))

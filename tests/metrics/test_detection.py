@@ -14,7 +14,8 @@ K = 4
 
 
 def scene(seed=0, images=12):
-    """Objects of all sizes, some of them crowds, and findings that are near, wrong, twice or from nowhere; class 3 never occurs."""
+    """Objects of all sizes, some of them crowds, and findings that are near, wrong, twice or from nowhere; class 3
+    never occurs."""
     r = np.random.default_rng(seed)
     annotations, found = [], []
     for i in range(images):

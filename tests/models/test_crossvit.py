@@ -1,4 +1,5 @@
-"""CrossViT: its branches exchange what they should and nothing else; gradients, sizes. Its numbers: `test_parity.py`."""
+"""CrossViT: its branches exchange what they should and nothing else; gradients, sizes. Its numbers:
+`test_parity.py`."""
 
 import dataclasses
 
@@ -29,8 +30,10 @@ def test_gradients_equal_timms(stem, size):
     ours, theirs = made.ours, made.theirs
     for model in (ours, theirs):
         model(x).square().sum().backward()
-    for name in ("patch_embed.1.proj.weight" if stem == "patch" else "patch_embed.0.proj.2.weight", "blocks.0.projs.0.2.weight",
-                 "blocks.0.blocks.1.2.attn.qkv.weight", "blocks.1.fusion.0.attn.wk.weight", "blocks.0.revert_projs.1.0.bias"):  # fmt: skip
+    for name in ("patch_embed.1.proj.weight" if stem == "patch" else "patch_embed.0.proj.2.weight",
+                 "blocks.0.projs.0.2.weight",
+                 "blocks.0.blocks.1.2.attn.qkv.weight", "blocks.1.fusion.0.attn.wk.weight",
+                 "blocks.0.revert_projs.1.0.bias"):  # fmt: skip
         assert relative_error(ours.get_parameter(f"backbone.{name}").grad, theirs.get_parameter(name).grad) < 1e-4
     for i in range(2):
         g = ours.get_parameter(f"backbone.position.{i}.table").grad
@@ -45,7 +48,8 @@ def test_an_image_of_another_size_is_resized_first_where_that_is_asked_for():
 def test_names_of_the_original_become_ours():
     state = {k.removeprefix("backbone."): v for k, v in Classifier(build(TINY), 5).state_dict().items()}
     theirs = revert(state, SOURCES["original"])
-    assert {"pos_embed.0", "cls_token.1", "patch_embed.1.proj.weight", "blocks.1.fusion.0.attn.wq.bias", "norm.1.weight",
+    assert {"pos_embed.0", "cls_token.1", "patch_embed.1.proj.weight", "blocks.1.fusion.0.attn.wq.bias",
+            "norm.1.weight",
             "head.0.weight"} <= theirs.keys()  # fmt: skip
     assert theirs["pos_embed.0"].shape == (1, 201, 16)
     made = convert(theirs, SOURCES["original"])
@@ -83,7 +87,8 @@ def norms(model):
 
 
 def test_every_variant_is_listed():
-    assert list(VARIANTS) == ["tiny", "small", "base", "9", "15", "18", "9_dagger", "15_dagger", "18_dagger", "15_dagger_384",
+    assert list(VARIANTS) == ["tiny", "small", "base", "9", "15", "18", "9_dagger", "15_dagger", "18_dagger",
+                              "15_dagger_384",
                               "18_dagger_384"]  # fmt: skip
     assert sizes(VARIANTS["15_dagger_384"], (408, 408)) == ((408, 408), (384, 384))
 
@@ -197,5 +202,5 @@ def test_exports_for_any_batch():
 def test_says_what_cannot_be():
     with pytest.raises(UsageError, match="12 or 16"):
         build(dataclasses.replace(TINY, stem="conv", patches=(8, 16)))
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=(3, 4)))

@@ -1,4 +1,5 @@
-"""DeiT and DeiT III: two heads, published sizes, files of every source told by their names. The numbers: `test_parity.py`."""
+"""DeiT and DeiT III: two heads, published sizes, files of every source told by their names. The numbers:
+`test_parity.py`."""
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from vitrail.models.deit import VARIANTS
 TINY = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (32, 32)}
 MILLIONS = {  # with a head of 1000 classes
     "tiny": 5.72, "small": 22.05, "base": 86.57, "base_384": 86.86, "tiny_distilled": 5.91, "small_distilled": 22.44,
-    "base_distilled": 87.34, "base_distilled_384": 87.63, "3_small": 22.06, "3_medium": 38.85, "3_base": 86.59, "3_large": 304.37,
-    "3_huge": 632.13, "3_small_384": 22.21, "3_base_384": 86.88, "3_large_384": 304.76,
+    "base_distilled": 87.34, "base_distilled_384": 87.63, "3_small": 22.06, "3_medium": 38.85, "3_base": 86.59,
+    "3_large": 304.37, "3_huge": 632.13, "3_small_384": 22.21, "3_base_384": 86.88, "3_large_384": 304.76,
 }  # fmt: skip
-GMACS = {"tiny": 1.26, "tiny_distilled": 1.27, "small": 4.61, "small_distilled": 4.63, "base": 17.58, "base_distilled": 17.68,
+GMACS = {"tiny": 1.26, "tiny_distilled": 1.27, "small": 4.61, "small_distilled": 4.63, "base": 17.58,
+         "base_distilled": 17.68,
          "base_384": 55.54, "base_distilled_384": 55.65, "3_medium": 8.00, "3_huge": 167.4}  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""EfficientViT (MIT): its attention is the paper's formula, its options do what they say. Its numbers: `test_parity.py`."""
+"""EfficientViT (MIT): its attention is the paper's formula, its options do what they say. Its numbers:
+`test_parity.py`."""
 
 import dataclasses
 
@@ -77,16 +78,19 @@ def test_names_are_the_originals():
     base = revert(without_heads(Classifier(build(BASE), 5).state_dict()), SOURCES["original"])
     assert {
         "backbone.input_stem.op_list.0.conv.weight", "backbone.input_stem.op_list.1.main.depth_conv.norm.running_var",
-        "backbone.stages.0.op_list.1.main.inverted_conv.conv.weight", "backbone.stages.2.op_list.0.main.inverted_conv.conv.bias",
+        "backbone.stages.0.op_list.1.main.inverted_conv.conv.weight",
+        "backbone.stages.2.op_list.0.main.inverted_conv.conv.bias",
         "backbone.stages.2.op_list.1.context_module.main.qkv.conv.weight",
         "backbone.stages.3.op_list.2.context_module.main.aggreg.0.1.weight",
         "backbone.stages.3.op_list.2.local_module.main.point_conv.norm.weight",
-        "head.op_list.0.norm.bias", "head.op_list.2.linear.weight", "head.op_list.2.norm.bias", "head.op_list.3.linear.bias",
+        "head.op_list.0.norm.bias", "head.op_list.2.linear.weight", "head.op_list.2.norm.bias",
+        "head.op_list.3.linear.bias",
     } <= set(base)  # fmt: skip
     large = revert(without_heads(Classifier(build(LARGE), 5).state_dict()), SOURCES["original_large"])
     assert {
         "backbone.stages.0.op_list.0.conv.weight", "backbone.stages.0.op_list.1.main.conv2.norm.weight",
-        "backbone.stages.1.op_list.0.main.spatial_conv.conv.weight", "backbone.stages.3.op_list.1.main.depth_conv.conv.bias",
+        "backbone.stages.1.op_list.0.main.spatial_conv.conv.weight",
+        "backbone.stages.3.op_list.1.main.depth_conv.conv.bias",
         "backbone.stages.4.op_list.1.context_module.main.qkv.conv.weight",
     } <= set(large)  # fmt: skip
 
@@ -108,8 +112,9 @@ def test_parameter_counts_are_the_published(name, millions):
     [("b0", 0.10), ("b1", 0.53), ("b2", 1.60), ("b3", 3.99), ("l1", 5.27), ("l2", 6.97), ("l3", 27.62)],
 )
 def test_multiply_adds_are_the_published(name, gmacs):
-    """The published figures count two operations for every number that a BatchNorm puts out, as fvcore does; ours leave out norms,
-    since they can be folded into the convolutions. With them the figures are equal to the last digit, without within 2 %."""
+    """The published figures count two operations for every number that a BatchNorm puts out, as fvcore does; ours leave
+    out norms, since they can be folded into the convolutions. With them the figures are equal to the last digit,
+    without within 2 %."""
     with torch.device("meta"):
         model = vitrail.create(f"efficientvit/{name}", classes=1000).eval()
     macs = vitrail.cost(model, 224).macs
@@ -154,8 +159,8 @@ def test_every_parameter_learns(config):
 
 @PLANS
 @pytest.mark.parametrize("extra", [
-    {"channels": 5}, {"scales": (3, 5)}, {"scales": ()}, {"head_width": 16, "widths": (8, 16, 24, 32, 32)}, {"pre_logits": None},
-    {"dropout": 0.1}, {"drop_path": 0.5}, {"zero_last": False},
+    {"channels": 5}, {"scales": (3, 5)}, {"scales": ()}, {"head_width": 16, "widths": (8, 16, 24, 32, 32)},
+    {"pre_logits": None}, {"dropout": 0.1}, {"drop_path": 0.5}, {"zero_last": False},
 ])  # fmt: skip
 def test_every_option_runs_trains_and_comes_back(config, extra):
     config = dataclasses.replace(config, **extra)

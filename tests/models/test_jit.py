@@ -1,4 +1,5 @@
-"""JiT: published sizes, names of its weights, places. Its numbers: `test_parity.py`; what it promises: `test_denoisers.py`."""
+"""JiT: published sizes, names of its weights, places. Its numbers: `test_parity.py`; what it promises:
+`test_denoisers.py`."""
 
 import pytest
 import torch

@@ -41,15 +41,18 @@ def test_gradients_and_running_means_equal_theirs(source):
 
 
 def test_names_of_the_original_go_both_ways():
-    """No package holds the original, so ours are written in its names and read again; a few names are known from its code."""
+    """No package holds the original, so ours are written in its names and read again; a few names are known from its
+    code."""
     state = build(TINY).state_dict()
     theirs = revert({**state, "heads.0.weight": torch.rand(5, 40), "heads.0.bias": torch.rand(5)}, SOURCES["original"])
     for name, shape in {
         "conv_1.block.conv.weight": (8, 3, 3, 3), "layer_2.2.block.exp_1x1.block.conv.weight": (32, 16, 1, 1),
         "layer_3.0.block.red_1x1.block.norm.bias": (16,), "layer_3.1.local_rep.conv_3x3.block.norm.running_var": (16,),
-        "layer_3.1.local_rep.conv_1x1.block.conv.weight": (16, 16, 1, 1), "layer_4.1.global_rep.3.pre_norm_ffn.4.bias": (24,),
+        "layer_3.1.local_rep.conv_1x1.block.conv.weight": (16, 16, 1, 1),
+        "layer_4.1.global_rep.3.pre_norm_ffn.4.bias": (24,),
         "layer_4.1.global_rep.4.weight": (24,), "layer_5.1.global_rep.2.pre_norm_mha.1.qkv_proj.weight": (96, 32),
-        "layer_5.1.fusion.block.conv.weight": (32, 64, 3, 3), "conv_1x1_exp.block.norm.weight": (40,), "classifier.fc.weight": (5, 40),
+        "layer_5.1.fusion.block.conv.weight": (32, 64, 3, 3), "conv_1x1_exp.block.norm.weight": (40,),
+        "classifier.fc.weight": (5, 40),
     }.items():  # fmt: skip
         assert theirs[name].shape == shape
     made = convert(theirs, SOURCES["original"])
@@ -120,8 +123,8 @@ def test_weights_are_what_forward_uses():
 
 
 @pytest.mark.parametrize("extra", [
-    {"dropout": 0.5}, {"attention_dropout": 0.5}, {"drop_path": 0.9}, {"expand": 4.0}, {"heads": 2}, {"mlp_ratio": 3.0}, {"patch": 4},
-    {"depths": (1, 0, 2)}, {"convs": (2, 1)}, {"summary_width": 24},
+    {"dropout": 0.5}, {"attention_dropout": 0.5}, {"drop_path": 0.9}, {"expand": 4.0}, {"heads": 2}, {"mlp_ratio": 3.0},
+    {"patch": 4}, {"depths": (1, 0, 2)}, {"convs": (2, 1)}, {"summary_width": 24},
 ])  # fmt: skip
 def test_every_option_acts(extra):
     model = build(dataclasses.replace(TINY, **extra))

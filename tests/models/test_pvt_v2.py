@@ -27,7 +27,8 @@ def test_gradients_equal_timms(pool):
     for model in (ours, theirs):
         model(x).square().sum().backward()
     for name in ("patch_embed.proj.weight", "stages.0.blocks.0.attn.sr.weight", "stages.1.downsample.norm.weight",
-                 "stages.1.blocks.1.attn.kv.weight", "stages.2.blocks.0.mlp.dwconv.weight", "stages.3.norm.bias"):  # fmt: skip
+                 "stages.1.blocks.1.attn.kv.weight", "stages.2.blocks.0.mlp.dwconv.weight",
+                 "stages.3.norm.bias"):  # fmt: skip
         assert relative_error(ours.get_parameter(f"backbone.{name}").grad, theirs.get_parameter(name).grad) < 1e-4
 
 
@@ -46,7 +47,8 @@ def test_names_of_the_original_become_ours(pool):
     ours = Classifier(build(dataclasses.replace(TINY, pool=pool)), 5)
     state = {k.removeprefix("backbone."): v for k, v in ours.state_dict().items()}
     theirs = revert(state, SOURCES["original"])
-    assert {"patch_embed1.proj.weight", "patch_embed4.norm.bias", "block1.0.attn.sr.weight", "block2.1.mlp.dwconv.dwconv.bias",
+    assert {"patch_embed1.proj.weight", "patch_embed4.norm.bias", "block1.0.attn.sr.weight",
+            "block2.1.mlp.dwconv.dwconv.bias",
             "block4.0.attn.kv.weight", "norm1.weight", "norm4.bias", "head.weight"} <= theirs.keys()  # fmt: skip
     made = convert(theirs, SOURCES["original"])
     assert not made.unknown
@@ -54,7 +56,8 @@ def test_names_of_the_original_become_ours(pool):
 
 
 def counted(model):
-    """Multiply-adds as the published numbers count them: five for every element of a LayerNorm, one for every averaged cell."""
+    """Multiply-adds as the published numbers count them: five for every element of a LayerNorm, one for every averaged
+    cell."""
     extra = []
     for m in model.modules():
         if isinstance(m, nn.LayerNorm):
@@ -67,8 +70,8 @@ def counted(model):
 
 
 @pytest.mark.parametrize(("name", "millions", "gmacs"), [
-    ("b0", 3.67, 0.57), ("b1", 14.01, 2.12), ("b2", 25.36, 4.05), ("b2_li", 22.55, 3.91), ("b3", 45.24, 6.92), ("b4", 62.56, 10.14),
-    ("b5", 81.96, 11.76),
+    ("b0", 3.67, 0.57), ("b1", 14.01, 2.12), ("b2", 25.36, 4.05), ("b2_li", 22.55, 3.91), ("b3", 45.24, 6.92),
+    ("b4", 62.56, 10.14), ("b5", 81.96, 11.76),
 ])  # fmt: skip
 def test_sizes_are_the_published(name, millions, gmacs):
     timm = pytest.importorskip("timm")

@@ -1,4 +1,5 @@
-"""Swin: gradients, sizes, the shift and its mask, other windows; weights on disk and alive. Its numbers: `test_parity.py`."""
+"""Swin: gradients, sizes, the shift and its mask, other windows; weights on disk and alive. Its numbers:
+`test_parity.py`."""
 
 import dataclasses
 
@@ -37,7 +38,8 @@ def test_gradients_equal_those_of_torchvision(size):
     x = torch.randn(2, 3, *size)
     for model in (ours, theirs):
         model(x).square().sum().backward()
-    pairs = {"layers.0.blocks.1.attn.qkv.weight": "features.1.1.attn.qkv.weight", "patch_embed.proj.weight": "features.0.0.weight",
+    pairs = {"layers.0.blocks.1.attn.qkv.weight": "features.1.1.attn.qkv.weight",
+             "patch_embed.proj.weight": "features.0.0.weight",
              "layers.0.blocks.1.attn.relative.table": "features.1.1.attn.relative_position_bias_table",
              "layers.2.downsample.reduction.weight": "features.4.reduction.weight"}  # fmt: skip
     for mine, other in pairs.items():
@@ -61,11 +63,13 @@ def test_weights_of_transformers_on_disk_and_alive(tmp_path):
 def test_the_original_merges_one_stage_earlier_and_holds_buffers():
     ours = build(TINY).state_dict()
     made = revert({**ours, "heads.0.weight": torch.zeros(5, 128)}, SOURCES["original"])
-    assert {"layers.0.downsample.reduction.weight", "layers.2.downsample.norm.bias", "patch_embed.norm.weight", "head.weight",
+    assert {"layers.0.downsample.reduction.weight", "layers.2.downsample.norm.bias", "patch_embed.norm.weight",
+            "head.weight",
             "layers.0.blocks.0.attn.relative_position_bias_table", "norm.bias"} <= made.keys()  # fmt: skip
     assert not [k for k in made if k.startswith("layers.3.downsample")]
     again = convert({**made, "layers.0.blocks.1.attn_mask": torch.zeros(1),
-                     "layers.0.blocks.1.attn.relative_position_index": torch.zeros(1)}, SOURCES["original"])  # fmt: skip
+                     "layers.0.blocks.1.attn.relative_position_index": torch.zeros(1)},
+                    SOURCES["original"])  # fmt: skip
     assert again.unknown == []
     assert set(again.dropped) == {"layers.0.blocks.1.attn_mask", "layers.0.blocks.1.attn.relative_position_index"}
     assert all(torch.equal(again.tensors[k], ours[k]) for k in ours)
@@ -231,5 +235,5 @@ def test_half_precision_stays_close(dtype):
 
 
 def test_says_what_cannot_be():
-    with pytest.raises(UsageError, match="does not divide"):
+    with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=(3, 3, 3, 3)))

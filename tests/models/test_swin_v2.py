@@ -70,7 +70,8 @@ def test_the_original_merges_one_stage_earlier_and_holds_buffers():
     ours = build(TINY).state_dict()
     made = revert({**ours, "heads.0.weight": torch.zeros(5, 128)}, SOURCES["original"])
     block = "layers.0.blocks.1."
-    assert {"layers.0.downsample.reduction.weight", "head.weight", block + "attn.cpb_mlp.2.weight", block + "attn.q_bias",
+    assert {"layers.0.downsample.reduction.weight", "head.weight", block + "attn.cpb_mlp.2.weight",
+            block + "attn.q_bias",
             block + "attn.logit_scale", block + "norm1.weight"} <= made.keys()  # fmt: skip
     buffers = {block + "attn_mask", block + "attn.relative_position_index", block + "attn.relative_coords_table"}
     again = convert({**made, **dict.fromkeys(buffers, torch.zeros(1))}, SOURCES["original"])

@@ -1,4 +1,5 @@
-"""The ViT has the gradients, sizes and cost of the paper's, and its options do what they say. Its numbers: `test_parity.py`."""
+"""The ViT has the gradients, sizes and cost of the paper's, and its options do what they say. Its numbers:
+`test_parity.py`."""
 
 import dataclasses
 
@@ -127,7 +128,8 @@ def test_rows_for_tokens_can_be_left_out():
 @pytest.mark.parametrize("extra", [
     {"mlp": "swiglu"}, {"norm": "rms"}, {"norm_at": "post"}, {"norm_at": "none"}, {"residual": False}, {"gelu": "tanh"},
     {"stem": "conv"}, {"pre_logits": 16}, {"pre_logits": 16, "pre_logits_act": "relu"}, {"position_join": "concat"},
-    {"position_init": "xavier"}, {"init": "jax"}, {"patch": (8, 4)}, {"channels": 5}, {"qkv_bias": False}, {"drop_path": 0.5},
+    {"position_init": "xavier"}, {"init": "jax"}, {"patch": (8, 4)}, {"channels": 5}, {"qkv_bias": False},
+    {"drop_path": 0.5},
     {"dropout": 0.1, "attention_dropout": 0.1}, {"drop_path": 0.2, "drop_path_schedule": "constant"},
 ])  # fmt: skip
 def test_every_option_runs_trains_and_comes_back(extra):
@@ -238,7 +240,7 @@ def test_compiled_blocks_agree_with_eager():
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"heads": 5}, "does not divide"), ({"stem": "conv", "patch": 7}, "power of two"),
+    ({"heads": 5}, "is not divisible"), ({"stem": "conv", "patch": 7}, "power of two"),
     ({"position": "relative", "position_join": "concat"}, "not a table"),
 ])  # fmt: skip
 def test_says_what_cannot_be(keys, said):

@@ -1,4 +1,5 @@
-"""A ViT that leaves work out in training: whole branches (drop_path_skip), patches (patch_dropout). Evaluation knows of neither."""
+"""A ViT that leaves work out in training: whole branches (drop_path_skip), patches (patch_dropout). Evaluation knows of
+neither."""
 
 from dataclasses import replace
 
@@ -42,8 +43,8 @@ def test_branches_that_are_skipped_go_with_everything(keys, position):
 
 
 def test_skipping_has_the_mean_of_plain_stochastic_depth():
-    """One block, whose output is linear in what its two branches are multiplied with but for the second seeing the first: so only the
-    first is dropped here, by taking the second's weights away."""
+    """One block, whose output is linear in what its two branches are multiplied with but for the second seeing the
+    first: so only the first is dropped here, by taking the second's weights away."""
     means = []
     for skip in (False, True):
         made = model(depth=1, drop_path=0.5, drop_path_skip=skip, drop_path_schedule="constant", norm_at="none").train()
@@ -117,7 +118,7 @@ def test_a_patch_keeps_its_place(position):
     "keys", [{"position": "rope"}, {"position": "rope_half"}, {"position": "relative"}, {"attention_radius": 2}]
 )
 def test_positions_that_count_on_the_grid_are_refused(keys):
-    with pytest.raises(UsageError, match="patch_dropout leaves patches out"):
+    with pytest.raises(UsageError, match="patch_dropout drops patches"):
         model(patch_dropout=0.5, **keys)
 
 

@@ -73,7 +73,7 @@ def test_deit_and_hybrid_have_them_too():
 
 @pytest.mark.parametrize(("depths", "said"), [
     ((2, 5), "map_depths is 2 5, and there are 4 blocks"), ((0, 2), "there are 4 blocks"),
-    ((3, 2), "do not rise: 3 2\nwrite 2 3"), ((2, 2), "do not rise"),
+    ((3, 2), "not ascending: 3 2\nuse 2 3"), ((2, 2), "not ascending"),
 ])  # fmt: skip
 def test_depths_that_cannot_be(depths, said):
     with pytest.raises(UsageError, match=said):

@@ -19,8 +19,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = tiny.npz(folder / "data", train=32, val=9)
     base = Recipe(
-        model=Choice("jit/nano", SMALL), data=DataConfig("", {"path": str(data)}), optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0),
-        train=TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2), runtime=RuntimeConfig(micro_batch=16, workers=0),
+        model=Choice("jit/nano", SMALL), data=DataConfig("", {"path": str(data)}),
+        optim=OptimConfig(lr=3e-3, ema_decay=0.5, warmup_steps=0),
+        train=TrainConfig(steps=4, batch_size=16, precision="fp32", eval_every=2),
+        runtime=RuntimeConfig(micro_batch=16, workers=0),
     )  # fmt: skip
     changed = {
         "a": base,
@@ -45,7 +47,7 @@ def test_losses_of_the_same_images_are_compared_pair_by_pair(runs):
     assert "over the same 9 images" in said
     page = compare_page.render_page(found)
     assert "Held-out loss" in page
-    assert ", held out</b>" not in page
+    assert ", held-out</b>" not in page
 
 
 def test_losses_that_measure_other_things_are_not_compared(runs):

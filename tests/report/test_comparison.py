@@ -10,7 +10,7 @@ from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measu
 from vitrail.report.run_data import Evaluation
 
 
-def judged(seed, count=600, classes=4, skill=1.0):
+def evaluated(seed, count=600, classes=4, skill=1.0):
     chance = np.random.default_rng(seed)
     targets = np.arange(count) % classes
     logits = chance.normal(size=(count, classes)) + skill * np.eye(classes)[targets]
@@ -21,13 +21,13 @@ def judged(seed, count=600, classes=4, skill=1.0):
 
 
 def test_statistics_of_all_images_are_the_metrics():
-    one, every = judged(0), np.arange(600)
+    one, every = evaluated(0), np.arange(600)
     assert f1_of(one)(every) == pytest.approx(one.metrics["macro_f1"])
     assert nll_of(one)(every) == pytest.approx(one.metrics["nll"])
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error_says():
-    one = judged(0)
+    one = evaluated(0)
     each = -np.log(one.probabilities[np.arange(600), one.targets])
     low, high = bounds(nll_of(one), 600)
     wide = norm.ppf(0.975) * each.std() / np.sqrt(600)
@@ -36,7 +36,7 @@ def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error_says():
 
 
 def test_each_metric_has_the_interval_that_fits_it():
-    one = judged(0)
+    one = evaluated(0)
     assert measure_interval("top1", one, False).method == "Wilson"
     assert measure_interval("macro_f1", one, False).method == "bootstrap"
     bare = one._replace(probabilities=np.zeros((0, 0)))
@@ -49,7 +49,7 @@ def test_each_metric_has_the_interval_that_fits_it():
 
 
 def test_disagreements_are_those_of_the_images():
-    one, other = judged(0), judged(1, skill=3.0)
+    one, other = evaluated(0), evaluated(1, skill=3.0)
     found = disagreement(one, other, False)
     right = [j.probabilities.argmax(1) == j.targets for j in (one, other)]
     assert set(found.first) == set(np.flatnonzero(right[0] & ~right[1]))

@@ -15,7 +15,7 @@ from places import Process, everything, must, vitrail
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.errors import RunError
-from vitrail.recipe import Choice, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, read
+from vitrail.recipe import Choice, DataConfig, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, read
 from vitrail.report.doctor import learning_curve
 from vitrail.report.doctor.examine import describe_state, examine_run
 from vitrail.report.doctor.files import RunFiles
@@ -42,7 +42,7 @@ def dataset(counts=(300, 300, 300)):
     return Dataset("npz", tuple(CLASSES), {"train": split}, 1)
 
 
-def judged(confusion):
+def evaluated(confusion):
     return Evaluation(
         "test",
         {"confusion": confusion, "count": int(np.sum(confusion)), "top1": 0.9},
@@ -62,10 +62,11 @@ def healthy(folder, **changes):
     fall = [1.0 * 0.8**i for i in range(10)]
     training = rows("train", loss=fall, grad_norm=[0.7] * 10, data_wait=[0.01] * 10, images_per_s=[500.0] * 10)
     evals = rows("eval", part=["val"] * 10, nll=[0.9 * x for x in fall], top1=[0.5, 0.7, *[0.9] * 8])
-    recipe = Recipe(Choice("vit/nano"), Choice("npz"), Choice("classification"), optim=OptimConfig(lr=3e-3, warmup_steps=50),
+    recipe = Recipe(Choice("vit/nano"), DataConfig("npz"), Choice("classification"),
+                    optim=OptimConfig(lr=3e-3, warmup_steps=50),
                     train=TrainConfig(steps=1000, batch_size=128))  # fmt: skip
     about = {"classes": CLASSES, "data": {"layout": "npz", "parts": {"train": 900, "val": 30, "test": 30}}}
-    return replace(RunData(folder, recipe, about, training, evals, judged(GOOD), {}, dataset(), "", None), **changes)
+    return replace(RunData(folder, recipe, about, training, evals, evaluated(GOOD), {}, dataset(), "", None), **changes)
 
 
 def with_loss(known, loss, **more):
@@ -118,7 +119,7 @@ def test_over_fitting(folder, grave):
     assert "was 0.5 at step 400" in found.evidence
     assert "--train.patience" in found.advice
     flat = with_loss(replace(known, evals=rows("eval", part=["val"] * 10, nll=nll)), [1.0, *[0.5] * 9])
-    assert examine_run(flat, SOUND) == [], "where the training loss does not fall either, nothing is learned by heart"
+    assert examine_run(flat, SOUND) == [], "where the training loss does not fall either, there is no overfitting"
 
 
 def test_a_part_that_was_trained_on_shows_no_over_fitting(folder):
@@ -139,19 +140,19 @@ def test_a_gradient_that_grows(folder):
 @pytest.mark.parametrize(("kind", "lr", "grave"), [("adamw", 3e-3, False), ("sgd", 3e-2, True)])
 def test_a_gradient_that_is_always_clipped(folder, kind, lr, grave):
     known = with_loss(healthy(folder), [0.8**i for i in range(10)], grad_norm=[5.0] * 10)
-    found = only(with_optim(known, kind=kind, lr=lr))
+    found = only(with_optim(known, name=kind, lr=lr))
     assert (found.name, found.grave) == ("always_clipped", grave)
     assert "over optim.clip_grad = 1 in 100%" in found.evidence
     assert "--optim.clip-grad 10" in found.advice
-    assert examine_run(with_optim(known, clip=0.0), SOUND) == []
+    assert examine_run(with_optim(known, clip_grad=0.0), SOUND) == []
 
 
 @pytest.mark.parametrize(("lr", "word"), [(0.1, "high"), (1e-5, "low"), (0.0, "low")])
 def test_a_rate_far_from_the_usual(folder, lr, word):
     found = only(with_optim(healthy(folder), lr=lr))
-    assert found.name == "rate"
+    assert found.name == "learning_rate"
     assert word in found.what
-    assert "the usual 0.003 for vit/nano" in found.evidence
+    assert "the default 0.003 for vit/nano" in found.evidence
 
 
 def test_no_published_recipe_has_an_unusual_rate(folder):
@@ -166,7 +167,7 @@ def test_no_published_recipe_has_an_unusual_rate(folder):
 
 @pytest.mark.parametrize(
     ("machine", "piece"),
-    [(RuntimeConfig(workers=0), "--workers N, as many"), (RuntimeConfig(workers=2), "more than 2")],
+    [(RuntimeConfig(workers=0), "--workers N, one per CPU core"), (RuntimeConfig(workers=2), "more than 2")],
 )
 def test_waiting_for_images(folder, machine, piece):
     known = with_loss(
@@ -174,7 +175,7 @@ def test_waiting_for_images(folder, machine, piece):
     )
     found = only(replace(known, recipe=replace(known.recipe, runtime=machine)))
     assert found.name == "waiting"
-    assert "60% of the time" in found.evidence
+    assert "60% of the step time" in found.evidence
     assert "40 images a second" in found.evidence
     assert piece in found.advice
     assert "--runtime.cache-images" in found.advice
@@ -183,10 +184,10 @@ def test_waiting_for_images(folder, machine, piece):
 @pytest.mark.parametrize(("steps", "batch", "grave"), [(50, 128, True), (150, 4, False)])
 def test_too_few_steps(folder, steps, batch, grave):
     known = healthy(folder, training=[], evals=[])
-    plan = replace(known.recipe.train, steps=steps, batch=batch)
+    plan = replace(known.recipe.train, steps=steps, batch_size=batch)
     found = only(with_optim(replace(known, recipe=replace(known.recipe, train=plan)), lr=2e-3))
     assert (found.name, found.grave) == ("few_steps", grave)
-    assert f"{steps} steps of {batch} show {steps * batch:,} images" in found.evidence
+    assert f"{steps} steps at batch size {batch} are {steps * batch:,} images" in found.evidence
 
 
 def test_a_run_that_stopped_early_and_one_that_should_not_have(folder):
@@ -202,7 +203,7 @@ def test_a_run_that_stopped_early_and_one_that_should_not_have(folder):
 
 
 def test_a_run_that_was_interrupted(folder):
-    known = healthy(folder, judged=None)
+    known = healthy(folder, evaluation=None)
     folder.weights.unlink()
     assert describe_state(known, SOUND) == "stopped"
     found = only(known, RunFiles(checkpoints=(("step-00000800", ""),)))
@@ -213,7 +214,7 @@ def test_a_run_that_was_interrupted(folder):
     assert "before its first" in only(replace(known, training=known.training[:1]), RunFiles()).what
     busy = RunFiles(worker="process 7 on here")
     assert examine_run(known, busy) == []
-    assert describe_state(known, busy) == "going on (process 7 on here)"
+    assert describe_state(known, busy) == "running (process 7 on here)"
     found = only(known, RunFiles(checkpoints=(("step-00000800", "it was altered"),)))
     assert (found.name, found.grave) == ("checkpoint_damaged", True)
 
@@ -222,14 +223,14 @@ def test_finished_weights_of_a_run_that_was_given_more_steps_are_not_its_end(fol
     known = healthy(folder)
     longer = replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, steps=2000)))
     assert only(longer).name == "interrupted"
-    assert only(healthy(folder, judged=None)).name == "unjudged"
+    assert only(healthy(folder, evaluation=None)).name == "not_evaluated"
 
 
 def test_damage(folder):
     known = healthy(folder)
     found = only(known, replace(SOUND, weights="model.safetensors was altered"))
     assert (found.name, found.grave) == ("weights_damaged", True)
-    assert "writes them anew from step-00001000" in found.advice
+    assert "writes them again from step-00001000" in found.advice
     found = only(known, RunFiles(checkpoints=(("step-00001000", "manifest.json is damaged"), ("step-00000800", ""))))
     assert (found.name, found.grave) == ("checkpoint_damaged", False)
     assert "step-00000800 is used instead" in found.advice
@@ -239,7 +240,8 @@ def test_damage(folder):
 
 
 def test_divergence_until_it_is_overcome(folder):
-    facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001", "finding": {"message": "first seen in x.1"},
+    facts = {"step": 1001, "what": "the loss (cross_entropy = nan) is not finite at step 1001",
+             "finding": {"message": "first seen in x.1"},
              "trend": "sudden", "images": ["a.png", "b.png"], "suggestions": ["--optim.clip-grad 1"]}  # fmt: skip
     known = healthy(folder)
     folder.weights.unlink()
@@ -269,7 +271,7 @@ def test_judged_on_training_images(folder):
     found = only(
         healthy(folder, about={"classes": CLASSES, "data": {"layout": "imagefolder", "parts": {"train": 900}}})
     )
-    assert (found.name, found.grave) == ("nothing_held_out", True)
+    assert (found.name, found.grave) == ("no_held_out_part", True)
     assert "--data.held-out 0.2" in found.advice
 
 
@@ -280,34 +282,34 @@ def test_classes_that_are_rare_or_never_said(folder):
     assert "ant has 600, cow 20" in found.evidence
     assert (
         examine_run(
-            replace(known, recipe=replace(known.recipe, train=replace(known.recipe.train, sampling="balanced"))), SOUND
+            replace(known, recipe=replace(known.recipe, data=replace(known.recipe.data, sampler="balanced"))), SOUND
         )
         == []
     )
-    found = only(healthy(folder, judged=judged([[9, 1, 0], [1, 9, 0], [5, 5, 0]])))
-    assert (found.name, found.grave) == ("never_said", True)
+    found = only(healthy(folder, evaluation=evaluated([[9, 1, 0], [1, 9, 0], [5, 5, 0]])))
+    assert (found.name, found.grave) == ("never_predicted", True)
     assert "cow (10 images)" in found.evidence
     several = Evaluation(
         "val", {"per_class": {"recall": [0.5, 0.0, 0.0], "count": [4, 4, 0]}}, np.zeros((0, 0)), np.zeros(0, int), []
     )
     about = {**known.about, "multi_label": True}
-    found = only(healthy(folder, judged=several, about=about, evals=[]))
+    found = only(healthy(folder, evaluation=several, about=about, evals=[]))
     assert found.evidence == "in the val part: bee (4 images)"
 
 
 def test_no_better_than_a_guess(folder):
-    found = only(healthy(folder, judged=judged([[50, 5, 5], [9, 1, 0], [9, 0, 1]])))
+    found = only(healthy(folder, evaluation=evaluated([[50, 5, 5], [9, 1, 0], [9, 0, 1]])))
     assert (found.name, found.grave) == ("guessing", True)
-    assert "always saying ant would give 75.0%" in found.evidence
+    assert "always predicting ant would give 75.0%" in found.evidence
 
 
 def test_what_is_grave_comes_first(folder):
     about = {"classes": CLASSES, "data": {"parts": {"train": 900}}}
     found = examine_run(
-        with_optim(healthy(folder, about=about, judged=judged([[9, 1, 0], [1, 9, 0], [5, 5, 0]])), lr=0.5), SOUND
+        with_optim(healthy(folder, about=about, evaluation=evaluated([[9, 1, 0], [1, 9, 0], [5, 5, 0]])), lr=0.5), SOUND
     )
     assert [f.grave for f in found] == sorted((f.grave for f in found), reverse=True)
-    assert {f.name for f in found} == {"nothing_held_out", "never_said", "rate"}
+    assert {f.name for f in found} == {"no_held_out_part", "never_predicted", "learning_rate"}
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +317,7 @@ def run(tmp_path_factory):
     """A real run on images in folders, finished."""
     root = tmp_path_factory.mktemp("real")
     data = tiny.images(root / "data")
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"eval_every": 3}), root / "run"))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"eval_every": 3}), root / "run"))
     return root
 
 
@@ -334,7 +336,7 @@ def test_a_real_run_in_words_and_as_json(run):
     before = everything(run)
     said = must("doctor", run / "run")
     assert said.startswith(f"{run / 'run'}: finished, step 12 of 12\n")
-    assert "wrong: it is a short training\n  seen 12 steps of 16 show 192 images, " in said
+    assert "wrong: the training is short\n  seen 12 steps at batch size 16 are 192 images, " in said
     found = names(run / "run")
     assert found["few_steps"]["grave"]
     assert not {"interrupted", "weights_damaged", "checkpoint_damaged", "data_changed", "data_gone", "diverged"} & set(
@@ -367,7 +369,7 @@ def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     other = Process([copy], tmp_path / "stdout.txt", tmp_path / "stderr.txt", command=tiny.hold)
     other.until("held")
     assert "interrupted" not in names(copy)
-    assert f": going on (process {other.pid} on " in must("doctor", copy)
+    assert f": running (process {other.pid} on " in must("doctor", copy)
     other.signal(signal.SIGKILL)
     other.end()
     assert "interrupted" in names(copy)
@@ -388,4 +390,4 @@ def test_a_run_that_diverged(run, tmp_path):
     found = names(tmp_path / "wild")
     assert "is not finite at step" in found["diverged"]["evidence"]
     assert "--optim" in found["diverged"]["advice"]
-    assert found["rate"]["evidence"].startswith("optim.lr = 1e+30")
+    assert found["learning_rate"]["evidence"].startswith("optim.lr = 1e+30")

@@ -19,7 +19,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         must("train", "--data", "data", "--out", "run", "--quiet", *SHORT)
-        must("train", "--data", "data", "--out", "cnn", "--quiet", "--model", "resnet/18", "--model.depths", "1", "1", "1", "1",
+        must("train", "--data", "data", "--out", "cnn", "--quiet", "--model", "resnet/18", "--model.depths", "1", "1",
+             "1", "1",
              "--model.width", "8", *SHORT[SHORT.index("--steps"):])  # fmt: skip
     return root
 
@@ -38,7 +39,7 @@ def test_images_with_where_the_answer_came_from(place, run, way):
     assert "//" not in re.sub(r"data:image/png;base64,[\w+/=]*", "", page)
     assert 'id="inside"' in page
     assert ("Mean attention distance is" in page) == (run == "run")
-    assert ("direct neighbours have a similarity" in page) == (run == "run")
+    assert ("direct neighbours have a mean similarity" in page) == (run == "run")
     assert ("has no position encoding" in page) == (run == "cnn")
 
 

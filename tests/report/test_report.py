@@ -37,9 +37,12 @@ def made(path, data, classes, multi=False, rows=5):
     )  # fmt: skip
     folder = RunFolder(path)
     about = {
-        "format": 1, "classes": list(classes), "multi_label": multi, "command": ["vitrail", "train", "--data", "two words"],
-        "reasons": ["optim.lr = 0.003: because it is so", "input.mean, input.std: measured"], "notes": ["from <b>http://a.b</b>"],
-        "data": {"layout": "imagefolder", "parts": {"train": 40, "test": 40}, "channels": 3, "content": "ab" * 32, "left_out": {}},
+        "format": 1, "classes": list(classes), "multi_label": multi,
+        "command": ["vitrail", "train", "--data", "two words"],
+        "reasons": ["optim.lr = 0.003: because it is so", "input.mean, input.std: measured"],
+        "notes": ["from <b>http://a.b</b>"],
+        "data": {"layout": "imagefolder", "parts": {"train": 40, "test": 40}, "channels": 3, "content": "ab" * 32,
+                 "left_out": {}},
         "versions": {"vitrail": "0.1.0", "torch": "2", "python": "3"}, "processes": 1, "parameters": 123456,
     }  # fmt: skip
     path.mkdir()
@@ -110,6 +113,8 @@ def read(folder):
     assert not ADDRESS.search(page), ADDRESS.search(page)
     assert "//" not in re.sub(r"data:image/png;base64,[\w+/=]*", "", page)
     assert page.count("<section") == page.count("</section>")
+    text = re.sub(r"<[^>]*>", " ", page)
+    assert not re.search(r"\b(told|said|judg\w*|hired?|lay_up|thaw\w*)\b", text, re.IGNORECASE), "the field's words"
     assert not list(folder.path.glob(".*tmp*"))
     return page
 
@@ -161,7 +166,7 @@ def test_run_that_has_logged_nothing(tmp_path):
     folder.log.unlink()
     page = read(folder)
     assert "no step is logged yet" in page
-    assert "not been judged" in page
+    assert "Not evaluated yet" in page
 
 
 def test_missing_data_is_said(tmp_path):
@@ -185,7 +190,7 @@ def test_damaged_evaluation_is_left_out(tmp_path):
     folder = made(tmp_path / "run", tmp_path / "gone", ["a", "b"])
     finish(folder, ["a", "b"])
     (folder.evaluation / "test.npz").write_bytes(b"PK\x03\x04 cut short")
-    assert "is not kept" in read(folder)
+    assert "were not saved" in read(folder)
     (folder.evaluation / "test.json").write_text("{")
     assert 'id="classes"' not in read(folder)
 

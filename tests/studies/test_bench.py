@@ -24,7 +24,8 @@ from vitrail.studies._bench.result import ResultPart, StudyResult, markdown_tabl
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
 WORDS = shlex.split(
-    "gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 --data tiny.npz"
+    "gradients --depths 2 --scales 1 --steps 2 --width 16 --patch 4 --batch 4 --head-widths 8 --tokens 9 "
+    "--data tiny.npz"
 )
 JOBS = [Job("a"), Job("b"), Job("b", 1)]
 
@@ -93,19 +94,19 @@ def test_other_settings_and_other_data_are_refused(place, monkeypatch):
         vitrail("study", *WORDS, "--out", "cut")
     refused(place, "study --resume cut --steps 3", USAGE, "would change the study")
     refused(place, "study stability --resume cut", USAGE, "is of the study gradients")
-    refused(place, "study gradients --out cut", USAGE, "vitrail study --resume cut goes on with it")
+    refused(place, "study gradients --out cut", USAGE, "vitrail study --resume cut resumes it")
     refused(place, "study --resume tiny.npz", CHECKPOINT, "is not the folder of a study")
-    refused(place, "study --resume nowhere", CHECKPOINT, "vitrail study NAME begins one")
+    refused(place, "study --resume nowhere", CHECKPOINT, "vitrail study NAME starts one")
     said = (place / "cut" / "study.json").read_text()
     (place / "cut" / "study.json").write_text(said.replace('"steps": 2', '"steps": 3'))
     refused(place, "study --resume cut", CHECKPOINT, "rows belong to other settings")
     (place / "cut" / "study.json").write_text(said.replace('"vitrail": "', '"vitrail": "9'))
-    refused(place, "study --resume cut", USAGE, "begun with vitrail 9")
+    refused(place, "study --resume cut", USAGE, "started with vitrail 9")
     (place / "cut" / "study.json").write_text(said)
     other = dict(np.load(place / "tiny.npz"))
     other["train_images"] = 255 - other["train_images"]
     np.savez(place / "tiny.npz", **other)
-    refused(place, "study --resume cut", DATA, "not those that cut was begun with")
+    refused(place, "study --resume cut", DATA, "not those that cut was started with")
 
 
 @pytest.mark.slow
@@ -185,7 +186,7 @@ def test_settings_that_no_study_has(tmp_path):
     with pytest.raises(CheckpointError, match="settings that the study"):
         opened(tmp_path / "s")
     (tmp_path / "s" / "study.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="does not say"):
+    with pytest.raises(CheckpointError, match="not a valid description"):
         opened(tmp_path / "s")
 
 

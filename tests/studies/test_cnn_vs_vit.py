@@ -1,4 +1,5 @@
-"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run of seconds."""
+"""The study of convolutions and attention: what disturbing does to images, what is said of made-up numbers, and a run
+of seconds."""
 
 import json
 import re
@@ -11,6 +12,7 @@ from torch import nn
 
 from vitrail.analysis.cost import cost
 from vitrail.assembly.model import create_model
+from vitrail.contracts import Trunk
 from vitrail.studies import cnn_vs_vit as study
 from vitrail.studies.cnn_vs_vit import disturb, field, words
 
@@ -55,7 +57,8 @@ def test_a_shift_moves_and_repeats_the_border(images):
 
 def test_a_model_that_does_not_mind_shifts_is_seen_not_to():
     """Convolutions that go round the edge and a mean over all places do not see where a thing in the middle is."""
-    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(),
                         nn.Linear(8, 3))  # fmt: skip
     images = torch.zeros(4, 1, 12, 12)
     images[:, :, 5:8, 5:8] = torch.rand(4, 1, 3, 3)
@@ -113,7 +116,7 @@ def test_blur_keeps_the_mean_and_small_things_lie_in_the_middle():
     assert float(small.sum()) == pytest.approx(18 * 18 / 4, rel=0.05)
 
 
-class Blocks(nn.Module):
+class Blocks(Trunk):
     """Convolutions of 3 x 3, one a block."""
 
     def __init__(self, depth):
@@ -165,18 +168,21 @@ def test_what_is_said_of_hunger():
     closing = {0.01: of(ResNet=0.8, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.89)}
     first, second, third, last = words.hunger(closing)
     assert first == "With 1% of the images: ResNet 80.0 %, ViT 60.0 %; ResNet is clearly first."
-    assert "the seeds do not tell ResNet from ViT" in second
+    assert "no clear difference between ResNet and ViT" in second
     assert (
-        "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as it says" in third
+        "20.0 points behind the ResNet with 1% and 1.0 points behind it with 100%: the gap closes, as expected" in third
     )
-    assert "bring ViT most (+29.0 points) and ResNet least (+10.0)" in last
+    assert "help ViT most (+29.0 points) and ResNet least (+10.0)" in last
     widening = {0.01: of(ResNet=0.5, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.7)}
     assert "10.0 points ahead of the ResNet with 1% and 20.0 points behind" in words.hunger(widening)[2]
     assert "the gap widens, against the textbook" in words.hunger(widening)[2]
     level = {0.1: of(ResNet=0.5, ViT=0.4), 1.0: of(ResNet=0.6, ViT=0.5)}
     level[1.0]["ViT"] = [0.47, 0.5, 0.53]
     assert "does not change clearly" in words.hunger(level)[2]
-    assert "no gain from 100 times the images for: ViT." in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+    assert (
+        "no clear gain from 100 times the images for: ViT."
+        in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+    )
     assert words.hunger({1.0: of(ResNet=0.5, ViT=0.4)}) == [
         "With 100% of the images: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
     ]
@@ -185,29 +191,27 @@ def test_what_is_said_of_hunger():
 def test_a_claim_fares_as_the_numbers_say():
     same = {p: of(ResNet=r, ViT=0.8) for p, r in ((8.0, 0.7), (1.0, 0.95), (4.0, 0.805), (2.0, 0.9))}
     first, second = words.shift(same)
-    assert (
-        first
-        == "Shifted by 4 pixels, answers stay the same for: ResNet 80.5 %, ViT 80.0 %; the seeds do not tell ResNet from ViT."
+    assert first == (
+        "Shifted by 4 pixels, predictions stay the same for: ResNet 80.5 %, ViT 80.0 %; "
+        "no clear difference between ResNet and ViT."
     )
-    assert second.endswith(
-        "Here, in pixels, so it is at 1 and 2; it is the other way round at 8; they are not told apart at 4."
-    )
+    assert second.endswith("Here, in pixels, confirmed at 1 and 2; the other way round at 8; no clear difference at 4.")
     assert "Here it is the other way round" in words.texture(of(ResNet=0.4, ViT=0.5))[0]
-    assert "So it is here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
-    assert "Here the seeds do not tell them apart" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
+    assert "Confirmed here (ViT 50.0 %" in words.noise(of(ResNet=0.4, ViT=0.5))[0]
+    assert "Here the difference is within the spread of the seeds" in words.noise(of(ResNet=0.5, ViT=0.501))[0]
 
 
 def test_what_is_left_is_counted_above_guessing():
-    left = words.kept({"a": [0.9, 0.1]}, {"a": [0.5, 0.5]}, 0.1)
+    left = words.retained_accuracy({"a": [0.9, 0.1]}, {"a": [0.5, 0.5]}, 0.1)
     assert left["a"] == pytest.approx([0.5, 0.0])
-    assert words.kept({"a": [0.9]}, {"a": [0.05]}, 0.1)["a"] == [0.0]
+    assert words.retained_accuracy({"a": [0.9]}, {"a": [0.05]}, 0.1)["a"] == [0.0]
 
 
 def test_what_is_said_of_frequencies():
     said = words.frequencies(of(ResNet=0.8, ViT=0.2, Swin=0.5), of(ResNet=0.2, ViT=0.8, Swin=0.5))[0]
-    assert "ResNet live from the low frequencies" in said
-    assert "ViT live from the high ones" in said
-    assert "Swin do not clearly prefer either" in said
+    assert "ResNet: more with the low frequencies" in said
+    assert "ViT: more with the high ones" in said
+    assert "Swin: no clear difference" in said
 
 
 def test_what_is_said_of_compute():
@@ -225,10 +229,8 @@ def test_what_is_said_of_compute():
 def test_what_is_said_of_fields():
     said = words.fields({"ViT": [[8.0, 10.0]] * 2, "ResNet": [[2.0, 8.0]] * 2}, 11.4)
     assert said[0].endswith("ViT 8.0 and 10.0, ResNet 2.0 and 8.0.")
-    assert (
-        "So it is in the first block; from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
-        in said[1]
-    )
+    growth = "from the first block to the last the ViT's radius grows 1.2 times and the ResNet's 4.0"
+    assert f"Confirmed for the first block; {growth}" in said[1]
     assert "other way round" in words.fields({"ViT": [[2.0, 3.0]] * 2, "ResNet": [[8.0, 9.0]] * 2}, 11.4)[1]
 
 
@@ -248,7 +250,7 @@ def test_the_whole_study_in_seconds(own_folder):
     assert "http" not in re.sub(r"http-equiv|data:image[^\"]*", "", page)
     told = (here / "table.md").read_text()
     assert "| ResNet | " in told
-    assert "| patch shuffle, left | " in told
+    assert "| patch shuffle, retained | " in told
     assert {p.name for p in here.glob("*.svg")} == {"hunger.svg", "shift.svg", "disturbed.svg", "fields.svg"}
     refused(own_folder, "study cnn-vs-vit --shares 2", 2, "at most 1")
     refused(own_folder, "study cnn-vs-vti", 2, "did you mean 'cnn-vs-vit'")

@@ -43,7 +43,8 @@ def test_the_slope_is_the_trace_of_the_derivative_of_softmax():
 
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_division_by_the_root_of_the_width_keeps_logits_at_the_square_of_the_scale(width):
-    """Entries of standard deviation s: logits of s^2 sqrt(d), and of s^2 with the division; log N - entropy is then about s^4 / 2."""
+    """Entries of standard deviation s: logits of s^2 sqrt(d), and of s^2 with the division; log N - entropy is then
+    about s^4 / 2."""
     plain, divided = (g.logits(width, 400, 0.5, way, 0)[0] for way in g.WAYS[:2])
     assert float(plain.std()) == pytest.approx(0.25 * width**0.5, rel=0.05)
     assert float(divided.std()) == pytest.approx(0.25, rel=0.05)
@@ -74,7 +75,7 @@ def test_likeness_of_tokens_is_their_mean_cosine():
     images = torch.randn(2, 1, 12, 12)
     seen = []
     model.backbone.blocks[0].register_forward_hook(lambda m, a, out: seen.append(out))
-    found = g.alike(model, images)
+    found = g.token_similarity(model, images)
     x = torch.nn.functional.normalize(seen[0].double(), dim=-1)
     cosines = x @ x.mT
     off = ~torch.eye(9, dtype=torch.bool)

@@ -8,7 +8,7 @@ import pytest
 
 from vitrail import catalog
 from vitrail.cli.study import Study, join_arguments, names
-from vitrail.cli.syntax.arguments import arguments
+from vitrail.cli.syntax.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs/studies.md", *sorted((ROOT / "docs/studies").glob("*.md"))]
@@ -29,7 +29,7 @@ def test_commands_of_a_page_can_be_read(page):
     for first, name, *words in found:
         assert first == "study"
         assert name in names()
-        given = arguments(
+        given = parse_arguments(
             join_arguments(catalog.load_module("studies", name.replace("-", "_"))), words, f"vitrail study {name}"
         )
         assert given.data

@@ -54,7 +54,7 @@ def test_at_its_own_size_both_ways_are_the_model_and_it_is_put_back(position):
     p.with_positions(model, "", GRID)
     assert torch.equal(model(images), own)
     assert torch.equal(model(other), there)
-    assert not any(isinstance(m, p.Elsewhere | p.Turned | p.Clamped) for m in model.modules())
+    assert not any(isinstance(m, p.ResizedPosition | p.StretchedRotary | p.ClampedBias) for m in model.modules())
 
 
 def test_the_two_ways_differ_elsewhere_for_every_kind_but_none():
@@ -82,7 +82,7 @@ def test_kept_tables_repeat_their_edge_and_kept_formulas_go_on():
 def test_a_clamped_bias_is_that_of_the_farthest_displacement():
     bias = p.RelativeBias(GRID, 2)
     torch.nn.init.normal_(bias.table)
-    clamped = p.Clamped(bias, GRID)
+    clamped = p.ClampedBias(bias, GRID)
     assert torch.equal(clamped(GRID), bias(GRID))
     large = clamped((1, 6))  # one row of six
     assert torch.equal(large[:, 0, 2], large[:, 0, 5])
@@ -93,7 +93,7 @@ def test_a_clamped_bias_is_that_of_the_farthest_displacement():
 def test_stretched_rotary_positions_span_what_they_spanned():
     """Twice as many places at half the distance: tokens two places apart stand to each other as neighbours did."""
     rotary = p.Rotary(8, 100.0)
-    turned = p.Turned(rotary, (1, 3))
+    turned = p.StretchedRotary(rotary, (1, 3))
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def logits(part, grid):
@@ -108,7 +108,7 @@ def test_stretched_rotary_positions_span_what_they_spanned():
 
 def test_shuffled_images_have_the_same_patches_and_a_model_without_positions_does_not_mind():
     images = torch.randn(3, 1, 12, 12)
-    mixed = p.shuffled(images, 4, 0)
+    mixed = p.shuffle_patches(images, 4, 0)
     assert not torch.equal(mixed, images)
     assert torch.equal(mixed.flatten(1).sort().values, images.flatten(1).sort().values)
 

@@ -49,7 +49,7 @@ def test_every_cell_is_trained_judged_and_drawn(place):
         assert "images" not in one
     table, drawn = (place / "here/table.md").read_text(), (place / "here/figure.svg").read_text()
     assert table.count("\n| eps |") == 2
-    assert "Patch 12, 144 numbers to a width of 16" in table
+    assert "Patch 12, 144 dimensions at a width of 16" in table
     assert drawn.count("<image") == 18
     assert (place / "here/report.html").stat().st_size < 2e6
 

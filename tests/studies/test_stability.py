@@ -38,7 +38,7 @@ def test_a_study_writes_its_table_its_figure_and_its_numbers(place):
             assert len(t["losses"]) == len(t["grad_norms"]) <= 6
             assert t["reason"] or len(t["losses"]) == 6
             assert f"| {name} |" in (place / "here" / "table.md").read_text()
-    assert (place / "here" / "figure.svg").read_text().count("batch of 1") >= 1
+    assert (place / "here" / "figure.svg").read_text().count("batch size 1") >= 1
     assert "written: here/results.json" in said
 
 
@@ -46,9 +46,9 @@ def test_pieces_of_a_batch_give_the_curve_of_the_batch_and_other_changes_another
     must("study", "stability", *shlex.split(WORDS))
     found = json.loads((place / "studies" / "stability" / "results.json").read_text())
     losses = {row["name"]: row["trainings"][0]["losses"] for row in found["rows"]}
-    assert losses["8 in pieces of 1"] == pytest.approx(losses["plain"], abs=1e-4)
+    assert losses["8 in micro-batches of 1"] == pytest.approx(losses["plain"], abs=1e-4)
     assert found["whole_and_pieces_differ"] <= 1e-4
-    for name in set(losses) - {"plain", "8 in pieces of 1", "no clipping"}:
+    for name in set(losses) - {"plain", "8 in micro-batches of 1", "no clipping"}:
         assert losses[name] != pytest.approx(losses["plain"], abs=1e-4), name
 
 
@@ -99,7 +99,7 @@ def test_the_table_says_what_became_of_each_training():
         stability.table((row,), [stability.Outcome("a", 0, (2.0,) * 20, (1.0,) * 20, 0.5, lost)])[2]
         for lost in (0, 1, 14)
     ]
-    assert [line.split(" | ")[-1] for line in told] == ["- |", "never learned |", "lost from 14 |"]
+    assert [line.split(" | ")[-1] for line in told] == ["- |", "never learned |", "diverged at 14 |"]
 
 
 def test_the_list_of_studies_and_the_help_of_one():

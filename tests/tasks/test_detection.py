@@ -130,7 +130,8 @@ def test_images_without_any_object():
 @pytest.mark.parametrize("cuts", [(0, 1, 4), (0, 2, 4), (0, 1, 2, 3, 4)])
 @pytest.mark.parametrize("counts", [(2, 0, 3, 1), (0, 0, 1, 0)])
 def test_pieces_add_up_to_the_batch(cuts, counts):
-    """Each piece weighed by its share of the images, whether or not it has objects, and whatever padding its own is cut to."""
+    """Each piece weighed by its share of the images, whether or not it has objects, and whatever padding its own is cut
+    to."""
     said, true = found(), objects(counts)
     whole = TASK.terms(said, true)
     total = dict.fromkeys(whole, torch.zeros(L))
@@ -209,7 +210,8 @@ def boxes(*rows):
 
 
 def test_rows_of_images_are_judged():
-    """Images with and without objects, more and fewer findings than others, through the rows that evaluation carries about."""
+    """Images with and without objects, more and fewer findings than others, through the rows that evaluation carries
+    about."""
     annotations = [boxes((0, 0, 10, 10, 1), (20, 20, 40, 50, 3)), boxes(), boxes((5, 5, 25, 25, 0))]
     sure = np.array([[0, 0, 10, 10, 0.9, 1], [20, 20, 40, 50, 0.8, 3]], np.float32)
     wrong = np.array([[0, 0, 9, 9, 0.7, 2]], np.float32)

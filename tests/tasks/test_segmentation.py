@@ -1,4 +1,5 @@
-"""The terms of the loss are the published ones, and neither cutting a batch up nor 16-bit numbers change what they are."""
+"""The terms of the loss are the published ones, and neither cutting a batch up nor 16-bit numbers change what they
+are."""
 
 import numpy as np
 import pytest
@@ -187,7 +188,8 @@ def test_rows_become_metrics():
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"classes": 1}, "2 to 255 classes"), ({"classes": 256}, "2 to 255 classes"), ({"classes": 3, "multi_label": True}, "one class"),
+    ({"classes": 1}, "2 to 255 classes"), ({"classes": 256}, "2 to 255 classes"),
+    ({"classes": 3, "multi_label": True}, "one class"),
     ({"classes": 3, "class_weights": (1.0, 2.0)}, "2 numbers for 3 classes"),
 ])  # fmt: skip
 def test_says_what_cannot_be(keys, said):

@@ -277,7 +277,7 @@ def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
     [
         ({"task": Choice("classification")}, "classification learns from classes, and this data has masks"),
         ({"augment": AugmentConfig(mixup=0.2)}, "augment.mixup would change an image and not its masks"),
-        ({"train": TrainConfig(sampler="balanced")}, "data.sampler balanced"),
+        ({"data": DataConfig("", SHAPES, sampler="balanced")}, "data.sampler balanced"),
         ({"input": InputConfig(resize_mode="crop")}, "input.resize_mode crop"),
     ],
 )
@@ -305,7 +305,8 @@ def test_a_mask_of_another_size_is_told_before_the_first_step(own_folder, capsys
         Path("set", part).mkdir(parents=True)
         for i in range(8):
             Image.new(mode, (40, 32) if i != 3 or part == "images" else (20, 20), i % 2).save(f"set/{part}/{i}.png")
-    words = ["train", "--data", "set", "--model", "vit/nano", "--model.depth", "1", "--model.map-depths", "1", "--task.head", "linear",
+    words = ["train", "--data", "set", "--model", "vit/nano", "--model.depth", "1", "--model.map-depths", "1",
+             "--task.head", "linear",
              "--steps", "1", "--batch-size", "2", "--out", "run"]  # fmt: skip
     assert main(words) == 3
     assert "3.png" in capsys.readouterr().err

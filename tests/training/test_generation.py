@@ -119,7 +119,7 @@ def test_images_of_any_shape_with_and_without_classes(family, shape, tmp_path):
     again = predictor.load_predictor(tmp_path / "run")
     assert again.sample(count=1, steps=2).shape == (1 if classes else 3, *SHAPES[shape])
     page = build_report(tmp_path / "run").read_text()
-    assert "Does it copy?" in page
+    assert "Memorisation" in page
     assert ("of each class" in page) == (not classes)
 
 
@@ -168,7 +168,10 @@ def test_choices_are_those_of_the_family(data):
         ({"input": InputConfig(resize_mode="fit")}, "input.resize_mode fit changes images"),
         ({"input": InputConfig(mean=(0.3,))}, "generated images are in"),
         ({"train": TrainConfig(start_size=(8, 8))}, "train.start_size is not for"),
-        ({"task": Choice("classification")}, "jit/nano is a generative model, so it cannot be trained for classification"),
+        (
+            {"task": Choice("classification")},
+            "jit/nano is a generative model, so it cannot be trained for classification",
+        ),
         ({"task": Choice("diffusion"), "model": Choice("vit/nano")}, "vit/nano is not a generative model"),
         ({"optim": OptimConfig(ema_decay=0.0, ema_decay_2=0.5)}, "there is no first"),
         ({"model": Choice("jit/nano", {"classes": 5})}, "knows 5 classes, the data has 3"),

@@ -1,4 +1,5 @@
-"""What a denoiser's run keeps of its images: a few at moments of it, their nearest training images, and a distance by a classifier."""
+"""What a denoiser's run keeps of its images: a few at moments of it, their nearest training images, and a distance by a
+classifier."""
 
 import dataclasses
 import json
@@ -11,7 +12,7 @@ import torch
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.evaluation.generation import copying, frechet
 from vitrail.inference import predictor
-from vitrail.recipe import Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
+from vitrail.recipe import Choice, DataConfig, EvalConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.report.page.run_page import build_report
 from vitrail.training import loop as runs
 from vitrail.training import samples
@@ -19,13 +20,14 @@ from vitrail.training import samples
 SMALL = {"width": 16, "depth": 2, "heads": 2, "context": 2, "context_start": 1, "bottleneck": 8, "dropout": 0.1}
 
 
-def recipe(path, steps=8, batch=16, **machine):
+def recipe(path, steps=8, batch=16, features="", **runtime):
     return Recipe(
         model=Choice("jit/nano", SMALL),
         data=DataConfig("", {"path": str(path)}),
         optim=OptimConfig(lr=3e-3, ema_decay=0.9, warmup_steps=0),
         train=TrainConfig(steps=steps, batch_size=batch, precision="fp32", eval_every=4),
-        runtime=RuntimeConfig(**{"micro": batch, "workers": 0, "save_every": 4, "log_every": 1, **machine}),
+        runtime=RuntimeConfig(**{"micro_batch": batch, "workers": 0, "save_every": 4, "log_every": 1, **runtime}),
+        eval=EvalConfig(features),
     )
 
 
@@ -148,13 +150,13 @@ def test_large_images_are_made_smaller_before_they_are_compared():
 @pytest.fixture(scope="module")
 def judge(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("judge") / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 2, "eval_every": 0}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 2, "eval_every": 0}), out))
     return out
 
 
 def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, tmp_path, roomy):
     plain = tiny.finish(tiny.begin(recipe(data), tmp_path / "plain"))
-    events = tiny.finish(tiny.begin(recipe(data, judge=str(judge)), tmp_path / "run"))
+    events = tiny.finish(tiny.begin(recipe(data, features=str(judge)), tmp_path / "run"))
     found = [e.values["frechet"] for e in events if e.kind == "eval"]
     assert len(found) == 2
     assert found[0] != found[1]
@@ -169,19 +171,19 @@ def test_a_judge_measures_at_every_evaluation_and_changes_nothing(data, judge, t
         frechet.count_images(Recipe(train=TrainConfig(steps=20_000, batch_size=128, eval_every=2000))) == frechet.MOST
     )
     page = build_report(tmp_path / "run").read_text()
-    for said in ("Fréchet distance", "How they came about", "step 4", "Does it copy?", "held-out images (val)"):
+    for said in ("Fréchet distance", "Samples during training", "step 4", "Memorisation", "held-out images (val)"):
         assert said in page
     assert len(page) < 2e6
 
 
 def test_a_judge_that_is_none_is_told_before_a_folder_is_made(data, judge, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
-        tiny.begin(recipe(data, judge="nowhere"), tmp_path / "run")
+        tiny.begin(recipe(data, features="nowhere"), tmp_path / "run")
     with pytest.raises(UsageError, match=r"eval\.features is for generative models"):
         tiny.begin(tiny.recipe(data, eval={"features": str(judge)}), tmp_path / "run")
     tiny.finish(tiny.begin(recipe(data, steps=1), tmp_path / "maker"))
     with pytest.raises(UsageError, match="is no classifier"):
-        tiny.begin(recipe(data, judge=str(tmp_path / "maker")), tmp_path / "run")
+        tiny.begin(recipe(data, features=str(tmp_path / "maker")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("teacher") / "run"
-    tiny.finish(tiny.begin(tiny.recipe(data, plan={"steps": 3}), out))
+    tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 3}), out))
     return out
 
 
@@ -142,5 +142,6 @@ def test_mistakes_are_told(data, taught, tmp_path):
     torch.manual_seed(0)
     save_file(create_model("resnet/18", 3, {}).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="does not fit torchvision's resnet18"):
-        teacher.build_teacher(student(data, "torchvision:resnet18", teacher_weights=str(tmp_path / "other.safetensors")), classes, GREY, 48,
+        teacher.build_teacher(student(data, "torchvision:resnet18",
+                                      teacher_weights=str(tmp_path / "other.safetensors")), classes, GREY, 48,
                      torch.device("cpu"))  # fmt: skip

@@ -95,7 +95,8 @@ def optimiser(tree):
     }
 
 
-LAYOUTS = [scanned, big_vision, without_class_row, prefixed("params/"), prefixed("params/img/"), prefixed("opt/target/"), optimiser,
+LAYOUTS = [scanned, big_vision, without_class_row, prefixed("params/"), prefixed("params/img/"),
+           prefixed("opt/target/"), optimiser,
            lambda tree: scanned(without_class_row(big_vision(tree)))]  # fmt: skip
 
 
@@ -124,7 +125,8 @@ def test_imported_with_the_original_gelu_and_ready_to_predict(tmp_path, capsys):
     from vitrail.cli.main import main
 
     keys = "--model.width 32 --model.depth 3 --model.heads 4 --model.mlp-ratio 2.0 --model.patch 8 --model.size 32 32"
-    words = f"import {GOLDEN / 'google_vit_tiny.npz'} --model vit/tiny {keys} --out {tmp_path / 'm'} --licence Apache-2.0".split()
+    words = f"import {GOLDEN / 'google_vit_tiny.npz'} --model vit/tiny {keys} --out {tmp_path / 'm'}".split()
+    words += ["--licence", "Apache-2.0"]
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "model.gelu = tanh" in told

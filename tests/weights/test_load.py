@@ -1,4 +1,5 @@
-"""Files as the libraries of the field write them, through the public door: equal numbers, whole reports, plain refusals."""
+"""Files as the libraries of the field write them, through the public door: equal numbers, whole reports, plain
+refusals."""
 
 import numpy as np
 import pytest
@@ -131,8 +132,10 @@ def test_transformers(tmp_path, where, kind):
         path = tmp_path / "hf" / "model.safetensors"
     else:
         path = saved(tmp_path / "x.pth", theirs.state_dict())
-    own = {"ViT": {}, "Dinov2": {"mlp": "swiglu", "mlp_ratio": 88 / 32, "layer_scale": 1.0, "position_resampling": "bicubic"},
-           "Dinov2WithRegisters": {"registers": 3, "layer_scale": 1.0, "position_resampling": "antialias"}}[kind]  # fmt: skip
+    own = {"ViT": {}, "Dinov2": {"mlp": "swiglu", "mlp_ratio": 88 / 32, "layer_scale": 1.0,
+                                 "position_resampling": "bicubic"},
+           "Dinov2WithRegisters": {"registers": 3, "layer_scale": 1.0,
+                                   "position_resampling": "antialias"}}[kind]  # fmt: skip
     ours = vitrail.backbone("vit/tiny", **TINY, **own).eval()
     report = vitrail.load_weights(ours, path)
     live = "-live" if where == "live" else ""
@@ -211,7 +214,7 @@ def broken(state, how):
 @pytest.mark.parametrize(("how", "said"), [
     ("missing", r"missing 12: [\s\S]*, \.\.\."), ("unexpected", r"unexpected 12: extra.00, [\s\S]*extra.09, \.\.\."),
     ("renamed", r"missing 2: [\s\S]*unexpected 2: final_norm"), ("shape", r"norm.weight is \[33\]"), ("dtype", "int64"),
-    ("transposed", "transposed"), ("nan", "hold NaN or infinity: 1: backbone.norm.bias"),
+    ("transposed", "transposed"), ("nan", "contain NaN or infinity: 1: backbone.norm.bias"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_touched(tmp_path, how, said):
     path = saved(tmp_path / "x.pth", broken(timm_vit().state_dict(), how))
@@ -272,8 +275,10 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("more", "code", "said"), [
-    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"), (["--lr", "1"], 2, "does not change what"),
-    (["--model.widht", "3"], 2, "width"), (["--img-size", "3", "3"], 2, "--model.size"), (["--classes", "none.txt"], 2, "neither"),
+    (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"),
+    (["--lr", "1"], 2, "does not change what"),
+    (["--model.widht", "3"], 2, "width"), (["--img-size", "3", "3"], 2, "--model.size"),
+    (["--classes", "none.txt"], 2, "neither"),
     (["--format", "google"], 4, "read as google"), (["--input.mean", "0.5", "0.5"], 2, "2 values for 3 channels"),
 ])  # fmt: skip
 def test_command_refuses(tmp_path, capsys, more, code, said):

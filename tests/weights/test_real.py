@@ -1,4 +1,5 @@
-"""Trained weights of others. VITRAIL_DINOV2 names a file with a DINOv2 ViT-S/14 with registers; see benchmarks/real_weights.py."""
+"""Trained weights of others. VITRAIL_DINOV2 names a file with a DINOv2 ViT-S/14 with registers; see
+benchmarks/real_weights.py."""
 
 import importlib.util
 import os
@@ -44,9 +45,10 @@ def test_a_table_resized_on_loading_is_the_one_resampled_at_run_time():
 
 
 def test_command(tmp_path, capsys):
-    keys = "--model.patch 14 --model.registers 4 --model.size 518 518 --model.layer-scale 1.0 --new-head --classes 10 --licence MIT"
+    keys = "--model.patch 14 --model.registers 4 --model.size 518 518 --model.layer-scale 1.0 --new-head "
+    keys += "--classes 10 --licence MIT"
     assert main(["import", FILE, "--model", "vit/small", *keys.split(), "--out", str(tmp_path / "m")]) == 0
     told = capsys.readouterr().out
-    assert "mask_token: stands for hidden patches" in told
+    assert "mask_token: mask token of pre-training" in told
     assert "model.position_resampling = antialias" in told
     assert len(vitrail.load(tmp_path / "m").classes) == 10

@@ -1,4 +1,5 @@
-"""Tables, patches and channels of another size: only when asked, tokens kept, and equal to what the model does by itself."""
+"""Tables, patches and channels of another size: only when asked, tokens kept, and equal to what the model does by
+itself."""
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def test_the_old_grid_can_be_stated(tmp_path):
 
 
 def test_fixed_vectors():
-    """Maps that can be done by hand: a constant stays a constant; antialiased (a = -0.5) a slope stays a slope away from the border;
-    plain bicubic (a = -0.75) has the weights of Keys 1981 at a quarter and three quarters."""
+    """Maps that can be done by hand: a constant stays a constant; antialiased (a = -0.5) a slope stays a slope away
+    from the border; plain bicubic (a = -0.75) has the weights of Keys 1981 at a quarter and three quarters."""
     owner = Learned((4, 4), 2, tokens=1)
     table = torch.cat([torch.tensor([[7.0, 9.0]]), torch.full((4, 2), 3.0)])
     fitted = fit_tensor(table, owner, "table", 3)

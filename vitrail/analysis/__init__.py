@@ -1,1 +1,1 @@
-"""Looking at a model: what it costs, what it attends to."""
+"""Analysis of models: cost, attention, positions, features, gradients."""

@@ -1,7 +1,8 @@
-"""Looking at attention: the weights of every softmax attention, put back on the image, while the model runs as it always does.
+"""Attention maps: the weights of every softmax attention and their positions on the image, in an unchanged forward
+pass.
 
-The fused kernel never forms the weights. While somebody looks, hooks on the chosen attentions work them out once more from the same
-arguments (`Attention.weights`), reduce them over heads if wanted, and take them off the device one after the other.
+The fused kernel never materialises the weights. Hooks on the chosen attentions compute them again from the same
+arguments (`Attention.weights`), reduce them over heads if requested, and copy them to the CPU one after the other.
 """
 
 import operator
@@ -24,8 +25,9 @@ Layers = int | str | Sequence[int | str] | None
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """What one layer looked at. Weights are kept group by group, since windows leave most of a whole matrix empty: `parts`
-    [B g h n m], the queries and keys of each group at `query_index` [g n] and `key_index` [g m], -1 for padding."""
+    """The attention of one layer. Weights are stored by group, since with windows most of a full matrix is empty:
+    `parts` [B g h n m], the indices of queries and keys of each group in `query_index` [g n] and `key_index` [g m], -1
+    for padding."""
 
     name: str  # of the module
     parts: Tensor
@@ -36,8 +38,8 @@ class LayerAttention:
 
     @property
     def weights(self) -> Tensor:
-        """How much each query looks at each key: [B h Nq Nk], 0 where it cannot. Rows sum to one, or less where windows reach over
-        the edge of the image: padding is attended to there."""
+        """The weights of each query on each key: [B h Nq Nk], 0 outside its group. Rows sum to one, or less where
+        windows extend beyond the image and padding is attended to."""
         parts = self.parts.transpose(1, 2)  # [B h g n m]
         if len(self.query_index) == 1 and parts.shape[3:] == (self.queries.tokens, self.keys.tokens):
             return parts[:, :, 0]
@@ -46,8 +48,8 @@ class LayerAttention:
         return whole[:, :, :-1, :-1]
 
     def attention_from(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
-        """What one query looks at, on a map of the keys: [B h hk wk]. query: a token without a place by its number, those before
-        the cells first, or a cell (row, column)."""
+        """The attention from one query, on a map of the keys: [B h hk wk]. query: the number of a token without a
+        position, those before the cells first, or a cell (row, column)."""
         if isinstance(query, tuple):
             cells = merge_maps(self, self.queries, "queries")
             if not (0 <= query[0] < cells[0] and 0 <= query[1] < cells[1]):
@@ -56,14 +58,16 @@ class LayerAttention:
         else:
             side = self.queries
             if not 0 <= query < side.leading + side.trailing:
-                raise UsageError(f"{self.name} has no token {query} without a place",
-                                 f"it has {side.leading + side.trailing}; or give (row, column)")  # fmt: skip
+                raise UsageError(
+                    f"{self.name} has no token {query} without a position",
+                    f"it has {side.leading + side.trailing}; for a cell use (row, column)",
+                )
             number = query if query < side.leading else query + side.cells
         group, place = (int(i) for i in (self.query_index == number).nonzero()[0])
         return self.to_map(self.scatter(self.parts[:, group, :, place], self.key_index[group]), level)
 
     def attention_to(self, level: int = 0) -> Tensor:
-        """How much each key is looked at by the mean query, on a map of the keys: [B h hk wk]."""
+        """The mean attention to each key over all queries, on a map of the keys: [B h hk wk]."""
         real = (self.query_index >= 0).to(self.parts)
         each = torch.einsum("bghnm,gn->bhgm", self.parts, real) / self.queries.tokens
         return self.to_map(self.scatter(each.flatten(2), self.key_index.flatten()), level)
@@ -76,8 +80,8 @@ class LayerAttention:
     def to_map(self, values: Tensor, level: int) -> Tensor:
         """Values of all keys [B h Nk] -> of those of a map [B h hk wk]."""
         if level >= len(self.keys.maps):
-            told = f"{len(self.keys.maps)} maps" if self.keys.maps else "no map, as its keys have no place"
-            raise UsageError(f"{self.name} looks at {told}", "look at other layers")
+            maps = f"{len(self.keys.maps)} maps" if self.keys.maps else "no map, since its keys have no positions"
+            raise UsageError(f"{self.name} attends to {maps}", "choose other layers")
         sizes = [cells.grid[0] * cells.grid[1] for cells in self.keys.maps]
         first = self.keys.leading + sum(sizes[:level])
         return values[:, :, first : first + sizes[level]].unflatten(2, self.keys.maps[level].grid)
@@ -86,82 +90,87 @@ class LayerAttention:
 def attention(
     model: nn.Module, images: ModelInputs, layers: Layers = None, heads: Heads = None
 ) -> list[LayerAttention]:
-    """What each layer looks at, in evaluation mode: images [B C H W], normalised, or the tuple of all that the model takes.
+    """The attention of each layer, in evaluation mode, for images [B C H W], normalised, or the tuple of all model
+    inputs.
 
-    layers: numbers in order of depth (-1 the last), names of modules, or None for all. heads: numbers, or "mean", "min" or "max" over
-    them, or None for all. The weights are float32 on the CPU.
-    Errors: `UsageError` for a model without softmax attention, and for layers and heads that it has not.
+    layers: numbers in order of depth (-1 the last), names of modules, or None for all. heads: numbers, or "mean", "min"
+    or "max" over them, or None for all. The weights are float32 on the CPU.
+    Errors: `UsageError` for a model without softmax attention, and for layers and heads that it does not have.
     """
     chosen = choose_attentions(model, layers)
-    args, made, looks = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
+    args, parts, results = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
 
-    def see(name: str, module: Attention, args: tuple, out: Tensor) -> None:
+    def record(name: str, module: Attention, args: tuple, out: Tensor) -> None:
         weights = module.weights(*args).float()
         site = next(s for s, modules in chosen.items() if name in modules)
         alone = len(chosen[site]) == 1
-        made.setdefault(site, []).append((select_heads(weights, heads, name) if alone else weights).cpu())
-        if len(made[site]) == len(chosen[site]):
-            joined = made[site][0] if alone else select_heads(torch.cat(made[site], dim=1), heads, site)
-            looks[site] = build_layer_attention(site, joined, module.locate(*args))
-            del made[site]
+        parts.setdefault(site, []).append((select_heads(weights, heads, name) if alone else weights).cpu())
+        if len(parts[site]) == len(chosen[site]):
+            joined = parts[site][0] if alone else select_heads(torch.cat(parts[site], dim=1), heads, site)
+            results[site] = build_layer_attention(site, joined, module.locate(*args))
+            del parts[site]
 
-    watched = {name: m for modules in chosen.values() for name, m in modules.items()}
+    modules_by_name = {name: m for modules in chosen.values() for name, m in modules.items()}
     with torch.no_grad():
-        run_with_hooks(model, args, watched, see)
-    return [looks[site] for site in chosen if site in looks]
+        run_with_hooks(model, args, modules_by_name, record)
+    return [results[site] for site in chosen if site in results]
 
 
 def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> LayerAttention:
-    """Weights [B*g h n m] with their places."""
+    """Weights [B*g h n m] with their layout."""
     return LayerAttention(name, weights.unflatten(0, (-1, len(at.query_index))), *at)
 
 
 def find_attentions(model: nn.Module) -> dict[str, dict[str, Attention]]:
-    """The softmax attentions of a model in order, each by itself; those that stand in one list are the heads of one."""
-    found: dict[str, dict[str, Attention]] = {}
+    """The softmax attentions of a model in order; those in one `ModuleList` are the heads of one layer."""
+    attentions: dict[str, dict[str, Attention]] = {}
     for name, module in named_attentions(model).items():
-        above = name.rpartition(".")[0]
-        found.setdefault(above if isinstance(model.get_submodule(above), nn.ModuleList) else name, {})[name] = module
-    return found
+        parent = name.rpartition(".")[0]
+        attentions.setdefault(parent if isinstance(model.get_submodule(parent), nn.ModuleList) else name, {})[name] = (
+            module
+        )
+    return attentions
 
 
 def choose_attentions(model: nn.Module, layers: Layers) -> dict[str, dict[str, Attention]]:
-    """Those of `find_attentions` that are meant, in their order."""
-    known = find_attentions(model)
-    if not known:
-        raise UsageError(f"{type(backbone_of(model)).__name__} has no softmax attention, so it has no weights to look at",
-                         "gradient CAM shows what it answers by: vitrail look, or vitrail.analysis.cam.gradient_cam")  # fmt: skip
-    if layers is None:
-        return known
-    wanted: set[str] = set()
-    for layer in [layers] if isinstance(layers, int | str) else layers:
-        wanted.update(
-            match_names(layer, list(known)) if isinstance(layer, str) else [match_numbers(layer, list(known))]
+    """Those of `find_attentions` in the chosen layers, in their order."""
+    attentions = find_attentions(model)
+    if not attentions:
+        raise UsageError(
+            f"{type(backbone_of(model)).__name__} has no softmax attention, so it has no attention weights",
+            "use gradient CAM: vitrail look, or vitrail.analysis.cam.gradient_cam",
         )
-    return {name: modules for name, modules in known.items() if name in wanted}
+    if layers is None:
+        return attentions
+    names: set[str] = set()
+    for layer in [layers] if isinstance(layers, int | str) else layers:
+        names.update(
+            match_names(layer, list(attentions)) if isinstance(layer, str) else [match_numbers(layer, list(attentions))]
+        )
+    return {name: modules for name, modules in attentions.items() if name in names}
 
 
 def match_names(layer: str, names: Sequence[str]) -> list[str]:
     """All layers inside a module, given by its name in the model or in its backbone."""
-    found = [n for n in names if f"{n}.".startswith((f"{layer}.", f"backbone.{layer}."))]
-    return found or [choose(layer, names, "layer")]
+    matches = [n for n in names if f"{n}.".startswith((f"{layer}.", f"backbone.{layer}."))]
+    return matches or [choose(layer, names, "layer")]
 
 
 def match_numbers(layer: int, names: Sequence[str]) -> str:
     number = operator.index(layer)
     if not -len(names) <= number < len(names):
         raise UsageError(
-            f"there is no layer {number}", f"layers are 0 to {len(names) - 1}, or from the last one -1 to {-len(names)}"
+            f"there is no layer {number}", f"layers are 0 to {len(names) - 1}, or -1 to {-len(names)} from the last"
         )
     return names[number]
 
 
 def select_heads(weights: Tensor, heads: Heads, name: str) -> Tensor:
-    """Weights [B h N M] -> of the heads that are meant, or of one that stands for all."""
+    """Weights [B h N M] -> those of the chosen heads, or their reduction to one."""
     if heads is None:
         return weights
     if isinstance(heads, str):
-        kind = choose(heads, get_args(Reduction), "way of joining heads")
+        kind = choose(heads, get_args(Reduction), "reduction of heads")
         joined = weights.mean(1) if kind == "mean" else weights.amin(1) if kind == "min" else weights.amax(1)
         return joined[:, None]
     chosen = [operator.index(h) for h in ([heads] if isinstance(heads, int) else cast(Iterable[int], heads))]
@@ -170,8 +179,8 @@ def select_heads(weights: Tensor, heads: Heads, name: str) -> Tensor:
     return weights[:, chosen]
 
 
-def merge_maps(seen: LayerAttention, side: Side, what: str) -> tuple[int, int]:
+def merge_maps(layer: LayerAttention, side: Side, what: str) -> tuple[int, int]:
     """The grid of queries or keys. Errors: `UsageError` where they are not the cells of one map."""
     if len(side.maps) != 1:
-        raise UsageError(f"the {what} of {seen.name} are not the cells of one map", "look at other layers")
+        raise UsageError(f"the {what} of {layer.name} are not the cells of one map", "choose other layers")
     return side.maps[0].grid

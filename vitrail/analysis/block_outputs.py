@@ -1,4 +1,4 @@
-"""What the blocks of a backbone make of a batch, each in the same form, whether a family works on tokens or on maps."""
+"""The outputs of the blocks of a backbone for a batch, in one form, whether a family works on tokens or on maps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from vitrail.types import Grid, TokenLayout
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """The output of a block, or one of its branches. `raw` is the very tensor: with a layout, which the block was handed, [B N D] or
-    [B h w D]; without one a map [B D h w], or [B N D] whose places nobody tells."""
+    """The output of a block, or one of its branches. `raw` is the tensor itself: with the layout passed to the block,
+    [B N D] or [B h w D]; without one a map [B D h w], or [B N D] of unknown positions."""
 
-    block: str  # its name
-    name: str  # that of the block, and of the branch where there are several
+    block: str  # name of the block
+    name: str  # of the block, and of the branch where there are several
     raw: Tensor
     layout: TokenLayout | None
 
     @property
     def grid(self) -> Grid | None:
-        """That of the cells, where it is told."""
+        """The grid of the cells, None where it is unknown."""
         if self.layout is None:
             return (self.raw.shape[2], self.raw.shape[3]) if self.raw.ndim == 4 else None
         return self.layout.grid
@@ -37,8 +37,8 @@ class BlockOutput:
 
 
 def visit_outputs(model: nn.Module, args: tuple, see: Callable[[BlockOutput], Any], before: bool = False) -> Any:
-    """Runs a model in evaluation mode, `see` being called with every state in order; returns what the model does. The caller decides
-    about gradients. before: what comes into the first block is a state too."""
+    """Runs a model in evaluation mode and calls `see` with every block output in order; returns the model's output. The
+    caller decides about gradients. before: include the input of the first block."""
     blocks = blocks_of(model)
     first = next(iter(blocks))
 
@@ -53,7 +53,7 @@ def visit_outputs(model: nn.Module, args: tuple, see: Callable[[BlockOutput], An
 
 
 def split(name: str, args: tuple, out: Any) -> Iterator[BlockOutput]:
-    """One state for each tensor that a block returns, with the layout that it was handed for it."""
+    """One output for each tensor that a block returns, with the layout passed to the block for it."""
     branches = [out] if isinstance(out, Tensor) else [x for x in out if isinstance(x, Tensor)]
     layouts = list(layouts_in(args))
     for i, raw in enumerate(branches):
@@ -71,16 +71,16 @@ def layouts_in(value: Any) -> Iterator[TokenLayout]:
 
 
 def map_outputs(model: nn.Module, args: tuple, make: Callable[[BlockOutput], Any]) -> tuple[list[str], list[Any]]:
-    """The names of all states and what `make` makes of each, without gradients. Nothing else is kept of them."""
-    names, made = [], []
+    """The names of all block outputs and the results of `make` for each, without gradients. Nothing else is kept."""
+    names, results = [], []
 
     def see(state: BlockOutput) -> None:
         names.append(state.name)
-        made.append(make(state))
+        results.append(make(state))
 
     with torch.no_grad():
         visit_outputs(model, args, see)
-    return names, made
+    return names, results
 
 
 def flatten_tokens(state: BlockOutput) -> Tensor:

@@ -1,9 +1,9 @@
-"""Gradient CAM: which cells of a map a class is told from. Asks nothing of attention, so it works for every family.
+"""Gradient CAM: which cells of a map a class score depends on. It needs no attention, so it works for every family.
 
-Grad-CAM (Selvaraju et al. 2016, arxiv.org/abs/1610.02391, section 3): channels weighted by the mean of their gradient, what is positive
-of their sum. It is taken at the last block whose cells the answer still depends on. In a convolutional network, or where the
-summary is the mean of the cells, that is the last block; where a class token is read it is the one before, since nothing looks at the
-cells after that (or, of one block, what comes into it).
+Grad-CAM (Selvaraju et al. 2016, arxiv.org/abs/1610.02391, section 3): channels weighted by the mean of their gradient,
+the positive part of their sum. It is computed at the last block whose cells the output still depends on. In a
+convolutional network, or where the summary is the mean of the cells, that is the last block; with a class token it is
+the one before, since the last block's cells are not used (or, with one block, its input).
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,26 @@ from vitrail.errors import UsageError
 
 
 def gradient_cam(model: nn.Module, images: ModelInputs, classes: Tensor | int | None = None) -> Tensor:
-    """How much each cell speaks for a class, [B h w], zero or more. classes: an index, one an image [B], or None for the likeliest.
+    """The relevance of each cell for a class, [B h w], zero or more. classes: an index, one per image [B], or None for
+    the predicted one.
 
-    Of two branches (CrossViT) both maps are added up on the grid of the first.
-    Errors: `UsageError` for a model without a head, and where no cell reaches the answer.
+    With two branches (CrossViT) both maps are summed on the grid of the first.
+    Errors: `UsageError` for a model without a head, and where the output depends on no cell.
     """
     args = prepare_inputs(model, images)
     args = (args[0].detach().clone().requires_grad_(), *args[1:])
-    found: list[BlockOutput] = []
+    outputs: list[BlockOutput] = []
     with torch.enable_grad():
-        score = class_scores(visit_outputs(model, args, found.append, before=True), classes).sum()
-        gradients = torch.autograd.grad(score, [s.raw for s in found], allow_unused=True)
+        score = class_scores(visit_outputs(model, args, outputs.append, before=True), classes).sum()
+        gradients = torch.autograd.grad(score, [s.raw for s in outputs], allow_unused=True)
     blocks: dict[str, list[tuple[BlockOutput, Tensor]]] = {}
-    for state, gradient in zip(found, gradients, strict=True):
+    for state, gradient in zip(outputs, gradients, strict=True):
         if gradient is not None and state.grid is not None and bool(state.cells(gradient).any()):
             blocks.setdefault(state.block, []).append((state, gradient))
     if not blocks:
         raise UsageError(
-            "the answer depends on no cell of any block", "is the head trained, and are its inputs the backbone's?"
+            "the output depends on no cell of any block",
+            "check that the head is trained and uses the backbone's output",
         )
     return sum_branches(blocks[list(blocks)[-1]])
 
@@ -50,8 +52,8 @@ def sum_branches(branches: Sequence[tuple[BlockOutput, Tensor]]) -> Tensor:
 
 
 def resize_to_image(maps: Tensor, size: Sequence[int], extent: Sequence[int] | None = None) -> Tensor:
-    """Maps [... h w] at the resolution of images, bilinear: [... H W]. extent: the height and width that the cells cover, where that
-    is more than the image, as padding makes it."""
+    """Maps [... h w] at the resolution of images, bilinear: [... H W]. extent: the height and width that the cells
+    cover, where that is more than the image because of padding."""
     size = (size[0], size[1])
     whole = size if extent is None else (max(extent[0], size[0]), max(extent[1], size[1]))
     flat = maps.reshape(-1, 1, *maps.shape[-2:])

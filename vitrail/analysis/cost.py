@@ -1,4 +1,4 @@
-"""What a model costs, counted by torch's own operator counter on the meta device: nothing is computed, any size is quick."""
+"""The cost of a model, counted by torch's FLOP counter on the meta device: nothing is computed, any size is fast."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cost:
     """`macs`, for one image: multiply-adds of matrix products, convolutions and attention (papers call them FLOPs).
-    `attention_bytes`: fp32 attention weights of all layers, if they were written out as looking at them does; the fused
-    kernel never holds them. Where attention is sparse, both count the pairs that are seen. `activation_bytes`: fp32 outputs
-    of every leaf module, about what training keeps. These two are of `batch` images."""
+    `attention_bytes`: fp32 attention weights of all layers, if they were materialised as for inspection; the fused
+    kernel never stores them. Where attention is sparse, both count the visible pairs. `activation_bytes`: fp32 outputs
+    of every leaf module, about the memory of training. These two are of `batch` images."""
 
     size: tuple[int, int]  # height and width of the image
     batch: int
@@ -34,17 +34,16 @@ class Cost:
     attention_bytes: int
     activation_bytes: int
     parameter_bytes: int
-    by_part: dict[
-        str, int
-    ]  # multiply-adds of each stage or other part of the backbone, and of the head; they add up to `macs`
+    by_part: dict[str, int]  # multiply-adds of stages, other parts and head; their sum is `macs`
 
     def lines(self) -> list[str]:
-        """The same in words."""
+        """The same as lines of text."""
         many = f", {self.batch} images" if self.batch > 1 else ""
         rows = [
             (
                 "parameters",
-                f"{self.parameters:,}" + ("" if self.trainable == self.parameters else f" ({self.trainable:,} learn)"),
+                f"{self.parameters:,}"
+                + ("" if self.trainable == self.parameters else f" ({self.trainable:,} trainable)"),
             ),
             ("multiply-adds", format_macs(self.macs)),
             ("attention weights", f"{format_bytes(self.attention_bytes)} if written out{many}"),
@@ -64,56 +63,54 @@ def format_bytes(count: int) -> str:
 
 def cost(model: nn.Module, size: tuple[int, int] | int | None = None, batch: int = 1) -> Cost:
     """The cost of one image of `size` (height, width), by default the model's own; memory is that of `batch` of them.
-
-    The model is not touched.
+    The model is not changed.
     """
-    channels, own = images_of(model)
+    channels, own = input_shape(model)
     size = own if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     ghost = copy_to_meta(model)
     with torch.no_grad(), on_meta_device():
         one = record_forward(ghost, make_inputs(ghost, 1, channels, size))
-        seen = one if batch == 1 else record_forward(ghost, make_inputs(ghost, batch, channels, size))
+        memory = one if batch == 1 else record_forward(ghost, make_inputs(ghost, batch, channels, size))
     counts = {name: sum(ops.values()) // 2 for name, ops in one.counter.get_flop_counts().items()}
-    by_part = shares(ghost, counts, one.unrecorded)
+    by_part = count_parts(ghost, counts, one.overcounted)
     return Cost(
         size=size,
         batch=batch,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         macs=sum(by_part.values()),
-        attention_bytes=seen.attention,
-        activation_bytes=seen.activations,
+        attention_bytes=memory.attention,
+        activation_bytes=memory.activations,
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         by_part=by_part,
     )
 
 
-def images_of(model: nn.Module) -> tuple[int, tuple[int, int]]:
-    """Channels and size of the images that a model is made for."""
+def input_shape(model: nn.Module) -> tuple[int, tuple[int, int]]:
+    """Channels and size of the images that a model is built for."""
     inner: Any = backbone_of(model)
-    known = isinstance(inner, Trunk)
-    return (inner.config.channels, inner.config.size) if known else (3, (224, 224))
+    return (inner.config.channels, inner.config.size) if isinstance(inner, Trunk) else (3, (224, 224))
 
 
 class EverythingOnMeta(TorchFunctionMode):
-    """Tensors that are made on a named device are made on the meta device all the same."""
+    """Creates tensors on the meta device even where the code names another device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = dict(kwargs or {})
-        if given.get("device") is not None:
-            given["device"] = torch.device("meta")
-        return func(*args, **given)
+        options = dict(kwargs or {})
+        if options.get("device") is not None:
+            options["device"] = torch.device("meta")
+        return func(*args, **options)
 
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """What is made inside takes no memory: parameters, images, and the tables and masks that a model makes on its way."""
+    """Tensors created inside use no memory: parameters, images, and the tables and masks of the forward pass."""
     with torch.device("meta"), EverythingOnMeta():
         yield
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:
-    """The same structure without its numbers, in evaluation mode."""
+    """A copy of a model on the meta device, in evaluation mode."""
     import copy
 
     memo: dict[int, Any] = {}
@@ -125,38 +122,37 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
 
 
 class CostRecorder:
-    """What is counted and seen of a pass through a model."""
+    """Counts the cost of a forward pass."""
 
     def __init__(self, counter: "FlopCounterMode") -> None:
         self.counter = counter
         self.attention = self.activations = 0  # bytes
-        self.unrecorded: Counter[str] = (
-            Counter()
-        )  # multiply-adds by attention that torch counts: of looking, or left out by a sparse kernel
-        self.looking = False
+        # multiply-adds by attention that torch counts too much: of the second projection, or skipped by a sparse kernel
+        self.overcounted: Counter[str] = Counter()
+        self.reprojecting = False
 
     def attends(self, name: str) -> Any:
         def hook(module: Any, args: tuple) -> None:
             before = self.counter.get_total_flops()
-            self.looking = True  # projecting once more, to see the shapes, makes no activations
-            found = module.project(*args)
-            self.looking = False
-            self.unrecorded[name] += (self.counter.get_total_flops() - before) // 2
-            q, k, v = found[:3]
+            self.reprojecting = True  # a second projection, for the shapes; its activations do not count
+            inputs = module.project(*args)
+            self.reprojecting = False
+            self.overcounted[name] += (self.counter.get_total_flops() - before) // 2
+            q, k, v = inputs[:3]
             rows, every = q.shape[0] * q.shape[1], q.shape[2] * k.shape[2]
-            pairs = every if found.visible is None else found.visible.count_pairs()
+            pairs = every if inputs.visible is None else inputs.visible.count_pairs()
             self.attention += rows * pairs * 4
-            self.unrecorded[name] += rows * (every - pairs) * (q.shape[3] + v.shape[3])
+            self.overcounted[name] += rows * (every - pairs) * (q.shape[3] + v.shape[3])
 
         return hook
 
     def activates(self, module: nn.Module, args: tuple, out: Any) -> None:
-        if isinstance(out, torch.Tensor) and not self.looking:
+        if isinstance(out, torch.Tensor) and not self.reprojecting:
             self.activations += out.numel() * 4
 
 
 def make_inputs(model: nn.Module, batch: int, channels: int, size: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """What a model takes: images, and a denoiser their times and labels too."""
+    """The inputs of a model: images, and for a denoiser times and labels."""
     images = torch.empty(batch, channels, *size)
     return (
         (images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64))
@@ -165,58 +161,59 @@ def make_inputs(model: nn.Module, batch: int, channels: int, size: Sequence[int]
     )
 
 
-def record_forward(model: nn.Module, taken: tuple[torch.Tensor, ...]) -> CostRecorder:
-    """One pass through a model, and what was counted and seen on the way."""
+def record_forward(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> CostRecorder:
+    """The counts of one forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        watch = CostRecorder(counter)
-        hooks = [m.register_forward_pre_hook(watch.attends(name)) for name, m in named_attentions(model).items()]
-        hooks += [m.register_forward_hook(watch.activates) for m in model.modules() if not any(m.children())]
-        model(*taken)
+        recorder = CostRecorder(counter)
+        hooks = [m.register_forward_pre_hook(recorder.attends(name)) for name, m in named_attentions(model).items()]
+        hooks += [m.register_forward_hook(recorder.activates) for m in model.modules() if not any(m.children())]
+        model(*inputs)
     for hook in hooks:
         hook.remove()
-    return watch
+    return recorder
 
 
-def shares(model: nn.Module, counts: Mapping[str, int], unseen: Mapping[str, int]) -> dict[str, int]:
-    """The multiply-adds of every part of a model: the counter's by the names of modules, without those of pairs that are not seen."""
+def count_parts(model: nn.Module, counts: Mapping[str, int], overcounted: Mapping[str, int]) -> dict[str, int]:
+    """The multiply-adds of every part of a model: the counter's by module name, without those overcounted."""
     top = type(model).__name__
-    found = {}
-    for name, path in parts(model).items():
+    macs = {}
+    for name, path in find_parts(model).items():
         inside = f"{path}."
-        left_out = sum(n for attention, n in unseen.items() if f"{attention}.".startswith(inside))
-        found[name] = inside_of(model.get_submodule(path), f"{top}.{path}", counts) - left_out
-    rest = counts.get("Global", 0) - sum(unseen.values()) - sum(found.values())
-    return {name: n for name, n in {**found, "between parts": rest}.items() if n}
+        excess = sum(n for attention, n in overcounted.items() if f"{attention}.".startswith(inside))
+        macs[name] = count_inside(model.get_submodule(path), f"{top}.{path}", counts) - excess
+    rest = counts.get("Global", 0) - sum(overcounted.values()) - sum(macs.values())
+    return {name: n for name, n in {**macs, "between parts": rest}.items() if n}
 
 
-def parts(model: nn.Module) -> dict[str, str]:
-    """Names of the parts of a model and their paths: those of the backbone, then the head. Blocks in a list are one part; other
-    lists, such as stages, are as many parts as they have entries."""
-    found = {}
+def find_parts(model: nn.Module) -> dict[str, str]:
+    """Names of the parts of a model and their paths: those of the backbone, then the head. A list of blocks is one
+    part; every entry of another list, such as stages, is one."""
+    paths = {}
     backbone = backbone_of(model)
     blocks = {id(block) for block in block_list(model)}
     prefix = "" if backbone is model else "backbone."
     for name, part in backbone.named_children():
         if isinstance(part, nn.ModuleList) and not all(id(m) in blocks for m in part):
-            found.update({f"{name}.{i}": f"{prefix}{name}.{i}" for i in range(len(part))})
+            paths.update({f"{name}.{i}": f"{prefix}{name}.{i}" for i in range(len(part))})
         else:
-            found[name] = f"{prefix}{name}"
+            paths[name] = f"{prefix}{name}"
     if backbone is not model:
-        found.update({name: name for name, _ in model.named_children() if name != "backbone"})
-    return found
+        paths.update({name: name for name, _ in model.named_children() if name != "backbone"})
+    return paths
 
 
-def inside_of(module: nn.Module, path: str, counts: Mapping[str, int]) -> int:
-    """What the counter saw in a module, or in what it consists of, if that is more: a list is never called, and a denoiser calls the
+def count_inside(module: nn.Module, path: str, counts: Mapping[str, int]) -> int:
+    """The count of a module, or of its children if that is more: a list is never called, and a denoiser calls the
     modulations of its blocks before the blocks."""
-    within = sum(inside_of(child, f"{path}.{name}", counts) for name, child in module.named_children())
+    within = sum(count_inside(child, f"{path}.{name}", counts) for name, child in module.named_children())
     return max(counts.get(path, 0), within)
 
 
 def fit_exponent(costs: Sequence[Cost], name: str) -> float | None:
-    """p, where the field `name` grows as pixels^p from the smallest image to the largest; None where it does not show."""
+    """p, where the field `name` grows as pixels^p from the smallest image to the largest; None where it cannot be
+    fitted."""
     ends = min(costs, key=pixels), max(costs, key=pixels)
     first, last = (getattr(end, name) for end in ends)
     if pixels(ends[0]) == pixels(ends[1]) or not first or not last:
@@ -229,13 +226,13 @@ def pixels(of: Cost) -> int:
 
 
 def classify_attention(costs: Sequence[Cost]) -> str:
-    """What sort of attention a model has, told from how its weights grow with the image."""
+    """The kind of attention of a model, inferred from the growth of its weights with the image size."""
     if not any(c.attention_bytes for c in costs):
-        return "no attention weights to write out: linear attention, or none"
+        return "no attention weights: linear attention, or none"
     power = fit_exponent(costs, "attention_bytes")
     if power is None:
-        return "sizes with different numbers of pixels would tell what kind of attention it is"
+        return "kind of attention unknown: it needs sizes with different numbers of pixels"
     kind = "some of it global" if power < 1.75 else "global"
     if power < 1.25:
-        kind = "windows or linear" if power > 0.5 else "windows or linear, and these images are small for telling"
+        kind = "windows or linear" if power > 0.5 else "windows or linear, but these images are too small to be certain"
     return f"attention weights grow as pixels^{power:.1f}: {kind}"

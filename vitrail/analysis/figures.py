@@ -1,5 +1,5 @@
-"""Figures of what the rest of this folder finds. Each function returns a matplotlib `Figure` that no window and no global state knows
-of; matplotlib is imported when one is drawn."""
+"""Figures of the results of this folder. Each function returns a matplotlib `Figure` outside pyplot's global state;
+matplotlib is imported when one is drawn."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,10 @@ TILE = 1.4  # inches
 
 
 def overlay(image: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None) -> np.ndarray:
-    """A map [h w] in colours over an image uint8 [H W C], from its least to its greatest value: uint8 [H W 3].
+    """A map [h w] in colours over an image uint8 [H W C], scaled from its minimum to its maximum: uint8 [H W 3].
 
-    extent: height and width in pixels that the map covers, as `Cells.extent` says, where padding makes it more than the image.
+    extent: height and width in pixels that the map covers, see `Cells.extent`, where padding makes it more than the
+    image.
     """
     from matplotlib import colormaps
 
@@ -38,7 +39,7 @@ def overlay(image: np.ndarray, heat: Tensor, extent: Sequence[int] | None = None
 
 
 def tiles(rows: int, columns: int, side: float = TILE) -> tuple["Figure", Any]:
-    """A figure of bare axes [rows columns]."""
+    """A figure of axes without frames, [rows columns]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(side * columns + 0.3, side * rows + 0.4), layout="constrained")
@@ -57,13 +58,13 @@ def create_charts(count: int) -> tuple["Figure", Any]:
 
 
 def draw_attention(
-    image: np.ndarray, looks: Sequence[LayerAttention], query: int | tuple[int, int] | None = None, index: int = 0
+    image: np.ndarray, attentions: Sequence[LayerAttention], query: int | tuple[int, int] | None = None, index: int = 0
 ) -> "Figure":
-    """What each head (across) of each layer (down) looks at on one image of a batch: from one query as `LayerAttention.attention_from` takes it, or
-    what the mean query looks at. Layers without a map of keys are left out."""
-    shown = [one for one in looks if one.keys.maps]
-    figure, axes = tiles(max(1, len(shown)), max([one.parts.shape[2] for one in shown], default=1))
-    for row, one in zip(axes, shown, strict=False):
+    """The attention of each head (across) of each layer (down) on one image of a batch: from one query, see
+    `LayerAttention.attention_from`, or the mean over queries. Layers without a map of keys are omitted."""
+    layers = [one for one in attentions if one.keys.maps]
+    figure, axes = tiles(max(1, len(layers)), max([one.parts.shape[2] for one in layers], default=1))
+    for row, one in zip(axes, layers, strict=False):
         heads = (one.attention_to() if query is None else one.attention_from(query))[index]
         for axis, heat in zip(row, heads, strict=False):
             axis.imshow(overlay(image, heat, one.keys.maps[0].extent))
@@ -72,7 +73,7 @@ def draw_attention(
 
 
 def draw_heat_maps(images: Sequence[np.ndarray], maps: Tensor, titles: Sequence[str] = ()) -> "Figure":
-    """Images above, the same under their maps [B h w] below: of rollout, relevance or gradient CAM."""
+    """Images above, the same with their maps [B h w] below: of rollout, relevance or gradient CAM."""
     figure, axes = tiles(2, len(images), 2.0)
     for i, image in enumerate(images):
         axes[0][i].imshow(to_rgb(image))
@@ -83,7 +84,7 @@ def draw_heat_maps(images: Sequence[np.ndarray], maps: Tensor, titles: Sequence[
 
 
 def draw_distances(profiles: Sequence[Profile]) -> "Figure":
-    """Mean distance in pixels and share of the greatest entropy over layers, a dot a head."""
+    """Mean distance in pixels and share of the maximum entropy over layers, a dot per head."""
     figure, axes = create_charts(2)
     for axis, values, title in (
         (axes[0], [p.distance for p in profiles], "mean attention distance, pixels"),
@@ -98,73 +99,75 @@ def draw_distances(profiles: Sequence[Profile]) -> "Figure":
 
 
 def draw_positions(encoding: Encoding) -> "Figure":
-    """Tiles of likeness, one a cell where the cell is; or the bias by displacement, one a head, red for what is added."""
+    """Tiles of similarity, one per cell at its position; or the bias by displacement, one per head, red where
+    positive."""
     panels = encoding.panels()
     figure, axes = tiles(panels.values.shape[0], panels.values.shape[1], panels.side)
     for row, values in zip(axes, panels.values, strict=True):
         for axis, panel in zip(row, values, strict=True):
-            drawn = axis.imshow(panel.numpy(), cmap=panels.colours, vmin=panels.low, vmax=panels.high)
-    figure.colorbar(drawn, ax=axes)
+            mappable = axis.imshow(panel.numpy(), cmap=panels.colours, vmin=panels.low, vmax=panels.high)
+    figure.colorbar(mappable, ax=axes)
     figure.suptitle(f"{encoding.name} ({encoding.kind})", fontsize=9)
     return figure
 
 
-def draw_filters(found: Filters, across: int = 7) -> "Figure":
+def draw_filters(filters: Filters, across: int = 7) -> "Figure":
     """Components as images, in colour where they have three channels, each with its share of the variance."""
-    count = len(found.images)
+    count = len(filters.images)
     figure, axes = tiles(-(-count // across), min(across, count), 1.0)
-    for axis, component, share in zip(axes.flat, found.images, found.shares.tolist(), strict=False):
-        shown = 0.5 + 0.5 * component / component.abs().max().clamp(min=1e-12)
-        axis.imshow((shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy(), cmap="gray", vmin=0, vmax=1)
+    for axis, component, share in zip(axes.flat, filters.images, filters.shares.tolist(), strict=False):
+        image = 0.5 + 0.5 * component / component.abs().max().clamp(min=1e-12)
+        axis.imshow((image.permute(1, 2, 0) if len(image) == 3 else image[0]).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(f"{share:.1%}", fontsize=7)
     return figure
 
 
-def draw_similarity(found: Sequence[tuple[str, TokenSimilarity]]) -> "Figure":
-    """How alike patches are after each block, a line for each named model."""
+def draw_similarity(similarities: Sequence[tuple[str, TokenSimilarity]]) -> "Figure":
+    """The similarity of patches after each block, a line for each named model."""
     figure, (axis,) = create_charts(1)
-    for name, alike in found:
-        axis.plot(range(1, len(alike.names) + 1), alike.cosine.tolist(), marker=".", label=name)
+    for name, similarity in similarities:
+        axis.plot(range(1, len(similarity.names) + 1), similarity.cosine.tolist(), marker=".", label=name)
     axis.set(title="mean cosine between patches", xlabel="block", ylim=(None, 1))
     axis.legend(fontsize="small")
     return figure
 
 
-def draw_token_colors(image: np.ndarray, found: Sequence[TokenColors], index: int = 0, across: int = 6) -> "Figure":
-    """An image and the patches of its blocks in colours."""
-    count = len(found) + 1
+def draw_token_colors(image: np.ndarray, blocks: Sequence[TokenColors], index: int = 0, across: int = 6) -> "Figure":
+    """An image and its patches after each block in colours."""
+    count = len(blocks) + 1
     figure, axes = tiles(-(-count // across), min(across, count))
     axes.flat[0].imshow(to_rgb(image))
-    for axis, one in zip(axes.flat[1:], found, strict=False):
+    for axis, one in zip(axes.flat[1:], blocks, strict=False):
         axis.imshow(one.images[index].numpy())
         axis.set_title(one.name.removeprefix("backbone."), fontsize=6)
     return figure
 
 
-def draw_cka(found: CkaMatrix, names: tuple[str, str] = ("block", "block")) -> "Figure":
-    """CKA between layers, those of the first model upwards."""
+def draw_cka(cka: CkaMatrix, names: tuple[str, str] = ("block", "block")) -> "Figure":
+    """CKA between layers, with the first model on the vertical axis."""
     figure, (axis,) = create_charts(1)
-    drawn = axis.imshow(found.values.numpy(), cmap="magma", vmin=0, vmax=1, origin="lower")
+    mappable = axis.imshow(cka.values.numpy(), cmap="magma", vmin=0, vmax=1, origin="lower")
     axis.set(title="linear CKA", ylabel=names[0], xlabel=names[1])
-    figure.colorbar(drawn, ax=axis)
+    figure.colorbar(mappable, ax=axis)
     return figure
 
 
-def draw_gradient_flow(found: Sequence[BlockFlow]) -> "Figure":
-    """By block: norms of activations and of gradients, with those of its parts, and what each residual branch changes."""
+def draw_gradient_flow(flows: Sequence[BlockFlow]) -> "Figure":
+    """By block: norms of activations and of gradients, with those of its parts, and the share of each residual
+    branch."""
     figure, axes = create_charts(3)
-    blocks = range(1, len(found) + 1)
+    blocks = range(1, len(flows) + 1)
     for axis, number, title in (
         (axes[0], 0, "activations, root mean square"),
         (axes[1], 1, "gradients, root mean square"),
     ):
-        axis.plot(blocks, [one.out[number] for one in found], color="black", marker=".", label="block")
-        for part in dict.fromkeys(part for one in found for part in one.parts):
-            values = [(i, one.parts[part][number]) for i, one in zip(blocks, found, strict=True) if part in one.parts]
+        axis.plot(blocks, [one.out[number] for one in flows], color="black", marker=".", label="block")
+        for part in dict.fromkeys(part for one in flows for part in one.parts):
+            values = [(i, one.parts[part][number]) for i, one in zip(blocks, flows, strict=True) if part in one.parts]
             axis.plot(*zip(*values, strict=True), linewidth=1, label=part)
-        axis.set(title=title, xlabel="block", yscale="symlog" if any(one.out[number] == 0 for one in found) else "log")
-    for branch in range(max((len(one.branches) for one in found), default=0)):
-        values = [(i, one.branches[branch]) for i, one in zip(blocks, found, strict=True) if branch < len(one.branches)]
+        axis.set(title=title, xlabel="block", yscale="symlog" if any(one.out[number] == 0 for one in flows) else "log")
+    for branch in range(max((len(one.branches) for one in flows), default=0)):
+        values = [(i, one.branches[branch]) for i, one in zip(blocks, flows, strict=True) if branch < len(one.branches)]
         axes[2].plot(*zip(*values, strict=True), marker=".", label=f"branch {branch + 1}")
     axes[2].set(title="|branch| / |x + branch|", xlabel="block", ylim=(0, None))
     for axis in axes:
@@ -174,9 +177,9 @@ def draw_gradient_flow(found: Sequence[BlockFlow]) -> "Figure":
 
 
 def draw_weights(one: LayerAttention, head: int = 0, index: int = 0) -> "Figure":
-    """The whole matrix of weights of one head, queries down and keys across."""
+    """The full weight matrix of one head, queries down and keys across."""
     figure, (axis,) = create_charts(1)
-    drawn = axis.imshow(one.weights[index, head].numpy(), cmap=HEAT)
+    mappable = axis.imshow(one.weights[index, head].numpy(), cmap=HEAT)
     axis.set(title=f"{one.name}, head {head}", ylabel="query", xlabel="key")
-    figure.colorbar(drawn, ax=axis)
+    figure.colorbar(mappable, ax=axis)
     return figure

@@ -1,5 +1,4 @@
-"""How strongly a signal goes forward and its gradient comes back, block by block: norms of activations and gradients, and how much each
-residual branch changes what passes by."""
+"""Gradient flow block by block: norms of activations and gradients, and the contribution of each residual branch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,16 +16,16 @@ TINY = 1e-30
 
 
 class Norms(NamedTuple):
-    """Root mean squares over a batch, of what a part gives and of the loss's gradient there."""
+    """Root mean squares over a batch of the output of a part and of the loss's gradient there."""
 
     activation: float
     gradient: float
 
 
 class BlockFlow(NamedTuple):
-    """One block. `parts`: queries, keys, values and output of each attention, and every other part that has weights, by name.
-    `branches`: |branch| / |x + branch| of each residual branch in order, or of the block as a whole where they cannot be told apart;
-    none where it changes the shape."""
+    """One block. parts: queries, keys, values and output of each attention, and every other part that has weights, by
+    name. branches: |branch| / |x + branch| of each residual branch in order, or of the whole block where they cannot be
+    separated; empty where it changes the shape."""
 
     name: str
     out: Norms
@@ -35,28 +34,28 @@ class BlockFlow(NamedTuple):
 
 
 def measure_flow(model: nn.Module, loss: Callable[[nn.Module], Tensor | Mapping[str, Tensor]]) -> list[BlockFlow]:
-    """Every block of the backbone for one batch, in evaluation mode; neither the model nor its gradients are touched.
+    """Every block of the backbone for one batch, in evaluation mode; the model and its gradients are not changed.
 
     loss: from the model to a scalar, or to named ones that are summed, as `lambda m: task.loss(m, batch)`.
     Errors: `UsageError` for a loss that does not depend on any block.
     """
-    seen = FlowRecorder(dict(inner for name, block in blocks_of(model).items() for inner in open_block(name, block)))
-    with torch.enable_grad(), evaluation_mode(model), temporary_hooks(seen.hooks()):
-        said = loss(model)
-        total = sum(said.values()) if isinstance(said, Mapping) else said
-        tensors = [t for t in seen.tensors.values() if t.requires_grad]
+    recorder = FlowRecorder(
+        dict(inner for name, block in blocks_of(model).items() for inner in open_block(name, block))
+    )
+    with torch.enable_grad(), evaluation_mode(model), temporary_hooks(recorder.hooks()):
+        losses = loss(model)
+        total = sum(losses.values()) if isinstance(losses, Mapping) else losses
+        tensors = [t for t in recorder.tensors.values() if t.requires_grad]
         if not isinstance(total, Tensor) or total.ndim or not total.requires_grad or not tensors:
             raise UsageError(
-                "no gradient comes back from this loss",
-                "give a scalar that depends on the model, with weights that learn",
+                "this loss has no gradient",
+                "return a scalar that depends on trainable weights of the model",
             )
         gradients = torch.autograd.grad(total, tensors, allow_unused=True)
-    back = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
-    norms = {key: Norms(rms(t), rms(back.get(id(t)))) for key, t in seen.tensors.items()}
-    return [
-        BlockFlow(name, norms[name, ""], {part: n for (block, part), n in norms.items() if block == name and part}, seen.shares(name))
-        for name in seen.blocks if (name, "") in norms
-    ]  # fmt: skip
+    gradient_by_id = {id(t): g for t, g in zip(tensors, gradients, strict=True)}
+    norms = {key: Norms(rms(t), rms(gradient_by_id.get(id(t)))) for key, t in recorder.tensors.items()}
+    parts = {name: {p: n for (block, p), n in norms.items() if block == name and p} for name in recorder.blocks}
+    return [BlockFlow(n, norms[n, ""], parts[n], recorder.shares(n)) for n in recorder.blocks if (n, "") in norms]
 
 
 def rms(x: Tensor | None) -> float:
@@ -64,7 +63,8 @@ def rms(x: Tensor | None) -> float:
 
 
 class FlowRecorder:
-    """What is seen of one pass: tensors of the graph by (block, part), what came into blocks, and what residual branches added."""
+    """Records of one forward pass: tensors of the graph by (block, part), inputs of blocks, and outputs of residual
+    branches."""
 
     def __init__(self, blocks: Mapping[str, nn.Module]):
         self.blocks = blocks
@@ -73,21 +73,21 @@ class FlowRecorder:
         self.added: dict[str, list[Tensor]] = {name: [] for name in blocks}
 
     def hooks(self) -> list[Any]:
-        made: list[Any] = []
+        handles: list[Any] = []
         for name, block in self.blocks.items():
-            made += [
+            handles += [
                 block.register_forward_pre_hook(self.enters(name)),
                 block.register_forward_hook(self.leaves(name, "")),
             ]
             for part, module in block.named_modules():
                 if isinstance(module, Attention):
-                    made.append(module.register_forward_hook(self.attends(name, part)))
+                    handles.append(module.register_forward_hook(self.attends(name, part)))
                 elif isinstance(module, DropPath | SkipPath):
-                    made.append(module.register_forward_hook(self.adds(name)))
-            made += [
+                    handles.append(module.register_forward_hook(self.adds(name)))
+            handles += [
                 m.register_forward_hook(self.leaves(name, part)) for part, m in block.named_children() if is_mixer(m)
             ]
-        return made
+        return handles
 
     def enters(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple) -> None:
@@ -110,36 +110,36 @@ class FlowRecorder:
         return hook
 
     def attends(self, name: str, part: str) -> Callable[..., Tensor]:
-        """Attention once more from queries, keys and values that are in the graph; its result takes the place of the first."""
+        """Attention again from queries, keys and values that are in the graph; its result replaces the first."""
 
         def hook(module: Attention, args: tuple, out: Tensor) -> Tensor:
-            found = module.project(*args)
-            mixed = F.scaled_dot_product_attention(found.queries, found.keys, found.values, found.mask())
+            inputs = module.project(*args)
+            mixed = F.scaled_dot_product_attention(inputs.queries, inputs.keys, inputs.values, inputs.mask())
             again = module.dropout(module.proj(merge_heads(mixed)))
-            for label, tensor in zip(("q", "k", "v", "proj"), (*found[:3], again), strict=True):
+            for label, tensor in zip(("q", "k", "v", "proj"), (*inputs[:3], again), strict=True):
                 self.tensors[name, f"{part}.{label}".lstrip(".")] = tensor
             return again
 
         return hook
 
     def shares(self, name: str) -> tuple[float, ...]:
-        """|branch| / |x + branch|, branch by branch where they add up to what the block gives."""
+        """|branch| / |x + branch|, branch by branch where they add up to the block's output."""
         x, out = self.inputs.get(name), self.tensors[name, ""].detach()
         if x is None or x.shape != out.shape:
             return ()
-        found, stream = [], x
+        ratios, stream = [], x
         for branch in self.added[name]:
             if branch.shape != stream.shape:
                 break
             stream = stream + branch
-            found.append(rms(branch) / max(rms(stream), TINY))
-        if found and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
-            return tuple(found)
+            ratios.append(rms(branch) / max(rms(stream), TINY))
+        if ratios and out.isfinite().all() and torch.allclose(stream, out, rtol=1e-3, atol=1e-3 * rms(out)):
+            return tuple(ratios)
         return (rms(out - x) / max(rms(out), TINY),)
 
 
 def open_block(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """A block by its name, or what is in it where it is made of lists alone, as that of two branches is."""
+    """A block with its name, or its children where it consists of lists alone, as a block of two branches."""
     inner = list(block.named_children())
     if isinstance(block, nn.ModuleList) or all(isinstance(m, nn.ModuleList) for _, m in inner):
         for part, module in inner:
@@ -149,7 +149,7 @@ def open_block(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_mixer(module: nn.Module) -> bool:
-    """A part with matrices of its own that is no attention and holds none."""
+    """Whether a part has weight matrices and contains no attention."""
     inside = list(module.modules())
     return not any(isinstance(m, Attention) for m in inside) and any(
         isinstance(m, nn.Linear | nn.Conv2d) for m in inside

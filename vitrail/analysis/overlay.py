@@ -1,4 +1,4 @@
-"""Maps of what a model saw, put back on the image as it was before it was made to fit the model."""
+"""Overlays of a model's maps on the original image, before preprocessing."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from vitrail.types import Grid
 
 
 class VisibleArea(NamedTuple):
-    """What the model saw of an image: these of its pixels, which lie on so much of the model's canvas, from the top left."""
+    """The part of an image that the model processed: its rows and columns of pixels, and their size on the model's
+    canvas, from the top left."""
 
     rows: slice
     columns: slice
@@ -23,23 +24,23 @@ class VisibleArea(NamedTuple):
 
 
 def find_visible_area(pre: Preprocess, height: int, width: int) -> VisibleArea:
-    """Of an image of a size, given to a model as one canvas."""
+    """The visible area of an image of a size after preprocessing."""
     if pre.resize_mode == "stretch" or (height, width) == pre.size:
         return VisibleArea(slice(0, height), slice(0, width), pre.size)
     if pre.resize_mode == "crop":
         scale = max(pre.size[0] / height, pre.size[1] / width) / pre.crop_ratio
         parts = []
-        for whole, kept in zip((height, width), pre.size, strict=True):
+        for whole, visible in zip((height, width), pre.size, strict=True):
             scaled = round(whole * scale)
-            begin = (scaled - kept) // 2
-            parts.append(slice(round(begin * whole / scaled), round((begin + kept) * whole / scaled)))
+            begin = (scaled - visible) // 2
+            parts.append(slice(round(begin * whole / scaled), round((begin + visible) * whole / scaled)))
         return VisibleArea(parts[0], parts[1], pre.size)
     return VisibleArea(slice(0, height), slice(0, width), pre.scaled_size(height, width))
 
 
 def compute_extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
-    """The height and width in pixels that a grid of cells covers on a canvas of a size, what pads it included: cells are as wide as the
-    stride of a map that has so many of them, or share the canvas evenly."""
+    """The height and width in pixels that a grid of cells covers on a canvas of a size, padding included: cells have
+    the stride of the map with this many cells, or divide the canvas evenly."""
     backbone = backbone_of(model)
     strides = backbone.strides if isinstance(backbone, Backbone) else ()
     down, across = (
@@ -49,10 +50,10 @@ def compute_extent(model: nn.Module, size: Grid, grid: Grid) -> Grid:
 
 
 def overlay_map(image: np.ndarray, heat: Tensor, pre: Preprocess, covers: Grid) -> np.ndarray:
-    """A map [h w] of a model's cells in colours over the image uint8 [H W C], at its resolution: uint8 [H W 3]. What the model did
-    not see stays as it is. covers: as `compute_extent` says."""
-    place = find_visible_area(pre, *image.shape[:2])
-    large = resize_to_image(heat.detach().float().cpu(), pre.size, covers)[: place.canvas[0], : place.canvas[1]]
-    drawn = to_rgb(image).copy()
-    drawn[place.rows, place.columns] = overlay(image[place.rows, place.columns], large)
-    return drawn
+    """A map [h w] of a model's cells in colours over the image uint8 [H W C], at its resolution: uint8 [H W 3]. Pixels
+    outside the visible area are not changed. covers: see `compute_extent`."""
+    area = find_visible_area(pre, *image.shape[:2])
+    large = resize_to_image(heat.detach().float().cpu(), pre.size, covers)[: area.canvas[0], : area.canvas[1]]
+    result = to_rgb(image).copy()
+    result[area.rows, area.columns] = overlay(image[area.rows, area.columns], large)
+    return result

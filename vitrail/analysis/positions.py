@@ -1,4 +1,5 @@
-"""How a model tells places, without any image: tables, rotations and relative biases; and the filters that cut the patches."""
+"""Position encodings of a model, without any image: tables, rotations and relative biases; and the filters of the first
+layer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from vitrail.types import Grid
 
 
 class Panels(NamedTuple):
-    """How an encoding is drawn: panels [rows columns h w] of colours between `low` and `high`."""
+    """The plot of an encoding: panels [rows columns h w] of colours between `low` and `high`."""
 
     values: Tensor
     low: float
@@ -31,7 +32,7 @@ class Panels(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding(ABC):
-    """How one part tells places. name: of the module."""
+    """The position encoding of one module. name: of the module."""
 
     name: str
     values: Tensor
@@ -39,21 +40,21 @@ class Encoding(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """In a word."""
+        """The kind of encoding in a word."""
 
     @abstractmethod
     def panels(self) -> Panels:
-        """How it is drawn."""
+        """The panels of its plot."""
 
     @abstractmethod
     def sentences(self) -> list[str]:
-        """What it amounts to."""
+        """A summary in plain sentences."""
 
 
 @dataclass(frozen=True)
 class Similarity(Encoding):
-    """How alike two cells are, [h w h w]: one panel a cell. "table": the cosine between what is joined to them. "rotary":
-    by how much turning alone lets a query and a key of theirs agree; 1 for a cell and itself."""
+    """The similarity of two cells, [h w h w]: one panel per cell. "table": the cosine of their encodings. "rotary": the
+    effect of rotation alone on the product of their query and key; 1 for a cell and itself."""
 
     source: Literal["table", "rotary"]
 
@@ -67,13 +68,16 @@ class Similarity(Encoding):
     def sentences(self) -> list[str]:
         near, far = self.near_and_far()
         if not np.isfinite([near, far]).all():
-            return [f"{self.name}: the grid is too small to tell near from far."]
+            return [f"{self.name}: the grid is too small to compare near and far cells."]
         how = "clearly" if near > far + 0.5 else "somewhat" if near > far + 0.1 else "hardly"
-        return [f"{self.name} ({self.kind}): direct neighbours have a similarity of {near:.2f} in the mean, cells half the grid apart "
-                f"and farther {far:.2f}: near places are {how} more alike than far ones."]  # fmt: skip
+        return [
+            f"{self.name} ({self.kind}): direct neighbours have a mean similarity of {near:.2f}, cells half the grid "
+            f"apart and farther {far:.2f}: near cells are {how} more similar than distant ones."
+        ]
 
     def near_and_far(self) -> tuple[float, float]:
-        """The mean of cells that share an edge, and of those at least half the grid apart in a direction; NaN where there are none."""
+        """The mean for cells that share an edge, and for those at least half the grid apart in a direction; NaN where
+        there are none."""
         values = self.values.numpy()
         h, w = values.shape[:2]
         cells = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 2)
@@ -86,7 +90,7 @@ class Similarity(Encoding):
 
 @dataclass(frozen=True)
 class Bias(Encoding):
-    """What is added to the logits, by displacement of the key from the query: [heads 2h-1 2w-1]; one panel a head."""
+    """The bias on the logits by displacement of the key from the query: [heads 2h-1 2w-1]; one panel per head."""
 
     @property
     def kind(self) -> str:
@@ -99,12 +103,11 @@ class Bias(Encoding):
     def sentences(self) -> list[str]:
         nearer, farther = self.near_and_far()
         more = int((nearer > farther).sum())
-        return [
-            f"{self.name}: {more} of {len(nearer)} heads add more to the next keys than to those half a window away and farther."
-        ]
+        near = "have a larger bias for adjacent keys than for keys half a window away and farther"
+        return [f"{self.name}: {more} of {len(nearer)} heads {near}."]
 
     def near_and_far(self) -> tuple[np.ndarray, np.ndarray]:
-        """By head the mean of what is added one cell away, and half a window away and farther."""
+        """By head the mean bias one cell away, and half a window away and farther."""
         values = self.values.numpy()
         h, w = values.shape[1] // 2, values.shape[2] // 2
         down, across = np.abs(np.arange(-h, h + 1))[:, None], np.abs(np.arange(-w, w + 1))[None]
@@ -113,7 +116,8 @@ class Bias(Encoding):
 
 
 class Filters(NamedTuple):
-    """Principal components of filters: images [n C p p], of unit length, and the share of the variance that each explains [n]."""
+    """Principal components of filters: images [n C p p], of unit length, and the share of the variance that each
+    explains [n]."""
 
     images: Tensor
     shares: Tensor
@@ -121,14 +125,16 @@ class Filters(NamedTuple):
 
 @torch.no_grad()
 def find_encodings(model: nn.Module, grid: Grid | None = None) -> list[Encoding]:
-    """All of a model's ways to tell places. grid: (height, width) in cells that tables and rotations are taken at, by default that
-    which they were made for. Errors: `UsageError` for a model that has none."""
+    """All position encodings of a model. grid: (height, width) in cells for tables and rotations, by default the grid
+    that they were built for. Errors: `UsageError` for a model that has none."""
     backbone = backbone_of(model)
-    found = list(encodings_of(backbone, grid))
-    if not found:
-        raise UsageError(f"{type(backbone).__name__} has no position encoding",
-                         "nothing is to be drawn: its convolutions tell places by the zeros around the image")  # fmt: skip
-    return found
+    encodings = list(encodings_of(backbone, grid))
+    if not encodings:
+        raise UsageError(
+            f"{type(backbone).__name__} has no position encoding",
+            "there is nothing to plot: its convolutions infer positions from zero padding",
+        )
+    return encodings
 
 
 def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
@@ -141,9 +147,7 @@ def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
         elif isinstance(module, Rotation):
             at = at_grid(module, grid)
             angles = module.angles(at)
-            if not any(
-                torch.equal(angles, other) for other in rotations
-            ):  # nothing is learned, so all layers turn alike
+            if not any(torch.equal(angles, other) for other in rotations):  # not learned, so the same in all layers
                 rotations.append(angles)
                 yield Similarity(name, kernel(angles, at), "rotary")
         elif isinstance(module, Displacements):
@@ -152,12 +156,10 @@ def encodings_of(backbone: nn.Module, grid: Grid | None) -> Iterator[Encoding]:
 
 
 def at_grid(rotation: Rotation, grid: Grid | None) -> Grid:
-    """Errors: `UsageError` where neither the caller nor the model says one."""
+    """The grid of a rotation. Errors: `UsageError` where neither the caller nor the model defines one."""
     at = grid or rotation.grid
     if at is None:
-        raise UsageError(
-            "rotations are the same on every grid, and the model has none of its own", "give grid=(height, width)"
-        )
+        raise UsageError("the model's rotations have no grid of their own", "pass grid=(height, width)")
     return at
 
 
@@ -168,29 +170,31 @@ def similarity(table: Tensor, grid: Grid) -> Tensor:
 
 
 def kernel(angles: Tensor, grid: Grid) -> Tensor:
-    """The mean over pairs of channels of the cosine of the difference between the angles [hw pairs] of two cells: [h w h w].
+    """The mean over pairs of channels of the cosine of the difference between the angles [hw pairs] of two cells: [h w
+    h w].
 
-    It is what q k is worth after turning, next to before, where q and k are alike and all pairs are as long.
+    It is the ratio of q k after and before rotation, for equal q and k with pairs of equal length.
     """
-    waves = torch.cat([angles.cos(), angles.sin()], dim=1).double().cpu()
-    return (waves @ waves.T / angles.shape[1]).float().view(*grid, *grid)
+    features = torch.cat([angles.cos(), angles.sin()], dim=1).double().cpu()
+    return (features @ features.T / angles.shape[1]).float().view(*grid, *grid)
 
 
 @torch.no_grad()
 def compute_filters(model: nn.Module, count: int = 28) -> Filters:
-    """The first principal components of the filters that meet the image first, with the mean filter taken off (Dosovitskiy et al.
-    2020, figure 7). Errors: `UsageError` for a model that begins with no convolution or patches."""
+    """The first principal components of the first layer's filters, minus the mean filter (Dosovitskiy et al. 2020,
+    figure 7). Errors: `UsageError` for a model whose first layer is no convolution or patch embedding."""
     first = next((m for m in backbone_of(model).modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or count < 1:
-        raise UsageError("no filters meet the image first" if first is None else f"{count} components are none",
-                         "give a backbone of vitrail" if first is None else "take 1 or more")  # fmt: skip
+        raise UsageError(
+            "the model has no convolution" if first is None else f"there are no {count} components",
+            "use a backbone of vitrail" if first is None else "use 1 or more",
+        )
     weight = first.weight.detach().double().cpu()
     rows = weight.flatten(1) - weight.flatten(1).mean(0)
     _, lengths, components = torch.linalg.svd(rows, full_matrices=False)
     n = min(count, len(components))
     components = components[:n]
-    signs = components.gather(
-        1, components.abs().argmax(1, keepdim=True)
-    ).sign()  # so that the same filters give the same images
+    # the sign of the largest element, so that the same filters have the same components
+    signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
     shares = lengths.square() / lengths.square().sum().clamp(min=1e-300)
     return Filters((components * signs).float().view(n, *weight.shape[1:]), shares[:n].float())

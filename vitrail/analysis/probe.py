@@ -1,7 +1,7 @@
-"""What frozen features are worth: a linear probe and a vote of the nearest neighbours, on features that were computed before.
+"""Evaluation of frozen features: a linear probe and k-nearest-neighbour classification, on precomputed features.
 
-Linear probe: multinomial logistic regression (one logistic regression a class where an image has several) on standardised
-features, its L2 strength chosen on a held-out part of the training features. Nearest neighbours: cosine similarity s, the k most
+Linear probe: multinomial logistic regression (binary ones per class for multi-label data) on standardised features, its
+L2 strength chosen on a validation part of the training features. Nearest neighbours: cosine similarity s, the k most
 similar vote with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978; DINO, Caron et al. 2021, arXiv:2104.14294).
 """
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vitrail.metrics.classification import multi_label, single_label
 
-L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the L2 penalty that are tried, strongest first
-MIDDLE = 1e-3  # where nothing can be held out to choose by
-HELD_OUT = 0.2  # share of the training features that chooses
+L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strengths of the L2 penalty to try, strongest first
+MIDDLE = 1e-3  # where there are too few features for a validation part
+HELD_OUT = 0.2  # share of the training features for validation
 TEMPERATURE = 0.07
-SIMILARITIES = 2**24  # that are held in memory at once
+SIMILARITIES = 2**24  # in memory at a time
 ITERATIONS = 300
 
 
@@ -37,30 +37,30 @@ class LinearProbe(NamedTuple):
 
 
 class L2Choice(NamedTuple):
-    """The L2 strength that was chosen, and the score of each that was tried: top-1, or mAP; empty where nothing could be held out."""
+    """The chosen L2 strength, and the score of each candidate: top-1, or mAP; empty without a validation part."""
 
     l2: float
     scores: dict[float, float]
 
 
 def draw_subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Places of a share of the images, ascending. labels: class indices [N], or multi-hot [N K].
+    """Indices of a share of the images, ascending. labels: class indices [N], or multi-hot [N K].
 
-    Of each class the same share, at least one image; with several classes an image, that share of all images, and one more for
-    every class that would have none. A smaller share of the same seed is part of a larger one.
+    The same share of each class, at least one image; for multi-label data, that share of all images, and one more for
+    every class that would have none. A smaller share of the same seed is a subset of a larger one.
     """
     if labels.ndim == 1:
         members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-        return np.sort(np.concatenate([some(m, share, seed, c) for c, m in enumerate(members)]))
-    taken = some(np.arange(len(labels)), share, seed, 0)
+        return np.sort(np.concatenate([sample_members(m, share, seed, c) for c, m in enumerate(members)]))
+    chosen = sample_members(np.arange(len(labels)), share, seed, 0)
     for c in np.flatnonzero(labels.any(0)):
-        if not labels[taken, c].any():
-            taken = np.append(taken, some(np.flatnonzero(labels[:, c]), 0.0, seed, int(c) + 1))
-    return np.unique(taken)
+        if not labels[chosen, c].any():
+            chosen = np.append(chosen, sample_members(np.flatnonzero(labels[:, c]), 0.0, seed, int(c) + 1))
+    return np.unique(chosen)
 
 
-def some(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarray:
-    """The first of the members in an order of chance: a share of them, at least one."""
+def sample_members(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarray:
+    """A random share of the members, at least one."""
     chance = np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64)))
     return chance.permutation(members)[: max(1, round(share * len(members)))]
 
@@ -68,12 +68,13 @@ def some(members: np.ndarray, share: float, seed: int, purpose: int) -> np.ndarr
 def fit_probe(
     features: Tensor, labels: Tensor, classes: int, l2: float, start: LinearProbe | None = None
 ) -> LinearProbe:
-    """Minimises the mean loss + l2/2 |weight|^2 over features [N D] by L-BFGS on all of them at once; it has one minimum.
+    """Minimises the mean loss + l2/2 |weight|^2 over features [N D] by full-batch L-BFGS; the objective is convex.
 
-    labels: class indices [N], or multi-hot [N K]: then the loss of an image is the sum over its classes. start: where to begin.
+    labels: class indices [N], or multi-hot [N K]: then the loss of an image is the sum over its classes. start: the
+    initial probe.
     """
     mean, std = features.mean(0), features.std(0, correction=0)
-    std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))  # a feature may never change
+    std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))  # a feature may be constant
     x = (features - mean) / std
     weight = x.new_zeros(x.shape[1], classes) if start is None else start.weight.clone()
     bias = x.new_zeros(classes) if start is None else start.bias.clone()
@@ -103,36 +104,37 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 def choose_l2(
     features: Tensor, labels: Tensor, classes: int, seed: int, strengths: Sequence[float] = L2_STRENGTHS
 ) -> L2Choice:
-    """The L2 strength of which a probe of the larger part of the features is best on the rest: by its score, then by its loss."""
-    kept, held = split_off(labels.cpu().numpy(), seed)
-    if not len(held):
+    """The L2 strength whose probe, fitted on the larger part of the features, is best on the rest: by score, then by
+    loss."""
+    train, validation = split_off(labels.cpu().numpy(), seed)
+    if not len(validation):
         return L2Choice(MIDDLE, {})
-    x, y = features[kept], labels[kept]
+    x, y = features[train], labels[train]
     scores: dict[float, float] = {}
     ranks: dict[float, tuple[float, float]] = {}
-    fitted = None
+    probe = None
     for l2 in sorted(strengths, reverse=True):
-        fitted = fit_probe(x, y, classes, l2, fitted)
-        logits = (features[held] - fitted.mean) / fitted.std @ fitted.weight + fitted.bias
-        said = logits.sigmoid() if labels.ndim == 2 else logits.softmax(1)
-        scores[l2] = score(said, labels[held])
-        ranks[l2] = (scores[l2], -float(loss(logits, labels[held])))
+        probe = fit_probe(x, y, classes, l2, probe)
+        logits = (features[validation] - probe.mean) / probe.std @ probe.weight + probe.bias
+        probabilities = logits.sigmoid() if labels.ndim == 2 else logits.softmax(1)
+        scores[l2] = score(probabilities, labels[validation])
+        ranks[l2] = (scores[l2], -float(loss(logits, labels[validation])))
     return L2Choice(max(ranks, key=lambda l2: ranks[l2]), scores)
 
 
 def split_off(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places to learn from and places to judge by. A class of one image is learned from."""
+    """Indices for training and for validation. A class of one image is in the training part."""
     if labels.ndim == 1:
-        kept = [m if len(m) == 1 else some(m, 1 - HELD_OUT, seed, c)[: len(m) - 1]
+        parts = [m if len(m) == 1 else sample_members(m, 1 - HELD_OUT, seed, c)[: len(m) - 1]
                 for c, m in enumerate(np.flatnonzero(labels == c) for c in np.unique(labels))]  # fmt: skip
-        chosen = np.sort(np.concatenate(kept))
+        chosen = np.sort(np.concatenate(parts))
     else:
         chosen = draw_subset(labels, 1 - HELD_OUT, seed)
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
 
 def score(probabilities: Tensor, labels: Tensor) -> float:
-    """Top-1 of probabilities, or mAP where an image has several classes."""
+    """Top-1 of probabilities, or mAP for multi-label data."""
     if labels.ndim == 1:
         return float((probabilities.argmax(1) == labels).double().mean())
     return multi_label(probabilities.float().cpu(), labels.cpu())["mAP"]
@@ -141,26 +143,27 @@ def score(probabilities: Tensor, labels: Tensor) -> float:
 def knn_probabilities(
     train: Tensor, labels: Tensor, queries: Tensor, classes: int, ks: Sequence[int]
 ) -> dict[int, Tensor]:
-    """For each k the share [M K] that each class has in the vote of the k training features [N D] nearest to each query [M D].
+    """For each k the share of votes [M K] of each class among the k training features [N D] nearest to each query [M
+    D].
 
-    Queries are compared in pieces, so that never more than `SIMILARITIES` numbers are held; of N < k neighbours all vote.
+    Queries are compared in chunks of at most `SIMILARITIES` numbers; of N < k neighbours all vote.
     """
-    known = F.normalize(train, dim=1)
+    unit = F.normalize(train, dim=1)
     each = max(1, SIMILARITIES // max(1, len(train)))
     most = min(max(ks), len(train))
-    found: dict[int, list[Tensor]] = {k: [] for k in ks}
+    parts_by_k: dict[int, list[Tensor]] = {k: [] for k in ks}
     for start in range(0, len(queries), each):
-        similar = F.normalize(queries[start : start + each], dim=1) @ known.T
-        near = similar.topk(most, dim=1)  # in falling order, so that the first k are those of k
-        weights = ((near.values - near.values[:, :1]) / TEMPERATURE).exp()  # relative to the nearest: none overflows
-        voted = labels[near.indices]
+        similar = F.normalize(queries[start : start + each], dim=1) @ unit.T
+        near = similar.topk(most, dim=1)  # in falling order, so that the first k are the k nearest
+        weights = ((near.values - near.values[:, :1]) / TEMPERATURE).exp()  # relative to the nearest, to avoid overflow
+        neighbour_labels = labels[near.indices]
         for k in ks:
-            votes = weights.new_zeros(len(similar), classes).scatter_add_(1, voted[:, :k], weights[:, :k])
-            found[k].append(votes / votes.sum(1, keepdim=True))
-    return {k: torch.cat(parts) for k, parts in found.items()}
+            votes = weights.new_zeros(len(similar), classes).scatter_add_(1, neighbour_labels[:, :k], weights[:, :k])
+            parts_by_k[k].append(votes / votes.sum(1, keepdim=True))
+    return {k: torch.cat(parts) for k, parts in parts_by_k.items()}
 
 
 def probe_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """The numbers by which probabilities [N K] are judged, by name."""
+    """The scalar metrics of probabilities [N K], by name."""
     metrics = (single_label if labels.ndim == 1 else multi_label)(probabilities.float().cpu(), labels.cpu())
     return {name: value for name, value in metrics.items() if isinstance(value, float)}

@@ -1,4 +1,4 @@
-"""What numbers from inside a model say, in plain sentences: nothing is said that the numbers do not show."""
+"""Summaries of inspections in plain sentences, which state only what the numbers show."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from vitrail.analysis.gradient_flow import BlockFlow
 from vitrail.analysis.positions import Filters
 from vitrail.analysis.tokens import CkaMatrix, TokenSimilarity
 
-GLOBAL = 0.9  # share of the distance of even attention from which a head looks everywhere
-CLEAR = 0.5  # rank correlation from which a trend is one
-SLIGHT = 0.1  # share of the greatest value up to which a change is none
-EARLY = 0.25  # share of the layers that are the first ones
+GLOBAL = 0.9  # share of the distance of uniform attention from which a head is global
+CLEAR = 0.5  # least rank correlation of a trend
+SLIGHT = 0.1  # share of the maximum up to which a change is negligible
+EARLY = 0.25  # share of the layers that are early
 
 
 def rank_values(values: np.ndarray) -> np.ndarray:
-    """Places in ascending order, equal values sharing the mean of theirs."""
+    """Ranks in ascending order; equal values have the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return (last - (counts - 1) / 2)[inverse]
@@ -24,74 +24,69 @@ def rank_values(values: np.ndarray) -> np.ndarray:
 
 def rank_correlation(values: Sequence[float] | np.ndarray) -> float:
     """The rank correlation of values with their order (Spearman), 0 where nothing changes."""
-    found = rank_values(np.asarray(values, float))
-    if len(found) < 2 or found.std() == 0:
+    ranks = rank_values(np.asarray(values, float))
+    if len(ranks) < 2 or ranks.std() == 0:
         return 0.0
-    return float(np.corrcoef(np.arange(len(found)), found)[0, 1])
+    return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
 
 
-def flat(values: Sequence[float] | np.ndarray) -> bool:
-    """Whether values hardly differ."""
+def is_flat(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether values differ by no more than `SLIGHT`."""
     found = np.asarray(values, float)
     return bool(np.ptp(found) <= SLIGHT * np.abs(found).max())
 
 
 def describe_change(values: Sequence[float] | np.ndarray) -> str:
-    """How values went, in words, with the rank correlation."""
+    """The trend of values in words, with the rank correlation."""
     r = rank_correlation(values)
-    if flat(values):
+    if is_flat(values):
         return f"hardly changes with depth ({len(values)} layers)"
     how = "grows" if r >= CLEAR else "falls" if r <= -CLEAR else "neither grows nor falls clearly"
     return f"{how} with depth (rank correlation {r:+.2f} over {len(values)} layers)"
 
 
 def describe_distances(profiles: Sequence[Profile], even: Sequence[float]) -> list[str]:
-    """even: the mean distance in pixels that attention spread evenly over all keys would have, by layer."""
+    """even: the mean distance in pixels of uniform attention over all keys, by layer."""
     placed = [(p, float(e)) for p, e in zip(profiles, even, strict=True) if bool(p.distance.isfinite().all())]
     if not placed:
-        return ["No layer looks from places at places, so there is no distance to tell."]
+        return ["No layer has positions for both queries and keys, so there is no distance."]
     means = [float(p.distance.mean()) for p, _ in placed]
-    said = []
+    lines = []
     if len(placed) > 1:
         ends = f"{means[0]:.1f} pixels in the first layer and {means[-1]:.1f} in the last"
-        said.append(f"Mean attention distance is {ends}; it {describe_change(means)}.")
-    if len(placed) > 1 and not flat(means):
+        lines.append(f"Mean attention distance is {ends}; it {describe_change(means)}.")
+    if len(placed) > 1 and not is_flat(means):
         half = len(placed) // 2
         before = np.concatenate([p.distance.numpy() for p, _ in placed[:half]])
         after = np.concatenate([p.distance.numpy() for p, _ in placed[-half:]])
         farther = int((after > np.median(before)).sum())
         most = "most" if farther > len(after) / 2 else "not most"
-        said.append(
-            f"{farther} of {len(after)} heads of the later half look farther than the median head of the earlier half: {most}."
+        lines.append(
+            f"{farther} of {len(after)} heads of the later half ({most}) have a larger distance than the median head "
+            "of the earlier half."
         )
     if len(placed) == 1:
-        said.append(f"Mean attention distance is {means[0]:.1f} pixels.")
+        lines.append(f"Mean attention distance is {means[0]:.1f} pixels.")
     early = placed[: max(1, round(EARLY * len(placed)))]
     heads = sum(len(p.distance) for p, _ in early)
     wide = sum(int((p.distance >= GLOBAL * e).sum()) for p, e in early)
     where = "the first layer" if len(early) == 1 else f"the first {len(early)} layers"
-    told = (
-        "none of them is global"
-        if not wide
-        else "some of them are global"
-        if wide < heads
-        else "all of them are global"
-    )
-    said.append(
-        f"{wide} of the {heads} heads of {where} look at least {GLOBAL:.0%} as far as even attention to all that they can see "
-        f"({early[0][1]:.1f} pixels in the first layer) would: in that sense {told}."
+    number = "none of them is" if not wide else "some of them are" if wide < heads else "all of them are"
+    lines.append(
+        f"{wide} of the {heads} heads of {where} have at least {GLOBAL:.0%} of the distance of uniform attention "
+        f"({early[0][1]:.1f} pixels in the first layer): in that sense {number} global."
     )
     shares = [float(p.entropy_share.mean()) for p in profiles]
-    said.append(
-        f"Entropy, as a share of the most there could be, is {shares[0]:.2f} in the first layer and {shares[-1]:.2f} in the last."
+    lines.append(
+        f"Entropy, as a share of its maximum, is {shares[0]:.2f} in the first layer and {shares[-1]:.2f} in the last."
     )
-    return said
+    return lines
 
 
-def describe_filters(found: Filters) -> list[str]:
-    shares = found.shares.numpy().cumsum()
+def describe_filters(filters: Filters) -> list[str]:
+    shares = filters.shares.numpy().cumsum()
     enough = int((shares < 0.9).sum()) + 1
-    first = f"The first of {len(shares)} components explains {shares[0]:.0%} of what the filters differ in"
+    first = f"The first of {len(shares)} components explains {shares[0]:.0%} of the variance of the filters"
     return [
         f"{first}; {enough} explain nine tenths."
         if enough <= len(shares)
@@ -99,39 +94,39 @@ def describe_filters(found: Filters) -> list[str]:
     ]
 
 
-def describe_similarity(found: TokenSimilarity) -> list[str]:
-    values = found.cosine.numpy()
-    last = f"Two patches of an image have a cosine of {values[0]:.2f} after the first block and {values[-1]:.2f} after the last"
+def describe_similarity(similarity: TokenSimilarity) -> list[str]:
+    values = similarity.cosine.numpy()
+    ends = f"{values[0]:.2f} after the first block and {values[-1]:.2f} after the last"
+    last = f"Two patches of an image have a mean cosine of {ends}"
     return [f"{last}; it {describe_change(values).replace('layers', 'blocks')}." if len(values) > 1 else f"{last}."]
 
 
-def describe_cka(found: CkaMatrix, itself: bool) -> list[str]:
+def describe_cka(cka: CkaMatrix, itself: bool) -> list[str]:
     """itself: the model is compared with itself."""
-    values = found.values.numpy()
+    values = cka.values.numpy()
     if itself:
         if len(values) < 2:
             return ["There is one block, so there is nothing to compare it with."]
-        return [f"Blocks one after the other have a CKA of {np.diag(values, 1).mean():.2f} in the mean, the first and the last "
-                f"{values[0, -1]:.2f}."]  # fmt: skip
+        mean = np.diag(values, 1).mean()
+        return [f"Consecutive blocks have a mean CKA of {mean:.2f}, the first and the last {values[0, -1]:.2f}."]
     best = values.argmax(1)
     order = rank_correlation(best) if len(best) > 1 else 0.0
-    told = "in about the same order" if order >= CLEAR else "in no clear order"
+    trend = "in about the same order" if order >= CLEAR else "in no clear order"
     return [
-        f"The block of the other model that is most like a block has a CKA of {values.max(1).mean():.2f} with it in the mean; the likest "
-        f"blocks come {told} (rank correlation {order:+.2f})."
+        f"The most similar block of the other model has a mean CKA of {values.max(1).mean():.2f}; the most "
+        f"similar blocks are {trend} (rank correlation {order:+.2f})."
     ]
 
 
-def describe_flow(found: Sequence[BlockFlow]) -> list[str]:
-    first, last = found[0].out.gradient, found[-1].out.gradient
-    said = [f"The gradient is {first:.2g} (root mean square) after the first block and {last:.2g} after the last"
-            + (f", {first / last:.2g} times the last." if last > 0 else ".")]  # fmt: skip
-    shares = [(max(one.branches), one.name) for one in found if one.branches]
+def describe_flow(flows: Sequence[BlockFlow]) -> list[str]:
+    first, last = flows[0].out.gradient, flows[-1].out.gradient
+    ratio = f", {first / last:.2g} times the last." if last > 0 else "."
+    ends = f"{first:.2g} (root mean square) after the first block and {last:.2g} after the last"
+    lines = [f"The gradient is {ends}{ratio}"]
+    shares = [(max(one.branches), one.name) for one in flows if one.branches]
     if shares:
-        mean = np.mean([s for one in found for s in one.branches])
+        mean = np.mean([s for one in flows for s in one.branches])
         most, where = max(shares)
         norms = "(its norm over that of the sum)"
-        said.append(
-            f"A residual branch is {mean:.2f} of what leaves it in the mean {norms}; most in {where}, {most:.2f}."
-        )
-    return said
+        lines.append(f"A residual branch is {mean:.2f} of its sum in the mean {norms}; at most {most:.2f}, in {where}.")
+    return lines

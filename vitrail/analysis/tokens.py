@@ -1,4 +1,4 @@
-"""What becomes of tokens on their way through the blocks: how alike they grow, what they show, and how alike whole layers are."""
+"""Tokens after each block: their similarity, their principal components as colours, and the CKA of whole layers."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,14 +15,16 @@ TINY = 1e-12
 
 
 class TokenSimilarity(NamedTuple):
-    """How alike the patches of an image are after each block: names, and the mean cosine over pairs and images [L]."""
+    """The similarity of the patches of an image after each block: names, and the mean cosine over pairs and images
+    [L]."""
 
     names: list[str]
     cosine: Tensor
 
 
 class TokenColors(NamedTuple):
-    """After one block, what its patches show: images [B h w 3] in [0, 1]; and the shares of variance of the three colours [3]."""
+    """The patches after one block in colours: images [B h w 3] in [0, 1]; and the shares of variance of the three
+    colours [3]."""
 
     name: str
     images: Tensor
@@ -43,15 +45,17 @@ def compute_similarity(model: nn.Module, images: ModelInputs) -> TokenSimilarity
     def make(state: BlockOutput) -> Tensor:
         unit = F.normalize(flatten_tokens(state), dim=-1)
         n = unit.shape[1]
-        pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))  # all pairs but those of a patch with itself
+        pairs = unit.sum(1).square().sum(-1) - unit.square().sum(
+            (1, 2)
+        )  # all pairs except those of a patch with itself
         return (pairs / max(1, n * (n - 1))).mean().cpu()
 
-    names, made = map_outputs(model, prepare_inputs(model, images), make)
-    return TokenSimilarity(names, torch.stack(made))
+    names, means = map_outputs(model, prepare_inputs(model, images), make)
+    return TokenSimilarity(names, torch.stack(means))
 
 
 def compute_colors(model: nn.Module, images: ModelInputs) -> list[TokenColors]:
-    """Patches after each block by the three directions in which those of the whole batch differ most, as red, green and blue."""
+    """Patches after each block by the first three principal components over the whole batch, as red, green and blue."""
     return map_outputs(model, prepare_inputs(model, images), principal_colors)[1]
 
 
@@ -62,51 +66,55 @@ def principal_colors(state: BlockOutput) -> TokenColors:
     _, lengths, components = torch.linalg.svd(rows, full_matrices=False)
     count = min(3, len(components))
     main = components[:count]
-    main = (
-        main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()
-    )  # the same numbers give the same colours everywhere
-    found = rows @ main.T
-    low, high = found.amin(0), found.amax(0)
-    shown = F.pad((found - low) / (high - low).clamp(min=TINY), (0, 3 - count))
+    # the sign of the largest element, so that the same features have the same colours
+    main = main * main.gather(1, main.abs().argmax(1, keepdim=True)).sign()
+    projected = rows @ main.T
+    low, high = projected.amin(0), projected.amax(0)
+    scaled = F.pad((projected - low) / (high - low).clamp(min=TINY), (0, 3 - count))
     shares = F.pad(lengths[:count].square() / lengths.square().sum().clamp(min=TINY), (0, 3 - count))
-    return TokenColors(state.name, shown.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
+    return TokenColors(state.name, scaled.unflatten(0, cells.shape[:3]).cpu(), shares.cpu())
 
 
 def compute_cka(model: nn.Module, batches: Iterable[ModelInputs], other: nn.Module | None = None) -> CkaMatrix:
-    """Linear CKA between all blocks of a model, or of two on the same images (Kornblith et al. 2019, arxiv.org/abs/1905.00414).
+    """Linear CKA between all blocks of a model, or of two on the same images (Kornblith et al. 2019,
+    arxiv.org/abs/1905.00414).
 
-    An image is all patches of a block in a row. HSIC is the unbiased estimate of each batch, summed over batches (Nguyen et al. 2020,
-    arxiv.org/abs/2010.15327, equation 3), so only images by images is held, and batches may be small: 4 images and more.
-    1 on the diagonal of a model with itself; around 0, also below, for layers that have nothing in common. NaN for a layer that
-    says the same of all images. Errors: `UsageError` for batches of fewer images.
+    The features of an image are all patches of a block, flattened. HSIC is the unbiased estimate of each batch, summed
+    over batches (Nguyen et al. 2020, arxiv.org/abs/2010.15327, equation 3), so that memory is images by images, and
+    batches may be small: 4 images and more. 1 on the diagonal of a model with itself; around 0, also below, for
+    unrelated layers. NaN for a layer with the same output for all images. Errors: `UsageError` for batches of fewer
+    images.
     """
     sums: list[Tensor] = []
     names: tuple[list[str], list[str]] = ([], [])
     for batch in batches:
         down, first = grams(model, batch)
         across, second = (down, first) if other is None else grams(other, batch)
-        found = [hsic(first, second), hsic_each(first), hsic_each(second)]
-        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        values = [hsic(first, second), hsic_each(first), hsic_each(second)]
+        sums = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
         names = down, across
     if not sums:
-        raise UsageError("there are no batches to compare layers on", "give some, of 4 images or more")
+        raise UsageError("there are no batches to compare layers on", "pass batches of 4 images or more")
     between, one, two = sums
     return CkaMatrix(*names, (between / (one[:, None] * two).sqrt()).float())
 
 
 def grams(model: nn.Module, batch: ModelInputs) -> tuple[list[str], Tensor]:
-    """Inner products of the images of a batch in each block, without those of an image with itself: [L B B], float64."""
+    """Inner products of the images of a batch in each block, without those of an image with itself: [L B B],
+    float64."""
 
     def make(state: BlockOutput) -> Tensor:
         rows = flatten_tokens(state).flatten(1).cpu().double()  # float64 does not exist on every accelerator
-        rows = rows - rows.mean(0)  # the estimate knows no mean, and without it there is less to round
+        rows = rows - rows.mean(
+            0
+        )  # the estimate does not depend on the mean, and rounding errors are smaller without it
         return (rows @ rows.T).fill_diagonal_(0.0)
 
     args = prepare_inputs(model, batch)
     if len(args[0]) < 4:
-        raise UsageError(f"layers cannot be compared on a batch of {len(args[0])} images", "make batches of 4 or more")
-    names, made = map_outputs(model, args, make)
-    return names, torch.stack(made)
+        raise UsageError(f"layers cannot be compared on a batch of {len(args[0])} images", "use batches of 4 or more")
+    names, matrices = map_outputs(model, args, make)
+    return names, torch.stack(matrices)
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741  the names of the paper

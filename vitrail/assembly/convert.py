@@ -124,7 +124,13 @@ def input_settings(
     usual = lookup_by_source(published.preprocessing, source, IMAGENET)
     rows = {name: adapt_channels(getattr(usual, name), config.channels) for name in ("mean", "std")}
     given = InputConfig(
-        config.size, config.channels, rows["mean"], rows["std"], usual.resize, usual.crop_ratio, usual.interpolation
+        config.size,
+        config.channels,
+        rows["mean"],
+        rows["std"],
+        usual.resize_mode,
+        usual.crop_ratio,
+        usual.interpolation,
     )
     for key in request.input:
         if key.replace("-", "_") in ("size", "channels"):

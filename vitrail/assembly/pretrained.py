@@ -112,7 +112,7 @@ def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tup
     config: Any = names.model_config(Choice(recipe.model.name, {**keys, **recipe.model.keys}))
     usual = weights_published.lookup_by_source(about.preprocessing, chosen.source, IMAGENET)
     given = InputConfig(
-        config.size, config.channels, usual.mean, usual.std, usual.resize, usual.crop_ratio, usual.interpolation
+        config.size, config.channels, usual.mean, usual.std, usual.resize_mode, usual.crop_ratio, usual.interpolation
     )
     return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}"
 

@@ -1,4 +1,4 @@
-"""`vitrail check`: examines a data set before anything is trained on it."""
+"""`vitrail check`: examines a data set before training on it."""
 
 import json
 import shlex
@@ -29,29 +29,32 @@ class Check:
 def check(words: list[str]) -> int:
     """Exit code 3 where images, or their masks or boxes, cannot be read."""
     given, keys = read(VERB, words)
-    own = keys_of("data", keys)
+    data_keys = keys_of("data", keys)
     from vitrail.assembly.data import open_data
-    from vitrail.data.survey import annotations as truths
+    from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.images import survey_images
-    from vitrail.report.survey import annotations as told
+    from vitrail.report.survey import annotations as annotation_report
     from vitrail.report.survey.images import render
 
-    dataset, _ = open_data(DataConfig("", {"path": given.path, **own}))
-    found = survey_images(dataset, Console().progress("reading images"))
-    print("\n".join(render(dataset, found)))
-    broken = bool(found.corrupt)
+    dataset, _ = open_data(DataConfig("", {"path": given.path, **data_keys}))
+    survey = survey_images(dataset, Console().progress("reading images"))
+    print("\n".join(render(dataset, survey)))
+    broken = bool(survey.corrupt)
     if dataset.is_annotated:
-        seen = truths.survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
-        print("\n" + "\n".join(told.render(dataset, seen)))
-        broken |= bool(seen.broken)
-    if len(found.corrupt) == sum(map(len, dataset.splits.values())):
+        annotations = survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
+        print("\n" + "\n".join(annotation_report.render(dataset, annotations)))
+        broken |= bool(annotations.broken)
+    if len(survey.corrupt) == sum(map(len, dataset.splits.values())):
         return 3
-    print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggestion({"path": given.path, **own}, dataset, found)))
+    print(
+        "\nsuggested\n"
+        + "\n".join(f"  {line}" for line in suggest_command({"path": given.path, **data_keys}, dataset, survey))
+    )
     return 3 if broken else 0
 
 
-def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
-    """The command to train with, and what would be chosen and why."""
+def suggest_command(keys: dict[str, Any], dataset: Any, survey: Any) -> list[str]:
+    """The command to train with, and the settings that would be chosen, with their reasons."""
     import torch
 
     from vitrail.assembly.defaults import fill_recipe
@@ -60,10 +63,10 @@ def suggestion(keys: dict[str, Any], dataset: Any, found: Any) -> list[str]:
     from vitrail.assembly.task import choose_task
     from vitrail.recipe import Recipe
 
-    gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = Names()
     recipe, task, _ = choose_task(Recipe(data=DataConfig("", keys)), dataset, "", names)
-    _, reasons = fill_recipe(recipe, gather_facts(dataset, found, gpu, keys), task.defaults(), names.model_config)
+    _, reasons = fill_recipe(recipe, gather_facts(dataset, survey, device, keys), task.defaults(), names.model_config)
     words = [
         f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}"
         for key, value in keys.items()

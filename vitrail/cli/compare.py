@@ -11,12 +11,12 @@ from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
 from vitrail.validation import as_path
 
-WIDEST = 40  # letters of a setting
+WIDEST = 40  # characters of a setting
 
 
 @dataclass
 class Compare:
-    """Compare runs: what differs in their recipes, metrics with intervals, where they disagree, what they cost.
+    """Compare runs: recipes, metrics with intervals, disagreements, cost.
 
     vitrail compare runs/a runs/b
     vitrail compare runs/a runs/b --out a-b.html
@@ -34,34 +34,35 @@ def compare(words: list[str]) -> None:
     if path is not None and path.exists():
         raise UsageError(f"{path} is there already and is never overwritten", "choose another --out")
     if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", "make it, or choose another --out")
-    from vitrail.report.compare import compare_page as pages
+        raise UsageError(f"there is no folder {path.parent}", "create it, or choose another --out")
+    from vitrail.report.compare.compare_page import render_page
     from vitrail.report.compare.comparison import compare_runs
     from vitrail.storage.atomic import write_file
 
-    found = compare_runs(given.runs)
-    print("\n".join(lines(found)))
+    comparison = compare_runs(given.runs)
+    print("\n".join(format_lines(comparison)))
     if path is not None:
-        write_file(path, pages.render_page(found).encode("utf-8", errors="replace"))
+        write_file(path, render_page(comparison).encode("utf-8", errors="replace"))
         print(f"written to {path}")
 
 
-def lines(found: Any) -> list[str]:
-    from vitrail.report.compare import comparison as v
+def format_lines(comparison: Any) -> list[str]:
     from vitrail.report.compare.compare_page import format_interval, metric_title
+    from vitrail.report.compare.comparison import describe_comparison, list_costs
 
-    parts = [("What differs in the recipes", found.recipes),
-             (metric_title(found) + ", with intervals of 95 %", [(key, [format_interval(i) for i in row]) for key, row in found.metrics]),
-             ("What they cost", v.list_costs(found.runs))]  # fmt: skip
-    shown = []
+    parts = [("What differs in the recipes", comparison.recipes),
+             (metric_title(comparison) + ", with intervals of 95 %",
+              [(key, [format_interval(i) for i in row]) for key, row in comparison.metrics]),
+             ("What they cost", list_costs(comparison.runs))]  # fmt: skip
+    lines = []
     for title, rows in parts:
-        columns = [Column("", right=False), *(Column(name) for name in found.names)]
+        columns = [Column("", right=False), *(Column(name) for name in comparison.names)]
         cells = [
             [key, *(value if len(value) <= WIDEST else f"{value[: WIDEST - 3]}..." for value in values)]
             for key, values in rows
         ]
-        shown += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
-    return [*shown, *v.describe_comparison(found)]
+        lines += [title, *(f"  {line}" for line in (table(columns, cells) if cells else ["nothing"])), ""]
+    return [*lines, *describe_comparison(comparison)]
 
 
 VERB = Verb("compare", Compare, compare)

@@ -1,4 +1,4 @@
-"""`vitrail completion`: scripts by which shells complete the command, and the candidates that those scripts ask for."""
+"""`vitrail completion`: shell completion scripts, and the candidates that they ask for."""
 
 from dataclasses import dataclass
 from typing import Annotated

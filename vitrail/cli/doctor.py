@@ -1,4 +1,5 @@
-"""`vitrail doctor`: what this machine and installation are, and what is wrong with them; `vitrail doctor RUN`: the same of a run."""
+"""`vitrail doctor`: versions, device and disk of this machine, and what is wrong with them; `vitrail doctor RUN`:
+what is wrong with a run."""
 
 import json
 import os
@@ -23,7 +24,7 @@ from vitrail.errors import UsageError
 class Doctor(AsJson):
     """Find out what is wrong with this machine or installation, or with a run, and what to do.
 
-    The exit code is 1 if something is wrong with the machine; with a run it is 0 whatever is found.
+    The exit code is 1 if something is wrong with the machine; with a run it is always 0.
 
     vitrail doctor
     vitrail doctor runs/photos
@@ -35,51 +36,52 @@ class Doctor(AsJson):
     """Without a run: where runs would be written (default: here)."""
 
 
-LEAST_SHM = 64 * 2**20  # containers give 64 MB by default, which a few worker processes fill
-LEAST_DISK = 2 * 2**30
+MIN_SHM = 64 * 2**20  # containers give 64 MB by default, which a few worker processes fill
+MIN_DISK = 2 * 2**30
 
 
 def doctor(words: list[str]) -> int:
     given, _ = read(VERB, words)
     if given.run:
         if given.folder != Path():
-            raise UsageError("--folder is where runs would be written, and a run is examined", "leave --folder out")
-        return examine_given(given)
-    wrong: list[str] = []
-    rows = [("python", platform.python_version()), *libraries(wrong), *compute(wrong), *room(given.folder, wrong)]
+            raise UsageError("--folder is where runs would be written, and a run is given", "leave --folder out")
+        return diagnose_run(given)
+    problems: list[str] = []
+    rows = [("python", platform.python_version()), *libraries(problems), *compute(problems)]
+    rows += room(given.folder, problems)
     if given.json:
-        print(json.dumps({**dict(rows), "wrong": wrong}))
-        return 1 if wrong else 0
+        print(json.dumps({**dict(rows), "wrong": problems}))
+        return 1 if problems else 0
     for name, value in rows:
         print(f"{name:<14} {value}")
     print()
-    print("\n".join(f"wrong: {line}" for line in wrong) or "nothing is wrong")
-    return 1 if wrong else 0
+    print("\n".join(f"wrong: {line}" for line in problems) or "nothing is wrong")
+    return 1 if problems else 0
 
 
-def examine_given(given: Doctor) -> int:
-    """What is wrong with a run, in words or as JSON."""
+def diagnose_run(given: Doctor) -> int:
+    """What is wrong with a run, as text or as JSON."""
     from vitrail.assembly.run_directory import find_run
     from vitrail.report.doctor import files as disk
     from vitrail.report.doctor.examine import describe_state, examine_run
     from vitrail.report.run_data import read_run
 
-    known = read_run(find_run(given.run))
-    lying = disk.read_files(known)
-    found = examine_run(known, lying)
-    about = {
-        "run": str(known.folder.path),
-        "state": describe_state(known, lying),
-        "step": known.steps_done,
-        "steps": known.steps,
+    data = read_run(find_run(given.run))
+    files = disk.read_files(data)
+    findings = examine_run(data, files)
+    summary = {
+        "run": str(data.folder.path),
+        "state": describe_state(data, files),
+        "step": data.steps_done,
+        "steps": data.steps,
     }
     if given.json:
-        print(json.dumps({**about, "findings": [finding._asdict() for finding in found]}))
+        print(json.dumps({**summary, "findings": [finding._asdict() for finding in findings]}))
         return 0
-    print("{run}: {state}, step {step:,} of {steps:,}".format(**about))
-    for finding in found:
+    print("{run}: {state}, step {step:,} of {steps:,}".format(**summary))
+    for finding in findings:
         print("\n".join(["", *finding_lines(finding)]))
-    print("\nnothing is wrong" if not found else "")
+    print("\nnothing is wrong" if not findings else "")
     return 0
 
 
@@ -89,7 +91,8 @@ def finding_lines(finding: Any) -> list[str]:
         ("  seen ", finding.evidence),
         ("  do   ", finding.advice),
     )
-    return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head, subsequent_indent=" " * len(head),
+    return [line for head, text in rows for line in textwrap.wrap(text, WIDEST, initial_indent=head,
+                                                                  subsequent_indent=" " * len(head),
             break_long_words=False, break_on_hyphens=False)]  # fmt: skip
 
 
@@ -100,8 +103,8 @@ def version(name: str) -> str:
         return "missing"
 
 
-def libraries(wrong: list[str]) -> list[tuple[str, str]]:
-    """Versions, and whether torch and torchvision belong together: mixing two indexes is the usual mistake."""
+def libraries(problems: list[str]) -> list[tuple[str, str]]:
+    """Versions, and whether torch and torchvision belong together: mixing two package indexes is the common mistake."""
     torch, vision = version("torch"), version("torchvision")
     try:
         import torchvision
@@ -113,11 +116,12 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
         fits = True
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         fits = False
-        wrong.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
-        wrong.append("they must come from the same index: pip install --force-reinstall torch torchvision")
+        problems.append(f"torchvision {vision} does not work with torch {torch} ({str(error).splitlines()[0][:120]})")
+        problems.append("they must come from the same index: pip install --force-reinstall torch torchvision")
     if tuple(int(p) for p in torch.split("+")[0].split(".")[:2]) < (2, 10):
-        wrong.append(
-            f"torch {torch} is older than 2.10, which closed a hole in reading weights: pip install -U torch torchvision"
+        problems.append(
+            f"torch {torch} is older than 2.10, which fixed a vulnerability in loading weights: "
+            "pip install -U torch torchvision"
         )
     local = {v.partition("+")[2] for v in (torch, vision) if "+" in v}
     note = "" if fits else "  (do not fit)"
@@ -127,45 +131,44 @@ def libraries(wrong: list[str]) -> list[tuple[str, str]]:
     return [("torch", torch), ("torchvision", vision + note), *((name, version(name)) for name in others)]
 
 
-def compute(wrong: list[str]) -> list[tuple[str, str]]:
+def compute(problems: list[str]) -> list[tuple[str, str]]:
     import torch
 
     from vitrail.engine.precision import probe_precision
     from vitrail.engine.world import best_device
 
     device = best_device()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = torch.get_num_threads()
     if threads > cores:
-        wrong.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
+        problems.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")
     if threads == 1 and cores > 1:
-        wrong.append(
-            f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {os.environ.get('OMP_NUM_THREADS', 'unset')})"
-        )
-    found = probe_precision(device)
+        setting = os.environ.get("OMP_NUM_THREADS", "unset")
+        problems.append(f"torch uses one thread of {cores}: unset OMP_NUM_THREADS (now {setting})")
+    precision = probe_precision(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
     return [
         ("device", f"{device} ({name})"),
         ("threads", f"{threads} of {cores} cores"),
-        ("precision", f"{found.name}: {found.reason}"),
+        ("precision", f"{precision.name}: {precision.reason}"),
     ]
 
 
-def room(folder: Path, wrong: list[str]) -> list[tuple[str, str]]:
-    """Free disk where runs go, and shared memory where worker processes hand over images."""
+def room(folder: Path, problems: list[str]) -> list[tuple[str, str]]:
+    """Free disk where runs go, and shared memory through which worker processes pass images."""
     rows = []
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     rows.append(("free disk", f"{free / 2**30:.1f} GiB at {existing}"))
-    if free < LEAST_DISK:
-        wrong.append(f"only {free / 2**30:.2f} GiB of disk are free at {existing}: checkpoints need room")
+    if free < MIN_DISK:
+        problems.append(f"only {free / 2**30:.2f} GiB of disk are free at {existing}: checkpoints need room")
     if not os.access(existing, os.W_OK):
-        wrong.append(f"{existing} cannot be written")
+        problems.append(f"{existing} cannot be written")
     if sys.platform.startswith("linux") and Path("/dev/shm").exists():
         shared = shutil.disk_usage("/dev/shm").free
         rows.append(("/dev/shm", f"{shared / 2**20:,.0f} MiB free"))
-        if shared <= LEAST_SHM:
-            wrong.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
+        if shared <= MIN_SHM:
+            problems.append("/dev/shm is small: --workers 0, or in a container --shm-size 2g")
     return rows
 
 

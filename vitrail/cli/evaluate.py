@@ -1,4 +1,4 @@
-"""`vitrail eval`: how good a trained model is on held-out images."""
+"""`vitrail eval`: evaluates a trained model on held-out images."""
 
 import json
 import sys
@@ -44,35 +44,37 @@ def evaluate(words: list[str]) -> None:
     from vitrail.assembly.data import choose_part, open_data_of
     from vitrail.data.splits import evaluation_part
     from vitrail.engine import world as worlds
-    from vitrail.evaluation import evaluate as judging
+    from vitrail.evaluation import evaluate as evaluation
     from vitrail.inference.predictor import load_predictor
 
     world = worlds.join(given.device)
     predictor = load_predictor(given.run, str(world.device), vae=given.vae)
     sample_quality.check(given, predictor)
     dataset, folder = open_data_of(given.run, given.data, predictor.task.annotations)
-    judging.match_classes(dataset, predictor.classes, predictor.task)
+    evaluation.match_classes(dataset, predictor.classes, predictor.task)
     part = given.split or evaluation_part(dataset, final=True)
     split = choose_part(dataset, given.split, part)
-    found = judging.evaluate(predictor.bundle, split, world)
-    metrics = usual = found.metrics
+    result = evaluation.evaluate(predictor.bundle, split, world)
+    metrics = own_metrics = result.metrics
     if world.is_first and folder is not None:
-        judging.write_evaluation(folder, part, found)
+        evaluation.write_evaluation(folder, part, result)
     if given.img_size:
-        metrics = judging.evaluate(predictor.bundle, split, world, with_input_size(predictor, given.img_size)).metrics
-    if sample_quality.swept(given):
+        metrics = evaluation.evaluate(
+            predictor.bundle, split, world, with_input_size(predictor, given.img_size)
+        ).metrics
+    if sample_quality.has_sweep(given):
         metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
     elif given.features:
         metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
-    if world.is_first and (given.json or not sample_quality.swept(given)):
+    if world.is_first and (given.json or not sample_quality.has_sweep(given)):
         show_metrics(given, part, metrics, predictor.classes)
         if given.img_size and not given.json:
-            show_change(given.img_size, predictor, usual, metrics)
+            show_change(given.img_size, predictor, own_metrics, metrics)
     worlds.leave(world)
 
 
 def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
-    """The model's preprocessing to another size. Errors: `UsageError` where the model cannot take that."""
+    """The model's preprocessing at another image size. Errors: `UsageError` for a size that the model cannot take."""
     import dataclasses
 
     import torch
@@ -92,11 +94,13 @@ def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
     return pre
 
 
-def show_change(size: tuple[int, int], predictor: Any, usual: Any, metrics: Any) -> None:
-    """What another size than the model's own did to the metric that ranks models."""
+def show_change(size: tuple[int, int], predictor: Any, own_metrics: Any, metrics: Any) -> None:
+    """Prints how the metric that ranks models changes at another size than the model's own."""
     name, own = predictor.task.metric.name, "x".join(map(str, predictor.preprocess.size))
-    change = 100 * (metrics[name] - usual[name])
-    print(f"\n  {name} at {own} {usual[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points")
+    change = 100 * (metrics[name] - own_metrics[name])
+    print(
+        f"\n  {name} at {own} {own_metrics[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points"
+    )
 
 
 def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
@@ -115,12 +119,12 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
     columns = [key for key, values in table.items() if len(values) == len(classes)]
     print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))
     for i, name in enumerate(classes):
-        numbers = " ".join(f"{number(table[key][i]):>{WIDE}}" for key in columns)
+        numbers = " ".join(f"{format_number(table[key][i]):>{WIDE}}" for key in columns)
         print(f"  {name[:32]:<{wide}} {numbers}")
 
 
-def number(value: float) -> str:
-    """Counts as they are, shares with four places."""
+def format_number(value: float) -> str:
+    """Counts as whole numbers, fractions with four decimals."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 

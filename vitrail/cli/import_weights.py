@@ -1,4 +1,4 @@
-"""`vitrail import`: a file of published weights becomes a model folder."""
+"""`vitrail import`: converts a file of published weights into a model folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,11 @@ class Import:
     out: Path | None = None
     """The folder to write; it must not exist."""
     format: str = "auto"
-    """Who named the tensors: timm, transformers, torchvision, google, original; auto takes the best fit."""
+    """Naming of the tensors: timm, transformers, torchvision, google, original; auto: the best match."""
     classes: str = ""
-    """Number of classes, or a text file with a name a line (default: as the head in the file)."""
+    """Number of classes, or a text file with one name a line (default: as the head in the file)."""
     new_head: bool = False
-    """Load all but the classifier head, which is initialised anew."""
+    """Load all but the classifier head, which is re-initialised."""
     resize: bool = False
     """Resample position tables, patches and channels to the model's."""
     grid: tuple[int, int] | None = None
@@ -54,18 +54,20 @@ def import_weights(words: list[str]) -> None:
         missing = "--model vit/base" if not given.model else "--out FOLDER"
         raise UsageError(f"vitrail import needs {missing}", "vitrail import FILE --model vit/base --out FOLDER")
     from vitrail.assembly.convert import ImportRequest
-    from vitrail.assembly.convert import import_weights as make
+    from vitrail.assembly.convert import import_weights as convert
     from vitrail.recipe import Choice
     from vitrail.weights.load import LoadOptions
 
     options = LoadOptions(given.strict, given.resize, given.new_head, given.grid)
     model = Choice(given.model, keys_of("model", keys))
-    made = make(ImportRequest(as_path(given.file), model, as_path(given.out), given.format, classes(given.classes),
-                     keys_of("input", keys), given.licence, given.sha256 or None, options))  # fmt: skip
-    print("\n".join(made.lines()))
+    classes = parse_classes(given.classes)
+    request = ImportRequest(as_path(given.file), model, as_path(given.out), given.format, classes,
+                            keys_of("input", keys), given.licence, given.sha256 or None, options)  # fmt: skip
+    imported = convert(request)
+    print("\n".join(imported.lines()))
 
 
-def classes(text: str) -> int | tuple[str, ...] | None:
+def parse_classes(text: str) -> int | tuple[str, ...] | None:
     """A number, or the lines of a text file. Errors: `UsageError`."""
     if not text:
         return None
@@ -80,4 +82,4 @@ def classes(text: str) -> int | tuple[str, ...] | None:
         ) from None
 
 
-VERB = Verb("import", Import, import_weights, sections=("model", "input"), changes="what is imported")
+VERB = Verb("import", Import, import_weights, sections=("model", "input"), changes="imported weights")

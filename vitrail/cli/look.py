@@ -1,4 +1,4 @@
-"""`vitrail look`: what a trained model looks at, and how it is made inside."""
+"""`vitrail look`: attention maps and other inspections of a trained model."""
 
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from vitrail.validation import Positive, as_path, validate
 
 @dataclass
 class Look(OfRun, OnData, OnDevice):
-    """Show what a trained model attends to in images, and what it is like inside.
+    """Show attention maps of a trained model on images, and inspect its layers.
 
     vitrail look runs/photos cat.jpg --layers 0 5 -1 --heads 0 3
     vitrail look runs/photos --distance --positions --tokens
@@ -24,13 +24,13 @@ class Look(OfRun, OnData, OnDevice):
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
     """Files, or folders of images: attention, rollout and relevance, or Grad-CAM."""
     layers: tuple[str, ...] = ()
-    """Numbers in order of depth (-1 the last), or names (default: four)."""
+    """Layers by number in order of depth (-1: the last), or by name (default: four)."""
     heads: tuple[str, ...] = ("mean",)
-    """Numbers of heads; or mean, min or max over them; or all."""
+    """Heads by number; or mean, min or max over them; or all."""
     label: str = ""
     """Class of relevance and Grad-CAM (default: the predicted one)."""
     times: tuple[float, ...] = ()
-    """Generative models: times from 0, noise, to 1 (default: 0.2 0.5 0.8)."""
+    """Generative models: times between 0 (noise) and 1 (image) (default: 0.2 0.5 0.8)."""
     distance: bool = False
     """Mean attention distance of each head, over images of the data."""
     positions: bool = False
@@ -49,50 +49,51 @@ class Look(OfRun, OnData, OnDevice):
     """A new folder for images, arrays and tables (default: looking)."""
 
 
-OF_DATA = ("distance", "tokens", "cka", "gradients")  # what needs images of the data
+OF_DATA = ("distance", "tokens", "cka", "gradients")  # inspections that need images of the data
 
 
 def look(words: list[str]) -> int:
     given, _ = read(VERB, words)
     device(given.device)
     validate(given.count, Positive, "--count")
-    asked = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
-    if not given.images and not asked:
-        raise UsageError("there is nothing to look at",
-                         "vitrail look RUN IMAGE..., or --distance, --positions, --filters, --tokens, --cka, --gradients")  # fmt: skip
+    requested = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
+    if not given.images and not requested:
+        raise UsageError(
+            "nothing to inspect was given",
+            "vitrail look RUN IMAGE..., or --distance, --positions, --filters, --tokens, --cka, --gradients",
+        )
     if given.cka and len(given.cka) > 1:
         raise UsageError(
             f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; images stand before it"
         )
-    layers, heads = numbers(given.layers), of_heads(given.heads)
+    layers, heads = parse_layers(given.layers), parse_heads(given.heads)
     from vitrail.cli.output.predict_dense import fresh, stems
     from vitrail.cli.predict import expand_folders
 
     files = expand_folders(given.images) if given.images else []
     folder = fresh(given.out, "looking")
-    from vitrail.evaluation import look as seeing
+    from vitrail.evaluation import look as inspecting
     from vitrail.inference.predictor import load_predictor
-    from vitrail.report import inspection as looks
+    from vitrail.report import inspection as reporting
 
     predictor, failed = load_predictor(given.run, given.device), list[str]()
-    seeing.noise_times(predictor, given.times)
-    fit(predictor, asked)
-    made = [one for name in asked for one in [inside(name, given, predictor, layers)]]
+    inspecting.noise_times(predictor, given.times)
+    check_task(predictor, requested)
+    inspections = [inspect(name, given, predictor, layers) for name in requested]
     if files:
-        print(seeing.available_maps(predictor, layers).reason)
+        print(inspecting.available_maps(predictor, layers).reason)
     for name, file in zip(stems(files), files, strict=True):
         try:
-            (sight,) = seeing.compute_maps(predictor, [file], layers, heads, given.label, given.times)
+            (maps,) = inspecting.compute_maps(predictor, [file], layers, heads, given.label, given.times)
         except BadImage as error:
             failed.append(error.what)
             continue
-        write(looks.image_files(folder, name, sight))
-        print(
-            f"{file}: {f'{sight.prediction}, ' if sight.prediction else ''}{len(sight.maps)} maps in {folder / f'{name}-sheet.png'}"
-        )
-    for one in made:
-        write(looks.inspection_files(folder, one))
-        print("\n".join((f"{one.name}:", *(f"  {sentence}" for sentence in one.sentences))))
+        write(reporting.image_files(folder, name, maps))
+        prediction = f"{maps.prediction}, " if maps.prediction else ""
+        print(f"{file}: {prediction}{len(maps.maps)} maps in {folder / f'{name}-sheet.png'}")
+    for inspection in inspections:
+        write(reporting.inspection_files(folder, inspection))
+        print("\n".join((f"{inspection.name}:", *(f"  {sentence}" for sentence in inspection.sentences))))
     if folder.exists():
         print(f"written to {folder}")
     if failed:
@@ -103,21 +104,20 @@ def look(words: list[str]) -> int:
     return BadImage.code if failed else 0
 
 
-def fit(predictor: Any, asked: list[str]) -> None:
-    """Errors: `UsageError` for what is not for generative models."""
-
-    for name in (name for name in OF_DATA if name in asked and predictor.task.is_generative):
-        raise UsageError(f"{predictor.recipe.model.name} is a generative model, and --{name} is for the others",
+def check_task(predictor: Any, requested: list[str]) -> None:
+    """Errors: `UsageError` for inspections that a generative model does not have."""
+    for name in (name for name in OF_DATA if name in requested and predictor.task.is_generative):
+        raise UsageError(f"{predictor.recipe.model.name} is a generative model, which --{name} does not support",
                          "vitrail look RUN IMAGE..., or --positions and --filters")  # fmt: skip
 
 
-def numbers(words: tuple[str, ...]) -> list[int | str] | None:
-    """Layers by number or by name; None where none is said."""
+def parse_layers(words: tuple[str, ...]) -> list[int | str] | None:
+    """Layers by number or by name; None where none is given."""
     return [int(w) if w.lstrip("-").isdecimal() else w for w in words] or None
 
 
-def of_heads(words: tuple[str, ...]) -> Any:
-    """Errors: `UsageError` for what are neither numbers nor one way of joining heads."""
+def parse_heads(words: tuple[str, ...]) -> Any:
+    """Heads by number, or one way of joining them. Errors: `UsageError`."""
     from vitrail.errors import choose
 
     if all(w.isdecimal() for w in words) and words:
@@ -127,40 +127,44 @@ def of_heads(words: tuple[str, ...]) -> Any:
             f"--heads cannot be {' '.join(words) or 'nothing'}",
             "numbers from 0, as in --heads 0 3; or mean, min, max or all",
         )
-    found = choose(words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number")
-    return None if found == "all" else found
+    joining = choose(
+        words[0], ("mean", "min", "max", "all"), "way of joining heads", "--heads 0 3 names heads by number"
+    )
+    return None if joining == "all" else joining
 
 
-def inside(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
-    """One look at the whole model."""
-    from vitrail.analysis import inspection as look_at
+def inspect(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
+    """One inspection of the whole model."""
+    from vitrail.analysis import inspection
     from vitrail.assembly.data import choose_part, open_data_of
     from vitrail.data.splits import evaluation_part
-    from vitrail.evaluation import look as seeing
+    from vitrail.evaluation import look as inspecting
     from vitrail.inference.predictor import load_predictor
 
     net = predictor.model
     if name == "positions":
-        return look_at.inspect_positions(net)
+        return inspection.inspect_positions(net)
     if name == "filters":
-        return look_at.inspect_filters(net)
+        return inspection.inspect_filters(net)
     dataset, _ = open_data_of(given.run, given.data)
     split = choose_part(dataset, given.split, evaluation_part(dataset, final=True))
     if name == "gradients":
-        return look_at.inspect_gradients(net, seeing.loss_on_batch(predictor, split, min(given.count, 32)))
-    batches = seeing.read_batches(predictor, split, given.count)
+        return inspection.inspect_gradients(net, inspecting.loss_on_batch(predictor, split, min(given.count, 32)))
+    batches = inspecting.read_batches(predictor, split, given.count)
     if name == "distance":
-        return look_at.inspect_distance(net, batches, layers)
+        return inspection.inspect_distance(net, batches, layers)
     if name == "tokens":
-        shown = [
+        images = [
             image
-            for _, image in seeing.read_images(split, seeing.spaced_indices(split, given.count)[: look_at.MAX_SHOWN])
+            for _, image in inspecting.read_images(
+                split, inspecting.spaced_indices(split, given.count)[: inspection.MAX_SHOWN]
+            )
         ]
-        return look_at.inspect_tokens(net, batches, shown)
+        return inspection.inspect_tokens(net, batches, images)
     if not given.cka:
-        return look_at.inspect_cka(net, batches)
-    other = seeing.check_same_inputs(predictor, load_predictor(given.cka[0], given.device))
-    return look_at.inspect_cka(net, batches, other.model, (given.run, given.cka[0]))
+        return inspection.inspect_cka(net, batches)
+    other = inspecting.check_same_inputs(predictor, load_predictor(given.cka[0], given.device))
+    return inspection.inspect_cka(net, batches, other.model, (given.run, given.cka[0]))
 
 
 def write(files: Iterator[tuple[Any, bytes]]) -> None:

@@ -1,5 +1,6 @@
-"""The command `vitrail`: finds the subcommand, and turns every error into a few plain lines and an exit code."""
+"""The command `vitrail`: runs a subcommand; prints an error as at most five lines and returns its exit code."""
 
+import io
 import os
 import sys
 import textwrap
@@ -22,7 +23,7 @@ COMMANDS = {  # name: (module, what it does)
     "models": ("models", "list the models, or the settings of one"),
     "cost": ("cost", "parameters, multiply-adds and memory of a model"),
     "report": ("report", "write the HTML report of a run"),
-    "look": ("look", "show attention maps, and what a model is like inside"),
+    "look": ("look", "show attention maps, and inspect the layers of a model"),
     "compare": ("compare", "compare runs: recipes, metrics, disagreements, cost"),
     "probe": ("probe", "evaluate frozen features: linear probe and k-NN"),
     "tune-lr": ("tune_lr", "find a learning rate by a range test"),
@@ -30,7 +31,7 @@ COMMANDS = {  # name: (module, what it does)
     "doctor": ("doctor", "find out what is wrong with this machine, or with a run"),
     "completion": ("completion", "print the completion script of bash, zsh or fish"),
 }
-LONGEST = 96  # columns of an error line
+WIDEST = 96  # columns of an error line
 
 
 def main(words: list[str]) -> int:
@@ -38,10 +39,10 @@ def main(words: list[str]) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark, not a traceback
     try:
         code = dispatch(words) or 0
@@ -56,14 +57,15 @@ def main(words: list[str]) -> int:
         print_error("stopped", "")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever was reading has gone; that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has closed the pipe: no error
         return 0
-    except SystemExit as leave:  # help was printed
-        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 2
+    except SystemExit as exit_request:  # help was printed
+        status = exit_request.code
+        return status if isinstance(status, int) else 0 if status is None else 2
     except Exception as error:
         if debug:
             raise
-        print_error(*unexpected(error))
+        print_error(*describe_unexpected(error))
         return 1
 
 
@@ -81,8 +83,8 @@ def dispatch(words: list[str]) -> int | None:
     option = words[0].startswith("-")
     if option and (later := [w for w in words if w in COMMANDS]):
         raise UsageError(f"the command comes first, then {words[0]}", f"vitrail {later[0]} {words[0]} ...")
-    known = ("--help", "--version", "--debug") if option else tuple(COMMANDS)
-    name = choose(words[0], known, "option" if option else "command", "vitrail --help lists all commands")
+    choices = ("--help", "--version", "--debug") if option else tuple(COMMANDS)
+    name = choose(words[0], choices, "option" if option else "command", "vitrail --help lists all commands")
     return command(name).run(words[1:])
 
 
@@ -111,24 +113,24 @@ a first run:  vitrail train --data mini
 
 def print_error(what: str, fix: str) -> None:
     """At most five lines on stderr: what is wrong and where, then what to do."""
-    lines = first(wrapped(what, "vitrail: "), 3)
-    lines += first(wrapped(fix, "  -> "), 5 - len(lines)) if fix else []
+    lines = truncate_lines(wrap(what, "vitrail: "), 3)
+    lines += truncate_lines(wrap(fix, "  -> "), 5 - len(lines)) if fix else []
     sys.stderr.write("\n".join(lines) + "\n")
 
 
-def first(lines: list[str], count: int) -> list[str]:
+def truncate_lines(lines: list[str], count: int) -> list[str]:
     return lines if len(lines) <= count else [*lines[: count - 1], f"{lines[count - 1]} ..."]
 
 
-def wrapped(text: str, lead: str) -> list[str]:
+def wrap(text: str, lead: str) -> list[str]:
     clean = "".join(ch if ch.isprintable() else " " for ch in text)
-    clean = " ".join(w if len(w) <= 4 * LONGEST else f"{w[: 2 * LONGEST]}...{w[-40:]}" for w in clean.split())
-    return textwrap.wrap(clean, LONGEST, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
+    clean = " ".join(w if len(w) <= 4 * WIDEST else f"{w[: 2 * WIDEST]}...{w[-40:]}" for w in clean.split())
+    return textwrap.wrap(clean, WIDEST, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
                          break_on_hyphens=False)  # fmt: skip
 
 
-def unexpected(error: Exception) -> tuple[str, str]:
-    """What and fix of an error that nobody foresaw."""
+def describe_unexpected(error: Exception) -> tuple[str, str]:
+    """What and fix of an unexpected error."""
     kind, text = type(error).__name__, (str(error).splitlines() or [""])[0][:200]
     if kind == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "allocate memory" in text):
         from vitrail.cli.syntax.flags import flag_of

@@ -1,4 +1,4 @@
-"""`vitrail models`: the models in numbers, and the settings of one."""
+"""`vitrail models`: lists the models, and the settings of one."""
 
 import dataclasses
 import json
@@ -28,8 +28,10 @@ class Models(AsJson):
 
 
 COLUMNS = (
-    Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1), Column("top-1 (%)"),
-    Column("at", right=False, spare=2), Column("trained on", right=False, spare=3), Column("paper", right=False, spare=4),
+    Column("model", right=False), Column("parameters (M)"), Column("GMACs"), Column("size", spare=1),
+    Column("top-1 (%)"),
+    Column("at", right=False, spare=2), Column("trained on", right=False, spare=3),
+    Column("paper", right=False, spare=4),
 )  # fmt: skip
 
 
@@ -37,61 +39,60 @@ def models(words: list[str]) -> None:
     given, _ = read(VERB, words)
     from vitrail import catalog
 
-    known = catalog.read_published()
+    published = catalog.read_published()
     if "/" in given.name or "." in given.name:
-        return one(given, known)
-    rows = [fact(name, known) for name in catalog.list_names("models", given.name or None)]
+        return describe_model(given, published)
+    rows = [read_facts(name, published) for name in catalog.list_names("models", given.name or None)]
     if not given.name:
-        print(json.dumps(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, known) for row in rows])))
+        print(json.dumps(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, published) for row in rows])))
         return None
-    papers = [{"arxiv": number, **known["papers"][number]} for number in known["families"].get(given.name, [])]
+    papers = [{"arxiv": number, **published["papers"][number]} for number in published["families"].get(given.name, [])]
     headline, *about = catalog.read_docstring("models", given.name)
     if given.json:
         print(json.dumps({"family": given.name, "papers": papers, "about": about, "models": rows}))
         return None
-    lines = [headline] if not papers else [line for paper in papers for line in cited(paper)]
+    lines = [headline] if not papers else [line for paper in papers for line in format_paper(paper)]
     for text in about:
         lines += ["", *paragraph(text)]
-    lines += ["", *table(COLUMNS, [cells(row, known) for row in rows])]
+    lines += ["", *table(COLUMNS, [cells(row, published) for row in rows])]
     lines += [
         "",
         f"the settings of one:  vitrail models {rows[0]['name']}",
-        f"what it costs:        vitrail cost {rows[0]['name']}",
+        f"its cost:             vitrail cost {rows[0]['name']}",
     ]
     print("\n".join(lines))
     return None
 
 
-def one(given: Models, known: dict[str, Any]) -> None:
+def describe_model(given: Models, published: dict[str, Any]) -> None:
     """The row and the settings of one model."""
     from vitrail import catalog
 
-    config, row = catalog.load_config("models", given.name), fact(given.name, known)
+    config, row = catalog.load_config("models", given.name), read_facts(given.name, published)
     fields = dataclasses.fields(config)
     if given.json:
         print(json.dumps({**row, "settings": {f.name: getattr(config, f.name) for f in fields}}))
         return
     print(f"{given.name}: {(catalog.load_module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
-    if given.name in known["models"]:
-        print("\n".join(table(COLUMNS, [cells(row, known)])) + "\n")
+    if given.name in published["models"]:
+        print("\n".join(table(COLUMNS, [cells(row, published)])) + "\n")
     kinds = get_type_hints(type(config), include_extras=True)
     for field in fields:
-        print(
-            f"  --model.{field.name.replace('_', '-'):<20} {format_value(getattr(config, field.name)):<12} {describe_type(kinds[field.name])}"
-        )
+        key, value = field.name.replace("_", "-"), format_value(getattr(config, field.name))
+        print(f"  --model.{key:<20} {value:<12} {describe_type(kinds[field.name])}")
 
 
-def fact(name: str, known: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a model without building it; None where nothing is."""
-    row, family = known["models"].get(name, {}), known["families"].get(name.partition("/")[0], [])
-    found = {key: row.get(key) for key in ("parameters", "macs", "size", "top1", "trained")}
+def read_facts(name: str, published: dict[str, Any]) -> dict[str, Any]:
+    """Published facts of a model, without building it; None where there are none."""
+    row, family = published["models"].get(name, {}), published["families"].get(name.partition("/")[0], [])
+    facts = {key: row.get(key) for key in ("parameters", "macs", "size", "top1", "trained")}
     side = row.get("at")
-    found["top1_size"] = ([side, side] if side else row["size"]) if "top1" in row else None
-    return {"name": name, **found, "paper": row.get("paper", family[0] if family else "") or None}
+    facts["top1_size"] = ([side, side] if side else row["size"]) if "top1" in row else None
+    return {"name": name, **facts, "paper": row.get("paper", family[0] if family else "") or None}
 
 
-def cells(row: dict[str, Any], known: dict[str, Any]) -> list[str]:
-    """The same as words, for `COLUMNS`. Where top-1 was measured is said where it is not the variant's own size."""
+def cells(row: dict[str, Any], published: dict[str, Any]) -> list[str]:
+    """The same as text, for `COLUMNS`. The image size of top-1 is given where it is not the variant's own."""
     macs, top1, paper = row["macs"], row["top1"], row["paper"]
     return [
         row["name"],
@@ -101,17 +102,17 @@ def cells(row: dict[str, Any], known: dict[str, Any]) -> list[str]:
         "" if not top1 else f"{top1:.2f}" if round(top1, 1) != top1 else f"{top1:.1f} ",
         by(row["top1_size"]) if top1 and row["top1_size"] != row["size"] else "",
         row["trained"] or "",
-        short(known["papers"][paper]) if paper else "",
+        format_citation(published["papers"][paper]) if paper else "",
     ]
 
 
-def short(paper: dict[str, Any]) -> str:
-    """Authors and year in as few words as a text would use."""
+def format_citation(paper: dict[str, Any]) -> str:
+    """A citation: authors and year."""
     first, *others = paper["authors"]
     return f"{first}{' et al.' if others[1:] else f' & {others[0]}' if others else ''} {paper['year']}"
 
 
-def cited(paper: dict[str, Any]) -> list[str]:
+def format_paper(paper: dict[str, Any]) -> list[str]:
     return [
         *paragraph(paper["title"]),
         *paragraph(f"{', '.join(paper['authors'])} {paper['year']}, arxiv.org/abs/{paper['arxiv']}"),

@@ -1,4 +1,4 @@
-"""`vitrail predict`: what is in images, by a trained model."""
+"""`vitrail predict`: predictions of a trained model on images."""
 
 import json
 import sys
@@ -20,20 +20,20 @@ class Predict(OfRun, OnDevice, AsJson):
 
     vitrail predict runs/photos cat.jpg dog.jpg
     vitrail predict runs/photos folder --json
-    vitrail predict runs/boxes street.jpg --score 0.3 --out drawn
+    vitrail predict runs/boxes street.jpg --score 0.3 --out boxes
     """
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
     """Files, or folders of images."""
     top: int = 3
-    """How many classes to name."""
+    """How many classes to print, the most likely first."""
     out: str = ""
     """Masks and boxes: a new folder for label maps and overlays (default: predictions)."""
     score: float = 0.5
-    """Boxes: the lowest score of what is drawn and counted."""
+    """Boxes: lowest score of an object that is drawn and counted."""
 
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def predict(words: list[str]) -> int:
@@ -42,8 +42,8 @@ def predict(words: list[str]) -> int:
     if not 0 <= given.score <= 1:
         raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
     if given.top < 1:
-        raise UsageError(f"--top is {given.top}", "name at least one class")
-    if as_path(given.run).suffix.lower() in IMAGES:
+        raise UsageError(f"--top is {given.top}", "--top takes a whole number from 1 up")
+    if as_path(given.run).suffix.lower() in IMAGE_ENDINGS:
         raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
     files = expand_folders(given.images)
     from vitrail.inference.predictor import load_predictor
@@ -58,7 +58,7 @@ def predict(words: list[str]) -> int:
         return predict_dense.predict(predictor, files, given.out, given.score, given.json)
     failed = 0
     for start in range(0, len(files), 64):
-        for path, row in each(predictor, files[start : start + 64]):
+        for path, row in predict_files(predictor, files[start : start + 64]):
             failed += isinstance(row, BadImage)
             print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
     if failed:
@@ -68,40 +68,42 @@ def predict(words: list[str]) -> int:
 
 def expand_folders(names: tuple[str, ...]) -> list[Path]:
     """Files as they are; folders as the images below them, in order. Errors: `DataError`."""
-    found: list[Path] = []
+    files: list[Path] = []
     for name in names:
         path = as_path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".")
+            )
             if not inside:
                 raise DataError(f"there is no image in {path}", "images end in .jpg, .png, .webp, .bmp, .gif or .tiff")
-            found += inside
+            files += inside
         elif path.exists():
-            found.append(path)
+            files.append(path)
         else:
-            there = sorted(p.name for p in path.absolute().parent.glob("*"))
-            near = nearest(path.name, there) or there[:5]
+            siblings = sorted(p.name for p in path.absolute().parent.glob("*"))
+            near = nearest(path.name, siblings) or siblings[:5]
             raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
-    if not found:
+    if not files:
         raise UsageError("no image was given", "vitrail predict RUN IMAGE...")
-    return found
+    return files
 
 
-def each(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
-    """A row of probabilities per file, or the reason why there is none: one bad image does not cost the others."""
+def predict_files(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
+    """A row of probabilities per file, or its error: one image that cannot be read does not stop the others."""
     from vitrail.data.decode import decode
 
-    pre, good, rows = predictor.preprocess, [], {}
+    pre, readable, rows = predictor.preprocess, [], {}
     for path in files:
         try:
-            good.append(
+            readable.append(
                 (path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background))
             )
         except BadImage as error:
             rows[path] = error
-    if good:
-        said = predictor.predict([pixels for _, pixels in good]).probabilities
-        rows.update({path: row for (path, _), row in zip(good, said, strict=True)})
+    if readable:
+        probabilities = predictor.predict([pixels for _, pixels in readable]).probabilities
+        rows.update({path: row for (path, _), row in zip(readable, probabilities, strict=True)})
     return [(path, rows[path]) for path in files]
 
 

@@ -1,4 +1,4 @@
-"""`vitrail probe`: how good the frozen features of a model are."""
+"""`vitrail probe`: evaluates the frozen features of a model by linear probe and k-NN."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from vitrail.errors import UsageError
 from vitrail.recipe import Seed
 from vitrail.validation import Positive, UnitInterval, validate
 
-SHOWN = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
+METRICS = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
 
 
 @dataclass
@@ -30,15 +30,15 @@ class Probe(OnDevice, AsJson):
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A run, a model folder, a .safetensors file; or a model such as vit/nano with random weights, for comparison."""
     data: str = ""
-    """Images and labels of any classes (default: those of the run)."""
+    """A data set with labels of any classes (default: that of the run)."""
     split: str = ""
     """test or val (default: test if there is one, else val)."""
     labels: float = 1.0
     """Fraction of the training labels to learn from."""
     k: tuple[int, ...] = (10, 20)
-    """Numbers of neighbours that vote, each tried."""
+    """Numbers of neighbours; each is evaluated."""
     seed: int = 0
-    """Chooses the labels, and random weights."""
+    """Seed of the choice of labels, and of random weights."""
     cache: str = ""
     """Folder of cached features (default: features/ in the run)."""
 
@@ -50,7 +50,7 @@ def probe(words: list[str]) -> None:
     validate(given.seed, Seed, "--seed")
     if given.labels == 0:
         raise UsageError(
-            "--labels is 0, and without labels there is nothing to learn", "0.05 is one in twenty, 1 is all"
+            "--labels is 0, and without labels there is nothing to learn from", "0.05 is one in twenty, 1 is all"
         )
     ks = tuple(dict.fromkeys(validate(k, Positive, "--k") for k in given.k))
     if not ks:
@@ -58,36 +58,37 @@ def probe(words: list[str]) -> None:
     changes = keys_of("model", keys)
     from vitrail.engine import world as worlds
     from vitrail.engine.world import single_process
-    from vitrail.evaluation.probe import ProbeRequest
-    from vitrail.evaluation.probe import run_probe as probed
+    from vitrail.evaluation.probe import ProbeRequest, run_probe
 
-    place = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
+    chosen_device = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
     request = ProbeRequest(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)
-    found = probed(request, single_process(place), Console(given.json).progress("reading images"))
-    print(json.dumps(as_json(given, found)) if given.json else "\n".join(lines(given, found)))
+    result = run_probe(request, single_process(chosen_device), Console(given.json).progress("reading images"))
+    print(json.dumps(as_json(given, result)) if given.json else "\n".join(format_lines(given, result)))
 
 
-def as_json(given: Probe, found: Any) -> dict[str, Any]:
+def as_json(given: Probe, result: Any) -> dict[str, Any]:
     return {
-        "source": given.source, "random_weights": found.random, "part": found.part, "count": found.count, "labelled": found.labelled,
-        "features": found.width, "linear": {**found.linear, "l2": found.l2, "tried": {f"{k:g}": v for k, v in found.tried.items()}},
-        "knn": {str(k): v for k, v in found.knn.items()}, "notes": list(found.notes),
+        "source": given.source, "random_weights": result.random, "part": result.part, "count": result.count,
+        "labelled": result.labelled,
+        "features": result.width, "linear": {**result.linear, "l2": result.l2,
+                                            "tried": {f"{k:g}": v for k, v in result.tried.items()}},
+        "knn": {str(k): v for k, v in result.knn.items()}, "notes": list(result.notes),
     }  # fmt: skip
 
 
-def lines(given: Probe, found: Any) -> list[str]:
+def format_lines(given: Probe, result: Any) -> list[str]:
     """The results as text."""
-    kind = "random weights, a baseline to compare with" if found.random else "frozen"
-    head = f"{given.source} ({kind}): {found.width} features, learned from {found.labelled:,} labels"
+    kind = "random weights, a baseline to compare with" if result.random else "frozen"
+    head = f"{given.source} ({kind}): {result.width} features, learned from {result.labelled:,} labels"
     rows = {
-        f"linear probe, L2 {found.l2:g}": found.linear,
-        **{f"{k} nearest neighbours": v for k, v in found.knn.items()},
+        f"linear probe, L2 {result.l2:g}": result.linear,
+        **{f"{k} nearest neighbours": v for k, v in result.knn.items()},
     }
-    shown = [(key, title) for key, title in SHOWN if any(key in row for row in rows.values())]
-    columns = [Column("", right=False), *(Column(title) for _, title in shown)]
-    cells = [[name, *(f"{row[key]:.4f}" if key in row else "" for key, _ in shown)] for name, row in rows.items()]
-    return [head, f"{found.part}: {found.count:,} images", *(f"  {line}" for line in table(columns, cells)),
-            *(f"  note: {note}" for note in found.notes)]  # fmt: skip
+    metrics = [(key, title) for key, title in METRICS if any(key in row for row in rows.values())]
+    columns = [Column("", right=False), *(Column(title) for _, title in metrics)]
+    cells = [[name, *(f"{row[key]:.4f}" if key in row else "" for key, _ in metrics)] for name, row in rows.items()]
+    return [head, f"{result.part}: {result.count:,} images", *(f"  {line}" for line in table(columns, cells)),
+            *(f"  note: {note}" for note in result.notes)]  # fmt: skip
 
 
 VERB = Verb("probe", Probe, probe, sections=("model",), changes="the features of a trained model")

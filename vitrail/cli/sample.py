@@ -1,4 +1,4 @@
-"""`vitrail sample`: images from a trained generative model, on disk."""
+"""`vitrail sample`: writes images sampled from a trained generative model."""
 
 import dataclasses
 import json
@@ -15,9 +15,9 @@ from vitrail.errors import UsageError
 from vitrail.recipe import Seed
 from vitrail.validation import NonNegative, Positive, validate
 
-SIDE = 128  # pixels from which on an image is not enlarged in a film
-HOLD = 1000  # milliseconds that a film stands still at its end
-FRAME = 60  # milliseconds of every other frame
+MIN_SIDE = 128  # pixels; smaller images are enlarged in a film
+LAST_FRAME_MS = 1000
+FRAME_MS = 60
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Sample(OfRun, OnDevice):
     seed: int = 0
     """The same seed gives the same images."""
     ema: Literal[1, 2] = 1
-    """Which average of the weights: 1 the usual, 2 the shorter."""
+    """Which averaged weights: 1: optim.ema-decay, 2: optim.ema-decay-2."""
     interpolate_seeds: tuple[int, int] | None = None
     """Images between the noise of two seeds."""
     interpolate_classes: tuple[str, str] | None = None
@@ -52,7 +52,7 @@ class Sample(OfRun, OnDevice):
     film: bool = False
     """Also film.webp: how the images emerge from noise."""
     batch_size: int = 64
-    """Images at a time; changes only the memory it takes."""
+    """Images at a time; affects memory, not the images."""
     out: str = ""
     """A new folder (default: samples)."""
 
@@ -69,27 +69,27 @@ def sample(words: list[str]) -> None:
     predictor = load_predictor(given.run, given.device, given.ema, given.vae)
     bundle = predictor.bundle
     labels = resolve_classes(bundle, given.class_)
-    how = dataclasses.replace(default_sampling(bundle, None, given.guidance, given.steps), sampler=given.sampler)
+    settings = dataclasses.replace(default_sampling(bundle, None, given.guidance, given.steps), sampler=given.sampler)
     request, names = build_request(given, bundle, labels)
-    next(iter(sample_or_explain(bundle, request, how)))  # what cannot be done is refused before a folder is made
-    made = sample_images(bundle, request, how, given.batch_size, Console().progress("generating images"))
+    next(iter(sample_or_explain(bundle, request, settings)))  # what cannot be done is refused before a folder is made
+    images = sample_images(bundle, request, settings, given.batch_size, Console().progress("generating images"))
     folder.mkdir(parents=True)
-    write(folder, made, names, given.count)
+    write(folder, images, names, given.count)
     if given.film:
-        write_film(folder, bundle, request, how, given.count)
-    about = {
+        write_film(folder, bundle, request, settings, given.count)
+    manifest = {
         "run": str(given.run),
         "seed": request.seed,
-        "sampling": dataclasses.asdict(how),
+        "sampling": dataclasses.asdict(settings),
         "ema": given.ema,
         "classes": list(dict.fromkeys(names)),
     }
-    (folder / "sampling.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(made)} images in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
+    (folder / "sampling.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{len(images)} images in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
 
 
 def check(given: Sample) -> None:
-    """Errors: `UsageError` for numbers that cannot be, and words that do not go together."""
+    """Errors: `UsageError` for invalid numbers, and flags that exclude each other."""
     for name, kind in (("count", Positive), ("steps", Positive), ("batch_size", Positive), ("seed", Seed)):
         validate(getattr(given, name), kind, f"--{name.replace('_', '-')}")
     if given.guidance is not None:
@@ -101,80 +101,83 @@ def check(given: Sample) -> None:
     if given.interpolate_classes and given.class_:
         raise UsageError("--interpolate-classes already names the classes", "leave --class out")
     if (given.interpolate_seeds or given.interpolate_classes) and given.count < 2:
-        raise UsageError(f"--count is {given.count}, and the way from one to another has two ends", "--count 9")
+        raise UsageError(f"--count is {given.count}, and an interpolation has two ends", "--count 9")
 
 
 def build_request(given: Sample, bundle: Any, labels: list[int]) -> tuple[Any, list[str]]:
-    """What is to be made, and what each image is called."""
+    """The request, and a name for each image."""
     from vitrail.inference.sample import SampleRequest, request_per_class, resolve_classes
 
-    named = [name if bundle.model.null else "image" for name in bundle.classes] or ["image"]
-    way = tuple(i / max(1, given.count - 1) for i in range(given.count))
+    class_names = [name if bundle.model.null else "image" for name in bundle.classes] or ["image"]
+    positions = tuple(i / max(1, given.count - 1) for i in range(given.count))
     if given.interpolate_seeds:
         first, last = (validate(seed, Seed, "--interpolate-seeds") for seed in given.interpolate_seeds)
         label = labels[0]
-        return SampleRequest((label,) * given.count, (0,) * given.count, first, way, other=last), [
-            named[label]
+        return SampleRequest((label,) * given.count, (0,) * given.count, first, positions, other=last), [
+            class_names[label]
         ] * given.count
     if given.interpolate_classes:
-        here, there = resolve_classes(bundle, given.interpolate_classes)
-        return SampleRequest((here,) * given.count, (0,) * given.count, given.seed, way, towards=there), [
-            f"{named[here]}-{named[there]}"
-        ] * given.count
+        first_class, last_class = resolve_classes(bundle, given.interpolate_classes)
+        return SampleRequest(
+            (first_class,) * given.count, (0,) * given.count, given.seed, positions, towards=last_class
+        ), [f"{class_names[first_class]}-{class_names[last_class]}"] * given.count
     return request_per_class(labels, given.count, given.seed), [
-        named[label] for label in labels for _ in range(given.count)
+        class_names[label] for label in labels for _ in range(given.count)
     ]
 
 
-def sample_or_explain(bundle: Any, request: Any, how: Any) -> Any:
+def sample_or_explain(bundle: Any, request: Any, settings: Any) -> Any:
     """The first step of the first image."""
     from vitrail.inference.sample import denoise_batch, slice_request
 
-    return denoise_batch(bundle, slice_request(request, slice(0, 1)), how)
+    return denoise_batch(bundle, slice_request(request, slice(0, 1)), settings)
 
 
-def write(folder: Path, made: Any, names: list[str], columns: int) -> None:
+def write(folder: Path, images: Any, names: list[str], columns: int) -> None:
     """grid.png, a row for each class, and CLASS-00000.png and so on."""
     from vitrail.inference.sample import image_grid
 
     numbers: dict[str, int] = {}
-    for one, name in zip(made, names, strict=True):
+    for one, name in zip(images, names, strict=True):
         number = numbers[name] = numbers.get(name, -1) + 1
-        image(one).save(folder / f"{plain(name)}-{number:05d}.png")
-    image(image_grid(made, shape(len(made), columns))).save(folder / "grid.png")
+        as_pil(one).save(folder / f"{as_filename(name)}-{number:05d}.png")
+    as_pil(image_grid(images, grid_columns(len(images), columns))).save(folder / "grid.png")
 
 
-def shape(count: int, each: int) -> int:
+def grid_columns(count: int, each: int) -> int:
     """Columns of a grid: a row for each class, unless that would be too long."""
     return each if count > each and each <= 16 else min(count, max(8, round(count**0.5)))
 
 
-def plain(name: str) -> str:
-    """A name that any disk takes."""
+def as_filename(name: str) -> str:
+    """A name that every file system accepts."""
     return "".join(ch if ch.isalnum() or ch in "-_" else "_" for ch in name)[:60] or "_"
 
 
-def image(pixels: Any) -> Any:
-    """uint8 [H W C] -> an image; of other numbers of channels the first, or the first three."""
+def as_pil(pixels: Any) -> Any:
+    """uint8 [H W C] as a PIL image: the first channel of two, the first three of more."""
     from PIL import Image
 
     channels = pixels.shape[2]
     return Image.fromarray(pixels[:, :, 0] if channels < 3 else pixels[:, :, :3].copy())
 
 
-def write_film(folder: Path, bundle: Any, request: Any, how: Any, columns: int) -> None:
+def write_film(folder: Path, bundle: Any, request: Any, settings: Any, columns: int) -> None:
     """The images of the first rows, frame by frame."""
     from PIL import Image
 
     from vitrail.inference.sample import BATCH, image_grid, sample_steps, slice_request
 
     some = slice_request(request, slice(0, BATCH))
-    shown = shape(len(some.labels), columns)
-    frames = [image(image_grid(one, shown)) for one in sample_steps(bundle, some, how, Console().progress("filming"))]
-    times = max(1, SIDE // max(bundle.recipe.input.size))
+    per_row = grid_columns(len(some.labels), columns)
+    progress = Console().progress("filming")
+    frames = [as_pil(image_grid(one, per_row)) for one in sample_steps(bundle, some, settings, progress)]
+    times = max(1, MIN_SIDE // max(bundle.recipe.input.size))
     large = [f.convert("RGB").resize((f.width * times, f.height * times), Image.Resampling.NEAREST) for f in frames]
-    lasting = [FRAME] * (len(large) - 1) + [HOLD]
-    large[0].save(folder / "film.webp", save_all=True, append_images=large[1:], duration=lasting, loop=0, lossless=True)
+    durations = [FRAME_MS] * (len(large) - 1) + [LAST_FRAME_MS]
+    large[0].save(
+        folder / "film.webp", save_all=True, append_images=large[1:], duration=durations, loop=0, lossless=True
+    )
 
 
 VERB = Verb("sample", Sample, sample)

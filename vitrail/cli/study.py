@@ -16,7 +16,7 @@ from vitrail.validation import as_path, update_config
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What every study takes."""
+    """Options of every study."""
 
     out: str = ""
     """Folder of the results (default: a new one in studies/)."""
@@ -26,7 +26,7 @@ class StudyRequest:
 
 @dataclass(frozen=True)
 class Study(StudyRequest):
-    """Run an experiment that shows what a part of training does: its table, figure and numbers go into a new folder.
+    """Run an experiment on what a part of training does; writes a table, a figure and numbers into a new folder.
 
     vitrail study
     vitrail study stability --steps 200
@@ -35,9 +35,9 @@ class Study(StudyRequest):
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
-    """Which study; without: all are listed."""
+    """Which study; without: lists all."""
     resume: str = ""
-    """Continue an interrupted study: finished rows are kept, and the result is the same."""
+    """Continue an interrupted study: finished rows are kept; the result is the same."""
 
 
 def study(words: list[str]) -> int:
@@ -60,17 +60,19 @@ def study(words: list[str]) -> int:
     config = update_config(module.Config(), keys, name)
     from vitrail.studies._bench import bench
 
-    out: Path = as_path(given.out) if given.out else fresh(name)
+    out: Path = as_path(given.out) if given.out else new_folder(name)
     meter = Meter()
-    return run_study(module, config, bench.create_bench(name, config, out, world(given.device), meter.show_done), meter)
+    return run_study(
+        module, config, bench.create_bench(name, config, out, single_world(given.device), meter.show_done), meter
+    )
 
 
 def resume(words: list[str]) -> int:
-    """Continues a study. Its settings are in its folder, and none can be given."""
+    """Continues a study with the settings in its folder; none can be given."""
     for word in words:
         if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--help"):
             raise UsageError(
-                f"{word} would change the study: it continues with the settings it began with",
+                f"{word} would change the study: it continues with its own settings",
                 "vitrail study --resume FOLDER",
             )
     given, _ = read(VERB, words)
@@ -80,8 +82,8 @@ def resume(words: list[str]) -> int:
     if given.name and given.name != head["study"]:
         raise UsageError(f"{path} is of the study {head['study']}, not {given.name}", bench.resume_command(path))
     meter = Meter()
-    opened, module, config = bench.resume_bench(given.resume, world(head["device"]), meter.show_done)
-    return run_study(module, config, opened, meter)
+    resumed, module, config = bench.resume_bench(given.resume, single_world(head["device"]), meter.show_done)
+    return run_study(module, config, resumed, meter)
 
 
 def verb_of(name: str) -> Verb[StudyRequest]:
@@ -90,7 +92,7 @@ def verb_of(name: str) -> Verb[StudyRequest]:
 
 
 def names() -> list[str]:
-    """Studies as they are typed: their modules with hyphens."""
+    """Names of the studies: their modules, with hyphens."""
     from vitrail import catalog
 
     return [room.replace("_", "-") for room in catalog.list_modules("studies")]
@@ -114,12 +116,12 @@ def join_arguments(module: Any) -> type:
     return dataclasses.make_dataclass("Config", [], bases=(module.Config, StudyRequest), frozen=True, namespace=names)
 
 
-def run_study(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
-    """Runs a study at its bench and writes its folder. Ctrl-C leaves it ready to be continued."""
+def run_study(module: Any, config: Any, new_bench: Any, meter: "Meter") -> int:
+    """Runs a study and writes its folder. After Ctrl-C it can be continued."""
     from vitrail.report.page.study_page import render_page
     from vitrail.studies._bench.bench import resume_command
 
-    with opened as bench, meter:
+    with new_bench as bench, meter:
         try:
             result = module.run(config, bench)
             files = result.files(bench.head)
@@ -137,15 +139,15 @@ def run_study(module: Any, config: Any, opened: Any, meter: "Meter") -> int:
     return 0
 
 
-def world(name: str) -> Any:
+def single_world(name: str) -> Any:
     from vitrail.engine import world as worlds
     from vitrail.engine.world import single_process
 
     return single_process(worlds.best_device() if name == "auto" else worlds.named_device(name))
 
 
-def fresh(name: str) -> Path:
-    """A folder under studies/ that is not there yet."""
+def new_folder(name: str) -> Path:
+    """A folder under studies/ that does not exist yet."""
     number, path = 1, Path("studies") / name
     while path.exists():
         number += 1
@@ -154,7 +156,7 @@ def fresh(name: str) -> Path:
 
 
 class Meter:
-    """A line for each row that is finished; on a terminal a bar below them that says how many are, and how long the others will take."""
+    """A line for each finished row; on a terminal a progress bar with the time left below them."""
 
     def __init__(self) -> None:
         self.console = Console()

@@ -1,4 +1,4 @@
-"""`vitrail train`: a recipe, a data set, or a run to continue, to a finished run with its report."""
+"""`vitrail train`: trains a model by a recipe or on a data set, or resumes a run, and writes the report."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from vitrail.validation import as_path
 
 @dataclass
 class TrainingRequest(OnDevice):
-    """What every command that trains takes, beside the keys of a recipe."""
+    """Options of every command that trains, beside the keys of a recipe."""
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = ""
     """A recipe file (.toml)."""
@@ -53,9 +53,9 @@ class Train(TrainingRequest):
 
 def train(words: list[str]) -> None:
     given, keys = read(VERB, words)
-    keys = names_first(keys)
+    keys = sort_by_section(keys)
     check(given)
-    recipe = requested(given, keys)
+    recipe = build_recipe(given, keys)
     device(given.device)
     from vitrail.engine import world as worlds
 
@@ -64,18 +64,18 @@ def train(words: list[str]) -> None:
     if given.resume:
         resume(given, keys, world, console)
     else:
-        begin(given, recipe, world, console)
+        start(given, recipe, world, console)
     worlds.leave(world)
 
 
-def names_first(keys: Given) -> Given:
-    """The keys, those first that say what is trained: the others belong to it."""
+def sort_by_section(keys: Given) -> Given:
+    """The keys, first those that name data, model, task and weights: the others depend on them."""
     naming = [(flag.key[0], set(changes_of(flag, ""))) for flag in KEYED if flag.key and flag.name in NAMING]
     return sorted(keys, key=lambda one: (one[0], set(one[1])) not in naming)
 
 
 def check(given: Train) -> None:
-    """Errors: `UsageError` for words that do not go together."""
+    """Errors: `UsageError` for flags that exclude each other."""
     if given.resume and (given.recipe or given.out):
         raise UsageError(
             "--resume continues a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN"
@@ -87,8 +87,8 @@ def check(given: Train) -> None:
         choose(key.replace("_", "-"), keys_of_recipes, "key", "keys are written as in --allow-change optim.lr")
 
 
-def requested(given: TrainingRequest, keys: Given) -> Recipe:
-    """The requested recipe; what can be known to be wrong is refused before torch is imported."""
+def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
+    """The recipe of a file and of keys; what is certainly wrong is refused before torch is imported."""
     if given.recipe and not given.recipe.endswith(".toml") and any(section == "data" for section, _ in keys):
         raise UsageError(f"unexpected argument {given.recipe!r}: --data was already given",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
@@ -100,35 +100,36 @@ def requested(given: TrainingRequest, keys: Given) -> Recipe:
         if len(both) == 2 or not both:
             raise UsageError("--steps and --epochs are both given", "give one of them")
         other = {"steps": "epochs", "epochs": "steps"}[both.pop()]
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **{other: None}))  # type: ignore[arg-type]
+        train_config = dataclasses.replace(recipe.train, **{other: None})  # type: ignore[arg-type]
+        recipe = dataclasses.replace(recipe, train=train_config)
     return recipe
 
 
-def begin(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
+def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
     from vitrail.assembly.prepare import prepare_run
     from vitrail.training.build import build_session
     from vitrail.training.create import create_session, load_initial_weights
 
-    wanted = as_path(given.out) if given.out else None
-    world.on_rank_zero(lambda: folder.check_writable(wanted or Path("runs") / ".new"))
+    out = as_path(given.out) if given.out else None
+    world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
         prepared = prepare_run(recipe, world, console.progress("reading images"))
-        made = build_session(
-            prepared.recipe, prepared.dataset, folder.RunFolder(wanted or Path("runs")), world, prepared.names
+        built = build_session(
+            prepared.recipe, prepared.dataset, folder.RunFolder(out or Path("runs")), world, prepared.names
         )
-        made.load_report = load_initial_weights(made, prepared)
+        built.load_report = load_initial_weights(built, prepared)
         console.prepared(prepared)
-        console.weights_report(made.load_report)
+        console.weights_report(built.load_report)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
         return
-    new, prepared = create_session(recipe, wanted, world, console.progress("reading images"))
+    new, prepared = create_session(recipe, out, world, console.progress("reading images"))
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):
             console.say(f"  note: {note}")
     console.weights_report(new.load_report)
-    follow(new, console)
+    run_to_end(new, console)
 
 
 def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
@@ -139,17 +140,17 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
     keys = [
         (section, {k: v for k, v in values.items() if section != "data" or k != "name"}) for section, values in keys
     ]
-    again = resuming.resume_session(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
-    for note in again.notes:
+    resumed = resuming.resume_session(run, keys, [k.replace("-", "_") for k in given.allow_change], world)
+    for note in resumed.notes:
         console.say(note)
-    console.say(f"{run.path}: from step {again.state.step} of {again.steps}")
+    console.say(f"{run.path}: from step {resumed.state.step} of {resumed.steps}")
     if given.dry_run:
         return
-    follow(again, console)
+    run_to_end(resumed, console)
 
 
-def follow(session: Any, console: Console) -> None:
-    """Runs a session to its end, shows it, and writes the report."""
+def run_to_end(session: Any, console: Console) -> None:
+    """Trains a session to its end with a live display, and writes the report."""
     from vitrail.training.loop import run_training
 
     console.start(session)
@@ -159,7 +160,7 @@ def follow(session: Any, console: Console) -> None:
     finally:
         console.stop()
     if session.world.is_first:
-        console.finished(session, page(session, console))
+        console.finished(session, write_report(session, console))
 
 
 def stop_display_on_error(events: Iterator[Any], console: Console) -> Iterator[Any]:
@@ -171,8 +172,8 @@ def stop_display_on_error(events: Iterator[Any], console: Console) -> Iterator[A
         raise
 
 
-def page(session: Any, console: Console) -> Path | None:
-    """The report; that it could not be written is printed but does not undo the run."""
+def write_report(session: Any, console: Console) -> Path | None:
+    """The report; None where it could not be written, which is printed and does not fail the run."""
     from vitrail.report.page.run_page import build_report
 
     try:

@@ -1,4 +1,4 @@
-"""`vitrail tune-lr`: which learning rate to train with, found by a range test."""
+"""`vitrail tune-lr`: a learning-rate range test."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from vitrail.cli.output.tables import Column, table
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.flags import KEYED, flag_of
 from vitrail.cli.syntax.verb import Verb
-from vitrail.cli.train import TrainingRequest, names_first, requested
+from vitrail.cli.train import TrainingRequest, build_recipe, sort_by_section
 from vitrail.errors import UsageError
 from vitrail.recipe import SECTIONS
 from vitrail.validation import PositiveFloat, as_path, validate
 
 ENDINGS = (".svg", ".png")
-ROWS = 13  # of the table
+MAX_ROWS = 13
 LR = flag_of("optim", "lr")
 
 
 @dataclass
 class TuneLr(TrainingRequest):
-    """Find a learning rate by a range test: train with a rising rate, and see where the loss falls and where it diverges.
+    """Find a learning rate by a range test: train with a rising learning rate until the loss diverges.
 
     Flags and keys are those of vitrail train. No run is made or changed.
 
@@ -38,51 +38,51 @@ class TuneLr(TrainingRequest):
     to: float = 1.0
     """The highest learning rate."""
     steps: int = 200
-    """How many steps, each with a higher learning rate."""
+    """Number of steps, each with a higher learning rate."""
     plot: str = ""
-    """Draw the losses into this file, .svg or .png (default: tune-lr.svg)."""
+    """Plot the losses into this file, .svg or .png (default: tune-lr.svg)."""
 
 
 def tune_lr(words: list[str]) -> None:
     given, keys = read(VERB, words)
     if any(section == "optim" and "lr" in values for section, values in keys):
         raise UsageError(f"{LR} is what this command finds", "--from and --to are the lowest and the highest")
-    recipe = requested(given, names_first(keys))
+    recipe = build_recipe(given, sort_by_section(keys))
     device(given.device)
     for name, value in (("--from", given.from_), ("--to", given.to)):
         validate(value, PositiveFloat, name)
-    file = image(given.plot)
+    file = plot_path(given.plot)
     from vitrail.engine import world as worlds
     from vitrail.engine.world import single_process
     from vitrail.training.lr_range_test import LrRange, range_test
 
-    rates = LrRange(given.from_, given.to, given.steps)
-    here = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
-    found, prepared = range_test(recipe, rates, single_process(here), Console().progress("reading images"))
+    lrs = LrRange(given.from_, given.to, given.steps)
+    chosen_device = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
+    result, prepared = range_test(recipe, lrs, single_process(chosen_device), Console().progress("reading images"))
     plan = prepared.recipe.train
     print(f"{prepared.recipe.model.name}, {prepared.recipe.optim.name}, batch {plan.batch_size}, {plan.precision}")
-    print("\n".join(rows(found.points)))
-    if found.ended:
-        print(f"ended at step {len(found.points)} of {given.steps}, rate {found.points[-1].lr:.2g}: {found.ended}")
-    draw(found, file)
-    advice = found.advice
+    print("\n".join(format_rows(result.points)))
+    if result.ended:
+        print(f"ended at step {len(result.points)} of {given.steps}, lr {result.points[-1].lr:.2g}: {result.ended}")
+    plot_losses(result, file)
+    advice = result.advice
     print(f"\nthe loss falls fastest at {advice.steepest:.2g} and is least at {advice.lowest:.2g} ({file} shows it)")
     print(f"suggested: {LR} {advice.lr:.2g}\n  {advice.reason}")
     print(f"  {shlex.join(['vitrail', 'train', *as_training_options(words), LR, f'{advice.lr:.2g}'])}")
 
 
 def as_training_options(words: list[str]) -> list[str]:
-    """The same words without those that are the test's own."""
-    own, kept = ("--from", "--to", "--steps", "--plot"), list(words)
-    for i in reversed(range(len(kept))):
-        flag, equals, _ = kept[i].partition("=")
+    """The same words without the options of the range test."""
+    own, rest = ("--from", "--to", "--steps", "--plot"), list(words)
+    for i in reversed(range(len(rest))):
+        flag, equals, _ = rest[i].partition("=")
         if flag in own:
-            del kept[i : i + (1 if equals else 2)]
-    return kept
+            del rest[i : i + (1 if equals else 2)]
+    return rest
 
 
-def image(name: str) -> Path:
-    """Where to draw. Errors: `UsageError` where nothing can be drawn, or something is there already."""
+def plot_path(name: str) -> Path:
+    """The file of the plot. Errors: `UsageError` where it cannot be written, or exists already."""
     if not name:
         number, path = 1, Path("tune-lr.svg")
         while path.exists():
@@ -92,35 +92,35 @@ def image(name: str) -> Path:
     path = as_path(name)
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(
-            f"{name} is no image file that can be drawn", f"--plot takes a name that ends in {' or '.join(ENDINGS)}"
+            f"{name} is no image file that can be written", f"--plot takes a name that ends in {' or '.join(ENDINGS)}"
         )
     if path.exists():
         raise UsageError(f"{name} is there already and is never overwritten", "give another name, or leave --plot out")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", "make it first, or give another name")
+        raise UsageError(f"there is no folder {path.parent}", "create it first, or give another name")
     return path
 
 
-def rows(points: Sequence[Any]) -> list[str]:
-    """The test as a table, of which only some rows are shown, the last one among them."""
-    places = sorted({round(i * (len(points) - 1) / (ROWS - 1)) for i in range(ROWS)})
+def format_rows(points: Sequence[Any]) -> list[str]:
+    """The test as a table of at most `MAX_ROWS` rows, the last step among them."""
+    places = sorted({round(i * (len(points) - 1) / (MAX_ROWS - 1)) for i in range(MAX_ROWS)})
     cells = [[f"{i + 1}", f"{points[i].lr:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
-    return table([Column("step"), Column("rate"), Column("loss"), Column("smoothed")], cells)
+    return table([Column("step"), Column("lr"), Column("loss"), Column("smoothed")], cells)
 
 
-def draw(found: Any, file: Path) -> None:
-    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
+def plot_losses(result: Any, file: Path) -> None:
+    """The loss over the learning rate, raw and smoothed, and the suggested one. Equal numbers give equal bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    rates = [p.lr for p in found.points]
-    axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
-    axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(found.advice.lr, color="C1", linestyle="--", label=f"suggested: {found.advice.lr:.2g}")
-    highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
-    lowest = min(p.loss for p in found.points)
+    lrs = [p.lr for p in result.points]
+    axes.plot(lrs, [p.loss for p in result.points], color="0.75", linewidth=1, label="loss")
+    axes.plot(lrs, [p.smooth for p in result.points], color="C0", linewidth=2, label="smoothed")
+    axes.axvline(result.advice.lr, color="C1", linestyle="--", label=f"suggested: {result.advice.lr:.2g}")
+    highest = max(result.points[0].loss, max(p.smooth for p in result.points[: len(result.points) // 2])) * 1.5
+    lowest = min(p.loss for p in result.points)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
     axes.grid(True, alpha=0.3)
     axes.legend()
@@ -133,5 +133,5 @@ def draw(found: Any, file: Path) -> None:
             ) from None
 
 
-NOT_TAKEN = ("steps", "lr")  # the first is a flag of its own here, the second what is found
-VERB = Verb("tune-lr", TuneLr, tune_lr, tuple(flag for flag in KEYED if flag.name not in NOT_TAKEN), SECTIONS)
+EXCLUDED = ("steps", "lr")  # --steps has its own meaning here; the learning rate is the result
+VERB = Verb("tune-lr", TuneLr, tune_lr, tuple(flag for flag in KEYED if flag.name not in EXCLUDED), SECTIONS)

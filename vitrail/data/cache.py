@@ -1,4 +1,4 @@
-"""Decoded images kept in memory, once for a process and all its workers. They are stored as decoded, so nothing else changes."""
+"""Caches decoded images in memory, once for a process and all its workers; pixels are those that the decoder gave."""
 
 import mmap
 import os
@@ -15,13 +15,13 @@ import numpy as np
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.subset import evenly_spaced
 
-BLOCK = 256  # images that wait for being stored at a time
-LOOKED_AT = 64  # images from which the size of all is estimated
-SHARE = 0.5  # of the free memory that may be taken
+BLOCK = 256  # images decoded at a time before they are stored
+SAMPLE_SIZE = 64  # images from which the total size is estimated
+FRACTION = 0.5  # of the free memory that the cache may use
 
 
 class Memory:
-    """The bytes of an unnamed file that lies in memory. A worker that is not forked is handed the file, never a copy."""
+    """The bytes of an anonymous in-memory file. A worker that is not forked gets the file handle, never a copy."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -33,7 +33,7 @@ class Memory:
         return attach, (DupFd(self.file.fileno()),)
 
     def __del__(self) -> None:
-        self.file.close()  # whoever still reads out of the mapping keeps that
+        self.file.close()  # a reader of the mapping keeps the mapping alive
 
 
 def attach(handle: Any) -> Memory:
@@ -43,7 +43,7 @@ def attach(handle: Any) -> Memory:
 
 @dataclass(frozen=True)
 class CachedReader:
-    """Reads image i out of memory. starts: int64 [N]. shapes: int64 [N 3]."""
+    """Reads image i from memory. starts: byte offsets, int64 [N]. shapes: int64 [N 3]."""
 
     memory: Memory
     starts: np.ndarray
@@ -59,39 +59,37 @@ class CachedReader:
 
 
 def cache_images(dataset: Dataset, parts: list[str], processes: int) -> tuple[Dataset, list[str]]:
-    """The data set with some parts kept in memory, and what a user should know of it.
+    """The data set with the splits `parts` cached in memory, and notes for the user.
 
-    processes: how many on this machine do the same. Too little memory is no error: the images are read as before.
+    processes: how many on this machine cache as well. With too little memory the images are read from disk as before.
     Errors: `BadImage` for an image that cannot be read.
     """
-    wanted = {name: dataset.splits[name] for name in parts if dataset.splits[name].array is None}
-    if not wanted:
-        return dataset, ["runtime.cache_images: the images lie in memory already"]
+    uncached = {name: dataset.splits[name] for name in parts if dataset.splits[name].array is None}
+    if not uncached:
+        return dataset, ["runtime.cache_images: the images are in memory already"]
     if os.name == "nt":
-        return dataset, ["runtime.cache_images is left out: on Windows the images could not be shared with the workers"]
-    need, may = sum(map(estimate_bytes, wanted.values())), int(free_memory() * SHARE / processes)
-    if need > may:
-        return dataset, [
-            f"runtime.cache_images is left out: the images take about {format_size(need)}, and {format_size(may)} may be used"
-        ]
+        return dataset, ["runtime.cache_images is ignored: on Windows images cannot be shared with worker processes"]
+    needed, budget = sum(map(estimate_bytes, uncached.values())), int(free_memory() * FRACTION / processes)
+    if needed > budget:
+        note = f"the images need about {format_size(needed)}, and {format_size(budget)} may be used"
+        return dataset, [f"runtime.cache_images is ignored: {note}"]
     splits, notes = dict(dataset.splits), []
-    for name, split in wanted.items():
+    for name, split in uncached.items():
         reader = fill_memory(split)
         splits[name] = replace(split, read=reader)
-        notes.append(
-            f"runtime.cache_images: {len(split):,} images of {name} are kept in memory ({format_size(reader.memory.mapped.size())})"
-        )
+        size = format_size(reader.memory.mapped.size())
+        notes.append(f"runtime.cache_images: {len(split):,} images of {name} are cached in memory ({size})")
     return replace(dataset, splits=splits), notes
 
 
 def fill_memory(split: Split) -> CachedReader:
-    """Every image read once and kept."""
+    """Reads every image once and stores its pixels."""
     file = create_unnamed_file()
     shapes = np.empty((len(split), 3), np.int64)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(split), BLOCK):
-            places = range(start, min(start + BLOCK, len(split)))
-            for i, pixels in zip(places, pool.map(split.read, places), strict=True):
+            indices = range(start, min(start + BLOCK, len(split)))
+            for i, pixels in zip(indices, pool.map(split.read, indices), strict=True):
                 shapes[i] = pixels.shape
                 file.write(np.ascontiguousarray(pixels).data)
     file.flush()
@@ -100,28 +98,28 @@ def fill_memory(split: Split) -> CachedReader:
 
 
 def create_unnamed_file() -> BinaryIO:
-    """A file that no folder holds. It lives as long as its readers; unlike /dev/shm it has no limit but that of the memory."""
+    """An anonymous file that lives as long as its readers; unlike /dev/shm it is limited by the memory only."""
     if sys.platform == "linux":
         return open(os.memfd_create("images"), "wb+")
     return tempfile.TemporaryFile()
 
 
 def estimate_bytes(split: Split) -> int:
-    """How many bytes the decoded images take, from some that lie spread over all."""
-    some = evenly_spaced(len(split), LOOKED_AT)
-    return int(np.mean([split.read(int(i)).nbytes for i in some]) * len(split))
+    """Bytes of all decoded images, estimated from an evenly spaced sample."""
+    sample = evenly_spaced(len(split), SAMPLE_SIZE)
+    return int(np.mean([split.read(int(i)).nbytes for i in sample]) * len(split))
 
 
 def free_memory() -> int:
-    """Bytes that may be taken before the machine, or the container that this runs in, begins to swap or to kill."""
-    found = []
+    """Bytes available before the machine or the container swaps or kills processes."""
+    available = []
     for line in text("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
+            available.append(int(line.split()[1]) * 1024)
     limit, used = text("/sys/fs/cgroup/memory.max").strip(), text("/sys/fs/cgroup/memory.current").strip()
     if limit.isdecimal() and used.isdecimal():
-        found.append(max(0, int(limit) - int(used)))
-    return min(found) if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        available.append(max(0, int(limit) - int(used)))
+    return min(available) if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def text(path: str) -> str:
@@ -132,5 +130,5 @@ def text(path: str) -> str:
 
 
 def format_size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

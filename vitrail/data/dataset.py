@@ -1,7 +1,7 @@
-"""What a data set is, whatever its layout on disk: named parts of labelled images that can be read by index. No torch here."""
+"""The data set, independent of its layout on disk: named splits of labelled images, read by index. Imports no torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from vitrail.errors import BadImage
 
 
 class Entry(NamedTuple):
-    """One file that a data set is made of; a list of these tells whether the set has changed since a run began."""
+    """One file of a data set; a list of entries shows whether the set has changed since a run began."""
 
     name: str  # path below the root of the data set, with forward slashes
     size: int  # bytes
@@ -18,20 +18,20 @@ class Entry(NamedTuple):
 
 
 AnnotationKind = Literal["classes", "masks", "boxes", "none"]
-IGNORE = 255  # the value of pixels in a mask that count for nothing
+IGNORE = 255  # mask value of ignored pixels
 
 
 class Boxes(NamedTuple):
-    """The objects in an image, in its own pixels."""
+    """The objects in an image, in pixels of that image."""
 
     boxes: np.ndarray  # float32 [n 4] left, top, right, bottom
     labels: np.ndarray  # int64 [n] class indices
-    crowd: np.ndarray  # bool [n]: a region of many, of which any number of findings is right
+    crowd: np.ndarray  # bool [n]: a region with many objects, in which any number of detections is correct
 
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads image i out of one array [N H W C] of uint8 that is already in memory."""
+    """Reads image i from one uint8 array [N H W C] in memory."""
 
     array: np.ndarray
 
@@ -43,11 +43,12 @@ class ArrayReader:
 class Split:
     """One part of a data set, such as "train".
 
-    names:  what image i is called in messages and reports: its path below the root, or "train/17" inside an array.
-    labels: int64 [N] class indices, or uint8 [N K] with ones at every class of an image (multi-label); zeros where `truth` says more.
-    read:   index -> uint8 [H W C]; raises `BadImage` and nothing else; can be sent to a worker process.
-    truth:  index -> what is true of image i beyond a label, or None: a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`.
-            Raises `BadImage` and nothing else; can be sent to a worker process.
+    names:      name of image i in messages and reports: its path below the root, or "train/17" inside an array.
+    labels:     int64 [N] class indices, or uint8 [N K] with ones at every class of an image (multi-label); zeros where
+                `annotation` is given.
+    read:       index -> uint8 [H W C]; raises only `BadImage`; picklable.
+    annotation: index -> a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`; None: images have labels only.
+                Raises only `BadImage`; picklable.
     """
 
     names: Sequence[str]
@@ -64,7 +65,7 @@ class Split:
         return self.read.array if isinstance(self.read, ArrayReader) else None
 
     def annotation_bytes(self, index: int) -> bytes:
-        """A mask or boxes as bytes, to notice a change; nothing where they cannot be read, which is told elsewhere."""
+        """A mask or boxes as bytes, to detect changes; empty where they cannot be read (reported elsewhere)."""
         try:
             annotation = self.annotation(index) if self.annotation else ()
         except BadImage:
@@ -85,7 +86,7 @@ class Split:
 
 @dataclass(frozen=True)
 class SubsetReader:
-    """Reads image i of a chosen few, or its truth, out of a larger reader."""
+    """Reads image i of a subset, or its annotation, from a larger reader."""
 
     read: Callable[[int], Any]
     indices: np.ndarray
@@ -96,19 +97,15 @@ class SubsetReader:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Parts by name ("train" always; "val" and "test" where there are such), and the names of the classes."""
+    """Splits by name ("train" always; "val" and "test" where present), and the names of the classes."""
 
-    layout: str  # the module under `datasets/` that made it
+    layout: str  # the module in `datasets/` that built it
     classes: tuple[str, ...]
     splits: dict[str, Split]
     channels: int
     entries: tuple[Entry, ...] = ()
-    notes: tuple[str, ...] = field(
-        default=()
-    )  # what a user should know: how a split was made, what was left out, licence
-    kind: AnnotationKind = (
-        "classes"  # what is true of an image: its classes, a class for every pixel, or the boxes of its objects
-    )
+    notes: tuple[str, ...] = ()  # for the user: how a split was made, what was left out, the licence
+    kind: AnnotationKind = "classes"  # the annotation: classes of an image, a class of every pixel, or boxes of objects
 
     @property
     def is_annotated(self) -> bool:

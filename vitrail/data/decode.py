@@ -1,4 +1,4 @@
-"""The one door through which images come in: bytes of an allow-listed format to uint8 pixels, by a written rule, or `BadImage`."""
+"""Decodes bytes of an allow-listed image format to uint8 pixels, by the rule below; raises `BadImage` otherwise."""
 
 import io
 import re
@@ -16,10 +16,10 @@ LIMIT = 64_000_000  # pixels
 GREY = {"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16}
 ORIENTATION = 0x0112
-KNOWN = "JPEG, PNG, WebP, BMP, GIF or TIFF"
-NAMELESS = "the input"  # what bytes are called in messages
-AGAIN = "save it again from the original, or take it out of the data set"
-FOREIGN = (  # what a file is instead, where its first bytes say so
+READABLE = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+NAMELESS = "the input"  # name of bytes in messages
+AGAIN = "save it again from the original, or remove it from the data set"
+FOREIGN = (  # formats of other files, by their first bytes
     (rb"\s*(<!doctype html|<html)", "a web page (HTML)"),
     (rb"\s*<(\?xml|svg)", "XML or SVG"),
     (rb"%PDF", "PDF"),
@@ -32,10 +32,11 @@ FOREIGN = (  # what a file is instead, where its first bytes say so
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say about it.
+    """Metadata from the header of an image.
 
-    size: (height, width) in pixels, upright. mode: Pillow's name of the pixel type. bits: of one channel as stored. channels: as stored, a
-    palette counts as colour. frames: images in the file. orientation: EXIF 1-8. format: one of `FORMATS`.
+    size: (height, width) in pixels, upright. mode: Pillow's name of the pixel type. bits: of one channel as stored.
+    channels: as stored, a palette counts as colour. frames: images in the file. orientation: EXIF 1-8. format: one of
+    `FORMATS`.
     """
 
     size: tuple[int, int]
@@ -53,19 +54,21 @@ def decode(
     limit: int = LIMIT,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
-    """The image as uint8 [H W C], upright, C in {1, 3, 4}. Raises `BadImage` and nothing else, whatever the bytes are.
+    """The image as uint8 [H W C], upright, C in {1, 3, 4}. Raises only `BadImage`, whatever the bytes are.
 
     The rule, by what is stored:
-    - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format says; no colour profile is applied.
-    - CMYK: R = 255 - min(255, C + K), and so on; in a JPEG the four are stored inverted (Adobe's way) and turned back first.
-    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level of that).
-    - 32-bit whole numbers: as 16-bit where all lie in 0..65535, otherwise the range of the image is stretched to 0..255.
-    - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; a NaN or infinity is a bad image. Nothing is clipped.
-    - alpha, or a transparent colour: laid on `background` (R, G, B in 0..255) for 1 and 3 channels, kept for 4.
+    - 1, L, LA, palette, RGB, RGBA, YCbCr, LAB: to RGB as the format defines; no colour profile is applied.
+    - CMYK: R = 255 - min(255, C + K), likewise G and B; in a JPEG the four channels are stored inverted (Adobe) and
+      inverted back first.
+    - 16-bit grey: v * 255 / 65535, rounded, in either byte order; 16-bit colour: the high byte (within one level).
+    - 32-bit integers: as 16-bit where all lie in 0..65535, otherwise the range of the image is stretched to 0..255.
+    - floats: times 255 where all lie in [0, 1], otherwise stretched likewise; NaN or infinity raises `BadImage`.
+      Nothing is clipped.
+    - alpha, or a transparent colour: composited on `background` (R, G, B in 0..255) for 1 and 3 channels, kept for 4.
     - 1 channel from colour: 0.299 R + 0.587 G + 0.114 B. 3 and 4 from grey: repeated.
     - the first of several frames; the EXIF orientation is applied.
 
-    limit: pixels; a larger image is refused from its header, before any pixel is decoded. A file that ends early is refused whole.
+    limit: pixels; a larger image is rejected by its header, before any pixel is decoded. A truncated file is rejected.
     """
     if channels not in (1, 3, 4):
         raise UsageError(f"an image cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
@@ -74,27 +77,25 @@ def decode(
         if isinstance(source, Image.Image):
             image = source
         else:
-            data = source if isinstance(source, bytes) else _contents(source, limit)
+            data = source if isinstance(source, bytes) else _read_bytes(source, limit)
             image = _open(io.BytesIO(data), data[:64])
             _check_whole(image.format or "", data)
         _check_size(image, limit)
         image.load()
         return np.ascontiguousarray(_upright(_pixels(image, channels, background), _orientation(image)))
-    except (
-        Exception
-    ) as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, and its own; also while converting
-        raise _bad(name, error, limit) from None
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and its own exceptions
+        raise _bad_image(name, error, limit) from None
 
 
 def read_header(source: Path | bytes) -> Header:
-    """What a file says of itself, without decoding its pixels. Raises `BadImage` as `decode` does, but sees no damage further in."""
+    """The header of a file; no pixel is decoded. Raises `BadImage` as `decode` does, but not for damage behind it."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             start = file.read(64)
             file.seek(0)
             image = _open(file, start)
             width, height = image.size
-            # Pillow turns a TIFF's size by itself; asking a PNG for EXIF that is not before its pixels would decode them
+            # Pillow swaps a TIFF's size by itself; reading EXIF stored behind a PNG's pixels would decode them
             late = image.format == "PNG" and "exif" not in image.info
             orientation = 1 if late else _orientation(image)
             if orientation >= 5 and image.format != "TIFF":
@@ -102,16 +103,16 @@ def read_header(source: Path | bytes) -> Header:
             mode = image.mode
             bands = 3 + image.has_transparency_data if mode in ("P", "PA") else len(image.getbands())
             kind = "JPEG" if image.format == "MPO" else str(image.format)
-            frames = getattr(image, "n_frames", 1)  # Pillow's images have it where their format may hold several
-            return Header((height, width), mode, _bits(image, start), bands, frames, orientation, kind)
+            frames = getattr(image, "n_frames", 1)  # an attribute of the formats that can hold several
+            return Header((height, width), mode, _stored_bits(image, start), bands, frames, orientation, kind)
     except Exception as error:
-        raise _bad(NAMELESS if isinstance(source, bytes) else str(source), error, LIMIT) from None
+        raise _bad_image(NAMELESS if isinstance(source, bytes) else str(source), error, LIMIT) from None
 
 
 def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
-    """The numbers that become 0 and 255, given the type of the pixels and their extremes: the rule of `decode` for more than 8 bits."""
+    """The values mapped to 0 and 255, given dtype and extremes: the rule of `decode` above 8 bits."""
     if not np.isfinite([lowest, highest]).all():
-        raise BadImage("holds numbers that are not finite", "replace NaN and infinity before storing the image")
+        raise BadImage("has numbers that are not finite", "replace NaN and infinity before storing the image")
     whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
     if dtype.name in whole:
         return whole[dtype.name]
@@ -120,20 +121,19 @@ def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, 
 
 
 def scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`values` of any shape and number type as uint8, `low` to 0 and `high` to 255, rounded. A flat image (low = high) becomes 0."""
+    """`values` of any shape and dtype as uint8, `low` to 0 and `high` to 255, rounded. A flat image (low = high)
+    becomes 0."""
     if values.dtype == np.uint8 and (low, high) == (0, 255):
         return values
     out = np.empty(values.shape, np.uint8)
-    step = max(
-        1, 2**22 // max(1, values[:1].size)
-    )  # a block of rows at a time: float64 copies of whole images are large
+    step = max(1, 2**22 // max(1, values[:1].size))  # rows at a time: a float64 copy of a whole image is large
     for i in range(0, len(values), step):
         block = values[i : i + step].astype(np.float64) - low
         out[i : i + step] = np.rint(block * (255.0 / (high - low)) if high > low else block * 0)
     return out
 
 
-def _contents(path: Path, limit: int) -> bytes:
+def _read_bytes(path: Path, limit: int) -> bytes:
     size = path.stat().st_size
     if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
         raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)
@@ -148,11 +148,11 @@ def _open(file, start: bytes) -> Image.Image:
     except Image.UnidentifiedImageError:
         pass
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
-        raise BadImage("is cut short or damaged: it starts like an image but its header cannot be read", AGAIN)
+        raise BadImage("is truncated or damaged: it starts like an image, but its header cannot be read", AGAIN)
     what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
     raise BadImage(
-        f"is not an image: its bytes are {what + ', ' if what else ''}not {KNOWN}",
-        f"convert it to {KNOWN}, or take it out",
+        f"is not an image: its bytes are {what + ', ' if what else ''}not {READABLE}",
+        f"convert it to {READABLE}, or remove it",
     )
 
 
@@ -167,37 +167,36 @@ def _check_size(image: Image.Image, limit: int) -> None:
 
 
 def _check_whole(kind: str, data: bytes) -> None:
-    """Refuses files whose very last bytes are missing, though every pixel is there: Pillow notices all other cuts by itself."""
+    """Rejects files that lack only their last bytes, after all pixels; Pillow detects every other truncation."""
     whole = {
-        "PNG": b"IEND\xaeB`\x82" in data[-(2**20) :],  # some programs append things after it
+        "PNG": b"IEND\xaeB`\x82" in data[-(2**20) :],  # some programs append data after it
         "GIF": b"\0;" in data[-64:],
         "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
     }
     if not whole.get(kind, True):
-        raise BadImage("is cut short: its last bytes are missing", AGAIN)
+        raise BadImage("is truncated: its last bytes are missing", AGAIN)
 
 
 def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [H W channels], not yet turned upright."""
+    """uint8 [H W channels], before the EXIF orientation is applied."""
     if image.mode in BITS and image.mode != "1":
-        image = _deep(image)
+        image = _to_8bit(image)
     if image.mode == "LAB":
         from PIL import ImageCms
 
         image = ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )  # type: ignore[assignment]
-    clear = image.info.get("transparency")
-    if (
-        image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255
-    ):  # 16-bit colour: Pillow kept the high byte of the pixels only
+    transparency = image.info.get("transparency")
+    # 16-bit colour: Pillow keeps only the high byte of the pixels
+    if image.mode == "RGB" and isinstance(transparency, tuple) and max(transparency) > 255:
         image = image.copy()
-        image.info["transparency"] = tuple(v >> 8 for v in clear)
+        image.info["transparency"] = tuple(v >> 8 for v in transparency)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if channels < 4:
-            ground = Image.new("RGBA", image.size, (*background, 255))
-            image = Image.alpha_composite(ground, image)
+            canvas = Image.new("RGBA", image.size, (*background, 255))
+            image = Image.alpha_composite(canvas, image)
     elif image.mode == "L" and channels != 4:
         return np.repeat(np.asarray(image)[:, :, None], channels, axis=2)
     if image.mode == "CMYK" or channels == 1:
@@ -206,32 +205,32 @@ def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int])
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _deep(image: Image.Image) -> Image.Image:
-    """A grey image of more than 8 bits as L, or LA where one value of it stands for transparent."""
+def _to_8bit(image: Image.Image) -> Image.Image:
+    """A grey image of more than 8 bits as L, or as LA where one value means transparent."""
     values = np.asarray(image)
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow reads unsigned numbers as signed ones
     if image.mode.startswith("I;16") and tags.get(262) == 0:
-        values = 65535 - values  # "white is zero": Pillow turns this about for 8 bits only
+        values = 65535 - values  # "white is zero": Pillow inverts it for 8 bits only
     low, high = value_range(values.dtype.newbyteorder("="), values.min(), values.max())
     grey = Image.fromarray(scale_to_bytes(values, low, high))
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparency, 0, 255).astype(np.uint8)))
     return grey
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF does not spoil the pixels
+    except Exception:  # damaged EXIF leaves the pixels readable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H W C] as the camera's holder saw it: the number says where row 0 and column 0 of the stored image belong (EXIF 2.32, 4.6.4)."""
+    """[H W C] upright: `orientation` defines where row 0 and column 0 of the stored image belong (EXIF 2.32, 4.6.4)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -241,7 +240,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _bits(image: Image.Image, start: bytes) -> int:
+def _stored_bits(image: Image.Image, start: bytes) -> int:
     if image.format == "PNG" and start[12:16] == b"IHDR":
         return start[24]
     if isinstance(image, TiffImageFile):
@@ -249,8 +248,8 @@ def _bits(image: Image.Image, start: bytes) -> int:
     return BITS.get(image.mode, 8)
 
 
-def _bad(name: str, error: Exception, limit: int) -> BadImage:
-    """The same mistake, told with the file it is about, in words rather than in Pillow's."""
+def _bad_image(name: str, error: Exception, limit: int) -> BadImage:
+    """The error with the name of the file, in our words instead of Pillow's."""
     text = str(error)
     if isinstance(error, BadImage):
         return BadImage(f"{name} {error.what}", error.fix)
@@ -269,5 +268,5 @@ def _bad(name: str, error: Exception, limit: int) -> BadImage:
     if isinstance(error, MemoryError):
         return BadImage(f"{name} needs more memory than there is", "make it smaller")
     if re.search("truncated|incomplete|broken data stream|unexpected end|not enough", text, re.IGNORECASE):
-        return BadImage(f"{name} is cut short or damaged inside", AGAIN)
+        return BadImage(f"{name} is truncated or damaged", AGAIN)
     return BadImage(f"{name} is damaged: {(text.splitlines() or [type(error).__name__])[0][:120]}", AGAIN)

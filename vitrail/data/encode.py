@@ -1,4 +1,4 @@
-"""Pixels on their way out: as RGB, and as the bytes of a PNG."""
+"""Encodes pixels: to RGB, and to the bytes of a PNG."""
 
 import io
 
@@ -7,14 +7,14 @@ from PIL import Image
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H W C] or [H W] -> [H W 3]; grey is repeated, channels after the third are left out."""
+    """uint8 [H W C] or [H W] -> [H W 3]; grey is repeated, channels after the third are dropped."""
     deep = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return np.repeat(deep[:, :, :1], 3, axis=2) if deep.shape[2] < 3 else np.ascontiguousarray(deep[:, :, :3])
 
 
-def encode_png(picture: np.ndarray | Image.Image) -> bytes:
-    """uint8 [H W] or [H W 3], or an image of Pillow's, whose palette is kept."""
-    written = io.BytesIO()
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    image.save(written, "PNG")
-    return written.getvalue()
+def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
+    """uint8 [H W] or [H W 3], or a Pillow image, whose palette is kept."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

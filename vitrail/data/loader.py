@@ -24,7 +24,7 @@ from vitrail.errors import RunError, VitrailError
 
 
 class LoadedBatch(NamedTuple):
-    """Images as they come from a reader, uint8 [B C h w] or latents float32 [B c h w], what is true of them, and which they are."""
+    """Images as read, uint8 [B C h w], or latents float32 [B c h w]; their labels or annotations; and their keys."""
 
     images: Tensor
     labels: Any  # class indices [B], classes [B K], masks [B h w], or `DetectionTargets`
@@ -33,7 +33,7 @@ class LoadedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Reads the images of some keys: what a worker runs. Sent to workers whole."""
+    """Reads the images of given keys; runs in the workers, to which it is pickled."""
 
     split: Split
     transform: Transform
@@ -44,7 +44,7 @@ class Fetcher:
 
 @dataclass(frozen=True)
 class TrainRequests:
-    """What process `rank` of `world` trains on from step `start` to `stop`."""
+    """The keys that process `rank` of `world` trains on from step `start` to `stop`."""
 
     stream: SampleStream
     start: int
@@ -62,7 +62,7 @@ class TrainRequests:
 
 
 class Requests:
-    """Asks a `Fetcher` for lists of keys, one item a batch, in the form that torch's loader wants."""
+    """A data set for torch's loader: item i is the batch that a `Fetcher` reads for request i."""
 
     def __init__(self, fetch: Fetcher, requests: list[Keys] | TrainRequests):
         self.fetch, self.requests = fetch, requests
@@ -96,9 +96,9 @@ def load_from_workers(fetch: Fetcher, requests: list[Keys] | TrainRequests, work
         multiprocessing_context="forkserver" if torch.cuda.is_available() else None,
         pin_memory=torch.cuda.is_available(),
     )
-    others = multiprocessing.active_children()
+    other_children = multiprocessing.active_children()
     batches = iter(loader)
-    atexit.register(stop_workers, [child for child in multiprocessing.active_children() if child not in others])
+    atexit.register(stop_workers, [child for child in multiprocessing.active_children() if child not in other_children])
     with raise_on_worker_death():
         for loaded in release_batches(batches):
             if isinstance(loaded, VitrailError):
@@ -107,68 +107,66 @@ def load_from_workers(fetch: Fetcher, requests: list[Keys] | TrainRequests, work
 
 
 def release_batches(batches: Iterator[LoadedBatch | VitrailError]) -> Iterator[LoadedBatch | VitrailError]:
-    """What workers send. One that dies after it has announced a batch and before it was fetched breaks the connection."""
+    """Yields what workers send. A worker that dies between announcing and sending a batch breaks the pipe."""
     try:
         yield from batches
     except (ConnectionError, EOFError):
-        time.sleep(
-            1
-        )  # torch raises for the same death when the kernel reports it: here, not in the middle of what follows
+        time.sleep(1)  # torch raises for the same death when the kernel reports it: here, not in later code
         raise RuntimeError("DataLoader worker broke the connection") from None
 
 
 @contextmanager
 def raise_on_worker_death() -> Iterator[None]:
-    """A worker that dies makes torch raise in whatever the main process is doing just then. Errors: `RunError`."""
+    """Turns torch's exception for a dead worker, raised wherever the main process is, into `RunError`."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        fix = "was memory short, or /dev/shm full? --workers 0 reads without workers"
+        fix = "is memory or /dev/shm full? --workers 0 reads without workers"
         raise RunError("a worker process that reads images died", fix) from None
 
 
 def stop_workers(workers: list[BaseProcess]) -> None:
-    """At the very end of the main process: a worker that was not told to leave would take Python's one SIGTERM for a job
-    manager's, and Python would wait for it for ever."""
-    left = [worker for worker in workers if worker.is_alive()]
-    if left:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each
-    for worker in left:
+    """Kills workers when the main process exits: a worker still alive would mistake Python's single SIGTERM for a job
+    manager's and ignore it, and Python would wait for it for ever."""
+    alive = [worker for worker in workers if worker.is_alive()]
+    if alive:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise torch raises for each
+    for worker in alive:
         worker.kill()
 
 
 def identity_collate(item: Any) -> Any:
-    """torch's own way would turn the arrays of the keys into tensors."""
+    """Leaves a batch as it is; torch's default would turn the arrays of the keys into tensors."""
     return item
 
 
 def init_worker(worker: int) -> None:
-    """A worker leaves signals to its parent and uses one thread, so workers do not fight over the cores.
+    """A worker ignores signals, which the parent handles, and uses one thread, so workers do not compete for cores.
 
-    Job managers send SIGTERM to all processes at once: the parent still needs the batches of its last step. A second one,
-    such as the parent's own at the end, is obeyed.
+    Job managers send SIGTERM to all processes at once: the parent still needs the batches of its last step. A second
+    SIGTERM, such as the parent's own at the end, ends the worker.
     """
 
-    def first(number: int, frame: FrameType | None) -> None:
+    def ignore_first(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, first)
+    signal.signal(signal.SIGTERM, ignore_first)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 def evaluation_requests(split: Split, indices: np.ndarray, batch: int) -> list[Keys]:
-    """Images at `indices` in batches, for looking at each once."""
-    parts = [indices[i : i + batch] for i in range(0, len(indices), batch)]
-    return [Keys(np.zeros_like(part), part) for part in parts]
+    """Keys of the images at `indices` in batches, each image once."""
+    batches = [indices[i : i + batch] for i in range(0, len(indices), batch)]
+    return [Keys(np.zeros_like(part), part) for part in batches]
 
 
 def default_workers(split: Split, augmented: bool, processes: int) -> int:
-    """None for images in memory that need no work of their own; otherwise what the machine can spare."""
+    """0 for images in memory without per-image work; otherwise by the number of CPU cores."""
     if split.array is not None and not augmented:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,36 +1,36 @@
-"""Which images, in which order, with which chance: pure functions of (seed, epoch, image), so nothing about them is ever saved.
+"""Which images, in which order, with which random numbers: pure functions of (seed, epoch, image), without state.
 
 Training reads one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step k takes positions
-[k B, (k+1) B) of it, so a batch may straddle two epochs, no image is dropped, and resuming needs one number. A process takes
-a contiguous share of the batch; together the shares are the batch, in order, for every number of processes that divides it.
+[k B, (k+1) B) of it, so a batch may straddle two epochs, no image is dropped, and resuming needs one number. Each rank
+takes a contiguous slice of the batch; the slices in order are the batch, for every number of ranks that divides it.
 
-Repeated augmentation (Hoffer et al. 2020, in DeiT's way): an epoch of N images still has N positions, so it holds the first N/R of the
-permutation, each R times. The copies of one image lie in one batch (but for the one image where a batch ends) and as far apart in
-it as can be: first the first copies of all, then the second ones. So no image is mixed with its own copy, and where there are
-many processes most copies go to different ones.
+Repeated augmentation (Hoffer et al. 2020, as in DeiT): an epoch of N images still has N positions, so it contains the
+first N/R of the permutation, each R times. The copies of one image are in one batch (except for the one image where a
+batch ends), as far apart as possible: first the first copies of all, then the second ones. So no image is mixed with
+its own copy, and with many ranks most copies go to different ones.
 
-Balanced sampling: place j of the stream of all epochs belongs to class j modulo K, and is the next image of that class in rounds that
-each show the whole class once. An epoch's places are shuffled. So after any number of epochs the classes have been shown equally
-often, but for one.
+Balanced sampling: position j of the stream of all epochs belongs to class j modulo K, and is the next image of that
+class in rounds, each of which visits the whole class once. The positions of an epoch are shuffled. So after any number
+of epochs the classes have been sampled equally often, within one.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-WHOLE = 1 << 16  # the purpose of numbers that seed a whole generator
-ROUND = WHOLE + 1  # the purpose of numbers that order a class
+GENERATOR = 1 << 16  # purpose of numbers that seed a whole generator
+ROUND = GENERATOR + 1  # purpose of numbers that order the images of a class
 LARGEST = 2**64 - 1
 
 
 class Keys(NamedTuple):
-    """What a batch consists of: position i is image `ids[i]` in its `epochs[i]`-th showing. Both int64 [B]."""
+    """The samples of a batch: position i is image `ids[i]` in its epoch `epochs[i]`. Both int64 [B]."""
 
     epochs: np.ndarray
     ids: np.ndarray
 
     def shard(self, rank: int, world: int) -> "Keys":
-        """The part of process `rank` among `world`; the batch must divide."""
+        """The slice of `rank` among `world`, which must divide the batch size."""
         each = len(self.ids) // world
         part = slice(rank * each, (rank + 1) * each)
         return Keys(self.epochs[part], self.ids[part])
@@ -42,70 +42,70 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class SampleStream:
-    """The endless stream. Remembers the last two epochs only to save time, never as state.
+    """The endless stream. The last two epochs are cached to save time; they are no state.
 
-    repeats: how often an image comes in an epoch that it comes in. labels: int64 [count], to show every class equally often.
+    repeats: copies of an image in one epoch. labels: int64 [count], to sample every class equally often.
     """
 
     def __init__(self, seed: int, count: int, batch: int, repeats: int = 1, labels: np.ndarray | None = None):
         self.seed, self.count, self.batch, self.repeats = seed, count, batch, repeats
-        self.different = -(-count // repeats)  # images in an epoch
+        self.distinct = -(-count // repeats)  # images in an epoch
         self.members = [] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
         self.recent: dict[int, Keys] = {}
 
     def keys(self, step: int) -> Keys:
         """The global batch of a step."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
-        epochs, places = positions // self.count, positions % self.count
-        copies = places % self.repeats
-        showings, ids = np.empty(self.batch, np.int64), np.empty(self.batch, np.int64)
+        epochs, offsets = positions // self.count, positions % self.count
+        copies = offsets % self.repeats
+        rounds, ids = np.empty(self.batch, np.int64), np.empty(self.batch, np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            shown = self.epoch(int(epoch))
-            showings[here], ids[here] = (part[places[here] // self.repeats] for part in shown)
-        apart = np.argsort(copies, kind="stable")
-        return Keys((showings * self.repeats + copies)[apart], ids[apart])
+            in_epoch = epochs == epoch
+            order = self.epoch(int(epoch))
+            rounds[in_epoch], ids[in_epoch] = (part[offsets[in_epoch] // self.repeats] for part in order)
+        by_copy = np.argsort(copies, kind="stable")
+        return Keys((rounds * self.repeats + copies)[by_copy], ids[by_copy])
 
     def epoch(self, epoch: int) -> Keys:
-        """The images of an epoch in order, each once."""
+        """The distinct images of an epoch, in order."""
         if epoch not in self.recent:
             self.recent = {k: v for k, v in self.recent.items() if k >= epoch - 1}
             self.recent[epoch] = self.balance_epoch(epoch) if self.members else self.shuffle_epoch(epoch)
         return self.recent[epoch]
 
     def shuffle_epoch(self, epoch: int) -> Keys:
-        ids = epoch_order(self.seed, epoch, self.count)[: self.different]
+        ids = epoch_order(self.seed, epoch, self.count)[: self.distinct]
         return Keys(np.full_like(ids, epoch), ids)
 
     def balance_epoch(self, epoch: int) -> Keys:
-        places = np.arange(epoch * self.different, (epoch + 1) * self.different)
-        which, turns = places % len(self.members), places // len(self.members)
-        rounds, ids = np.empty_like(places), np.empty_like(places)
-        for number, members in enumerate(self.members):
-            if (here := which == number).any():
-                first = int(turns[here][0])
-                rounds[here], ids[here] = self.class_turns(members, first, first + int(here.sum()))
-        shuffle = epoch_order(self.seed, epoch, self.different)
+        positions = np.arange(epoch * self.distinct, (epoch + 1) * self.distinct)
+        classes, turns = positions % len(self.members), positions // len(self.members)
+        rounds, ids = np.empty_like(positions), np.empty_like(positions)
+        for label, images in enumerate(self.members):
+            if (of_class := classes == label).any():
+                first = int(turns[of_class][0])
+                rounds[of_class], ids[of_class] = self.class_turns(images, first, first + int(of_class.sum()))
+        shuffle = epoch_order(self.seed, epoch, self.distinct)
         return Keys(rounds[shuffle], ids[shuffle])
 
     def class_turns(self, members: np.ndarray, first: int, stop: int) -> Keys:
-        """What a class shows at its own turns `first` to `stop`: round after round, each image once a round."""
+        """The images of a class at its turns `first` to `stop`: each image once a round."""
         count = len(members)
         start, end = first // count, -(-stop // count)
         rounds = np.repeat(np.arange(start, end), count)
         ids = np.tile(members, end - start)
         mixed = np.lexsort((mixed_bits(self.seed, Keys(rounds, ids), ROUND), rounds))
-        wanted = mixed[first - start * count : stop - start * count]
-        return Keys(rounds[wanted], ids[wanted])
+        selected = mixed[first - start * count : stop - start * count]
+        return Keys(rounds[selected], ids[selected])
 
 
 def uniform_numbers(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [B]: one for each (seed, epoch, image, purpose), whatever else is in the batch."""
+    """Uniform numbers in [0, 1), float64 [B]: a function of (seed, epoch, image, purpose) alone."""
     return (mixed_bits(seed, keys, purpose) >> np.uint64(11)) * 2.0**-53
 
 
 def mixed_bits(seed: int, keys: Keys, purpose: int) -> np.ndarray:
-    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014) folded over the four."""
+    """64 well-mixed bits for each (seed, epoch, image, purpose): splitmix64 (Steele et al. 2014)."""
     mixed = np.full(len(keys.ids), seed, np.uint64)
     for part in (np.full(len(keys.ids), purpose), keys.epochs, keys.ids):
         mixed = splitmix(mixed ^ splitmix(part.astype(np.uint64)))
@@ -121,12 +121,12 @@ def splitmix(x: np.ndarray) -> np.ndarray:
 
 
 def derive_seed(seed: int, epoch: int, index: int) -> int:
-    """A seed for torch's generator, 63 bits, for one (seed, epoch, image), or one (seed, step, place in the batch).
+    """A seed for torch's generator, 63 bits, for one (seed, epoch, image), or one (seed, step, position in the batch).
 
-    `mixed_bits` of a single key, without arrays: they would take a fifth of the time that a small image's augmentation takes.
+    `mixed_bits` of a single key, without arrays, which would take a fifth of the time to augment a small image.
     """
     mixed = seed
-    for part in (WHOLE, epoch, index):
+    for part in (GENERATOR, epoch, index):
         mixed = splitmix_one(mixed ^ splitmix_one(part))
     return mixed >> 1
 
@@ -139,5 +139,5 @@ def splitmix_one(x: int) -> int:
 
 
 def shard_indices(count: int, rank: int, world: int) -> np.ndarray:
-    """Which of `count` images a process evaluates: every one falls to exactly one process."""
+    """Which of `count` images a rank evaluates: every image belongs to exactly one rank."""
     return np.arange(rank, count, world)

@@ -1,1 +1,1 @@
-"""One file a layout on disk; the folder is the registry. Each has a `Config`, `matches(path)` and `build(config)`."""
+"""Dataset layouts, one file each; the folder is the registry. Each has `Config`, `matches(path)`, `build(config)`."""

@@ -1,6 +1,7 @@
-"""ADE20K as the scene parsing challenge publishes it (Zhou et al. 2017, arXiv:1608.05442): `images/training/` and `annotations/training/`.
+"""ADE20K in the layout of the scene parsing challenge (Zhou et al. 2017, arXiv:1608.05442): `images/training/` and
+`annotations/training/`.
 
-150 classes from 1 on; 0 is everything else and counts for nothing, as in the benchmark.
+150 classes from 1 on; 0 is everything else and is ignored, as in the benchmark.
 """
 
 import re
@@ -25,7 +26,7 @@ LARGEST = 2**20  # bytes of the table
 class Config:
     path: str = ""
     channels: Count = 0  # 1, 3 or 4; 0: as the data
-    zero: Literal["keep", "ignore"] = "ignore"  # "keep": 0 is a class too, called "other"
+    zero: Literal["keep", "ignore"] = "ignore"  # "keep": 0 is a class too, named "other"
 
 
 def matches(path: str) -> bool:
@@ -35,30 +36,30 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Parts "train" and "val". Class names are those of objectInfo150.txt, the first of several. Raises `DataError`."""
+    """Splits "train" and "val". Class names are the first of each line of objectInfo150.txt. Raises `DataError`."""
     root = resolve_folder(config.path)
     pairs, notes = masks.find_pairs(root)
     shift = int(config.zero == "ignore")
     table = root / TABLE
     extra: tuple[Entry, ...] = ()
     if not pairs:
-        raise DataError(f"{root} holds no image with a mask", masks.LAYOUT)
+        raise DataError(f"{root} has no image with a mask", masks.LAYOUT)
     if table.is_file():
-        names, extra = named(table), (make_entry(root, table),)
+        names, extra = read_class_names(table), (make_entry(root, table),)
         classes = number_classes(names, 1) if shift else number_classes(["other", *names])
     else:
-        classes, said = detect_classes([root / p.annotation.name for p in pairs], shift)
-        notes = [*notes, *said, f"{TABLE} beside images/ would name the classes"]
+        classes, detected = detect_classes([root / p.annotation.name for p in pairs], shift)
+        notes = [*notes, *detected, f"{TABLE} beside images/ would name the classes"]
     return masks.assemble_dataset("ade20k", root, pairs, classes, masks.Config(channels=config.channels), notes, extra)
 
 
-def named(path: Path) -> list[str]:
+def read_class_names(path: Path) -> list[str]:
     """The names of classes 1 to 150. Errors: `DataError`."""
     lines = read_text(path, LARGEST).decode(errors="replace").splitlines()
     rows = [re.split(r"\t+|\s{2,}", line.strip()) for line in lines if re.match(r"\s*\d", line)]
     names = [row[-1].split(",")[0].strip() for row in rows]
     if len(names) != CLASSES or [row[0] for row in rows] != [str(i + 1) for i in range(CLASSES)]:
         raise DataError(
-            f"{path} names {len(names)} classes, not 1 to {CLASSES} in their order", "fetch it again, or take it away"
+            f"{path} names {len(names)} classes, not 1 to {CLASSES} in order", "download it again, or remove it"
         )
     return names

@@ -1,7 +1,7 @@
-"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): `leftImg8bit/train/<city>/` and `gtFine/train/<city>/`, and so for val.
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): `leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`.
 
-The 19 classes of the benchmark, from `*_labelTrainIds.png` or, where these were not made, from `*_labelIds.png`. The masks of the test
-part are not published.
+The 19 classes of the benchmark, from `*_labelTrainIds.png` or, where these do not exist, from `*_labelIds.png`. The
+masks of the test split are not published.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from vitrail.errors import DataError, many
 from vitrail.validation import Count
 
 TRAIN_IDS = {  # id of a class in labelIds -> its name, in the order of their train ids; all other ids are ignored
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
-    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
-    32: "motorcycle", 33: "bicycle",
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
+    28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
 IDS = 34  # ids of all classes
 LEFT, FINE = "_leftImg8bit", "_gtFine"
@@ -37,34 +37,38 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Parts "train" and "val", as far as they are there. Raises `DataError`."""
+    """Splits "train" and "val", as far as they exist. Raises `DataError`."""
     root = resolve_folder(config.path)
-    images, found = list_images(root, "leftImg8bit"), {e.name: e for e in list_images(root, "gtFine").entries}
+    images, mask_entries = list_images(root, "leftImg8bit"), {e.name: e for e in list_images(root, "gtFine").entries}
     kinds = {kind: f"{FINE}_{kind}.png" for kind in ("labelTrainIds", "labelIds")}
-    kind = next((k for k, ending in kinds.items() if any(name.endswith(ending) for name in found)), "labelIds")
-    pairs, bare = [], []
+    kind = next((k for k, ending in kinds.items() if any(name.endswith(ending) for name in mask_entries)), "labelIds")
+    pairs, unmatched = [], []
     for entry in images.entries:
         part, _, rest = entry.name.removeprefix("leftImg8bit/").partition("/")
         if part not in ("train", "val"):
             continue
         name = f"gtFine/{part}/{rest.rpartition('.')[0].removesuffix(LEFT)}{kinds[kind]}"
-        if name in found:
-            pairs.append(Pair(entry, found[name], part))
+        if name in mask_entries:
+            pairs.append(Pair(entry, mask_entries[name], part))
         else:
-            bare.append(entry.name)
+            unmatched.append(entry.name)
     if not pairs:
         raise DataError(
-            f"{root} holds no image with a mask such as x{kinds[kind]}",
-            "unpack leftImg8bit and gtFine beside each other",
+            f"{root} has no image with a mask such as x{kinds[kind]}",
+            "unpack leftImg8bit and gtFine into the same folder",
         )
-    notes = [f"left out, as they lack a mask: {many(len(bare), 'image')}, the first {bare[0]}"] if bare else []
+    notes = (
+        [f"left out, as they lack a mask: {many(len(unmatched), 'image')}, the first {unmatched[0]}"]
+        if unmatched
+        else []
+    )
     return masks.assemble_dataset(
         "cityscapes", root, pairs, classes_of(kind), masks.Config(channels=config.channels), notes
     )
 
 
 def classes_of(kind: str) -> MaskClasses:
-    """What the values of a kind of mask mean."""
+    """The classes of the values of a kind of mask."""
     names = tuple(TRAIN_IDS.values())
     if kind == "labelTrainIds":
         return number_classes(names)

@@ -1,4 +1,4 @@
-"""A folder of IDX files, as MNIST, Fashion-MNIST and KMNIST are published: `train-images-idx3-ubyte.gz` and its three companions."""
+"""A folder of IDX files, the format of MNIST, Fashion-MNIST and KMNIST: `train-images-idx3-ubyte.gz` and three more."""
 
 import gzip
 import os
@@ -18,19 +18,17 @@ FILE = re.compile(r"(?P<set>.*-)?(?P<part>train|t10k|test|val)[-_](?P<kind>image
 PARTS = {"train": "train", "val": "val", "test": "test", "t10k": "test"}
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 LARGEST = 2**34  # bytes of pixels
-AGAIN = "fetch the file again"
+AGAIN = "download the file again"
 
 
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    classes: tuple[
-        str, ...
-    ] = ()  # names of classes 0, 1, ...; empty: Fashion-MNIST's where the folder's name says fashion, else digits
+    classes: tuple[str, ...] = ()  # names of classes; empty: Fashion-MNIST's if the folder is named so, else digits
 
 
 def matches(path: str) -> bool:
-    """A folder that holds files named as IDX files are."""
+    """A folder with files named like IDX files."""
     folder = Path(path).expanduser()
     try:
         return folder.is_dir() and any(FILE.fullmatch(name) for name in os.listdir(folder))
@@ -39,13 +37,13 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The images as arrays [N H W 1]. Raises `DataError` where a file is missing, cut short, or not what its header says."""
+    """The images as arrays [N H W 1]. Raises `DataError` for a file that is missing, truncated or unlike its header."""
     root = resolve_folder(config.path)
     files = _files(root)
     if "train" not in files:
         raise DataError(
-            f"{root} holds no train-images-idx3-ubyte",
-            "put the training files there, as they were published, .gz or not",
+            f"{root} has no train-images-idx3-ubyte",
+            "put the published training files there, .gz or not",
         )
     splits: dict[str, Split] = {}
     entries: list[Entry] = []
@@ -78,7 +76,7 @@ def read(path: Path, axes: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             return _array(cast(BinaryIO, file), path, axes)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is cut short or damaged: {error}", AGAIN) from None
+        raise DataError(f"{path} is truncated or damaged: {error}", AGAIN) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
 
@@ -86,39 +84,38 @@ def read(path: Path, axes: int) -> np.ndarray:
 def _array(file: BinaryIO, path: Path, axes: int) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4:
-        raise DataError(f"{path} is cut short: it has {len(magic)} bytes", AGAIN)
+        raise DataError(f"{path} is truncated: it has {len(magic)} bytes", AGAIN)
     if magic[:3] != b"\0\0\x08":
         raise DataError(f"{path} is not an IDX file of unsigned bytes: it starts with {magic.hex(' ')}", AGAIN)
     if magic[3] != axes:
-        raise DataError(
-            f"{path} has {magic[3]} axes where {axes} belong", "check that images and labels are not exchanged"
-        )
+        raise DataError(f"{path} has {magic[3]} axes instead of {axes}", "check that images and labels are not swapped")
     shape = tuple(int(n) for n in np.frombuffer(file.read(4 * axes).ljust(4 * axes, b"\0"), ">u4"))
     size = int(np.prod(shape, dtype=object))
     if size == 0 or size > LARGEST:
-        raise DataError(f"{path}: its header says {' x '.join(map(str, shape))}, which cannot be", AGAIN)
+        raise DataError(f"{path}: its header has the impossible shape {' x '.join(map(str, shape))}", AGAIN)
     data = bytearray()
-    # in pieces: no more memory than there is data, whatever the header says
+    # in chunks: no more memory than the file has data, whatever its header claims
     while len(data) <= size and (more := file.read(min(2**24, size + 1 - len(data)))):
         data += more
     if len(data) != size:
-        found = "more" if len(data) > size else f"{len(data):,}"
+        available = "more" if len(data) > size else f"{len(data):,}"
         raise DataError(
-            f"{path}: its header says {size:,} bytes ({' x '.join(map(str, shape))}), but there are {found}", AGAIN
+            f"{path}: its header claims {size:,} bytes ({' x '.join(map(str, shape))}), but there are {available}",
+            AGAIN,
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _files(root: Path) -> dict[str, dict[str, Path]]:
-    """Part -> "images" or "labels" -> file; a file that lies there both plain and gzipped is taken plain."""
-    found: dict[str, dict[str, Path]] = {}
+    """Split -> "images" or "labels" -> file; of a plain and a gzipped copy the plain one."""
+    by_part: dict[str, dict[str, Path]] = {}
     for name in sorted(os.listdir(root)):
         if match := FILE.fullmatch(name):
-            kinds = found.setdefault(PARTS[match["part"]], {})
+            kinds = by_part.setdefault(PARTS[match["part"]], {})
             other = kinds.setdefault(match["kind"], root / name)
             if other.name.removesuffix(".gz") != name.removesuffix(".gz"):
-                raise DataError(f"{root} holds two sets: {other.name} and {name}", "keep one set a folder")
-    return found
+                raise DataError(f"{root} has two data sets: {other.name} and {name}", "keep one data set a folder")
+    return by_part
 
 
 def _classes(root: Path, splits: dict[str, Split]) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""A folder of class folders, with or without train/, val/ and test/ above them: `images/train/cat/1.jpg` or `images/cat/1.jpg`."""
+"""A folder of class folders, optionally below train/, val/ and test/: `images/train/cat/1.jpg` or
+`images/cat/1.jpg`."""
 
 import os
 from dataclasses import dataclass
@@ -27,20 +28,20 @@ PARTS = {
     "valid": "val",
     "validation": "val",
     "test": "test",
-}  # whatever the case of the letters
-LAYOUT = "images belong in one folder a class: <folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg"
+}  # case-insensitive
+LAYOUT = "put images into one folder a class: <folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg"
 
 
 @dataclass(frozen=True)
 class Config:
     path: str = ""
     channels: int = 0  # 1, 3 or 4; 0: as the data
-    held_out: float = 0.2  # share of each class held out as val where there is neither a val nor a test folder
-    seed: int = 0  # of the choice of what is held out
+    held_out: float = 0.2  # fraction of each class held out as val if there is neither a val nor a test folder
+    seed: int = 0  # of the random split
 
 
 def matches(path: str) -> bool:
-    """Any folder that does not hold IDX files; one that is called mini is `./mini`."""
+    """Any folder without IDX files; for a folder named mini use `./mini`."""
     return not mini.matches(path) and Path(path).expanduser().is_dir() and not idx.matches(path)
 
 
@@ -48,11 +49,12 @@ def build(config: Config) -> Dataset:
     """The images of a folder; classes are the names of the folders, "class 2" before "class 10". Raises `DataError`."""
     root = resolve_folder(config.path)
     parts, notes = _parts(root)
-    found = list_images(root)
-    groups, loose = _group(found.entries, parts)
+    contents = list_images(root)
+    groups, loose = _group(contents.entries, parts)
     if not any(groups.values()):
         raise DataError(
-            f"{root} holds no images in class folders ({_there(root, len(found.entries), found.links)})", LAYOUT
+            f"{root} has no images in class folders ({_describe_folder(root, len(contents.entries), contents.links)})",
+            LAYOUT,
         )
     classes = _classes(root, parts, groups["train"])
     for part in groups.keys() - {"train"}:
@@ -60,18 +62,18 @@ def build(config: Config) -> Dataset:
     entries = [e for group in groups.values() for _, e in group]
     if loose:
         notes.append(f"{loose:,} images outside any class folder were left out")
-    if twins := note_case_collisions(e.name for e in entries):
-        notes.append(twins)
+    if collisions := note_case_collisions(e.name for e in entries):
+        notes.append(collisions)
     channels = detect_channels(config.channels, root, [e.name for e in entries])
     splits = {part: _split(root, group, classes, channels) for part, group in groups.items()}
     if set(splits) == {"train"} and config.held_out:
-        whole = splits["train"]
-        out = hold_out(whole.names, whole.labels, config.held_out, config.seed)
-        if out.any():
-            splits = {"train": _take(whole, ~out), "val": _take(whole, out)}
-            notes.append(held_out_note(int((~out).sum()), int(out.sum()), config.seed))
+        all_images = splits["train"]
+        is_held_out = hold_out(all_images.names, all_images.labels, config.held_out, config.seed)
+        if is_held_out.any():
+            splits = {"train": _select(all_images, ~is_held_out), "val": _select(all_images, is_held_out)}
+            notes.append(held_out_note(int((~is_held_out).sum()), int(is_held_out.sum()), config.seed))
     return Dataset(
-        "imagefolder", tuple(classes), splits, channels, tuple(sorted(entries)), tuple(found.notes() + notes)
+        "imagefolder", tuple(classes), splits, channels, tuple(sorted(entries)), tuple(contents.notes() + notes)
     )
 
 
@@ -80,29 +82,29 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _parts(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Part name -> folder name, and notes. A folder "train" that holds images but no folders is a class of that name (a railway)."""
-    there = _folders(root)
-    named = [name for name in there if name.lower() in PARTS and _folders(root / name)]
+    """Split -> folder name, and notes. A folder "train" with images but no folders is a class (railway)."""
+    folders = _folders(root)
+    part_folders = [name for name in folders if name.lower() in PARTS and _folders(root / name)]
     parts: dict[str, str] = {}
-    for name in named:
+    for name in part_folders:
         part = PARTS[name.lower()]
         if part in parts:
             raise DataError(
-                f"{root} holds both {parts[part]}/ and {name}/, two folders for the part {part}", "keep one of them"
+                f"{root} has both {parts[part]}/ and {name}/, two folders for the split {part}", "keep one of them"
             )
         parts[part] = name
     if not parts:
         return {"train": ""}, []
     if "train" not in parts:
         raise DataError(
-            f"{root} holds {', '.join(n + '/' for n in named)} but no train/ with class folders in it", LAYOUT
+            f"{root} has {', '.join(n + '/' for n in part_folders)} but no train/ with class folders in it", LAYOUT
         )
-    others = [name for name in there if name not in named]
+    others = [name for name in folders if name not in part_folders]
     return parts, [f"folders beside {parts['train']}/ were left out: {', '.join(others[:5])}"] if others else []
 
 
 def _group(entries: list[Entry], parts: dict[str, str]) -> tuple[dict[str, list[tuple[str, Entry]]], int]:
-    """For each part the images with their classes, and the number of images that are in a part but in no class folder."""
+    """For each split the images with their classes, and the number of images outside class folders."""
     groups: dict[str, list[tuple[str, Entry]]] = {
         part: [] for part in sorted(parts, key=["train", "val", "test"].index)
     }
@@ -125,11 +127,9 @@ def _classes(root: Path, parts: dict[str, str], train: list[tuple[str, Entry]]) 
     filled = {name for name, _ in train}
     if empty := [c for c in classes if c not in filled]:
         names = ", ".join(f"{c}/" for c in empty[:5])
-        raise DataError(
-            f"{folder}: {len(empty)} class folders hold no images: {names}", "remove them, or put images in"
-        )
+        raise DataError(f"{folder}: {len(empty)} class folders have no images: {names}", "remove them, or add images")
     if len(classes) < 2:
-        raise DataError(f"{folder} holds one class only ({classes[0]}); there is nothing to tell apart", LAYOUT)
+        raise DataError(f"{folder} has one class only ({classes[0]}); classification takes two or more", LAYOUT)
     return classes
 
 
@@ -137,7 +137,7 @@ def _compare(root: Path, part: str, present: set[str], classes: list[str]) -> li
     if extra := sorted(present - set(classes), key=natural_key):
         raise DataError(
             f"{root}: {part} has classes that train does not have: {', '.join(extra[:5])}",
-            f"train has {', '.join(classes[:8])}{', ...' if classes[8:] else ''}; rename or remove the folders in {part}",
+            f"train has {', '.join(classes[:8])}{', ...' if classes[8:] else ''}; rename or remove folders of {part}",
         )
     missing = [c for c in classes if c not in present]
     return [f"{part} has no images of {len(missing)} classes: {', '.join(missing[:5])}"] if missing else []
@@ -149,15 +149,15 @@ def _split(root: Path, group: list[tuple[str, Entry]], classes: list[str], chann
     return Split(names, np.array([index[c] for c, _ in group], np.int64), FileReader(root, names, channels))
 
 
-def _take(split: Split, chosen: np.ndarray) -> Split:
-    """Like `split.select`, but the reader knows the files by their new numbers at once, which is less to send to workers."""
+def _select(split: Split, chosen: np.ndarray) -> Split:
+    """Like `split.select`, but the reader has the selected names only, which is less to send to workers."""
     part = split.select(np.flatnonzero(chosen))
     assert isinstance(split.read, FileReader)
     return Split(part.names, part.labels, FileReader(split.read.root, part.names, split.read.channels))
 
 
-def _there(root: Path, images: int, links: int) -> str:
+def _describe_folder(root: Path, images: int, links: int) -> str:
     folders = _folders(root)
-    said = f"{images:,} images outside class folders; " if images else ""
-    said += f"{links:,} links that lead out of it; " if links else ""
-    return said + (f"folders: {', '.join(folders[:5])}" if folders else "no folders in it")
+    text = f"{images:,} images outside class folders; " if images else ""
+    text += f"{links:,} links that leave it; " if links else ""
+    return text + (f"folders: {', '.join(folders[:5])}" if folders else "no folders in it")

@@ -1,4 +1,4 @@
-"""One NPZ file as MedMNIST publishes them (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels`, and so for val and test."""
+"""One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels`, ..."""
 
 import zipfile
 import zlib
@@ -14,23 +14,21 @@ from vitrail.errors import BadImage, DataError
 
 PARTS = ("train", "val", "test")
 LARGEST = 2**34  # bytes of all arrays, unpacked
-LAYOUT = (
-    "the file holds train_images [N H W] or [N H W C] and train_labels [N], [N 1] or [N K]; likewise val_ and test_"
-)
+LAYOUT = "the file has train_images [N H W] or [N H W C] and train_labels [N], [N 1] or [N K]; likewise val_ and test_"
 ORGANS = "bladder|femur-left|femur-right|heart|kidney-left|kidney-right|liver|lung-left|lung-right|pancreas|spleen"
 NAMES = {  # as in the publication; retinamnist's five grades have numbers only
-    "pathmnist": "adipose|background|debris|lymphocytes|mucus|smooth muscle|normal colon mucosa|cancer-associated stroma"
-    "|colorectal adenocarcinoma epithelium",
-    "chestmnist": "atelectasis|cardiomegaly|effusion|infiltration|mass|nodule|pneumonia|pneumothorax|consolidation|edema|emphysema"
-    "|fibrosis|pleural|hernia",
-    "dermamnist": "actinic keratoses and intraepithelial carcinoma|basal cell carcinoma|benign keratosis-like lesions|dermatofibroma"
-    "|melanoma|melanocytic nevi|vascular lesions",
+    "pathmnist": "adipose|background|debris|lymphocytes|mucus|smooth muscle|normal colon mucosa"
+    "|cancer-associated stroma|colorectal adenocarcinoma epithelium",
+    "chestmnist": "atelectasis|cardiomegaly|effusion|infiltration|mass|nodule|pneumonia|pneumothorax|consolidation"
+    "|edema|emphysema|fibrosis|pleural|hernia",
+    "dermamnist": "actinic keratoses and intraepithelial carcinoma|basal cell carcinoma|benign keratosis-like lesions"
+    "|dermatofibroma|melanoma|melanocytic nevi|vascular lesions",
     "octmnist": "choroidal neovascularization|diabetic macular edema|drusen|normal",
     "pneumoniamnist": "normal|pneumonia",
     "breastmnist": "malignant|normal, benign",
     "bloodmnist": "basophil|eosinophil|erythroblast|immature granulocytes|lymphocyte|monocyte|neutrophil|platelet",
-    "tissuemnist": "Collecting Duct, Connecting Tubule|Distal Convoluted Tubule|Glomerular endothelial cells|Interstitial endothelial cells"
-    "|Leukocytes|Podocytes|Proximal Tubule Segments|Thick Ascending Limb",
+    "tissuemnist": "Collecting Duct, Connecting Tubule|Distal Convoluted Tubule|Glomerular endothelial cells"
+    "|Interstitial endothelial cells|Leukocytes|Podocytes|Proximal Tubule Segments|Thick Ascending Limb",
     "organamnist": ORGANS,
     "organcmnist": ORGANS,
     "organsmnist": ORGANS,
@@ -40,9 +38,7 @@ NAMES = {  # as in the publication; retinamnist's five grades have numbers only
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    classes: tuple[
-        str, ...
-    ] = ()  # names of classes 0, 1, ...; empty: the published ones where the file's name is known, else "0", "1", ...
+    classes: tuple[str, ...] = ()  # names of classes; empty: as published if the file's name is known, else 0, 1, ...
 
 
 def matches(path: str) -> bool:
@@ -51,7 +47,7 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The images as uint8 arrays, more than 8 bits scaled by the rule of `decode`, one range for all parts. Raises `DataError`."""
+    """The images as uint8 arrays; above 8 bits scaled by the rule of `decode`, one range for all."""
     path = Path(config.path).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: there is no such file", suggest_path(path))
@@ -59,9 +55,9 @@ def build(config: Config) -> Dataset:
     images = {part: _images(path, part, arrays) for part in PARTS if f"{part}_images" in arrays}
     labels = {part: _labels(path, part, arrays, len(images[part])) for part in images}
     if "train" not in images:
-        raise DataError(f"{path} holds no train_images (it holds {', '.join(sorted(arrays)) or 'nothing'})", LAYOUT)
+        raise DataError(f"{path} has no train_images (it has {', '.join(sorted(arrays)) or 'nothing'})", LAYOUT)
     if len({(a.shape[3], y.shape[1:]) for a, y in zip(images.values(), labels.values(), strict=True)}) > 1:
-        raise DataError(f"{path}: the parts differ in their channels or in the shape of their labels", LAYOUT)
+        raise DataError(f"{path}: the splits differ in channels or in the shape of labels", LAYOUT)
     try:
         images = _eight_bits(images)
     except BadImage as error:
@@ -78,18 +74,18 @@ def build(config: Config) -> Dataset:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the parts. What the file would unpack to is checked first, in the zip's directory and in each array's own header."""
+    """The arrays of the splits. The unpacked size is checked first, in the zip's directory and array headers."""
     try:
         with zipfile.ZipFile(path) as file:
-            wanted = [m for m in file.infolist() if m.filename.removesuffix(".npy") in _known()]
-            sizes = {m.filename: max(m.file_size, _promised(file, m)) for m in wanted}
+            members = [m for m in file.infolist() if m.filename.removesuffix(".npy") in _array_names()]
+            sizes = {m.filename: max(m.file_size, _unpacked_bytes(file, m)) for m in members}
             if (total := sum(sizes.values())) > LARGEST:
                 raise DataError(
                     f"{path} unpacks to {total:,} bytes, more than {LARGEST:,}",
                     "store the images smaller, or as files in folders",
                 )
             arrays = {}
-            for m in wanted:
+            for m in members:
                 with file.open(m) as member:
                     arrays[m.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays or dict.fromkeys((m.filename for m in file.infolist()), np.empty(0))
@@ -104,24 +100,24 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     ) as error:
         text = (str(error).splitlines() or ["it cannot be read"])[0]
         raise DataError(
-            f"{path} is cut short or not an NPZ file of numbers: {text[:120]}", "fetch or make the file again"
+            f"{path} is truncated or not an NPZ file of numbers: {text[:120]}", "download or create the file again"
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
 
 
-def _known() -> set[str]:
+def _array_names() -> set[str]:
     return {f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")}
 
 
-def _promised(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Bytes that the array's header asks for. Raises ValueError for arrays of Python objects, which only unpickling could read."""
+def _unpacked_bytes(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes by the array's header. Raises ValueError for arrays of Python objects, which require unpickling."""
     with file.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = reader(stream)
     if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds Python objects, not numbers")
+        raise ValueError(f"{member.filename} has Python objects, not numbers")
     return int(np.prod(shape, dtype=object)) * dtype.itemsize
 
 
@@ -130,14 +126,15 @@ def _images(path: Path, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     array = arrays[f"{part}_images"]
     shape = " x ".join(map(str, array.shape))
     if path.stem.lower().split("_")[0].endswith("3d") and array.ndim >= 4:
-        raise DataError(f"{path} holds volumes, not images: {part}_images is {shape}", "use a set of images")
+        raise DataError(f"{path} has volumes, not images: {part}_images is {shape}", "use a set of images")
     if array.ndim not in (3, 4) or array.size == 0:
         raise DataError(f"{path}: {part}_images is {shape}, not [N H W] or [N H W C]", LAYOUT)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{path}: {part}_images holds {array.dtype}, not numbers of pixels", LAYOUT)
+        raise DataError(f"{path}: {part}_images has the dtype {array.dtype}, not pixel values", LAYOUT)
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] > 4:
         raise DataError(
-            f"{path}: {part}_images is {shape}: the channels come second", "put them last: images.transpose(0, 2, 3, 1)"
+            f"{path}: {part}_images is {shape}: the channels are the second axis",
+            "move them last: images.transpose(0, 2, 3, 1)",
         )
     return array if array.ndim == 4 else array[..., None]
 
@@ -146,7 +143,7 @@ def _labels(path: Path, part: str, arrays: dict[str, np.ndarray], count: int) ->
     """int64 [N], or uint8 [N K] with zeros and ones."""
     name = f"{part}_labels"
     if name not in arrays:
-        raise DataError(f"{path} holds {part}_images but no {name}", LAYOUT)
+        raise DataError(f"{path} has {part}_images but no {name}", LAYOUT)
     labels = arrays[name]
     if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or labels.size == 0:
         raise DataError(
@@ -154,13 +151,13 @@ def _labels(path: Path, part: str, arrays: dict[str, np.ndarray], count: int) ->
         )
     if len(labels) != count:
         raise DataError(
-            f"{path}: {part} has {count:,} images but {len(labels):,} labels", "fetch or make the file again"
+            f"{path}: {part} has {count:,} images but {len(labels):,} labels", "download or create the file again"
         )
     if labels.size > len(labels):
         if not np.isin(labels, (0, 1)).all():
             raise DataError(
-                f"{path}: {name} {list(labels.shape)} holds more than zeros and ones",
-                "of several labels, each is 0 or 1",
+                f"{path}: {name} {list(labels.shape)} has values other than 0 and 1",
+                "multi-label targets are 0 or 1",
             )
         return labels.astype(np.uint8)
     return labels.reshape(-1).astype(np.int64)
@@ -171,7 +168,7 @@ def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     highest = max(float(a.max()) for a in images.values())
     kind = np.result_type(*images.values())
     if kind.kind in "iu" and kind != np.uint16 and lowest >= 0 and highest <= 255:
-        low, high = 0.0, 255.0  # whole numbers of a wider type that are bytes nonetheless
+        low, high = 0.0, 255.0  # a wider integer type with values of 8 bits
     else:
         low, high = value_range(kind, lowest, highest)
     return {part: scale_to_bytes(a, low, high) for part, a in images.items()}
@@ -180,13 +177,12 @@ def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _classes(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
     first = labels["train"]
     count = first.shape[1] if first.ndim == 2 else max(int(y.max()) for y in labels.values()) + 1
-    known = tuple(
-        NAMES.get(path.stem.lower().split("_")[0], "").split("|")
-    )  # bloodmnist_224.npz holds larger images of the same
-    if len(known) >= max(count, 2):
-        return known
+    # bloodmnist_224.npz has larger images of the same data set
+    published = tuple(NAMES.get(path.stem.lower().split("_")[0], "").split("|"))
+    if len(published) >= max(count, 2):
+        return published
     if count > 100_000:
-        raise DataError(f"{path}: the largest label is {count - 1:,}", "labels are numbers of classes: 0, 1, 2, ...")
+        raise DataError(f"{path}: the largest label is {count - 1:,}", "labels are class numbers: 0, 1, 2, ...")
     return tuple(str(i) for i in range(count))
 
 
@@ -195,7 +191,7 @@ def _check_range(path: Path, labels: dict[str, np.ndarray], classes: tuple[str, 
         if y.ndim == 2 and y.shape[1] != len(classes):
             raise DataError(
                 f"{path}: {part}_labels has {y.shape[1]} columns, but there are {len(classes)} classes",
-                "name every class",
+                "set classes to the names of all classes",
             )
         bad = np.flatnonzero((y < 0) | (y >= len(classes))) if y.ndim == 1 else np.empty(0, int)
         if bad.size:

@@ -1,7 +1,7 @@
-"""Squares, discs and triangles on a noisy ground, drawn by seed alone: a set for segmentation and detection that needs no file.
+"""Synthetic squares, discs and triangles on a noisy background: for segmentation and detection without files.
 
-An image hangs on its number, its part and the seed, never on how many there are. One to four objects, of which each shows at least
-`SHOWN` of itself where others lie over it; masks are exact and boxes are tight around what can be seen.
+An image depends on its index, its split and the seed only, never on the number of images. One to four objects, each
+visible by at least `MIN_VISIBLE` where others cover it; masks are exact, boxes tight around the visible part.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,12 @@ from vitrail.errors import UsageError
 from vitrail.validation import Count, Positive
 
 OBJECTS = ("disc", "square", "triangle")
-NAMES = {
-    "shapes": "masks",
-    "shapes-boxes": "boxes",
-}  # what --data takes: what is true of the images unless `truth` says it
+NAMES = {"shapes": "masks", "shapes-boxes": "boxes"}  # value of --data: default of `annotation`
 MOST = 4  # objects in an image
-TRIES = 20  # places that are tried for an object
-SHOWN = 0.5  # least share of an object that is not hidden
+TRIES = 20  # attempts to place an object
+MIN_VISIBLE = 0.5  # minimal visible share of an object
 RADIUS = (0.14, 0.27)  # of the circle around an object, as a share of the shorter side
-APART = 150  # least difference of two colours, the sum over the channels
+MIN_CONTRAST = 150  # minimal difference of two colours, summed over channels
 SMALLEST = 32  # pixels of a side
 
 
@@ -45,10 +42,10 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Images uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes), a millisecond or so each."""
+    """Images uint8 [N H W 3] in memory, with masks (background and three shapes) or boxes (three shapes)."""
     if min(config.size) < SMALLEST:
         raise UsageError(
-            f"data.size is {config.size[0]} x {config.size[1]}", f"shapes are told apart from {SMALLEST} pixels a side"
+            f"data.size is {config.size[0]} x {config.size[1]}", f"height and width are at least {SMALLEST} pixels"
         )
     kind = config.annotation or NAMES.get(PurePath(config.path).name, "masks")
     counts = {"train": config.count_train, "val": config.count_val, "test": config.count_test}
@@ -58,34 +55,34 @@ def build(config: Config) -> Dataset:
             continue
         images = np.empty((count, *config.size, 3), np.uint8)
         masks = np.empty((count, *config.size), np.uint8)
-        found = []
+        all_boxes = []
         for i in range(count):
             random = np.random.Generator(np.random.Philox(key=np.array([config.seed, (number << 48) + i], np.uint64)))
             images[i], masks[i], boxes = draw_image(random, *config.size)
-            found.append(boxes)
-        annotation = ArrayReader(masks) if kind == "masks" else pack_boxes(found)
+            all_boxes.append(boxes)
+        annotation = ArrayReader(masks) if kind == "masks" else pack_boxes(all_boxes)
         names = [f"{part}/{i}" for i in range(count)]
         splits[part] = Split(names, np.zeros(count, np.int64), ArrayReader(images), annotation)
-    note = f"images drawn with seed {config.seed}; no photograph is among them"
+    note = f"synthetic images, generated with seed {config.seed}"
     if kind == "masks":
         return Dataset("shapes", ("background", *OBJECTS), splits, 3, notes=(note,), kind="masks")
     return Dataset("shapes", OBJECTS, splits, 3, notes=(note,), kind="boxes")
 
 
 def draw_image(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, Boxes]:
-    """An image uint8 [H W 3], its mask uint8 [H W] (0 is the ground, else 1 + place in `OBJECTS`), and its boxes."""
-    ground = random.integers(0, 256, 3)
-    image = (ground + ramp(random, height, width)[..., None]).astype(np.float32)
-    owner = np.full((height, width), -1)  # which object a pixel shows
+    """An image uint8 [H W 3], its mask uint8 [H W] (0 is the background, else 1 + index in `OBJECTS`), and boxes."""
+    background = random.integers(0, 256, 3)
+    image = (background + brightness_ramp(random, height, width)[..., None]).astype(np.float32)
+    owner = np.full((height, width), -1)  # index of the visible object of a pixel
     areas: list[int] = []
     kinds: list[int] = []
     for _ in range(int(random.integers(1, MOST + 1))):
         kind = int(random.integers(len(OBJECTS)))
-        colour = unlike(random, ground)
+        colour = contrasting_color(random, background)
         for _ in range(TRIES):
-            inside = shape(random, OBJECTS[kind], height, width)
-            left = np.bincount(owner[(owner >= 0) & ~inside], minlength=len(areas))
-            if (left >= SHOWN * np.array(areas)).all():
+            inside = draw_shape(random, OBJECTS[kind], height, width)
+            visible = np.bincount(owner[(owner >= 0) & ~inside], minlength=len(areas))
+            if (visible >= MIN_VISIBLE * np.array(areas)).all():
                 owner[inside] = len(areas)
                 image[inside] = colour
                 areas.append(int(inside.sum()))
@@ -93,26 +90,26 @@ def draw_image(random: np.random.Generator, height: int, width: int) -> tuple[np
                 break
     image = np.clip(image + 12 * random.standard_normal(image.shape, np.float32), 0, 255).astype(np.uint8)
     mask = np.array([0, *(k + 1 for k in kinds)], np.uint8)[owner + 1]
-    boxes = np.array([around(owner == i) for i in range(len(kinds))], np.float32)
+    boxes = np.array([tight_box(owner == i) for i in range(len(kinds))], np.float32)
     return image, mask, Boxes(boxes, np.array(kinds, np.int64), np.zeros(len(kinds), bool))
 
 
-def ramp(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A slope of brightness over the ground, [H W], at most 30 either way."""
+def brightness_ramp(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A brightness gradient of the background, [H W], at most 30 either way."""
     down, across = random.uniform(-15, 15, 2)
     return np.linspace(-down, down, height)[:, None] + np.linspace(-across, across, width)
 
 
-def unlike(random: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """A colour that can be told from the ground."""
+def contrasting_color(random: np.random.Generator, background: np.ndarray) -> np.ndarray:
+    """A random colour that contrasts with the background."""
     while True:
         colour = random.integers(0, 256, 3)
-        if np.abs(colour - ground).sum() >= APART:
+        if np.abs(colour - background).sum() >= MIN_CONTRAST:
             return colour
 
 
-def shape(random: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """bool [H W]: the pixels whose centres lie in an object somewhere in the image, squares and triangles turned at will."""
+def draw_shape(random: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """bool [H W]: pixels whose centres lie in an object at a random position; with random rotation."""
     radius = random.uniform(*RADIUS) * min(height, width)
     y, x = (random.uniform(radius, side - radius) for side in (height, width))
     rows, columns = np.arange(height)[:, None] + 0.5 - y, np.arange(width) + 0.5 - x
@@ -127,7 +124,7 @@ def shape(random: np.random.Generator, kind: str, height: int, width: int) -> np
     return inside
 
 
-def around(inside: np.ndarray) -> tuple[int, int, int, int]:
-    """The tight box of the true pixels: left, top, right, bottom, the last two beyond the last pixel."""
+def tight_box(inside: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box of the True pixels: left, top, right, bottom (exclusive)."""
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

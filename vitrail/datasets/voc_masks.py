@@ -17,8 +17,8 @@ from vitrail.errors import DataError, many
 from vitrail.validation import Count
 
 NAMES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 LARGEST = 2**24  # bytes of a list
 
@@ -30,7 +30,7 @@ class Config:
 
 
 def matches(path: str) -> bool:
-    """A folder with JPEGImages/, SegmentationClass/ and the lists of segmentation."""
+    """A folder with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/."""
     root = Path(path).expanduser()
     return (
         (root / "ImageSets" / "Segmentation").is_dir()
@@ -40,9 +40,9 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The images that the lists train.txt, val.txt and test.txt name, as far as they have masks. Raises `DataError`."""
+    """The images in the lists train.txt, val.txt and test.txt that have masks. Raises `DataError`."""
     root = resolve_folder(config.path)
-    pairs, entries, bare = [], [], []
+    pairs, entries, unmatched = [], [], []
     for part in ORDER:
         path = root / "ImageSets" / "Segmentation" / f"{part}.txt"
         if not path.is_file():
@@ -51,20 +51,18 @@ def build(config: Config) -> Dataset:
         for stem in read_text(path, LARGEST).decode(errors="replace").split():
             image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
             if "/" in stem or not (image.is_file() and mask.is_file()):
-                bare.append(stem)
+                unmatched.append(stem)
                 continue
             pairs.append(Pair(make_entry(root, image), make_entry(root, mask), part))
     if not pairs:
         raise DataError(
-            f"{root}: no list in ImageSets/Segmentation names an image that is there with its mask", "is the set whole?"
+            f"{root}: no list in ImageSets/Segmentation has an image that exists with its mask",
+            "download the set again",
         )
-    notes = (
-        [
-            f"left out, as the image or its mask is not there: {many(len(bare), 'name')} of the lists, the first {bare[0]}"
-        ]
-        if bare
-        else []
-    )
+    notes = []
+    if unmatched:
+        count = f"{many(len(unmatched), 'name')} of the lists"
+        notes = [f"left out, as the image or its mask does not exist: {count}, the first {unmatched[0]}"]
     return masks.assemble_dataset(
         "voc_masks", root, pairs, number_classes(NAMES), masks.Config(channels=config.channels), notes, tuple(entries)
     )

@@ -1,1 +1,1 @@
-"""What sits on a backbone and turns its features into answers."""
+"""Heads: modules that turn the features of a backbone into predictions."""

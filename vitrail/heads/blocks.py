@@ -1,4 +1,4 @@
-"""What heads of maps share: a convolution with its norm, a norm over channels, bilinear stretching, the start of their weights."""
+"""Layers of heads on maps: a convolution with its norm, a norm over channels, bilinear resizing, initialisation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from vitrail.shapes import Float
 
 NormKind = Literal["group", "batch", "none"]
-SMALLEST_GROUP = 8  # channels: fewer say too little of a map of one cell, as pyramid pooling makes
+SMALLEST_GROUP = 8  # channels: fewer are too few for a map of one cell, as in pyramid pooling
 
 
 class BatchNorm(nn.Module):
-    """Batch norm that also takes a single value a channel in training, as pooling to one cell makes of a batch of one image: it
-    has no spread of its own, so it is normed by the running statistics."""
+    """Batch norm that also works in training with a single value per channel (a batch of one image pooled to one cell):
+    it has no variance, so it is normed by the running statistics."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -28,8 +28,8 @@ class BatchNorm(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of every cell of a map [B C H W]. What comes out lies in memory channel by channel, from wherever
-    it came: on a CPU the 3x3 convolutions that follow take 1.3 times as long cell by cell."""
+    """LayerNorm over the channels of every cell of a map [B C H W]. The output is contiguous, channels first: on a CPU
+    the 3x3 convolutions that follow take 1.3 times as long with channels last."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -52,7 +52,8 @@ class Conv(nn.Module):
 
 
 class Classify(nn.Module):
-    """A class for every cell, by a linear layer over its channels: [B C H W] -> [B K H W]. Dropout leaves out whole channels."""
+    """Class logits for every cell, by a linear layer over its channels: [B C H W] -> [B K H W]. Dropout drops whole
+    channels."""
 
     def __init__(self, width: int, classes: int, dropout: float):
         super().__init__()
@@ -74,14 +75,15 @@ def map_norm(kind: NormKind, width: int) -> nn.Module:
 
 
 def resize_map(x: Float[Tensor, "B C _ _"], size: Sequence[int]) -> Float[Tensor, "B C _ _"]:
-    """A map [B C h w] at another size, bilinear between the middles of cells."""
+    """A map [B C h w] at another size, bilinear between the centres of cells."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, (size[0], size[1]), mode="bilinear", align_corners=False)
 
 
 def initialise(head: nn.Module) -> None:
-    """Convolutions He-normal, deconvolutions that do not overlap LeCun-normal, classifiers trunc-normal 0.02, biases zero."""
+    """Convolutions He-normal, deconvolutions that do not overlap LeCun-normal, classifiers trunc-normal 0.02, biases
+    zero."""
     for m in head.modules():
         if isinstance(m, nn.ConvTranspose2d):
             nn.init.normal_(m.weight, std=m.in_channels**-0.5)

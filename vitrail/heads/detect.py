@@ -1,4 +1,5 @@
-"""The detection head: a set of boxes with their classes, said all at once (DETR, Carion et al. 2020, arxiv.org/abs/2005.12872)."""
+"""The detection head: set prediction of boxes and their classes (DETR, Carion et al. 2020,
+arxiv.org/abs/2005.12872)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from vitrail.layers.position import check_width
 from vitrail.shapes import Float, Shaped
 from vitrail.types import DetectionOutput, TokenLayout
 
-CELLS = 8  # across the shorter side of an image: what the finest map has at least, where there is such a map
+CELLS = 8  # least number of cells of the finest map across the shorter side of an image, where there is such a map
 
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """What a detector has on top of its backbone."""
+    """The transformer of a detector, on top of its backbone."""
 
     queries: int
     kind: Literal["anchors", "slots"]
@@ -31,13 +32,13 @@ class DetectorConfig:
     decoder: int
     hidden: int  # width inside the feed-forward parts
     dropout: float
-    stride: int  # of the finest map that is looked at, together with all coarser ones; 0: as `choose_maps` finds
+    stride: int  # of the finest map used, together with all coarser ones; 0: chosen by `choose_maps`
 
 
 class Detector(HeadedModel):
     """Images [B C H W] -> `DetectionOutput`, in training and out of it alike.
 
-    `sizes` [B 2] says how high and wide each image is that lies at the top left of the canvas; without it they fill the canvas.
+    `sizes` [B 2] are the heights and widths of the images, each at the top left of its canvas; by default they fill it.
     """
 
     takes_sizes = True
@@ -61,7 +62,7 @@ class Detector(HeadedModel):
         )
         self.class_embed = nn.Linear(width, classes + 1)
         self.bbox_embed = build_mlp(width, width, 4, 3)
-        if design.kind == "anchors":  # they begin by staying where they are
+        if design.kind == "anchors":  # boxes initially stay where they are
             last = self.bbox_embed[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
@@ -74,12 +75,12 @@ class Detector(HeadedModel):
     def forward_all(
         self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None = None
     ) -> DetectionOutput:
-        """What every layer of the decoder says: logits [L B Q K+1], boxes [L B Q 4]. All of them are trained."""
+        """The predictions of every decoder layer: logits [L B Q K+1], boxes [L B Q 4]. All of them are trained."""
         states, boxes = self.decode(self.encode(images, sizes))
         return DetectionOutput(self.class_embed(torch.stack(states)).float(), torch.stack(boxes))
 
     def encode(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None) -> Memory:
-        """The backbone's maps as the encoder leaves them."""
+        """The backbone's maps after the encoder."""
         canvas = images.shape[-2:]
         maps = self.backbone(images).maps
         extents = torch.tensor([canvas], device=images.device) if sizes is None else sizes.to(images.device)
@@ -94,8 +95,8 @@ class Detector(HeadedModel):
             rows.append(cell_centers(extents[:, 0], canvas[0], h))
             columns.append(cell_centers(extents[:, 1], canvas[1], w))
             layouts.append(TokenLayout((h, w), (self.backbone.strides[i], self.backbone.strides[i])))
-        seen = torch.cat(biases, dim=1)[:, None, None]
-        bias = None if sizes is None else torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
+        valid = torch.cat(biases, dim=1)[:, None, None]
+        bias = None if sizes is None else torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, -torch.inf)
         memory = Memory(
             torch.cat(values, dim=1), torch.cat(places, dim=1), bias, tuple(rows), tuple(columns), tuple(layouts)
         )
@@ -104,22 +105,22 @@ class Detector(HeadedModel):
         return memory
 
     def decode(self, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
-        """Of every decoder layer the queries' states after the common norm [B Q W], and their boxes [B Q 4]."""
+        """For every decoder layer, the queries' states after the shared norm [B Q W], and their boxes [B Q 4]."""
         x, boxes = self.queries.start(len(memory.values))
         keys = memory.values + memory.positions
-        states, said = [], []
+        states, predictions = [], []
         for i, layer in enumerate(self.decoder):
-            place, bias = self.queries.attention_terms(i, boxes, memory)
-            x = layer(x, place, keys, memory, bias)
+            positions, bias = self.queries.attention_terms(i, boxes, memory)
+            x = layer(x, positions, keys, memory, bias)
             states.append(self.norm(x))
-            said.append(self.queries.update_boxes(self.bbox_embed(states[-1]).float(), boxes))
-            boxes = said[-1].detach()
-        return states, said
+            predictions.append(self.queries.update_boxes(self.bbox_embed(states[-1]).float(), boxes))
+            boxes = predictions[-1].detach()
+        return states, predictions
 
 
 def choose_maps(strides: Sequence[int], stride: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Which of a backbone's maps are looked at: all from `stride` on, or with 0 from the coarsest on that has `CELLS` cells across an
-    image of `size`. Errors: `UsageError` where no map is that coarse."""
+    """The indices of the backbone's maps to use: all from `stride` on, or with 0 from the coarsest on that has `CELLS`
+    cells across an image of `size`. Errors: `UsageError` where no map is that coarse."""
     fine_enough = [i for i, s in enumerate(strides) if min(size) >= CELLS * s]
     first = strides[max(fine_enough, default=0)] if stride == 0 else stride
     chosen = tuple(i for i, s in enumerate(strides) if s >= first)

@@ -1,4 +1,5 @@
-"""The transformer of DETR (Carion et al. 2020, appendix A.3): post-norm layers in which positions are added to queries and keys only."""
+"""The transformer of DETR (Carion et al. 2020, appendix A.3): post-norm layers in which positions are added to queries
+and keys only."""
 
 from typing import NamedTuple
 
@@ -9,31 +10,27 @@ from vitrail.layers.token_layout import AttentionLayout, cross_attention_layout,
 from vitrail.shapes import Float
 from vitrail.types import TokenLayout, unplaced_tokens
 
-Layouts = tuple[TokenLayout, ...]  # of the maps that stand in a row
+Layouts = tuple[TokenLayout, ...]  # of concatenated maps
 
 
 class Memory(NamedTuple):
-    """What there is to look at: the cells of one or more maps in a row."""
+    """The memory of the decoder: the concatenated cells of one or more maps."""
 
     values: Tensor  # [B N W]
     positions: Tensor  # [B N W], or [1 N W] where all images fill their canvas
     bias: Tensor | None  # [B 1 1 N], minus infinity at padding; None where there is none
-    rows: tuple[Tensor, ...]  # of each map where the centres of its rows lie, as shares of the image: [B h] or [1 h]
+    rows: tuple[Tensor, ...]  # the centres of the rows of each map, as shares of the image: [B h] or [1 h]
     columns: tuple[Tensor, ...]  # likewise [B w]
     layouts: Layouts  # of each map
 
 
 class CrossAttention(Attention):
-    """Attention whose queries, keys and values each come from elsewhere."""
+    """Attention with separate inputs for queries, keys and values."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__(width, heads, attention_dropout=dropout)
         self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
-        for part in (
-            self.q,
-            self.k,
-            self.v,
-        ):  # as one matrix of three times the height, which is how the original draws it
+        for part in (self.q, self.k, self.v):  # the gain of one matrix of three times the height, as in the original
             nn.init.xavier_uniform_(part.weight, gain=2**-0.5)
             nn.init.zeros_(part.bias)
         nn.init.xavier_uniform_(self.proj.weight)
@@ -41,7 +38,8 @@ class CrossAttention(Attention):
 
     def project(self, queries: Tensor, keys: Tensor, values: Tensor, places: tuple[Layouts, Layouts],
                 bias: Tensor | None = None) -> AttentionInputs:  # fmt: skip
-        """[B N W], [B M W], [B M W], where the queries and the keys are, and what is added to the logits, broadcast to [B h N M]."""
+        """[B N W], [B M W], [B M W], the layouts of queries and keys, and the bias on the logits, broadcast to [B h N
+        M]."""
         q, k, v = self.q(queries), self.k(keys), self.v(values)
         return AttentionInputs(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), bias)
 
@@ -51,7 +49,7 @@ class CrossAttention(Attention):
 
 
 class EncoderLayer(nn.Module):
-    """The cells of the memory look at each other."""
+    """Self-attention of the cells of the memory."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
@@ -69,7 +67,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries look at each other, then at the memory."""
+    """Self-attention of the queries, then cross-attention to the memory."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
@@ -86,7 +84,8 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         bias: Tensor | None,
     ) -> Float[Tensor, "B Q W"]:
-        """Queries x [B Q W], their places, the memory's keys [B N W] and what is added to the logits of looking at it."""
+        """Queries x [B Q W], their position encodings, the memory's keys [B N W] and the bias on the cross-attention
+        logits."""
         own, placed = (unplaced_tokens(x.shape[1]),), x + position
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, (own, own))))
         x = self.norm2(

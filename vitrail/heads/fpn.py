@@ -1,5 +1,6 @@
-"""Decoders that add maps up: the semantic FPN (Kirillov et al. 2019, arxiv.org/abs/1901.02446, section 3.1; with PVT: Wang et al. 2021,
-section 4.3), and progressive upsampling (SETR-PUP: Zheng et al. 2020, arxiv.org/abs/2012.15840, section 3.2)."""
+"""Decoders that sum maps: the semantic FPN (Kirillov et al. 2019, arxiv.org/abs/1901.02446, section 3.1; with PVT: Wang
+et al. 2021, section 4.3), and progressive upsampling (SETR-PUP: Zheng et al. 2020, arxiv.org/abs/2012.15840, section
+3.2)."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from vitrail.shapes import Float
 class SemanticFPN(nn.Module):
     """A pyramid -> logits [B K h w] of its finest level.
 
-    1x1 convolutions to `width`, each level is added to the next finer one, a 3x3 convolution each; then every level is brought to the
-    finest by 3x3 convolutions of half the width with doublings between, and their sum is classified.
+    1x1 convolutions to `width`, each level is added to the next finer one, a 3x3 convolution each; then every level is
+    upsampled to the finest by 3x3 convolutions of half the width with 2x upsampling between, and their sum is
+    classified.
     """
 
     def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
@@ -33,9 +35,8 @@ class SemanticFPN(nn.Module):
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B K h w"]:
         merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for fine, coarse in reversed(list(pairwise(range(len(maps))))):
-            merged[fine] = merged[fine] + F.interpolate(
-                merged[coarse], merged[fine].shape[2:]
-            )  # nearest, as the original
+            # nearest, as the original
+            merged[fine] = merged[fine] + F.interpolate(merged[coarse], merged[fine].shape[2:])
         sizes = [x.shape[2:] for x in merged]
         risen = []
         for level, (smooth, climb) in enumerate(zip(self.smooth, self.climbs, strict=True)):
@@ -47,10 +48,10 @@ class SemanticFPN(nn.Module):
 
 
 class Progressive(nn.Module):
-    """Maps, the last of them of stride `stride` -> logits [B K h w], about one a pixel: 3x3 convolutions, each followed by a doubling.
-
-    After each doubling the map before is added, through a 1x1 convolution and at that size, as long as there is one: of a plain ViT
-    one from a shallower depth, of a hierarchical backbone a finer one. With a single map it is SETR-PUP.
+    """Maps, the last of them of stride `stride` -> logits [B K h w], about one per pixel: 3x3 convolutions, each
+    followed by 2x upsampling. After each upsampling the previous map is added, through a 1x1 convolution and at that
+    size, as long as there is one: of a plain ViT one from a shallower depth, of a hierarchical backbone a finer one.
+    With a single map it is SETR-PUP.
     """
 
     def __init__(self, widths: Sequence[int], stride: float, classes: int, width: int, norm: NormKind, dropout: float):
@@ -74,5 +75,5 @@ class Progressive(nn.Module):
 
 
 def count_doublings(stride: float) -> int:
-    """How many doublings bring a map of this stride about to the image's resolution."""
+    """The number of 2x upsamplings from a map of this stride to about the image's resolution."""
     return max(1, round(math.log2(stride)))

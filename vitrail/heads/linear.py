@@ -24,6 +24,6 @@ class Classifier(HeadedModel):
         return self.forward_all(images).mean(1)
 
     def forward_all(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
-        """Logits of every summary's own head [B S K]: what distillation trains apart."""
+        """Logits of every summary's own head [B S K]; distillation trains them separately."""
         summaries = self.backbone(images).summaries
         return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)

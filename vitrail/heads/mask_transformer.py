@@ -30,8 +30,8 @@ class Block(nn.Module):
 
 
 class MaskTransformer(nn.Module):
-    """The last map, of `stride` pixels a cell -> logits [B K h w]: an embedding of each class goes through two blocks together
-    with the cells, and the logit of a cell is the cosine between it and the class, normed over the classes."""
+    """The last map, of `stride` pixels per cell -> logits [B K h w]: an embedding of each class goes through two blocks
+    together with the cells, and the logit of a cell is its cosine with the class, normed over the classes."""
 
     def __init__(self, widths: Sequence[int], classes: int, width: int, dropout: float, stride: float):
         super().__init__()

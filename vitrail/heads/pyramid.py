@@ -1,9 +1,10 @@
-"""The maps of any backbone as a pyramid: each normed, each half as fine as the one before.
+"""The maps of any backbone as a feature pyramid: each normed, each of half the resolution of the one before.
 
-A hierarchical backbone has such maps. One whose maps are all as fine as its patches (a plain ViT), or nearly (CrossViT's two branches),
-gets four levels at 4, 2, 1 and 1/2 of that as in BEiT (Bao et al. 2021) and MAE (He et al. 2021), appendix of each: two deconvolutions,
-one, nothing, a maximum. The other way, bilinear and then a 3x3 convolution ("MultiLevelNeck"), costs seven times as many multiply-adds on
-the finest level, and deconvolutions of 2x2 with stride 2 fit every grid exactly, so that sizes need not divide anything.
+A hierarchical backbone has such maps. A backbone whose maps are all of the resolution of its patches (a plain ViT), or
+nearly (CrossViT's two branches), gets four levels at 4, 2, 1 and 1/2 of it as in BEiT (Bao et al. 2021) and MAE (He et
+al. 2021), appendix of each: two deconvolutions, one, none, max pooling. The alternative, bilinear and then a 3x3
+convolution ("MultiLevelNeck"), costs seven times as many multiply-adds on the finest level, and deconvolutions of 2x2
+with stride 2 fit every grid exactly, so that any size works.
 """
 
 from collections.abc import Sequence
@@ -18,32 +19,33 @@ LEVELS = 4
 
 
 class Pyramid(nn.Module):
-    """Maps [B C h w] -> the levels of a pyramid, fine to coarse; `widths` and `strides` are theirs, `sources` the maps they are made of.
+    """Maps [B C h w] -> the levels of a pyramid, fine to coarse, with their `widths`, `strides` and the indices of
+    their maps, `sources`.
 
-    Every map goes through a LayerNorm first: between their blocks transformers leave maps unnormed (mmseg's Swin has these norms too).
-    With fewer maps than four a map serves several levels, the earlier depth for the finer ones.
+    Every map goes through a LayerNorm first: the maps between blocks of transformers are not normed (mmseg's Swin has
+    these norms too). With fewer maps than four, several levels use the same map, the finer levels those of earlier
+    depth.
     """
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int], norm: NormKind):
         super().__init__()
         self.sources, steps = tuple(range(len(widths))), (0,) * len(widths)
         if not is_pyramid(strides):
-            self.sources, steps = (
-                tuple(round(i * (len(widths) - 1) / (LEVELS - 1)) for i in range(LEVELS)),
-                (2, 1, 0, -1),
-            )
+            self.sources = tuple(round(i * (len(widths) - 1) / (LEVELS - 1)) for i in range(LEVELS))
+            steps = (2, 1, 0, -1)
         self.widths = tuple(widths[source] for source in self.sources)
         self.strides = tuple(strides[source] * 2.0**-step for source, step in zip(self.sources, steps, strict=True))
         self.norms = nn.ModuleList(ChannelNorm(width) for width in self.widths)
         self.scales = nn.ModuleList(scale(step, width, norm) for step, width in zip(steps, self.widths, strict=True))
 
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
-        taken = (maps[source] for source in self.sources)
-        return [scale(norm(x)) for x, norm, scale in zip(taken, self.norms, self.scales, strict=True)]
+        levels = (maps[source] for source in self.sources)
+        return [scale(norm(x)) for x, norm, scale in zip(levels, self.norms, self.scales, strict=True)]
 
 
 class Skips(nn.Module):
-    """The last maps of a backbone, `most` of them at most, each normed and none resized: for a decoder that enlarges them itself."""
+    """The last maps of a backbone, at most `most`, each normed and not resized: for a decoder that upsamples them
+    itself."""
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int], most: int):
         super().__init__()
@@ -56,7 +58,7 @@ class Skips(nn.Module):
 
 
 class Last(nn.Module):
-    """The last map alone, as the backbone gives it."""
+    """The last map alone, unchanged."""
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int]):
         super().__init__()
@@ -67,7 +69,7 @@ class Last(nn.Module):
 
 
 def is_pyramid(strides: Sequence[int]) -> bool:
-    """Whether maps are a pyramid already: three or more, each half as fine as the one before."""
+    """Whether maps are a pyramid already: three or more, each of half the resolution of the one before."""
     return len(strides) >= 3 and all(coarse == 2 * fine for fine, coarse in pairwise(strides))
 
 

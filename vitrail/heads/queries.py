@@ -1,4 +1,4 @@
-"""What a decoder asks with: slots that learn their own places, as DETR has them, or boxes that move from layer to layer."""
+"""Object queries of a decoder: learned position embeddings, as in DETR, or anchor boxes that each layer refines."""
 
 from abc import ABC, abstractmethod
 
@@ -9,27 +9,28 @@ from vitrail.heads.box_positions import BoxBias, sines_of_boxes
 from vitrail.heads.detr_layers import Memory, build_mlp
 from vitrail.shapes import Float
 
-EDGE = 1e-5  # boxes stay that far inside (0, 1), where their logits are finite
+EDGE = 1e-5  # least distance of box coordinates from 0 and 1, so that their logits are finite
 
 
 class ObjectQueries(nn.Module, ABC):
-    """Where queries begin, what tells them where they are, and how the box head's answer becomes a box."""
+    """The initial state of queries, their position encodings, and how the box head's output becomes a box."""
 
     @abstractmethod
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Contents [B Q W] and first boxes [B Q 4]."""
+        """Contents [B Q W] and initial boxes [B Q 4]."""
 
     @abstractmethod
     def attention_terms(self, layer: int, boxes: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """The places of the queries [B Q W], and what is added to their logits over the memory, broadcast to [B h Q N]."""
+        """The position encodings of the queries [B Q W], and the bias on their logits over the memory, broadcast to [B
+        h Q N]."""
 
     @abstractmethod
     def update_boxes(self, offsets: Float[Tensor, "B Q 4"], boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
-        """The box head's answer [B Q 4] given the boxes before -> centre x, centre y, width, height in (0, 1)."""
+        """The box head's output [B Q 4] and the previous boxes -> centre x, centre y, width, height in (0, 1)."""
 
 
 class LearnedQueries(ObjectQueries):
-    """Contents begin at nothing, places are learned, boxes are said anew by each layer: DETR."""
+    """Contents start at zero, position embeddings are learned, each layer predicts boxes from scratch: DETR."""
 
     def __init__(self, queries: int, width: int):
         super().__init__()
@@ -47,8 +48,8 @@ class LearnedQueries(ObjectQueries):
 
 
 class AnchorQueries(ObjectQueries):
-    """Queries are boxes: each layer tells them apart by sines of their boxes, looks by where these are, and moves them
-    (Liu et al. 2022, DAB-DETR: arxiv.org/abs/2201.12329)."""
+    """Queries are anchor boxes: each layer encodes them by sines of their boxes, biases attention by their positions,
+    and refines them (Liu et al. 2022, DAB-DETR: arxiv.org/abs/2201.12329)."""
 
     def __init__(self, queries: int, width: int, heads: int, layers: int):
         super().__init__()
@@ -70,7 +71,8 @@ class AnchorQueries(ObjectQueries):
 
 
 def spread_boxes(queries: int) -> Float[Tensor, "{queries} 4"]:
-    """Boxes that cover the image evenly, a quarter of it wide and high: [Q 4]. Their centres are a golden-ratio lattice."""
+    """Boxes that cover the image evenly, a quarter of its width and height: [Q 4]. Their centres are a golden-ratio
+    lattice."""
     i = torch.arange(queries, device="cpu", dtype=torch.float64)
     across, down = (i + 0.5) / queries, (i * (5**0.5 - 1) / 2 + 0.5) % 1
     centre = torch.stack([across, down], dim=1) * 0.9 + 0.05

@@ -22,8 +22,9 @@ WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What stands on a backbone. `width` 0: the published one, for "mask" the last map's. `norm` "auto": group norm, which neither the
-    size of a batch nor the number of processes changes; none before "linear". `auxiliary`: with "upernet" a second head to train with."""
+    """The head on a backbone. width: 0 is the published one, for "mask" the last map's. norm: "auto" is group norm,
+    which does not depend on batch size or number of processes; none before "linear". auxiliary: with "upernet" a second
+    head for training."""
 
     kind: HeadKind
     classes: int
@@ -36,7 +37,7 @@ class HeadConfig:
 class Segmenter(HeadedModel):
     """Images [B C H W] -> logits [B K H W], in training and out of it alike.
 
-    What of the backbone no logit depends on, such as what makes its summaries, is frozen.
+    Parameters of the backbone that no logit depends on, such as those of its summaries, are frozen.
     """
 
     def __init__(self, backbone: Any, head: HeadConfig):
@@ -58,7 +59,7 @@ class Segmenter(HeadedModel):
         return self.run_head("main", self.maps(images), images)
 
     def forward_all(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor | None]:
-        """The logits and those of the auxiliary head, where there is one: what training listens to."""
+        """The logits and those of the auxiliary head, where there is one, for the training loss."""
         maps = self.maps(images)
         second = self.run_head("auxiliary", maps, images) if "auxiliary" in self.heads else None
         return self.run_head("main", maps, images), second
@@ -67,7 +68,7 @@ class Segmenter(HeadedModel):
         return self.heads["neck"](self.backbone(images).maps)
 
     def run_head(self, name: str, maps: Sequence[Tensor], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
-        """The logits of a head, one for every pixel; what a backbone pads to whole cells is cut off again."""
+        """The logits of a head, one for every pixel; the padding to whole cells is cropped."""
         logits = self.heads[name](maps)  # [B K h w]
         size, cell = images.shape[2:], max(self.backbone.strides)
         covered = [round(cells * self.strides[name]) for cells in logits.shape[2:]]
@@ -76,15 +77,13 @@ class Segmenter(HeadedModel):
 
 
 def check_config(head: HeadConfig) -> None:
-    """Errors: `UsageError` for settings that a head has no use for."""
+    """Errors: `UsageError` for settings that a head does not use."""
     if head.kind == "linear" and head.width:
-        raise UsageError(
-            f"head linear classifies the map as it is, so width {head.width} is of no use", "leave width out"
-        )
+        raise UsageError(f"head linear has no hidden layer, so width {head.width} has no effect", "leave width out")
     if head.kind == "mask" and head.norm != "auto":
-        raise UsageError(f"head mask has norms of its own, so norm {head.norm!r} is of no use", "leave norm out")
+        raise UsageError(f"head mask has norms of its own, so norm {head.norm!r} has no effect", "leave norm out")
     if head.auxiliary and head.kind != "upernet":
-        raise UsageError(f"head {head.kind} has no auxiliary head", 'head="upernet"')
+        raise UsageError(f"head {head.kind} has no auxiliary head", 'use head="upernet"')
 
 
 def neck_of(head: HeadConfig, backbone: Any) -> Any:
@@ -97,7 +96,7 @@ def neck_of(head: HeadConfig, backbone: Any) -> Any:
 
 
 def head_of(head: HeadConfig, neck: Any) -> nn.Module:
-    """What makes logits of the maps of `neck`."""
+    """The module from the maps of `neck` to logits."""
     widths, classes, width, norm, dropout = neck.widths, head.classes, width_of(head, neck), norm_of(head), head.dropout
     if head.kind == "linear":
         return Linear(width, classes, norm, dropout)
@@ -109,8 +108,8 @@ def head_of(head: HeadConfig, neck: Any) -> nn.Module:
 
 
 class Linear(nn.Module):
-    """The last map -> logits [B K h w]: a linear layer over the channels of every cell, with "batch" after a norm as in DINOv2
-    (Oquab et al. 2023, section 7.4)."""
+    """The last map -> logits [B K h w]: a linear layer over the channels of every cell, with "batch" after a norm as in
+    DINOv2 (Oquab et al. 2023, section 7.4)."""
 
     def __init__(self, width: int, classes: int, norm: NormKind, dropout: float):
         super().__init__()
@@ -132,5 +131,5 @@ def norm_of(head: HeadConfig) -> NormKind:
 
 
 def stride_of(head: HeadConfig, neck: Any) -> float:
-    """How many pixels a side a cell of the logits stands for."""
+    """The stride of the logits in pixels."""
     return neck.strides[-1] / 2 ** count_doublings(neck.strides[-1]) if head.kind == "pup" else neck.strides[0]

@@ -1,4 +1,4 @@
-"""What of a backbone has nothing to learn, because a head reads some of its maps only."""
+"""Parameters of a backbone that get no gradient, because a head uses only some of its maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,21 +7,21 @@ import torch
 
 
 def freeze_unused_parameters(backbone: Any, sources: Sequence[int]) -> None:
-    """Freezes the parameters that none of the maps at `sources` depends on, such as those that make summaries: processes that train
-    together must agree on who has a gradient.
+    """Freezes the parameters that none of the maps at `sources` depends on, such as those of summaries: ranks that
+    train together must agree on which parameters have gradients.
 
-    They are found by asking torch for gradients on its meta device, where nothing is computed.
+    They are determined with gradients on torch's meta device, where nothing is computed.
     """
     was_training, config = backbone.training, backbone.config
     with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-        there = {
+        parameters = {
             name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in backbone.named_parameters()
         }
         buffers = {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
         images = torch.empty(1, config.channels, *config.size)
-        maps = torch.func.functional_call(backbone.eval(), {**there, **buffers}, (images,)).maps
+        maps = torch.func.functional_call(backbone.eval(), {**parameters, **buffers}, (images,)).maps
         total = torch.stack([maps[source].sum() for source in sources]).sum()
-        gradients = torch.autograd.grad(total, list(there.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     backbone.train(was_training)
     for p, gradient in zip(backbone.parameters(), gradients, strict=True):
         if gradient is None:

@@ -1,4 +1,5 @@
-"""UPerNet: unified perceptual parsing (Xiao et al. 2018, arxiv.org/abs/1807.10221), what Swin, BEiT and MAE are compared with on ADE20K."""
+"""UPerNet: unified perceptual parsing (Xiao et al. 2018, arxiv.org/abs/1807.10221), the usual head of Swin, BEiT and
+MAE on ADE20K."""
 
 from collections.abc import Sequence
 
@@ -8,14 +9,14 @@ from torch import Tensor, nn
 from vitrail.heads.blocks import Classify, Conv, NormKind, resize_map
 from vitrail.shapes import Float
 
-CELLS = (1, 2, 3, 6)  # a side, that the coarsest map is pooled to (PSPNet, Zhao et al. 2016)
+CELLS = (1, 2, 3, 6)  # cells along a side of the pooled coarsest map (PSPNet, Zhao et al. 2016)
 
 
 class UPerNet(nn.Module):
     """A pyramid -> logits [B K h w] of its finest level.
 
-    The coarsest level is joined with what it is when pooled to 1, 4, 9 and 36 cells; each level is added to the next finer one; all
-    are brought to the size of the finest and joined.
+    The coarsest level is concatenated with its pooling to 1, 4, 9 and 36 cells; each level is added to the next finer
+    one; all are resized to the finest and concatenated.
     """
 
     def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
@@ -44,7 +45,8 @@ class UPerNet(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """A second, shallow head on the last level but one, which training alone listens to: a 3x3 convolution and a classifier."""
+    """A second, shallow head on the last level but one, for the training loss only: a 3x3 convolution and a
+    classifier."""
 
     def __init__(self, widths: Sequence[int], classes: int, width: int, norm: NormKind, dropout: float):
         super().__init__()

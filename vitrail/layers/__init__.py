@@ -1,1 +1,1 @@
-"""Parts that more than one family uses: attention, patches, positions, norms, stochastic depth."""
+"""Layers that more than one family uses: attention, patches, positions, norms, stochastic depth."""

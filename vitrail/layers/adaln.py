@@ -1,6 +1,7 @@
-"""What a denoiser is told beside the image: the time and the class, as one vector [B D] that moves and scales what every block sees.
+"""Conditioning of a denoiser on time and class: one vector [B D] that shifts and scales the input of every block.
 
-Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the waves of the time as in ADM (Dhariwal & Nichol 2021).
+Source: adaLN-Zero of DiT (Peebles & Xie 2022, section 3.2), the sinusoidal time embedding as in ADM (Dhariwal & Nichol
+2021).
 """
 
 import math
@@ -13,26 +14,25 @@ from torch import Tensor, nn
 from vitrail.layers.patch import grid_of
 from vitrail.shapes import Float, Shaped
 
-WAVES = 256  # features of a time, half of them cosines
-LONGEST = 10_000.0  # the slowest wave's period is nearly this, over 2 pi
+WAVES = 256  # width of the sinusoidal embedding, half of it cosines
+LONGEST = 10_000.0  # the longest wavelength is nearly this times 2 pi
 
 
 def time_embedding(t: Shaped[Tensor, " B"]) -> Float[Tensor, "B 256"]:
-    """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from 0 to 1."""
+    """Times [B] -> [B 256], float32: cosines, then sines, omega_k = 10000^(-k/128). DiT counts 0 to 999, JiT goes from
+    0 to 1."""
     half = WAVES // 2
-    where = (
-        t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"
-    )  # float64 does not exist on every accelerator
+    # float64 does not exist on every accelerator
+    where = t.device if t.device.type in ("cpu", "cuda", "meta") else "cpu"
     powers = -math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=where) / half
-    omega = (
-        powers.double().exp().float().to(t.device)
-    )  # rounded once: at 999, what machines differ by in a float32 exp is seen
+    # rounded once: at 999 the differences of float32 exp between machines would matter
+    omega = powers.double().exp().float().to(t.device)
     angles = t[:, None].float() * omega  # [B 128]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class TimeEmbed(nn.Module):
-    """Times [B] -> [B D]: waves through two linear layers."""
+    """Times [B] -> [B D]: the sinusoidal embedding through two linear layers."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -45,7 +45,7 @@ class TimeEmbed(nn.Module):
 
 
 class ClassEmbed(nn.Embedding):
-    """Labels [B] -> [B D]. The last row, at `null`, stands for no class; without classes it is the only one."""
+    """Labels [B] -> [B D]. The last row, at `null`, is "no class"; without classes it is the only one."""
 
     def __init__(self, classes: int, width: int):
         super().__init__(classes + 1, width)
@@ -53,7 +53,8 @@ class ClassEmbed(nn.Embedding):
 
 
 class Modulation(nn.Module):
-    """The condition [B D] -> `parts` vectors beside each other [B 1 parts*D]: shifts, scales and gates, all zero at first."""
+    """The conditioning [B D] -> `parts` concatenated vectors [B 1 parts*D]: shifts, scales and gates, initially
+    zero."""
 
     def __init__(self, width: int, parts: int):
         super().__init__()
@@ -65,13 +66,14 @@ class Modulation(nn.Module):
 
 
 class Conditioning(NamedTuple):
-    """What a denoiser makes of times and classes before it sees an image: whoever makes many of the same classes works it out once."""
+    """A denoiser's conditioning on times and classes, independent of the images, so that it can be computed once for
+    many."""
 
-    moves: tuple[Tensor, ...]  # what `Modulation` gives every block [B 1 6D], and the output last [B 1 2D]
-    label: Tensor  # of the class alone [B D]
+    moves: tuple[Tensor, ...]  # the `Modulation` of every block [B 1 6D], and of the output last [B 1 2D]
+    label: Tensor  # embedding of the class alone [B D]
 
     def select(self, which: Tensor | slice) -> "Conditioning":
-        """The same for other images, by the place of each, int64 [B'] or a slice."""
+        """The same for other images, by their indices, int64 [B'] or a slice."""
         return Conditioning(tuple(each[which] for each in self.moves), self.label[which])
 
 
@@ -83,8 +85,8 @@ def modulate(
 
 
 class PatchOut(nn.Module):
-    """Tokens [B hw D] and what `modulation` makes of the condition -> an image [B C H W] of `size`, cut from whole patches; at first all
-    zeros."""
+    """Tokens [B hw D] and the output of `modulation` -> an image [B C H W], cropped to `size` from whole patches;
+    initially zero."""
 
     def __init__(self, norm: nn.Module, width: int, patch: int, channels: int):
         super().__init__()
@@ -97,7 +99,7 @@ class PatchOut(nn.Module):
         self, x: Float[Tensor, "B N D"], moves: Float[Tensor, "B 1 2*D"], size: tuple[int, int]
     ) -> Float[Tensor, "B C H W"]:
         shift, scale = moves.chunk(2, dim=-1)
-        x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel running fastest
+        x = self.linear(modulate(self.norm(x), shift, scale))  # [B hw ppC], the channel is the fastest axis
         image = unpatchify(x, grid_of(size, (self.patch, self.patch)), self.patch)
         return image[..., : size[0], : size[1]]
 
@@ -109,8 +111,8 @@ def unpatchify(patches: Float[Tensor, "B N ppC"], grid: tuple[int, int], patch: 
 
 
 def initialise(root: nn.Module) -> None:
-    """As DiT begins: linear layers and patches Xavier-uniform, biases zero, time and classes N(0, 0.02), and every modulation and the
-    last layer zero, so that each block passes on what it gets and the output is zero."""
+    """DiT's initialisation: linear layers and patches Xavier-uniform, biases zero, time and classes N(0, 0.02), and
+    every modulation and the last layer zero, so that each block is the identity and the output is zero."""
     for m in root.modules():
         if isinstance(m, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(m.weight.flatten(1))

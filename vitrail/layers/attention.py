@@ -1,7 +1,7 @@
-"""Attention, once. Every softmax attention in the house is this class with its own way of making q, k and v.
+"""Attention. Every softmax attention in this package is a subclass that computes its own q, k and v.
 
-`forward` runs torch's fused kernel and never forms the weights; `weights` forms them, for whoever wants to look.
-Both are final: a subclass writes `project`, and `locate`, which says where on the image queries and keys are.
+`forward` runs torch's fused kernel and never materialises the weights; `weights` does, for inspection. Both are final:
+a subclass implements `project`, and `locate`, the positions of queries and keys on the image.
 """
 
 from abc import ABC, abstractmethod
@@ -17,12 +17,12 @@ from vitrail.layers.relative import RelativeBias
 from vitrail.layers.rotary import Rotary
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.shapes import Float
-from vitrail.types import TokenLayout
+from vitrail.types import Grid, TokenLayout
 
 
 class PositionTerms(NamedTuple):
-    """What in attention depends on where tokens are: `rotary` turns queries and keys, `relative` adds to the logits,
-    `neighbourhood` leaves far pairs out."""
+    """The parts of attention that depend on positions: `rotary` rotates queries and keys, `relative` adds to the
+    logits, `neighbourhood` excludes distant pairs."""
 
     rotary: Rotary | None = None
     relative: RelativeBias | None = None
@@ -32,9 +32,21 @@ class PositionTerms(NamedTuple):
 NO_POSITION_TERMS = PositionTerms()
 
 
+def build_position_terms(
+    kind: str, grid: Grid, leading: int, heads: int, head_width: int, rope_base: float, radius: int | None
+) -> PositionTerms:
+    """The terms for a position encoding of that kind, `leading` tokens before the grid, and a radius of attention."""
+    rotary = relative = None
+    if kind in ("rope", "rope_half"):
+        rotary = Rotary(head_width, rope_base, "half" if kind == "rope_half" else "interleaved", grid)
+    elif kind == "relative":
+        relative = RelativeBias(grid, heads, leading)
+    return PositionTerms(rotary, relative, None if radius is None else Neighbourhood(radius))
+
+
 class AttentionInputs(NamedTuple):
-    """What attention works on: queries, keys, values [B h N d], what is added to the logits, broadcast to [B h N M], and which
-    pairs see each other where not all do."""
+    """Inputs of attention: queries, keys, values [B h N d], the bias added to the logits, broadcast to [B h N M], and
+    which pairs are visible where not all are."""
 
     queries: Tensor
     keys: Tensor
@@ -58,7 +70,7 @@ class Attention(nn.Module, ABC):
         if width % heads:
             near = [h for h in range(1, width + 1) if width % h == 0]
             near.sort(key=lambda h: abs(h - heads))
-            raise UsageError(f"width {width} does not divide into {heads} heads", f"heads that fit: {sorted(near[:4])}")
+            raise UsageError(f"width {width} is not divisible by {heads} heads", f"heads that fit: {sorted(near[:4])}")
         self.heads = heads
         self.attention_dropout = attention_dropout
         self.proj = nn.Linear(width, width)
@@ -66,37 +78,46 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def project(self, *args: Any) -> AttentionInputs:
-        """Queries, keys, values and bias from whatever `forward` is given."""
+        """Queries, keys, values and bias from the arguments of `forward`."""
 
     @abstractmethod
     def locate(self, *args: Any) -> AttentionLayout:
-        """Where on the image queries and keys stand, from the same arguments."""
+        """The positions of queries and keys on the image, from the same arguments."""
 
     def forward(self, *args: Any) -> Tensor:
-        found = self.project(*args)
-        q, k, v = found[:3]
+        inputs = self.project(*args)
+        q, k, v = inputs[:3]
         p = self.attention_dropout if self.training else 0.0
-        if found.visible is not None and found.bias is None and p == 0.0 and q.is_cuda:
-            mixed = found.visible.attend(q, k, v)
+        if inputs.visible is not None and inputs.bias is None and p == 0.0 and q.is_cuda:
+            mixed = inputs.visible.attend(q, k, v)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, found.mask(), dropout_p=p)
+            mixed = F.scaled_dot_product_attention(q, k, v, inputs.mask(), dropout_p=p)
         out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
         return out
 
     def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
-        """How much each query looks at each key, [B h N M], rows summing to one; no dropout."""
-        found = self.project(*args)
-        logits: Tensor = found.queries @ found.keys.mT / found.queries.shape[-1] ** 0.5
-        mask = found.mask()
+        """The attention weights of each query on each key, [B h N M], rows summing to one; no dropout."""
+        inputs = self.project(*args)
+        logits: Tensor = inputs.queries @ inputs.keys.mT / inputs.queries.shape[-1] ** 0.5
+        mask = inputs.mask()
         return (logits if mask is None else logits + mask).softmax(-1)
 
 
 class SelfAttention(Attention):
-    """Tokens of a grid look at each other. What depends on where they are is a part handed in with `position_terms`."""
+    """Tokens of a grid attend to each other. `position_terms`: the parts that depend on their positions."""
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool = True, qk_norm: float | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, position_terms: PositionTerms = NO_POSITION_TERMS):  # fmt: skip
-        """`qk_norm`: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al. 2023)."""
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        qkv_bias: bool = True,
+        qk_norm: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        position_terms: PositionTerms = NO_POSITION_TERMS,
+    ):
+        """qk_norm: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al.
+        2023)."""
         super().__init__(width, heads, dropout, attention_dropout)
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.q_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
@@ -110,13 +131,8 @@ class SelfAttention(Attention):
         if self.rotary is not None:
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
         bias = None if self.relative is None else self.relative(grid)
-        return AttentionInputs(
-            q,
-            k,
-            v,
-            bias,
-            None if self.neighbourhood is None else VisiblePairs(self.neighbourhood.radius, grid, leading),
-        )
+        near = None if self.neighbourhood is None else VisiblePairs(self.neighbourhood.radius, grid, leading)
+        return AttentionInputs(q, k, v, bias, near)
 
     def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)

@@ -1,4 +1,4 @@
-"""Stochastic depth: whole residual branches are left out at random in training (Huang et al. 2016)."""
+"""Stochastic depth: whole residual branches are dropped at random in training (Huang et al. 2016)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,7 +14,7 @@ Schedule = Literal["linear", "constant"]
 class DropPath(nn.Module):
     """Zeroes a branch for a random share of the samples and scales the others up, in training only.
 
-    torchvision's `StochasticDepth` is the same sum; a model must not cost torchvision's import.
+    torchvision's `StochasticDepth` computes the same, but a model must not need torchvision's import.
     """
 
     def __init__(self, drop_prob: float):
@@ -32,10 +32,11 @@ class DropPath(nn.Module):
 
 
 class SkipPath(nn.Module):
-    """x + branch(x) with the branch computed only for the samples that keep it, in training; the others cost nothing.
+    """x + branch(x), in training with the branch computed only for the samples that keep it; the others cost nothing.
 
-    How many keep it is exact, round((1 - rate) B) and at least one, where `DropPath` draws for each sample on its own: the mean is the
-    same and the spread smaller. Which ones is drawn anew each time; theirs is scaled by B / kept (Oquab et al. 2023, section 5).
+    The number that keep it is fixed, round((1 - rate) B) and at least one, where `DropPath` samples each independently:
+    the mean is the same and the variance smaller. A new subset is sampled each time; its branch is scaled by B / count
+    (Oquab et al. 2023, section 5).
     """
 
     def __init__(self, drop_prob: float):
@@ -47,8 +48,8 @@ class SkipPath(nn.Module):
         if count >= len(x):
             return x + branch(x)
         chosen = torch.randperm(len(x), device=x.device)[:count]
-        made = branch(x[chosen])
-        return x.index_add(0, chosen, made.to(x.dtype), alpha=len(x) / count)
+        output = branch(x[chosen])
+        return x.index_add(0, chosen, output.to(x.dtype), alpha=len(x) / count)
 
     def extra_repr(self) -> str:
         return f"rate={self.drop_prob:.3g}"

@@ -1,10 +1,10 @@
-"""Parameters that a model does not have: what has no numbers is no parameter, since sharding breaks on it."""
+"""Empty tensors in checkpoints: a model has no parameter without elements, since sharding breaks on it."""
 
 from torch import Tensor, nn
 
 
 def ignore_empty(module: nn.Module) -> None:
-    """From now on a state that is loaded may hold tensors without numbers that the module has no parameters for."""
+    """Lets `load_state_dict` ignore empty tensors that the module has no parameters for."""
     module.register_load_state_dict_pre_hook(drop_empty)
 
 

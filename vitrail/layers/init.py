@@ -1,4 +1,4 @@
-"""Initialisers, chosen by what a module is."""
+"""Initialisers, chosen by the class of a module."""
 
 from typing import Literal
 
@@ -9,8 +9,8 @@ Init = Literal["truncated", "jax"]
 
 def initialise(root: nn.Module, kind: Init) -> None:
     """"truncated": every linear weight trunc-normal 0.02, biases zero (DeiT, timm).
-    "jax": Xavier-uniform weights, biases of the MLP N(0, 1e-6), the rest zero (the original ViT).
-    Convolutions are He-normal before an activation (the stem's) and LeCun-normal otherwise (the patch embedding), in both.
+    "jax": Xavier-uniform weights, biases of the MLP N(0, 1e-6), the rest zero (the original ViT). Convolutions are
+    He-normal before an activation (the stem's) and LeCun-normal otherwise (the patch embedding), in both.
     """  # fmt: skip
     for name, m in root.named_modules():
         if isinstance(m, nn.Linear) and kind == "truncated":

@@ -1,4 +1,4 @@
-"""The feed-forward half of a block."""
+"""The MLP (feed-forward part) of a block."""
 
 from typing import Literal
 

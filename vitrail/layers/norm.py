@@ -16,7 +16,7 @@ def norm(kind: NormKind, width: int, eps: float) -> nn.Module:
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a residual branch (Touvron et al. 2021, "Going deeper", section 2)."""
+    """A learned scale per channel on a residual branch (Touvron et al. 2021, "Going deeper", section 2)."""
 
     def __init__(self, width: int, start: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Images cut into patches, each patch made a vector: the first layer of a Vision Transformer (Dosovitskiy et al. 2020, section 3.1)."""
+"""Patch embedding: the first layer of a Vision Transformer (Dosovitskiy et al. 2020, section 3.1)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +8,8 @@ from vitrail.shapes import Float
 
 
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    """How many patches (down, across) cover an image of `size` (height, width), the last ones padded if need be.
+    """The number of patches (down, across) that cover an image of `size` (height, width), the last ones padded if need
+    be.
 
     >>> grid_of((224, 200), (16, 16))
     (14, 13)
@@ -19,7 +20,7 @@ def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
 class PatchEmbed(nn.Module):
     """Images [B C H W] -> patches [B h w D]: every patch of `patch` (height, width) pixels through one linear layer.
 
-    Any number of channels; any size of image, padded with zeros right and below to whole patches.
+    Any number of channels; any image size, padded with zeros right and below to whole patches.
     """
 
     def __init__(self, channels: int, width: int, patch: tuple[int, int]):
@@ -40,8 +41,8 @@ class ConvStem(nn.Module):
     transformers see better", Xiao et al. 2021): stride 2 until the grid is reached, channels doubling from 32, one more
     convolution at half the resolution, and a linear layer to the width.
 
-    GroupNorm stands where the paper has BatchNorm: then an image's features do not depend on the others in its batch, and
-    neither accumulation nor the number of processes changes a gradient.
+    GroupNorm replaces the paper's BatchNorm: then an image's features do not depend on the others in its batch, and
+    neither gradient accumulation nor the number of processes changes a gradient.
     """
 
     def __init__(self, channels: int, width: int, patch: int):
@@ -49,8 +50,10 @@ class ConvStem(nn.Module):
         steps = patch.bit_length() - 1
         if patch < 2 or patch != 1 << steps:
             low = 1 << max(1, steps)
-            raise UsageError(f"the convolutional stem halves the image again and again; patch {patch} is not a power of two",
-                             f"nearest that work: {low} and {2 * low}")  # fmt: skip
+            raise UsageError(
+                f"the convolutional stem halves the image; patch {patch} is not a power of two",
+                f"nearest that work: {low} and {2 * low}",
+            )
         wide = [32 << i for i in range(steps)]
         layers = [*conv(channels, wide[0], 2), *conv(wide[0], wide[min(1, steps - 1)], 1)]
         here = wide[min(1, steps - 1)]

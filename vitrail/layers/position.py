@@ -1,7 +1,8 @@
-"""Absolute position encodings: where on the grid a patch is, told by a vector joined to it.
+"""Absolute position encodings: a vector per position of the grid, added to the patch or concatenated to it.
 
-Every module takes patches [B h w D] on any grid, not only the one it was built for: learned tables are resampled, sines computed anew.
-Four tables go by the name of sin-cos; they are not interchangeable, and published weights need the very one they were trained with.
+Every module works with patches [B h w D] on any grid, not only the one it was built for: learned tables are resampled,
+sines recomputed. Four encodings are called sin-cos; they are not interchangeable, and published weights need the one
+they were trained with.
 """
 
 from abc import ABC, abstractmethod
@@ -16,12 +17,14 @@ from vitrail.types import Grid
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
+SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sincos2d_sum": "sum"}  # kinds of `SinCos`
 
 
 def sincos_1d(count: int, width: int) -> Float[Tensor, "{count} {width}"]:
-    """Sines, then cosines, of the places 0..count-1: [count width], float32.
+    """Sines, then cosines, of the positions 0..count-1: [count width], float32.
 
-    omega_k = 10000^(-k/(width/2)), as in "Attention Is All You Need" (Vaswani et al. 2017, section 3.5) with sines and cosines set apart.
+    omega_k = 10000^(-k/(width/2)), as in "Attention Is All You Need" (Vaswani et al. 2017, section 3.5), but all sines
+    before all cosines.
     """
     check_width(width, 2, "a 1-D sin-cos encoding")
     return _waves(_places(count), width // 2, width // 2).float()
@@ -31,7 +34,7 @@ def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Float[Te
     """Sin-cos of the column x and row y of every cell in raster order: [h*w width], float32, computed in float64.
 
     "mae"         [sin x, cos x, sin y, cos y], omega_k = 10000^(-k/(D/4)): MAE (He et al. 2021), also DiT and JiT.
-    "big_vision"  the same layout, omega_k = 10000^(-k/(D/4-1)), so that the slowest wave is 1e-4 exactly: google-research/big_vision.
+    "big_vision"  the same layout, omega_k = 10000^(-k/(D/4-1)), the lowest is exactly 1e-4: google-research/big_vision.
     "sum"         the full-width 1-D encoding of y plus that of x.
     """
     h, w = grid
@@ -47,21 +50,21 @@ def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Float[Te
 
 
 def check_width(width: int, step: int, who: str, least: int = 0) -> None:
-    """`UsageError` naming the nearest good widths, unless `width` is a positive multiple of `step` and at least `least`."""
+    """Errors: `UsageError` with the nearest valid widths, unless `width` is a positive multiple of `step`, at least
+    `least`."""
     least = max(step, least)
     if width % step or width < least:
         near = sorted({max(width // step * step, least), max(-(-width // step) * step, least)})
         bound = f" and at least {least}" if least > step else ""
         raise UsageError(
             f"{who} needs a width divisible by {step}{bound}, not {width}",
-            f"take {' or '.join(map(str, near))}",
+            f"use {' or '.join(map(str, near))}",
         )
 
 
 def _places(count: int) -> Tensor:
-    return torch.arange(
-        count, dtype=torch.float64, device="cpu"
-    )  # float64 exists on every CPU, not on every accelerator
+    # float64 exists on every CPU, not on every accelerator
+    return torch.arange(count, dtype=torch.float64, device="cpu")
 
 
 def _waves(places: Tensor, bands: int, span: int) -> Tensor:
@@ -71,13 +74,13 @@ def _waves(places: Tensor, bands: int, span: int) -> Tensor:
 
 
 class Position(nn.Module, ABC):
-    """Adds an encoding of the place to every patch. What is added is `encoding(grid)`, in the dtype and on the device of the table."""
+    """Adds a position encoding to every patch: `encoding(grid)`, in the dtype and on the device of the table."""
 
-    grid: Grid  # that it was made for
+    grid: Grid  # of the images that the model was built for
 
     @abstractmethod
     def encoding(self, grid: tuple[int, int]) -> Float[Tensor, "N D"]:
-        """One row a cell in raster order: [h*w D]."""
+        """One row per cell in raster order: [h*w D]."""
 
     def forward(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:
         h, w = patches.shape[1:3]
@@ -86,7 +89,7 @@ class Position(nn.Module, ABC):
 
 
 class Learned(Position):
-    """A learned vector a cell: ViT (Dosovitskiy et al. 2020). On another grid the table is resampled (`resample_as`).
+    """A learned vector per cell: ViT (Dosovitskiy et al. 2020). On another grid the table is resampled (`resample_as`).
 
     `tokens` rows before those of the grid belong to the summary tokens; they are not added here, see `token_rows`.
     init: "normal" is a truncated normal of 0.02, "xavier" is Xavier-uniform over the matrix [rows D].
@@ -102,14 +105,13 @@ class Learned(Position):
     ):
         super().__init__()
         self.grid, self.tokens, self.resampling = (grid[0], grid[1]), tokens, resampling
-        self.table = nn.Parameter(
-            torch.empty(tokens + grid[0] * grid[1], width)
-        )  # two axes, so that it reads as a matrix
+        # two axes, so that it counts as a matrix
+        self.table = nn.Parameter(torch.empty(tokens + grid[0] * grid[1], width))
         _fill(self.table, init)
 
     @property
     def token_rows(self) -> Tensor:
-        """What to add to the summary tokens: [tokens D]."""
+        """The encodings of the summary tokens: [tokens D]."""
         return self.table[: self.tokens]
 
     def encoding(self, grid: tuple[int, int]) -> Tensor:
@@ -129,9 +131,7 @@ class SinCos(Position):
         super().__init__()
         self.grid, self.width = (grid[0], grid[1]), width
         self.kind = choose(kind, ("1d", *ORDERS), "kind of sin-cos encoding")
-        table = self._compute(self.grid).to(
-            torch.get_default_device()
-        )  # where the parameters of the model are being made
+        table = self._compute(self.grid).to(torch.get_default_device())  # like the model's parameters
         self.register_buffer("table", table, persistent=False)
 
     def encoding(self, grid: tuple[int, int]) -> Tensor:
@@ -142,7 +142,8 @@ class SinCos(Position):
 
 
 class Factorised(Position):
-    """A learned vector a row plus a learned vector a column: NaViT (Dehghani et al. 2023, section 2.1). Elsewhere resampled, linear.
+    """A learned vector per row plus one per column: NaViT (Dehghani et al. 2023, section 2.1). Other grids are
+    resampled, linear.
 
     init: as `Learned`, each axis a matrix of its own.
     """
@@ -161,7 +162,7 @@ class Factorised(Position):
 
 
 class Concatenate(nn.Module):
-    """The encoding set beside the patches instead of added to them, and both projected back to `width`."""
+    """The encoding concatenated to the patches instead of added to them, and both projected back to `width`."""
 
     def __init__(self, position: Position, width: int):
         super().__init__()
@@ -169,7 +170,7 @@ class Concatenate(nn.Module):
         self.proj = nn.Linear(2 * width, width)
 
     def encoding(self, grid: tuple[int, int]) -> Float[Tensor, "N D"]:
-        """One row a cell in raster order, before the projection: [h*w D]."""
+        """One row per cell in raster order, before the projection: [h*w D]."""
         return self.position.encoding(grid)
 
     def forward(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:
@@ -184,3 +185,14 @@ def _fill(table: nn.Parameter, init: str) -> None:
         nn.init.xavier_uniform_(table)
     else:
         nn.init.trunc_normal_(table, std=0.02)
+
+
+def build_position(
+    kind: str, grid: Grid, width: int, tokens: int, init: str, resampling: Resampling
+) -> Position | None:
+    """The absolute encoding of that kind; None for kinds that are not absolute."""
+    if kind == "learned":
+        return Learned(grid, width, tokens, init, resampling)
+    if kind == "factorised":
+        return Factorised(grid, width, init)
+    return SinCos(grid, width, SINCOS[kind]) if kind in SINCOS else None

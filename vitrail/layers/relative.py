@@ -1,6 +1,6 @@
-"""Relative position bias: one learned number a head for every displacement between two cells, added to the attention logits.
+"""Relative position bias: one learned number per head and displacement of two cells, added to the attention logits.
 
-Source: Swin (Liu et al. 2021), section 3.2; the rows for tokens without a place are those of BEiT (Bao et al. 2021).
+Source: Swin (Liu et al. 2021), section 3.2; the rows for tokens without a position are those of BEiT (Bao et al. 2021).
 """
 
 from abc import ABC, abstractmethod
@@ -15,18 +15,17 @@ TOKEN_ROWS = 3  # token -> patch, patch -> token, token -> token
 
 
 class Displacements(nn.Module, ABC):
-    """What a head adds to the logits of two cells depends on their displacement alone."""
+    """A bias per head on the logits of two cells that depends on their displacement alone."""
 
     @abstractmethod
     def by_displacement(self) -> Tensor:
-        """What is added, by displacement of the key from the query: [heads 2h-1 2w-1]."""
+        """The bias by displacement of the key from the query: [heads 2h-1 2w-1]."""
 
 
 class RelativeBias(Displacements):
-    """A bias [heads N N] for N = tokens + h*w tokens in raster order, the tokens without a place first.
-
-    `table` is [(2h-1)(2w-1) heads], and with tokens three rows more at its end: a token looking at a patch, a patch looking at a token,
-    a token looking at a token; all tokens share them. On another grid the displacements are resampled, bicubic.
+    """A bias [heads N N] for N = tokens + h*w tokens in raster order, the tokens without a position first. `table` is
+    [(2h-1)(2w-1) heads], and with tokens three rows more at its end: token to patch, patch to token, token to token;
+    all tokens share them. On another grid the displacements are resampled, bicubic.
     """
 
     index: Tensor
@@ -74,7 +73,7 @@ def relative_index(grid: tuple[int, int], device: torch.device | None = None) ->
 
 
 def _with_tokens(grid: tuple[int, int], tokens: int, device: torch.device | None = None) -> Tensor:
-    """`relative_index` with `tokens` rows and columns before it: [N N]."""
+    """`relative_index` with rows and columns for `tokens` tokens before it: [N N]."""
     cells = relative_index(grid, device)
     if not tokens:
         return cells

@@ -1,7 +1,8 @@
-"""Tables made for one grid, stretched to another. The old grid is always stated, never guessed from the number of rows.
+"""Resampling of position tables from one grid to another. The old grid is an argument, not inferred from the rows.
 
-Kernels differ between code bases by more than rounding (PyTorch's antialiased cubic has another shape than its plain one, even when
-enlarging), so published weights resized to a new resolution reproduce published numbers only with the same `mode` and `antialias`.
+Kernels differ between code bases by more than rounding (PyTorch's antialiased cubic kernel differs from its plain one,
+even for upsampling), so published weights resized to a new resolution reproduce published numbers only with the same
+`mode` and `antialias`.
 """
 
 from typing import Literal, get_args
@@ -25,16 +26,17 @@ def resample(
     mode: str = "bicubic",
     antialias: bool = False,
 ) -> Float[Tensor, "M D"]:
-    """A table of one row a cell, [h*w D] in raster order over `old`, at the cells of `new`: [h'*w' D].
+    """A table of one row per cell, [h*w D] in raster order over `old`, at the cells of `new`: [h'*w' D].
 
-    Pixel centres are aligned, not corners. Worked out in float32 (float64 if the table is), returned in the table's dtype.
-    The very same tensor comes back when the grids are equal. `UsageError` when the rows are not those of `old`.
+    Pixel centres are aligned, not corners. Computed in float32 (float64 if the table is), returned in the table's
+    dtype. Returns the same tensor when the grids are equal. Errors: `UsageError` when the number of rows does not match
+    `old`.
     """
     choose(mode, MODES, "resampling mode")
     if table.shape[0] != old[0] * old[1]:
         raise UsageError(
-            f"a table of {table.shape[0]} rows does not cover a grid of {old[0]}x{old[1]} = {old[0] * old[1]} cells",
-            "state the grid (height, width) that the table was made for, and leave out the rows of class tokens",
+            f"a table of {table.shape[0]} rows does not match a grid of {old[0]}x{old[1]} = {old[0] * old[1]} cells",
+            "pass the grid (height, width) of the table, without the rows of class tokens",
         )
     if tuple(old) == tuple(new):
         return table
@@ -46,8 +48,9 @@ def resample(
 def resample_as(
     kind: Resampling, table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "M D"]:
-    """`resample` as published weights want it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with registers), or "dino"
-    (DINO and DINOv2 without registers: bicubic, the scale being (new + 0.1) / old, which moves every place a little)."""
+    """`resample` as published weights need it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with
+    registers), or "dino" (DINO and DINOv2 without registers: bicubic with scale (new + 0.1) / old, which shifts every
+    position a little)."""
     choose(kind, RESAMPLINGS, "kind of resampling")
     if kind != "dino" or tuple(old) == tuple(new):
         return resample(table, old, new, antialias=kind == "antialias")
@@ -58,12 +61,13 @@ def resample_as(
 
 
 def resample_bias(table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "M D"]:
-    """A relative-bias table [(2h-1)(2w-1) heads] of the window `old`, for the window `new`: bicubic over the plane of displacements."""
+    """A relative-bias table [(2h-1)(2w-1) heads] of the window `old`, for the window `new`: bicubic over the plane of
+    displacements."""
     return resample(table, displacements(old), displacements(new))
 
 
 def resample_1d(table: Float[Tensor, "N D"], new: int) -> Float[Tensor, "{new} D"]:
-    """The table of one axis, [n D], at `new` places along it: [n' D], linear. The very same tensor when n' = n."""
+    """The table of one axis, [n D], resampled to `new` positions: [n' D], linear. The same tensor when n' = n."""
     if table.shape[0] == new:
         return table
     line = F.interpolate(_exact(table).T[None], size=new, mode="linear", align_corners=False)
@@ -71,7 +75,7 @@ def resample_1d(table: Float[Tensor, "N D"], new: int) -> Float[Tensor, "{new} D
 
 
 def displacements(window: tuple[int, int]) -> tuple[int, int]:
-    """How many different displacements two cells of a window can have, down and across: (2h-1, 2w-1)."""
+    """The number of different displacements of two cells of a window, down and across: (2h-1, 2w-1)."""
     return 2 * window[0] - 1, 2 * window[1] - 1
 
 

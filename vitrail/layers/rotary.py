@@ -1,6 +1,8 @@
-"""Rotary position encoding on a grid: queries and keys are turned by angles that grow with the place, one half of a head an axis.
+"""Rotary position embedding (RoPE) on a grid: queries and keys are rotated by angles proportional to their position,
+half of the channels of a head for each axis.
 
-Source: RoFormer (Su et al. 2021) taken to two axes as in "Rotary Position Embedding for Vision Transformer" (Heo et al. 2024), section 3.
+Source: RoFormer (Su et al. 2021) extended to two axes as in "Rotary Position Embedding for Vision Transformer" (Heo et
+al. 2024), section 3.
 """
 
 from abc import ABC, abstractmethod
@@ -17,10 +19,10 @@ PAIRS = ("interleaved", "half")
 
 
 class Rotation(nn.Module, ABC):
-    """Queries and keys are turned by where they are: pairs of channels, each pair by an angle of its own. Nothing is learned
-    or stored."""
+    """Rotates queries and keys by their positions: pairs of channels, each pair by an angle of its own. It has no
+    parameters or buffers."""
 
-    grid: Grid | None  # that of images of the model's own size, where it is known
+    grid: Grid | None  # of images of the model's own size, if any
 
     @abstractmethod
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
@@ -28,11 +30,12 @@ class Rotation(nn.Module, ABC):
 
 
 class Rotary(Rotation):
-    """Axial RoPE over integer places (row y, column x), omega_j = base^(-j/(d/4)), j < d/4.
+    """Axial RoPE over integer positions (row y, column x), omega_j = base^(-j/(d/4)), j < d/4.
 
-    "interleaved"  channels (2j, 2j+1) turn together; first half of the head by x, second half by y: the rope-vit models.
-    "half"         channels (j, j + d/2) turn together; angles are those of y, then of x, tiled twice: the layout of DINOv3, which
-                   however takes places in [-1, 1] and periods instead of integers.
+    "interleaved"  channels (2j, 2j+1) rotate together; first half of the head by x, second half by y: the rope-vit
+                   models.
+    "half"         channels (j, j + d/2) rotate together; angles are those of y, then of x, tiled twice: the layout of
+                   DINOv3, which however uses positions in [-1, 1] and periods instead of integers.
     """
 
     def __init__(self, head_width: int, base: float = 100.0, pairs: str = "interleaved", grid: Grid | None = None):
@@ -46,19 +49,19 @@ class Rotary(Rotation):
         return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
 
     def forward(self, x: Tensor, grid: Grid, skip: int = 0) -> Tensor:
-        """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) stay as they are."""
+        """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) are not
+        rotated."""
         if x.shape[-2] != skip + grid[0] * grid[1]:
-            raise UsageError(f"{x.shape[-2]} tokens are not {skip} without a place and {grid[0]}x{grid[1]} on the grid")
+            raise UsageError(
+                f"{x.shape[-2]} tokens are not {skip} without a position and {grid[0]}x{grid[1]} on the grid"
+            )
         angles = self.angles(grid, x.device)  # [h*w d/2], one a pair
         patches = rotate(x[..., skip:, :], angles, self.pairs)
         return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
 
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         h, w = grid
-        y, x = (
-            axis_angles(h, self.head_width // 4, self.base, device),
-            axis_angles(w, self.head_width // 4, self.base, device),
-        )
+        y, x = (axis_angles(count, self.head_width // 4, self.base, device) for count in (h, w))
         y, x = y.repeat_interleave(w, dim=0), x.repeat(h, 1)  # [h*w d/4] each
         return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
 
@@ -66,18 +69,19 @@ class Rotary(Rotation):
 def axis_angles(
     count: int, bands: int, base: float, device: torch.device | None = None
 ) -> Float[Tensor, "{count} {bands}"]:
-    """Places 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
+    """Positions 0..count-1 times base^(-j/bands), j < bands: [count bands], float32."""
     omega = base ** (-torch.arange(bands, dtype=torch.float32, device=device) / bands)
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
 
 
 def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N _"], pairs: str) -> Float[Tensor, "*B N d"]:
-    """Turn every pair of channels of x [... N d] by its angle [N d/2]; worked out in float32 at least, returned in x's dtype."""
+    """Rotates every pair of channels of x [... N d] by its angle [N d/2]; computed in float32 at least, returned in x's
+    dtype."""
     cos, sin = angles.cos(), angles.sin()
     if pairs == "interleaved":
         a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # [... N d/2] each
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
     else:
         a, b = x.chunk(2, dim=-1)
-        turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    return turned.to(x.dtype)
+        rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return rotated.to(x.dtype)

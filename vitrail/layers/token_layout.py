@@ -1,4 +1,4 @@
-"""Where the queries and keys of an attention stand on the image, in pixels: what an attention says of itself to whoever looks at it."""
+"""Positions of the queries and keys of an attention on the image, in pixels, for tools that inspect attention."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from vitrail.types import Grid, TokenLayout
 
 
 class Cells(NamedTuple):
-    """The cells of a map: where each row [h 2] and each column [w 2] begins and ends, in pixels of the image."""
+    """The cells of a map: begin and end of each row [h 2] and each column [w 2], in pixels of the image."""
 
     rows: Tensor
     columns: Tensor
@@ -20,7 +20,7 @@ class Cells(NamedTuple):
 
     @property
     def extent(self) -> Grid:
-        """Height and width in pixels, that of padded cells included."""
+        """Height and width in pixels, padded cells included."""
         return round(float(self.rows[-1, 1])), round(float(self.columns[-1, 1]))
 
     @property
@@ -30,8 +30,8 @@ class Cells(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The queries of an attention, or its keys: `leading` tokens without a place, the cells of one or more maps, `trailing` tokens without
-    a place. The first `summaries` of the leading ones are read out."""
+    """The queries of an attention, or its keys: `leading` tokens without a position, the cells of one or more maps,
+    `trailing` tokens without a position. The first `summaries` of the leading ones are summaries."""
 
     leading: int
     maps: tuple[Cells, ...]
@@ -53,7 +53,8 @@ class Side(NamedTuple):
 
 
 class AttentionLayout(NamedTuple):
-    """Which queries [g n] of an image attend to which keys [g m], in g groups; -1 is padding, which is not on the image."""
+    """Which queries [g n] of an image attend to which keys [g m], in g groups; -1 is padding, which is not on the
+    image."""
 
     queries: Side
     keys: Side
@@ -71,14 +72,14 @@ def cells_of(grid: Grid, stride: tuple[float, float]) -> Cells:
 
 
 def side_of(layout: TokenLayout) -> Side:
-    """The places of one sequence. Where images have lost different cells there is no place that is common to all of them."""
+    """The side of one sequence. Where images have different cells after patch dropout, it has no maps."""
     if layout.kept is not None or not all(layout.grid):
         return Side(layout.tokens, (), 0, layout.summaries)
     return Side(layout.leading, (cells_of(layout.grid, layout.stride),), layout.trailing, layout.summaries)
 
 
 def side_of_maps(layouts: tuple[TokenLayout, ...]) -> Side:
-    """The places of several maps in a row, or of tokens without a place."""
+    """The side of several concatenated maps, or of tokens without a position."""
     if len(layouts) == 1:
         return side_of(layouts[0])
     return Side(0, tuple(cells_of(one.grid, one.stride) for one in layouts))

@@ -1,10 +1,10 @@
-"""Attention inside the windows of a map, which every other block shifts by half a window so that neighbours meet.
+"""Attention inside the windows of a map, shifted by half a window in every other block.
 
-Source: Swin (Liu et al. 2021), section 3.2. A map that windows do not divide is padded with zeros right and below, after whatever norm
-precedes. As in the original detection and segmentation code and in torchvision, nothing tells a padded place from a real one: its keys
-take part in attention, and what it gathers is cut off again. What is masked is only what the shift has brought together from opposite
-edges. Where one window covers an axis of the map there is nothing to shift along that axis (transformers then stops shifting along both,
-which differs on maps that are not square).
+Source: Swin (Liu et al. 2021), section 3.2. A map that is not divisible into windows is padded with zeros right and
+below, after the norm. As in the original detection and segmentation code and in torchvision, padding is not masked: its
+keys take part in attention, and its outputs are cropped. Only pairs from opposite edges that the shift puts into one
+window are masked. Where one window covers an axis of the map there is no shift along that axis (transformers then does
+not shift along either axis, which differs on maps that are not square).
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from vitrail.layers.attention import Attention
 from vitrail.shapes import Float
 from vitrail.types import Grid, Groups, TokenLayout
 
-APART = -100.0  # added to the logits of places that are no neighbours; finite, as published weights were trained
+APART = -100.0  # added to the logits of cells that are not neighbours; finite, as published weights were trained
 
 
 @dataclass(frozen=True)
 class Windows(Groups):
-    """Windows of a size (height, width) side by side, moved by `shift` (down, across); 0 leaves them straight."""
+    """Windows of a size (height, width) side by side, shifted by `shift` (down, across); 0 is no shift."""
 
     size: Grid
     shift: Grid = (0, 0)
@@ -34,12 +34,13 @@ class Windows(Groups):
         return partition_windows(x.roll((-down, -across), (1, 2)), self.size).squeeze(-1) - 1
 
     def shift_on(self, grid: Grid) -> Grid:
-        """How far they are moved on a padded map."""
+        """The shift on a padded map."""
         return self.shift[0] if self.size[0] < grid[0] else 0, self.shift[1] if self.size[1] < grid[1] else 0
 
 
 def attend_windows(attention: Attention, x: Tensor, layout: TokenLayout, windows: Windows) -> Tensor:
-    """`attention(windows [B*n N D], mask [n N N] or None, layout)` inside every window of a map: [B H W D] -> [B H W D]."""
+    """`attention(windows [B*n N D], mask [n N N] or None, layout)` inside every window of a map: [B H W D] -> [B H W
+    D]."""
     height, width = x.shape[1:3]
     window = windows.size
     x = pad_to_windows(x, window)
@@ -54,13 +55,13 @@ def attend_windows(attention: Attention, x: Tensor, layout: TokenLayout, windows
 
 
 def pad_to_windows(x: Tensor, window: Grid) -> Tensor:
-    """A map [B H W D] with zeros right and below, so that windows divide it."""
+    """A map [B H W D] padded with zeros right and below to whole windows."""
     below, right = -x.shape[1] % window[0], -x.shape[2] % window[1]
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
 def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """A map that windows divide, as its windows in raster order: [B H W D] -> [B*n N D]."""
+    """A map of whole windows, as its windows in raster order: [B H W D] -> [B*n N D]."""
     x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))  # [B H/h h W/w w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
@@ -68,7 +69,7 @@ def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
 def merge_windows(
     x: Float[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]
 ) -> Float[Tensor, "B H W D"]:
-    """The way back from `partition_windows` to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
+    """The inverse of `partition_windows`, to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
     x = x.unflatten(0, (-1, grid[0] // window[0], grid[1] // window[1])).unflatten(3, window)  # [B H/h W/w h w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -76,21 +77,22 @@ def merge_windows(
 def shift_mask(
     grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], like: Tensor
 ) -> Float[Tensor, "n N N"]:
-    """What is added to the logits of a shifted map: 0 between neighbours, `APART` across what was an edge: [n N N]."""
+    """The mask added to the logits of a shifted map: 0 between neighbours, `APART` across an edge of the map: [n N
+    N]."""
     down, across = (crossing_mask(*axis, like) for axis in zip(grid, window, shift, strict=True))
     part = partition_windows((2 * down[:, None] + across)[None, :, :, None], window).squeeze(-1)  # [n N]
     return (part[:, :, None] != part[:, None, :]).to(like.dtype) * APART
 
 
 def crossing_mask(length: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """Along one axis: whether a place came over the edge, 0 or 1 [length]. Only the last window has any that did."""
+    """Along one axis: whether a cell wrapped around the edge, 0 or 1 [length]; only in the last window."""
     return (torch.arange(length, device=like.device) >= length - shift).long()
 
 
 def add_mask(
     bias: Float[Tensor, "h N N"], mask: Float[Tensor, "n N N"] | None, windows: int
 ) -> Float[Tensor, "*B h N N"]:
-    """The relative bias [h N N] and a mask [n N N] as one, for `windows` = B*n of them: [h N N] or [B*n h N N]."""
+    """The sum of the relative bias [h N N] and a mask [n N N], for `windows` = B*n of them: [h N N] or [B*n h N N]."""
     if mask is None:
         return bias
     return (bias + mask[:, None]).repeat(windows // mask.shape[0], 1, 1, 1)

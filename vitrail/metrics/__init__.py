@@ -1,1 +1,1 @@
-"""Numbers that judge predictions: thin use of torchmetrics."""
+"""Metrics of predictions: a thin layer over torchmetrics."""

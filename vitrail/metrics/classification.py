@@ -1,4 +1,4 @@
-"""How good a classifier is: torchmetrics does the counting, this names what is counted."""
+"""Metrics of classification, computed by torchmetrics."""
 
 from typing import Any
 
@@ -9,20 +9,21 @@ BINS = 15
 
 
 def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
-    """probabilities [N K], class indices [N] -> scalars by name; "per_class" lists; "confusion" [K K], rows true, columns said;
-    "calibration": rows of (mean confidence, share right, count) per bin. Calibration error is over 15 equal bins (Guo et al. 2017)."""
+    """probabilities [N K], class indices [N] -> scalars by name; "per_class" lists; "confusion" [K K], rows
+    annotations, columns predictions; "calibration": rows of (mean confidence, accuracy, count) per bin. Calibration
+    error is over 15 equal bins (Guo et al. 2017)."""
     from torchmetrics.functional import classification as tm
 
     n, k = probabilities.shape
     confusion = tm.multiclass_confusion_matrix(probabilities, targets, k) if k > 1 else torch.tensor([[n]])
-    precision, recall, f1 = rates(confusion)
+    precision, recall, f1 = precision_recall_f1(confusion)
     ranked = probabilities.topk(min(5, k)).indices == targets[:, None]
-    picked = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
+    target_probability = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
     scalars = {
         "top1": ranked[:, 0].float().mean(),
         "top5": ranked.any(1).float().mean(),
         "macro_f1": f1[confusion.sum(1) > 0].mean(),
-        "nll": -picked.log().mean(),
+        "nll": -target_probability.log().mean(),
         "calibration_error": tm.multiclass_calibration_error(probabilities, targets, k, n_bins=BINS)
         if k > 1
         else torch.tensor(0.0),
@@ -37,8 +38,8 @@ def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     }
 
 
-def rates(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Precision, recall and F1 of every class, 0 where nothing was said or there is nothing to find."""
+def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision, recall and F1 of every class, 0 where nothing is predicted or nothing annotated."""
     hit = confusion.diag().double()
     precision = hit / confusion.sum(0).clamp_min(1)
     recall = hit / confusion.sum(1).clamp_min(1)
@@ -46,7 +47,7 @@ def rates(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def calibration(confidence: Tensor, right: Tensor) -> list[list[float]]:
-    """Per bin of confidence: mean confidence, share right, count. Empty bins are left out."""
+    """Per bin of confidence: mean confidence, accuracy, count. Empty bins are omitted."""
     which = (confidence * BINS).long().clamp(0, BINS - 1)
     rows = []
     for b in which.unique().tolist():
@@ -56,24 +57,25 @@ def calibration(confidence: Tensor, right: Tensor) -> list[list[float]]:
 
 
 def multi_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
-    """probabilities [N K], multi-hot [N K] -> mean average precision, F1 at 0.5, exact matches, and the same per class."""
+    """probabilities [N K], multi-hot [N K] -> mean average precision, F1 at 0.5, exact matches, and the same per
+    class."""
     from torchmetrics.functional import classification as tm
 
     k = probabilities.shape[1]
     annotation = targets.long()
     average = tm.multilabel_average_precision(probabilities, annotation, k, average="none").nan_to_num(0.0)
-    said = probabilities >= 0.5
-    hit, told, there = ((x.sum(0).double()) for x in (said & annotation.bool(), said, annotation))
-    precision, recall = hit / told.clamp_min(1), hit / there.clamp_min(1)
+    prediction = probabilities >= 0.5
+    hit, predicted, positive = (x.sum(0).double() for x in (prediction & annotation.bool(), prediction, annotation))
+    precision, recall = hit / predicted.clamp_min(1), hit / positive.clamp_min(1)
     f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
-    found = there > 0
+    present = positive > 0
     return {
-        "mAP": float(average[found].mean()) if bool(found.any()) else 0.0,
-        "macro_f1": float(f1[found].mean()) if bool(found.any()) else 0.0,
-        "exact": float((said == annotation.bool()).all(1).float().mean()),
+        "mAP": float(average[present].mean()) if bool(present.any()) else 0.0,
+        "macro_f1": float(f1[present].mean()) if bool(present.any()) else 0.0,
+        "exact": float((prediction == annotation.bool()).all(1).float().mean()),
         "count": len(probabilities),
         "per_class": {
             "precision": precision.tolist(), "recall": recall.tolist(), "f1": f1.tolist(),
-            "average_precision": average.tolist(), "count": there.long().tolist(),
+            "average_precision": average.tolist(), "count": positive.long().tolist(),
         },
     }  # fmt: skip

@@ -1,8 +1,9 @@
-"""CrossViT: cross-attention multi-scale Vision Transformer for image classification (Chen et al. 2021, arxiv.org/abs/2103.14899).
+"""CrossViT: cross-attention multi-scale Vision Transformer for image classification (Chen et al. 2021,
+arxiv.org/abs/2103.14899).
 
-Two ViTs read the same image, one in small patches and one in large. Again and again each hands its class token to the other, which
-shows it its patches by cross attention: that costs as much as there are patches, not their square. Both class tokens are summaries;
-the prediction is the mean of both heads.
+Two ViTs process the same image, one in small patches and one in large. After each stage the branches exchange class
+tokens: the class token of one attends to the patches of the other (cross-attention), at a cost that is linear in the
+number of patches. Both class tokens are summaries; the prediction is the mean of both heads.
 """
 
 from collections.abc import Sequence
@@ -28,23 +29,18 @@ from vitrail.validation import Fraction, Positive, PositiveFloat
 
 @dataclass(frozen=True)
 class Config:
-    """Pairs are of the branch of small patches, then of that of large ones."""
+    """Pairs are (small-patch branch, large-patch branch)."""
 
     widths: tuple[Positive, Positive] = (192, 384)
     heads: tuple[Positive, Positive] = (6, 6)
-    stages: Positive = 3  # how often the branches exchange their class tokens
+    stages: Positive = 3  # number of times the branches exchange their class tokens
     depths: tuple[Positive, Positive] = (1, 4)  # blocks of each branch in a stage, before the exchange
     mlp_ratios: tuple[PositiveFloat, PositiveFloat] = (4.0, 4.0)
     patches: tuple[Positive, Positive] = (12, 16)
-    stem: Literal["patch", "conv"] = "patch"  # "conv": three convolutions instead of one, the dagger of the paper
-    zoom: tuple[Positive, Positive] = (14, 15)  # the second branch sees the image at 14/15 of its size: 240 becomes 224
-    size: tuple[Positive, Positive] = (
-        240,
-        240,
-    )  # (height, width) that position tables are made for; any other works too
-    fit: bool = (
-        False  # resize every image to `size` first, as the original does with any other; False takes it as it is
-    )
+    stem: Literal["patch", "conv"] = "patch"  # "conv": three convolutions, the dagger models of the paper
+    zoom: tuple[Positive, Positive] = (14, 15)  # the second branch's input is 14/15 of the image's size: 224 for 240
+    size: tuple[Positive, Positive] = (240, 240)  # (height, width) of the position tables; any other size works too
+    fit: bool = False  # resize every image to `size` first, as the original does; False: keep its size
     channels: Positive = 3
     eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
@@ -63,15 +59,16 @@ VARIANTS = {
     "9_dagger":      Config(widths=(128, 256), heads=(4, 4),   depths=(1, 3), mlp_ratios=(3.0, 3.0), stem="conv"),
     "15_dagger":     Config(widths=(192, 384), heads=(6, 6),   depths=(1, 5), mlp_ratios=(3.0, 3.0), stem="conv"),
     "18_dagger":     Config(widths=(224, 448), heads=(7, 7),   depths=(1, 6), mlp_ratios=(3.0, 3.0), stem="conv"),
-    "15_dagger_384": Config(widths=(192, 384), heads=(6, 6),   depths=(1, 5), mlp_ratios=(3.0, 3.0), stem="conv", size=(408, 408),
-                            zoom=(16, 17)),
-    "18_dagger_384": Config(widths=(224, 448), heads=(7, 7),   depths=(1, 6), mlp_ratios=(3.0, 3.0), stem="conv", size=(408, 408),
-                            zoom=(16, 17)),
+    "15_dagger_384": Config(widths=(192, 384), heads=(6, 6),   depths=(1, 5), mlp_ratios=(3.0, 3.0), stem="conv",
+                            size=(408, 408), zoom=(16, 17)),
+    "18_dagger_384": Config(widths=(224, 448), heads=(7, 7),   depths=(1, 6), mlp_ratios=(3.0, 3.0), stem="conv",
+                            size=(408, 408), zoom=(16, 17)),
 }  # fmt: skip
 
 
 class ConvPatches(nn.Module):
-    """Images [B C H W] -> patches [B h w D] of 12 or 16 pixels by three convolutions with ReLU between, padded to whole patches."""
+    """Images [B C H W] -> patches [B h w D] of 12 or 16 pixels by three convolutions with ReLU between, padded to whole
+    patches."""
 
     def __init__(self, channels: int, width: int, patch: int):
         super().__init__()
@@ -95,7 +92,7 @@ STEMS = {12: ((7, 4, 3), (3, 3, 0), (3, 1, 1)), 16: ((7, 4, 3), (3, 2, 1), (3, 2
 
 
 class CrossAttention(Attention):
-    """The first token looks at all tokens, itself included: [B N D] -> [B 1 D]."""
+    """The first token attends to all tokens, itself included: [B N D] -> [B 1 D]."""
 
     def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float, attention_dropout: float):
         super().__init__(width, heads, dropout, attention_dropout)
@@ -110,7 +107,7 @@ class CrossAttention(Attention):
 
 
 class CrossBlock(nn.Module):
-    """A class token in front of the patches of `branch` -> the token plus what it saw there, [B 1 D]. There is no MLP."""
+    """A class token before the patches of `branch` -> the token plus its attention output, [B 1 D]. There is no MLP."""
 
     def __init__(self, config: Config, branch: int, drop_path: float):
         super().__init__()
@@ -124,29 +121,29 @@ class CrossBlock(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Blocks of each branch by itself, then the exchange (section 3.3): both class tokens look at the other branch's patches as these
-    left their blocks, neither sees what the other has just learned, and patches stay as they are."""
+    """The blocks of each branch, then the exchange (section 3.3): each class token attends to the block outputs of the
+    other branch's patches, before the other exchange, and the patches do not change."""
 
     def __init__(self, config: Config, rates: Sequence[float]):
         super().__init__()
         widths = config.widths
         self.blocks = nn.ModuleList(
-            nn.ModuleList(vit.Block(plain(config, i), rate) for rate in rates[:depth])
+            nn.ModuleList(vit.Block(block_config(config, i), rate) for rate in rates[:depth])
             for i, depth in enumerate(config.depths)
         )
-        self.projs = nn.ModuleList(translate(widths[i], widths[1 - i], config.eps) for i in range(2))
+        self.projs = nn.ModuleList(build_projection(widths[i], widths[1 - i], config.eps) for i in range(2))
         self.fusion = nn.ModuleList(CrossBlock(config, 1 - i, rates[-1]) for i in range(2))
-        self.revert_projs = nn.ModuleList(translate(widths[1 - i], widths[i], config.eps) for i in range(2))
+        self.revert_projs = nn.ModuleList(build_projection(widths[1 - i], widths[i], config.eps) for i in range(2))
 
     def forward(self, branches: Sequence[Tensor], layouts: Sequence[TokenLayout]) -> list[Tensor]:
-        seen = []
+        outputs = []
         for x, layout, blocks in zip(branches, layouts, self.blocks, strict=True):
             for block in blocks.children():
                 x = block(x, layout)
-            seen.append(x)  # [B 1+hw D]
+            outputs.append(x)  # [B 1+hw D]
         out = []
-        for i, x in enumerate(seen):
-            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), seen[1 - i][:, 1:]], dim=1), layouts[1 - i])
+        for i, x in enumerate(outputs):
+            token = self.fusion[i](torch.cat([self.projs[i](x[:, :1]), outputs[1 - i][:, 1:]], dim=1), layouts[1 - i])
             out.append(torch.cat([self.revert_projs[i](token), x[:, 1:]], dim=1))
         return out
 
@@ -154,7 +151,7 @@ class MultiScale(nn.Module):
 class CrossViT(Backbone):
     """Images [B C H W] -> `Features`: a class token [B D] and a map [B D h w] of each branch, small patches first.
 
-    The second map's stride is that of its patches on the image as given, rounded: 16 pixels at 14/15 are 17.1.
+    The second map's stride is that of its patches on the input image, rounded: 16 pixels at 14/15 are 17.1.
     """
 
     blocks: nn.ModuleList
@@ -178,12 +175,12 @@ class CrossViT(Backbone):
 
     def forward(self, images: Tensor) -> Features:
         branches, layouts = [], []
-        given = (images.shape[-2], images.shape[-1])
-        wanted = sizes(self.config, self.config.size if self.config.fit else given)
-        each = zip(wanted, self.config.patches, self.patch_embed, self.position, self.tokens, strict=True)
+        shape = (images.shape[-2], images.shape[-1])
+        branch_sizes = sizes(self.config, self.config.size if self.config.fit else shape)
+        each = zip(branch_sizes, self.config.patches, self.patch_embed, self.position, self.tokens, strict=True)
         for size, patch, embed, position, token in each:
             x = embed(resize(images, size))  # [B h w D]
-            stride = (patch * given[0] / size[0], patch * given[1] / size[1])
+            stride = (patch * shape[0] / size[0], patch * shape[1] / size[1])
             layouts.append(TokenLayout((x.shape[1], x.shape[2]), stride, leading=1, summaries=1))
             token = (token + position.token_rows).expand(x.shape[0], -1, -1)
             branches.append(self.dropout(torch.cat([token, position(x).flatten(1, 2)], dim=1)))  # [B 1+hw D]
@@ -200,7 +197,7 @@ def build(config: Config) -> CrossViT:
 
 
 def sizes(config: Config, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size (height, width) at which each branch sees an image of `size`."""
+    """The size (height, width) of each branch's input for an image of `size`."""
     part, whole = config.zoom
     return size, (max(1, size[0] * part // whole), max(1, size[1] * part // whole))
 
@@ -219,19 +216,26 @@ def stem(config: Config, branch: int) -> nn.Module:
     return PatchEmbed(config.channels, width, (patch, patch))
 
 
-def plain(config: Config, branch: int) -> vit.Config:
-    """What a ViT block needs to know to be one of this branch."""
-    return vit.Config(width=config.widths[branch], heads=config.heads[branch], mlp_ratio=config.mlp_ratios[branch], eps=config.eps,
-                      qkv_bias=config.qkv_bias, dropout=config.dropout, attention_dropout=config.attention_dropout)  # fmt: skip
+def block_config(config: Config, branch: int) -> vit.Config:
+    """The config of a branch's ViT blocks."""
+    return vit.Config(
+        width=config.widths[branch],
+        heads=config.heads[branch],
+        mlp_ratio=config.mlp_ratios[branch],
+        eps=config.eps,
+        qkv_bias=config.qkv_bias,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+    )
 
 
-def translate(inside: int, out: int, eps: float) -> nn.Sequential:
-    """A token of one branch in the width of the other."""
+def build_projection(inside: int, out: int, eps: float) -> nn.Sequential:
+    """The projection of a token to the width of the other branch."""
     return nn.Sequential(nn.LayerNorm(inside, eps), nn.GELU(), nn.Linear(inside, out))
 
 
 def initialise(model: CrossViT) -> None:
-    """Linear weights, positions and class tokens trunc-normal 0.02, biases zero; convolutions as torch makes them."""
+    """Linear weights, positions and class tokens trunc-normal 0.02, biases zero; convolutions torch's defaults."""
     for m in model.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)

@@ -1,12 +1,16 @@
-"""DeiT: training data-efficient image transformers & distillation through attention (Touvron et al. 2020, arxiv.org/abs/2012.12877),
-and DeiT III: revenge of the ViT (Touvron et al. 2022, arxiv.org/abs/2204.07118).
+"""DeiT: training data-efficient image transformers & distillation through attention (Touvron et al. 2020,
+arxiv.org/abs/2012.12877), and DeiT III: revenge of the ViT (Touvron et al. 2022, arxiv.org/abs/2204.07118).
 
-A DeiT is a ViT with its own way of being trained; a distilled one has a second summary that listens to a teacher, and its
-prediction is the mean of both heads. A DeiT III has no position for its class token, LayerScale from 1e-4 and the same drop path
-throughout.
+A DeiT is a ViT with its own training recipe; a distilled one has a second summary, trained on a teacher's predictions,
+and its prediction is the mean of both heads. A DeiT III has no position for its class token, LayerScale initialised at
+1e-4 and a constant drop-path rate.
 """
 
+from dataclasses import replace
+
 from vitrail.models.vit import Config, ViT
+
+DEIT3 = Config(position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant")
 
 VARIANTS = {
     "tiny":            Config(width=192,  depth=12, heads=3),
@@ -17,17 +21,14 @@ VARIANTS = {
     "small_distilled": Config(width=384,  depth=12, heads=6,  tokens=2),
     "base_distilled":  Config(width=768,  depth=12, heads=12, tokens=2),
     "base_distilled_384": Config(width=768, depth=12, heads=12, tokens=2, size=(384, 384)),
-    "3_small":  Config(width=384,  depth=12, heads=6,  position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant"),
-    "3_medium": Config(width=512,  depth=12, heads=8,  position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant"),
-    "3_base":   Config(width=768,  depth=12, heads=12, position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant"),
-    "3_large":  Config(width=1024, depth=24, heads=16, position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant"),
-    "3_huge":   Config(width=1280, depth=32, heads=16, position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant", patch=14),
-    "3_small_384": Config(width=384,  depth=12, heads=6,  position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant",
-                          size=(384, 384)),
-    "3_base_384":  Config(width=768,  depth=12, heads=12, position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant",
-                          size=(384, 384)),
-    "3_large_384": Config(width=1024, depth=24, heads=16, position_tokens=False, layer_scale=1e-4, drop_path_schedule="constant",
-                          size=(384, 384)),
+    "3_small":     replace(DEIT3, width=384,  depth=12, heads=6),
+    "3_medium":    replace(DEIT3, width=512,  depth=12, heads=8),
+    "3_base":      replace(DEIT3, width=768,  depth=12, heads=12),
+    "3_large":     replace(DEIT3, width=1024, depth=24, heads=16),
+    "3_huge":      replace(DEIT3, width=1280, depth=32, heads=16, patch=14),
+    "3_small_384": replace(DEIT3, width=384,  depth=12, heads=6,  size=(384, 384)),
+    "3_base_384":  replace(DEIT3, width=768,  depth=12, heads=12, size=(384, 384)),
+    "3_large_384": replace(DEIT3, width=1024, depth=24, heads=16, size=(384, 384)),
 }  # fmt: skip
 
 

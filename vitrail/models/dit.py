@@ -1,8 +1,8 @@
 """DiT: scalable diffusion models with transformers (Peebles & Xie 2022, arxiv.org/abs/2212.09748).
 
-A denoiser: a noisy image or latent, its time and its class go in, the noise that is in it comes out. The trunk is a plain ViT; time and
-class act by moving and scaling what each block sees (adaLN-Zero), and all of it begins at zero, so a new model passes everything through.
-Sizes are those of latents, an image of 256 pixels being 32 x 32 of them; `nano` is for small images as they are.
+A denoiser predicts the noise in a noisy image or latent from its time and class. The trunk is a plain ViT; time and
+class shift and scale the input of each block (adaLN-Zero), initialised at zero, so that a new block is the identity.
+Sizes are those of latents: 32 x 32 for an image of 256 pixels; `nano` is for small images in pixel space.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ class Config:
     heads: int = 16
     mlp_ratio: float = 4.0
     patch: int = 2
-    size: tuple[int, int] = (32, 32)  # (height, width) that the position table is kept for; any other works too
+    size: tuple[int, int] = (32, 32)  # (height, width) of the position table; any other size works too
     channels: int = 4
-    classes: Count = 1000  # label `classes` stands for none; 0: no label means anything
-    learn_sigma: bool = True  # as many channels again in the output, for the variance
+    classes: Count = 1000  # label `classes` is "no class"; 0: unconditional
+    learn_sigma: bool = True  # twice the output channels: the second half is the variance
     eps: float = 1e-6
 
 
@@ -56,7 +56,7 @@ VARIANTS = {
 
 
 class Block(nn.Module):
-    """x + gate attention, x + gate MLP, on norms without weights that the condition shifts and scales."""
+    """x + gate attention, x + gate MLP, on norms without weights that the conditioning shifts and scales."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -67,14 +67,15 @@ class Block(nn.Module):
         self.modulation = Modulation(width, 6)
 
     def forward(self, x: Tensor, moves: Tensor, layout: TokenLayout) -> Tensor:
-        """moves: what `modulation` makes of the condition."""
+        """moves: the output of `modulation` for the conditioning."""
         shift1, scale1, gate1, shift2, scale2, gate2 = moves.chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), layout))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class AdaLNDenoiser(Denoiser):
-    """A denoiser whose blocks, and whose output, are each moved by a `Modulation` of time and class. The rest is its family's."""
+    """A denoiser whose blocks and output layer are each modulated by a `Modulation` of time and class. The family
+    defines the rest."""
 
     time: TimeEmbed
     label: ClassEmbed
@@ -82,7 +83,7 @@ class AdaLNDenoiser(Denoiser):
     out: PatchOut
 
     def condition(self, t: Tensor, label: Tensor) -> Conditioning:
-        """Times [B] and labels [B] worked out for all blocks."""
+        """The modulation of all blocks for times [B] and labels [B]."""
         embedded = self.label(label)
         c = F.silu(self.time(t) + embedded)  # [B D]
         blocks: Any = self.blocks
@@ -90,8 +91,8 @@ class AdaLNDenoiser(Denoiser):
 
 
 class DiT(AdaLNDenoiser):
-    """Noisy images [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: then what is between the
-    least and the greatest variance of a step, from -1 to 1."""
+    """Noisy images [B C H W], times [B], labels [B] -> noise [B C H W], with `learn_sigma` [B 2C H W]: the second half
+    interpolates between the least and the greatest variance of a step, from -1 to 1."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -107,10 +108,10 @@ class DiT(AdaLNDenoiser):
         initialise(self)
 
     def denoise(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        """What is in images [B C H W], given what `condition` made of their times and classes."""
+        """The prediction for noisy images [B C H W], given the `condition` of their times and classes."""
         tokens = self.position(self.patch_embed(x))  # [B h w D]
         layout = TokenLayout((tokens.shape[1], tokens.shape[2]), self.patch_embed.patch)
-        tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; as a convolution leaves them, every norm would copy them
+        tokens = tokens.flatten(1, 2).contiguous()  # [B hw D]; contiguous, or every norm would copy it
         for block, moves in zip(self.blocks, conditioning.moves, strict=False):
             tokens = block(tokens, moves, layout)
         return self.out(tokens, conditioning.moves[-1], (x.shape[2], x.shape[3]))

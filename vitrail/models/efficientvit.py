@@ -1,7 +1,8 @@
-"""EfficientViT: multi-scale linear attention for high-resolution dense prediction (Cai et al. 2022, arxiv.org/abs/2205.14756), of MIT.
+"""EfficientViT: multi-scale linear attention for high-resolution dense prediction (Cai et al. 2022,
+arxiv.org/abs/2205.14756), of MIT.
 
-Inverted bottlenecks everywhere, and in the coarse stages attention whose cost grows with the number of cells, not with its
-square: ReLU in the place of softmax, so that keys and values can be summed up before any query asks. Not to be confused with the
+Inverted bottlenecks everywhere, and in the coarse stages linear attention, whose cost is linear in the number of cells:
+ReLU replaces softmax, so that keys and values are summed before they meet the queries. Not to be confused with the
 EfficientViT of Microsoft, `efficientvit_msra`. Names of parameters follow timm.
 """
 
@@ -30,22 +31,15 @@ Five = tuple[Positive, Positive, Positive, Positive, Positive]
 class Config:
     widths: Five = (16, 32, 64, 128, 256)  # of the stem and of the four stages
     depths: Five = (1, 2, 3, 3, 4)
-    plan: Literal["base", "large"] = (
-        "base"  # which blocks a stage is made of: see PLANS; base has hard-swish, large GELU (tanh)
-    )
+    plan: Literal["base", "large"] = "base"  # the blocks of each stage, see PLANS; hard-swish or GELU (tanh)
     head_width: Positive = 16  # channels of one attention head
-    scales: tuple[Positive, ...] = (
-        5,
-    )  # kernels that gather queries, keys and values over neighbours, beside the plain ones
-    pre_logits: tuple[Positive, Positive] | None = (
-        1536,
-        1600,
-    )  # the classifier's hidden layers, before and after the mean
-    size: tuple[Positive, Positive] = (224, 224)  # what it was trained at; any other works too
+    scales: tuple[Positive, ...] = (5,)  # kernel sizes that aggregate queries, keys and values over neighbours
+    pre_logits: tuple[Positive, Positive] | None = (1536, 1600)  # hidden layers before and after the mean
+    size: tuple[Positive, Positive] = (224, 224)  # training size; any other works too
     channels: Positive = 3
     eps: PositiveFloat = 1e-15  # in the denominator of linear attention; timm has 1e-5
     norm_eps: PositiveFloat = 1e-5
-    zero_last: bool = True  # residual branches start as nothing (those of full convolutions apart)
+    zero_last: bool = True  # residual branches start at zero (except those of full convolutions)
     dropout: Fraction = 0.0  # before the classifier
     drop_path: Fraction = 0.0
 
@@ -55,12 +49,12 @@ VARIANTS = {
     "b1": Config((16, 32, 64,  128, 256),  (1, 2, 3, 3, 4), head_width=16, pre_logits=(1536, 1600)),
     "b2": Config((24, 48, 96,  192, 384),  (1, 3, 4, 4, 6), head_width=32, pre_logits=(2304, 2560)),
     "b3": Config((32, 64, 128, 256, 512),  (1, 4, 6, 6, 9), head_width=32, pre_logits=(2304, 2560)),
-    "l1": Config((32, 64, 128, 256, 512),  (1, 1, 1, 6, 6), "large", head_width=32, pre_logits=(3072, 3200), norm_eps=1e-7),
-    "l2": Config((32, 64, 128, 256, 512),  (1, 2, 2, 8, 8), "large", head_width=32, pre_logits=(3072, 3200), norm_eps=1e-7),
-    "l3": Config((64, 128, 256, 512, 1024), (1, 2, 2, 8, 8), "large", head_width=32, pre_logits=(6144, 6400), norm_eps=1e-7),
+    "l1": Config((32, 64, 128, 256, 512),   (1, 1, 1, 6, 6), "large", 32, pre_logits=(3072, 3200), norm_eps=1e-7),
+    "l2": Config((32, 64, 128, 256, 512),   (1, 2, 2, 8, 8), "large", 32, pre_logits=(3072, 3200), norm_eps=1e-7),
+    "l3": Config((64, 128, 256, 512, 1024), (1, 2, 2, 8, 8), "large", 32, pre_logits=(6144, 6400), norm_eps=1e-7),
 }  # fmt: skip
 
-PLANS: dict[str, Sequence[tuple[Kind, int, int, bool]]] = {  # of each stage: blocks, their expansion, that of the first, many norms
+PLANS: dict[str, Sequence[tuple[Kind, int, int, bool]]] = {  # by stage: block kind, expansion, the first's, all norms
     "base":  [("mb",    4, 4,  True), ("mb",    4, 4,  True), ("attention", 4, 4, False), ("attention", 4, 4, False)],
     "large": [("fused", 4, 16, True), ("fused", 4, 16, True), ("mb", 4, 16, False),       ("attention", 6, 24, False)],
 }  # fmt: skip
@@ -82,7 +76,7 @@ class Conv(nn.Sequential):
 
 
 class Inverted(nn.Sequential):
-    """MBConv: up, depthwise, down. Without `norms`, biases stand for all norms but the last."""
+    """MBConv: up, depthwise, down. Without `norms`, biases replace all norms but the last."""
 
     def __init__(self, config: Config, inside: int, out: int, stride: int, expand: int, norms: bool):
         super().__init__()
@@ -102,7 +96,7 @@ class Fused(nn.Sequential):
 
 
 class Separable(nn.Sequential):
-    """What the base plan has in its stem."""
+    """The stem block of the base plan."""
 
     def __init__(self, config: Config, width: int):
         super().__init__()
@@ -110,32 +104,29 @@ class Separable(nn.Sequential):
         self.point_conv = Conv(config, conv(width, width), act=False)
 
 
-class Plain(nn.Sequential):
-    """What the large plan has in its stem."""
-
-    def __init__(self, config: Config, width: int):
-        super().__init__()
-        self.conv1 = Conv(config, conv(width, width, 3))
-        self.conv2 = Conv(config, conv(width, width, 3), act=False)
+def full_convs(config: Config, width: int) -> nn.Sequential:
+    """The stem block of the large plan."""
+    conv1, conv2 = Conv(config, conv(width, width, 3)), Conv(config, conv(width, width, 3), act=False)
+    return nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2))
 
 
 class Residual(nn.Module):
     def __init__(self, main: nn.Module):
         super().__init__()
         self.main = main
-        self.drop_path = DropPath(0.0)  # its rate is known when all branches are counted
+        self.drop_path = DropPath(0.0)  # `set_rates` sets it when all branches are counted
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.main(x))
 
 
 class LinearAttention(nn.Module):
-    """relu(q) (relu(k)ᵀ v) / (relu(q) relu(k)ᵀ 1 + eps), then a projection (the paper's section 3.1), on maps [B D h w].
+    """relu(q) (relu(k)ᵀ v) / (relu(q) relu(k)ᵀ 1 + eps), then a projection (section 3.1), on maps [B D h w].
 
-    Half of the heads see the projected queries, keys and values, the other half the same gathered over neighbours by a depthwise
-    convolution (one such half more for each of `scales`). How much a query takes of every key is never worked out, which is the
-    point; so this is no `Attention`, and has no `weights` to look at. Sums over the whole map do not fit half precision: they
-    are float32 at least, also under autocast.
+    Half of the heads use the projected queries, keys and values, the other half the same aggregated over neighbours by
+    a depthwise convolution (one such group more for each of `scales`). The attention weights are never computed, which
+    makes it linear; so this is no `Attention` and has no `weights`. Sums over the whole map overflow half precision:
+    they are float32 at least, also under autocast.
     """
 
     def __init__(self, config: Config, width: int):
@@ -172,7 +163,7 @@ class LinearAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention for what is far, an inverted bottleneck for what is near."""
+    """Linear attention for global context, an inverted bottleneck for local features."""
 
     def __init__(self, config: Config, width: int, expand: int):
         super().__init__()
@@ -198,7 +189,8 @@ class PreLogits(nn.Module):
 
 
 class EfficientViT(Backbone):
-    """Images [B C H W] -> `Features`: one vector, what the original's last linear layer takes, and four maps at strides 4, 8, 16, 32.
+    """Images [B C H W] -> `Features`: one vector, the input of the original's last linear layer, and maps at strides 4,
+    8, 16, 32.
 
     With `pre_logits` None the vector is the mean of the last map.
     """
@@ -241,30 +233,31 @@ def build(config: Config) -> EfficientViT:
 
 
 def stem(config: Config) -> nn.Sequential:
-    """To half the resolution, then residual blocks: depthwise separable in the base plan, two full convolutions in the large."""
+    """To half the resolution, then residual blocks: depthwise separable in the base plan, two full convolutions in the
+    large."""
     width = config.widths[0]
-    made: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(in_conv=Conv(config, conv(config.channels, width, 3, 2)))
     for i in range(config.depths[0]):
-        made[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else Plain(config, width))
-    return nn.Sequential(made)
+        layers[f"res{i}"] = Residual(Separable(config, width) if config.plan == "base" else full_convs(config, width))
+    return nn.Sequential(layers)
 
 
 def stage(config: Config, inside: int, width: int, depth: int, plan: tuple[Kind, int, int, bool]) -> nn.Sequential:
-    """A block that halves the grid and has no shortcut, then `depth` blocks that keep it; the base plan counts the first as one
-    of them where no attention follows."""
+    """A block that halves the grid and has no shortcut, then `depth` blocks that keep it; in the base plan, without
+    attention, the first counts as one of them."""
     kind, expand, first, norms = plan
     down = (
         Fused(config, inside, width, 2, first) if kind == "fused" else Inverted(config, inside, width, 2, first, norms)
     )
-    made: list[nn.Module] = [nn.Sequential(OrderedDict(main=down))]
+    layers: list[nn.Module] = [nn.Sequential(OrderedDict(main=down))]
     for _ in range(depth - 1 if config.plan == "base" and kind == "mb" else depth):
         if kind == "attention":
-            made.append(Block(config, width, expand))
+            layers.append(Block(config, width, expand))
         elif kind == "fused":
-            made.append(Residual(Fused(config, width, width, 1, expand)))
+            layers.append(Residual(Fused(config, width, width, 1, expand)))
         else:
-            made.append(Residual(Inverted(config, width, width, 1, expand, norms)))
-    return nn.Sequential(*made)
+            layers.append(Residual(Inverted(config, width, width, 1, expand, norms)))
+    return nn.Sequential(*layers)
 
 
 def activation(config: Config) -> nn.Module:
@@ -272,31 +265,29 @@ def activation(config: Config) -> nn.Module:
 
 
 def check(config: Config) -> None:
-    """Errors: `UsageError` where heads do not fill a width, or a kernel has no middle."""
+    """Errors: `UsageError` where a width is not divisible by the head width, or a kernel size is even."""
     d = config.head_width
     for width, (kind, *_) in zip(config.widths[1:], PLANS[config.plan], strict=True):
         if kind == "attention" and width % d:
             near = sorted({max(d, width // d * d), (width // d + 1) * d})
-            raise UsageError(f"width {width} is not made of heads of {d} channels", f"nearest that work: {near}")
+            raise UsageError(f"width {width} is not divisible by head_width {d}", f"nearest that work: {near}")
     for kernel in config.scales:
         if kernel % 2 == 0:
-            raise UsageError(
-                f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}"
-            )
+            raise UsageError(f"kernel size {kernel} is even", f"nearest that work: {kernel - 1} and {kernel + 1}")
 
 
 def set_rates(model: EfficientViT, config: Config) -> None:
-    """Stochastic depth as in the original's training: rising evenly over the residual branches, of which those of the stem, and in
-    the large plan those of the first stage, are never left out."""
-    spared = config.depths[0] + (config.depths[1] if config.plan == "large" else 0)
-    branches = [m for m in model.modules() if isinstance(m, Residual)][spared:]
+    """Stochastic depth as in the original's training: rates rise linearly over the residual branches; those of the
+    stem, and in the large plan those of the first stage, are never dropped."""
+    undropped = config.depths[0] + (config.depths[1] if config.plan == "large" else 0)
+    branches = [m for m in model.modules() if isinstance(m, Residual)][undropped:]
     for i, branch in enumerate(branches, 1):
         branch.drop_path.drop_prob = config.drop_path * i / len(branches)
 
 
 def initialise(model: EfficientViT, zero_last: bool) -> None:
-    """As in the original's training: every weight trunc-normal 0.02, biases zero, and with `zero_last` the last norm of every
-    residual branch zero, except in branches of full convolutions."""
+    """As in the original's training: weights trunc-normal 0.02, biases zero, and with `zero_last` the last norm of
+    every residual branch zero, except in branches of full convolutions."""
     for m in model.modules():
         if isinstance(m, nn.Conv2d | nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)
@@ -304,11 +295,6 @@ def initialise(model: EfficientViT, zero_last: bool) -> None:
                 nn.init.zeros_(m.bias)
     for m in model.modules() if zero_last else ():
         if isinstance(m, Residual) and isinstance(m.main, LinearAttention):
-            zero(m.main.proj)
+            nn.init.zeros_(m.main.proj.get_parameter("norm.weight"))
         elif isinstance(m, Residual) and isinstance(m.main, Inverted | Separable):
-            zero(m.main.point_conv)
-
-
-def zero(last: Conv) -> None:
-    assert isinstance(last.norm, nn.BatchNorm2d)
-    nn.init.zeros_(last.norm.weight)
+            nn.init.zeros_(m.main.point_conv.get_parameter("norm.weight"))

@@ -1,8 +1,9 @@
-"""EfficientViT: memory efficient vision transformer with cascaded group attention (Liu et al. 2023, arxiv.org/abs/2305.07027).
+"""EfficientViT: memory efficient vision transformer with cascaded group attention (Liu et al. 2023,
+arxiv.org/abs/2305.07027).
 
-One attention between two feed-forward layers on each side, BatchNorm throughout, and heads in cascade: each sees its own share of
-the channels plus what the head before it found. This is Microsoft's; the EfficientViT of MIT is `efficientvit`. Names of parameters
-follow timm.
+One attention between two feed-forward layers on each side, BatchNorm throughout, and heads in cascade: the input of
+each is its share of the channels plus the output of the head before it. This is Microsoft's; the EfficientViT of MIT is
+`efficientvit`. Names of parameters follow timm.
 """
 
 from collections import OrderedDict
@@ -32,18 +33,13 @@ class Config:
     widths: Three = (128, 256, 384)  # of the three stages
     depths: Three = (1, 2, 3)
     heads: Three = (4, 4, 4)
-    kernels: tuple[Positive, ...] = (
-        7,
-        5,
-        3,
-        3,
-    )  # of the convolution over queries, from the first head of a stage to its last
+    kernels: tuple[Positive, ...] = (7, 5, 3, 3)  # of the convolution over queries, one for each head of a stage
     key_width: Positive = 16  # channels of a query or key
-    window: Positive = 7  # cells on a side of the square that attention sees; less where the map for `size` is smaller
+    window: Positive = 7  # cells along a side of the attention window; less where the map for `size` is smaller
     mlp_ratio: PositiveFloat = 2.0
-    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are made for; any other works too
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
-    summaries: Positive = 1  # 2: class and teacher, each with its norm
+    summaries: Positive = 1  # 2: class and distillation, each with its norm
     eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0  # before the classifier
     drop_path: Fraction = 0.0
@@ -58,28 +54,19 @@ VARIANTS = {
     "m5": Config((192, 288, 384), (1, 3, 4), (3, 3, 4), (7, 5, 3, 3)),
 }  # fmt: skip
 
-
 STRIDES = (16, 32, 64)
 
 
 class Conv(nn.Sequential):
     """A convolution without bias that keeps the grid (or halves it), and its BatchNorm."""
 
-    def __init__(
-        self,
-        config: Config,
-        inside: int,
-        out: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        start: float = 1.0,
-    ):
-        """`start`: of the norm's weights; 0 makes a residual branch start as nothing."""
+    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
+                 gain: float = 1.0):  # fmt: skip
+        """gain: initial value of the norm's weights; 0 makes a residual branch start at zero."""
         super().__init__()
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out, config.eps)
-        nn.init.constant_(self.bn.weight, start)
+        nn.init.constant_(self.bn.weight, gain)
 
 
 class Residual(nn.Module):
@@ -93,7 +80,7 @@ class Residual(nn.Module):
 
 
 class Head(Attention):
-    """One head of the cascade, on windows [B D h w]; `bias` [N N] is its own. A convolution lets queries see their neighbours."""
+    """One head of the cascade, on windows [B D h w], with its own `bias` [N N] and a convolution over the queries."""
 
     def __init__(self, config: Config, width: int, kernel: int):
         super().__init__(width, heads=1)
@@ -112,8 +99,8 @@ class Head(Attention):
 
 
 class Cascade(Displacements):
-    """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since none can begin
-    before the one ahead of it has ended; a learned bias tells each how far apart two cells are, down and across."""
+    """Windows [B D h w] -> the same shape (the paper's section 3.2). Every head is an `Attention` of its own, since
+    each needs the output of the one before; a learned bias encodes the distance of two cells, down and across."""
 
     index: Tensor
 
@@ -121,18 +108,18 @@ class Cascade(Displacements):
         super().__init__()
         self.window = window
         self.cascade = nn.ModuleList(Head(config, width // heads, kernel) for kernel in config.kernels[:heads])
-        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, start=0.0))
+        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, gain=0.0))
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         grid = x.shape[2:]
         biases = self.attention_biases[:, self.index]  # [heads N N]
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for head, share, bias in zip(self.cascade, x.chunk(len(self.cascade), dim=1), biases, strict=True):
-            seen = share + found[-1] if found else share
-            found.append(head(seen, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
-        return self.proj(torch.cat(found, dim=1))
+            inputs = share + outputs[-1] if outputs else share
+            outputs.append(head(inputs, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
+        return self.proj(torch.cat(outputs, dim=1))
 
     def by_displacement(self) -> Tensor:
         quarter = self.attention_biases.unflatten(1, (self.window, self.window))
@@ -141,8 +128,8 @@ class Cascade(Displacements):
 
 
 class WindowMixer(nn.Module):
-    """A map [B D h w] cut into squares, each attending within itself. Zeros fill the map below and to the right up to whole squares;
-    the original lets them be attended to, so they are not masked."""
+    """Attention inside square windows of a map [B D h w]. The map is padded with zeros below and to the right; as in
+    the original, the padding is attended to and not masked."""
 
     def __init__(self, attn: Cascade, stride: int):
         super().__init__()
@@ -166,18 +153,15 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         hidden = int(width * config.mlp_ratio)
-        self.pw1, self.act, self.pw2 = (
-            Conv(config, width, hidden),
-            nn.ReLU(inplace=True),
-            Conv(config, hidden, width, start=0.0),
-        )
+        self.pw1, self.act = Conv(config, width, hidden), nn.ReLU(inplace=True)
+        self.pw2 = Conv(config, hidden, width, gain=0.0)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
 
 
 class SqueezeExcite(nn.Module):
-    """Every channel times a number between 0 and 1 that the mean of all channels decides (Hu et al. 2017)."""
+    """Every channel times a gate between 0 and 1, computed from the mean of all channels (Hu et al. 2017)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -201,7 +185,7 @@ class Merge(nn.Module):
 
 
 class Block(nn.Module):
-    """Neighbours, channels, attention, neighbours, channels: each adds to what is there."""
+    """Depthwise convolution, MLP, attention, depthwise convolution, MLP; each is residual."""
 
     def __init__(self, config: Config, width: int, mixer: WindowMixer, drop_path: float):
         super().__init__()
@@ -223,7 +207,8 @@ class Stage(nn.Module):
 
 
 class EfficientViT(Backbone):
-    """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides 16, 32, 64."""
+    """Images [B C H W] -> `Features`: the mean of the last map, normalised (once for each summary), and maps at strides
+    16, 32, 64."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -245,13 +230,9 @@ class EfficientViT(Backbone):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The step from one stage to the next counts as a block, as in the original."""
-        steps = [
-            m
-            for stage in self.stages
-            for m in (stage.get_submodule("downsample"), *stage.get_submodule("blocks").children())
-        ]
-        return steps[1:]  # there is none before the first stage
+        """The downsampling between stages counts as a block, as in the original."""
+        stages = [(s.get_submodule("downsample"), *s.get_submodule("blocks").children()) for s in self.stages]
+        return [block for stage in stages for block in stage][1:]  # the first stage has no downsampling
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)
@@ -264,26 +245,27 @@ class EfficientViT(Backbone):
 
 
 def build(config: Config) -> EfficientViT:
-    """An EfficientViT of Microsoft, freshly initialised: torch's own start, and zero for position biases and the last norms of blocks."""
+    """An EfficientViT of Microsoft, freshly initialised: torch's defaults; position biases and the last norms of blocks
+    zero."""
     return EfficientViT(config)
 
 
 def stem(config: Config) -> nn.Sequential:
     """Four 3x3 convolutions of stride 2, to a sixteenth of the resolution."""
-    made: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     inside = config.channels
     for i in (1, 2, 3, 4):
         out = config.widths[0] >> (4 - i)
-        made[f"conv{i}"] = Conv(config, inside, out, 3, 2)
-        made[f"relu{i}"] = nn.ReLU(inplace=True)
+        layers[f"conv{i}"] = Conv(config, inside, out, 3, 2)
+        layers[f"relu{i}"] = nn.ReLU(inplace=True)
         inside = out
-    made.popitem()  # the last convolution is left as it is
-    return nn.Sequential(made)
+    layers.popitem()  # no activation after the last convolution
+    return nn.Sequential(layers)
 
 
-def pair(config: Config, width: int, start: float, drop_path: float) -> nn.Sequential:
+def pair(config: Config, width: int, gain: float, drop_path: float) -> nn.Sequential:
     """A depthwise convolution and a feed-forward layer, both residual."""
-    depthwise = Conv(config, width, width, 3, groups=width, start=start)
+    depthwise = Conv(config, width, width, 3, groups=width, gain=gain)
     return nn.Sequential(Residual(depthwise, drop_path), Residual(Mlp(config, width), drop_path))
 
 
@@ -294,26 +276,22 @@ def downsample(config: Config, inside: int, out: int) -> nn.Sequential:
 
 
 def distances(window: int) -> Tensor:
-    """Where in the table of biases the distance (down, across) of two cells stands: [N N], down * window + across."""
-    place = torch.arange(window)
-    apart = (place[:, None] - place).abs()
-    return (apart[:, None, :, None] * window + apart[None, :, None, :]).flatten(2).flatten(0, 1)
+    """The index into the bias table of the distance (down, across) of two cells: [N N], down * window + across."""
+    index = torch.arange(window)
+    distance = (index[:, None] - index).abs()
+    return (distance[:, None, :, None] * window + distance[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 def check(config: Config) -> None:
-    """Errors: `UsageError` where widths, heads and kernels do not fit each other."""
+    """Errors: `UsageError` where widths, heads and kernels do not match."""
     for width, heads in zip(config.widths, config.heads, strict=True):
         if width % heads:
             near = sorted({max(heads, width // heads * heads), (width // heads + 1) * heads})
-            raise UsageError(f"width {width} does not divide into {heads} heads", f"nearest widths that work: {near}")
+            raise UsageError(f"width {width} is not divisible by {heads} heads", f"nearest widths that work: {near}")
         if heads > len(config.kernels):
-            raise UsageError(f"{heads} heads need as many kernels, not {len(config.kernels)}", "lengthen kernels")
+            raise UsageError(f"{heads} heads need {heads} kernels, not {len(config.kernels)}", "add kernels")
     if config.widths[0] < 8:
-        raise UsageError(
-            f"the stem begins with an eighth of the first width, and {config.widths[0]} has none", "take at least 8"
-        )
+        raise UsageError(f"the first width is {config.widths[0]}", "use at least 8: the stem begins with an eighth")
     for kernel in config.kernels:
         if kernel % 2 == 0:
-            raise UsageError(
-                f"a kernel of {kernel} cells has no middle", f"nearest that work: {kernel - 1} and {kernel + 1}"
-            )
+            raise UsageError(f"kernel size {kernel} is even", f"nearest that work: {kernel - 1} and {kernel + 1}")

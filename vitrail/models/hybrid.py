@@ -1,9 +1,9 @@
-"""Hybrid ViT: a ResNet makes the patches (Dosovitskiy et al. 2020, section 3.1, arxiv.org/abs/2010.11929), in the sizes of
-"How to train your ViT?" (Steiner et al. 2021, arxiv.org/abs/2106.10270).
+"""Hybrid ViT: a ResNet computes the patch tokens (Dosovitskiy et al. 2020, section 3.1, arxiv.org/abs/2010.11929), in
+the sizes of "How to train your ViT?" (Steiner et al. 2021, arxiv.org/abs/2106.10270).
 
-Convolutions see the fine grid, where attention would be dear, and the transformer sees what they make of 16 or 32 pixels a side. The
-ResNet is a post-activation one with standardised weights, GroupNorm and TensorFlow's padding; behind it everything is `vit`. "R50+B/16"
-is "r50_base", and so on; a name says how many pixels a token has a side: 16 for "r50_base", 32 for the others.
+Convolutions work on the fine grid, where attention would be expensive, and the transformer on their features of stride
+16 or 32. The ResNet is a post-activation one with standardised weights, GroupNorm and TensorFlow's padding; after it
+everything is `vit`. "R50+B/16" is "r50_base", and so on; the stride is 16 for "r50_base", 32 for the others.
 """
 
 from dataclasses import dataclass, fields
@@ -27,24 +27,17 @@ GROUPS = 32  # of every GroupNorm
 
 @dataclass(frozen=True)
 class Config:
-    stages: tuple[Positive, ...] = (
-        3,
-        4,
-        9,
-    )  # bottlenecks of each; the first has stride 4, each other halves; none: root alone
-    stem_width: Positive = 64  # of the root; stage i gives 4 x 2^i of it
+    stages: tuple[Positive, ...] = (3, 4, 9)  # bottlenecks of each, at strides 4, 8, 16; (): root alone
+    stem_width: Positive = 64  # of the root; the output of stage i is 4 x 2^i times as wide
     standardise: Standard = "jax"  # weights: (w - mean) / (std + 1e-5), or as timm does (w - mean) / sqrt(var + 1e-8)
     stem_eps: PositiveFloat = 1e-6  # of the GroupNorms; timm has 1e-5
-    zero_last: bool = True  # the last norm of every bottleneck starts at zero, so that it starts as an identity
+    zero_last: bool = True  # the last norm of every bottleneck starts at zero: the block starts as the identity
     patch: Positive = 1  # a token is patch x patch cells of the ResNet's map
     width: Positive = 768
     depth: Count = 12
     heads: Positive = 12
     mlp_ratio: PositiveFloat = 4.0
-    size: tuple[Positive, Positive] = (
-        224,
-        224,
-    )  # (height, width) that position tables are made for; any other works too
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) of the position tables; any other size works too
     channels: Positive = 3
     tokens: Count = 1
     registers: Count = 0
@@ -58,9 +51,7 @@ class Config:
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: NonNegative = 0.0  # of the transformer's blocks
-    map_depths: tuple[
-        Positive, ...
-    ] = ()  # after how many of them the tokens are a map as well; after the last they always are
+    map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 
 
@@ -78,10 +69,10 @@ VARIANTS = {
 
 
 class StandardConv(nn.Conv2d):
-    """A convolution without bias whose every filter has mean 0 and deviation 1 (Qiao et al. 2019), padded so that a stride s
-    makes ceil(n / s) cells of n, the odd one right and below.
+    """A convolution without bias with weight standardisation (Qiao et al. 2019), padded so that a stride s gives ceil(n
+    / s) cells of n, the odd one right and below.
 
-    It is an `nn.Conv2d` because weight decay, initialisation and counting go by what a module is.
+    It is an `nn.Conv2d` because weight decay, initialisation and cost counting depend on the module's class.
     """
 
     def __init__(self, inside: int, out: int, kernel: int, stride: int = 1, standard: Standard = "jax"):
@@ -137,7 +128,7 @@ class Root(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = self.norm(self.conv(images)).relu()
-        return F.max_pool2d(same(x, 3, 2), 3, 2)  # zeros around it change no maximum: nothing is below zero after ReLU
+        return F.max_pool2d(same(x, 3, 2), 3, 2)  # padding with zeros changes no maximum after ReLU
 
 
 class Stage(nn.Module):
@@ -172,8 +163,8 @@ class ResNet(nn.Module):
 
 
 class Stem(nn.Module):
-    """Images [B C H W] -> tokens [B h w D]: a ResNet, and a linear layer over `patch` x `patch` of its cells. Any size of image;
-    where cells do not make whole tokens, zeros are added right and below."""
+    """Images [B C H W] -> tokens [B h w D]: a ResNet, and a linear layer over `patch` x `patch` of its cells. Any image
+    size; zeros are padded right and below to whole tokens."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -193,10 +184,10 @@ class Stem(nn.Module):
 
 
 class Hybrid(vit.ViT):
-    """Images [B C H W] -> `Features`, as a ViT whose patches come out of a ResNet. That is its stem; `blocks` are the transformer's."""
+    """Images [B C H W] -> `Features`: a ViT whose stem is a ResNet; `blocks` are the transformer's."""
 
     def __init__(self, config: Config):
-        super().__init__(transformer(config))
+        super().__init__(transformer_config(config))
         self.config = config
         self.patch_embed = Stem(config)
 
@@ -206,20 +197,21 @@ def build(config: Config) -> Hybrid:
     if config.stem_width % GROUPS:
         low = max(GROUPS, config.stem_width // GROUPS * GROUPS)
         raise UsageError(
-            f"stem_width {config.stem_width} does not divide into {GROUPS} groups", f"take {low} or {low + GROUPS}"
+            f"stem_width {config.stem_width} is not divisible by {GROUPS} groups", f"use {low} or {low + GROUPS}"
         )
     return Hybrid(config)
 
 
-def transformer(config: Config) -> vit.Config:
-    """What is behind the stem: a ViT whose patches have as many pixels as a token stands for. Fields of the same name are the same."""
+def transformer_config(config: Config) -> vit.Config:
+    """The config of the ViT after the stem: fields of the same name are the same, and `patch` is the stride of a
+    token."""
     names = {f.name for f in fields(vit.Config)} & {f.name for f in fields(config)}
     shared = {name: getattr(config, name) for name in names}
     return vit.Config(**{**shared, "patch": config.patch * (4 << max(0, len(config.stages) - 1))})
 
 
 def same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zeros around a map [B C H W] so that every stride-th cell gets a window; the odd one right and below ("SAME" in TensorFlow)."""
+    """A map [B C H W] padded with zeros as "SAME" in TensorFlow, the odd one right and below."""
     down, across = (max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in x.shape[-2:])
     if not down and not across:
         return x

@@ -1,8 +1,9 @@
-"""MobileViT: light-weight, general-purpose, and mobile-friendly vision transformer (Mehta & Rastegari 2021, arxiv.org/abs/2110.02178).
+"""MobileViT: light-weight, general-purpose, and mobile-friendly vision transformer (Mehta & Rastegari 2021,
+arxiv.org/abs/2110.02178).
 
-The light ViT of the house: of its kind the smallest, at 1.3 to 5.6 million parameters, and the plainest, an ordinary softmax
-transformer inside a convolutional pyramid, so that whatever looks at attention works on it; and two libraries hold it to compare with.
-Published weights want pixels between 0 and 1, with no mean taken off.
+A lightweight ViT of 1.3 to 5.6 million parameters: an ordinary softmax transformer inside a convolutional pyramid, so
+that all tools for attention work with it; timm and transformers have it too, to compare with. Published weights expect
+pixels between 0 and 1, without mean subtraction.
 """
 
 from collections import OrderedDict
@@ -24,23 +25,16 @@ from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveF
 @dataclass(frozen=True)
 class Config:
     stem_width: Positive = 16
-    widths: tuple[Positive, Positive, Positive, Positive, Positive] = (
-        32,
-        64,
-        96,
-        128,
-        160,
-    )  # of the maps of the five stages
-    expand: PositiveFloat = 4.0  # how much wider an inverted residual is inside
-    convs: tuple[Positive, Positive] = (
-        1,
-        3,
-    )  # inverted residuals in the first two stages; the other three have one, then a transformer
+    # widths of the maps of the five stages
+    widths: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 96, 128, 160)
+    expand: PositiveFloat = 4.0  # expansion ratio of inverted residuals
+    # inverted residuals in the first two stages; the other three have one, then a transformer
+    convs: tuple[Positive, Positive] = (1, 3)
     token_widths: tuple[Positive, Positive, Positive] = (144, 192, 240)  # of the transformers
     depths: tuple[Count, Count, Count] = (2, 4, 3)
     heads: Positive = 4
     mlp_ratio: PositiveFloat = 2.0
-    patch: Positive = 2  # one pixel of every patch x patch makes a sequence: so many, each over the whole map
+    patch: Positive = 2  # one pixel of every patch x patch is in a sequence: patch^2 sequences over the whole map
     summary_width: Positive = 640
     size: tuple[Positive, Positive] = (256, 256)
     channels: Positive = 3
@@ -58,7 +52,7 @@ VARIANTS = {
 
 
 class Conv(nn.Module):
-    """Convolution, BatchNorm and, unless told otherwise, SiLU."""
+    """Convolution, BatchNorm and, with `act`, SiLU."""
 
     def __init__(
         self, inside: int, out: int, kernel: int, eps: float, stride: int = 1, groups: int = 1, act: bool = True
@@ -73,7 +67,7 @@ class Conv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 up, 3x3 a channel, 1x1 down (MobileNetV2; Sandler et al. 2018); a shortcut where grid and width stay."""
+    """1x1 up, 3x3 depthwise, 1x1 down (MobileNetV2; Sandler et al. 2018); a shortcut where grid and width stay."""
 
     def __init__(self, config: Config, inside: int, out: int, stride: int):
         super().__init__()
@@ -115,7 +109,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class SamePlaces(Groups):
-    """The pixels that stand at the same place of their patch, `patch` x `patch` sequences, each over the whole map."""
+    """The pixels at the same position of their patch: `patch` x `patch` sequences, each over the whole map."""
 
     patch: int
 
@@ -124,10 +118,11 @@ class SamePlaces(Groups):
 
 
 class MobileViTBlock(nn.Module):
-    """What is near by convolution, what is far by a transformer, and both joined: a map [B C H W] and one like it.
+    """Local features by convolution, global ones by a transformer, both fused: a map [B C H W] -> one of the same
+    shape.
 
-    Pixels at the same place of their patch look at each other, the others not: the convolutions before have mixed those already.
-    A map that patches do not divide is stretched to the next that they do, and shrunk again after (bilinear).
+    Only pixels at the same position of their patch attend to each other: the convolutions before mix the others. A map
+    that is not divisible into patches is resized to the next larger one that is, and back after (bilinear).
     """
 
     def __init__(self, config: Config, stage: int, rates: Sequence[float]):
@@ -143,15 +138,15 @@ class MobileViTBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv_1x1(self.conv_kxk(x))
-        given = (y.shape[2], y.shape[3])
-        grid = (-(-given[0] // self.patch), -(-given[1] // self.patch))
-        whole = (grid[0] * self.patch, grid[1] * self.patch)
-        stride = (self.stride * given[0] / whole[0], self.stride * given[1] / whole[1])
-        layout = TokenLayout(whole, stride, groups=SamePlaces(self.patch))
-        y = unfold(resize(y, whole), self.patch)
+        size = (y.shape[2], y.shape[3])
+        grid = (-(-size[0] // self.patch), -(-size[1] // self.patch))
+        padded = (grid[0] * self.patch, grid[1] * self.patch)
+        stride = (self.stride * size[0] / padded[0], self.stride * size[1] / padded[1])
+        layout = TokenLayout(padded, stride, groups=SamePlaces(self.patch))
+        y = unfold(resize(y, padded), self.patch)
         for block in self.transformer:
             y = block(y, layout)
-        y = resize(fold(self.norm(y), grid, self.patch), given)
+        y = resize(fold(self.norm(y), grid, self.patch), size)
         return self.conv_fusion(torch.cat([x, self.conv_proj(y)], dim=1))
 
 
@@ -197,13 +192,13 @@ def build(config: Config) -> MobileViT:
 
 
 def unfold(x: Tensor, patch: int) -> Tensor:
-    """A map [B D hp wp] as sequences [Bpp hw D], one for every place in a patch."""
+    """A map [B D hp wp] as sequences [Bpp hw D], one for every position in a patch."""
     x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B D h p w p]
     return x.permute(0, 3, 5, 2, 4, 1).flatten(3, 4).flatten(0, 2)
 
 
 def fold(x: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """The way back."""
+    """The inverse of `unfold`."""
     x = x.unflatten(1, grid).unflatten(0, (-1, patch, patch))  # [B p p h w D]
     return x.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
 
@@ -213,7 +208,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def initialise(model: nn.Module) -> None:
-    """Convolutions He-normal over what they send out, linear layers truncated normal 0.02 (the paper's code)."""
+    """Convolutions He-normal by the fan-out, linear layers truncated normal 0.02 (the paper's code)."""
     for m in model.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

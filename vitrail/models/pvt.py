@@ -1,8 +1,9 @@
-"""PVT: Pyramid Vision Transformer, a backbone for dense prediction without convolutions (Wang et al. 2021, arxiv.org/abs/2102.12122).
+"""PVT: Pyramid Vision Transformer, a backbone for dense prediction without convolutions (Wang et al. 2021,
+arxiv.org/abs/2102.12122).
 
-Four stages, each with its own patches and its own learned positions. Attention stays affordable on the fine grids because its keys and
-values come from a coarser one; it still grows with the square of the number of pixels, from 64 times less in the first stage. A class
-token joins in the last stage only.
+Four stages, each with its own patches and its own learned positions. Keys and values come from a coarser grid, which
+reduces the cost of attention on the fine grids, by 64 in the first stage; it is still quadratic in the number of
+pixels. A class token is added in the last stage only.
 """
 
 from collections.abc import Sequence
@@ -32,17 +33,12 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (1, 2, 5, 8)
     mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (8.0, 8.0, 4.0, 4.0)
-    reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis that make one key
+    reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis per key
     patch: Positive = 4  # pixels of the first stage's; every later patch is 2x2 cells of the map before
-    size: tuple[Positive, Positive] = (
-        224,
-        224,
-    )  # (height, width) that position tables are made for; any other works too
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) of the position tables; any other size works too
     channels: Positive = 3
     eps: PositiveFloat = 1e-6  # of the norms of blocks and summary
-    inner_eps: PositiveFloat = (
-        1e-5  # of the norms after patches and after reduction: the original left these at torch's default
-    )
+    inner_eps: PositiveFloat = 1e-5  # of the norms after patches and reduction, torch's default in the original
     qkv_bias: bool = True
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -58,9 +54,9 @@ VARIANTS = {
 
 
 class ReducedAttention(Attention):
-    """Every token looks at a coarser grid: each window of `reduction` x `reduction` cells gives one key and one value (section 3.3).
-
-    As in the original, a last window that is not whole gives none; a grid smaller than one window is padded to it with zeros.
+    """Every token attends to a coarser grid: each window of `reduction` x `reduction` cells has one key and one value
+    (section 3.3). As in the original, an incomplete last window has none; a grid smaller than one window is padded to
+    it with zeros.
     """
 
     def __init__(self, width: int, heads: int, reduction: int, eps: float, qkv_bias: bool = True, dropout: float = 0.0,
@@ -115,7 +111,7 @@ class Block(nn.Module):
 
 
 class PositionTable(Position):
-    """A learned vector a cell, bilinear on another grid; `tokens` rows before them for tokens that have no cell."""
+    """A learned vector per cell, bilinear on another grid; `tokens` rows before them for tokens without a cell."""
 
     def __init__(self, grid: tuple[int, int], width: int, tokens: int):
         super().__init__()
@@ -127,7 +123,8 @@ class PositionTable(Position):
 
 
 class Stage(nn.Module):
-    """A map [B C H W] -> the next one [B D h w], and the summary tokens [B T D], of which only the last stage has one."""
+    """A map [B C H W] -> the next one [B D h w], and the summary tokens [B T D], of which only the last stage has
+    one."""
 
     def __init__(self, config: Config, stage: int, rates: Sequence[float]):
         super().__init__()
@@ -157,13 +154,16 @@ class Stage(nn.Module):
 
 
 class PVT(Backbone):
-    """Images [B C H W] -> `Features`: the class token after its norm, and four maps at strides 4, 8, 16, 32 as the blocks leave them."""
+    """Images [B C H W] -> `Features`: the class token after its norm, and four maps at strides 4, 8, 16, 32, not
+    normed."""
 
     def __init__(self, config: Config):
         super().__init__()
         if config.reductions[-1] != 1:
-            raise UsageError(f"the last stage has a class token, so its grid cannot be reduced by {config.reductions[-1]}",
-                             f"reductions that work: {(*config.reductions[:3], 1)}")  # fmt: skip
+            raise UsageError(
+                f"the last stage has a class token, so its reduction must be 1, not {config.reductions[-1]}",
+                f"use reductions {(*config.reductions[:3], 1)}",
+            )
         self.config = config
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
         self.stages = nn.ModuleList(
@@ -192,7 +192,7 @@ def build(config: Config) -> PVT:
 
 
 def initialise(model: nn.Module) -> None:
-    """Linear weights, positions and the class token trunc-normal 0.02, biases zero; convolutions as torch makes them."""
+    """Linear weights, positions and the class token trunc-normal 0.02, biases zero; convolutions torch's defaults."""
     for m in model.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)

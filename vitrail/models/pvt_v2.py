@@ -1,8 +1,8 @@
 """PVT v2: improved baselines with Pyramid Vision Transformer (Wang et al. 2021, arxiv.org/abs/2106.13797).
 
-What changed since PVT: patches overlap, the zero padding of a depthwise convolution inside the MLP tells places instead of a table,
-the summary is the mean of the last map instead of a class token. The "linear" kind draws its keys from a grid of a fixed size, so
-that the cost of attention grows with the number of pixels and not with its square.
+What changed since PVT: patches overlap, the zero padding of a depthwise convolution inside the MLP encodes positions
+instead of a table, the summary is the mean of the last map instead of a class token. The "linear" variants pool their
+keys to a grid of a fixed size, so that the cost of attention is linear in the number of pixels.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,12 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (1, 2, 5, 8)
     mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (8.0, 8.0, 4.0, 4.0)
-    reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis that make one key
-    pool: Positive | None = (
-        None  # the linear kind: keys from the grid averaged to pool x pool cells, whatever `reductions` says
-    )
+    reductions: tuple[Positive, Positive, Positive, Positive] = (8, 4, 2, 1)  # cells along an axis per key
+    pool: Positive | None = None  # linear variants: keys are averages over pool x pool cells; ignores `reductions`
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
     eps: PositiveFloat = 1e-6  # of the norms of blocks and stages
-    inner_eps: PositiveFloat = (
-        1e-5  # of the norms after patches and after reduction: the original left these at torch's default
-    )
+    inner_eps: PositiveFloat = 1e-5  # of the norms after patches and reduction, torch's default in the original
     qkv_bias: bool = True
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -59,7 +55,8 @@ STRIDES = (4, 8, 16, 32)
 
 
 class PooledAttention(Attention):
-    """Every token looks at the same number of keys, `pool` x `pool`, each the mean of its share of the grid (section 3.2)."""
+    """Every token attends to the same number of keys, `pool` x `pool`, each the mean of its share of the grid (section
+    3.2)."""
 
     def __init__(self, width: int, heads: int, pool: int, eps: float, qkv_bias: bool = True, dropout: float = 0.0,
                  attention_dropout: float = 0.0):  # fmt: skip
@@ -82,12 +79,13 @@ class PooledAttention(Attention):
 
 
 def pooled_edges(count: int, pool: int) -> Tensor:
-    """Where the shares begin and end that adaptive pooling makes of `count` cells in a row: [pool 2]. They may overlap."""
+    """The begin and end of the intervals of adaptive pooling of `count` cells in a row: [pool 2]. They may overlap."""
     return torch.tensor([[i * count // pool, -(-(i + 1) * count // pool)] for i in range(pool)], dtype=torch.float32)
 
 
 class ConvMlp(nn.Module):
-    """Linear, depthwise 3x3 convolution over the grid, GELU, linear; the linear kind has a ReLU before the convolution."""
+    """Linear, depthwise 3x3 convolution over the grid, GELU, linear; the linear variants have a ReLU before the
+    convolution."""
 
     def __init__(self, width: int, hidden: int, relu: bool, dropout: float):
         super().__init__()
@@ -121,19 +119,15 @@ class Block(nn.Module):
 
 
 def attention(config: Config, stage: int) -> Attention:
-    width, heads, eps, rates = (
-        config.widths[stage],
-        config.heads[stage],
-        config.inner_eps,
-        (config.dropout, config.attention_dropout),
-    )
+    width, heads, eps = config.widths[stage], config.heads[stage], config.inner_eps
+    rates = (config.dropout, config.attention_dropout)
     if config.pool is not None:
         return PooledAttention(width, heads, config.pool, eps, config.qkv_bias, *rates)
     return ReducedAttention(width, heads, config.reductions[stage], eps, config.qkv_bias, *rates)
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A map [B C H W] -> patches [B h w D] that reach over their neighbours: 7x7 every 4 pixels, or 3x3 every 2 cells."""
+    """A map [B C H W] -> overlapping patches [B h w D]: 7x7 every 4 pixels, or 3x3 every 2 cells."""
 
     def __init__(self, inside: int, width: int, stride: int, eps: float):
         super().__init__()
@@ -145,7 +139,8 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """The first stage takes patches [B h w D], the others a map [B C H W]; all give a map [B D h w]."""
+    """The input of the first stage is patches [B h w D], of the others a map [B C H W]; the output is a map [B D h
+    w]."""
 
     def __init__(self, config: Config, stage: int, rates: Sequence[float]):
         super().__init__()
@@ -167,7 +162,8 @@ class Stage(nn.Module):
 
 
 class PVTv2(Backbone):
-    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32, each after its norm."""
+    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32, each after its
+    norm."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -198,7 +194,7 @@ def build(config: Config) -> PVTv2:
 
 
 def initialise(model: nn.Module) -> None:
-    """Linear weights trunc-normal 0.02, convolutions He-normal by the fan out of a group, biases zero."""
+    """Linear weights trunc-normal 0.02, convolutions He-normal by the fan-out of a group, biases zero."""
     for m in model.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)

@@ -1,8 +1,9 @@
-"""ResNet v1.5: deep residual learning for image recognition (He et al. 2015, arxiv.org/abs/1512.03385), the baseline of the house.
+"""ResNet v1.5: deep residual learning for image recognition (He et al. 2015, arxiv.org/abs/1512.03385), the CNN
+baseline.
 
-Convolutions only: every block adds what it found to what it was given, so that gradients reach the first of 152 layers. The maps halve
-and widen from stage to stage, and their mean is the summary. "1.5" says where a bottleneck halves the grid: in its 3x3 convolution, not
-in the 1x1 before it, as in torchvision. Names of parameters are torchvision's.
+Convolutions only: every block adds its output to its input, so that gradients reach the first of 152 layers. The maps
+halve and widen from stage to stage, and the mean of the last is the summary. In "1.5" a bottleneck halves the grid in
+its 3x3 convolution, not in the 1x1 before it, as in torchvision. Names of parameters are torchvision's.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,7 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 3)  # blocks of each stage
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: Positive = 64  # of the first stage; each stage doubles it
-    stem_stride: Literal[4, 2, 1] = (
-        4  # of the first map: 2 leaves out the pooling; 1 is a 3x3 convolution, as for CIFAR
-    )
+    stem_stride: Literal[4, 2, 1] = 4  # of the first map: 2 has no pooling; 1 is a 3x3 convolution, as for CIFAR
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
     eps: float = 1e-5
@@ -82,7 +81,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32 (less for a finer stem)."""
+    """Images [B C H W] -> `Features`: the mean of the last map, and four maps at strides 4, 8, 16, 32 (less for a finer
+    stem)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -103,11 +103,8 @@ class ResNet(Backbone):
                 inside = (width << i) * kind.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             widths.append(inside)
-        self.summary_widths, self.map_widths, self.strides = (
-            (inside,),
-            tuple(widths),
-            tuple(stem << i for i in range(4)),
-        )
+        self.summary_widths, self.map_widths = (inside,), tuple(widths)
+        self.strides = tuple(stem << i for i in range(4))
         initialise(self, config.zero_last)
 
     @property

@@ -1,9 +1,9 @@
 """Swin: hierarchical vision transformer using shifted windows (Liu et al. 2021, arxiv.org/abs/2103.14030).
 
-Four stages on ever coarser maps. Blocks attend inside windows, straight and shifted by turns, so that attention grows with the number of
-pixels and not with its square; between stages four neighbours merge into one. Any size of image: the patch, the merging and the windows
-pad with zeros where they do not divide, and the windows stay those that `Config.size` implies. A stage whose map is smaller than the
-window has its whole map for a window.
+Four stages on ever coarser maps. Blocks attend inside windows, alternately regular and shifted, so that attention is
+linear in the number of pixels; between stages four neighbours merge into one. Any image size: patches, merging and
+windows pad with zeros where the size is not divisible, and the window size is the one for `Config.size`. In a stage
+whose map is smaller than the window, the window is the whole map.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class Config:
     window: Positive = 7  # patches along a side
     mlp_ratio: PositiveFloat = 4.0
     patch: Positive = 4
-    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that windows are fitted to; any other works too
+    size: tuple[Positive, Positive] = (224, 224)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
     qkv_bias: bool = True
     eps: PositiveFloat = 1e-5
@@ -58,7 +58,7 @@ VARIANTS = {
 
 
 class WindowAttention(Attention):
-    """The places of a window [B*n N D] look at each other, with a learned bias for every displacement."""
+    """The cells of a window [B*n N D] attend to each other, with a learned bias for every displacement."""
 
     def __init__(self, config: Config, stage: int):
         width, heads = config.width << stage, config.heads[stage]
@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four neighbours become one place of twice the width: [B H W D] -> [B H/2 W/2 2D]."""
+    """Four neighbours become one cell of twice the width: [B H W D] -> [B H/2 W/2 2D]."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
@@ -104,7 +104,7 @@ class Merge(nn.Module):
 
 
 class Stage(nn.Module):
-    """A merging, except before the first stage, and blocks that work at one resolution, that of `stride` pixels a place."""
+    """Patch merging, except before the first stage, and blocks at one resolution, of `stride` pixels per cell."""
 
     def __init__(self, downsample: nn.Module, blocks: list[nn.Module], stride: int):
         super().__init__()
@@ -120,10 +120,11 @@ class Stage(nn.Module):
 
 
 class Swin(Backbone):
-    """Images [B C H W] -> `Features`: the mean of the last map, and the maps of the four stages at strides 4, 8, 16, 32 (for a patch
-    of 4), the last of them normed.
+    """Images [B C H W] -> `Features`: the mean of the last map, and the maps of the four stages at strides 4, 8, 16, 32
+    (for a patch of 4), the last of them normed.
 
-    The plan of both Swins: `config` is this file's or that of `swin_v2`, which hands in its own kinds of block and merging.
+    Both Swins share it: `config` is this file's or that of `swin_v2`, which passes its own classes of block and
+    merging.
     """
 
     def __init__(self, config: Any, block: Callable[..., nn.Module] = Block, merge: Callable[..., nn.Module] = Merge):
@@ -168,7 +169,7 @@ def build(config: Config) -> Swin:
 
 
 def windows(config: Any) -> list[tuple[int, int]]:
-    """The window of each stage: that of the config, or the stage's whole map along an axis where that is smaller."""
+    """The window of each stage: the config's, or the stage's whole map along an axis where that is smaller."""
     grids = [grid_of(config.size, (config.patch << s, config.patch << s)) for s in STAGES]
     return [(min(config.window, grid[0]), min(config.window, grid[1])) for grid in grids]
 
@@ -179,19 +180,21 @@ def stage_windows(config: Any, stage: int, shifted: bool) -> Windows:
 
 
 def four_in_one(x: Tensor) -> Tensor:
-    """[B H W D] -> [B H/2 W/2 4D], padded with zeros to even sides. Of the four, the one below comes before the one to the right."""
+    """[B H W D] -> [B H/2 W/2 4D], padded with zeros to even sides. Of the four, the lower one comes before the right
+    one."""
     if x.shape[1] % 2 or x.shape[2] % 2:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B H/2 row W/2 column D]
     return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
-def refit(tensors: Mapping[str, Tensor], made_for: Config, config: Config) -> dict[str, Tensor]:
-    """The tensors of a backbone of `made_for` in the windows of `config`: relative tables are resampled, bicubic, as in the original."""
-    old, new = windows(made_for), windows(config)
-    fitted = dict(tensors)
+def refit(tensors: Mapping[str, Tensor], old_config: Config, config: Config) -> dict[str, Tensor]:
+    """The tensors of a backbone of `old_config` for `config`: relative-position tables are resampled to its windows,
+    bicubic, as in the original."""
+    old, new = windows(old_config), windows(config)
+    resampled = dict(tensors)
     for name, table in tensors.items():
         if name.endswith("attn.relative.table"):
             stage = int(name.split(".")[1])
-            fitted[name] = resample_bias(table, old[stage], new[stage])
-    return fitted
+            resampled[name] = resample_bias(table, old[stage], new[stage])
+    return resampled

@@ -1,9 +1,9 @@
 """Swin V2: scaling up capacity and resolution (Liu et al. 2021, arxiv.org/abs/2111.09883).
 
-The plan of `swin` with three changes: norms come after the branches they belong to and start at zero, so that blocks start as
-identities; attention compares directions (cosines) at a learned temperature; a small network tells the relative bias from the
-logarithm of the displacement, so that weights carry over to other windows. Weights that were trained in other windows want them stated
-in `pretrained_windows`: displacements are then measured in those.
+`swin` with three changes: norms come after the branches and start at zero, so that blocks start as identities
+(res-post-norm); attention uses the cosine with a learned temperature; a small MLP computes the relative bias from the
+logarithm of the displacement, so that weights transfer to other windows. For weights trained with other windows, state
+those in `pretrained_windows`: displacements are then measured in units of them.
 """
 
 import math
@@ -31,12 +31,11 @@ class Config:
     depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (3, 6, 12, 24)
     window: Positive = 8  # patches along a side
-    pretrained_windows: tuple[Positive, Positive, Positive, Positive] | None = (
-        None  # of each stage, where weights come from others
-    )
+    # windows of each stage in pre-training, where they differ
+    pretrained_windows: tuple[Positive, Positive, Positive, Positive] | None = None
     mlp_ratio: PositiveFloat = 4.0
     patch: Positive = 4
-    size: tuple[Positive, Positive] = (256, 256)  # (height, width) that windows are fitted to; any other works too
+    size: tuple[Positive, Positive] = (256, 256)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
     qkv_bias: bool = True  # of queries and values; keys have none
     eps: PositiveFloat = 1e-5
@@ -54,21 +53,23 @@ VARIANTS = {
     "base_w16":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=16),
     "base_w12_192":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=12, size=(192, 192)),
     "large_w12_192": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, size=(192, 192)),
-    "base_w12to16_256":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=16, pretrained_windows=(12, 12, 12, 6)),
-    "large_w12to16_256": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=16, pretrained_windows=(12, 12, 12, 6)),
-    "base_w12to24_384":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=24, pretrained_windows=(12, 12, 12, 6),
-                                size=(384, 384)),
-    "large_w12to24_384": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=24, pretrained_windows=(12, 12, 12, 6),
-                                size=(384, 384)),
+    "base_w12to16_256":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=16,
+                                pretrained_windows=(12, 12, 12, 6)),
+    "large_w12to16_256": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=16,
+                                pretrained_windows=(12, 12, 12, 6)),
+    "base_w12to24_384":  Config(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32),  window=24,
+                                pretrained_windows=(12, 12, 12, 6), size=(384, 384)),
+    "large_w12to24_384": Config(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=24,
+                                pretrained_windows=(12, 12, 12, 6), size=(384, 384)),
 }  # fmt: skip
 
-HIDDEN = 512  # width of the network behind the relative bias
+HIDDEN = 512  # hidden width of the MLP of the relative bias
 
 
 class ContinuousBias(Displacements):
-    """The bias [heads N N] of a window, told from displacements by linear, ReLU, linear; at most 16 (section 3.3).
-
-    Its weights stand in for a table of positions and are plain parameters, not linear layers: they do not decay.
+    """The bias [heads N N] of a window, computed from displacements by linear, ReLU, linear; at most 16 (section 3.3).
+    Its weights replace a position table and are plain parameters, not linear layers, so that weight decay excludes
+    them.
     """
 
     places: Tensor
@@ -96,7 +97,8 @@ class ContinuousBias(Displacements):
 
 
 class CosineAttention(Attention):
-    """The places of a window [B*n N D] look at each other by the cosine of the angle between query and key, times a temperature a head."""
+    """The cells of a window [B*n N D] attend to each other by the cosine of query and key, times a temperature per
+    head."""
 
     def __init__(self, config: Config, stage: int):
         width, heads, window = config.width << stage, config.heads[stage], windows(config)[stage]
@@ -105,17 +107,18 @@ class CosineAttention(Attention):
         self.q_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
         self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
-        before = config.pretrained_windows
-        self.relative = ContinuousBias(window, heads, window if before is None else (before[stage], before[stage]))
+        pretrained = config.pretrained_windows
+        self.relative = ContinuousBias(
+            window, heads, window if pretrained is None else (pretrained[stage], pretrained[stage])
+        )
 
     def project(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionInputs:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.q_bias is not None and self.v_bias is not None:
             q, v = q + self.q_bias, v + self.v_bias
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))  # [B*n h N d]
-        temperature = (
-            self.logit_scale.clamp(max=math.log(100)).exp() * q.shape[-1] ** 0.5
-        )  # attention divides by the root
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        temperature = scale * q.shape[-1] ** 0.5  # attention divides by the root
         return AttentionInputs(unit(q) * temperature, unit(k), v, add_mask(self.relative(), mask, x.shape[0]))
 
     def locate(self, x: Tensor, mask: Tensor | None, layout: TokenLayout) -> AttentionLayout:
@@ -142,7 +145,7 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four neighbours become one place of twice the width, normed after: [B H W D] -> [B H/2 W/2 2D]."""
+    """Four neighbours become one cell of twice the width, normed after: [B H W D] -> [B H/2 W/2 2D]."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
@@ -159,12 +162,14 @@ def build(config: Config) -> Swin:
 
 
 def unit(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """Vectors at length one. What has no length, as the key of a padded place, keeps none: an eps would be lost in half precision."""
+    """Vectors normalised to length one. Zero vectors, such as keys of padding, stay zero: an eps would be lost in half
+    precision."""
     length = x.norm(dim=-1, keepdim=True)
     return x / length.masked_fill(length == 0, 1)
 
 
 def log_displacements(window: int, of: int) -> Tensor:
-    """The displacements along an axis of a window in units of one of `of` places, -8..8 when they are equal, on a logarithmic scale."""
+    """The displacements along an axis of a window, in units of a window of `of` cells (-8..8 when equal), on a
+    logarithmic scale."""
     steps = torch.arange(1 - window, window, dtype=torch.float32) * 8 / max(of - 1, 1)
     return steps.sign() * (steps.abs() + 1).log2() / 3

@@ -1,8 +1,8 @@
 """ViT: an image is worth 16x16 words (Dosovitskiy et al. 2020, arxiv.org/abs/2010.11929).
 
-A grid of patches, a learned summary token, a stack of identical blocks. Every patch looks at every other, so attention grows with the
-square of the number of patches. What later papers changed in this plan is a field of `Config`: no class token (mean of the patches), a
-second one for a teacher (DeiT), registers, other positions.
+A grid of patches, a learned class token, a stack of identical blocks. Every patch attends to every other, so attention
+is quadratic in the number of patches. Variations of later papers are fields of `Config`: no class token (mean of the
+patches), a distillation token (DeiT), registers, other position encodings.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,25 +14,22 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
-from vitrail.layers.attention import PositionTerms, SelfAttention
+from vitrail.layers.attention import SelfAttention, build_position_terms
 from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
 from vitrail.layers.empty import ignore_empty
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
-from vitrail.layers.neighbourhood import Neighbourhood
 from vitrail.layers.norm import NormKind, layer_scale, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, grid_of
-from vitrail.layers.position import Concatenate, Factorised, Learned, SinCos
-from vitrail.layers.position import Position as Table
-from vitrail.layers.relative import RelativeBias
+from vitrail.layers.position import Concatenate, Learned, build_position
 from vitrail.layers.resample import Resampling
-from vitrail.layers.rotary import Rotary
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
 
 Position = Literal[
-    "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope", "rope_half"
+    "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope",
+    "rope_half",
 ]  # fmt: skip
 
 
@@ -43,20 +40,18 @@ class Config:
     heads: int = 12
     mlp_ratio: float = 4.0
     patch: int | tuple[int, int] = 16  # pixels, or (height, width) of a rectangular patch
-    size: tuple[int, int] = (224, 224)  # (height, width) that position tables are made for; any other works too
+    size: tuple[int, int] = (224, 224)  # (height, width) of the position tables; any other size works too
     channels: int = 3
     stem: Literal["patch", "conv"] = "patch"  # "conv": 3x3 convolutions of stride 2 (Xiao et al. 2021)
-    tokens: int = 1  # summaries: 0 the mean of the patches, 1 a class token, 2 class and teacher
+    tokens: int = 1  # summaries: 0 the mean of the patches, 1 a class token, 2 class and distillation token
     registers: int = 0  # learned tokens that nothing reads out (Darcet et al. 2023)
     position: Position = "learned"
     position_tokens: bool = True  # a learned table has rows for the summary tokens as well (N+1 rows, not N)
     position_join: Literal["add", "concat"] = "add"
     position_init: Literal["normal", "xavier"] = "normal"
-    position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights want their own
+    position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights need their own
     rope_base: float = 100.0
-    attention_radius: Positive | None = (
-        None  # how many patches far attention looks; class token and registers see everything
-    )
+    attention_radius: Positive | None = None  # in patches; class token and registers attend to all
     pre_logits: Count = 0  # width of the pre-training head's hidden layer; 0: none
     pre_logits_act: Literal["tanh", "relu"] = "tanh"
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -67,16 +62,14 @@ class Config:
     eps: float = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False
-    layer_scale: float | None = None  # its start
+    layer_scale: float | None = None  # initial value
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_schedule: Schedule = "linear"
-    drop_path_skip: bool = False  # dropped branches are not computed, which saves time
-    patch_dropout: Fraction = 0.0  # share of the patches that training leaves out (PatchDropout, Liu et al. 2022)
-    map_depths: tuple[
-        Positive, ...
-    ] = ()  # after how many blocks the patches are a map as well; after the last they always are
+    drop_path_skip: bool = False  # dropped branches are not computed
+    patch_dropout: Fraction = 0.0  # share of the patches dropped in training (PatchDropout, Liu et al. 2022)
+    map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 
 
@@ -126,8 +119,8 @@ class Block(nn.Module):
 class ViT(Backbone):
     """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as a map [B D h w].
 
-    With `map_depths` there are several maps, all at the patch's stride: those between blocks are as the blocks leave them, and
-    the last has gone through the final norm. What reads them brings norms of its own.
+    With `map_depths` there are several maps, all at the patch's stride: those between blocks are not normed, the last
+    is after the final norm. Heads that use them have their own norms.
     """
 
     blocks: nn.ModuleList
@@ -135,7 +128,7 @@ class ViT(Backbone):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.patch = pair(config.patch)  # pixels that a token stands for, down and across
+        self.patch = pair(config.patch)  # pixels of a token, down and across
         width, patch = config.width, self.patch
         grid = grid_of(config.size, patch)
         self.patch_embed = stem(config, patch)
@@ -143,15 +136,15 @@ class ViT(Backbone):
         self.tokens = nn.Parameter(torch.empty(config.tokens, width)) if config.tokens else None
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.dropout = nn.Dropout(config.dropout)
-        self.patch_dropout = checked_dropout(config)
+        self.patch_dropout = check_patch_dropout(config)
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
         self.pre_logits = pre_logits(config)
         self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
         self.has_distillation_token = config.tokens == 2
-        self.between = between(config)  # after how many blocks there is a map besides the last
-        maps = len(self.between) + 1
+        self.inner_depths = inner_depths(config)  # numbers of blocks before the maps besides the last
+        maps = len(self.inner_depths) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
         for tokens in (self.tokens, self.registers):
@@ -170,7 +163,7 @@ class ViT(Backbone):
         maps = []
         for done, block in enumerate(self.blocks, start=1):
             x = block(x, layout)
-            if done in self.between:
+            if done in self.inner_depths:
                 maps.append(patch_map(x, layout))
         x = self.norm(x)
         maps.append(patch_map(x, layout))
@@ -178,24 +171,24 @@ class ViT(Backbone):
         return Features(tuple(map(self.pre_logits, summaries)), tuple(maps))
 
     def drop_patches(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """In training a share of the patches [B N D] is left out, as many of every image and each drawing its own; returns those
-        that stay and their places [B n], None where all do."""
+        """In training a random share of the patches [B N D] is dropped, the same number for each image; returns the
+        others and their indices [B n], None where all are kept."""
         count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
         if count >= patches.shape[1]:
             return patches, None
-        places = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
-        return patches.take_along_dim(places[..., None], 1), places
+        indices = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
+        return patches.take_along_dim(indices[..., None], 1), indices
 
     def behind_tokens(self, patches: Tensor) -> Tensor:
         """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
         leading: list[Tensor] = []
         if self.tokens is not None:
-            placed = isinstance(self.position, Learned) and self.config.position_tokens
-            leading.append(self.tokens + self.position.token_rows if placed else self.tokens)  # type: ignore[operator]
+            learned = isinstance(self.position, Learned) and self.config.position_tokens
+            leading.append(self.tokens + self.position.token_rows if learned else self.tokens)  # type: ignore[operator]
         if self.registers is not None:
             leading.append(self.registers)
         if not leading:
-            return patches.contiguous()  # as `cat` makes them: every norm would copy them otherwise
+            return patches.contiguous()  # as `cat` returns them: every norm would copy them otherwise
         return torch.cat([torch.cat(leading).expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
@@ -205,12 +198,12 @@ def build(config: Config) -> ViT:
 
 
 def patch_map(x: Tensor, layout: TokenLayout) -> Tensor:
-    """The patches of a sequence as a map [B D h w]. Those that were left out are given the mean of the rest, so that it keeps its shape
-    and its mean."""
+    """The patches of a sequence as a map [B D h w]. Dropped ones are filled with the mean of the rest, which keeps
+    shape and mean."""
     patches, (h, w), kept = x[:, layout.leading :], layout.grid, layout.kept
     if kept is not None:
-        whole = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
-        patches = whole.scatter(1, kept[..., None].expand_as(patches), patches)
+        filled = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
+        patches = filled.scatter(1, kept[..., None].expand_as(patches), patches)
     return patches.mT.unflatten(2, (h, w))  # [B hw D] -> [B D h w]
 
 
@@ -223,54 +216,37 @@ def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
         return PatchEmbed(config.channels, config.width, patch)
     if patch[0] != patch[1]:
         raise UsageError(
-            f"the convolutional stem takes a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number'
+            f"the convolutional stem needs a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number'
         )
     return ConvStem(config.channels, config.width, patch[0])
 
 
 def position(config: Config, grid: tuple[int, int]) -> nn.Module:
-    """What is joined to the patches before the first block; relative and rotary positions act in the blocks instead."""
-    width = config.width
-    made: Table | None = None
-    if config.position == "learned":
-        rows = config.tokens if config.position_tokens and config.position_join == "add" else 0
-        made = Learned(grid, width, rows, config.position_init, config.position_resampling)
-    elif config.position == "factorised":
-        made = Factorised(grid, width, config.position_init)
-    elif config.position in SINCOS:
-        made = SinCos(grid, width, SINCOS[config.position])
+    """The encoding added to the patches before the first block; relative and rotary positions act in the blocks."""
+    tokens = config.tokens if config.position_tokens and config.position_join == "add" else 0
+    table = build_position(
+        config.position, grid, config.width, tokens, config.position_init, config.position_resampling
+    )
     if config.position_join == "concat":
-        if made is None:
-            raise UsageError(
-                f"position {config.position!r} is not a table, so there is nothing to concatenate",
-                "use learned or sincos",
-            )
-        return Concatenate(made, width)
-    return made or nn.Identity()
-
-
-SINCOS = {"sincos1d": "1d", "sincos2d": "mae", "sincos2d_bv": "big_vision", "sincos2d_sum": "sum"}
+        if table is None:
+            what = f"position {config.position!r} is not a table, so there is nothing to concatenate"
+            raise UsageError(what, "use learned or sincos")
+        return Concatenate(table, config.width)
+    return table or nn.Identity()
 
 
 def attention(config: Config) -> SelfAttention:
-    grid = grid_of(config.size, pair(config.patch))
-    rotary = relative = None
-    if config.position in ("rope", "rope_half"):
-        pairs = "half" if config.position == "rope_half" else "interleaved"
-        rotary = Rotary(config.width // config.heads, config.rope_base, pairs, grid)
-    elif config.position == "relative":
-        leading = config.tokens + config.registers
-        relative = RelativeBias(grid, config.heads, leading)
-    near = None if config.attention_radius is None else Neighbourhood(config.attention_radius)
+    grid, leading = grid_of(config.size, pair(config.patch)), config.tokens + config.registers
+    head_width, radius = config.width // config.heads, config.attention_radius
+    terms = build_position_terms(config.position, grid, leading, config.heads, head_width, config.rope_base, radius)
     qk_norm = config.eps if config.qk_norm else None
-    places = PositionTerms(rotary, relative, near)
     return SelfAttention(
-        config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, places
+        config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, terms
     )
 
 
-def checked_dropout(config: Config) -> float:
-    """`patch_dropout`. Errors: `UsageError` where blocks must know where on the grid a patch is: they do not when some are left out."""
+def check_patch_dropout(config: Config) -> float:
+    """`patch_dropout`. Errors: `UsageError` where blocks need the position of every patch on the grid."""
     if config.patch_dropout and (
         config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None
     ):
@@ -280,22 +256,23 @@ def checked_dropout(config: Config) -> float:
             else f"attention_radius {config.attention_radius}"
         )
         raise UsageError(
-            f"patch_dropout leaves patches out, and {which} counts on the whole grid",
-            'position="sincos2d", or patch_dropout 0',
+            f"patch_dropout drops patches, and {which} needs the whole grid",
+            'use position="sincos2d", or patch_dropout 0',
         )
     return config.patch_dropout
 
 
-def between(config: Config) -> tuple[int, ...]:
-    """The depths of `map_depths` below the last block. Errors: `UsageError` for depths that there are not, or out of order."""
+def inner_depths(config: Config) -> tuple[int, ...]:
+    """The depths of `map_depths` before the last block. Errors: `UsageError` for depths out of range, or out of
+    order."""
     depths = config.map_depths
-    told = " ".join(map(str, depths))
+    text = " ".join(map(str, depths))
     if depths and not 1 <= min(depths) <= max(depths) <= config.depth:
-        raise UsageError(f"map_depths is {told}, and there are {config.depth} blocks", f"depths of 1 to {config.depth}")
-    if list(depths) != sorted(set(depths)):
         raise UsageError(
-            f"the depths of map_depths do not rise: {told}", f"write {' '.join(map(str, sorted(set(depths))))}"
+            f"map_depths is {text}, and there are {config.depth} blocks", f"use depths of 1 to {config.depth}"
         )
+    if list(depths) != sorted(set(depths)):
+        raise UsageError(f"map_depths is not ascending: {text}", f"use {' '.join(map(str, sorted(set(depths))))}")
     return tuple(depth for depth in depths if depth < config.depth)
 
 
@@ -304,7 +281,7 @@ def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
         return DropPath(rate)
     if not config.residual:
         raise UsageError(
-            "drop_path_skip leaves branches out, and residual false leaves nothing beside them", "drop_path_skip false"
+            "drop_path_skip drops whole branches, so residual must not be false", "use drop_path_skip false"
         )
     return SkipPath(rate)
 

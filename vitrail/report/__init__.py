@@ -1,1 +1,1 @@
-"""One offline page that tells a run."""
+"""The HTML report of a run, the comparison of runs, and their diagnosis."""

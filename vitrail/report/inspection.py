@@ -1,4 +1,4 @@
-"""What was seen inside a model, as files: overlays, arrays, contact sheets, figures and tables."""
+"""Results of inspecting a model as files: overlays, arrays, contact sheets, figures and tables."""
 
 import csv
 import io
@@ -14,22 +14,22 @@ from vitrail.evaluation.look import ImageMaps
 
 TILE, CAPTION, GAP = 160, 15, 6  # pixels of a contact sheet
 ACROSS = 8  # tiles
-CROWDED = 40  # axes from which a figure is laid out the quick way
+CROWDED = 40  # axes from which a figure is laid out without the slow layout engine
 DPI = 110
 
 
-def image_files(folder: Path, name: str, sight: ImageMaps) -> Iterator[tuple[Path, bytes]]:
+def image_files(folder: Path, name: str, maps: ImageMaps) -> Iterator[tuple[Path, bytes]]:
     """The files of one image: NAME-sheet.png, NAME.npz and an overlay for each map in NAME/."""
-    drawn = [(one.name, sight.overlay(one)) for one in sight.maps]
-    yield folder / f"{name}-sheet.png", encode_png(sheet(sight, drawn))
-    yield folder / f"{name}.npz", pack_arrays({one.name: one.values.numpy() for one in sight.maps})
-    for title, pixels in drawn:
+    overlays = [(one.name, maps.overlay(one)) for one in maps.maps]
+    yield folder / f"{name}-sheet.png", encode_png(sheet(maps, overlays))
+    yield folder / f"{name}.npz", pack_arrays({one.name: one.values.numpy() for one in maps.maps})
+    for title, pixels in overlays:
         yield folder / name / f"{safe_name(title)}.png", encode_png(pixels)
 
 
-def sheet(maps: ImageMaps, drawn: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """The image and all that is drawn over it, small, each with its name below: uint8 [H W 3]."""
-    tiles = [(maps.prediction or "image", to_rgb(maps.image)), *drawn]
+def sheet(maps: ImageMaps, overlays: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """A contact sheet of the image and its overlays, each with its name below: uint8 [H W 3]."""
+    tiles = [(maps.prediction or "image", to_rgb(maps.image)), *overlays]
     across = min(ACROSS, len(tiles))
     down = -(-len(tiles) // across)
     tall = fit_image(tiles[0][1]).height
@@ -53,19 +53,19 @@ def fit_image(pixels: np.ndarray) -> Image.Image:
 
 def shorten_title(title: str) -> str:
     """What fits under a tile, in letters that the font has."""
-    plain = title.encode("latin-1", "replace").decode("latin-1")
-    return plain if len(plain) <= TILE // 6 else f"...{plain[3 - TILE // 6 :]}"
+    text = title.encode("latin-1", "replace").decode("latin-1")
+    return text if len(text) <= TILE // 6 else f"...{text[3 - TILE // 6 :]}"
 
 
 def inspection_files(folder: Path, one: Inspection) -> Iterator[tuple[Path, bytes]]:
-    """The files of one look at the model: NAME.npz, NAME.png (NAME-PART.png where there are several) and NAME.csv."""
+    """The files of one inspection of the model: NAME.npz, NAME.png (or NAME-PART.png for several) and NAME.csv."""
     yield folder / f"{one.name}.npz", pack_arrays(one.arrays)
     for part, figure in one.figures.items():
         if len(figure.axes) > CROWDED:
             figure.set_layout_engine("none")
-        written = io.BytesIO()
-        figure.savefig(written, format="png", dpi=DPI)
-        yield folder / f"{one.name}{f'-{safe_name(part)}' if part else ''}.png", written.getvalue()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI)
+        yield folder / f"{one.name}{f'-{safe_name(part)}' if part else ''}.png", buffer.getvalue()
     if one.table:
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(one.table)
@@ -74,9 +74,9 @@ def inspection_files(folder: Path, one: Inspection) -> Iterator[tuple[Path, byte
 
 def pack_arrays(arrays) -> bytes:
     """Arrays by name as .npz; slashes in names would become folders."""
-    written = io.BytesIO()
-    np.savez_compressed(written, **{name.replace("/", ":"): values for name, values in arrays.items()})
-    return written.getvalue()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name.replace("/", ":"): values for name, values in arrays.items()})
+    return buffer.getvalue()
 
 
 def safe_name(name: str) -> str:

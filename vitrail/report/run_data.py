@@ -1,4 +1,4 @@
-"""All that a report needs to know of a run, read once; what is missing or damaged is left empty, with the reason."""
+"""All data of a run that a report needs, read once; what is missing or damaged is left empty, with the reason."""
 
 import json
 import zipfile
@@ -21,15 +21,16 @@ from vitrail.engine.freeze import freeze, parts_to_freeze
 from vitrail.errors import VitrailError
 from vitrail.recipe import Choice, Recipe
 
-NOTHING = np.zeros((0, 0))
-ORDER = ("test", "val", "train")  # which part judges a model, where there are several
+EMPTY = np.zeros((0, 0))
+ORDER = ("test", "val", "train")  # the part to evaluate on, where there are several
 
 
 class Evaluation(NamedTuple):
-    """One judged part of the data. probabilities [N K], targets [N] or [N K] and names are empty where they are not kept.
+    """The evaluation of one part of the data.
 
-    rows, scores: of masks and boxes instead, what was counted in each image [N W] and how good that is [N]; rows of a model that makes
-    images are the losses [N 1].
+    probabilities [N K], targets [N] or [N K] and names are empty where they were not saved, probabilities also for a
+    task that evaluates on changed images. For masks and boxes, rows holds the counts of each image [N W] and scores the
+    score of each image [N]; for a generative model, rows holds the losses [N 1].
     """
 
     part: str
@@ -37,12 +38,12 @@ class Evaluation(NamedTuple):
     probabilities: np.ndarray
     targets: np.ndarray
     names: list[str]
-    rows: np.ndarray = NOTHING
-    scores: np.ndarray = NOTHING
+    rows: np.ndarray = EMPTY
+    scores: np.ndarray = EMPTY
 
 
 class Score(NamedTuple):
-    """The number in the headline: `value`, a share unless less is better, over so many `images` of `part`, after `step` steps."""
+    """The metric in the headline: `value` (a fraction unless lower is better) over `images` of `part` at `step`."""
 
     part: str
     value: float
@@ -52,9 +53,9 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as it lies in its folder. `evaluation`: the part that counts; `others`: metrics of further parts by name.
+    """A run, read from its folder. `evaluation`: of the main part; `others`: metrics of the other parts by name.
 
-    `absent` says why there is no `dataset`.
+    `absent`: why there is no `dataset`.
     """
 
     folder: RunFolder
@@ -88,12 +89,12 @@ class RunData:
 
     @property
     def is_lower_better(self) -> bool:
-        """Whether less of the metric is better; then it is no share."""
+        """Whether lower values of the metric are better; then it is not a fraction."""
         return not self.task.metric.higher_is_better
 
     @property
     def steps(self) -> int:
-        """Steps of the whole plan."""
+        """Total training steps of the recipe."""
         return self.recipe.train.steps or 0
 
     @property
@@ -107,7 +108,7 @@ class RunData:
 
     @property
     def seconds(self) -> float:
-        """Time spent stepping and judging, over all resumptions."""
+        """Time spent in training steps and evaluations, over all resumptions."""
         steps = [0, *(int(row["step"]) for row in self.training)]
         batch = self.recipe.train.batch_size or 1
         stepping = [
@@ -119,7 +120,7 @@ class RunData:
 
     @property
     def score(self) -> Score | None:
-        """From the kept judgement; while a run goes on, from the last line of its log."""
+        """From the saved evaluation; while a run goes on, from the last evaluation in its log."""
         if self.evaluation and self.metric in self.evaluation.metrics:
             numbers = self.evaluation.metrics
             return Score(self.evaluation.part, numbers[self.metric], int(numbers["count"]), self.steps_done)
@@ -130,7 +131,7 @@ class RunData:
 
 
 def read_run(folder: RunFolder) -> RunData:
-    """Errors: `UsageError` or `CheckpointError` where the folder is no run; whatever else is missing is left out."""
+    """Errors: `UsageError` or `CheckpointError` where the folder is not a run; whatever else is missing is omitted."""
     recipe, about = folder.recipe(), folder.about()
     rows = [row for row in log.read_rows(folder.log) if isinstance(row, dict) and isinstance(row.get("step"), int)]
     metrics = read_evaluations(folder)
@@ -151,32 +152,30 @@ def read_run(folder: RunFolder) -> RunData:
 
 
 def read_evaluations(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """The metrics of every judged part."""
-    found = {}
+    """The metrics of every evaluated part."""
+    evaluations = {}
     for path in sorted(folder.evaluation.glob("*.json")):
         try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            evaluations[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-    return {part: metrics for part, metrics in found.items() if isinstance(metrics, dict) and "count" in metrics}
+    return {part: metrics for part, metrics in evaluations.items() if isinstance(metrics, dict) and "count" in metrics}
 
 
 def read_evaluation(folder: RunFolder, part: str, metrics: dict[str, Any]) -> Evaluation:
-    """A part with what was said of each of its images."""
+    """The evaluation of a part with the predictions for each image."""
     try:
-        with (
-            (folder.evaluation / f"{part}.npz").open("rb") as file,
-            np.load(file) as kept,
-        ):  # numpy leaves what is damaged open
-            found = {key: kept.get(key, NOTHING) for key in ("probabilities", "targets", "rows", "scores")}
-            found["rows"] = kept.get("losses", found["rows"])
-            return Evaluation(part, metrics, names=[str(name) for name in kept["names"]], **found)
+        # numpy does not close a damaged file by itself
+        with (folder.evaluation / f"{part}.npz").open("rb") as file, np.load(file) as archive:
+            arrays = {key: archive.get(key, EMPTY) for key in ("probabilities", "targets", "rows", "scores")}
+            arrays["rows"] = archive.get("losses", arrays["rows"])
+            return Evaluation(part, metrics, names=[str(name) for name in archive["names"]], **arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return Evaluation(part, metrics, np.zeros((0, 0)), np.zeros(0, int), [])
 
 
 def open_dataset(recipe: Recipe, about: dict[str, Any]) -> tuple[Dataset | None, str]:
-    """The data set of the run as it is now, or why it cannot be had."""
+    """The data set of the run as it is now, or why it cannot be opened."""
     try:
         return reopen_dataset(recipe, about), ""
     except VitrailError as error:
@@ -186,7 +185,7 @@ def open_dataset(recipe: Recipe, about: dict[str, Any]) -> tuple[Dataset | None,
 
 
 def read_cost(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
-    """What the model of a recipe costs; its structure is enough, so no weight is read or made."""
+    """The cost of a recipe's model, from its structure on the meta device: no weights are read or allocated."""
     import torch
 
     try:
@@ -195,10 +194,5 @@ def read_cost(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
         trunk = trunk_of(net)
         freeze(parts_to_freeze(net, trunk, list(trunk.blocks), recipe.optim.freeze))
         return cost(net)
-    except (
-        VitrailError,
-        RuntimeError,
-        ValueError,
-        NotImplementedError,
-    ):  # a family that cannot be counted costs its section only
+    except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # only the cost section is omitted
         return None

@@ -1,1 +1,1 @@
-"""What is on the disk whole or not at all: files and folders, tensors with a manifest, journals."""
+"""Atomic storage: files and folders, tensors with a checksum, journals."""

@@ -1,4 +1,4 @@
-"""Files and folders on disk that are either whole or not there: written beside their place and renamed at the end."""
+"""Atomic writes of files and folders: written under a temporary name beside the target, then renamed."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ MANIFEST = "manifest.json"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside its place, on to the disk, then into its place."""
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Writes a file atomically: to a temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        write_through(beside, content)
-        os.replace(beside, path)
+        write_through(temporary, content)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -31,7 +31,7 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes a rename last through a power cut."""
+    """Makes a rename durable: fsync of the folder."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -41,22 +41,22 @@ def sync_folder(path: Path) -> None:
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
-    """Writes `files` as the folder `path`, which must not be there yet. Until the last rename nothing of it can be seen.
+    """Writes `files` as the folder `path`, which must not exist yet. Until the last rename it is invisible.
 
-    Errors: `OSError` as the disk gives it (full, read-only); then nothing is left behind and nothing old is touched.
+    Errors: `OSError` as the disk gives it (full, read-only); then the disk is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
         for name, content in files.items():
-            write_through(beside / name, content)
-        write_through(beside / MANIFEST, manifest(files))
-        sync_folder(beside)
-        os.rename(beside, path)
+            write_through(temporary / name, content)
+        write_through(temporary / MANIFEST, manifest(files))
+        sync_folder(temporary)
+        os.rename(temporary, path)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
 
@@ -70,7 +70,7 @@ def manifest(files: dict[str, bytes]) -> bytes:
 
 
 def verify_folder(path: Path) -> None:
-    """Errors: `CheckpointError` that names the first file that is missing, surplus, of another size or altered."""
+    """Errors: `CheckpointError` that names the first file that is missing, unlisted, of another size or altered."""
     try:
         rows = json.loads((path / MANIFEST).read_bytes())["files"]
         expected = {name: (row["bytes"], row["sha256"]) for name, row in rows.items()}
@@ -78,10 +78,10 @@ def verify_folder(path: Path) -> None:
         raise CheckpointError(f"{path} has no {MANIFEST}, so it cannot be trusted", "use another checkpoint") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise CheckpointError(f"{path / MANIFEST} is damaged", "use another checkpoint") from None
-    there = {p.name for p in path.iterdir()} - {MANIFEST}
-    for name in sorted(there ^ set(expected)):
+    present = {p.name for p in path.iterdir()} - {MANIFEST}
+    for name in sorted(present ^ set(expected)):
         raise CheckpointError(
-            f"{path / name} is {'not listed' if name in there else 'missing'}", "use another checkpoint"
+            f"{path / name} is {'not listed' if name in present else 'missing'}", "use another checkpoint"
         )
     for name, (size, sha256) in expected.items():
         try:
@@ -92,18 +92,18 @@ def verify_folder(path: Path) -> None:
             ) from None
         if len(content) != size:
             raise CheckpointError(
-                f"{path / name} has {len(content)} bytes, not {size}", "it was cut short; use another checkpoint"
+                f"{path / name} has {len(content)} bytes, not {size}", "it is truncated; use another checkpoint"
             )
         if hashlib.sha256(content).hexdigest() != sha256:
             raise CheckpointError(f"{path / name} was altered: its SHA-256 does not match", "use another checkpoint")
 
 
 def clean_folder(path: Path) -> list[Path]:
-    """Removes what an interrupted write left beside its place; returns what it removed. Only for folders that are ours alone."""
-    left = list(path.glob(".*.tmp-*")) if path.is_dir() else []
-    for p in left:
+    """Removes and returns the temporary files of interrupted writes. Only for folders of our own."""
+    leftovers = list(path.glob(".*.tmp-*")) if path.is_dir() else []
+    for p in leftovers:
         if p.is_dir():
             shutil.rmtree(p, ignore_errors=True)
         else:
             p.unlink(missing_ok=True)
-    return left
+    return leftovers

@@ -1,4 +1,4 @@
-"""A journal: a file of lines of JSON, each on the disk before its writer goes on, and read up to the first that is not whole."""
+"""A journal: a file of JSON lines, each synced to disk when added, and read up to the first incomplete line."""
 
 import json
 import os
@@ -7,30 +7,31 @@ from typing import Any
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a journal, and how many bytes they take. What a power cut left behind the last whole line is left out, as is
-    everything behind a line that is damaged: whoever wrote it can write it again."""
-    found: list[dict[str, Any]] = []
+    """The complete records of a journal, and their size in bytes. Everything behind the first incomplete or damaged
+    line
+    is ignored: its writer can write it again."""
+    records: list[dict[str, Any]] = []
     size = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
-            said = json.loads(line)
+            record = json.loads(line)
         except ValueError:
             break
-        if not line.endswith(b"\n") or not isinstance(said, dict):
+        if not line.endswith(b"\n") or not isinstance(record, dict):
             break
-        found.append(said)
+        records.append(record)
         size += len(line)
-    return found, size
+    return records, size
 
 
 def trim(path: Path, size: int) -> None:
-    """Cuts off what lies behind the whole lines."""
+    """Truncates the file behind its complete records."""
     if path.exists() and path.stat().st_size > size:
         os.truncate(path, size)
 
 
 def add(path: Path, record: dict[str, Any]) -> None:
-    """Appends a line and waits until the disk has it. Errors: `ValueError` for numbers that JSON does not know."""
+    """Appends a record and syncs it to disk. Errors: `ValueError` for NaN and infinity, which JSON lacks."""
     line = json.dumps(record, allow_nan=False) + "\n"
     with path.open("ab") as file:
         file.write(line.encode())

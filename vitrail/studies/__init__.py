@@ -1,1 +1,1 @@
-"""Experiments that show what a part of training does: one file a study, with a frozen `Config`, `build` and `run`."""
+"""Studies: reproducible experiments on training, one file each, with a frozen `Config`, `build` and `run`."""

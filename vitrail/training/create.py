@@ -57,7 +57,7 @@ def load_initial_weights(session: Session, prepared: PreparedRun) -> LoadReport 
     """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
     if prepared.origin is None:
         return None
-    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.dataset.classes)
+    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.bundle.classes)
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

@@ -24,11 +24,11 @@ class MetricsWindow:
         self.done += 1
 
     def close(self, report: StepReport) -> Iterator[Event]:
-        """The row of the log, and a warning where a gradient was far above the usual."""
-        exploded = self.norms.check(self.reports)
+        """The row of the log, and a warning where a gradient was far above the recent ones."""
+        warning = self.norms.check(self.reports)
         yield Event("train", report.step, self.values(report))
-        if exploded:
-            yield Event("note", report.step, {"text": exploded})
+        if warning:
+            yield Event("note", report.step, {"text": warning})
 
     def values(self, report: StepReport) -> dict[str, Any]:
         """Means over the window; `eta_s` from the mean step since the start."""

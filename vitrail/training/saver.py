@@ -11,7 +11,8 @@ from vitrail.training.session import Session
 FAILED_SAVES = 3  # in a row, before a run gives up
 
 
-def newest(session: Session) -> str:
+def newest_checkpoint(session: Session) -> str:
+    """For messages."""
     saved = checkpoint.list_checkpoints(session.folder.checkpoints)
     return f"the last checkpoint is {saved[0].name}" if saved else "there was no checkpoint yet"
 
@@ -40,13 +41,13 @@ class Saver:
             yield Event("saved", step, {"path": str(path)})
         except Exception as error:
             self.failed += 1
-            told = f"step {step} could not be saved: {reason(error, session)}"
+            what = f"step {step} could not be saved: {failure_reason(error, session)}"
             if self.failed >= FAILED_SAVES or final:
-                raise RunError(told, f"free some space, then: vitrail train --resume {session.folder.path}") from None
-            yield Event("note", step, {"text": f"{told}; older checkpoints are untouched, going on"})
+                raise RunError(what, f"free some space, then: vitrail train --resume {session.folder.path}") from None
+            yield Event("note", step, {"text": f"{what}; older checkpoints are untouched, going on"})
 
 
-def reason(error: Exception, session: Session) -> str:
+def failure_reason(error: Exception, session: Session) -> str:
     """Why a disk refused, with what is needed and what is there."""
     import shutil
 

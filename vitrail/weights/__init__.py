@@ -1,1 +1,1 @@
-"""Model folders and files on disk: written whole, verified when read."""
+"""Published weights: reading, renaming, resizing and loading them into models."""

@@ -1,6 +1,6 @@
-"""Published tensors into a model: names by a table, shapes by `resize`, and a report of what became of every one.
+"""Loads published tensors into a model: names by a table, shapes by `resize`, and a report on every tensor.
 
-Everything is worked out and checked before the first number of the model is touched.
+Everything is computed and checked before the model is modified.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,31 +24,24 @@ OURS: dict[str, Table] = {
     "vitrail": (Rule("backbone.{rest}", "{rest}"), Rule("heads.{rest}", "heads.{rest}")),
     "vitrail:backbone": (Rule("{rest}", "{rest}"),),
 }
-INSIDE = (
-    "opt/target/",
-    "params/img/",
-    "params/",
-    "backbone.",
-    "model.",
-    "encoder.",
-)  # what a model is often wrapped in
-RESIZE = "resize=True (--resize) fits tables, patches and channels"
-LEAVE = "leave_head=True (--new-head) loads the rest and leaves the head as it is"
+WRAPPING_PREFIXES = ("opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.")
+RESIZE = "resize=True (--resize) resizes tables, patches and channels"
+NEW_HEAD = "new_head=True (--new-head) loads the rest and re-initialises the head"
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What may be done beyond copying. strict: a name that is missing or unexpected is an error."""
+    """Options beyond copying. strict: a missing or unexpected name is an error."""
 
     strict: bool = True
     resize: bool = False
     new_head: bool = False
-    grid: tuple[int, int] | None = None  # (height, width) that position tables were made for; None: a square one
+    grid: tuple[int, int] | None = None  # (height, width) of position tables; None: square
 
 
 @dataclass(frozen=True)
 class MatchedTensors:
-    """A file's tensors in our names, by the table that knew most of them."""
+    """A file's tensors in our names, by the table that matches best."""
 
     source: str
     tensors: dict[str, Tensor]  # names as in the state dict of the model
@@ -60,110 +53,105 @@ class MatchedTensors:
 def choose_source(
     model: nn.Module, raw: RawWeights, tables: Mapping[str, Table], source: str = "auto"
 ) -> MatchedTensors:
-    """The reading of a file that leaves the fewest names unknown or missing. `source`: a key of `tables`, or "auto" for any.
+    """The table that leaves the fewest names unknown or missing. `source`: a key of `tables`, or "auto" for any.
 
-    A key "timm:swiglu" is another layout of the source "timm". Errors: `UsageError` for a source that is not there.
+    A key "timm:swiglu" is another layout of the source "timm". Errors: `UsageError` for an unknown source.
     """
     tables = {**tables, **OURS}
-    known = dict.fromkeys(key.partition(":")[0] for key in tables)
+    names = dict.fromkeys(key.partition(":")[0] for key in tables)
     if source != "auto":
-        choose(source, ["auto", *known], "source", f"sources: auto, {', '.join(known)}")
-    wanted = needed(model)
+        choose(source, ["auto", *names], "source", f"sources: auto, {', '.join(names)}")
+    expected = required_tensors(model)
     best: MatchedTensors | None = None
-    least = 0
-    equals: list[str] = []
+    lowest = 0
+    ties: list[str] = []
     for key, rules in tables.items():
         if source not in ("auto", key.partition(":")[0]):
             continue
-        for tensors, notes in readings(raw):
-            made = convert(tensors, rules)
-            found = {full(name, model): t for name, t in made.tensors.items()}
-            score = len(made.unknown) + len(set(wanted) - set(found)) + len(set(found) - set(wanted)) + len(notes)
-            if best is None or score < least:
-                best = MatchedTensors(key, found, tuple(made.unknown), made.dropped, (*raw.notes, *notes))
-                least, equals = score, []
-            elif score == least:
-                equals.append(key.partition(":")[0])
+        for tensors, notes in without_prefixes(raw):
+            converted = convert(tensors, rules)
+            renamed = {full_name(name, model): t for name, t in converted.tensors.items()}
+            score = (
+                len(converted.unknown)
+                + len(set(expected) - set(renamed))
+                + len(set(renamed) - set(expected))
+                + len(notes)
+            )
+            if best is None or score < lowest:
+                best = MatchedTensors(key, renamed, tuple(converted.unknown), converted.dropped, (*raw.notes, *notes))
+                lowest, ties = score, []
+            elif score == lowest:
+                ties.append(key.partition(":")[0])
     assert best is not None
     own = best.source.partition(":")[0]
-    others = [name for name in dict.fromkeys(equals) if name != own]
-    said = (
-        f"the names are those of {' and '.join(others)} as well; {own} was taken, --format says otherwise"
-        if others
-        else ""
-    )
-    return replace(best, notes=(*best.notes, *([said] if said else [])))
+    others = [name for name in dict.fromkeys(ties) if name != own]
+    if not others:
+        return best
+    note = f"the names match {' and '.join(others)} as well; read as {own}, --format selects another"
+    return replace(best, notes=(*best.notes, note))
 
 
-def readings(raw: RawWeights) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
-    """A file's tensors as they are, and without a prefix that wraps the model."""
-    tensors = {
-        name: t for name, t in raw.tensors.items() if t.numel()
-    }  # what has no numbers is no parameter of any model
+def without_prefixes(raw: RawWeights) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
+    """A file's tensors as they are, and without each wrapping prefix."""
+    tensors = {name: t for name, t in raw.tensors.items() if t.numel()}  # an empty tensor is no parameter of any model
     yield tensors, ()
-    for prefix in INSIDE:
+    for prefix in WRAPPING_PREFIXES:
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         rest = [name for name in tensors if not name.startswith(prefix)]
-        if not prefix.endswith(
-            "/"
-        ):  # a head stands beside its model; beside opt/target/ stands the state of an optimiser
+        if not prefix.endswith("/"):  # a head is beside its model; beside opt/target/ is the state of an optimizer
             if inside.keys() & set(rest):
                 continue
             inside, rest = inside and {**inside, **{name: tensors[name] for name in rest}}, []
         if inside:
-            yield (
-                inside,
-                (
-                    f"{prefix!r} was taken off the names",
-                    *([f"outside of it, left: {list_names(rest)}"] if rest else []),
-                ),
-            )
+            ignored = [f"without this prefix, ignored: {list_names(rest)}"] if rest else []
+            yield inside, (f"the prefix {prefix!r} was removed", *ignored)
 
 
-def full(name: str, model: nn.Module) -> str:
-    """A name inside the backbone as one of the whole model."""
+def full_name(name: str, model: nn.Module) -> str:
+    """The name of a backbone's tensor in the whole model."""
     return f"backbone.{name}" if isinstance(model, HeadedModel) and not name.startswith("heads.") else name
 
 
-def needed(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that a file must have: counters of batches are never missing."""
+def required_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a file must contain: batch counters of normalisation are optional."""
     return {n: t for n, t in model.state_dict().items() if not n.endswith(".num_batches_tracked")}
 
 
 def load_tensors(model: nn.Module, raw: RawWeights, chosen: MatchedTensors, options: LoadOptions) -> LoadReport:
-    """Copies the tensors into the model. Errors: `CheckpointError`, and then the model is as it was."""
-    wanted, state = needed(model), model.state_dict()
-    left_out: dict[str, str] = {}
+    """Copies the tensors into the model. Errors: `CheckpointError`; the model is then unchanged."""
+    expected, state = required_tensors(model), model.state_dict()
+    excluded: dict[str, str] = {}
     resized: dict[str, str] = {}
     tensors = dict(chosen.tensors)
     if options.new_head:
-        left_out = {
-            n: "the head was to be left" for n in list(tensors) if is_of_head(n, state) and tensors.pop(n) is not None
+        excluded = {
+            n: "classifier head re-initialised"
+            for n in list(tensors)
+            if is_of_head(n, state) and tensors.pop(n) is not None
         }
     unexpected = [*chosen.unknown, *(n for n in tensors if n not in state)]
     tensors = {n: t for n, t in tensors.items() if n in state}
-    missing = [n for n in wanted if n not in tensors and not (options.new_head and n.startswith("heads."))]
+    missing = [n for n in expected if n not in tensors and not (options.new_head and n.startswith("heads."))]
     if options.strict and (missing or unexpected):
-        raise CheckpointError(describe_mismatch(chosen.source, missing, unexpected), advice(missing, unexpected))
+        raise CheckpointError(describe_mismatch(chosen.source, missing, unexpected), suggest_fix(missing, unexpected))
     wrong: dict[str, str] = {}
     for name in list(tensors):
         reshape(name, tensors, model, state[name], options, resized, wrong)
     if wrong:
-        raise CheckpointError(f"{len(wrong)} tensors do not fit: " + "; ".join(f"{n} {why}" for n, why in list(wrong.items())[:4]),
-                              LEAVE if all(n.startswith("heads.") for n in wrong) else RESIZE)  # fmt: skip
+        reasons = "; ".join(f"{n} {why}" for n, why in list(wrong.items())[:4])
+        fix = NEW_HEAD if all(n.startswith("heads.") for n in wrong) else RESIZE
+        raise CheckpointError(f"{len(wrong)} tensors do not fit: {reasons}", fix)
     if bad := nonfinite_names(tensors):
         raise CheckpointError(
-            f"{len(bad)} tensors hold NaN or infinity: {list_names(bad)}", "use another copy of the file"
+            f"{len(bad)} tensors contain NaN or infinity: {list_names(bad)}", "use another copy of the file"
         )
     if not tensors:
-        raise CheckpointError(
-            f"no tensor of the file has a place in this model (read as {chosen.source})", "is it the right model?"
-        )
+        raise CheckpointError(f"no tensor of the file matches this model (read as {chosen.source})", "check --model")
     with torch.no_grad():
         for name, t in tensors.items():
             state[name].copy_(t)
-    counted = sum(t.numel() for n, t in wanted.items() if n in tensors) / max(
-        1, sum(t.numel() for t in wanted.values())
+    fraction = sum(t.numel() for n, t in expected.items() if n in tensors) / max(
+        1, sum(t.numel() for t in expected.values())
     )
     kinds = sorted(
         {
@@ -172,50 +160,60 @@ def load_tensors(model: nn.Module, raw: RawWeights, chosen: MatchedTensors, opti
             if t.dtype != state[n].dtype
         }
     )
-    notes = (*chosen.notes, *(f"numbers turned from {k}" for k in kinds))
-    return LoadReport(chosen.source, raw.sha256, tuple(sorted(tensors)), tuple(missing), tuple(unexpected), resized, left_out,
-                      chosen.dropped, counted, notes)  # fmt: skip
+    notes = (*chosen.notes, *(f"converted from {k}" for k in kinds))
+    names = tuple(sorted(tensors)), tuple(missing), tuple(unexpected)
+    return LoadReport(chosen.source, raw.sha256, *names, resized, excluded, chosen.dropped, fraction, notes)
 
 
-def reshape(name: str, tensors: dict[str, Tensor], model: nn.Module, place: Tensor, options: LoadOptions, resized: dict[str, str],
-            wrong: dict[str, str]) -> None:  # fmt: skip
-    """Brings one tensor into the shape of its place, or says in `wrong` why not."""
+def reshape(
+    name: str,
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    parameter: Tensor,
+    options: LoadOptions,
+    resized: dict[str, str],
+    wrong: dict[str, str],
+) -> None:
+    """Resizes one tensor to the shape of its parameter, or records in `wrong` why not."""
     tensor = tensors[name]
-    if place.is_meta:
-        wrong[name] = "has no numbers to be replaced: the model is on the meta device"
-    elif tensor.is_floating_point() != place.is_floating_point():
-        wrong[name] = f"is of {tensor.dtype} in the file and of {place.dtype} in the model".replace("torch.", "")
+    if parameter.is_meta:
+        wrong[name] = "has no storage: the model is on the meta device"
+    elif tensor.is_floating_point() != parameter.is_floating_point():
+        wrong[name] = f"is {tensor.dtype} in the file and {parameter.dtype} in the model".replace("torch.", "")
     if name in wrong:
         return
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    gridded = isinstance(module, Position | RelativeBias) and leaf == "table"
-    stated = gridded and options.grid is not None and module.grid != options.grid
-    if tensor.shape == place.shape and not stated:
+    has_grid = isinstance(module, Position | RelativeBias) and leaf == "table"
+    is_other_grid = has_grid and options.grid is not None and module.grid != options.grid
+    if tensor.shape == parameter.shape and not is_other_grid:
         return
-    fitted = fit_tensor(tensor, module, leaf, channels_of(model), options.grid)
-    sizes = f"is {list(tensor.shape)} in the file and {list(place.shape)} in the model"
-    if fitted is None or fitted.tensor.shape != place.shape:
-        turned = tensor.ndim == 2 and tensor.mT.shape == place.shape
-        wrong[name] = sizes + (" (transposed)" if turned else "")
-    elif not (options.resize or fitted.exact):
-        wrong[name] = f"{sizes} ({fitted.how})"
-    elif fitted.token is not None and (beside := f"{owner.rpartition('.')[0]}.tokens".lstrip(".")) not in tensors:
-        wrong[name] = f"{sizes}, and there is no {beside} to take its rows"
+    resized_tensor = fit_tensor(tensor, module, leaf, channels_of(model), options.grid)
+    sizes = f"is {list(tensor.shape)} in the file and {list(parameter.shape)} in the model"
+    if resized_tensor is None or resized_tensor.tensor.shape != parameter.shape:
+        is_transposed = tensor.ndim == 2 and tensor.mT.shape == parameter.shape
+        wrong[name] = sizes + (" (transposed)" if is_transposed else "")
+    elif not (options.resize or resized_tensor.exact):
+        wrong[name] = f"{sizes} ({resized_tensor.how})"
+    elif (
+        resized_tensor.token is not None
+        and (token_name := f"{owner.rpartition('.')[0]}.tokens".lstrip(".")) not in tensors
+    ):
+        wrong[name] = f"{sizes}, and there is no {token_name} for its rows"
     else:
-        if fitted.token is not None:
-            tensors[beside] = tensors[beside] + fitted.token
-        tensors[name], resized[name] = fitted.tensor, fitted.how
+        if resized_tensor.token is not None:
+            tensors[token_name] = tensors[token_name] + resized_tensor.token
+        tensors[name], resized[name] = resized_tensor.tensor, resized_tensor.how
 
 
 def channels_of(model: nn.Module) -> int:
-    """Of the images that it takes."""
+    """The number of input channels of a model."""
     inner: Any = model.backbone if isinstance(model, HeadedModel) else model
     return inner.config.channels
 
 
 def is_of_head(name: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is the head's: a hidden layer before it goes with it where the model has no place for one."""
+    """Whether a tensor belongs to the head: so does a hidden layer before it, where the model has none."""
     return name.startswith("heads.") or (name.startswith("backbone.pre_logits.") and name not in state)
 
 
@@ -223,26 +221,27 @@ def describe_mismatch(source: str, missing: list[str], unexpected: list[str]) ->
     parts = [
         f"{what} {list_names(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
     ]
-    return f"read as {source}, the file and the model do not have the same names; {'; '.join(parts)}"
+    return f"read as {source}, the names of file and model differ; {'; '.join(parts)}"
 
 
-HINTS = {  # part of a name: the key of a model that makes or unmakes it
-    "gamma": "--model.layer-scale", "ls1": "--model.layer-scale", "registers": "--model.registers", "reg_token": "--model.registers",
-    "register_tokens": "--model.registers", "pre_logits": "--model.pre-logits", "pooler": "--model.pre-logits",
-    "q_norm": "--model.qk-norm", "w12": "--model.mlp swiglu", "dist_token": "--model.tokens 2", "position": "--model.position",
+HINTS = {  # part of a name: the setting of the model that adds or removes it
+    "gamma": "--model.layer-scale", "ls1": "--model.layer-scale", "registers": "--model.registers",
+    "reg_token": "--model.registers", "register_tokens": "--model.registers", "pre_logits": "--model.pre-logits",
+    "pooler": "--model.pre-logits", "q_norm": "--model.qk-norm", "w12": "--model.mlp swiglu",
+    "dist_token": "--model.tokens 2", "position": "--model.position",
 }  # fmt: skip
 
 
-def advice(missing: list[str], unexpected: list[str]) -> str:
-    """What would make the names agree, as far as it can be told from them."""
+def suggest_fix(missing: list[str], unexpected: list[str]) -> str:
+    """A remedy for a mismatch, guessed from the names."""
     names = [*missing, *unexpected]
     heads = [n for n in names if n.startswith(("heads.", "head.", "classifier."))]
     if heads and len(heads) == len(names):
-        return LEAVE
+        return NEW_HEAD
     blocks = {n.split("blocks.")[-1].split(".")[0] for n in names if "blocks." in n}
     keys = list(dict.fromkeys(key for part, key in HINTS.items() if any(part in n for n in names)))
     if keys:
-        return f"look at {', '.join(keys)}" + ("; and " + LEAVE if heads else "")
+        return f"check {', '.join(keys)}" + ("; and " + NEW_HEAD if heads else "")
     if blocks:
-        return "is it the right model, of the right depth? vitrail models lists them"
-    return "is it the right model? strict=False loads what fits"
+        return "check the model and its depth; vitrail models lists them"
+    return "check the model; strict=False (--no-strict) loads what fits"

@@ -1,10 +1,10 @@
-"""What published weights expect of an image. A table of names says it beside its rules, as `IMAGES`, by source."""
+"""The preprocessing of published weights: a table of names has it as `PREPROCESSING`, by source."""
 
 from typing import Literal, NamedTuple
 
 
 class Preprocessing(NamedTuple):
-    """mean and std of pixels in [0, 1], red green blue; `resize_mode` as in the `[input]` of a recipe."""
+    """mean and std of RGB pixels in [0, 1]; `resize_mode` as in the `[input]` of a recipe."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)

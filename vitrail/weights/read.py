@@ -1,7 +1,7 @@
-"""Tensors out of files that strangers wrote, without ever running their code: .safetensors, .pth and .npz.
+"""Reads tensors from untrusted files without executing code: .safetensors, .pth and .npz.
 
-`weights_only=True` and `allow_pickle=False` are the second line. The first is that everything a file promises, its directory, its
-pickle, the shapes in it, is checked against the bytes that are there before torch or numpy open it.
+`weights_only=True` and `allow_pickle=False` are the second line of defence. The first: everything that a file claims,
+its directory, its pickle and its shapes, is checked against its bytes before torch or numpy open it.
 """
 
 import hashlib
@@ -34,34 +34,36 @@ KINDS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 LONGEST_HEADER = 8 * 2**20  # bytes of a .safetensors header: 60,000 tensors
 EXPANDED, AT_LEAST = 20, 64 * 2**20  # an .npz may grow to 20 times its size, or to 64 MiB
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "teacher", "student", "module", "net")
-PREFIXES = ("module.", "_orig_mod.")  # put there by DistributedDataParallel and torch.compile
-BESIDE = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
+PREFIXES = ("module.", "_orig_mod.")  # added by DistributedDataParallel and torch.compile
+EXTRA_ENTRIES = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 
 
 class RawWeights(NamedTuple):
-    """What a file holds: tensors by name, and what it says of itself (only ours do)."""
+    """The content of a file: tensors by name, and metadata (in our files only)."""
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
     sha256: str
-    notes: tuple[str, ...] = ()  # what else is in the file, and what was taken off the names
+    notes: tuple[str, ...] = ()  # other content of the file, and removed prefixes
 
 
 def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
-    """The tensors in a file. `sha256`: what its bytes must hash to. Errors: `CheckpointError` for anything damaged or hostile.
+    """The tensors in a file. sha256: expected hash of its bytes. Errors: `CheckpointError` for a damaged or malicious
+    file.
 
-    The tensors of a .pth lie in the file itself until they are copied; leave the file alone meanwhile.
+    The tensors of a .pth are memory-mapped until they are copied; do not change the file meanwhile.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}", "give a .safetensors, .pth or .npz file")
     if path.suffix not in {".safetensors", ".npz", *TORCH}:
         raise CheckpointError(
-            f"{path} is none of .safetensors, .npz, {', '.join(sorted(TORCH))}", "its ending says how it is read"
+            f"{path} is none of .safetensors, .npz, {', '.join(sorted(TORCH))}",
+            "rename it: the suffix decides how it is read",
         )
     try:
-        found = hash_file(path)
-        if sha256 is not None and found != sha256.lower().removeprefix("sha256:"):
-            raise CheckpointError(f"{path} is not the file it should be: its SHA-256 is {found}", "download it again")
+        digest = hash_file(path)
+        if sha256 is not None and digest != sha256.lower().removeprefix("sha256:"):
+            raise CheckpointError(f"{path} is not the expected file: its SHA-256 is {digest}", "download it again")
         about: dict[str, Any] = {}
         notes: tuple[str, ...] = ()
         if path.suffix == ".safetensors":
@@ -78,14 +80,12 @@ def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror or error})", "check the file and its permissions"
         ) from None
-    except (
-        Exception
-    ) as error:  # whatever a damaged file provokes in a library is a damaged file, not a bug of the user's
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    except Exception as error:  # any exception of a library means a damaged file, not a bug
+        first_line = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}: {first})", "copy it again, or use another copy"
+            f"{path} is damaged ({type(error).__name__}: {first_line})", "copy it again, or use another copy"
         ) from None
-    return RawWeights(tensors, about, found, notes)
+    return RawWeights(tensors, about, digest, notes)
 
 
 def hash_file(path: Path) -> str:
@@ -94,107 +94,115 @@ def hash_file(path: Path) -> str:
 
 
 def check_header(path: Path) -> None:
-    """What safetensors itself lets pass: a name twice, a header of 100 MB, kinds of number that no weights have."""
+    """Rejects what safetensors accepts: a name twice, a header of 100 MB, dtypes that no weights have."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise CheckpointError(
-                f"{path} is not a whole .safetensors file (its header says {length:,} bytes)", "copy it again"
+                f"{path} is not a whole .safetensors file (its header claims {length:,} bytes)", "copy it again"
             )
         if length > LONGEST_HEADER:
-            raise refused_error(path, f"its header says {length:,} bytes; {LONGEST_HEADER:,} are the most")
+            raise refused_error(path, f"its header claims {length:,} bytes, more than the limit of {LONGEST_HEADER:,}")
         text = file.read(length)
-    twice: list[str] = []
+    duplicates: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice.extend(name for i, (name, _) in enumerate(pairs) if i >= len(dict(pairs))) if len(dict(pairs)) != len(
-            pairs
-        ) else None
+        duplicates.extend(name for i, (name, _) in enumerate(pairs) if i >= len(dict(pairs))) if len(
+            dict(pairs)
+        ) != len(pairs) else None
         return dict(pairs)
 
     try:
         header = json.loads(text, object_pairs_hook=once)
         rows = [(name, row["dtype"], row["shape"]) for name, row in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"the header of {path} is damaged", "copy the file again from where it came") from None
-    if twice:
+        raise CheckpointError(f"the header of {path} is damaged", "copy the file again from its source") from None
+    if duplicates:
         raise refused_error(path, "its header has a name twice")
     for name, kind, _ in rows:
         if kind not in KINDS:
-            raise refused_error(path, f"{name} is of the kind {kind!r}; known are {', '.join(KINDS)}")
+            raise refused_error(path, f"{name} has the dtype {kind!r}; supported are {', '.join(KINDS)}")
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A state dict written by torch. Old files that are a bare pickle are refused."""
+    """A state dict written by torch. Old files that are a bare pickle are rejected."""
     if not begins_as_zip(path):
-        raise CheckpointError(f"{path} is not a zip, as torch writes since 1.6: it is a bare pickle, cut short, or something else",
-                              "if you trust it, load and save it again with a recent torch, best as .safetensors")  # fmt: skip
-    placed = read_directory(path, (STORED,))
-    top = placed[0].entry.name.partition("/")[0] if placed else ""
-    inside = {p.entry.name.removeprefix(f"{top}/"): p for p in placed}
-    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        raise CheckpointError(
+            f"{path} is not a zip, which torch writes since 1.6: it is a bare pickle, truncated, or another format",
+            "if you trust it, load and save it again with a recent torch, best as .safetensors",
+        )
+    entries = read_directory(path, (STORED,))
+    top = entries[0].entry.name.partition("/")[0] if entries else ""
+    by_name = {p.entry.name.removeprefix(f"{top}/"): p for p in entries}
+    if "constants.pkl" in by_name or any(name.startswith("code/") for name in by_name):
         raise CheckpointError(
             f"{path} is a TorchScript program, not weights", "ask for its state dict, best as .safetensors"
         )
-    strange = [
-        n for n in inside if n not in BESIDE and n != "data.pkl" and not (n.startswith("data/") and n[5:].isdigit())
+    unexpected = [
+        n
+        for n in by_name
+        if n not in EXTRA_ENTRIES and n != "data.pkl" and not (n.startswith("data/") and n[5:].isdigit())
     ]
-    if strange or "data.pkl" not in inside or any(not p.entry.name.startswith(f"{top}/") for p in placed):
-        raise refused_error(path, f"it has {strange[0]!r} inside" if strange else "it has no data.pkl inside")
-    pickled = inside["data.pkl"]
-    if pickled.entry.size > LONGEST:
-        raise refused_error(path, f"its pickle is {pickled.entry.size:,} bytes long; {LONGEST:,} are the most")
+    if unexpected or "data.pkl" not in by_name or any(not p.entry.name.startswith(f"{top}/") for p in entries):
+        raise refused_error(path, f"it contains {unexpected[0]!r}" if unexpected else "it contains no data.pkl")
+    pickle_entry = by_name["data.pkl"]
+    if pickle_entry.entry.size > LONGEST:
+        raise refused_error(
+            path, f"its pickle has {pickle_entry.entry.size:,} bytes, more than the limit of {LONGEST:,}"
+        )
     with path.open("rb") as file:
-        file.seek(pickled.start)
-        check_stream(file.read(pickled.entry.size), path)
-    check_sums(path, placed)
+        file.seek(pickle_entry.start)
+        check_stream(file.read(pickle_entry.entry.size), path)
+    check_sums(path, entries)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        first_line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged ({first})", "ask for it as .safetensors"
+            f"{path} contains more than tensors, or is damaged ({first_line})", "ask for it as .safetensors"
         ) from None
-    return state_dict(found, path)
+    return extract_state_dict(content, path)
 
 
-def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The one state dict in what a training script saved, with the prefixes of wrappers taken off; and what was left."""
+def extract_state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict in what a training script saved, without prefixes of wrappers; and notes on what was ignored."""
     notes = []
     for _ in range(3):
-        if not isinstance(found, Mapping) or any(isinstance(v, Tensor) for v in found.values()):
+        if not isinstance(content, Mapping) or any(isinstance(v, Tensor) for v in content.values()):
             break
-        inside = [key for key in WRAPPERS if isinstance(found.get(key), Mapping)]
-        if not inside:
+        wrappers = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not wrappers:
             break
-        rest = ", ".join(sorted(str(k) for k in found if k != inside[0])[:8])
-        notes.append(f"{inside[0]!r} is what was taken" + (f"; beside it: {rest}" if rest else ""))
-        found = found[inside[0]]
+        rest = ", ".join(sorted(str(k) for k in content if k != wrappers[0])[:8])
+        notes.append(f"read from {wrappers[0]!r}" + (f"; ignored beside it: {rest}" if rest else ""))
+        content = content[wrappers[0]]
     tensors = (
-        {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+        {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
     )
     if not tensors:
         raise CheckpointError(
-            f"{path} holds no state dict", f"looked for tensors by name, also under {', '.join(WRAPPERS[:4])}, ..."
+            f"{path} contains no state dict", f"save tensors by name, or under one of {', '.join(WRAPPERS[:4])}, ..."
         )
-    if others := [str(k) for k, v in found.items() if not isinstance(v, Tensor)]:
-        notes.append(f"no tensors, left: {', '.join(sorted(others)[:8])}")
+    if non_tensors := [str(k) for k, v in content.items() if not isinstance(v, Tensor)]:
+        notes.append(f"no tensors, ignored: {', '.join(sorted(non_tensors)[:8])}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), ""):
         tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-        notes.append(f"{prefix!r} was taken off every name")
+        notes.append(f"the prefix {prefix!r} was removed")
     return tensors, tuple(notes)
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
     """Arrays of an .npz as tensors; bfloat16, which numpy stores as two raw bytes, comes back as bfloat16."""
-    placed = read_directory(path, (STORED, DEFLATED))
-    if not placed:
-        raise CheckpointError(f"{path} holds no arrays", "is it the right file?")
-    total, most = sum(p.entry.size for p in placed), max(AT_LEAST, EXPANDED * path.stat().st_size)
-    if total > most:
-        raise refused_error(path, f"it would grow to {total:,} bytes from {path.stat().st_size:,}")
-    check_arrays(path, placed)
+    entries = read_directory(path, (STORED, DEFLATED))
+    if not entries:
+        raise CheckpointError(f"{path} contains no arrays", "check that it is the right file")
+    total, limit = sum(p.entry.size for p in entries), max(AT_LEAST, EXPANDED * path.stat().st_size)
+    if total > limit:
+        raise refused_error(path, f"it would unpack to {total:,} bytes from {path.stat().st_size:,}")
+    check_arrays(path, entries)
     tensors = {}
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         for name in arrays.files:
@@ -202,21 +210,21 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_arrays(path: Path, placed: Iterable[LocatedEntry]) -> None:
-    """Errors: `CheckpointError` where the header of an array promises other than what its entry holds, or objects."""
+def check_arrays(path: Path, entries: Iterable[LocatedEntry]) -> None:
+    """Errors: `CheckpointError` where the header of an array contradicts its entry, or declares objects."""
     import zipfile
 
     with zipfile.ZipFile(path) as file:
-        for entry, _ in placed:
+        for entry, _ in entries:
             if not entry.name.endswith(".npy"):
-                raise refused_error(path, f"{entry.name!r} inside is no array")
+                raise refused_error(path, f"it contains {entry.name!r}, which is no array")
             with file.open(entry.name) as opened:
                 shape, kind = array_header(opened, path, entry.name)  # type: ignore[arg-type]
                 begin = opened.tell()
             two_bytes = kind.kind == "V" and kind.itemsize == 2 and kind.names is None
             if kind.hasobject or not (kind.kind in "fiub" or two_bytes):
                 raise refused_error(
-                    path, f"{entry.name!r} holds {'objects' if kind.hasobject else kind}, not plain numbers"
+                    path, f"{entry.name!r} contains {'objects' if kind.hasobject else kind}, not plain numbers"
                 )
             if math.prod(shape) * kind.itemsize + begin != entry.size:
                 raise refused_error(path, f"{entry.name!r} claims the shape {shape} and has {entry.size:,} bytes")
@@ -263,6 +271,9 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that hold NaN or infinity, looked at a piece at a time."""
-    return [n for n, t in tensors.items()
-            if t.is_floating_point() and not all(bool(torch.isfinite(p).all()) for p in t.flatten().split(2**20))]  # fmt: skip
+    """The names of tensors with NaN or infinity, checked in chunks of 2^20 numbers."""
+    return [
+        n
+        for n, t in tensors.items()
+        if t.is_floating_point() and not all(bool(torch.isfinite(p).all()) for p in t.flatten().split(2**20))
+    ]

@@ -1,18 +1,21 @@
-"""What became of every tensor of a file and of every parameter of a model: nothing is dropped silently."""
+"""The report on every tensor of a file and every parameter of a model: nothing is dropped silently."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-SHOWN = 10
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """`loaded`, `missing`, `resized` (with what was done) and `left_out` (with the reason): names of ours. `dropped` (with the reason):
-    names of theirs. `unexpected`: names of theirs that no rule knows, and names of ours that this model has no place for.
-    `fraction`: of the model's numbers, how many came from the file."""
+    """The result of loading weights.
 
-    source: str  # which table of names was used, such as "timm"
+    loaded, missing, resized (with the method), left_out (with the reason): our names. dropped (with the reason): names
+    in the file. unexpected: names in the file that no rule matches, and our names that this model lacks. fraction: of
+    the model's numbers that come from the file.
+    """
+
+    source: str  # the table of names, such as "timm"
     sha256: str  # of the file
     loaded: tuple[str, ...]
     missing: tuple[str, ...] = ()
@@ -36,11 +39,11 @@ class LoadReport:
             *format_reasons("dropped", self.dropped),
             *((("note", note)) for note in self.notes),
         ]
-        return [f"{name:<11} {clean(text)}" for name, text in rows]
+        return [f"{name:<11} {replace_unprintable(text)}" for name, text in rows]
 
 
 def format_reasons(what: str, reasons: dict[str, str]) -> list[tuple[str, str]]:
-    """One row a reason, with the names it holds for."""
+    """One row a reason, with its names."""
     by_reason: dict[str, list[str]] = {}
     for name, why in reasons.items():
         by_reason.setdefault(why, []).append(name)
@@ -50,13 +53,13 @@ def format_reasons(what: str, reasons: dict[str, str]) -> list[tuple[str, str]]:
 def list_names(names: Iterable[str]) -> str:
     """The first ten names and the count.
 
-    >>> listed(["a", "b"])
+    >>> list_names(["a", "b"])
     '2: a, b'
     """
     names = sorted(names)
-    return f"{len(names)}: {', '.join(names[:SHOWN])}{', ...' if names[SHOWN:] else ''}" if names else "none"
+    return f"{len(names)}: {', '.join(names[:MAX_LISTED])}{', ...' if names[MAX_LISTED:] else ''}" if names else "none"
 
 
-def clean(text: str) -> str:
-    """Names in a stranger's file may hold what a terminal obeys."""
+def replace_unprintable(text: str) -> str:
+    """Replaces control characters, which names in an untrusted file may contain."""
     return "".join(ch if ch.isprintable() else "?" for ch in text)

@@ -1,7 +1,7 @@
-"""Tensors of one shape for a model of another, where that has a meaning: tables over a grid, kernels that cut patches, channels.
+"""Resizes tensors where that is meaningful: tables over a grid, patch kernels, input channels.
 
-Which tensor may be resized is decided by the type of the module that owns it. Values between the cells are made by the kernel that the
-module itself uses at run time, so a table resized on loading gives what the model would have computed on that grid.
+The type of the module that owns a tensor decides whether it may be resized. Tables are interpolated with the kernel
+that the module uses at run time, so a table resized on loading gives what the model would have computed on that grid.
 """
 
 import math
@@ -15,49 +15,49 @@ from vitrail.layers.relative import TOKEN_ROWS, RelativeBias
 from vitrail.layers.resample import resample, resample_1d, resample_bias
 from vitrail.models.efficientvit_msra import Cascade
 
-MOST_TOKENS = 3  # summary tokens whose rows a table may begin with
+MOST_TOKENS = 3  # rows of summary tokens at the start of a table
 
 
 class FittedTensor(NamedTuple):
-    """A tensor in the shape wanted, how, and whether the model computes just what it would have with the old one."""
+    """A resized tensor, the method, and whether the model computes exactly the same as with the old tensor."""
 
     tensor: Tensor
     how: str
     exact: bool = False
-    token: Tensor | None = None  # to be added to the summary tokens, which have no row of their own in this model
+    token: Tensor | None = None  # added to the summary tokens, which have no rows in this model
 
 
 def fit_tensor(
     tensor: Tensor, owner: nn.Module, name: str, channels: int, grid: tuple[int, int] | None = None
 ) -> FittedTensor | None:
-    """`tensor` for the parameter `name` of the module `owner`, or None where there is no meaningful way.
+    """`tensor` resized for the parameter `name` of the module `owner`, or None where there is no meaningful way.
 
-    channels: of the model's images. grid: that a position table was made for; a square one is told from its rows.
+    channels: of the model's images. grid: of the position table; None: square, inferred from its rows.
     """
-    wanted = getattr(owner, name).shape
+    shape = getattr(owner, name).shape
     if isinstance(owner, Learned) and name == "table":
-        return position(tensor, owner, grid)
-    if isinstance(owner, Factorised) and tensor.ndim == 2 and tensor.shape[1] == wanted[1]:
+        return resize_position(tensor, owner, grid)
+    if isinstance(owner, Factorised) and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
         return FittedTensor(
-            resample_1d(tensor, wanted[0]), f"{len(tensor)} places along an axis to {wanted[0]}, linear"
+            resample_1d(tensor, shape[0]), f"{len(tensor)} positions along an axis to {shape[0]}, linear"
         )
     if isinstance(owner, RelativeBias) and name == "table":
-        return bias(tensor, owner)
+        return resize_bias(tensor, owner)
     if isinstance(owner, Cascade) and name == "attention_biases":
-        return distances(tensor, owner)
-    if isinstance(owner, nn.Conv2d) and name == "weight" and tensor.ndim == 4 and tensor.shape[0] == wanted[0]:
-        return kernel(tensor, owner, channels)
+        return resize_distance_bias(tensor, owner)
+    if isinstance(owner, nn.Conv2d) and name == "weight" and tensor.ndim == 4 and tensor.shape[0] == shape[0]:
+        return resize_kernel(tensor, owner, channels)
     return None
 
 
-def position(table: Tensor, owner: Learned, grid: tuple[int, int] | None) -> FittedTensor | None:
-    """A learned table: rows of summary tokens are kept, those of the grid resampled."""
+def resize_position(table: Tensor, owner: Learned, grid: tuple[int, int] | None) -> FittedTensor | None:
+    """A learned position table: rows of summary tokens are kept, those of the grid resampled."""
     if table.ndim != 2 or table.shape[1] != owner.table.shape[1]:
         return None
-    found = tokens_of(len(table), owner.tokens, grid)
-    if found is None:
+    split = split_tokens(len(table), owner.tokens, grid)
+    if split is None:
         return None
-    tokens, old = found
+    tokens, old = split
     rows, cells = table[:tokens], table[tokens:]
     steps = []
     if old != owner.grid:
@@ -65,7 +65,7 @@ def position(table: Tensor, owner: Learned, grid: tuple[int, int] | None) -> Fit
         steps.append(f"grid {old[0]}x{old[1]} to {owner.grid[0]}x{owner.grid[1]}, {owner.resampling}")
     if tokens == owner.tokens:
         return FittedTensor(cat([rows, cells]), "; ".join([*steps, f"{tokens} rows of tokens kept"]), not steps)
-    if not tokens:  # the tokens had no rows: a row of zeros says the same
+    if not tokens:  # the tokens had no rows, which equals rows of zeros
         zeros = cells.new_zeros(owner.tokens, cells.shape[1])
         return FittedTensor(cat([zeros, cells]), "; ".join([*steps, "zero rows for the tokens"]), not steps)
     if owner.tokens:
@@ -73,8 +73,8 @@ def position(table: Tensor, owner: Learned, grid: tuple[int, int] | None) -> Fit
     return FittedTensor(cells, "; ".join([*steps, "the tokens' rows are added to the tokens"]), not steps, rows)
 
 
-def tokens_of(rows: int, likely: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]] | None:
-    """How many rows of a table belong to tokens, and the grid of the others."""
+def split_tokens(rows: int, likely: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]] | None:
+    """The number of rows of tokens in a table, and the grid of the other rows."""
     for tokens in dict.fromkeys((likely, *range(MOST_TOKENS + 1))):
         side = math.isqrt(max(0, rows - tokens))
         old = grid or (side, side)
@@ -83,21 +83,21 @@ def tokens_of(rows: int, likely: int, grid: tuple[int, int] | None) -> tuple[int
     return None
 
 
-def bias(table: Tensor, owner: RelativeBias) -> FittedTensor | None:
-    """A relative-bias table of a square window: resampled over its displacements, the rows of tokens kept."""
+def resize_bias(table: Tensor, owner: RelativeBias) -> FittedTensor | None:
+    """A relative-bias table of a square window: resampled over offsets; rows of tokens are kept."""
     extra = TOKEN_ROWS if owner.tokens else 0
     side = math.isqrt(max(0, len(table) - extra)) if table.ndim == 2 else 0
     if side % 2 == 0 or side * side != len(table) - extra or table.shape[1] != owner.table.shape[1]:
         return None
     old = ((side + 1) // 2, (side + 1) // 2)
     cells = resample_bias(table[: side * side], old, owner.grid)
-    said = f"window {old[0]}x{old[1]} to {owner.grid[0]}x{owner.grid[1]}, bicubic"
-    return FittedTensor(cat([cells, table[side * side :]]), said)
+    how = f"window {old[0]}x{old[1]} to {owner.grid[0]}x{owner.grid[1]}, bicubic"
+    return FittedTensor(cat([cells, table[side * side :]]), how)
 
 
-def distances(table: Tensor, owner: Cascade) -> FittedTensor | None:
-    """Biases [heads window^2] of distances down and across, from a square window of another side: bicubic over the plane of distances,
-    as the original does for its detectors."""
+def resize_distance_bias(table: Tensor, owner: Cascade) -> FittedTensor | None:
+    """Biases [heads window^2] of vertical and horizontal distances, from a square window of another size: bicubic over
+    distances, as the original does for its detectors."""
     side = math.isqrt(table.shape[1]) if table.ndim == 2 else 0
     if side == 0 or side * side != table.shape[1] or len(table) != len(owner.attention_biases):
         return None
@@ -105,8 +105,8 @@ def distances(table: Tensor, owner: Cascade) -> FittedTensor | None:
     return FittedTensor(fitted, f"window {side}x{side} to {owner.window}x{owner.window}, bicubic over distances")
 
 
-def kernel(weight: Tensor, owner: nn.Conv2d, channels: int) -> FittedTensor | None:
-    """The kernel of a first convolution: other channels, another patch."""
+def resize_kernel(weight: Tensor, owner: nn.Conv2d, channels: int) -> FittedTensor | None:
+    """The kernel of the first convolution for other channels or another patch size."""
     steps = []
     if weight.shape[1] != owner.weight.shape[1]:
         if owner.in_channels != channels or owner.groups != 1:
@@ -126,8 +126,8 @@ def kernel(weight: Tensor, owner: nn.Conv2d, channels: int) -> FittedTensor | No
 
 
 def to_channels(weight: Tensor, channels: int) -> Tensor:
-    """A kernel [D C kh kw] for `channels`: one channel takes the sum (a grey image then gives what it gave as three equal ones);
-    several take the old ones in turn, times old / new, so that the answer keeps its size."""
+    """A kernel [D C kh kw] for `channels`: one channel gets the sum (a grey image then gives the output of three equal
+    channels); several repeat the old ones, times old / new, so that the output keeps its scale."""
     old = weight.shape[1]
     if channels == 1:
         return weight.sum(1, keepdim=True)
@@ -135,7 +135,7 @@ def to_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def to_patch(weight: Tensor, new: tuple[int, int]) -> Tensor:
-    """A kernel for patches of another size: bicubic, because a kernel is a smooth image, with antialiasing, because a smaller patch
-    sees every old pixel; times old area / new area, so that an even patch gives the vector that it gave before."""
+    """A kernel for patches of another size: bicubic, because a kernel is a smooth image, with antialiasing for smaller
+    patches; times old area / new area, so that a constant patch gives the same embedding as before."""
     area = weight.shape[2] * weight.shape[3] / (new[0] * new[1])
     return F.interpolate(weight.float(), size=new, mode="bicubic", antialias=True) * area

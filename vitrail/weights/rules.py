@@ -1,13 +1,13 @@
-"""How someone else's tensors become ours and go back: rules as data, read in both directions.
+"""Converts tensors between other libraries' layouts and ours: rules as data, applied in both directions.
 
-A rule pairs names: `{i}` stands for one part of a dotted name, `{rest}` for any number of them. Names of ours are those inside the
-backbone; a head's begin with "heads.". What happens to the numbers is a list of named steps, each with its way back.
+A rule pairs names: `{i}` matches one part of a dotted name, `{rest}` any number of them. Our names are those inside the
+backbone; a head's begin with "heads.". Tensors are converted by a list of named, invertible steps.
 
     Rule("blocks.{i}.attn.proj.{p}", "blocks.{i}.attn.proj.{p}")
     Rule(("q.{p}", "k.{p}", "v.{p}"), "qkv.{p}", "fuse")
     Rule("kernel", "weight", "linear")
 
-`{all}` in a name of ours: theirs holds the tensors of all blocks in one, stacked along the first axis.
+`{all}` in our name: theirs stacks the tensors of all blocks along the first axis.
 """
 
 import re
@@ -21,45 +21,40 @@ from vitrail.errors import CheckpointError
 
 
 class Step(NamedTuple):
-    """What is done to the tensors of a rule on their way in, and its inverse."""
+    """A conversion of a rule's tensors, and its inverse."""
 
     forward: Callable[[list[Tensor]], list[Tensor]]
-    backward: Callable[
-        [list[Tensor], int], list[Tensor]
-    ]  # the second argument: how many tensors there were on their side
+    backward: Callable[[list[Tensor], int], list[Tensor]]  # second argument: number of their tensors
 
 
-def each(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Step:
+def elementwise(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Step:
     return Step(lambda ts: [there(t) for t in ts], lambda ts, n: [back(t) for t in ts])
 
 
 STEPS: dict[str, Step] = {
-    "fuse": Step(
-        lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))
-    ),  # q, k, v into qkv, along the first axis
-    "linear": each(lambda t: t.mT, lambda t: t.mT),  # [in out] and [out in]
-    "conv": each(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0)),  # HWIO and OIHW
-    "bgr": each(lambda t: t.flip(1), lambda t: t.flip(1)),  # a convolution over blue, green, red: ours see red first
-    "row": each(lambda t: t.reshape(t.shape[1:]), lambda t: t[None]),  # a leading axis of one
-    "heads_in": each(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
-    "heads_bias": each(lambda t: t.flatten(), lambda t: t),  # [h d] and [h*d]
-    "heads_out": each(lambda t: t.flatten(0, 1).mT, lambda t: t.mT),  # a kernel [h d D] and [D h*d]
-    "keyless": Step(  # a fused bias whose keys' third is held at zero, into that of queries and that of values
+    # q, k, v into qkv, along the first axis
+    "fuse": Step(lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))),
+    "linear": elementwise(lambda t: t.mT, lambda t: t.mT),  # [in out] and [out in]
+    "conv": elementwise(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0)),  # HWIO and OIHW
+    "bgr": elementwise(
+        lambda t: t.flip(1), lambda t: t.flip(1)
+    ),  # a convolution over blue, green, red; ours is over red, green, blue
+    "row": elementwise(lambda t: t.reshape(t.shape[1:]), lambda t: t[None]),  # a leading axis of one
+    "heads_in": elementwise(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
+    "heads_bias": elementwise(lambda t: t.flatten(), lambda t: t),  # [h d] and [h*d]
+    "heads_out": elementwise(lambda t: t.flatten(0, 1).mT, lambda t: t.mT),  # a kernel [h d D] and [D h*d]
+    "keyless": Step(  # a fused bias whose third for keys is zero, into those of queries and of values
         lambda ts: [ts[0].chunk(3)[0], ts[0].chunk(3)[2]],
         lambda ts, n: [torch.cat([ts[0], torch.zeros_like(ts[0]), ts[1]])],
     ),
 }
 
 
-AXIS_OF_HEADS = {
-    "heads_in": 1,
-    "heads_bias": 0,
-    "heads_out": 0,
-}  # steps whose way back must be told the number of heads
+AXIS_OF_HEADS = {"heads_in": 1, "heads_bias": 0, "heads_out": 0}  # steps whose inverse needs the number of heads
 
 
 class Rule(NamedTuple):
-    """Names of theirs, names of ours (one or several each), and the steps between them, in order on the way in."""
+    """Their names, our names (one or several each), and the steps from theirs to ours, in order."""
 
     theirs: str | tuple[str, ...]
     ours: str | tuple[str, ...]
@@ -67,14 +62,14 @@ class Rule(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A name of theirs that has no place in ours, and why that loses nothing."""
+    """A name of theirs without a counterpart in ours, and why that loses nothing."""
 
     theirs: str
     why: str
 
 
 class Converted(NamedTuple):
-    """What conversion made: our tensors, names that no rule knows, and names dropped with their reason."""
+    """The result of conversion: our tensors, names that no rule matches, and dropped names with reasons."""
 
     tensors: dict[str, Tensor]
     unknown: list[str]
@@ -82,90 +77,95 @@ class Converted(NamedTuple):
 
 
 def convert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop]) -> Converted:
-    """Their tensors in our names. The first rule that matches a name takes it; two of theirs never become one of ours."""
-    left, dropped = dict(tensors), {}
-    made: dict[str, Tensor] = {}
+    """Their tensors in our names. The first rule that matches a name applies; no two of theirs give one of ours."""
+    remaining, dropped = dict(tensors), {}
+    result: dict[str, Tensor] = {}
     for rule in rules:
         fits = matcher(rule.theirs if isinstance(rule, Drop) else several(rule.theirs)[0])
-        for name in list(left):
-            found = fits(name)
-            if found is None or name not in left:
+        for name in list(remaining):
+            values = fits(name)
+            if values is None or name not in remaining:
                 continue
             if isinstance(rule, Drop):
                 dropped[name] = rule.why
-                del left[name]
+                del remaining[name]
                 continue
-            group = [fill(p, found) for p in several(rule.theirs)]
-            if any(g not in left for g in group):
-                continue  # half a group is left to later rules, and in the end to the list of unknown names
-            brought = bring(rule, found, [left[g] for g in group])
-            if brought is None or brought.keys() & made.keys():
+            group = [fill(p, values) for p in several(rule.theirs)]
+            if any(g not in remaining for g in group):
+                continue  # an incomplete group is left to later rules, else its names are unknown
+            converted = apply_rule(rule, values, [remaining[g] for g in group])
+            if converted is None or converted.keys() & result.keys():
                 continue
-            made.update(brought)
+            result.update(converted)
             for g in group:
-                del left[g]
-    return Converted({name: t.contiguous() for name, t in made.items()}, sorted(left), dropped)
+                del remaining[g]
+    return Converted({name: t.contiguous() for name, t in result.items()}, sorted(remaining), dropped)
 
 
-def bring(rule: Rule, found: dict[str, str], parts: list[Tensor]) -> dict[str, Tensor] | None:
-    """One group of their tensors through the steps of its rule; None where they have not the axes that the steps want."""
-    made: dict[str, Tensor] = {}
+def apply_rule(rule: Rule, placeholders: dict[str, str], parts: list[Tensor]) -> dict[str, Tensor] | None:
+    """Applies the steps of a rule to one group of their tensors; None where the axes do not fit the steps."""
+    result: dict[str, Tensor] = {}
     stacked = any("{all}" in ours for ours in several(rule.ours))
     if stacked and any(t.ndim == 0 or len(t) != len(parts[0]) for t in parts):
         return None
     for i in range(len(parts[0]) if stacked else 1):
-        these = [t[i] for t in parts] if stacked else parts
+        tensors = [t[i] for t in parts] if stacked else parts
         try:
             for step in several(rule.steps):
-                these = STEPS[step].forward(these)
+                tensors = STEPS[step].forward(tensors)
         except (RuntimeError, IndexError):
             return None
-        values = {**found, "all": str(i)} if stacked else found
-        made.update(zip((fill(p, values) for p in several(rule.ours)), these, strict=True))
-    return made
+        values = {**placeholders, "all": str(i)} if stacked else placeholders
+        result.update(zip((fill(p, values) for p in several(rule.ours)), tensors, strict=True))
+    return result
 
 
 def revert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop], heads: int = 0) -> dict[str, Tensor]:
-    """Our tensors in their names: the inverse of `convert`. `heads`: of the attention, for the steps that keep them apart.
+    """Our tensors in their names: the inverse of `convert`. heads: number of attention heads, for steps that split
+    them.
 
-    Of several rules for one name the first that fits gives the name. Errors: `CheckpointError` for a name that no rule makes.
+    The first rule that matches a name applies. Errors: `CheckpointError` for a name that no rule matches.
     """
-    left, made = dict(tensors), {}
+    remaining, result = dict(tensors), {}
     for rule in rules:
         if isinstance(rule, Drop):
             continue
         fits = matcher(several(rule.ours)[0])
         stacks: dict[str, dict[int, Tensor]] = {}
-        for name in list(left):
-            found = fits(name)
-            if found is None or name not in left or any(fill(p, found) not in left for p in several(rule.ours)):
+        for name in list(remaining):
+            values = fits(name)
+            if (
+                values is None
+                or name not in remaining
+                or any(fill(p, values) not in remaining for p in several(rule.ours))
+            ):
                 continue
-            parts = give([left[fill(p, found)] for p in several(rule.ours)], rule, heads)
+            parts = apply_inverse([remaining[fill(p, values)] for p in several(rule.ours)], rule, heads)
             if len(parts) != len(several(rule.theirs)):
                 continue
             for p in several(rule.ours):
-                del left[fill(p, found)]
-            for theirs, part in zip((fill(p, found) for p in several(rule.theirs)), parts, strict=True):
-                if "all" in found:
-                    stacks.setdefault(theirs, {})[int(found["all"])] = part
+                del remaining[fill(p, values)]
+            for theirs, part in zip((fill(p, values) for p in several(rule.theirs)), parts, strict=True):
+                if "all" in values:
+                    stacks.setdefault(theirs, {})[int(values["all"])] = part
                 else:
-                    made[theirs] = part
-        made.update({theirs: torch.stack([of[i] for i in sorted(of)]) for theirs, of in stacks.items()})
-    if left:
+                    result[theirs] = part
+        result.update({theirs: torch.stack([of[i] for i in sorted(of)]) for theirs, of in stacks.items()})
+    if remaining:
         raise CheckpointError(
-            f"there is no name for {', '.join(sorted(left)[:5])} on their side", "the table of the family lacks a rule"
+            f"{', '.join(sorted(remaining)[:5])} have no name in that format", "add a rule to the table of the family"
         )
-    return {name: t.contiguous() for name, t in made.items()}
+    return {name: t.contiguous() for name, t in result.items()}
 
 
-def give(parts: list[Tensor], rule: Rule, heads: int) -> list[Tensor]:
-    """The steps of a rule backwards."""
+def apply_inverse(parts: list[Tensor], rule: Rule, heads: int) -> list[Tensor]:
+    """Applies the inverse steps of a rule."""
     for step in reversed(several(rule.steps)):
         parts = STEPS[step].backward(parts, len(several(rule.theirs)))
         if step in AXIS_OF_HEADS:
             if not heads:
                 raise CheckpointError(
-                    "their side keeps attention heads apart, and their number was not said", "revert(..., heads=12)"
+                    "that format splits attention heads, and their number is not given", "revert(..., heads=12)"
                 )
             parts = [t.unflatten(AXIS_OF_HEADS[step], (heads, -1)) for t in parts]
     return parts
@@ -176,7 +176,7 @@ def several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def match(pattern: str, name: str) -> dict[str, str] | None:
-    """The values of a pattern's placeholders in a name, or None where it does not fit."""
+    """The values of a pattern's placeholders in a name, or None for no match."""
     return matcher(pattern)(name)
 
 
@@ -184,19 +184,19 @@ def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
     """`match` for one pattern and many names."""
     parts = re.split(r"\{(\w+)\}", pattern)
     kinds = {"rest": ".+", "all": r"\d+"}
-    seen: set[str] = set()
+    named: set[str] = set()
     regex = ""
     for i, part in enumerate(parts):
         if i % 2 == 0:
             regex += re.escape(part)
         else:
-            regex += f"(?P={part})" if part in seen else f"(?P<{part}>{kinds.get(part, '[^.]+')})"
-            seen.add(part)
+            regex += f"(?P={part})" if part in named else f"(?P<{part}>{kinds.get(part, '[^.]+')})"
+            named.add(part)
     compiled = re.compile(regex)
 
     def fits(name: str) -> dict[str, str] | None:
-        found = compiled.fullmatch(name)
-        return found.groupdict() if found else None
+        matched = compiled.fullmatch(name)
+        return matched.groupdict() if matched else None
 
     return fits
 

@@ -1,7 +1,7 @@
-"""The directory of a zip, read so that there is one way to read it: what is checked here is what torch and numpy will open.
+"""Reads the directory of a zip unambiguously: what is checked here is what torch and numpy will open.
 
-Our own code, because zipfile and torch's C++ reader find different entries in one hostile file, and zipfile builds an object for
-each of a million entries before anybody can count them. Refused: anything before, between or after what an honest writer writes.
+Own code, because zipfile and torch's C++ reader find different entries in one malicious file, and zipfile builds an
+object for each of a million entries before they can be counted. Rejected: any bytes outside entries.
 """
 
 import struct
@@ -17,7 +17,7 @@ LONGEST_NAME = 1_000
 STORED, DEFLATED = 0, 8
 END, END64, LOCATOR64, ENTRY, LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02", b"PK\x03\x04"
 FULL = 0xFFFFFFFF
-PIECE = 2**20
+CHUNK = 2**20
 
 
 class Entry(NamedTuple):
@@ -30,18 +30,18 @@ class Entry(NamedTuple):
 
 
 class LocatedEntry(NamedTuple):
-    """An entry and where its bytes begin."""
+    """An entry and the offset of its bytes."""
 
     entry: Entry
     start: int
 
 
 def refused_error(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is refused: {why}", "do not trust where it came from")
+    return CheckpointError(f"{path} is rejected: {why}", "get the file from a trusted source")
 
 
 def broken_error(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is not a whole file of its kind ({why})", "it may be cut short; copy it again")
+    return CheckpointError(f"{path} is not a complete file ({why})", "it may be truncated; copy it again")
 
 
 def begins_as_zip(path: Path) -> bool:
@@ -50,65 +50,65 @@ def begins_as_zip(path: Path) -> bool:
 
 
 def read_directory(path: Path, methods: tuple[int, ...]) -> list[LocatedEntry]:
-    """Every entry of a zip. Errors: `CheckpointError` for entries that overlap, lie outside, are there twice, are packed by other
-    than `methods`, are encrypted, or are more than 100,000; and for bytes that no entry accounts for at either end."""
+    """Every entry of a zip. Errors: `CheckpointError` for entries that overlap, lie outside, are duplicate, encrypted,
+    compressed by other than `methods` or more than 100,000; and for extra bytes at either end."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != LOCAL:
-            raise broken_error(path, "it does not begin as a zip does")
-        count, start, length = end_of(file, size, path)
-        entries = list(walk(file, path, count, start, length))
-        placed = [locate(file, path, entry, start) for entry in sorted(entries, key=lambda e: e.header)]
-    seen = {e.name.casefold() for e in entries}
-    if len(seen) != len(entries):
+            raise broken_error(path, "it does not begin like a zip")
+        count, start, length = read_end(file, size, path)
+        entries = list(list_entries(file, path, count, start, length))
+        located = [locate(file, path, entry, start) for entry in sorted(entries, key=lambda e: e.header)]
+    names = {e.name.casefold() for e in entries}
+    if len(names) != len(entries):
         raise refused_error(path, "it has entries of the same name")
-    reached = 0
-    for entry, begin in placed:
-        if entry.header < reached or (reached == 0 and entry.header):
-            raise refused_error(path, f"the entry {entry.name!r} lies over another, or something stands before it")
+    end = 0
+    for entry, begin in located:
+        if entry.header < end or (end == 0 and entry.header):
+            raise refused_error(path, f"the entry {entry.name!r} overlaps another, or there are bytes before it")
         if entry.method not in methods:
-            raise refused_error(path, f"the entry {entry.name!r} is packed in a way that its writers never use")
+            raise refused_error(path, f"the entry {entry.name!r} is compressed by an unexpected method")
         if entry.method == STORED and entry.packed != entry.size:
-            raise refused_error(path, f"the entry {entry.name!r} says two sizes")
-        reached = begin + entry.packed
-    if reached > start:
-        raise refused_error(path, "its entries reach into its directory")
-    return placed
+            raise refused_error(path, f"the entry {entry.name!r} has two different sizes")
+        end = begin + entry.packed
+    if end > start:
+        raise refused_error(path, "its entries overlap its directory")
+    return located
 
 
-def end_of(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
-    """How many entries there are, where their directory begins and how long it is."""
+def read_end(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
+    """The number of entries, and the offset and length of the directory."""
     if size < 22:
         raise broken_error(path, f"{size} bytes")
     file.seek(size - 22)
     mark, disk, first, here, count, length, start, comment = struct.unpack("<4s4H2IH", file.read(22))
     if mark != END:
-        raise broken_error(path, "its end is missing, or something follows it")
+        raise broken_error(path, "its end record is missing, or bytes follow it")
     if comment or disk or first or here != count:
-        raise refused_error(path, "its last lines are not as torch and numpy write them")
+        raise refused_error(path, "its end record is not as torch and numpy write it")
     end = size - 22
     if size >= 42:
         file.seek(size - 42)
         mark, _, at, _ = struct.unpack("<4sIQI", file.read(20))
         if mark == LOCATOR64:
             if at != size - 42 - 56:
-                raise refused_error(path, "its end is not where it says")
+                raise refused_error(path, "its end record is not at its stated offset")
             file.seek(at)
             mark, _, _, _, _, _, here64, count64, length64, start64 = struct.unpack("<4sQ2H2I4Q", file.read(56))
             if mark != END64 or here64 != count64:
-                raise refused_error(path, "its end is not where it says")
+                raise refused_error(path, "its end record is not at its stated offset")
             for short, long, full in ((count, count64, 0xFFFF), (length, length64, FULL), (start, start64, FULL)):
                 if short not in (long, full):
-                    raise refused_error(path, "it says two sizes of its directory")
+                    raise refused_error(path, "it states two sizes of its directory")
             count, length, start, end = count64, length64, start64, at
     if count > MOST_ENTRIES:
-        raise refused_error(path, f"it has {count:,} entries; {MOST_ENTRIES:,} are the most")
+        raise refused_error(path, f"it has {count:,} entries, more than the limit of {MOST_ENTRIES:,}")
     if start + length != end or not 46 * count <= length <= (46 + LONGEST_NAME + 64) * count:
-        raise refused_error(path, "its directory is not where, or as long as, it says")
+        raise refused_error(path, "its directory is not at its stated offset or of its stated length")
     return count, start, length
 
 
-def walk(file: BinaryIO, path: Path, count: int, start: int, length: int) -> Iterator[Entry]:
+def list_entries(file: BinaryIO, path: Path, count: int, start: int, length: int) -> Iterator[Entry]:
     """The entries that the directory lists."""
     file.seek(start)
     used = 0
@@ -122,15 +122,15 @@ def walk(file: BinaryIO, path: Path, count: int, start: int, length: int) -> Ite
         raw, extra = file.read(names), file.read(extras)
         used += 46 + names + extras + notes
         if flags & ~(0x8 | 0x800 | 0x6) or disk or notes or not 0 < names <= LONGEST_NAME or used > length:
-            raise refused_error(path, "it has an entry that is encrypted, spread over files or strangely named")
-        packed, size, header = wide(extra, packed, size, header, path)
-        yield Entry(named(raw, path), method, crc, packed, size, header)
+            raise refused_error(path, "it has an entry that is encrypted, split over files or has an invalid name")
+        packed, size, header = read_64bit_sizes(extra, packed, size, header, path)
+        yield Entry(decode_name(raw, path), method, crc, packed, size, header)
     if used != length:
-        raise refused_error(path, "its directory holds more than it says")
+        raise refused_error(path, "its directory is longer than stated")
 
 
-def wide(extra: bytes, packed: int, size: int, header: int, path: Path) -> tuple[int, int, int]:
-    """Sizes and place with their 64-bit forms, where the 32-bit ones are full."""
+def read_64bit_sizes(extra: bytes, packed: int, size: int, header: int, path: Path) -> tuple[int, int, int]:
+    """Sizes and offset, from their 64-bit fields where the 32-bit ones are full."""
     i = 0
     while i + 4 <= len(extra):
         kind, n = struct.unpack_from("<2H", extra, i)
@@ -144,47 +144,47 @@ def wide(extra: bytes, packed: int, size: int, header: int, path: Path) -> tuple
             packed = values.pop(0) if packed == FULL else packed
             header = values.pop(0) if header == FULL else header
         except IndexError:
-            raise refused_error(path, "an entry says its size in half") from None
+            raise refused_error(path, "the 64-bit size of an entry is incomplete") from None
         break
     return packed, size, header
 
 
-def named(raw: bytes, path: Path) -> str:
+def decode_name(raw: bytes, path: Path) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise refused_error(path, "the name of an entry is no text") from None
+        raise refused_error(path, "the name of an entry is not UTF-8") from None
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or not name.isprintable() or ":" in name[:2]:
-        raise refused_error(path, f"the entry {name!r} points outside")
+        raise refused_error(path, f"the entry {name!r} has an unsafe path")
     return name
 
 
 def locate(file: BinaryIO, path: Path, entry: Entry, end: int) -> LocatedEntry:
-    """Where an entry's bytes begin; its local header must agree with the directory."""
+    """The offset of an entry's bytes; its local header must agree with the directory."""
     file.seek(min(entry.header, end))
     fixed = file.read(30)
     if entry.header >= end or len(fixed) != 30 or fixed[:4] != LOCAL:
-        raise refused_error(path, f"the entry {entry.name!r} is not where the directory says")
+        raise refused_error(path, f"the entry {entry.name!r} is not at the offset in the directory")
     _, _, flags, method, _, _, _, _, _, names, extras = struct.unpack("<4s5H3I2H", fixed)
     if method != entry.method or flags & 1 or file.read(names) != entry.name.encode():
-        raise refused_error(path, f"the entry {entry.name!r} is called or packed otherwise in its own place")
+        raise refused_error(path, f"the entry {entry.name!r} has another name or method in its local header")
     begin = entry.header + 30 + names + extras
     if begin + entry.packed > end:
-        raise refused_error(path, f"the entry {entry.name!r} reaches beyond the file")
+        raise refused_error(path, f"the entry {entry.name!r} extends beyond the file")
     return LocatedEntry(entry, begin)
 
 
-def check_sums(path: Path, placed: list[LocatedEntry]) -> None:
+def check_sums(path: Path, located: list[LocatedEntry]) -> None:
     """Errors: `CheckpointError` for a stored entry whose CRC-32 does not match: a flipped bit."""
     with path.open("rb") as file:
-        for entry, begin in placed:
-            file.seek(begin)
-            left, crc = entry.packed, 0
-            while left:
-                piece = file.read(min(PIECE, left))
-                if not piece:
-                    raise broken_error(path, f"{entry.name} ends early")
-                crc, left = zlib.crc32(piece, crc), left - len(piece)
+        for entry, offset in located:
+            file.seek(offset)
+            remaining, crc = entry.packed, 0
+            while remaining:
+                chunk = file.read(min(CHUNK, remaining))
+                if not chunk:
+                    raise broken_error(path, f"{entry.name} is truncated")
+                crc, remaining = zlib.crc32(chunk, crc), remaining - len(chunk)
             if crc != entry.crc:
                 raise CheckpointError(
                     f"{path} is damaged: {entry.name} does not match its checksum", "copy it again, or use another copy"

@@ -1,1 +1,1 @@
-"""How commands show what they have: a live table, tables of text, and what several commands print."""
+"""Output of commands: the live table, text tables, and what several commands print."""

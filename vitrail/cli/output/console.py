@@ -1,4 +1,4 @@
-"""What a run shows: a live table on a terminal, plain lines in a pipe or file. A reader that goes away stops nothing."""
+"""Output of a run: a live table on a terminal, plain lines in a pipe or file. A closed pipe does not stop the run."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Console:
-    """Shows events of a run. `quiet` shows only the end."""
+    """Shows events of a run. `quiet`: shows only the end."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
@@ -103,13 +103,14 @@ class Console:
         )
 
     def evaluation_line(self, step: int) -> str:
-        shown = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error", "held_out_loss",
+        names = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
+                 "held_out_loss",
                  "frechet")  # fmt: skip
-        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in shown if k in self.evaluated)
+        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in names if k in self.evaluated)
         return f"step {step}/{self.total}  {self.evaluated['part']}: {numbers}"
 
     def table(self) -> Any:
-        """The live table: where the run is and how it goes."""
+        """The live table: step, loss, metric, learning rate, speed, time left."""
         from rich.table import Table
 
         v, j = self.latest, self.evaluated
@@ -129,7 +130,7 @@ class Console:
         return table
 
     def finished(self, session: Any, page: Path | None) -> None:
-        """The end: the numbers, where things are, and the next three commands."""
+        """The end: the metrics, the files, and the next three commands."""
         quiet, self.quiet = self.quiet, False
         run = session.folder.path
         if quiet:

@@ -1,11 +1,11 @@
-"""How costs grow with the image: sizes from words, and tables of what was counted."""
+"""Image sizes of a command line, and tables of costs over them."""
 
 import re
 from collections.abc import Sequence
 
 from vitrail.analysis.cost_growth import GROWING, Grown
 from vitrail.cli.output.tables import Column, table
-from vitrail.cli.syntax.keys import numeric
+from vitrail.cli.syntax.keys import is_number
 from vitrail.errors import UsageError
 from vitrail.validation import format_value
 
@@ -18,17 +18,17 @@ def with_joined_size(words: Sequence[str]) -> list[str]:
     """
     rest = list(words)
     for i, word in enumerate(rest):
-        if word == "--img-size" and rest[i + 1 : i + 2] and (numeric(rest[i + 1]) or not rest[i + 1].startswith("-")):
+        if word == "--img-size" and rest[i + 1 : i + 2] and (is_number(rest[i + 1]) or not rest[i + 1].startswith("-")):
             word = rest[i] = f"--img-size={rest.pop(i + 1)}"
-        if word.startswith("--img-size=") and numeric(word[11:]) and rest[i + 1 : i + 2] and numeric(rest[i + 1]):
+        if word.startswith("--img-size=") and is_number(word[11:]) and rest[i + 1 : i + 2] and is_number(rest[i + 1]):
             rest[i] += f"x{rest.pop(i + 1)}"
-            if rest[i + 1 : i + 2] and numeric(rest[i + 1]):
+            if rest[i + 1 : i + 2] and is_number(rest[i + 1]):
                 raise UsageError(
                     "--img-size takes height and width, no third number",
                     "several sizes have commas: --img-size 224,384,512",
                 )
         if rest[i].startswith("--img-size="):
-            sizes(rest[i][11:])  # before a second word that is no number is taken for a model
+            sizes(rest[i][11:])  # refused here: a second word that is no number would be read as a model
     return rest
 
 
@@ -38,7 +38,7 @@ def sizes(text: str) -> list[tuple[int, int]]:
     >>> sizes("224,384x512")
     [(224, 224), (384, 512)]
     """
-    found = []
+    parsed = []
     for part in text.split(",") if text else ():
         match = re.fullmatch(r"([-+]?\d{1,18})(?:[xX×]([-+]?\d{1,18}))?", part.strip())
         if not match:
@@ -50,12 +50,13 @@ def sizes(text: str) -> list[tuple[int, int]]:
                 f"an image of {size[0]} x {size[1]} pixels is not possible",
                 "--img-size HEIGHT WIDTH, or --img-size 224,384,512",
             )
-        found.append(size)
-    return list(dict.fromkeys(found))
+        parsed.append(size)
+    return list(dict.fromkeys(parsed))
 
 
 def growth_lines(grown: Sequence[Grown]) -> list[str]:
-    """For each model a table with a row a size: what it costs, how many times the first of its column that is, and what it grows as."""
+    """For each model a table with a row a size: what it costs, how many times the first of its column that is, and what
+    it grows as."""
     from vitrail.analysis.cost import classify_attention, format_bytes, format_macs
 
     lines = []
@@ -90,7 +91,8 @@ def side_by_side(grown: Sequence[Grown]) -> list[str]:
     """A row for each model at its one size."""
     from vitrail.analysis.cost import format_bytes, format_macs
 
-    columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"), Column("attention weights"),
+    columns = [Column("model", right=False), Column("size"), Column("parameters"), Column("multiply-adds"),
+               Column("attention weights"),
                Column("activations")]  # fmt: skip
     rows = [
         [
@@ -115,9 +117,10 @@ def parts_lines(grown: Sequence[Grown]) -> list[str]:
         columns = [Column(f"parts of {name}", right=False)] + [
             c for cost in costs for c in (Column(by(cost.size)), Column("share"))
         ]
-        named = dict.fromkeys(part for cost in costs for part in cost.by_part)
-        rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)), f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
-                for part in named]  # fmt: skip
+        part_names = dict.fromkeys(part for cost in costs for part in cost.by_part)
+        rows = [[part, *(cell for c in costs for cell in (format_macs(c.by_part.get(part, 0)),
+                                                          f"{c.by_part.get(part, 0) / c.macs:.1%}"))]
+                for part in part_names]  # fmt: skip
         rows.append(["all", *(cell for c in costs for cell in (format_macs(c.macs), ""))])
         lines += ["", *table(columns, rows)]
     return lines

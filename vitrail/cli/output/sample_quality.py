@@ -1,4 +1,4 @@
-"""What `vitrail eval --features` does with a generative model: evaluates its images, once or in a sweep."""
+"""`vitrail eval --features`: evaluates the generated images of a generative model, once or in a sweep."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ class Given(Protocol):
 
 
 def check(given: Given, predictor: Any) -> None:
-    """Errors: `UsageError` for what cannot be asked of such a model."""
-    if swept(given) and not given.features:
+    """Errors: `UsageError` for options that do not fit the model."""
+    if has_sweep(given) and not given.features:
         raise UsageError("a sweep evaluates generated images by a classifier's features", "--features RUN names one")
-    if swept(given) and given.data:
+    if has_sweep(given) and given.data:
         raise UsageError("a sweep is kept in the folder of the run and uses its data", "leave --data out")
     if given.features and not predictor.task.is_generative:
         raise UsageError(
@@ -45,25 +45,23 @@ def check(given: Given, predictor: Any) -> None:
         )
 
 
-def swept(given: Given) -> bool:
+def has_sweep(given: Given) -> bool:
     return bool(given.sweep_guidance or given.sweep_ema)
 
 
 def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> dict[str, Any]:
-    """How good the images are that a model generates; kept in the folder of its run."""
+    """Metrics of the images that a model generates; kept in the folder of its run."""
     from vitrail.evaluation.generation import copying
     from vitrail.evaluation.generation.quality import RealImages, find_nearest
     from vitrail.inference.predictor import load_predictor
     from vitrail.storage.atomic import write_file
 
-    classifier, kept = (
-        load_predictor(given.features, str(world.device)),
-        None if folder is None else folder.path / "features",
-    )
+    classifier = load_predictor(given.features, str(world.device))
+    cache = None if folder is None else folder.path / "features"
     progress = Console(given.json).progress("generating images")
-    real = RealImages(predictor, classifier, dataset, part, validate(given.count, Positive, "--count"), kept, world)
+    real = RealImages(predictor, classifier, dataset, part, validate(given.count, Positive, "--count"), cache, world)
     result = {"by": given.features, **dataclasses.asdict(real.compare(predictor, progress=progress))}
-    copied = find_nearest(predictor, classifier, dataset, real.made, kept, world) if real.made else None
+    copied = find_nearest(predictor, classifier, dataset, real.made, cache, world) if real.made else None
     result["copied"] = None if copied is None else dataclasses.asdict(copied.report)
     if folder is not None and world.is_first:
         write_file(folder.quality, json.dumps(result, indent=1, ensure_ascii=False).encode())
@@ -72,7 +70,7 @@ def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wor
 
 
 def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, world: Any) -> list[dict[str, Any]]:
-    """Every average at every guidance: a table, a figure, and the points for --json."""
+    """All weight averages at all guidance scales: a table, a figure, and the points for --json."""
     from vitrail.evaluation.generation import sweep as sweeping
     from vitrail.inference.predictor import load_predictor
     from vitrail.inference.sample import default_sampling
@@ -81,28 +79,28 @@ def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wo
         raise UsageError("a sweep is done by one process", "leave torchrun out")
     classifier, device = load_predictor(given.features, str(world.device)), str(world.device)
     averages: tuple[int, ...] = tuple(dict.fromkeys(given.sweep_ema)) or (1,)
-    makers = {a: predictor if a == 1 else load_predictor(given.run, device, a, given.vae) for a in averages}
+    predictors = {a: predictor if a == 1 else load_predictor(given.run, device, a, given.vae) for a in averages}
     guidances = given.sweep_guidance or (default_sampling(predictor.bundle).guidance,)
-    wanted = sweeping.SweepRange(tuple(guidances), makers, validate(given.count, Positive, "--count"))
+    sweep_range = sweeping.SweepRange(tuple(guidances), predictors, validate(given.count, Positive, "--count"))
     points = sweeping.run_sweep(
-        wanted, classifier, dataset, part, folder.path, world, Console(given.json).progress("generating images")
+        sweep_range, classifier, dataset, part, folder.path, world, Console(given.json).progress("generating images")
     )
     files = sweeping.write_sweep(points, folder.path, given.features)
-    files.append(draw(points, folder.evaluation / "sweep.svg"))
+    files.append(plot_sweep(points, folder.evaluation / "sweep.svg"))
     if not given.json:
         titles, rows = sweeping.table_cells(points)
-        best, taken = sweeping.best_point(points), sum(not p.is_new for p in points)
+        best, reused = sweeping.best_point(points), sum(not p.is_new for p in points)
         print("\n" + "\n".join(table([Column(t) for t in titles], rows)))
-        print(f"the least Fréchet distance: average {best.average}, guidance {best.guidance:g}")
+        print(f"lowest Fréchet distance: average {best.average}, guidance {best.guidance:g}")
         print(
             f"in {', '.join(map(str, files))}"
-            + (f"; {taken} of {len(points)} rows were there already" if taken else "")
+            + (f"; {reused} of {len(points)} rows were there already" if reused else "")
         )
     return [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
 
 
-def draw(points: Sequence[Any], file: Path) -> Path:
-    """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the same bytes."""
+def plot_sweep(points: Sequence[Any], file: Path) -> Path:
+    """Fréchet distance, precision and recall over guidance, a line for each average. Equal numbers give equal bytes."""
     import matplotlib
 
     from vitrail.analysis.figures import create_charts
@@ -136,18 +134,17 @@ def draw(points: Sequence[Any], file: Path) -> Path:
     return file
 
 
-def show(found: dict[str, Any]) -> None:
-    print(
-        f"\n{found['made']:,} generated images, {found['real']:,} real ones; {found['width']} features of {found['by']}"
-    )
-    floor = found["metrics_of_real"] or {}
-    for name, value in found["metrics"].items():
+def show(result: dict[str, Any]) -> None:
+    print(f"\n{result['made']:,} generated images, {result['real']:,} real ones; ", end="")
+    print(f"{result['width']} features of {result['by']}")
+    floor = result["metrics_of_real"] or {}
+    for name, value in result["metrics"].items():
         print(f"  {name:<18} {value:.4f}" + (f"   (of real images {floor[name]:.4f})" if floor else ""))
-    if found["asked"] is not None:
-        print(f"  {'of its class':<18} {found['asked']:.4f}   (of real images {found['asked_of_real']:.4f})")
-    if found["copied"] is not None:
+    if result["asked"] is not None:
+        print(f"  {'of its class':<18} {result['asked']:.4f}   (of real images {result['asked_of_real']:.4f})")
+    if result["copied"] is not None:
         from vitrail.evaluation.generation.copying import CopyingReport, describe_copying
 
-        print(f"  {describe_copying(CopyingReport(**found['copied']))}")
-    for note in found["notes"]:
+        print(f"  {describe_copying(CopyingReport(**result['copied']))}")
+    for note in result["notes"]:
         print(f"  note: {note}")

@@ -1,4 +1,4 @@
-"""Tables of plain text: aligned columns, of which the least needed are left out where a terminal is too narrow for all."""
+"""Plain-text tables with aligned columns; on a narrow terminal the least important columns are left out."""
 
 import shutil
 import sys
@@ -12,20 +12,20 @@ WIDEST = 96  # columns of running text
 
 class Column(NamedTuple):
     title: str
-    right: bool = True  # numbers end at the same place, words begin there
-    spare: int = 0  # which columns go first where there is no room: the greatest number; 0 stays
+    right: bool = True  # right-aligned, as numbers are
+    spare: int = 0  # order in which columns are left out: the greatest first; 0 always stays
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines: the titles, then the rows. What is written to a file or pipe has every column."""
+    """Lines: the titles, then the rows. Output to a file or pipe has every column."""
     widths = [max(len(cell) for cell in cells) for cells in zip([c.title for c in columns], *rows, strict=True)]
-    kept = list(range(len(columns)))
-    for i in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
-        if sum(widths[k] + GAP for k in kept) - GAP > room():
-            kept.remove(i)
+    visible = list(range(len(columns)))
+    for i in sorted((i for i in visible if columns[i].spare), key=lambda i: -columns[i].spare):
+        if sum(widths[k] + GAP for k in visible) - GAP > room():
+            visible.remove(i)
 
     def line(cells: Sequence[str]) -> str:
-        placed = (cells[i].rjust(widths[i]) if columns[i].right else cells[i].ljust(widths[i]) for i in kept)
+        placed = (cells[i].rjust(widths[i]) if columns[i].right else cells[i].ljust(widths[i]) for i in visible)
         return (" " * GAP).join(placed).rstrip()
 
     return [line([c.title for c in columns]), *map(line, rows)]
@@ -36,5 +36,5 @@ def paragraph(text: str) -> list[str]:
 
 
 def room() -> float:
-    """Columns of the terminal; any number where the reader is none."""
+    """Columns of the terminal; unlimited where stdout is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else float("inf")

@@ -1,1 +1,1 @@
-"""How a command line is written: flags, keys of a recipe, other spellings, help and completion."""
+"""Syntax of the command line: flags, keys of a recipe, other spellings, help and completion."""

@@ -1,16 +1,16 @@
-"""Words on the command line into a dataclass of arguments and keys of a recipe. Keys are taken out first, so that a
-wrong one gets the same short answer as in a recipe file; tyro parses the rest."""
+"""Words on the command line into a dataclass of arguments and keys of a recipe. Keys are parsed first, so that a
+wrong one gets the same short message as in a recipe file; tyro parses the rest."""
 
 import contextlib
 import dataclasses
 import io
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vitrail.cli.syntax.flags import BY_NAME, expanded
+from vitrail.cli.syntax.flags import BY_NAME, expand_short_flags
 from vitrail.cli.syntax.help import print_help
-from vitrail.cli.syntax.keys import Given, numeric, parts, take_keys
+from vitrail.cli.syntax.keys import Given, is_number, parts, take_keys
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import SYNONYMS, UsageError, choose, nearest
@@ -18,16 +18,17 @@ from vitrail.recipe import CHOICES
 from vitrail.validation import describe_type
 
 T = TypeVar("T")
+NO_KEYS = {f"--{section}.{field}" for section in CHOICES for field in ("name", "keys")}
 
 
 def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
     """`words` as arguments of a command, and the keys of a recipe among them. Errors: `UsageError`; --help exits."""
-    words = expanded(words)
+    words = expand_short_flags(words)
     if {"-h", "--help"} & set(words):
         print_help(verb, words)
         raise SystemExit(0)
     rest, keys = take_keys(words, verb.flags)
-    given = arguments(verb.kind, rest, verb.prog, verb)
+    given = parse_arguments(verb.kind, rest, verb.prog, verb)
     for section, values in keys:
         if section not in verb.sections:
             takes = " and ".join(f"--{s}" for s in verb.sections)
@@ -39,35 +40,37 @@ def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
     return given, keys
 
 
-def arguments(kind: type[T], words: list[str], prog: str, verb: Verb[Any] | None = None) -> T:
-    """`words` as a `kind`. `verb`: what else the command takes, for those who mistype. Errors: `UsageError`."""
+def parse_arguments(kind: type[T], words: list[str], prog: str, verb: Verb[Any] | None = None) -> T:
+    """`words` as a `kind`. `verb`: flags and keys to suggest beside its own options. Errors: `UsageError`."""
     import tyro
 
-    refuse(words, kind, prog, verb)
+    check_options(words, kind, prog, verb)
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
             return tyro.cli(kind, args=words, prog=prog)
     except SystemExit:
-        raise UsageError(condensed(err.getvalue(), kind, prog, words), f"{prog} --help shows every option") from None
+        raise UsageError(
+            condense_error(err.getvalue(), kind, prog, words), f"{prog} --help shows every option"
+        ) from None
 
 
-def refuse(words: list[str], kind: type, prog: str, verb: Verb[Any] | None) -> None:
+def check_options(words: list[str], kind: type, prog: str, verb: Verb[Any] | None) -> None:
     """Errors: `UsageError` for options that do not exist (with the nearest), come twice, or are empty."""
     flags = own_flags(kind)
-    seen: set[str] = set()
+    given: set[str] = set()
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
-        if not word.startswith("-") or numeric(word):
+        if not word.startswith("-") or is_number(word):
             continue
         if flag not in flags:
-            propose(flag, flags, prog, verb)
-        if flag in seen and flags[flag] != "many":
+            raise_unknown(flag, flags, prog, verb)
+        if flag in given and flags[flag] != "many":
             raise UsageError(f"{flag} is given twice", "give it once")
         if flags[flag] != "switch" and (words[i + 1 : i + 2] == [""] or (equals and not value)):
             raise UsageError(f"{flag} is empty", f"leave it out, or give it a value; {prog} --help")
-        seen.add(flag)
+        given.add(flag)
 
 
 def own_flags(kind: type) -> dict[str, str]:
@@ -84,41 +87,42 @@ def own_flags(kind: type) -> dict[str, str]:
 
 
 def has_mark(hint: Any, mark: str) -> bool:
-    return any(mark in repr(m) for m in getattr(hint, "__metadata__", ()))
+    return get_origin(hint) is Annotated and any(mark in repr(m) for m in get_args(hint)[1:])
 
 
-def propose(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | None) -> None:
-    """Errors: `UsageError` always, with what the option may have been meant to be, a key of a recipe included."""
+def raise_unknown(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | None) -> None:
+    """Errors: `UsageError` always, with the nearest option or key of a recipe."""
     hint = f"{prog} --help shows every option"
     keys = [k for k in recipe_flags() if verb and k[2:].partition(".")[0] in verb.sections]
-    known = [*(f.flag for f in (verb.flags if verb else ())), *flags, *keys]
+    options = [*(f.flag for f in (verb.flags if verb else ())), *flags, *keys]
     leaf = flag.lstrip("-").rpartition(".")[2].replace("-", "_")
-    if (ours := spelling(flag)) and ours.split()[0] in known:
+    if (ours := spelling(flag)) and ours.split()[0] in options:
         raise UsageError(f"unknown option {flag}; here it is {ours}", hint)
     if section := [k for k in keys if k.startswith(f"{flag.rstrip('.')}.")]:
         raise UsageError(f"{flag} is a section of a recipe; did you mean one of its keys, {', '.join(section[:9])}?",
                          f"{prog} --help {flag.strip('-.')} lists them all")  # fmt: skip
-    if len(flag) == 2 and (same := [f for f in known if f.startswith(f"-{flag}") and "." not in f]):
+    if len(flag) == 2 and (same := [f for f in options if f.startswith(f"-{flag}") and "." not in f]):
         raise UsageError(f"unknown option {flag}; did you mean {' or '.join(same)}?", hint)
     if flag in BY_NAME:
         raise UsageError(f"{prog} has no {flag}", hint)
     for name in (leaf, *nearest(leaf, SYNONYMS)[:1]):
-        meant = SYNONYMS.get(name, name).replace("_", "-")
-        if same := [k for k in keys if k.endswith(f".{meant}")]:
+        key = SYNONYMS.get(name, name).replace("_", "-")
+        if same := [k for k in keys if k.endswith(f".{key}")]:
             raise UsageError(f"unknown option {flag}; did you mean {' or '.join(same)}?", hint)
-    choose(flag, [*known, "--debug"], "option", hint)
+    choose(flag, [*options, "--debug"], "option", hint)
 
 
 def recipe_flags() -> list[str]:
     """Every key of a recipe as an option, those of models, data sets and tasks included."""
     from vitrail import catalog
 
-    found = [f"--{s}.{f.name}" for s, part in parts().items() if s not in CHOICES for f in dataclasses.fields(part)]
+    flags = [f"--{s}.{f.name}" for s, part in parts().items() for f in dataclasses.fields(part)]
+    flags = [flag for flag in flags if flag not in NO_KEYS]
     for section, floor in (("model", "models"), ("data", "datasets"), ("task", "tasks")):
-        found += dict.fromkeys(
+        flags += dict.fromkeys(
             f"--{section}.{key}" for room in catalog.list_modules(floor) for key in catalog.config_fields(floor, room)
         )
-    return [k.replace("_", "-") for k in found]
+    return [k.replace("_", "-") for k in flags]
 
 
 def device(name: str) -> str:
@@ -129,17 +133,17 @@ def device(name: str) -> str:
     if name.startswith("cuda"):
         import torch
 
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if there <= int(kind[2] or 0 if kind else 0):
-            found = f"only {there}, counted from 0" if there else "none that torch can use"
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= int(kind[2] or 0 if kind else 0):
+            available = f"only {count}, counted from 0" if count else "none that torch can use"
             raise UsageError(
-                f"there is no GPU {name!r} here: {found}", "leave --device out; vitrail doctor lists what there is"
+                f"there is no GPU {name!r} here: {available}", "leave --device out; vitrail doctor lists the devices"
             )
     return name
 
 
-def condensed(box: str, kind: type, prog: str, words: list[str]) -> str:
-    """What tyro reports in its box, in one sentence."""
+def condense_error(box: str, kind: type, prog: str, words: list[str]) -> str:
+    """The error that tyro prints in a box, in one sentence."""
     inside = (
         re.sub(r"^[│|╭╰─+\s-]+|[│|╮╯─+\s-]+$", "", line) if "│" in line or "─" in line else line
         for line in box.splitlines()

@@ -1,4 +1,4 @@
-"""What the last word of an unfinished command line may become. Nothing heavy is imported."""
+"""Completions of the last word of a command line. Nothing heavy is imported."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from vitrail import catalog
 from vitrail.cli.syntax.flags import BY_NAME, SHORT
-from vitrail.cli.syntax.help import chosen_options, chosen_section
+from vitrail.cli.syntax.help import options_of_choice, recipe_of
 from vitrail.cli.syntax.source import Option, Sources
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import VitrailError
@@ -16,14 +16,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def candidates(words: list[str]) -> list[str]:
-    """Every word that the last of `words` (those after `vitrail`) may become; none where only files can."""
+    """Completions of the last of `words` (those after `vitrail`); none where it can only be a file."""
     from vitrail.cli.main import COMMANDS, command
 
     last = words[-1] if words else ""
     if len(words) < 2:
-        return beginning(last, [*COMMANDS, "--help", "--version"])
+        return with_prefix(last, [*COMMANDS, "--help", "--version"])
     if words[0] == "help" and len(words) == 2:
-        return beginning(last, COMMANDS)
+        return with_prefix(last, COMMANDS)
     if words[0] not in COMMANDS:
         return []
     verb = command(words[0])
@@ -32,29 +32,29 @@ def candidates(words: list[str]) -> list[str]:
 
         verb = verb_of(words[1])
     try:
-        return beginning(last, possible(verb, words[1:]))
-    except VitrailError:  # a word before is wrong; the command itself will tell
+        return with_prefix(last, list_candidates(verb, words[1:]))
+    except VitrailError:  # an earlier word is wrong: running the command reports it
         return []
 
 
-def possible(verb: Verb[Any], words: list[str]) -> Iterable[str]:
+def list_candidates(verb: Verb[Any], words: list[str]) -> Iterable[str]:
     *before, last = words
     flag = SHORT.get(before[-1], before[-1]) if before else ""
     options = verb.options(Sources())
     if flag in ("--help", "-h") and verb.sections and not last.startswith("-"):
         return ["all", *verb.sections]
     if last.startswith("-"):
-        return flags(verb, options, before, last)
-    if flag.startswith("--") and (values := of_flag(verb, options, before, flag)) is not None:
+        return list_flags(verb, options, before, last)
+    if flag.startswith("--") and (values := list_values(verb, options, before, flag)) is not None:
         return values
-    places = [o.positional.strip("[].") for o in options if o.positional]
+    positionals = [o.positional.strip("[].") for o in options if o.positional]
     if verb.name == "study":
         return [room.replace("_", "-") for room in catalog.list_modules("studies")]
-    return [name for place in places for name in PLACES.get(place, tuple)()]
+    return [name for positional in positionals for name in POSITIONALS.get(positional, tuple)()]
 
 
-def flags(verb: Verb[Any], options: list[Option], before: list[str], last: str) -> list[str]:
-    """Flags of a command, and either its sections or, once one is typed, the keys of that."""
+def list_flags(verb: Verb[Any], options: list[Option], before: list[str], last: str) -> list[str]:
+    """Flags of a command, and either its sections or, once one is typed, the keys of that one."""
     section, dot, _ = last.removeprefix("--").partition(".")
     if dot and section in verb.sections:
         keys = [f"--{section}.{o.flag}" for o in section_options(verb, section, before)]
@@ -65,35 +65,37 @@ def flags(verb: Verb[Any], options: list[Option], before: list[str], last: str) 
 
 
 def section_options(verb: Verb[Any], section: str, before: list[str]) -> list[Option]:
-    """The keys of a section; of model, data and task those of what is named before."""
+    """The keys of a section; of model, data and task those of the chosen one."""
     sources = Sources()
-    part = getattr(chosen_section(verb, before) if section in CHOICES else Recipe(), section)
-    if section in CHOICES:
-        return [option for _, options in chosen_options(section, part, sources) for option in options]
-    return sources.options(type(part).__module__, type(part).__name__)
+    part = getattr(recipe_of(verb, before) if section in CHOICES else Recipe(), section)
+    common = sources.options(type(part).__module__, type(part).__name__)
+    if section not in CHOICES:
+        return common
+    own = [option for _, options in options_of_choice(section, part, sources) for option in options]
+    return [*(option for option in common if option.name not in ("name", "keys")), *own]
 
 
-def of_flag(verb: Verb[Any], options: list[Option], before: list[str], flag: str) -> Iterable[str] | None:
-    """The values of a flag; empty where only files can be, None for a switch, after which anything may stand."""
-    own = next((o for o in options if f"--{o.flag}" == flag), None)
+def list_values(verb: Verb[Any], options: list[Option], before: list[str], flag: str) -> Iterable[str] | None:
+    """The values of a flag; empty where only files are possible, None for a switch."""
+    option = next((o for o in options if f"--{o.flag}" == flag), None)
     if flag in VALUES:
         return VALUES[flag]()
     section, _, key = flag.removeprefix("--").partition(".")
-    if flag in BY_NAME and (named := BY_NAME[flag].key) and not own:
-        section, key = named
+    if flag in BY_NAME and (recipe_key := BY_NAME[flag].key) and not option:
+        section, key = recipe_key
     if section in SECTIONS and section in verb.sections:
-        own = next((o for o in section_options(verb, section, before[:-1]) if o.flag == key.replace("_", "-")), None)
-    if own is None or not own.kind:
+        option = next((o for o in section_options(verb, section, before[:-1]) if o.flag == key.replace("_", "-")), None)
+    if option is None or not option.kind:
         return None
-    return [value for part in own.kind.split("|") if part.startswith("{") for value in part.strip("{}").split(",")]
+    return [value for part in option.kind.split("|") if part.startswith("{") for value in part.strip("{}").split(",")]
 
 
-def beginning(last: str, names: Iterable[str]) -> list[str]:
+def with_prefix(last: str, names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(last)]
 
 
 def runs() -> list[str]:
-    """Folders of runs: those in runs/, and those that lie here."""
+    """Folders of runs: those in runs/, and those in the working directory."""
     files = [*Path("runs").glob("*/run.json"), *Path().glob("*/run.json")]
     return sorted(str(file.parent) for file in files)
 
@@ -107,7 +109,7 @@ def recipes() -> list[str]:
     )
 
 
-PLACES = {  # what stands at a place without a flag
+POSITIONALS = {  # candidates by the name of a positional argument
     "RUN": runs,
     "MODEL": lambda: [*catalog.list_names("models"), *runs()],
     "SOURCE": lambda: [*runs(), *catalog.list_names("models")],

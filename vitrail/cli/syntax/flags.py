@@ -1,4 +1,4 @@
-"""The flags that everybody types: the one table that says which key of a recipe each of them is."""
+"""The fifteen flags without a section: one table of the recipe key of each."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -23,29 +23,29 @@ class Flag(NamedTuple):
 FLAGS = (
     Flag("data", "PATH", "images: a folder, .csv, .npz, COCO .json, or mini", ("data", "path")),
     Flag("model", "NAME", "such as vit/nano; see vitrail models", ("model", "name")),
-    Flag("weights", "PATH", "start from a run, a model folder or a weights file", ("start", "weights")),
+    Flag("weights", "PATH", "start from a run, a model folder or a weights file", ("init", "weights")),
     Flag("task", "NAME", "what is learned, such as distillation", ("task", "name")),
     Flag("out", "DIR", "folder of the run (default: a new one in runs/)"),
     Flag("resume", "RUN", "continue this run"),
-    Flag("epochs", "N", "passes over the training images", ("plan", "epochs"), "e"),
-    Flag("steps", "N", "optimizer steps, instead of epochs", ("plan", "steps")),
-    Flag("batch-size", "N", "images per step, over all processes", ("plan", "batch"), "b"),
+    Flag("epochs", "N", "passes over the training images", ("train", "epochs"), "e"),
+    Flag("steps", "N", "optimizer steps, instead of epochs", ("train", "steps")),
+    Flag("batch-size", "N", "images per step, over all processes", ("train", "batch_size"), "b"),
     Flag("lr", "X", "peak learning rate", ("optim", "lr")),
     Flag("weight-decay", "X", "weight decay", ("optim", "weight_decay")),
     Flag("img-size", "H [W]", "height and width in pixels; one number: square", ("input", "size")),
-    Flag("seed", "N", "seed of everything random (default: 0)", ("plan", "seed")),
-    Flag("workers", "N", "processes that load images", ("machine", "workers")),
-    Flag("precision", "NAME", "auto, fp32, bf16 or fp16 (default: auto)", ("plan", "precision")),
+    Flag("seed", "N", "seed of everything random (default: 0)", ("train", "seed")),
+    Flag("workers", "N", "processes that load images", ("runtime", "workers")),
+    Flag("precision", "NAME", "auto, fp32, bf16 or fp16 (default: auto)", ("train", "precision")),
     Flag("device", "NAME", "auto, cpu, cuda, mps or a GPU's number (default: auto)"),
 )
 KEYED = tuple(flag for flag in FLAGS if flag.key)  # those that are keys of a recipe
 BY_NAME = {flag.flag: flag for flag in FLAGS}
 SHORT = {f"-{flag.short}": flag.flag for flag in FLAGS if flag.short}
-NAMING = ("data", "model", "task", "weights")  # what is trained: read before the keys that belong to it
+NAMING = ("data", "model", "task", "weights")  # read first: the other keys depend on them
 
 
 def flag_of(section: str, key: str) -> str:
-    """How a key of a recipe is written on the command line.
+    """A key of a recipe as a flag.
 
     >>> flag_of("optim", "lr"), flag_of("optim", "layer_decay")
     ('--lr', '--optim.layer-decay')
@@ -54,29 +54,29 @@ def flag_of(section: str, key: str) -> str:
 
 
 def changes_of(flag: Flag, value: Any) -> dict[str, Any]:
-    """What a flag changes in its section of a recipe. --data names another data set, of the layout of its path."""
+    """The keys that a flag sets in its section of a recipe. --data also resets the layout, which the path decides."""
     assert flag.key
     return {"name": "", flag.key[1]: value} if flag.key == ("data", "path") else {flag.key[1]: value}
 
 
-def expanded(words: Iterable[str]) -> list[str]:
+def expand_short_flags(words: Iterable[str]) -> list[str]:
     """`words` with the short spellings written out: -e 3, -b 8, --img-size 224 (a square), --device 0 (a GPU)."""
-    found: list[str] = []
+    expanded: list[str] = []
     for word in words:
         head, equals, value = word.partition("=")
         head = SHORT.get(head, head)
-        found += [head, value] if equals and head in ("--img-size", "--device") else [f"{head}{equals}{value}"]
-    for i in reversed(range(len(found) - 1)):
-        value, after = found[i + 1], found[i + 2 : i + 3]
-        if found[i] == "--device" and value.isdecimal():
-            found[i + 1] = f"cuda:{value}"
+        expanded += [head, value] if equals and head in ("--img-size", "--device") else [f"{head}{equals}{value}"]
+    for i in reversed(range(len(expanded) - 1)):
+        value, after = expanded[i + 1], expanded[i + 2 : i + 3]
+        if expanded[i] == "--device" and value.isdecimal():
+            expanded[i + 1] = f"cuda:{value}"
         if (
-            found[i] == "--img-size"
+            expanded[i] == "--img-size"
             and value.isdecimal()
             and not (after and after[0].lstrip("-+").replace(".", "").isdecimal())
         ):
-            found.insert(i + 2, value)
-    return found
+            expanded.insert(i + 2, value)
+    return expanded
 
 
 def kind_of(key: Key) -> Any:

@@ -1,4 +1,4 @@
-"""What sections and keys of recipes were called before 0.1.0: they are answered with what they are called now."""
+"""Names of sections and keys of recipes before 0.1.0, which are answered with today's."""
 
 from vitrail.cli.syntax.flags import flag_of
 from vitrail.recipe import SECTIONS
@@ -6,7 +6,7 @@ from vitrail.validation import RENAMED
 
 
 def renamed(section: str, key: str) -> str:
-    """The flag of a key by the name that it had before; "" for any other.
+    """Today's flag of a key by its former name; "" for any other.
 
     >>> renamed("input", "resize")
     '--input.resize-mode'

@@ -1,4 +1,4 @@
-"""Help: one screen for each command, and on demand every key of a recipe, as its source documents it."""
+"""Help: one screen for each command, and on request every key of a recipe, from comments in the source."""
 
 import ast
 import inspect
@@ -21,12 +21,12 @@ from vitrail.validation import as_path
 FLOORS = {"model": "models", "data": "datasets", "task": "tasks"}
 NARROWEST, WIDEST = 60, 120  # columns
 KEY_COLUMN = 38  # where the meaning of a key begins
-FLAG_COLUMN = 26  # the furthest to the right that the meaning of a flag begins
+FLAG_COLUMN = 26  # largest column where the meaning of a flag begins
 Rows = list[tuple[str, str]]
 
 
 def print_help(verb: Verb[Any], words: list[str]) -> None:
-    """After --help stands nothing (one screen), "all", or a section of a recipe. Errors: `UsageError` for any other."""
+    """One screen after --help alone; keys after "all" or a section of a recipe. Errors: `UsageError`."""
     at = next(i for i, word in enumerate(words) if word in ("-h", "--help"))
     topic = words[at + 1] if words[at + 1 :] and not words[at + 1].startswith("-") else ""
     if not topic or not verb.sections:
@@ -35,7 +35,7 @@ def print_help(verb: Verb[Any], words: list[str]) -> None:
         choose(
             topic, ("all", *verb.sections), "section", f"{verb.prog} --help SECTION: {', '.join(verb.sections)}, or all"
         )
-        recipe = chosen_section(verb, words[:at] + words[at + 2 :])
+        recipe = recipe_of(verb, words[:at] + words[at + 2 :])
         sections = verb.sections if topic == "all" else (topic,)
         whole = [*overview(verb), ""] if topic == "all" else []
         lines = [*whole, *(line for s in sections for line in section_lines(s, recipe)), SWITCHES]
@@ -55,7 +55,13 @@ def overview(verb: Verb[Any]) -> list[str]:
     arguments, own = [o for o in options if o.positional], [o for o in options if not o.positional]
     summary, examples, notes = documentation(verb)
     usage = " ".join([f"usage: {verb.prog}", *(o.positional for o in arguments), "[OPTIONS]"])
-    lines = [usage, "", *textwrap.wrap(summary, width()), "", *laid_out(flag_rows(verb, arguments, own), FLAG_COLUMN)]
+    lines = [
+        usage,
+        "",
+        *textwrap.wrap(summary, width()),
+        "",
+        *format_rows(flag_rows(verb, arguments, own), FLAG_COLUMN),
+    ]
     for note in notes:
         lines += ["", *textwrap.wrap(note, width())]
     if examples:
@@ -64,7 +70,7 @@ def overview(verb: Verb[Any]) -> list[str]:
         keys = ", ".join(verb.sections)
         rows = [(f"{verb.prog} --help all", "every key: type, default, meaning")]
         rows += [(f"{verb.prog} --help SECTION", f"one of: {keys}")] if verb.sections[1:] else []
-        lines += ["", "more:", *laid_out(rows, KEY_COLUMN)]
+        lines += ["", "more:", *format_rows(rows, KEY_COLUMN)]
     return lines
 
 
@@ -79,16 +85,16 @@ def documentation(verb: Verb[Any]) -> tuple[str, list[str], list[str]]:
 
 
 def flag_rows(verb: Verb[Any], arguments: Iterable[Option], own: Iterable[Option]) -> Rows:
-    """Arguments by place, then the flags that everybody types, then the others."""
+    """Positional arguments, then flags without a section, then the other options of the command."""
     arguments, own = ([o._replace(about=phrase(o.about)) for o in options] for options in (arguments, own))
     rows = [(o.positional, describe(o)) for o in arguments]
-    mine, named = {o.flag: o for o in own}, {f.name: f for f in verb.flags}
+    mine, by_name = {o.flag: o for o in own}, {f.name: f for f in verb.flags}
     for flag in FLAGS:
         if option := mine.pop(flag.name, None):
             rows.append(
                 (f"--{flag.name} {option.kind if option.kind.startswith('{') else flag.takes}", describe(option))
             )
-        elif flag.name in named:
+        elif flag.name in by_name:
             rows.append((f"{f'-{flag.short}, ' if flag.short else ''}--{flag.name} {flag.takes}", flag.about))
     return rows + [
         (f"--{'' if o.kind or o.default != 'true' else 'no-'}{o.flag} {o.kind}".rstrip(), describe(o))
@@ -104,14 +110,14 @@ def phrase(sentence: str) -> str:
 
 
 def describe(option: Option, unset: str = "") -> str:
-    """What an option means, and its default where that is known. `unset`: what None stands for."""
+    """The meaning of an option, and its default where there is one. `unset`: what None stands for."""
     default = unset if option.default == "None" else option.default
-    known = not default or "default" in option.about or not option.kind
-    return option.about if known else f"{option.about} (default: {default})".strip()
+    is_complete = not default or "default" in option.about or not option.kind
+    return option.about if is_complete else f"{option.about} (default: {default})".strip()
 
 
-def laid_out(rows: Rows, column: int) -> list[str]:
-    """Two columns, the second wrapped; a long entry of the first has a line of its own."""
+def format_rows(rows: Rows, column: int) -> list[str]:
+    """Two columns, the second wrapped; a long entry of the first is on its own line."""
     at = min(column, max((len(head) for head, _ in rows), default=0) + 4)
     lines = []
     for head, text in rows:
@@ -125,8 +131,8 @@ def laid_out(rows: Rows, column: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def chosen_section(verb: Verb[Any], words: list[str]) -> Recipe:
-    """The recipe that words speak of, as far as it says which model, data and task: their keys are listed."""
+def recipe_of(verb: Verb[Any], words: list[str]) -> Recipe:
+    """The recipe of a command line, with the model, data and task that it names: their keys are listed."""
     rest, keys = take_keys(words, verb.flags)
     recipe = Recipe()
     for word in (w for w in rest if not w.startswith("-")):
@@ -152,16 +158,16 @@ def section_lines(section: str, recipe: Recipe) -> list[str]:
     title = "" if about.startswith(f"{type(part).__name__}(") else f"  {' '.join(about.split())}"
     lines = [
         *textwrap.wrap(f"[{section}]{title}", width()),
-        *laid_out(key_rows(section, common, "chosen from your data"), KEY_COLUMN),
+        *format_rows(key_rows(section, common, "chosen from your data"), KEY_COLUMN),
     ]
     if section in CHOICES:
-        for heading, options in chosen_options(section, part, sources):
+        for heading, options in options_of_choice(section, part, sources):
             lines += [*textwrap.wrap(heading, width(), initial_indent="  ", subsequent_indent="  "),
-                      *laid_out(key_rows(section, options, "none"), KEY_COLUMN)]  # fmt: skip
+                      *format_rows(key_rows(section, options, "none"), KEY_COLUMN)]  # fmt: skip
     return [*lines, ""]
 
 
-def chosen_options(section: str, choice: Any, sources: Sources) -> list[tuple[str, list[Option]]]:
+def options_of_choice(section: str, choice: Any, sources: Sources) -> list[tuple[str, list[Option]]]:
     """The keys of the module that a section names, or of every module that it could name."""
     floor, name = FLOORS[section], choice.name
     if section == "data" and not name and (path := choice.keys.get("path")):
@@ -184,7 +190,7 @@ def chosen_options(section: str, choice: Any, sources: Sources) -> list[tuple[st
 
 
 def key_rows(section: str, options: Iterable[Option], unset: str) -> Rows:
-    """`unset`: what None stands for where the source does not say it."""
+    """`unset`: what None stands for where the comment does not explain it."""
     rows = []
     for option in options:
         flag, key = flag_of(section, option.name), f"--{section}.{option.flag}"

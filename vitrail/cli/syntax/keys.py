@@ -9,22 +9,22 @@ from vitrail.cli.syntax.flags import Flag, changes_of, flag_of, kind_of
 from vitrail.cli.syntax.former import renamed
 from vitrail.errors import UsageError, choose
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
-from vitrail.validation import describe_type, parse_value, validate
+from vitrail.validation import RENAMED, describe_type, parse_value, validate
 
 Given = list[tuple[str, dict[str, Any]]]
 
 
 def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], Given]:
-    """Takes `--section.key value ...`, and the `flags` that are keys of a recipe, out of `words`: what is left, and the
-    keys by section in the order they stand.
+    """Splits `words` into the keys of a recipe, `--section.key value ...` and those `flags` that are keys, in order by
+    section, and the other words. Returns the words first.
 
-    A key takes one value and whatever numbers follow it (`--img-size 28 28`); a key alone is true,
+    A key takes one value and all numbers that follow it (`--img-size 28 28`); a key alone is true,
     `--augment.no-hflip` false.
     """
     by_name = {f.flag: f for f in flags}
     rest: list[str] = []
     given: Given = []
-    seen: set[str] = set()
+    names: set[str] = set()
     i = 0
     while i < len(words):
         head, equals, value = words[i].partition("=")
@@ -37,17 +37,17 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
         section, key = key_of(match[1], match[2]) if match else flag.key or ("", "")  # type: ignore[union-attr]
         values = [value] if equals else []
         if not equals:
-            while i < len(words) and (numeric(words[i]) if values else not words[i].startswith("--")):
+            while i < len(words) and (is_number(words[i]) if values else not words[i].startswith("--")):
                 values.append(words[i])
                 i += 1
         name = flag_of(section, key.removeprefix("no_"))
-        if name in seen:
+        if name in names:
             raise UsageError(f"{name} is given twice", "give it once")
-        seen.add(name)
+        names.add(name)
         if flag:
-            given.append((section, changes_of(flag, value_of(flag, values))))
+            given.append((section, changes_of(flag, flag_value(flag, values))))
         else:
-            given.append((section, {key: meaning(values)} if values else switch(section, key)))
+            given.append((section, {key: parse_values(values)} if values else switch_value(section, key)))
     return rest, given
 
 
@@ -55,7 +55,8 @@ def key_of(section: str, key: str) -> tuple[str, str]:
     """Section and key as recipes have them. Errors: `UsageError` for unknown sections, and keys by a former name."""
     key = key.replace("-", "_")
     fields = {f.name for f in dataclasses.fields(parts()[section])} if section in SECTIONS else set()
-    if section not in CHOICES and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
+    may_be_former = section not in CHOICES or f"{section}.{key}" in RENAMED
+    if may_be_former and key.removeprefix("no_") not in fields and (now := renamed(section, key)):
         raise UsageError(
             f"--{section}.{key.replace('_', '-')} is {now} now", "vitrail train --help all lists every key"
         )
@@ -63,15 +64,15 @@ def key_of(section: str, key: str) -> tuple[str, str]:
     return section, key
 
 
-def value_of(flag: Flag, values: list[str]) -> Any:
-    """The value of a flag that is a key of a recipe, checked under the name it was typed by. Errors: `UsageError`."""
+def flag_value(flag: Flag, values: list[str]) -> Any:
+    """The value of a flag that is a key of a recipe, validated under the name of the flag. Errors: `UsageError`."""
     if not values:
         raise UsageError(f"{flag.flag} needs a value", f"{flag.flag} {flag.takes}: {flag.about}")
     if values == [""]:
         raise UsageError(f"{flag.flag} is empty", "leave it out, or give it a value")
     assert flag.key
     kind = kind_of(flag.key)
-    return values[0] if kind is str else validate(meaning(values), kind, flag.flag)
+    return values[0] if kind is str else validate(parse_values(values), kind, flag.flag)
 
 
 def keys_of(section: str, given: Given) -> dict[str, Any]:
@@ -83,17 +84,17 @@ def parts() -> dict[str, Any]:
     return {f.name: getattr(Recipe(), f.name) for f in dataclasses.fields(Recipe)}
 
 
-def numeric(word: str) -> bool:
+def is_number(word: str) -> bool:
     return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|nan|inf", word) is not None
 
 
-def meaning(values: list[str]) -> Any:
+def parse_values(values: list[str]) -> Any:
     if len(values) == 1:
         return parse_value(values[0])
     return [parse_value(v) for v in values]
 
 
-def switch(section: str, key: str) -> dict[str, Any]:
+def switch_value(section: str, key: str) -> dict[str, Any]:
     """A key without a value. Errors: `UsageError` where the key is no switch."""
     kinds = {} if section in CHOICES else get_type_hints(type(parts()[section]))
     name = key.removeprefix("no_")

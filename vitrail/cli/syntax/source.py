@@ -1,7 +1,9 @@
-"""Options as their source documents them: fields of dataclasses with type, default and comment; nothing is imported."""
+"""Options read from source code: fields of dataclasses with type, default and comment; nothing is imported."""
 
 import ast
+import io
 import re
+import tokenize
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,8 @@ NOT_LITERAL = object()
 
 class Option(NamedTuple):
     name: str  # of the field
-    kind: str  # what it takes: "INT", "FLOAT FLOAT", "{pad,random}"; "" for a switch
-    default: str  # in plain words; "" where there is none worth printing
+    kind: str  # of its value: "INT", "FLOAT FLOAT", "{pad,random}"; "" for a switch
+    default: str  # as text; "" where there is none to print
     about: str
     positional: str = ""  # the name of an argument that has no flag
 
@@ -31,7 +33,7 @@ class Module(NamedTuple):
         return next((n for n in self.tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
 
     def find_value(self, name: str) -> ast.expr | None:
-        """What is assigned to a name at the top of the module."""
+        """The value assigned to a name at the top of the module."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
                 return node.value
@@ -73,29 +75,29 @@ class Sources:
             return []
         if node is None:  # another module's dataclass, such as deit's Config, which is vit's
             origin = module.find_import(cls)
-            found = self.options(*origin) if origin else []
-            names = [option.name for option in found]
+            options = self.options(*origin) if origin else []
+            names = [option.name for option in options]
         else:
-            found = [self.option(module, node, i) for i, n in enumerate(node.body) if isinstance(n, ast.AnnAssign)]
-            names = [option.name for option in found]
-        changes = changed(module.find_value("VARIANTS"), variant, names)
-        return [o._replace(default=changes.get(o.name, o.default)) for o in found]
+            options = [self.option(module, node, i) for i, n in enumerate(node.body) if isinstance(n, ast.AnnAssign)]
+            names = [option.name for option in options]
+        changes = read_variant(module.find_value("VARIANTS"), variant, names)
+        return [o._replace(default=changes.get(o.name, o.default)) for o in options]
 
     def option(self, module: Module, node: ast.ClassDef, index: int) -> Option:
         field = node.body[index]
         assert isinstance(field, ast.AnnAssign)
         after = node.body[index + 1] if index + 1 < len(node.body) else None
-        about = documented(after) or commented(module, field)
-        default, about = settled(field.value, about)
+        about = read_text_below(after) or read_comment(module, field)
+        default, about = split_default(field.value, about)
         annotation = ast.unparse(field.annotation)
-        named = re.search(r"metavar='([^']*)'", annotation)
-        positional = named[1] if named and "Positional" in annotation else ""
-        kind = named[1] if named and not positional else self.kind(module, field.annotation)
+        metavar = re.search(r"metavar='([^']*)'", annotation)
+        positional = metavar[1] if metavar and "Positional" in annotation else ""
+        kind = metavar[1] if metavar and not positional else self.kind(module, field.annotation)
         name = re.search(r"arg\(name='([^']*)'", annotation)
         return Option(name[1] if name else ast.unparse(field.target), kind, default, about, positional)
 
     def kind(self, module: Module, node: ast.expr) -> str:
-        """What a value of an annotated type is written as."""
+        """How a value of an annotated type is written on the command line."""
         match node:
             case ast.Constant(value=None):
                 return ""
@@ -119,22 +121,22 @@ class Sources:
             case ast.Name(id=name) if (value := module.find_value(name)) is not None:
                 return self.kind(module, value)
             case ast.Name(id=name) if origin := module.find_import(name):
-                return self.imported(*origin)
+                return self.imported_kind(*origin)
             case ast.Attribute(value=ast.Name(id=owner), attr=name) if origin := module.find_import(owner):
-                return self.imported(f"{origin[0]}.{origin[1]}", name)
+                return self.imported_kind(f"{origin[0]}.{origin[1]}", name)
         return "VALUE"
 
-    def imported(self, module: str, name: str) -> str:
-        found = self.module(module)
-        value = found.find_value(name) if found else None
-        if found is None or value is None:
-            origin = found.find_import(name) if found else None
-            return self.imported(*origin) if origin else "VALUE"
-        return self.kind(found, value)
+    def imported_kind(self, module: str, name: str) -> str:
+        source = self.module(module)
+        value = source.find_value(name) if source else None
+        if source is None or value is None:
+            origin = source.find_import(name) if source else None
+            return self.imported_kind(*origin) if origin else "VALUE"
+        return self.kind(source, value)
 
 
 def find_file(module: str) -> Path | None:
-    """The source of a module; None where there is none. Not even the packages that it lies in are imported."""
+    """The source file of a module; None where there is none. The packages above it are not imported either."""
     package, *parts = module.split(".")
     spec = find_spec(package)
     if spec is None or spec.origin is None or not parts:
@@ -143,51 +145,55 @@ def find_file(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-def changed(variants: ast.expr | None, variant: str, names: list[str]) -> dict[str, str]:
-    """Values that an entry of a table VARIANTS gives in place of the defaults."""
+def read_variant(variants: ast.expr | None, variant: str, names: list[str]) -> dict[str, str]:
+    """Values of an entry of a table VARIANTS, which replace the defaults."""
     if not isinstance(variants, ast.Dict):
         return {}
     for key, value in zip(variants.keys, variants.values, strict=True):
         if isinstance(key, ast.Constant) and key.value == variant and isinstance(value, ast.Call):
             given = {**dict(zip(names, value.args, strict=False)), **{k.arg: k.value for k in value.keywords if k.arg}}
-            return {name: in_words(node) for name, node in given.items()}
+            return {name: format_default(node) for name, node in given.items()}
     return {}
 
 
-def documented(node: ast.stmt | None) -> str:
+def read_text_below(node: ast.stmt | None) -> str:
     """The text below a field."""
     text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else ""
     return " ".join(text.split()) if isinstance(text, str) else ""
 
 
-def commented(module: Module, field: ast.AnnAssign) -> str:
-    """The comment behind a field."""
-    line = module.lines[(field.end_lineno or field.lineno) - 1].encode()[field.end_col_offset or 0 :].decode()
-    return " ".join(line.partition("#")[2].removesuffix("fmt: skip").split())
+def read_comment(module: Module, field: ast.AnnAssign) -> str:
+    """The comments behind a field, on any of its lines."""
+    text = "\n".join(module.lines[field.lineno - 1 : field.end_lineno]).strip()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = (
+        token.string.lstrip("# ").removesuffix("fmt: skip") for token in tokens if token.type == tokenize.COMMENT
+    )
+    return " ".join(" ".join(comments).split())
 
 
-def settled(value: ast.expr | None, about: str) -> tuple[str, str]:
-    """The default in words, and the comment without the part that says it ("None: measured", "empty: 0.8 0.2")."""
-    found = literal(value)
-    word = "None" if found is None and value is not None else "empty" if found in ("", ()) else ""
+def split_default(value: ast.expr | None, about: str) -> tuple[str, str]:
+    """The default as text, and the comment without the part that gives it ("None: measured", "empty: 0.8 0.2")."""
+    constant = literal(value)
+    word = "None" if constant is None and value is not None else "empty" if constant in ("", ()) else ""
     if word and (match := re.search(rf"(?:^|;\s*){word}: ([^;]+)", about)):
         return match[1].strip(), re.sub(r"^;\s*", "", about.replace(match[0], "", 1))
-    return in_words(value), about
+    return format_default(value), about
 
 
-def in_words(value: ast.expr | None) -> str:
-    """A default as one would write it; "None" for None, "" for what is empty or made by a call."""
-    found = literal(value)
-    if found is NOT_LITERAL:
+def format_default(value: ast.expr | None) -> str:
+    """A default as it is typed; "None" for None, "" for an empty value or a call."""
+    constant = literal(value)
+    if constant is NOT_LITERAL:
         return "" if value is None or isinstance(value, ast.Call) else ast.unparse(value)
-    return written(found)
+    return format_literal(constant)
 
 
-def written(value: Any) -> str:
+def format_literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):
-        return " ".join(map(written, value))
+        return " ".join(map(format_literal, value))
     return str(value)
 
 

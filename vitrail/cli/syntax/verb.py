@@ -1,4 +1,4 @@
-"""What a command takes: its own options, and the keys of a recipe that go with it."""
+"""A command: its own options, and the keys of a recipe that it takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,26 +14,26 @@ T = TypeVar("T")
 
 class Verb(NamedTuple, Generic[T]):
     name: str
-    kind: type[T]  # its own options; the docstring: what it does, notes, examples (lines that begin with vitrail)
+    kind: type[T]  # its own options; docstring: summary, notes, examples (lines that begin with vitrail)
     run: Callable[[list[str]], int | None]
-    flags: tuple[Flag, ...] = ()  # of the table, that are keys of a recipe
-    sections: tuple[str, ...] = ()  # of a recipe, whose keys it takes
-    changes: str = ""  # what keys of other sections do not change
-    module: str = ""  # whose Config has more options, and whose docstring is that of the command; read, not imported
+    flags: tuple[Flag, ...] = ()  # those of the fifteen that are keys of a recipe
+    sections: tuple[str, ...] = ()  # sections of a recipe whose keys it takes
+    changes: str = ""  # for the message about keys of other sections: they do not change it
+    module: str = ""  # its Config has more options, its docstring is that of the command; read, not imported
 
     @property
     def prog(self) -> str:
         return f"vitrail {self.name}"
 
     def options(self, sources: Sources) -> list[Option]:
-        """Its arguments by place, in order; then its own options, and those that it shares with other commands."""
-        found = {o.name: o for o in sources.options(self.module)} if self.module else {}
+        """Positional arguments in order; then its own options, and those shared with other commands."""
+        options = {o.name: o for o in sources.options(self.module)} if self.module else {}
         for cls in self.kind.__mro__[:-1]:
             for option in sources.options(cls.__module__, cls.__name__):
-                found.setdefault(option.name, option)
+                options.setdefault(option.name, option)
         in_order = [f.name for f in fields(self.kind)]  # type: ignore[arg-type]
-        arguments = sorted((o for o in found.values() if o.positional), key=lambda o: in_order.index(o.name))
-        return [*arguments, *(o for o in found.values() if not o.positional)]
+        arguments = sorted((o for o in options.values() if o.positional), key=lambda o: in_order.index(o.name))
+        return [*arguments, *(o for o in options.values() if not o.positional)]
 
 
 @dataclass(kw_only=True)

@@ -1,1 +1,1 @@
-"""What is true of images beside their class: masks, boxes, and how files say them."""
+"""Annotations beyond class labels: masks, boxes, and their file formats."""

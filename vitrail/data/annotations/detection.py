@@ -1,4 +1,4 @@
-"""Images and their boxes, as a layout found them, made into a data set: parts, tiles, notes. Shared by the layouts of detection."""
+"""Builds a detection data set from images and boxes: splits, tiles, notes. Shared by the detection layouts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from vitrail.data.files import FileReader, detect_channels
 from vitrail.data.splits import assign_parts
 from vitrail.errors import DataError, many
 
-OBJECT = "object"  # the name of the class that all are, where they are one
+OBJECT = "object"  # name of the only class with `one_class`
 
 
 class DetectionKeys(Protocol):
-    """The keys that the layouts of detection have in common."""
+    """The keys that the detection layouts have in common."""
 
     @property
     def channels(self) -> int:
@@ -27,27 +27,27 @@ class DetectionKeys(Protocol):
 
     @property
     def split(self) -> tuple[float, ...]:
-        """Shares or counts of train, val and test, where the data does not say; empty: 0.8 0.2."""
+        """Fractions or counts of train, val and test if the data has no splits; empty: 0.8 0.2."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of that choice."""
+        """Of the random split."""
         ...
 
     @property
     def test(self) -> str | tuple[str, ...]:
-        """Names of images that are held out as the test part."""
+        """Names of images that are held out as the test split."""
         ...
 
     @property
     def tile(self) -> int:
-        """Pixels of a side of the tiles that training images are cut into; 0: whole images. Others are judged whole."""
+        """Side in pixels of the tiles of training images; 0: whole images. Evaluation takes whole images."""
         ...
 
     @property
     def overlap(self) -> float:
-        """Share of a tile that the next has too."""
+        """Overlap of neighbouring tiles, as a fraction of a tile."""
         ...
 
     @property
@@ -57,13 +57,13 @@ class DetectionKeys(Protocol):
 
     @property
     def one_class(self) -> bool:
-        """Whether all objects count as of one class."""
+        """Whether all objects are of one class."""
         ...
 
 
 @dataclass
 class AnnotatedImage:
-    """An image with its boxes. size: (height, width), None where it cannot be read. part: "" where the data names none."""
+    """An image with its boxes. size: (height, width), None if unreadable. part: its split, or ""."""
 
     name: str
     part: str
@@ -72,7 +72,7 @@ class AnnotatedImage:
 
 
 class DatasetSources(NamedTuple):
-    """The files that a data set is made of, and what a user should know of it."""
+    """The files of a data set, and notes for the user."""
 
     entries: Sequence[Entry]
     notes: Sequence[str]
@@ -86,35 +86,37 @@ def assemble_dataset(
     config: DetectionKeys,
     sources: DatasetSources,
 ) -> Dataset:
-    """The data set of images that were found, in the parts that they name or that the config asks for. Raises `DataError`."""
+    """The data set of these images, in the splits that they name or that the config defines. Raises `DataError`."""
     if not images:
-        raise DataError(f"{root} holds no image of which boxes are known", sources.notes[0] if sources.notes else "")
+        raise DataError(f"{root} has no image with an annotation", sources.notes[0] if sources.notes else "")
     if not classes or not any(len(p.boxes.labels) for p in images):
-        raise DataError(f"{root}: not one of {len(images):,} images has a box", "are these the right annotations?")
+        raise DataError(
+            f"{root}: none of {len(images):,} images has a box", "check that these are the right annotations"
+        )
     if config.one_class:
         classes = (OBJECT,)
         images = [replace(p, boxes=p.boxes._replace(labels=np.zeros_like(p.boxes.labels))) for p in images]
     names = [p.name for p in images]
-    places, notes = assign_parts(names, [s.part for s in images], config.split, config.seed, config.test)
+    part_indices, notes = assign_parts(names, [s.part for s in images], config.split, config.seed, config.test)
     channels = detect_channels(config.channels, root, names)
     splits = {}
-    for part, chosen in places.items():
-        mine = [names[i] for i in chosen]
-        whole = Split(
-            mine,
-            np.zeros(len(mine), np.int64),
-            FileReader(root, mine, channels),
+    for part, chosen in part_indices.items():
+        own_names = [names[i] for i in chosen]
+        own = Split(
+            own_names,
+            np.zeros(len(own_names), np.int64),
+            FileReader(root, own_names, channels),
             pack_boxes([images[i].boxes for i in chosen]),
         )
         if config.tile and part == "train":
-            sizes, count = [images[i].size for i in chosen], len(mine)
-            whole = tile_split(whole, sizes, config.tile, config.overlap, config.empty == "keep")
-            said = f"{many(count, 'image')} of {part} into {many(len(whole), 'tile')}"
-            notes.append(f"cut into tiles of at most {config.tile} x {config.tile}: {said}")
-        if len(whole):
-            splits[part] = whole
+            sizes, count = [images[i].size for i in chosen], len(own_names)
+            own = tile_split(own, sizes, config.tile, config.overlap, config.empty == "keep")
+            counts = f"{many(count, 'image')} of {part} into {many(len(own), 'tile')}"
+            notes.append(f"cut into tiles of at most {config.tile} x {config.tile}: {counts}")
+        if len(own):
+            splits[part] = own
     if "train" not in splits:
-        raise DataError(f"{root}: no tile of the training images holds a box", "--data.empty keep, or larger tiles")
+        raise DataError(f"{root}: no tile of the training images has a box", "--data.empty keep, or larger tiles")
     return Dataset(
         layout, tuple(classes), splits, channels, tuple(sorted(set(sources.entries))), (*sources.notes, *notes), "boxes"
     )

@@ -1,7 +1,8 @@
-"""Regions of an image as COCO writes them: run lengths down the columns, as numbers or packed into text, and polygons.
+"""Regions of an image in COCO's format: polygons, and run lengths down the columns, as numbers or packed into text.
 
-Runs begin with pixels outside; columns follow each other. In text, a number is written five bits at a time from the lowest, each as one
-character from "0" on, 32 added where more follow; from the fourth number on, the difference to the number two before is written.
+Runs begin with pixels outside; columns follow each other. In text, a number is written five bits at a time, lowest
+first, each as one character from "0" on, plus 32 if more follow; from the fourth number on, the difference to the
+number two before is written.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ POINTS = 100_000  # of a polygon
 
 
 def decode_region(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """bool [H W] of a "segmentation": a list of polygons, or {"size": [height, width], "counts": runs}. Errors: `ValueError`."""
+    """Decodes a "segmentation", polygons or {"size": [height, width], "counts": runs}: bool [H W]. Errors:
+    `ValueError`."""
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(f"is for a size of {segmentation.get('size')}, and the image is {[height, width]}")
+            raise ValueError(f"has the size {segmentation.get('size')}, and the image is {[height, width]}")
         counts = segmentation.get("counts")
         return decode_runs(unpack_runs(counts) if isinstance(counts, str) else counts, height, width)
     if isinstance(segmentation, list):
@@ -26,11 +28,11 @@ def decode_region(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def decode_runs(counts: Any, height: int, width: int) -> np.ndarray:
-    """bool [H W] from run lengths, pixels outside first. Errors: `ValueError` where they are not numbers or do not fill the image."""
+    """bool [H W] from run lengths, pixels outside first. Errors: `ValueError` for non-numbers or a wrong sum."""
     if not isinstance(counts, list) or not all(type(c) is int and 0 <= c <= height * width for c in counts):
         raise ValueError("has run lengths that are not whole numbers from 0 to the number of pixels")
     if sum(counts) != height * width:
-        raise ValueError(f"has run lengths that make {sum(counts):,} pixels, and the image has {height * width:,}")
+        raise ValueError(f"has run lengths that sum to {sum(counts):,} pixels, and the image has {height * width:,}")
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
 
@@ -54,12 +56,12 @@ def unpack_runs(text: str) -> list[int]:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift:
-        raise ValueError("has packed run lengths that end early")
+        raise ValueError("has packed run lengths that are truncated")
     return counts
 
 
 def fill_polygons(segmentation: Sequence[Any], height: int, width: int) -> np.ndarray:
-    """bool [H W]: pixels whose centres lie in any of some polygons [x, y, x, y, ...]. Errors: `ValueError`."""
+    """bool [H W]: pixels whose centres lie in any of the polygons [x, y, x, y, ...]. Errors: `ValueError`."""
     inside = np.zeros((height, width), bool)
     for points in segmentation:
         try:
@@ -73,7 +75,7 @@ def fill_polygons(segmentation: Sequence[Any], height: int, width: int) -> np.nd
 
 
 def fill_polygon(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
-    """bool [H W]: pixels from whose centres an odd number of edges lie to the left."""
+    """bool [H W]: pixels with an odd number of edges to the left of their centre (even-odd rule)."""
     crossed = np.zeros((height, width + 1), np.int64)
     centres = np.arange(height) + 0.5
     for x0, y0, x1, y1 in zip(x, y, np.roll(x, -1), np.roll(y, -1), strict=True):

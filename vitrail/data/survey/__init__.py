@@ -1,1 +1,1 @@
-"""A look at every image and annotation of a data set before anything is trained on it."""
+"""Surveys of all images and annotations of a data set before training."""

@@ -1,4 +1,4 @@
-"""Reads every mask or every box of a data set once and tells what is there: how much of each class, and what cannot be right."""
+"""Surveys all masks or boxes of a data set: frequencies of the classes, and annotation errors."""
 
 import os
 from collections import Counter
@@ -15,13 +15,13 @@ from vitrail.data.files import FileReader
 from vitrail.data.survey.images import ImageReference, UnreadableImage
 from vitrail.errors import BadImage
 
-BLOCK = 2048  # images handed to the threads at a time
+BLOCK = 2048  # images that the threads get at a time
 TINY = 4.0  # pixels of a box's shorter side
-SLACK = 0.01  # pixels by which a box may stick out: rounding of floats
-FAULTS = {  # what can be wrong with a truth that can be read, and what to do
+SLACK = 0.01  # pixels by which a box may exceed its image: rounding of floats
+FAULTS = {  # errors of a readable annotation, and remedies
     "outside": (
-        "sticking out of their image",
-        "do they belong to one of another size or orientation? correct or remove them",
+        "outside their image",
+        "check the size and orientation of the image; correct or remove them",
     ),
     "empty": ("without height or width", "correct or remove them"),
     "unknown": ("with a label or value that is no class", "correct them, or add the class"),
@@ -40,20 +40,20 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotationSurvey:
-    """What a look at every mask, or at the boxes of every image, found."""
+    """Results of the survey of all masks or boxes."""
 
     kind: AnnotationKind
     counts: dict[str, tuple[int, ...]]  # pixels or boxes of each class, by split
-    images: dict[str, tuple[int, ...]]  # images in which each class is, by split
+    images: dict[str, tuple[int, ...]]  # images with each class, by split
     ignored: dict[str, int]  # ignored pixels, or boxes around crowds, by split
     bare: dict[str, int]  # images without any box, or of which every pixel is ignored, by split
-    broken: tuple[UnreadableImage, ...]  # cannot be read, or do not fit their image
-    faults: dict[str, tuple[ImageReference, ...]]  # by the names in `FAULTS`: one entry a box or a mask
+    broken: tuple[UnreadableImage, ...]  # unreadable, or not of the size of their image
+    faults: dict[str, tuple[ImageReference, ...]]  # by key of `FAULTS`: one entry a box or a mask
     extent: Extent | None  # of boxes
 
 
 class _AnnotationFacts(NamedTuple):
-    """What the truth of one image told."""
+    """Facts on the annotation of one image."""
 
     counts: np.ndarray
     ignored: int = 0
@@ -65,20 +65,20 @@ class _AnnotationFacts(NamedTuple):
 def survey_annotations(
     dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0
 ) -> AnnotationSurvey:
-    """Reads the truth of every image of every split. progress: called with (images looked at, of how many). threads: 0 takes one a
-    core, at most 16. A truth that cannot be read is recorded, never an error.
+    """Reads the annotation of every image of every split. progress: called with (images done, total). threads: 0 means
+    one a core, at most 16. An unreadable annotation is recorded, never an error.
     """
-    looks: dict[str, list[_AnnotationFacts]] = {name: [] for name in dataset.splits}
-    total, done = sum(map(len, dataset.splits.values())), 0
+    facts: dict[str, list[_AnnotationFacts]] = {name: [] for name in dataset.splits}
+    total, count = sum(map(len, dataset.splits.values())), 0
     with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.splits.items():
             for start in range(0, len(split), BLOCK):
                 block = range(start, min(start + BLOCK, len(split)))
-                looks[name] += pool.map(lambda i, s=split: _inspect(s, i, len(dataset.classes)), block)
-                done += len(block)
+                facts[name] += pool.map(lambda i, s=split: _inspect(s, i, len(dataset.classes)), block)
+                count += len(block)
                 if progress:
-                    progress(done, total)
-    return _summary(dataset, looks)
+                    progress(count, total)
+    return _summary(dataset, facts)
 
 
 def _inspect(split: Split, index: int, classes: int) -> _AnnotationFacts:
@@ -88,16 +88,16 @@ def _inspect(split: Split, index: int, classes: int) -> _AnnotationFacts:
         annotation, size = split.annotation(index), size_of(split, index)
     except BadImage as error:
         return _AnnotationFacts(nothing, reason=error.what)
-    if size is None:  # the image cannot be read, which the survey of the images tells
+    if size is None:  # an unreadable image is in the survey of the images
         return _AnnotationFacts(nothing)
     if isinstance(annotation, Boxes):
         return _inspect_boxes(annotation, size, classes)
     if annotation.shape != size:
-        what = f"the mask is {annotation.shape[0]} x {annotation.shape[1]} (height x width), its image {size[0]} x {size[1]}"
-        return _AnnotationFacts(nothing, reason=what)
+        mask_size = f"{annotation.shape[0]} x {annotation.shape[1]} (height x width)"
+        return _AnnotationFacts(nothing, reason=f"the mask is {mask_size}, its image {size[0]} x {size[1]}")
     counts = np.bincount(annotation.ravel(), minlength=256)
-    strange = int(counts[classes:IGNORE].sum())
-    return _AnnotationFacts(counts[:classes], int(counts[IGNORE]), (("unknown", 1),) if strange else ())
+    unknown = int(counts[classes:IGNORE].sum())
+    return _AnnotationFacts(counts[:classes], int(counts[IGNORE]), (("unknown", 1),) if unknown else ())
 
 
 def _inspect_boxes(annotation: Boxes, size: tuple[int, int], classes: int) -> _AnnotationFacts:
@@ -105,22 +105,22 @@ def _inspect_boxes(annotation: Boxes, size: tuple[int, int], classes: int) -> _A
     sides = boxes[:, 2:] - boxes[:, :2]
     full = (sides > 0).all(1)  # a NaN is not
     beyond = np.maximum(-boxes, boxes - np.tile(size[::-1], 2)).max(1, initial=0) > SLACK
-    known = (annotation.labels >= 0) & (annotation.labels < classes)
+    is_class = (annotation.labels >= 0) & (annotation.labels < classes)
     rows = Counter(zip(map(tuple, boxes.tolist()), annotation.labels.tolist(), strict=True))
-    found = {
+    errors = {
         "outside": int(beyond.sum()),
         "empty": int((~full).sum()),
-        "unknown": int((~known).sum()),
+        "unknown": int((~is_class).sum()),
         "repeated": sum(n - 1 for n in rows.values()),
         "tiny": int((full & (sides.min(1, initial=np.inf) < TINY)).sum()),
     }
-    counts = np.bincount(annotation.labels[known], minlength=classes)
-    faults = tuple((name, n) for name, n in found.items() if n)
+    counts = np.bincount(annotation.labels[is_class], minlength=classes)
+    faults = tuple((name, n) for name, n in errors.items() if n)
     return _AnnotationFacts(counts, int(annotation.crowd.sum()), faults, np.sqrt(sides[full].prod(1)))
 
 
 def size_of(split: Split, index: int) -> tuple[int, int] | None:
-    """Height and width of an image, by its header where it is a file; None where it cannot be read."""
+    """Height and width of an image, by its header if it is a file; None where it cannot be read."""
     read, at = split.read, index
     while isinstance(read, SubsetReader):
         at, read = int(read.indices[at]), read.read
@@ -133,34 +133,32 @@ def size_of(split: Split, index: int) -> tuple[int, int] | None:
         return None
 
 
-def _summary(dataset: Dataset, looks: dict[str, list[_AnnotationFacts]]) -> AnnotationSurvey:
+def _summary(dataset: Dataset, facts: dict[str, list[_AnnotationFacts]]) -> AnnotationSurvey:
     every = [
-        (ImageReference(part, i, str(dataset.splits[part].names[i])), found)
-        for part, own in looks.items()
-        for i, found in enumerate(own)
+        (ImageReference(part, i, str(dataset.splits[part].names[i])), fact)
+        for part, own in facts.items()
+        for i, fact in enumerate(own)
     ]
     faults = {
-        name: tuple(w for w, found in every for kind, n in found.faults if kind == name for _ in range(n))
+        name: tuple(w for w, fact in every for kind, n in fact.faults if kind == name for _ in range(n))
         for name in FAULTS
     }
-    sides = [found.sides for _, found in every if found.sides is not None and len(found.sides)]
+    box_sides = [fact.sides for _, fact in every if fact.sides is not None and len(fact.sides)]
     extent = None
-    if sides:
-        joined = np.concatenate(sides)
+    if box_sides:
+        joined = np.concatenate(box_sides)
         extent = Extent(float(joined.min()), float(np.median(joined)), float(joined.max()))
 
     def summed(part: str, of: Callable[[_AnnotationFacts], np.ndarray]) -> tuple[int, ...]:
-        return tuple(
-            int(n) for n in sum((of(found) for found in looks[part]), np.zeros(len(dataset.classes), np.int64))
-        )
+        return tuple(int(n) for n in sum((of(fact) for fact in facts[part]), np.zeros(len(dataset.classes), np.int64)))
 
     return AnnotationSurvey(
         kind=dataset.kind,
-        counts={part: summed(part, lambda found: found.counts) for part in looks},
-        images={part: summed(part, lambda found: found.counts > 0) for part in looks},
-        ignored={part: sum(found.ignored for found in own) for part, own in looks.items()},
-        bare={part: sum(not found.counts.any() and not found.reason for found in own) for part, own in looks.items()},
-        broken=tuple(UnreadableImage(*where, found.reason) for where, found in every if found.reason),
+        counts={part: summed(part, lambda fact: fact.counts) for part in facts},
+        images={part: summed(part, lambda fact: fact.counts > 0) for part in facts},
+        ignored={part: sum(fact.ignored for fact in own) for part, own in facts.items()},
+        bare={part: sum(not fact.counts.any() and not fact.reason for fact in own) for part, own in facts.items()},
+        broken=tuple(UnreadableImage(*where, fact.reason) for where, fact in every if fact.reason),
         faults={name: where for name, where in faults.items() if where},
         extent=extent,
     )

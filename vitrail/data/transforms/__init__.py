@@ -1,1 +1,1 @@
-"""What becomes of an image on its way into a model."""
+"""Transforms from images to the input of a model."""

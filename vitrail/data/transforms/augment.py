@@ -1,7 +1,7 @@
-"""What training does to images. Two stages: image by image where torchvision does it (crops, policies, jitter), and the whole
-batch at once where that is enough (shifts, flips, erasing), since a call per image would cost a small model a fifth of its time.
+"""Augmentation of training images, in two stages: per image where torchvision does it (crops, policies, jitter), and on
+the whole batch where possible (shifts, flips, erasing): calls per image would cost a small model a fifth of its time.
 
-Every chance comes from (seed, epoch, image) alone, so neither workers nor processes nor resuming change a pixel.
+Random numbers depend on (seed, epoch, image) only, so neither workers nor ranks nor resuming change a pixel.
 """
 
 import math
@@ -26,7 +26,7 @@ Policy = Literal["none", "autoaugment", "trivialaugment", "3-augment"]
 
 @dataclass(frozen=True)
 class Augmentation(Transform):
-    """Everything `augment` in a recipe says, plus the preprocessing it ends in."""
+    """The `[augment]` settings of a recipe, followed by the preprocessing."""
 
     preprocess: Preprocess
     seed: int
@@ -37,7 +37,7 @@ class Augmentation(Transform):
     vflip: bool = False
     randaugment_ops: int = 0
     magnitude: int = 9
-    auto_augment: Policy = "none"  # in place of RandAugment
+    auto_augment: Policy = "none"  # instead of RandAugment
     color_jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
     random_erasing: float = 0.0
 
@@ -47,7 +47,7 @@ class Augmentation(Transform):
 
     @property
     def has_color(self) -> bool:
-        """Whether something is done that is defined for grey and RGB images only."""
+        """Whether a colour augmentation is on, which is defined for grey and RGB images only."""
         return self.randaugment_ops > 0 or self.auto_augment != "none" or self.color_jitter > 0
 
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class Augmentation(Transform):
         """uint8 [H W C] -> uint8 [C h w]."""
         if not self.works_per_image:
             return self.preprocess.image(pixels)
-        # training sets its own seed at every step; torch.manual_seed would seed every other kind of device too, which takes longer
+        # training seeds itself at every step; torch.manual_seed would seed all devices too, which takes longer
         torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
         if self.crop == "random":
             image = self.random_crop()(to_tensor(pixels, self.preprocess.channels))
@@ -81,42 +81,43 @@ class Augmentation(Transform):
         return v2.RandomResizedCrop(list(self.preprocess.size), scale=self.scale, interpolation=mode, antialias=True)
 
     def photometric_changes(self, image: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """What happens to an image of the model's size, in order."""
+        """The photometric augmentations of an image of the model's size, in order."""
         from torchvision.transforms import v2
 
-        found: list[Callable[[Tensor], Tensor]] = []
+        transforms: list[Callable[[Tensor], Tensor]] = []
         if self.randaugment_ops:
-            found.append(v2.RandAugment(self.randaugment_ops, self.magnitude))
+            transforms.append(v2.RandAugment(self.randaugment_ops, self.magnitude))
         if self.auto_augment == "autoaugment":
-            found.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
+            transforms.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
         elif self.auto_augment == "trivialaugment":
-            found.append(v2.TrivialAugmentWide())
+            transforms.append(v2.TrivialAugmentWide())
         elif self.auto_augment == "3-augment":
-            found.append(three_augment(image))
+            transforms.append(three_augment(image))
         if self.color_jitter:
-            found.append(v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter))
-        return found
+            transforms.append(v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter))
+        return transforms
 
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, augmented and normalised: the stage that runs where the model is."""
-        pictures = images
+        shifted = images
         if keys is None:
-            raise ValueError("what happens to an image depends on its key")
+            raise ValueError("the augmentation of an image depends on its key")
         if self.crop == "pad" and self.pad:
-            pictures = shift_images(pictures, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
-        for wanted, purpose, axis in ((self.hflip, FLIP, 3), (self.vflip, FLIP_VERTICAL, 2)):
-            if wanted:
-                turned = torch.from_numpy(uniform_numbers(self.seed, keys, purpose) < 0.5).to(pictures.device)
-                pictures = torch.where(turned[:, None, None, None], pictures.flip(axis), pictures)
-        images = normalize(pictures, self.preprocess.mean, self.preprocess.std)
+            shifted = shift_images(shifted, self.shifts(keys, SHIFT_Y), self.shifts(keys, SHIFT_X), self.pad)
+        for is_on, purpose, axis in ((self.hflip, FLIP, 3), (self.vflip, FLIP_VERTICAL, 2)):
+            if is_on:
+                flipped = torch.from_numpy(uniform_numbers(self.seed, keys, purpose) < 0.5).to(shifted.device)
+                shifted = torch.where(flipped[:, None, None, None], shifted.flip(axis), shifted)
+        images = normalize(shifted, self.preprocess.mean, self.preprocess.std)
         return images.masked_fill(self.erase_rectangles(images, keys), 0.0) if self.random_erasing else images
 
     def shifts(self, keys: Keys, purpose: int) -> Tensor:
-        """By how many pixels each image moves, 0 to twice the padding."""
+        """Shift of each image in pixels, 0 to twice the padding."""
         return torch.from_numpy((uniform_numbers(self.seed, keys, purpose) * (2 * self.pad + 1)).astype(np.int64))
 
     def erase_rectangles(self, images: Tensor, keys: Keys) -> Tensor:
-        """Which pixels are erased, bool [B 1 h w]: one rectangle of 2 to 33 % of the area, ratio 0.3 to 3.3 (Zhong et al. 2017)."""
+        """Erased pixels, bool [B 1 h w]: one rectangle of 2 to 33 % of the area, ratio 0.3 to 3.3 (Zhong et al.
+        2017)."""
         height, width = images.shape[2:]
         u = {p: uniform_numbers(self.seed, keys, p) for p in (ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X)}
         area = (0.02 + u[ERASE_AREA] * 0.31) * height * width
@@ -129,33 +130,33 @@ class Augmentation(Transform):
 
 
 def three_augment(image: Tensor) -> Callable[[Tensor], Tensor]:
-    """One of grey, solarised from 128 up, or blurred, for a uint8 image [C H W] (Touvron et al. 2022, "DeiT III", section 3)."""
+    """3-Augment for uint8 [C H W]: greyscale, solarize from 128 up, or blur (Touvron et al. 2022, "DeiT III", section
+    3)."""
     from torchvision.transforms import v2
 
     return v2.RandomChoice([v2.Grayscale(image.shape[0]), v2.RandomSolarize(128, 1.0), blur])
 
 
 def blur(image: Tensor) -> Tensor:
-    """Blurred by 0.1 to 2 pixels: rows, then columns, since torchvision's own kernel of both at once takes several times as long."""
+    """Gaussian blur by 0.1 to 2 pixels: rows, then columns; torchvision's 2-D kernel takes several times as long."""
     from torchvision.transforms.v2 import functional
 
     sigma = float(torch.empty(1).uniform_(0.1, 2.0))
-    across, down = (
-        2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in (image.shape[2], image.shape[1])
-    )  # a border is mirrored
+    # borders are mirrored, so a kernel reaches no further than the image
+    across, down = (2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in (image.shape[2], image.shape[1]))
     rows = functional.gaussian_blur(image.float(), [across, 1], [sigma, sigma])
     return functional.gaussian_blur(rows, [1, down], [sigma, sigma]).round().to(torch.uint8)
 
 
-def random_offset(place: np.ndarray, length: np.ndarray, whole: int) -> np.ndarray:
-    """bool [B whole]: an interval of a given length at a given relative place."""
-    start = np.floor(place * (whole - length + 1))[:, None]
+def random_offset(position: np.ndarray, length: np.ndarray, whole: int) -> np.ndarray:
+    """bool [B whole]: an interval of given length at a relative position in [0, 1)."""
+    start = np.floor(position * (whole - length + 1))[:, None]
     index = np.arange(whole)[None]
     return (index >= start) & (index < start + length[:, None])
 
 
 def shift_images(images: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
-    """Each image moved within a black border of `pad` pixels and cut to its size again."""
+    """Shifts each image within a black border of `pad` pixels and crops it to its size."""
     b, _, height, width = images.shape
     wide = F.pad(images, (pad,) * 4)
     rows = (down[:, None] + torch.arange(height)).to(images.device)  # [B h]

@@ -1,4 +1,4 @@
-"""The contract between the loader, which knows nothing of images, and what is done to them."""
+"""The interface between the loader, which knows nothing of images, and their transforms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,35 +13,35 @@ from vitrail.data.sampling import Keys
 
 
 class Transform(ABC):
-    """From the images of a split to what a model takes, in two stages. It can be sent to a worker process."""
+    """From the images of a split to the input of a model, in two stages. Picklable, for workers."""
 
     @property
     @abstractmethod
     def works_per_image(self) -> bool:
-        """Whether `load` does more to an image than `deterministic()` would: worth worker processes even for images in memory."""
+        """Whether `load` works more on an image than `deterministic()`: then workers pay off even in memory."""
 
     @abstractmethod
     def load(self, split: Split, keys: Keys) -> tuple[Tensor, Any]:
-        """Where images are read: the images of some keys, uint8 [B C h w] or latents float32 [B c h w], and what is true of them: class
-        indices [B], classes [B K], masks [B h w], `DetectionTargets`. Errors: `BadImage`, `DataError`."""
+        """Runs in workers: the images of given keys, uint8 [B C h w] or latents float32 [B c h w], and their labels:
+        class indices [B], classes [B K], masks [B h w] or `DetectionTargets`. Errors: `BadImage`, `DataError`."""
 
     @abstractmethod
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
-        """Where the model is: what `load` gave -> float32 [B C h w]. keys: of the images, for a transform with chance."""
+        """Runs on the model's device: output of `load` -> float32 [B C h w]. keys: for a random transform."""
 
     @abstractmethod
     def deterministic(self) -> "Transform":
-        """The same without chance: what evaluation sees."""
+        """The transform without randomness, for evaluation."""
 
 
 def load_each(split: Split, keys: Keys, change: Callable[[Any, int, int], Tensor]) -> tuple[Tensor, Tensor]:
-    """The images of some keys, changed one by one: change(pixels as read, epoch, index); and their labels."""
+    """The images of given keys, each transformed by change(pixels as read, epoch, index), and their labels."""
     images = [change(split.read(int(i)), int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)]
     return torch.stack(images), labels_of(split, keys)
 
 
 def load_at_once(split: Split, keys: Keys, size: tuple[int, int], channels: int) -> tuple[Tensor, Tensor] | None:
-    """The same out of an array in memory whose images are of a size already; None where there is no such array."""
+    """Likewise from an array in memory whose images already have the size; None without such an array."""
     array = split.array
     if array is None or array.shape[1:] != (*size, channels):
         return None

@@ -1,7 +1,7 @@
-"""What training does to an image and to its mask or boxes at once: size, place, mirror images, colours, mosaics of four.
+"""Joint augmentation of an image and its mask or boxes: scale jitter, crops, flips, colour jitter, mosaics of four.
 
-Every chance comes from (seed, epoch, image) alone, as in `transforms`. Masks are resized to the nearest value; what an image is
-padded with has the mean colour and counts for nothing.
+Random numbers depend on (seed, epoch, image) only, as in `augment`. Masks are resized with nearest-neighbour
+interpolation; padding has the mean colour and is ignored.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.preprocess import Preprocess, ResizeMode, normalize, pad_image, resize_image, to_tensor
 from vitrail.types import DetectionTargets
 
-TRIES = 10  # places that are tried for a part worth looking at
-MAIN = 0.75  # largest share of a part that one class may take, ignored pixels left out (mmseg's cat_max_ratio)
-SEEN = 0.3  # share of a box that must be in a part for the object to be in it
+TRIES = 10  # attempts at an informative crop
+MAIN = 0.75  # largest share of a crop's valid pixels that one class may have (mmseg's cat_max_ratio)
+MIN_VISIBLE = 0.3  # share of a box that must be in a crop for the object to be in it
 
 
 class AnnotatedSample(NamedTuple):
-    """An image uint8 [C h w], what is true of it, and the (height, width) of what of it is no padding."""
+    """An image uint8 [C h w], its annotation, and the (height, width) without padding."""
 
     image: Tensor
     annotation: Any  # uint8 [h w], or `Boxes`
@@ -33,16 +33,16 @@ class AnnotatedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class JointTransform(Transform):
-    """Everything `augment` in a recipe says of images with masks or boxes, plus the preprocessing it ends in."""
+    """The `[augment]` settings of a recipe for images with masks or boxes, followed by the preprocessing."""
 
     preprocess: Preprocess
     seed: int
     kind: AnnotationKind
-    scale_jitter: tuple[float, float] = (1.0, 1.0)  # factor on the size that an image has in evaluation
+    scale_jitter: tuple[float, float] = (1.0, 1.0)  # factor on the size used in evaluation
     hflip: bool = False
     vflip: bool = False
     color_jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
-    mosaic: float = 0.0  # probability that an image is one of four on its canvas
+    mosaic: float = 0.0  # probability of a mosaic of four images
 
     @property
     def works_per_image(self) -> bool:
@@ -64,7 +64,7 @@ class JointTransform(Transform):
         return self.preprocess
 
     def load_sample(self, split: Split, epoch: int, index: int) -> AnnotatedSample:
-        """One image as it is trained on."""
+        """One augmented training image."""
         torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
         if self.mosaic and float(torch.rand(())) < self.mosaic:
             scene = self.build_mosaic(split, index)
@@ -73,7 +73,7 @@ class JointTransform(Transform):
         return self.flip_sample(scene)
 
     def crop(self, split: Split, index: int, pre: Preprocess) -> AnnotatedSample:
-        """An image resized by chance, and of it a part of the canvas' size, padded where it is smaller."""
+        """A random crop of the randomly resized image, padded to the size of the canvas."""
         assert split.annotation is not None
         image, annotation = to_tensor(split.read(index), pre.channels), split.annotation(index)
         factor = float(torch.empty(()).uniform_(*self.scale_jitter))
@@ -85,34 +85,34 @@ class JointTransform(Transform):
         for _ in range(TRIES):
             top, left = (int(torch.randint(max(0, size[i] - pre.size[i]) + 1, ())) for i in (0, 1))
             area = (min(pre.size[0], size[0]), min(pre.size[1], size[1]))
-            shown = crop_annotation(annotation, top, left, area)
-            if area == size or worth(shown, annotation):
+            cropped = crop_annotation(annotation, top, left, area)
+            if area == size or is_informative(cropped, annotation):
                 break
         part = image[:, top : top + area[0], left : left + area[1]]
-        if self.color_jitter:  # before padding, which stays as it is
+        if self.color_jitter:  # before padding, whose colour stays
             from torchvision.transforms import v2
 
             part = v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter)(part)
-        picture = pad_image(part, pre.size, pre.padding_color)
-        return AnnotatedSample(picture, pad_annotation(shown, pre.size), area)
+        padded = pad_image(part, pre.size, pre.padding_color)
+        return AnnotatedSample(padded, pad_annotation(cropped, pre.size), area)
 
     def flip_sample(self, scene: AnnotatedSample) -> AnnotatedSample:
-        """Mirrored by chance; the padding stays below and to the right."""
+        """Random flips; the padding stays below and to the right."""
         image, annotation, (height, width) = scene
-        for wanted, axis in ((self.hflip, 2), (self.vflip, 1)):
-            if wanted and float(torch.rand(())) < 0.5:
+        for is_on, axis in ((self.hflip, 2), (self.vflip, 1)):
+            if is_on and float(torch.rand(())) < 0.5:
                 image = image.clone()
                 image[:, :height, :width] = image[:, :height, :width].flip(axis)
                 annotation = flip_annotation(annotation, (height, width), axis)
         return AnnotatedSample(image, annotation, scene.size)
 
     def build_mosaic(self, split: Split, index: int) -> AnnotatedSample:
-        """The image and three others around a point near the middle, each as large as covers its corner."""
+        """A mosaic of the image and three others around a point near the centre, each scaled to cover its corner."""
         height, width = self.preprocess.size
         y, x = (round(side * float(torch.empty(()).uniform_(0.3, 0.7))) for side in (height, width))
         others = torch.randint(len(split), (3,)).tolist()
         image = torch.empty(self.preprocess.channels, height, width, dtype=torch.uint8)
-        mask, found = np.empty((height, width), np.uint8), []
+        mask, boxes = np.empty((height, width), np.uint8), []
         corners = ((0, y, 0, x), (0, y, x, width), (y, height, 0, x), (y, height, x, width))
         for number, (top, bottom, left, right) in zip([index, *others], corners, strict=True):
             resize: ResizeMode = "tile" if self.preprocess.resize_mode == "tile" else "slide"
@@ -120,14 +120,14 @@ class JointTransform(Transform):
             corner = self.crop(split, number, pre)
             image[:, top:bottom, left:right] = corner.image
             if isinstance(corner.annotation, Boxes):
-                found.append(
+                boxes.append(
                     corner.annotation._replace(
                         boxes=corner.annotation.boxes + np.array([left, top, left, top], np.float32)
                     )
                 )
             else:
                 mask[top:bottom, left:right] = corner.annotation
-        annotation = Boxes(*map(np.concatenate, zip(*found, strict=True))) if found else mask
+        annotation = Boxes(*map(np.concatenate, zip(*boxes, strict=True))) if boxes else mask
         return AnnotatedSample(image, annotation, (height, width))
 
 
@@ -140,10 +140,10 @@ def resize_annotation(annotation: Any, before: tuple[int, int], size: tuple[int,
 
 
 def crop_annotation(annotation: Any, top: int, left: int, area: tuple[int, int]) -> Any:
-    """The truth of a part; an object of which too little is seen is left out."""
+    """The annotation of a crop; objects visible too little are dropped."""
     if not isinstance(annotation, Boxes):
         return annotation[top : top + area[0], left : left + area[1]]
-    return crop_boxes(annotation, (left, top, left + area[1], top + area[0]), SEEN)
+    return crop_boxes(annotation, (left, top, left + area[1], top + area[0]), MIN_VISIBLE)
 
 
 def pad_annotation(annotation: Any, size: tuple[int, int]) -> Any:
@@ -154,7 +154,7 @@ def pad_annotation(annotation: Any, size: tuple[int, int]) -> Any:
 
 
 def flip_annotation(annotation: Any, size: tuple[int, int], axis: int) -> Any:
-    """axis: 2 left and right, 1 up and down."""
+    """axis: 2 horizontal, 1 vertical."""
     if isinstance(annotation, Boxes):
         first, side, boxes = axis % 2, size[axis - 1], annotation.boxes.copy()
         boxes[:, [first, first + 2]] = side - annotation.boxes[:, [first + 2, first]]
@@ -164,20 +164,23 @@ def flip_annotation(annotation: Any, size: tuple[int, int], axis: int) -> Any:
     return mask
 
 
-def worth(shown: Any, annotation: Any) -> bool:
-    """Whether there is something to learn from a part: an object where the image has some, more than nearly one class of a mask."""
-    if isinstance(shown, Boxes):
-        return len(shown.labels) > 0 or len(annotation.labels) == 0
-    counts = np.bincount(shown.ravel(), minlength=256)[:IGNORE]
+def is_informative(cropped: Any, annotation: Any) -> bool:
+    """Whether a crop is informative: an object if the image has any; no class of a mask covers nearly all of it."""
+    if isinstance(cropped, Boxes):
+        return len(cropped.labels) > 0 or len(annotation.labels) == 0
+    counts = np.bincount(cropped.ravel(), minlength=256)[:IGNORE]
     return bool(counts.sum()) and counts.max() < MAIN * counts.sum()
 
 
 def collate_boxes(scenes: list[AnnotatedSample]) -> DetectionTargets:
-    """The boxes of a batch as one; objects that stand for a crowd are not learned from."""
-    kept = [(s.annotation.boxes[~s.annotation.crowd], s.annotation.labels[~s.annotation.crowd]) for s in scenes]
-    most = max(1, *(len(labels) for _, labels in kept))
-    boxes, labels = torch.zeros(len(scenes), most, 4), torch.full((len(scenes), most), -1)
-    for i, (some, their) in enumerate(kept):
-        boxes[i, : len(their)], labels[i, : len(their)] = torch.from_numpy(some), torch.from_numpy(their)
-    usual = (labels >= 0).sum(1).float().mean().expand(len(scenes)).clone()
-    return DetectionTargets(boxes, labels, torch.tensor([s.size for s in scenes]), usual)
+    """Collates the boxes of a batch; crowd regions are not training targets."""
+    objects = [(s.annotation.boxes[~s.annotation.crowd], s.annotation.labels[~s.annotation.crowd]) for s in scenes]
+    max_objects = max(1, *(len(labels) for _, labels in objects))
+    boxes, labels = torch.zeros(len(scenes), max_objects, 4), torch.full((len(scenes), max_objects), -1)
+    for i, (own_boxes, own_labels) in enumerate(objects):
+        boxes[i, : len(own_labels)], labels[i, : len(own_labels)] = (
+            torch.from_numpy(own_boxes),
+            torch.from_numpy(own_labels),
+        )
+    mean_objects = (labels >= 0).sum(1).float().mean().expand(len(scenes)).clone()
+    return DetectionTargets(boxes, labels, torch.tensor([s.size for s in scenes]), mean_objects)

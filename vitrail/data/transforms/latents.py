@@ -1,6 +1,6 @@
-"""Images as an autoencoder sees them: means and standard deviations of their latents, kept in files, and what training draws of them.
+"""Cached latents of an autoencoder: mean and standard deviation of each latent, and latents sampled from them.
 
-Both moments are kept, of an image and of its mirror images: the latent of a mirror image is not the mirror image of a latent.
+They are cached for an image and its flipped copies: the latent of a flipped image is not the flipped latent.
 """
 
 import json
@@ -21,9 +21,9 @@ from vitrail.errors import DataError
 
 @dataclass(frozen=True)
 class LatentReader:
-    """Reads what was kept of image i: float32 [T 2 c h w], T mirror images, the image itself first, their means and deviations.
+    """Reads the cached latents of image i: float32 [T 2 c h w], T flipped copies, itself first; mean, std.
 
-    shards: files, and the byte at which the numbers of their first image begin; each: images in all of them but the last.
+    shards: files, and the byte offset of their first image; each: images per shard, except the last.
     """
 
     shards: tuple[tuple[Path, int], ...]
@@ -31,22 +31,22 @@ class LatentReader:
     shape: tuple[int, ...]
 
     def __call__(self, index: int) -> np.ndarray:
-        shard, place = divmod(int(index), self.each)
+        shard, position = divmod(int(index), self.each)
         path, start = self.shards[shard]
         count = int(np.prod(self.shape))
         try:
-            found = np.fromfile(path, np.float32, count, offset=start + place * count * 4)
+            values = np.fromfile(path, np.float32, count, offset=start + position * count * 4)
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read: {error.strerror or error}", "vitrail train --resume RUN computes it again"
             ) from None
-        if len(found) < count:
-            raise DataError(f"{path} was cut short while it was used", "vitrail train --resume RUN computes it again")
-        return found.reshape(self.shape)
+        if len(values) < count:
+            raise DataError(f"{path} was truncated while it was in use", "vitrail train --resume RUN computes it again")
+        return values.reshape(self.shape)
 
 
 def data_offset(path: Path) -> int:
-    """The byte at which the numbers of a .safetensors file with one tensor begin."""
+    """The byte offset of the tensor in a .safetensors file with one tensor."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
@@ -56,10 +56,10 @@ def data_offset(path: Path) -> int:
 
 @dataclass(frozen=True)
 class LatentTransform(Transform):
-    """What becomes of kept moments, in place of an `Augmentation`. drawn: one of the mirror images and a latent of it, by chance that
-    comes from (seed, epoch, image) alone, as in training; otherwise the mean of the image as it is.
+    """The transform of cached latents, instead of an `Augmentation`.
 
-    preprocess: what an image became before it was encoded.
+    is_random: samples one of the flipped copies and a latent of it, by (seed, epoch, image) only, as in training;
+    otherwise the mean of the image itself. preprocess: the transform of images before they were encoded.
     """
 
     preprocess: Preprocess
@@ -74,18 +74,18 @@ class LatentTransform(Transform):
         """Latents float32 [B c h w] and labels."""
         return load_each(split, keys, self.image)
 
-    def image(self, moments: np.ndarray, epoch: int, index: int) -> Tensor:
+    def image(self, distributions: np.ndarray, epoch: int, index: int) -> Tensor:
         """float32 [T 2 c h w] -> [c h w]."""
         if not self.is_random:
-            return torch.from_numpy(moments[0, 0])
-        chance = torch.Generator("cpu").manual_seed(derive_seed(self.seed, epoch, index))
+            return torch.from_numpy(distributions[0, 0])
+        generator = torch.Generator("cpu").manual_seed(derive_seed(self.seed, epoch, index))
         mean, deviation = torch.from_numpy(
-            moments[int(torch.randint(len(moments), (), generator=chance, device="cpu"))]
+            distributions[int(torch.randint(len(distributions), (), generator=generator, device="cpu"))]
         )
-        return mean + deviation * torch.randn(mean.shape, generator=chance, device="cpu")
+        return mean + deviation * torch.randn(mean.shape, generator=generator, device="cpu")
 
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
-        """Latents [B c h w] are what the model takes."""
+        """Latents [B c h w] are the input of the model already."""
         return images
 
     def deterministic(self) -> "LatentTransform":

@@ -1,8 +1,8 @@
 """MixUp (Zhang et al. 2017) and CutMix (Yun et al. 2019) over neighbours in the batch.
 
-Pairs are positions (0, 1), (2, 3), ... of the global batch, whose order is random already. torchvision's own mixing pairs
-each image with the one before it all around the batch, so a pair would cross processes; here it never does, and any number
-of processes mixes the same images by the same amounts.
+Pairs are positions (0, 1), (2, 3), ... of the global batch, whose order is random already. torchvision pairs each image
+with the one before it, all around the batch, so pairs would cross ranks; here they never do, and any number of ranks
+mixes the same images with the same lambda.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from vitrail.types import Batch
 
 @dataclass(frozen=True)
 class Mixing:
-    """How images are mixed. mixup, cutmix: alpha of the Beta distribution that the share lambda is drawn from; 0: off."""
+    """Settings of mixing. mixup, cutmix: alpha of the Beta distribution of lambda; 0: off."""
 
     mixup: float = 0.0
     cutmix: float = 0.0
     prob: float = 1.0  # probability that a pair is mixed at all
-    cutmix_prob: float = 0.5  # share of CutMix where both are on
-    mode: Literal["pair", "batch"] = "pair"  # what has a chance of its own
+    cutmix_prob: float = 0.5  # probability of CutMix if both are on
+    mode: Literal["pair", "batch"] = "pair"  # what is sampled independently
 
     @property
     def is_on(self) -> bool:
@@ -31,11 +31,11 @@ class Mixing:
 
 
 class MixDraw(NamedTuple):
-    """What happens to each pair.
+    """The sampled mixing of each pair.
 
-    cut:    bool [P], whether to cut (else blend).
-    keep:   [P], the share lambda that each image keeps of itself; 1 where a pair is left alone.
-    places: [P 2] in [0, 1), the centre of the box that is cut.
+    cut:    bool [P]: CutMix, else MixUp.
+    keep:   [P]: lambda, the share of an image itself; 1 for a pair that is not mixed.
+    places: [P 2] in [0, 1): the centre of the CutMix box.
     """
 
     cut: np.ndarray
@@ -47,26 +47,26 @@ class MixDraw(NamedTuple):
 
 
 def draw_mixing(seed: int, step: int, pairs: int, mixing: Mixing) -> MixDraw:
-    """For all pairs of the global batch of a step: a function of (seed, step) alone."""
+    """Samples the mixing of all pairs of the global batch: a function of (seed, step) only."""
     key = np.array([(seed + (1 << 32)) % (1 << 64), step], np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
     count = pairs if mixing.mode == "pair" else 1
-    done, kind = generator.random(count) < mixing.prob, generator.random(count)
+    is_mixed, kind = generator.random(count) < mixing.prob, generator.random(count)
     cut = kind < (mixing.cutmix_prob if mixing.mixup and mixing.cutmix else float(mixing.cutmix > 0))
     keep = np.ones(count)
-    for alpha, which in ((mixing.mixup, ~cut), (mixing.cutmix, cut)):
+    for alpha, pairs_of_kind in ((mixing.mixup, ~cut), (mixing.cutmix, cut)):
         if alpha:
-            keep = np.where(done & which, generator.beta(alpha, alpha, count), keep)
-    drawn = MixDraw(cut, keep, generator.random((count, 2)))
-    return drawn if count == pairs else MixDraw(*(np.repeat(part, pairs, axis=0) for part in drawn))
+            keep = np.where(is_mixed & pairs_of_kind, generator.beta(alpha, alpha, count), keep)
+    sampled = MixDraw(cut, keep, generator.random((count, 2)))
+    return sampled if count == pairs else MixDraw(*(np.repeat(part, pairs, axis=0) for part in sampled))
 
 
 def mix_batch(batch: Batch, draw: MixDraw) -> Batch:
     """Images [B C H W] and soft targets [B K], each mixed with its neighbour's."""
     images, targets = batch
     rows, columns = cutmix_boxes(draw.keep, draw.places, images.shape[2], images.shape[3])
-    kept = np.where(draw.cut, 1.0 - rows.mean(1) * columns.mean(1), draw.keep)  # what a cut really kept
-    share = torch.from_numpy(kept.repeat(2)).to(images)
+    lambdas = np.where(draw.cut, 1.0 - rows.mean(1) * columns.mean(1), draw.keep)  # lambda of the clipped box
+    share = torch.from_numpy(lambdas.repeat(2)).to(images)
     other = neighbours(images)
     mixed = images
     if not draw.cut.all():
@@ -81,12 +81,13 @@ def mix_batch(batch: Batch, draw: MixDraw) -> Batch:
 
 
 def neighbours(x: Tensor) -> Tensor:
-    """Position 0 and 1 change places, 2 and 3, and so on."""
+    """Swaps positions 0 and 1, 2 and 3, and so on."""
     return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 def cutmix_boxes(keep: np.ndarray, places: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A box of area 1 - lambda around a random centre, cut off at the border: its rows, bool [P H], and its columns, bool [P W]."""
+    """A box of area 1 - lambda around a random centre, clipped at the border: rows, bool [P H], and columns, bool [P
+    W]."""
     side = np.sqrt(1.0 - keep)
     spans = []
     for axis, whole in ((0, height), (1, width)):

@@ -1,4 +1,4 @@
-"""From an image to what a model takes: one function for training's evaluation, prediction and everything after it."""
+"""From an image to the input of a model: the same code for evaluation, prediction and export."""
 
 import math
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys
 from vitrail.data.transforms.base import Transform, load_at_once, load_each
 
-LARGEST = 64_000_000  # pixels of an image that windows are cut out of: a sliver would be blown up without end
+LARGEST = 64_000_000  # pixels of a resized image cut into windows: a very narrow image would grow without limit
 ResizeMode = Literal["stretch", "crop", "fit", "slide", "tile"]
 
 
 class Window(NamedTuple):
-    """A part of an image on a canvas of the model's size: it lies at the top left, and below and beside it is padding."""
+    """A crop of an image on a canvas of the model's size: at the top left, with padding below and to the right."""
 
     image: Tensor  # uint8 [C h w]
-    top: int  # place of the canvas in the resized image
+    top: int  # position of the canvas in the resized image
     left: int
-    size: tuple[int, int]  # (height, width) of what is no padding
+    size: tuple[int, int]  # (height, width) without padding
 
 
 @dataclass(frozen=True)
 class Preprocess(Transform):
-    """Deterministic preprocessing; belongs to a trained model and is saved with it.
+    """Deterministic preprocessing; part of a trained model and saved with it.
 
     size:    (height, width) in pixels.
     mean, std: per channel, of pixels in [0, 1].
-    resize:  "stretch" to the size; "crop": the shorter side to size / crop_ratio, then the centre; "fit": the whole image in its own
-             proportions, padded below and beside. For masks and boxes also "slide": as large as covers the size, looked at in windows that
-             overlap; "tile": in its own pixels, in windows likewise.
+    resize_mode: "stretch" to the size; "crop": the shorter side to size / crop_ratio, then a centre crop; "fit": the
+             whole image in its aspect ratio, padded below and to the right. For masks and boxes also "slide": resized
+             to cover the size, in overlapping windows; "tile": in original pixels, in overlapping windows.
 
-    Padding has the mean colour, so that it is 0 (within half a level) where the model sees it.
+    Padding has the mean colour, so that it is 0 (within half a level) after normalisation.
     """
 
     size: tuple[int, int]
@@ -75,7 +75,7 @@ class Preprocess(Transform):
         )
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size that a whole image is given before windows are cut out of it."""
+        """The size of the whole image before it is cut into windows."""
         ratios = self.size[0] / height, self.size[1] / width
         if self.resize_mode == "stretch":
             return self.size
@@ -83,14 +83,17 @@ class Preprocess(Transform):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def windows(self, pixels: np.ndarray, overlap: float = 1 / 3) -> list[Window]:
-        """uint8 [H W C] -> everything that the model has to see of it: one window, or several that overlap by a share of their size."""
+        """uint8 [H W C] -> all of it in one window, or in several that overlap by a share of their size."""
         image = to_tensor(pixels, self.channels)
         size = self.scaled_size(*image.shape[1:])
         if size[0] * size[1] > LARGEST:
             from vitrail.errors import BadImage
 
-            told = f"an image of {image.shape[1]} x {image.shape[2]} (height x width) would become one of {size[0]} x {size[1]}"
-            raise BadImage(told, "leave it out, or --input.resize-mode fit")
+            before = f"{image.shape[1]} x {image.shape[2]} (height x width)"
+            raise BadImage(
+                f"an image of {before} would be resized to {size[0]} x {size[1]}",
+                "remove it, or --input.resize-mode fit",
+            )
         image = pad_image(
             image if tuple(image.shape[1:]) == size else resize_image(image, size, self.interpolation),
             self.size,
@@ -114,9 +117,9 @@ class Preprocess(Transform):
 
 
 def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
-    """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour is weighed into grey (ITU-R 601), alpha is dropped.
+    """uint8 [H W C] -> uint8 [channels H W]; grey is repeated, colour converted to grey (ITU-R 601), alpha dropped.
 
-    Errors: `DataError` for any other change: nobody knows what the channels of an image with five or more stand for.
+    Errors: `DataError` for any other conversion: the meaning of five or more channels is unknown.
     """
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -125,8 +128,8 @@ def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
         if have == 1:
             pixels = np.repeat(pixels, channels, axis=2)
         elif channels == 1 and have in (3, 4):
-            weighed = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114])
-            pixels = np.rint(weighed).astype(np.uint8)[:, :, None]
+            grey = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+            pixels = np.rint(grey).astype(np.uint8)[:, :, None]
         elif channels == 3 and have == 4:
             pixels = pixels[:, :, :3]
         else:
@@ -147,7 +150,7 @@ def resize_image(image: Tensor, size: tuple[int, int], interpolation: str) -> Te
 
 
 def pad_image(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
-    """uint8 [C H W] -> at least of a size, with more below and to the right."""
+    """Pads uint8 [C H W] below and to the right to at least `size`."""
     height, width = (max(a, b) for a, b in zip(image.shape[1:], size, strict=True))
     if (height, width) == tuple(image.shape[1:]):
         return image
@@ -157,7 +160,7 @@ def pad_image(image: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Te
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin that cover a length evenly, each overlapping the next by at least a share of its own length."""
+    """Starts of evenly spaced windows that cover a length, overlapping by at least that share of a window."""
     if length <= window:
         return [0]
     count = math.ceil((length - window) / max(1, window * (1 - overlap))) + 1
@@ -174,5 +177,5 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def as_channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """float32 [C 1 1] where the images are, to reckon with all pixels of a channel at once."""
+    """float32 [C 1 1] on the device of the images, to broadcast over pixels."""
     return torch.tensor(values, device=images.device)[:, None, None]

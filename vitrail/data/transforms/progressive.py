@@ -1,4 +1,4 @@
-"""Progressive resolution: training begins on small images and ends on those of the full size (Tan and Le 2021, section 4)."""
+"""Progressive resolution: training starts on small images and ends at full size (Tan and Le 2021, section 4)."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,10 @@ STAGES = 5
 
 @dataclass(frozen=True)
 class ProgressiveResize:
-    """Sizes are (height, width) in pixels: from `start` in five equal steps to `full`, which is reached at step `until`.
+    """Sizes are (height, width) in pixels: from `start` in five equal stages to `full`, reached at training step
+    `until`.
 
-    stride: sides are rounded to multiples of it, at least one and never above `full`, so fewer sizes than five may come out.
+    stride: sides are rounded to multiples of it, at least one and at most `full`, so sizes may coincide.
     """
 
     start: tuple[int, int]
@@ -21,11 +22,11 @@ class ProgressiveResize:
     stride: int
 
     def size_at(self, step: int) -> tuple[int, int]:
-        """The size of the images of a step."""
+        """The size of images at a training step."""
         return self.stage(step * STAGES // self.until if step < self.until else STAGES)
 
     def stage(self, done: int) -> tuple[int, int]:
-        """The size after `done` of the five steps."""
+        """The size after `done` of the five stages."""
         if done == STAGES:
             return self.full
         sides = (a + (b - a) * done / STAGES for a, b in zip(self.start, self.full, strict=True))
@@ -34,11 +35,11 @@ class ProgressiveResize:
 
     @property
     def all_sizes(self) -> list[tuple[int, int]]:
-        """All sizes that occur, each once, smallest first."""
+        """All sizes, each once, smallest first."""
         return list(dict.fromkeys(self.stage(done) for done in range(STAGES + 1)))
 
     def resize_batch(self, images: Tensor, step: int) -> Tensor:
-        """float [B C H W] -> [B C h w], resized where they are, bilinear and antialiased."""
+        """float [B C H W] -> [B C h w], resized on their device, bilinear with antialiasing."""
         size = self.size_at(step)
         return (
             images if size == tuple(images.shape[2:]) else F.interpolate(images, size, mode="bilinear", antialias=True)

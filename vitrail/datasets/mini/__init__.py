@@ -1,8 +1,8 @@
-"""The set that comes with the package: 12,000 images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), no network.
+"""The bundled data set: 12,000 images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747).
 
-10,000 of the official 60,000 training and 2,000 of the 10,000 test images, drawn without replacement by a
-`numpy.random.default_rng(SEED)` each, in their order. `benchmarks/make_mini.py` makes the files beside this one; the licence (MIT) lies
-there too.
+10,000 of the official 60,000 training and 2,000 of the 10,000 test images, sampled without replacement by a
+`numpy.random.default_rng(SEED)` each, in their order. `benchmarks/make_mini.py` writes the files in this folder, which
+also has the licence (MIT).
 """
 
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Splits "train" (10,000) and "test" (2,000), arrays [N 28 28 1], ten classes. `config.path` is not looked at."""
+    """Splits "train" (10,000) and "test" (2,000), arrays [N 28 28 1], ten classes. `config.path` is ignored."""
     splits = {part: _split(Path(__file__).parent, part) for part in COUNTS}
     note = "12,000 images of Fashion-MNIST, (c) 2017 Zalando SE, MIT licence"
     return Dataset("mini", CLASSES, splits, 1, notes=(note,))
 
 
 def choose_indices(part: str, total: int) -> np.ndarray:
-    """int64 [N]: which images of the official part are in the set, ascending."""
+    """int64 [N]: indices of the selected images in the official split, ascending."""
     return np.sort(np.random.default_rng(SEED).choice(total, COUNTS[part], replace=False))
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their recipes, how good each is and how sure that is, where they disagree, what they cost."""
+"""Compares runs: recipes, metrics with confidence intervals, disagreements, cost."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,12 +29,12 @@ METRIC_WORDS = (
     "pixel_accuracy",
     "held_out_loss",
 )
-SHARES = ("top1", "exact")  # metrics that are a share of the images
-MOST = 1 << 27  # numbers that all resamples may go through
+SHARES = ("top1", "exact")  # metrics that are a fraction of the images
+MOST = 1 << 27  # numbers in all resamples together, at most
 
 
 class Interval(NamedTuple):
-    """A number with what it may be by chance of the images, NaN where that is not known; `method`: "Wilson", "bootstrap" or ""."""
+    """A value with its 95 % interval, NaN where it is unknown; `method`: "Wilson", "bootstrap" or ""."""
 
     value: float
     low: float = float("nan")
@@ -43,8 +43,11 @@ class Interval(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """What two runs say otherwise of the same images, by their places in the judgement: only the first is right, only the second,
-    both wrong in different ways. `change`: the share right of the second less that of the first."""
+    """Different predictions of two runs for the same images, as indices in the evaluation.
+
+    first, second: only that run is correct; neither: both are wrong, with different predictions; change: the accuracy
+    of the second minus that of the first.
+    """
 
     first: np.ndarray
     second: np.ndarray
@@ -54,20 +57,20 @@ class Disagreement(NamedTuple):
 
 
 class RunComparison(NamedTuple):
-    """Two runs or more. `why` says why their numbers are not of the same images; "" where they are. `judged`: one a run, or none."""
+    """Two runs or more. reason: why the metrics are not of the same images, or ""; evaluations: one per run or None."""
 
     names: list[str]
     runs: list[RunData]
     recipes: list[tuple[str, list[str]]]
     part: str
     reason: str
-    judged: list[Evaluation | None]
+    evaluations: list[Evaluation | None]
     metrics: list[tuple[str, list[Interval | None]]]
     disagreements: list[Disagreement]  # of the first run and each other one; none where images are not the same
 
 
 def compare_runs(sources: Sequence[str | Path]) -> RunComparison:
-    """Errors: `UsageError` for fewer than two runs or the same one twice, `CheckpointError` for what is no run."""
+    """Errors: `UsageError` for fewer than two runs or the same one twice, `CheckpointError` for what is not a run."""
     folders = [find_run(source) for source in sources]
     paths = [folder.path.resolve() for folder in folders]
     if len(paths) < 2 or len(set(paths)) < len(paths):
@@ -75,12 +78,18 @@ def compare_runs(sources: Sequence[str | Path]) -> RunComparison:
         raise UsageError(what, "vitrail compare RUN RUN, or more of them")
     runs = [read_run(folder) for folder in folders]
     part, why = common(runs)
-    judged = [read_evaluation(k.folder, part, read_evaluations(k.folder)[part]) if part else k.evaluation for k in runs]
-    kept = why == "" and all(j is not None and len(j.probabilities) for j in judged)
-    disagreements = [disagreement(judged[0], other, runs[0].is_multi_label) for other in judged[1:]] if kept else []  # type: ignore[arg-type]
-    metrics = table(runs, judged)
+    evaluations = [
+        read_evaluation(k.folder, part, read_evaluations(k.folder)[part]) if part else k.evaluation for k in runs
+    ]
+    first, *others = evaluations
+    disagreements = []
+    if not why and first is not None and all(e is not None and len(e.probabilities) for e in evaluations):
+        disagreements = [disagreement(first, e, runs[0].is_multi_label) for e in others if e is not None]
+    metrics = table(runs, evaluations)
     metrics += [(name, [Interval(v) for v in values]) for name, values in common_qualities(runs)]
-    return RunComparison(name_runs(folders), runs, check_different(runs), part, why, judged, metrics, disagreements)
+    return RunComparison(
+        name_runs(folders), runs, check_different(runs), part, why, evaluations, metrics, disagreements
+    )
 
 
 def name_runs(folders: Sequence[Any]) -> list[str]:
@@ -105,25 +114,24 @@ def format_value(value: Any) -> str:
 
 
 def common(runs: Sequence[RunData]) -> tuple[str, str]:
-    """The part of the data that all runs are judged on ("" where there is none), and why it is not of the same images ("" where it
-    is)."""
-    if len(told := {k.task.output for k in runs}) > 1:
-        return "", "they tell different things: " + ", ".join(sorted(told))
+    """The part that all runs were evaluated on, and why its images are not the same; each "" where there is none."""
+    if len(outputs := {k.task.output for k in runs}) > 1:
+        return "", "their tasks have different outputs: " + ", ".join(sorted(outputs))
     if any(k.classes != runs[0].classes for k in runs):
         return "", "their classes are not the same"
-    found = [read_evaluations(k.folder) for k in runs]
-    shared = set.intersection(*(set(parts) for parts in found))
+    evaluations = [read_evaluations(k.folder) for k in runs]
+    shared = set.intersection(*(set(parts) for parts in evaluations))
     if not shared:
-        parts = "; ".join(", ".join(sorted(parts)) or "not judged yet" for parts in found)
+        parts = "; ".join(", ".join(sorted(parts)) or "not evaluated yet" for parts in evaluations)
         return (
             "",
-            f"they are judged on different parts of the data ({parts}); vitrail eval RUN --split judges on another",
+            f"they were evaluated on different parts of the data ({parts}); vitrail eval RUN --split evaluates another",
         )
     part = min(shared, key=lambda p: (ORDER.index(p) if p in ORDER else len(ORDER), p))
-    names = [read_evaluation(k.folder, part, parts[part]).names for k, parts in zip(runs, found, strict=True)]
+    names = [read_evaluation(k.folder, part, parts[part]).names for k, parts in zip(runs, evaluations, strict=True)]
     if any(len(one) == 0 for one in names):
         same = len({k.about.get("data", {}).get("content") for k in runs}) == 1
-        return part, "" if same else "what was said of each image is not kept, and their data is not the same"
+        return part, "" if same else "predictions per image were not saved, and their data is not the same"
     return (
         (part, "")
         if all(one == names[0] for one in names)
@@ -131,124 +139,137 @@ def common(runs: Sequence[RunData]) -> tuple[str, str]:
     )
 
 
-def table(runs: Sequence[RunData], judged: Sequence[Evaluation | None]) -> list[tuple[str, list[Interval | None]]]:
-    """Every metric that some run has, each with its interval of 95 %."""
+def table(runs: Sequence[RunData], evaluations: Sequence[Evaluation | None]) -> list[tuple[str, list[Interval | None]]]:
+    """Every metric that some run has, with its 95 % interval."""
     rows = []
     for name in METRIC_WORDS:
         row = [
             measure_interval(name, j, k.is_multi_label) if j and name in j.metrics else None
-            for j, k in zip(judged, runs, strict=True)
+            for j, k in zip(evaluations, runs, strict=True)
         ]
         if any(row):
             rows.append((name, row))
     return rows
 
 
-def measure_interval(name: str, judged: Evaluation, multi: bool) -> Interval:
-    """Wilson's interval of a share of images; of other metrics the bootstrap over images, where what was said of each is kept."""
-    value, count = float(judged.metrics[name]), int(judged.metrics["count"])
+def measure_interval(name: str, evaluation: Evaluation, multi: bool) -> Interval:
+    """The Wilson interval of a fraction of images; else the bootstrap over images with saved predictions."""
+    value, count = float(evaluation.metrics[name]), int(evaluation.metrics["count"])
     if name in SHARES:
         return Interval(value, *wilson_interval(value, count), "Wilson")
-    if name == "held_out_loss" and len(judged.rows):
-        return Interval(value, *bounds(mean_of(judged.rows[:, 0]), count), "bootstrap")
-    if not len(judged.probabilities) or multi:
+    if name == "held_out_loss" and len(evaluation.rows):
+        return Interval(value, *bounds(mean_of(evaluation.rows[:, 0]), count), "bootstrap")
+    if not len(evaluation.probabilities) or multi:
         return Interval(value)
     of = {"macro_f1": f1_of, "nll": nll_of}.get(name)
     if of is None:
         return Interval(value)
-    return Interval(value, *bounds(of(judged), count), "bootstrap")
+    return Interval(value, *bounds(of(evaluation), count), "bootstrap")
 
 
 def bounds(of: Callable[[np.ndarray], float], count: int) -> tuple[float, float]:
-    """The middle 95 % of a number over images drawn with replacement, the same draw for every run."""
-    chance = np.random.default_rng(0)
+    """The central 95 % of a statistic over bootstrap resamples of the images, the same for every run."""
+    generator = np.random.default_rng(0)
     times = max(100, min(RESAMPLES, MOST // max(1, count)))
-    found = [of(chance.integers(0, count, count)) for _ in range(times)]
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    statistics = [of(generator.integers(0, count, count)) for _ in range(times)]
+    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def mean_of(each: np.ndarray) -> Callable[[np.ndarray], float]:
-    return lambda drawn: float(each[drawn].mean())
+    return lambda indices: float(each[indices].mean())
 
 
-def nll_of(judged: Evaluation) -> Callable[[np.ndarray], float]:
-    each = -np.log(np.take_along_axis(judged.probabilities, judged.targets[:, None], 1)[:, 0].clip(1e-12))
+def nll_of(evaluation: Evaluation) -> Callable[[np.ndarray], float]:
+    each = -np.log(np.take_along_axis(evaluation.probabilities, evaluation.targets[:, None], 1)[:, 0].clip(1e-12))
     return mean_of(each)
 
 
-def f1_of(judged: Evaluation) -> Callable[[np.ndarray], float]:
-    """Mean F1 of the classes that are there."""
-    said, true, k = judged.probabilities.argmax(1), judged.targets, judged.probabilities.shape[1]
+def f1_of(evaluation: Evaluation) -> Callable[[np.ndarray], float]:
+    """Mean F1 of the classes that occur."""
+    predictions, targets, k = evaluation.probabilities.argmax(1), evaluation.targets, evaluation.probabilities.shape[1]
 
-    def score(drawn: np.ndarray) -> float:
-        s, t = said[drawn], true[drawn]
-        hit, told, there = (np.bincount(x, minlength=k) for x in (t[s == t], s, t))
-        return float((2 * hit / (told + there).clip(1))[there > 0].mean())
+    def score(indices: np.ndarray) -> float:
+        s, t = predictions[indices], targets[indices]
+        hit, predicted, present = (np.bincount(x, minlength=k) for x in (t[s == t], s, t))
+        return float((2 * hit / (predicted + present).clip(1))[present > 0].mean())
 
     return score
 
 
 def disagreement(one: Evaluation, other: Evaluation, multi: bool) -> Disagreement:
-    """Right is what is wholly right where an image has several labels."""
+    """A multi-label prediction is correct if all labels are."""
     (a, _), (b, _) = (find_mistakes(j, multi) for j in (one, other))
     answers = [j.probabilities >= 0.5 if multi else j.probabilities.argmax(1)[:, None] for j in (one, other)]
-    otherwise = (answers[0] != answers[1]).any(1)
+    differ = (answers[0] != answers[1]).any(1)
     gain = a.astype(float) - b
-    change = Interval(float(gain.mean()), *bounds(lambda drawn: float(gain[drawn].mean()), len(gain)), "bootstrap")
-    first, second, neither = (most_confident(which, one, other) for which in (~a & b, a & ~b, a & b & otherwise))
+    change = Interval(float(gain.mean()), *bounds(lambda indices: float(gain[indices].mean()), len(gain)), "bootstrap")
+    first, second, neither = (most_confident(which, one, other) for which in (~a & b, a & ~b, a & b & differ))
     return Disagreement(first, second, neither, len(a), change)
 
 
 def most_confident(which: np.ndarray, one: Evaluation, other: Evaluation) -> np.ndarray:
-    """Places of images, those first of which the two runs say the most different things."""
-    places = np.flatnonzero(which)
-    apart = np.abs(one.probabilities[places] - other.probabilities[places]).sum(1)
-    found: np.ndarray = places[np.argsort(-apart, kind="stable")]
-    return found
+    """Indices of images, those with the largest difference between the predictions first."""
+    indices = np.flatnonzero(which)
+    apart = np.abs(one.probabilities[indices] - other.probabilities[indices]).sum(1)
+    ranked: np.ndarray = indices[np.argsort(-apart, kind="stable")]
+    return ranked
 
 
-def describe_comparison(found: RunComparison) -> list[str]:
-    """What can be said of the runs, in plain text."""
-    said = []
-    if found.reason:
-        said.append(
-            f"Their numbers are not of the same images: {found.reason}. They stand beside each other and prove nothing."
+def describe_comparison(comparison: RunComparison) -> list[str]:
+    """The comparison in sentences of plain text."""
+    sentences = []
+    if comparison.reason:
+        sentences.append(
+            f"Their metrics are not of the same images ({comparison.reason}), so the difference is not tested."
         )
-    for name, other in zip(found.names[1:], found.disagreements, strict=False):
+    for name, other in zip(comparison.names[1:], comparison.disagreements, strict=False):
         low, high, gain = 100 * other.change.low, 100 * other.change.high, 100 * other.change.value
         between = f"95 % interval {low:+.2f} to {high:+.2f}, bootstrap over the same {other.total:,} images"
-        sure = "so the difference is no chance of the images" if low * high > 0 else "so it may be chance of the images"
-        said.append(f"{name} is right {gain:+.2f} points more often than {found.names[0]} ({between}), {sure}.")
-        said.append(f"Only {found.names[0]} is right on {len(other.first):,} images, only {name} on {len(other.second):,}; both are "
-                    f"wrong in different ways on {len(other.neither):,}.")  # fmt: skip
-    said += describe_losses(found)
-    if not found.recipes:
-        said.append("Their recipes are the same.")
-    return said
+        order = "more" if gain >= 0 else "less"
+        sentences.append(
+            f"{name} is {abs(gain):.2f} points {order} accurate than {comparison.names[0]} ({between}); "
+            f"{significance(low, high)}."
+        )
+        sentences.append(
+            f"Only {comparison.names[0]} is correct on {len(other.first):,} images, "
+            f"only {name} on {len(other.second):,}; "
+            f"both are wrong with different predictions on {len(other.neither):,}."
+        )
+    sentences += describe_losses(comparison)
+    if not comparison.recipes:
+        sentences.append("Their recipes are the same.")
+    return sentences
 
 
-def describe_losses(found: RunComparison) -> list[str]:
-    """How denoisers differ in their loss of the same images, or why that says nothing."""
-    if not all(known.task.is_generative for known in found.runs):
+def significance(low: float, high: float) -> str:
+    """Whether an interval of a difference excludes 0."""
+    return "statistically significant" if low * high > 0 else "not statistically significant"
+
+
+def describe_losses(comparison: RunComparison) -> list[str]:
+    """The paired difference of the held-out losses of denoisers, or why they cannot be compared."""
+    if not all(run.task.is_generative for run in comparison.runs):
         return []
-    if apart := differing_settings(found.runs):
-        return [f"Their held-out losses measure different things and cannot be compared ({', '.join(apart)})."]
-    rows = [j.rows[:, 0] for j in found.judged if j is not None and len(j.rows)]
-    if found.reason or len(rows) < len(found.runs):
+    if settings := differing_settings(comparison.runs):
+        return [f"Their held-out losses measure different things and cannot be compared ({', '.join(settings)})."]
+    rows = [j.rows[:, 0] for j in comparison.evaluations if j is not None and len(j.rows)]
+    if comparison.reason or len(rows) < len(comparison.runs):
         return []
-    said = []
-    for name, other in zip(found.names[1:], rows[1:], strict=True):
+    sentences = []
+    for name, other in zip(comparison.names[1:], rows[1:], strict=True):
         change = other - rows[0]
         low, high = bounds(mean_of(change), len(change))
-        sure = "so the difference is no chance of the images" if low * high > 0 else "so it may be chance of the images"
-        said.append(f"The held-out loss of {name} is {change.mean():+.4f} against that of {found.names[0]} (95 % interval {low:+.4f} to "
-                    f"{high:+.4f}, bootstrap over the same {len(change):,} images, each with the same noise), {sure}.")  # fmt: skip
-    return said
+        sentences.append(
+            f"The held-out loss of {name} is {change.mean():+.4f} against that of {comparison.names[0]} "
+            f"(95 % interval {low:+.4f} to {high:+.4f}, bootstrap over the same {len(change):,} images, each with the "
+            f"same noise); {significance(low, high)}."
+        )
+    return sentences
 
 
 def list_costs(runs: Iterable[RunData]) -> list[tuple[str, list[str]]]:
-    """What each took: names and one value a run."""
+    """The cost of each run: names, and one value per run."""
     from vitrail.report.page.words import format_duration, format_short
 
     rows = [("parameters", [f"{k.about.get('parameters', 0):,}" for k in runs])]

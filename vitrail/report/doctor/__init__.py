@@ -1,1 +1,1 @@
-"""What is wrong with a run."""
+"""Diagnosis of a run: vitrail doctor."""

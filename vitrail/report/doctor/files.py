@@ -1,4 +1,4 @@
-"""What lies in the folder of a run beside the log: whether files are whole, the data as it was, the disk full, somebody at work."""
+"""The files of a run folder beside the log: damage, changes of the data, free disk space, the running process."""
 
 import json
 import shutil
@@ -18,10 +18,13 @@ from vitrail.storage.tensors import unpack
 
 @dataclass(frozen=True)
 class RunFiles:
-    """checkpoints, best: names with what is wrong with each, "" where nothing is, the newest first; weights: the same of the finished
-    weights; divergences: what was found where a number was not finite, by step; changed: how the data set differs from what it was;
-    unlisted: why that cannot be known; worker: who works in the folder now; free, need: bytes of the disk, and of the newest
-    checkpoint."""
+    """The state of the files of a run.
+
+    checkpoints, best: names, each with its fault or "", the newest first; weights: the fault of the final weights;
+    divergences: the records of non-finite values, by step; changed: differences of the data set since the run;
+    unlisted: why these cannot be determined; worker: the process that holds the folder's lock; free, need: bytes free
+    on the disk, and of the newest checkpoint.
+    """
 
     checkpoints: tuple[tuple[str, str], ...] = ()
     best: tuple[tuple[str, str], ...] = ()
@@ -35,20 +38,20 @@ class RunFiles:
 
     @property
     def newest(self) -> str:
-        """The checkpoint that a run would go on from, "" where there is none."""
+        """The checkpoint that the run would resume from, "" where there is none."""
         return next((name for name, fault in self.checkpoints if not fault), "")
 
 
-def read_files(known: RunData) -> RunFiles:
-    """Reads every file that a run depends on, and changes nothing."""
-    folder = known.folder
+def read_files(run: RunData) -> RunFiles:
+    """Reads every file that a run depends on; changes nothing."""
+    folder = run.folder
     saved = checkpoint.list_checkpoints(folder.checkpoints)
     best = sorted(folder.best.glob("step-*.safetensors"), reverse=True)
-    differences, unlisted = changed(known)
+    differences, unlisted = data_changes(run)
     return RunFiles(
-        checkpoints=tuple((path.name, broken_checkpoint(path)) for path in saved),
-        best=tuple((path.name, broken_file(path)) for path in best),
-        weights=broken_file(folder.weights) if known.is_finished else "",
+        checkpoints=tuple((path.name, checkpoint_fault(path)) for path in saved),
+        best=tuple((path.name, file_fault(path)) for path in best),
+        weights=file_fault(folder.weights) if run.is_finished else "",
         divergences=tuple(sorted(divergences(folder.divergence), key=lambda facts: facts["step"])),
         changed=differences,
         unlisted=unlisted,
@@ -58,7 +61,7 @@ def read_files(known: RunData) -> RunFiles:
     )
 
 
-def broken_checkpoint(path: Path) -> str:
+def checkpoint_fault(path: Path) -> str:
     try:
         checkpoint.load(path)
         return ""
@@ -66,7 +69,7 @@ def broken_checkpoint(path: Path) -> str:
         return error.what
 
 
-def broken_file(path: Path) -> str:
+def file_fault(path: Path) -> str:
     try:
         unpack(path)
         return ""
@@ -84,23 +87,21 @@ def divergences(folder: Path) -> Iterator[dict[str, Any]]:
             yield facts
 
 
-def changed(known: RunData) -> tuple[tuple[str, ...], str]:
-    """How the files of the data set differ, or why that cannot be known. Where contents count, times of change are not looked at."""
-    if known.dataset is None:
+def data_changes(run: RunData) -> tuple[tuple[str, ...], str]:
+    """Differences of the data files, or why they cannot be determined. With content hashes, file times are ignored."""
+    if run.dataset is None:
         return (), ""
     try:
-        before, after = fingerprint.read_entries(known.folder.entries), known.dataset.entries
+        before, after = fingerprint.read_entries(run.folder.entries), run.dataset.entries
     except DataError as error:
         return (), error.what
-    if known.recipe.data.fingerprint == "content":
-        before, after = untimed(before), untimed(after)
-    others = (
-        ()
-        if list(known.dataset.classes) == known.classes
-        else (f"the classes are {', '.join(known.dataset.classes[:8])}",)
-    )
+    if run.recipe.data.fingerprint == "content":
+        before, after = without_times(before), without_times(after)
+    classes = run.dataset.classes
+    same = list(run.task.output_names(classes)) == run.classes
+    others = () if same else (f"the classes are {', '.join(classes[:8])}",)
     return (*fingerprint.differences(before, after), *others), ""
 
 
-def untimed(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+def without_times(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return tuple(entry._replace(modified=0) for entry in entries)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Section(NamedTuple):
-    """A part of the page: `words` are plain sentences, `body` is HTML."""
+    """A part of the page: `paragraphs` are sentences as HTML, `body` is HTML."""
 
     key: str
     title: str
@@ -20,7 +20,7 @@ def escape_text(value: Any) -> str:
 
 
 def escape_name(value: Any) -> str:
-    """A name from the data: kept apart from the words around it, whichever way its script runs."""
+    """A name from the data: isolated from the text around it, whatever the direction of its script."""
     return f"<bdi>{escape_text(value)}</bdi>"
 
 
@@ -34,10 +34,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
     return f'<div class="scroll {kind}" tabindex="0"><table class="{kind}">{thead}<tbody>{body}</tbody></table></div>'
 
 
-def bar(share: float, shown: str, kind: str = "") -> str:
+def bar(share: float, text: str, kind: str = "") -> str:
     """A number with a bar as long as `share` in [0, 1] beside it."""
-    return f'<span class="bar {kind}" style="--v:{min(max(share, 0.0), 1.0):.3f}">{escape_text(shown)}</span>'
+    return f'<span class="bar {kind}" style="--v:{min(max(share, 0.0), 1.0):.3f}">{escape_text(text)}</span>'
 
 
-def render_paragraphs(words: Iterable[str]) -> str:
-    return "".join(f"<p>{sentence}</p>" for sentence in words)
+def render_paragraphs(sentences: Iterable[str]) -> str:
+    return "".join(f"<p>{sentence}</p>" for sentence in sentences)

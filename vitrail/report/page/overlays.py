@@ -15,7 +15,7 @@ GROUND = (40, 40, 48)  # the colour of class 0 on a label map
 
 
 def palette(classes: int) -> np.ndarray:
-    """A colour for each class and for what is ignored (255), uint8 [256 3]; class 0, most often the ground, is dark."""
+    """A colour for each class and for ignored pixels (255), uint8 [256 3]; class 0, usually background, is dark."""
     colours = np.zeros((256, 3), np.uint8)
     for i in range(max(classes, 1)):
         shade = colorsys.hsv_to_rgb(0.02 + GOLDEN * i, 0.75 - 0.25 * (i // 20 % 2), 0.95 - 0.2 * (i // 10 % 2))
@@ -25,11 +25,11 @@ def palette(classes: int) -> np.ndarray:
 
 
 def overlay_mask(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """An image with its label map [H W] laid over it; class 0 and what is ignored leave it as it is."""
+    """An image with its label map [H W] laid over it; class 0 and ignored pixels leave it unchanged."""
     image = to_rgb(pixels).astype(np.float32)
     colours = palette(classes)[mask].astype(np.float32)
-    shown = ((mask > 0) & (mask < 255))[:, :, None] * STRENGTH
-    return np.rint(image * (1 - shown) + colours * shown).astype(np.uint8)
+    alpha = ((mask > 0) & (mask < 255))[:, :, None] * STRENGTH
+    return np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
 def encode_label_map(mask: np.ndarray, classes: int) -> bytes:
@@ -40,7 +40,7 @@ def encode_label_map(mask: np.ndarray, classes: int) -> bytes:
 
 
 def draw_boxes(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """An image with boxes [n 4] drawn on it in the colours of their classes, each with its name."""
+    """An image with boxes [n 4] drawn in the colours of their classes, each with its name."""
     import torch
     from torchvision.utils import draw_bounding_boxes
 
@@ -51,8 +51,8 @@ def draw_boxes(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names:
     line = max(1, round(min(image.shape[1:]) / 200))
     edges = torch.from_numpy(boxes.astype(np.float32).round())
     edges[:, 2:] = edges[:, 2:].maximum(edges[:, :2] + 1)
-    drawn = draw_bounding_boxes(image, edges, names, [tuple(int(v) for v in colour) for colour in colours], width=line)
-    return drawn.permute(1, 2, 0).numpy()
+    canvas = draw_bounding_boxes(image, edges, names, [tuple(int(v) for v in colour) for colour in colours], width=line)
+    return canvas.permute(1, 2, 0).numpy()
 
 
 def encode_jpeg(pixels: np.ndarray, side: int) -> bytes:
@@ -62,6 +62,6 @@ def encode_jpeg(pixels: np.ndarray, side: int) -> bytes:
         times = side // max(image.size)
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=80)
-    return written.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A run's folder -> report.html: one page that needs no network, no script and nothing beside it."""
+"""The HTML report of a run: one self-contained page that needs no network."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from vitrail.report.sections.headline import commands, curves, headline
 from vitrail.storage.atomic import write_file
 
 FIRST, LAST = (commands, curves), (provenance.price, provenance.data, provenance.recipe, provenance.versions)
-BY_OUTPUT = {  # between them, by what a model's predictions are
+BY_OUTPUT = {  # the sections between them, by the output of the task
     "classes": (
         metrics.confusion,
         metrics.per_class,
@@ -29,37 +29,39 @@ BY_OUTPUT = {  # between them, by what a model's predictions are
 
 
 def build_report(run: Path) -> Path:
-    """Writes RUN/report.html over an older one and returns its path. A run that is not finished gets what there is to tell.
+    """Writes RUN/report.html, replacing an older one, and returns its path. An unfinished run gets a partial report.
 
-    Errors: `UsageError` or `CheckpointError` where `run` is not the folder of a run.
+    Errors: `UsageError` or `CheckpointError` where `run` is not a run folder.
     """
     folder = RunFolder(Path(run))
     write_file(folder.report, render_page(read_run(folder)).encode("utf-8", errors="replace"))
     return folder.report
 
 
-def render_page(known: RunData) -> str:
+def render_page(run: RunData) -> str:
     """The whole page, top to bottom."""
-    order = (*FIRST, *BY_OUTPUT[known.task.output], *LAST)
-    sections = [section for make in order if (section := make(known)) is not None]
+    order = (*FIRST, *BY_OUTPUT[run.task.output], *LAST)
+    sections = [section for make in order if (section := make(run)) is not None]
     links = " ".join(f'<a href="#{s.key}">{escape_text(s.title)}</a>' for s in sections)
     return (
-        f"{render_head(known.recipe.model.name)}<body><main>{headline(known)}<nav>{links}</nav>"
-        f"{''.join(map(shown, sections))}</main><script>{SCRIPT}</script></body></html>\n"
+        f"{render_head(run.recipe.model.name)}<body><main>{headline(run)}<nav>{links}</nav>"
+        f"{''.join(map(render_section, sections))}</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
-def shown(section: Section) -> str:
-    return f'<section id="{section.key}"><h2>{escape_text(section.title)}</h2>{render_paragraphs(section.paragraphs)}{section.body}</section>\n'
+def render_section(section: Section) -> str:
+    paragraphs = render_paragraphs(section.paragraphs)
+    return f'<section id="{section.key}"><h2>{escape_text(section.title)}</h2>{paragraphs}{section.body}</section>\n'
 
 
 def render_head(title: str) -> str:
-    """The head of the page. Its policy lets the browser fetch nothing at all and run only the one script that is in it."""
-    known = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
+    """The head of the page. Its content security policy forbids all requests and all scripts but the inline one."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{escape_text(title)}: report</title><style>{STYLE}</style></head>'
     )

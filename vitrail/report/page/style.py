@@ -1,4 +1,4 @@
-"""How the page looks: calm, light and dark, from a telephone to a wide screen and on paper; and the script that sorts tables."""
+"""The style sheet of the pages (light, dark, phone, print) and the script that sorts tables."""
 
 STYLE = """
 :root {
@@ -20,16 +20,19 @@ body {
 }
 body::before {
   content: ""; display: block; height: 6px;
-  background: linear-gradient(90deg, #2b5cc4 0 17%, #1f9c8f 0 31%, #e3b341 0 43%, #c95d14 0 60%, #a3273f 0 74%, #5b3b9e 0 88%, #2b5cc4 0);
+  background: linear-gradient(90deg, #2b5cc4 0 17%, #1f9c8f 0 31%, #e3b341 0 43%, #c95d14 0 60%, #a3273f 0 74%,
+    #5b3b9e 0 88%, #2b5cc4 0);
 }
 main { max-width: 1180px; margin: 0 auto; padding: clamp(14px, 3vw, 36px); }
-h1 { margin: 0 0 .4em; font-size: clamp(1.5rem, 4vw, 2.3rem); line-height: 1.2; letter-spacing: -.02em; overflow-wrap: anywhere; }
+h1 { margin: 0 0 .4em; font-size: clamp(1.5rem, 4vw, 2.3rem); line-height: 1.2; letter-spacing: -.02em;
+  overflow-wrap: anywhere; }
 h1 span { color: var(--soft); font-weight: 400; }
 h2 { margin: 0 0 .35em; font-size: 1.3rem; letter-spacing: -.01em; }
 h3 { margin: 1.2em 0 .3em; font-size: .95rem; color: var(--soft); font-weight: 600; }
 p { text-wrap: pretty; margin: 0 0 .6em; max-width: 75ch; overflow-wrap: anywhere; }
 code, pre { font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
-pre { margin: 0; padding: .6em .8em; background: var(--fill); border-radius: 8px; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { margin: 0; padding: .6em .8em; background: var(--fill); border-radius: 8px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 bdi { overflow-wrap: anywhere; }
 
 header .score { display: flex; flex-wrap: wrap; align-items: center; gap: .4em 1.2em; margin: .6em 0; }
@@ -39,12 +42,14 @@ header .score > b {
 }
 header .score p { margin: 0; }
 header .score p + p, header > p { color: var(--soft); }
-header dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 10px; margin: 1.2em 0 1em; }
+header dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 10px;
+  margin: 1.2em 0 1em; }
 header dl div { padding: .7em .9em; background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
 dt { color: var(--soft); font-size: .82rem; }
 header dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .banner {
-  margin-bottom: 1.3em; padding: .7em 1em; max-width: none; border-left: 4px solid rgb(var(--b)); background: rgb(var(--b) / .12);
+  margin-bottom: 1.3em; padding: .7em 1em; max-width: none; border-left: 4px solid rgb(var(--b));
+    background: rgb(var(--b) / .12);
   border-radius: 6px; color: var(--ink) !important;
 }
 
@@ -60,9 +65,11 @@ section {
 .commands dt { margin-top: .4em; }
 .commands dd { margin: 0; min-width: 0; }
 .commands pre { user-select: all; }
-@media (min-width: 760px) { .commands { grid-template-columns: 13rem 1fr; align-items: center; } .commands dt { margin: 0; } }
+@media (min-width: 760px) { .commands { grid-template-columns: 13rem 1fr; align-items: center; }
+.commands dt { margin: 0; } }
 
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 22px 28px; margin: 1em 0 .4em; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 22px 28px;
+  margin: 1em 0 .4em; }
 figure { margin: 0; min-width: 0; }
 .charts figcaption { display: flex; flex-wrap: wrap; gap: 0 .8em; font-size: .88rem; margin-bottom: .2em; }
 .charts figcaption > span:last-child { color: var(--soft); margin-left: auto; font-variant-numeric: tabular-nums; }
@@ -78,7 +85,8 @@ svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-num
   background: rgb(var(--a));
 }
 .key.s1::before { background: rgb(var(--b)); } .key.s2::before { background: var(--good); }
-.key.s3::before { background: #8a5bd0; } .key.s4::before { background: #b08a00; } .key.s5::before { background: #1f9c8f; }
+.key.s3::before { background: #8a5bd0; } .key.s4::before { background: #b08a00; }
+.key.s5::before { background: #1f9c8f; }
 .column { fill: rgb(var(--a) / .3); } .count { fill: rgb(var(--a) / .55); }
 .ideal { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 4; }
 
@@ -89,18 +97,22 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { padding: .34em .6em; text-align: left; border-bottom: 1px solid var(--edge); vertical-align: baseline; }
 tbody tr:last-child > * { border-bottom: 0; }
 th { font-weight: 500; }
-thead th { position: sticky; top: 0; background: var(--card); color: var(--soft); font-size: .82rem; white-space: nowrap; z-index: 1; }
+thead th { position: sticky; top: 0; background: var(--card); color: var(--soft); font-size: .82rem;
+  white-space: nowrap; z-index: 1; }
 thead th button { all: unset; cursor: pointer; } thead th button:focus-visible { text-decoration: underline; }
 thead th[aria-sort] button { color: var(--ink); }
-thead th[aria-sort=ascending] button::after { content: " ↑"; } thead th[aria-sort=descending] button::after { content: " ↓"; }
+thead th[aria-sort=ascending] button::after { content: " ↑"; }
+thead th[aria-sort=descending] button::after { content: " ↓"; }
 table.sortable tbody th { min-width: 5.2rem; }
 @media (max-width: 600px) {
-  table.sortable { font-size: .8rem; } .sortable th, .sortable td { padding: .3em .15em; } .sortable .bar { min-width: 3em; }
+  table.sortable { font-size: .8rem; } .sortable th, .sortable td { padding: .3em .15em; }
+  .sortable .bar { min-width: 3em; }
 }
 table.facts th { color: var(--soft); width: 12rem; }
 @media (max-width: 600px) { table.facts th { width: 8.6rem; } }
 table.facts td { overflow-wrap: anywhere; }
-.bar { display: block; position: relative; padding: 0 .3em; border-radius: 3px; min-width: 3.4em; white-space: nowrap; z-index: 0; }
+.bar { display: block; position: relative; padding: 0 .3em; border-radius: 3px; min-width: 3.4em;
+  white-space: nowrap; z-index: 0; }
 .bar::before {
   content: ""; position: absolute; z-index: -1; inset: .1em auto .1em 0; width: calc(var(--v) * 100%);
   background: rgb(var(--a) / .24); border-radius: 3px;
@@ -108,7 +120,8 @@ table.facts td { overflow-wrap: anywhere; }
 .bar.quiet::before { background: var(--edge); }
 
 .legend { color: var(--soft); font-size: .85rem; }
-.swatch { display: inline-block; width: .9em; height: .9em; border-radius: 3px; vertical-align: -.1em; margin: 0 .3em 0 .2em; }
+.swatch { display: inline-block; width: .9em; height: .9em; border-radius: 3px; vertical-align: -.1em;
+  margin: 0 .3em 0 .2em; }
 .swatch.hit { background: rgb(var(--a)); } .swatch.miss { background: rgb(var(--b)); }
 .matrix {
   --names: 5.6rem; --cell: clamp(var(--least), calc((100cqw - var(--names)) / var(--n)), var(--most)); width: auto;
@@ -137,36 +150,46 @@ table.facts td { overflow-wrap: anywhere; }
 .matrix td.hit { background: rgb(var(--a) / var(--v)); } .matrix td.miss { background: rgb(var(--b) / var(--v)); }
 .matrix td.deep { color: var(--deep); }
 
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 16px 12px; margin-top: .8em; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 16px 12px;
+  margin-top: .8em; }
 @media (min-width: 700px) { .images { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
 .images figure { font-size: .8rem; line-height: 1.35; }
-.scene { margin: .8rem 0; } .scene div { display: flex; gap: .4rem; flex-wrap: wrap; } .scene img { max-width: 32%; height: auto; }
+.scene { margin: .8rem 0; } .scene div { display: flex; gap: .4rem; flex-wrap: wrap; } .scene img { max-width: 32%;
+  height: auto; }
 .images img {
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--fill); border-radius: 8px;
   margin-bottom: .3em;
 }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(196px, 1fr)) !important; }
-.pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 0 4px; } .pairs figcaption { grid-column: 1 / -1; }
-.made, .moments img { display: block; max-width: 100%; height: auto; margin: .6em 0; } .made { width: min(100%, 420px); }
-.moments figure { display: grid; grid-template-columns: 5.2rem minmax(0, 560px); align-items: center; font-size: .85rem; }
-.moments figcaption { color: var(--soft); } .moments img { width: 100%; margin: .1em 0; }
-.copies { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 12px 32px; margin: .4em 0 1.2em; }
-.copies figure { display: grid; grid-template-columns: 1.15fr 1fr 1fr 1fr; gap: 6px; font-size: .8rem; color: var(--soft); }
+.pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 0 4px; }
+.pairs figcaption { grid-column: 1 / -1; }
+.generated, .snapshots img { display: block; max-width: 100%; height: auto; margin: .6em 0; }
+.generated { width: min(100%, 420px); }
+.snapshots figure { display: grid; grid-template-columns: 5.2rem minmax(0, 560px); align-items: center;
+  font-size: .85rem; }
+.snapshots figcaption { color: var(--soft); } .snapshots img { width: 100%; margin: .1em 0; }
+.copies { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 12px 32px;
+  margin: .4em 0 1.2em; }
+.copies figure { display: grid; grid-template-columns: 1.15fr 1fr 1fr 1fr; gap: 6px; font-size: .8rem;
+  color: var(--soft); }
 .copies figure > div:first-child { padding-right: .5em; border-right: 2px solid var(--edge); color: var(--ink); }
 .copies img { display: block; width: 100%; border-radius: 6px; margin-bottom: .2em; }
-.made.pixels, .moments .pixels, .copies .pixels { image-rendering: pixelated; }
+.generated.pixels, .snapshots .pixels, .copies .pixels { image-rendering: pixelated; }
 .charts img { max-width: 460px; width: 100%; image-rendering: pixelated; }
 .images .pixels { image-rendering: pixelated; }
 .mark { font-weight: 700; } .right .mark { color: var(--good); } .wrong .mark { color: var(--bad); }
 
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 0 36px; align-items: start; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 0 36px;
+  align-items: start; }
 .columns > *, .boxes > * { min-width: 0; }
-.boxes { columns: 2 440px; column-gap: 36px; } .boxes > div { break-inside: avoid; padding-top: 1px; } .boxes h3 { margin-top: .8em; }
+.boxes { columns: 2 440px; column-gap: 36px; } .boxes > div { break-inside: avoid; padding-top: 1px; }
+.boxes h3 { margin-top: .8em; }
 .why { color: var(--soft); margin-left: .5em; }
 .chips { display: flex; flex-wrap: wrap; gap: 6px; max-height: 16rem; overflow-y: auto; margin-top: .6em; }
 .chip { padding: .1em .65em; background: var(--fill); border-radius: 99px; font-size: .85rem; }
 ul { margin: .6em 0; padding-left: 1.2em; color: var(--soft); font-size: .9rem; }
-details { margin-top: .8em; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; } details pre { margin-top: .6em; }
+details { margin-top: .8em; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
+details pre { margin-top: .6em; }
 
 @media print {
   :root {
@@ -175,7 +198,8 @@ details { margin-top: .8em; } summary { cursor: pointer; color: var(--soft); fon
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 11pt; } main { padding: 0; } nav, body::before { display: none; }
-  section { border: 0; padding: 0; margin: 0 0 14pt; } .scroll, .scroll.sortable, .chips { overflow: visible; max-height: none; }
+  section { border: 0; padding: 0; margin: 0 0 14pt; } .scroll, .scroll.sortable, .chips { overflow: visible;
+    max-height: none; }
   figure, tr, header { break-inside: avoid; } h2 { break-after: avoid; }
 }
 """
@@ -192,7 +216,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = head.getAttribute("aria-sort") !== "ascending";
       heads.forEach(h => h.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const order = (a, b) => i ? key(a, i) - key(b, i) : key(a, i).localeCompare(key(b, i), undefined, { numeric: true });
+      const order = (a, b) => i ? key(a, i) - key(b, i) : key(a, i).localeCompare(key(b, i), undefined,
+        { numeric: true });
       body.append(...[...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)));
     };
   });

@@ -1,4 +1,4 @@
-"""Numbers into words: how they are spelt, and the plain sentences that each part of the page begins with. All give HTML."""
+"""Number formats, and the sentences that each section of the page begins with, as HTML."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ THIN = "\u202f"  # a narrow space that does not break
 
 
 def format_percent(share: float, digits: int = 1) -> str:
-    """0.873 -> "87.3 %"; what is not quite all or nothing does not round to it."""
+    """0.873 -> "87.3 %"; values just below 1 or above 0 are not rounded to them."""
     least = 10.0**-digits
     if 0 < share < least / 200:
         return f"<{THIN}{least:g}{THIN}%"
@@ -46,21 +46,22 @@ def format_duration(seconds: float) -> str:
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` images (Wilson 1927)."""
+    """The 95 % interval of a fraction of `count` images (Wilson 1927)."""
     from scipy.stats import binomtest
 
-    found = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def describe_baseline(metrics: dict[str, Any], classes: Sequence[str]) -> list[str]:
-    """What no skill at all would reach."""
+    """The accuracy of always predicting the most frequent class."""
     counts = np.array(metrics.get("per_class", {}).get("count", []), float)
     if not counts.sum():
         return []
     most = int(counts.argmax())
     return [
-        f"Always saying {escape_name(classes[most])} would be right {format_percent(counts[most] / counts.sum())} of the time."
+        f"Baseline: always predicting {escape_name(classes[most])} would reach an accuracy of "
+        f"{format_percent(counts[most] / counts.sum())}."
     ]
 
 
@@ -68,70 +69,72 @@ def describe_curves(
     losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, float]], metric: str, part: str
 ) -> list[str]:
     """losses, scores: (step, value) in order."""
-    said = []
+    sentences = []
     if len(losses) > 1:
         (_, first), (step, last) = losses[0], losses[-1]
-        went = "fell" if last < first else "rose"
-        said.append(f"The training loss {went} from {first:.3g} to {last:.3g} over {int(step):,} steps.")
+        change = "fell" if last < first else "rose"
+        sentences.append(f"The training loss {change} from {first:.3g} to {last:.3g} over {int(step):,} steps.")
     if len(scores) > 3:
         late = scores[-1][1] - scores[len(scores) * 3 // 4 - 1][1]
         gained = f"{abs(100 * late):.1f} points"
-        said.append(
-            f"{metric} on the {escape_text(part)} part went from {format_percent(scores[0][1])} to {format_percent(scores[-1][1])}; the last quarter of the "
-            f"run {'brought' if late >= 0 else 'cost'} {gained}."
+        sentences.append(
+            f"{metric} on the {escape_text(part)} part went from {format_percent(scores[0][1])} to "
+            f"{format_percent(scores[-1][1])}; it {'rose' if late >= 0 else 'fell'} by {gained} in the last quarter "
+            "of the run."
         )
-    return said
+    return sentences
 
 
 def describe_confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """The three classes that are most often taken for another, by their share; confusion [K K], rows true."""
+    """The three classes with the highest error rate to one other class; confusion [K K], rows are annotations."""
     wrong = confusion - np.diag(confusion.diagonal())
     if not wrong.sum():
-        return ["No image was taken for one of another class."]
-    said = []
+        return ["No image was misclassified."]
+    sentences = []
     shares = wrong / confusion.sum(1, keepdims=True).clip(1)
     for row in np.argsort(-shares.max(1), kind="stable")[:3]:
         column = int(shares[row].argmax())
         if count := int(wrong[row, column]):
             times = f"{format_percent(shares[row, column], 0)} of the time ({count:,} of {int(confusion[row].sum()):,})"
-            said.append(f"{escape_name(classes[row])} is taken for {escape_name(classes[column])} {times}.")
-    return said
+            sentences.append(f"{escape_name(classes[row])} is predicted as {escape_name(classes[column])} {times}.")
+    return sentences
 
 
 def describe_classes(table: dict[str, list[float]], classes: Sequence[str]) -> list[str]:
     f1, count = np.array(table["f1"]), np.array(table["count"])
-    there = np.flatnonzero(count > 0)
-    if len(there) < 2:
+    present = np.flatnonzero(count > 0)
+    if len(present) < 2:
         return []
-    best, worst = there[f1[there].argmax()], there[f1[there].argmin()]
-    said = [
-        f"Best is {escape_name(classes[best])} (F1 {f1[best]:.2f}), hardest {escape_name(classes[worst])} (F1 {f1[worst]:.2f}): "
-        f"{format_percent(table['recall'][worst], 0)} of its images are found, and {format_percent(table['precision'][worst], 0)} of those said to be "
-        "it are."
+    best, worst = present[f1[present].argmax()], present[f1[present].argmin()]
+    sentences = [
+        f"Best is {escape_name(classes[best])} (F1 {f1[best]:.2f}), hardest {escape_name(classes[worst])} "
+        f"(F1 {f1[worst]:.2f}): recall {format_percent(table['recall'][worst], 0)}, "
+        f"precision {format_percent(table['precision'][worst], 0)}."
     ]
-    if missing := len(classes) - len(there):
-        said.append(f"{format_plural(missing, 'class does', 'classes do')} not occur in this part.")
-    return said
+    if missing := len(classes) - len(present):
+        sentences.append(f"{format_plural(missing, 'class does', 'classes do')} not occur in this part.")
+    return sentences
 
 
 def describe_calibration(rows: Sequence[Sequence[float]], error: float) -> list[str]:
-    """rows: (mean confidence, share right, count) per bin; error: the expected calibration error."""
+    """rows: (mean confidence, accuracy, count) per bin; error: the expected calibration error."""
     confidence, right, count = np.array(rows, float).T
-    said, true = ((values * count).sum() / count.sum() for values in (confidence, right))
+    mean_confidence, accuracy = ((values * count).sum() / count.sum() for values in (confidence, right))
     top = int(count.argmax())
     return [
-        f"On the whole it says {format_percent(said, 0)} and is right {format_percent(true, 0)} of the time: {describe_confidence(said - true)}. "
-        f"Where it says about {format_percent(confidence[top], 0)}, as it does for {format_plural(int(count[top]), 'image')}, "
-        f"it is right {format_percent(right[top], 0)} of the time.",
-        f"Its confidence is {100 * error:.1f} points off on average (expected calibration error {error:.3f}).",
+        f"Mean confidence {format_percent(mean_confidence, 0)}, accuracy {format_percent(accuracy, 0)}: "
+        f"{describe_confidence(mean_confidence - accuracy)}. In the largest bin "
+        f"({format_plural(int(count[top]), 'image')}) the mean confidence is {format_percent(confidence[top], 0)} "
+        f"and the accuracy {format_percent(right[top], 0)}.",
+        f"Expected calibration error {error:.3f}: confidence is {100 * error:.1f} points off on average.",
     ]
 
 
 def describe_confidence(gap: float) -> str:
     if abs(gap) < 0.01:
-        return "just as sure as it should be"
-    degree = "slightly" if abs(gap) < 0.05 else "clearly" if abs(gap) < 0.15 else "far"
-    return f"{degree} too {'sure' if gap > 0 else 'modest'}"
+        return "well calibrated"
+    degree = "slightly" if abs(gap) < 0.05 else "clearly" if abs(gap) < 0.15 else "strongly"
+    return f"{degree} {'overconfident' if gap > 0 else 'underconfident'}"
 
 
 def describe_cost(cost: Cost, parts: Sequence[tuple[str, int]]) -> list[str]:
@@ -143,7 +146,8 @@ def describe_cost(cost: Cost, parts: Sequence[tuple[str, int]]) -> list[str]:
         else ""
     )
     return [
-        f"One image takes {format_short(cost.macs)} multiply-adds{where}; the weights take {cost.parameter_bytes / 2**20:.1f} MiB."
+        f"One image takes {format_short(cost.macs)} multiply-adds{where}; "
+        f"the weights take {cost.parameter_bytes / 2**20:.1f} MiB."
     ]
 
 

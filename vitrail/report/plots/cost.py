@@ -1,4 +1,4 @@
-"""Draws what several sizes of image cost, a line for each model."""
+"""Plots the cost over the image size, a line per model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from vitrail.validation import as_path
 MARKS = "osD^vPX*"
 
 
-def draw(grown: Sequence[Grown], file: str) -> None:
-    """Two panels over the side of a square with as many pixels, both axes logarithmic: multiply-adds, and attention weights written out.
+def draw(models: Sequence[Grown], file: str) -> None:
+    """Two log-log panels over the side of the image: multiply-adds, and memory of the attention weights.
 
-    The same numbers make the same bytes.
+    The side is that of a square with as many pixels. The same numbers give the same bytes.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for mark, (name, costs) in zip(MARKS * len(grown), grown, strict=False):
+    for mark, (name, costs) in zip(MARKS * len(models), models, strict=False):
         ordered = sorted(costs, key=lambda c: c.size[0] * c.size[1])
         sides = [(c.size[0] * c.size[1]) ** 0.5 for c in ordered]
         left.plot(sides, [c.macs / 1e9 for c in ordered], marker=mark, label=name)
@@ -28,18 +28,18 @@ def draw(grown: Sequence[Grown], file: str) -> None:
             right.plot(sides, [c.attention_bytes / 2**20 for c in ordered], marker=mark, label=name)
         else:
             right.plot([], [], marker=mark, label=f"{name}: none")
-    title(left, "multiply-adds of one image, G", grown)
-    batch = grown[0].costs[0].batch
-    title(right, f"attention weights of {'one image' if batch == 1 else f'{batch} images'} written out, MiB", grown)
-    fixed: Any = {"svg.hashsalt": "vitrail", "svg.fonttype": "none"}
-    with matplotlib.rc_context(fixed):
+    title(left, "multiply-adds of one image, G", models)
+    batch = models[0].costs[0].batch
+    title(right, f"attention weights of {'one image' if batch == 1 else f'{batch} images'} in memory, MiB", models)
+    settings: Any = {"svg.hashsalt": "vitrail", "svg.fonttype": "none"}
+    with matplotlib.rc_context(settings):
         figure.savefig(as_path(file), metadata={"Date": None} if Path(file).suffix.lower() == ".svg" else None)
 
 
-def title(axes: Any, text: str, grown: Sequence[Grown]) -> None:
+def title(axes: Any, text: str, models: Sequence[Grown]) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    sides = sorted({round((c.size[0] * c.size[1]) ** 0.5) for _, costs in grown for c in costs})
+    sides = sorted({round((c.size[0] * c.size[1]) ** 0.5) for _, costs in models for c in costs})
     axes.set(xscale="log", yscale="log", title=text, xlabel="side of the image, pixels")
     axes.set_xticks(sides)
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -1,4 +1,4 @@
-"""Draws the loss of a range test over the learning rate."""
+"""Plots the loss of a learning rate range test."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from vitrail.errors import UsageError
 
 
-def draw(found: Any, file: Path) -> None:
-    """The loss over the rate, as it was and smoothed, with the rate that is suggested. The same numbers make the same bytes."""
+def draw(result: Any, file: Path) -> None:
+    """The loss over the learning rate, raw and smoothed, and the suggested lr. The same numbers give the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    rates = [p.rate for p in found.points]
-    axes.plot(rates, [p.loss for p in found.points], color="0.75", linewidth=1, label="loss")
-    axes.plot(rates, [p.smooth for p in found.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(found.advice.rate, color="C1", linestyle="--", label=f"suggested: {found.advice.rate:.2g}")
-    highest = max(found.points[0].loss, max(p.smooth for p in found.points[: len(found.points) // 2])) * 1.5
-    lowest = min(p.loss for p in found.points)
+    lrs = [p.rate for p in result.points]
+    axes.plot(lrs, [p.loss for p in result.points], color="0.75", linewidth=1, label="loss")
+    axes.plot(lrs, [p.smooth for p in result.points], color="C0", linewidth=2, label="smoothed")
+    axes.axvline(result.advice.rate, color="C1", linestyle="--", label=f"suggested: {result.advice.rate:.2g}")
+    highest = max(result.points[0].loss, max(p.smooth for p in result.points[: len(result.points) // 2])) * 1.5
+    lowest = min(p.loss for p in result.points)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
     axes.grid(True, alpha=0.3)
     axes.legend()

@@ -1,4 +1,4 @@
-"""Draws what a sweep of guidance found, a line for each average of the weights."""
+"""Plots a sweep over the guidance scale, a line per EMA of the weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ STYLES = ("-", "--", ":")
 
 
 def draw(points: Sequence[Any], file: Path) -> Path:
-    """Over guidance: the Fréchet distance, a line for each average, and precision and recall. The same numbers make the same bytes."""
+    """Fréchet distance, precision and recall over the guidance scale. The same numbers give the same bytes."""
     import matplotlib
 
     from vitrail.analysis.figures import create_charts

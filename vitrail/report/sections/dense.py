@@ -1,4 +1,4 @@
-"""Images with masks or boxes: what is true and what was said side by side, the worst first; precision against recall."""
+"""Masks and boxes: metrics per class, precision-recall curves, annotations beside predictions."""
 
 import base64
 from collections.abc import Callable
@@ -17,131 +17,142 @@ from vitrail.report.page.markup import Section, bar, escape_name, escape_text, t
 from vitrail.report.page.words import format_percent, format_plural
 from vitrail.report.run_data import Evaluation, RunData
 
-SIDE = 220  # pixels of the longer side of what is shown
-CURVES = 5  # classes whose curve is drawn, those with the most objects
-LEAST = 0.3  # score of boxes that are drawn
+SIDE = 220  # pixels of the longer side of an image
+CURVES = 5  # classes with a precision-recall curve: those with the most objects
+LEAST = 0.3  # minimum score of the boxes shown
 NUMBERS = {
-    "iou": "IoU", "dice": "Dice", "precision": "Precision", "recall": "Recall", "ap": "AP", "ap50": "AP50", "ap75": "AP75",
+    "iou": "IoU", "dice": "Dice", "precision": "Precision", "recall": "Recall", "ap": "AP", "ap50": "AP50",
+    "ap75": "AP75",
 }  # fmt: skip
 AMOUNTS = {"pixels": "Pixels", "objects": "Objects"}
 
 
-def per_class(known: RunData) -> Section | None:
-    """The classes, the hardest first."""
-    judged = known.evaluation
-    if judged is None or "per_class" not in judged.metrics:
+def per_class(run: RunData) -> Section | None:
+    """Metrics per class, the lowest first."""
+    evaluation = run.evaluation
+    if evaluation is None or "per_class" not in evaluation.metrics:
         return None
-    numbers = judged.metrics["per_class"]
+    numbers = evaluation.metrics["per_class"]
     shares, amounts = ([key for key in keys if key in numbers] for keys in (NUMBERS, AMOUNTS))
     first = numbers[shares[0]]
     most = max([1, *(v for key in amounts for v in numbers[key])])
-    order = sorted(range(len(known.classes)), key=lambda i: (first[i], i))
+    order = sorted(range(len(run.classes)), key=lambda i: (first[i], i))
     rows = [
         [
-            escape_name(known.classes[i]),
+            escape_name(run.classes[i]),
             *(bar(max(0.0, numbers[key][i]), f"{numbers[key][i]:.3f}") for key in shares),
             *(bar(numbers[key][i] / most, f"{numbers[key][i]:,}", "quiet") for key in amounts),
         ]
         for i in order
     ]
-    there = [i for i in order if all(numbers[key][i] > 0 for key in amounts)]
-    said = []
-    if len(there) > 1:
-        worst, best = there[0], there[-1]
-        told = [f"{escape_name(known.classes[i])} ({first[i]:.3f})" for i in (best, worst)]
-        said = [f"By {NUMBERS[shares[0]]}, best is {told[0]}, hardest {told[1]}."]
+    present = [i for i in order if all(numbers[key][i] > 0 for key in amounts)]
+    sentences = []
+    if len(present) > 1:
+        worst, best = present[0], present[-1]
+        extremes = [f"{escape_name(run.classes[i])} ({first[i]:.3f})" for i in (best, worst)]
+        sentences = [f"By {NUMBERS[shares[0]]}, best is {extremes[0]}, hardest {extremes[1]}."]
     head = ["Class", *(NUMBERS[key] for key in shares), *(AMOUNTS[key] for key in amounts)]
-    return Section("classes", "Class by class", said, table(head, rows, "sortable"))
+    return Section("classes", "Metrics per class", sentences, table(head, rows, "sortable"))
 
 
-def curves(known: RunData) -> Section | None:
-    """Precision against recall where half an overlap is enough."""
-    found = known.evaluation.metrics.get("curves") if known.evaluation else None
-    if not found:
+def curves(run: RunData) -> Section | None:
+    """Precision-recall curves at an IoU threshold of 0.5."""
+    points_by_class = run.evaluation.metrics.get("curves") if run.evaluation else None
+    if not points_by_class:
         return None
-    objects = known.evaluation.metrics["per_class"]["objects"] if known.evaluation else []
-    order = sorted((i for i, points in enumerate(found) if points), key=lambda i: -objects[i])[:CURVES]
+    objects = run.evaluation.metrics["per_class"]["objects"] if run.evaluation else []
+    order = sorted((i for i, points in enumerate(points_by_class) if points), key=lambda i: -objects[i])[:CURVES]
     if not order:
         return None
-    recall = np.linspace(0, 1, len(found[order[0]]))
-    lines = [Series(known.classes[i], list(zip(recall.tolist(), found[i], strict=True))) for i in order]
-    said = [
-        "How many of the objects are found (recall) and how many of the found are right (precision) as the least score is lowered."
+    recall = np.linspace(0, 1, len(points_by_class[order[0]]))
+    lines = [Series(run.classes[i], list(zip(recall.tolist(), points_by_class[i], strict=True))) for i in order]
+    sentences = [
+        "Recall (detected fraction of the objects) and precision (correct fraction of the detections) as the score "
+        "threshold is lowered."
     ]
-    said += [f"Drawn are the {CURVES} classes with the most objects."] if len(found) > CURVES else []
+    sentences += [f"Shown are the {CURVES} classes with the most objects."] if len(points_by_class) > CURVES else []
     return Section(
         "precision-recall",
-        "Precision and recall",
-        said,
+        "Precision-recall curves",
+        sentences,
         f'<div class="charts">{draw_curve("Precision by recall", lines)}</div>',
     )
 
 
-def images(known: RunData) -> Section | None:
-    """The worst first, then some of every degree, by a rule."""
-    judged = known.evaluation
-    if judged is None or not len(judged.scores):
+def images(run: RunData) -> Section | None:
+    """The images with the lowest scores, then some evenly spaced by score."""
+    evaluation = run.evaluation
+    if evaluation is None or not len(evaluation.scores):
         return None
-    split = known.dataset.splits.get(judged.part) if known.dataset else None
-    what, legend, _ = SHOWN[known.task.output]
-    said = [
-        f"The {WORST} worst of {format_plural(len(judged.scores), 'image')}, then {SPACED} evenly spaced by how good they are ({what})."
+    split = run.dataset.splits.get(evaluation.part) if run.dataset else None
+    what, legend, _ = RENDERERS[run.task.output]
+    sentences = [
+        f"The {WORST} worst of {format_plural(len(evaluation.scores), 'image')}, then {SPACED} evenly spaced by score "
+        f"({what})."
     ]
-    said.append(legend)
+    sentences.append(legend)
     if split is None:
         return Section(
-            "scenes", "Images", [*said, f"They are not shown: {escape_text(known.absent or 'the part is gone')}."], ""
+            "scenes",
+            "Images",
+            [*sentences, f"They are not shown: {escape_text(run.absent or 'the part no longer exists')}."],
+            "",
         )
     where = {split.names[i]: i for i in range(len(split))}
-    rows = [row for place in worst_and_spaced(judged.scores) if (row := scene(known, judged, split, where, place))]
-    return Section("scenes", "Images", said, "".join(rows))
+    rows = [
+        row
+        for position in worst_and_spaced(evaluation.scores)
+        if (row := scene(run, evaluation, split, where, position))
+    ]
+    return Section("scenes", "Images", sentences, "".join(rows))
 
 
-def scene(known: RunData, judged: Evaluation, split: Split, where: dict[str, int], place: int) -> str:
-    """One image with its truth and its prediction; nothing where it cannot be read any more."""
-    index = where.get(judged.names[place])
+def scene(run: RunData, evaluation: Evaluation, split: Split, where: dict[str, int], position: int) -> str:
+    """One image with its annotation and its prediction; "" where it cannot be read any more."""
+    index = where.get(evaluation.names[position])
     if index is None or split.annotation is None:
         return ""
     try:
         pixels, annotation = split.read(index), split.annotation(index)
-        shown = SHOWN[known.task.output][2](known, judged, pixels, annotation, place)
-    except (BadImage, OSError, ValueError):  # gone, damaged, or of another size since
+        panels = RENDERERS[run.task.output][2](run, evaluation, pixels, annotation, position)
+    except (BadImage, OSError, ValueError):  # removed, damaged, or resized since
         return ""
-    caption = f"{escape_name(judged.names[place])}: {format_percent(float(judged.scores[place]))}"
-    return f'<figure class="scene"><div>{"".join(map(image, shown))}</div><figcaption>{caption}</figcaption></figure>'
+    caption = f"{escape_name(evaluation.names[position])}: {format_percent(float(evaluation.scores[position]))}"
+    return f'<figure class="scene"><div>{"".join(map(image, panels))}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def masks(
-    known: RunData, judged: Evaluation, pixels: np.ndarray, annotation: np.ndarray, place: int
+    run: RunData, evaluation: Evaluation, pixels: np.ndarray, annotation: np.ndarray, position: int
 ) -> list[np.ndarray]:
-    kept = known.folder.evaluation / judged.part / f"{place:08d}.png"
-    said = np.asarray(Image.open(kept))
-    classes = len(known.classes)
+    file = run.folder.evaluation / evaluation.part / f"{position:08d}.png"
+    prediction = np.asarray(Image.open(file))
+    classes = len(run.classes)
     return [
         to_rgb(pixels),
         overlays.overlay_mask(pixels, annotation, classes),
-        overlays.overlay_mask(pixels, np.where(annotation == IGNORE, IGNORE, said), classes),
+        overlays.overlay_mask(pixels, np.where(annotation == IGNORE, IGNORE, prediction), classes),
     ]
 
 
-def boxes(known: RunData, judged: Evaluation, pixels: np.ndarray, annotation: Boxes, place: int) -> list[np.ndarray]:
-    said = judged.rows[place].reshape(-1, 6)
-    said = said[said[:, 4] >= LEAST]
-    true = [known.classes[int(i)] for i in annotation.labels]
-    found = [f"{known.classes[int(label)]} {score:.2f}" for score, label in said[:, 4:6]]
-    if len(true) + len(found) > 2 * SIDE // 10:  # names would cover the image
-        true, found = [""] * len(true), [""] * len(found)
+def boxes(
+    run: RunData, evaluation: Evaluation, pixels: np.ndarray, annotation: Boxes, position: int
+) -> list[np.ndarray]:
+    prediction = evaluation.rows[position].reshape(-1, 6)
+    prediction = prediction[prediction[:, 4] >= LEAST]
+    annotation_names = [run.classes[int(i)] for i in annotation.labels]
+    prediction_names = [f"{run.classes[int(label)]} {score:.2f}" for score, label in prediction[:, 4:6]]
+    if len(annotation_names) + len(prediction_names) > 2 * SIDE // 10:  # names would cover the image
+        annotation_names, prediction_names = [""] * len(annotation_names), [""] * len(prediction_names)
     return [
-        overlays.draw_boxes(pixels, annotation.boxes, annotation.labels, true),
-        overlays.draw_boxes(pixels, said[:, :4], said[:, 5], found),
+        overlays.draw_boxes(pixels, annotation.boxes, annotation.labels, annotation_names),
+        overlays.draw_boxes(pixels, prediction[:, :4], prediction[:, 5], prediction_names),
     ]
 
 
-SHOWN: dict[
-    str, tuple[str, str, Callable[..., list[np.ndarray]]]
-] = {  # by output: the score of an image, the legend, how it is drawn
-    "masks": ("IoU of the image's classes", "Left: the image. Middle: what is true. Right: what was said.", masks),
-    "boxes": ("F1 of its boxes", "Left: what is true. Right: what was said.", boxes),
+# by output: the score of an image, the legend, the function that renders it
+RENDERERS: dict[str, tuple[str, str, Callable[..., list[np.ndarray]]]] = {
+    "masks": ("IoU of the image's classes", "Left: image. Middle: annotation. Right: prediction.", masks),
+    "boxes": ("F1 of its boxes", "Left: annotation. Right: prediction.", boxes),
 }
 
 
@@ -151,6 +162,10 @@ def image(pixels: np.ndarray) -> str:
 
 
 def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """What stands beside the score."""
-    spoken = {"dice": "Dice", "pixel_accuracy": "Right pixels", "AP50": "AP50", "AP75": "AP75"}
-    return [(said, format_percent(metrics[key])) for key, said in spoken.items() if isinstance(metrics.get(key), float)]
+    """The metrics beside the score in the headline."""
+    headings = {"dice": "Dice", "pixel_accuracy": "Pixel accuracy", "AP50": "AP50", "AP75": "AP75"}
+    return [
+        (heading, format_percent(metrics[key]))
+        for key, heading in headings.items()
+        if isinstance(metrics.get(key), float)
+    ]

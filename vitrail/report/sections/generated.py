@@ -1,4 +1,4 @@
-"""Images that the model made when it was judged."""
+"""Generated images, their quality metrics, and a memorisation check."""
 
 import base64
 import io
@@ -11,8 +11,7 @@ from PIL import Image
 
 from vitrail.data.subset import evenly_spaced
 from vitrail.evaluation.generation import frechet
-from vitrail.evaluation.generation.copying import NEIGHBOURS, CopyingResult, describe_copying
-from vitrail.evaluation.generation.copying import read_copying as written
+from vitrail.evaluation.generation.copying import NEIGHBOURS, CopyingResult, describe_copying, read_copying
 from vitrail.inference.sample import ACROSS, GUIDANCE, QUICK, portrait_classes
 from vitrail.report.page.charts import Series, draw_chart
 from vitrail.report.page.markup import Section, escape_name, escape_text, render_paragraphs, table
@@ -22,137 +21,147 @@ from vitrail.report.sections.headline import series
 from vitrail.report.sections.images import png
 from vitrail.training.samples import MOST, STEPS, WIDE
 
-SPOKEN = {
-    "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage",
+METRIC_NAMES = {
+    "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall", "density": "Density",
+    "coverage": "Coverage",
 }  # fmt: skip
-LIGHT, SMALL = 60_000, 4000  # bytes up to which a grid, or one image, is shown as it is
+LIGHT, SMALL = 60_000, 4000  # bytes up to which a grid, or one image, stays a PNG
 WIDEST = 640  # pixels of a grid
 
 
-def images(known: RunData) -> Section | None:
-    """A row for each class, from a seed that is always the same."""
-    title = "What it makes"
-    source = embed_file(known.folder.samples)
+def images(run: RunData) -> Section | None:
+    """A row for each class, from a fixed seed."""
+    title = "Generated images"
+    source = embed_file(run.folder.samples)
     if not source:
-        return Section("made", title, ["Images are made when the run is finished."], "")
-    guided = int(known.recipe.model.keys.get("classes", 1)) > 0
-    names = [escape_name(known.classes[i]) for i in portrait_classes(len(known.classes))] if guided else []
-    said = [
-        f"{ACROSS} images {'of each class ' if guided else ''}as they come: seed 0, {QUICK} steps, "
-        f"{f'guidance {GUIDANCE:g}' if guided else 'no guidance'}, averaged weights where there are such. Nothing was picked out.",
+        return Section("made", title, ["Images are generated when the run is finished."], "")
+    is_conditional = int(run.recipe.model.keys.get("classes", 1)) > 0
+    names = [escape_name(run.classes[i]) for i in portrait_classes(len(run.classes))] if is_conditional else []
+    sentences = [
+        f"{ACROSS} images{' of each class' if is_conditional else ''}, not cherry-picked: seed 0, {QUICK} steps, "
+        f"{f'guidance scale {GUIDANCE:g}' if is_conditional else 'no guidance'}, EMA weights where the run has them.",
     ]
     if names:
-        said.append(f"Row by row: {', '.join(names)}. Images in a column begin with the same noise.")
-    body = f'<img alt="images that the model made" class="pixels made" src="{source}">'
-    return Section("made", title, said, body + quality(known) + distance(known))
+        sentences.append(f"Row by row: {', '.join(names)}. Images in a column start from the same noise.")
+    body = f'<img alt="generated images" class="pixels generated" src="{source}">'
+    return Section("made", title, sentences, body + quality(run) + distance(run))
 
 
-def snapshots(known: RunData) -> Section | None:
-    """The same few images at moments of the run, one row each."""
-    files = sorted(known.folder.snapshots.glob("step-*.png"))
+def snapshots(run: RunData) -> Section | None:
+    """The same few samples at several steps of the run, one row each."""
+    files = sorted(run.folder.snapshots.glob("step-*.png"))
     files = [files[i] for i in evenly_spaced(len(files), MOST)] if files else []
     rows = [
-        f'<figure><figcaption>step {int(file.stem.rpartition("-")[2]):,}</figcaption><img alt="" class="pixels" src="{source}"></figure>'
+        f'<figure><figcaption>step {int(file.stem.rpartition("-")[2]):,}</figcaption>'
+        f'<img alt="" class="pixels" src="{source}"></figure>'
         for file in files if (source := embed_file(file))
     ]  # fmt: skip
     if not rows:
         return None
-    said = [
-        f"The same {WIDE} images at moments of the run, from the same noise each time, made with the averaged weights of that moment in "
-        f"{STEPS} steps: quicker and coarser than those above."
+    sentences = [
+        f"{WIDE} samples from the same noise at several training steps, each with the EMA weights of that step and "
+        f"{STEPS} sampling steps: fewer than those above."
     ]
-    return Section("through", "How they came about", said, f'<div class="moments">{"".join(rows)}</div>')
+    return Section("through", "Samples during training", sentences, f'<div class="snapshots">{"".join(rows)}</div>')
 
 
-def copies(known: RunData) -> Section | None:
-    """A few made images beside the training images nearest to them."""
-    if not (found := written(known.folder.evaluation)):
+def copies(run: RunData) -> Section | None:
+    """A few generated images beside their nearest training images."""
+    if not (results := read_copying(run.folder.evaluation)):
         return None
-    said = [
-        f"Made images, each with the {NEIGHBOURS} training images nearest to it, and their distances. 1 is the usual distance of a "
-        "held-out image to its nearest training image: much less is a copy. By pixels, smooth images are near to many."
+    sentences = [
+        f"Generated images, each with its {NEIGHBOURS} nearest training images and their distances. 1 is the typical "
+        "distance of a held-out image to its nearest training image; much less means a copy. In pixel space, smooth "
+        "images are close to many others."
     ]
-    body = "".join(render_paragraphs([escape_text(describe_copying(one.report))]) + beside(one) for one in found)
-    return Section("copies", "Does it copy?", said, body)
+    body = "".join(
+        render_paragraphs([escape_text(describe_copying(one.report))]) + render_neighbours(one) for one in results
+    )
+    return Section("copies", "Memorisation: nearest training images", sentences, body)
 
 
-def beside(copied: CopyingResult) -> str:
+def render_neighbours(result: CopyingResult) -> str:
     cards = []
-    for images, row in zip(copied.images, copied.report.rows, strict=False):
-        words = [
-            "made",
+    for images, row in zip(result.images, result.report.rows, strict=False):
+        captions = [
+            "generated",
             *(
-                f'<span title="{escape_text(called)}">{far:.2f}</span>'
-                for called, far in zip(*row_of(row), strict=True)
+                f'<span title="{escape_text(name)}">{distance_to:.2f}</span>'
+                for name, distance_to in zip(*row_of(row), strict=True)
             ),
         ]
         cells = "".join(
-            f"<div>{image(pixels)}<span>{word}</span></div>" for pixels, word in zip(images, words, strict=False)
+            f"<div>{image(pixels)}<span>{caption}</span></div>"
+            for pixels, caption in zip(images, captions, strict=False)
         )
         cards.append(f"<figure>{cells}</figure>")
     return f'<div class="copies">{"".join(cards)}</div>'
 
 
 def row_of(row: dict[str, Any]) -> tuple[list[str], list[float]]:
-    return [str(called) for called in row["names"]], [float(far) for far in row["distances"]]
+    return [str(name) for name in row["names"]], [float(value) for value in row["distances"]]
 
 
 def image(pixels: np.ndarray) -> str:
     data, small = png(pixels)
     kind = ' class="pixels"' if small else ""
-    return f'<img alt=""{kind} src="{address(data, SMALL)}">'
+    return f'<img alt=""{kind} src="{data_url(data, SMALL)}">'
 
 
 def embed_file(file: Path) -> str:
-    """An image as an address that holds it; empty where it cannot be read."""
+    """An image as a data URL; "" where it cannot be read."""
     try:
-        return address(file.read_bytes(), LIGHT)
+        return data_url(file.read_bytes(), LIGHT)
     except OSError:
         return ""
 
 
-def address(data: bytes, light: int) -> str:
-    """A PNG as it is, or one of more than so many bytes packed with loss, and not wider than `WIDEST`. Errors: `OSError`."""
+def data_url(data: bytes, light: int) -> str:
+    """A PNG as a data URL; above `light` bytes as a lossy WebP at most `WIDEST` wide. Errors: `OSError`."""
     if len(data) <= light:
         return f"data:image/png;base64,{base64.b64encode(data).decode()}"
     with Image.open(io.BytesIO(data)) as whole:
         image = whole.convert("RGB")
     image.thumbnail((WIDEST, 2 * WIDEST), Image.Resampling.LANCZOS)
-    packed = io.BytesIO()
-    image.save(packed, "WEBP", quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=75)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def distance(known: RunData) -> str:
-    """How the distance to real images went, where a classifier measured it."""
-    points = series(known.evals, "frechet")
+def distance(run: RunData) -> str:
+    """The Fréchet distance over steps, where it was measured during training."""
+    points = series(run.evals, "frechet")
     if not points:
         return ""
-    judge = escape_text(known.recipe.eval.features or "a classifier")
-    drawn = draw_chart("Fréchet distance", [Series("", points)], lambda value: f"{value:.4g}", zero=True)
-    told = f"At every evaluation, by the features of {judge}, between {frechet.count_images(known.recipe):,} images made in {frechet.STEPS} steps "
-    told += "and the held-out ones. Less is better; numbers of another classifier or count are not to be compared with these."
-    return render_paragraphs([told]) + f'<div class="charts">{drawn}</div>'
+    extractor = escape_text(run.recipe.eval.features or "a classifier")
+    chart = draw_chart("Fréchet distance", [Series("", points)], lambda value: f"{value:.4g}", zero=True)
+    sentence = (
+        f"At every evaluation, in the features of {extractor}, between {frechet.count_images(run.recipe):,} images "
+        f"generated in {frechet.STEPS} steps and the held-out images. Lower is better; values of another feature "
+        "extractor or image count are not comparable."
+    )
+    return render_paragraphs([sentence]) + f'<div class="charts">{chart}</div>'
 
 
-def quality(known: RunData) -> str:
-    """What `vitrail eval --features` found last."""
+def quality(run: RunData) -> str:
+    """The results of the last `vitrail eval --features`."""
     try:
-        found = json.loads(known.folder.quality.read_text(encoding="utf-8"))
-        floor = found["metrics_of_real"] or {}
-        beside = {key: f" (of real images {value:.4g})" for key, value in floor.items()}
+        result = json.loads(run.folder.quality.read_text(encoding="utf-8"))
+        floor = result["metrics_of_real"] or {}
+        reference = {key: f" (of real images {value:.4g})" for key, value in floor.items()}
         rows = [
-            [escape_text(SPOKEN[key]), f"{value:.4g}{beside.get(key, '')}"] for key, value in found["metrics"].items()
+            [escape_text(METRIC_NAMES[key]), f"{value:.4g}{reference.get(key, '')}"]
+            for key, value in result["metrics"].items()
         ]
-        if found["asked"] is not None:
+        if result["asked"] is not None:
             rows.append(
                 [
-                    "Of the class asked for",
-                    f"{format_percent(found['asked'])} (of real images {format_percent(found['asked_of_real'])})",
+                    "Conditioning accuracy",
+                    f"{format_percent(result['asked'])} (of real images {format_percent(result['asked_of_real'])})",
                 ]
             )
-        told = f"{found['made']:,} made and {found['real']:,} real images of the {found['part']} part, "
-        told += f"by {found['width']} features of {found['by']}"
+        sentence = f"{result['made']:,} generated and {result['real']:,} real images of the {result['part']} part, "
+        sentence += f"by {result['width']} features of {result['by']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return render_paragraphs([escape_text(told) + "."]) + table(["", ""], rows, "facts")
+    return render_paragraphs([escape_text(sentence) + "."]) + table(["", ""], rows, "facts")

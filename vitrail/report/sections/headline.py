@@ -1,4 +1,4 @@
-"""The top of the page: how good the model is, how to make and use it again, and how the training went."""
+"""The top of the page: the main metric, the commands of the run, and the training curves."""
 
 import shlex
 from collections.abc import Callable
@@ -10,160 +10,162 @@ from vitrail.report.page.words import THIN, format_duration, format_percent, for
 from vitrail.report.run_data import RunData, Score
 from vitrail.report.sections import dense
 
-SPOKEN = {
+METRIC_NAMES = {
     "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
-    "exact": "All labels right", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
-    "held_out_loss": "Held-out loss", "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Right pixels", "AP50": "AP50", "AP75": "AP75",
+    "exact": "Exact match", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
+    "held_out_loss": "Held-out loss", "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Pixel accuracy",
+    "AP50": "AP50", "AP75": "AP75",
 }  # fmt: skip
 
 
-def headline(known: RunData) -> str:
-    """The model, the data, the number that counts, and what it took."""
-    data = known.recipe.data.keys.get("path") or known.recipe.data.name
-    title = f"{escape_text(known.recipe.model.name)} <span>on</span> {escape_name(str(data).rstrip('/').rpartition('/')[2])}"
-    banner = "" if known.is_finished else f'<p class="banner">{unfinished(known)}</p>'
-    score = known.score
-    told = counted(known, score) if score else "<p>It has not been judged yet.</p>"
-    tiles = "".join(f"<div><dt>{escape_text(what)}</dt><dd>{value}</dd></div>" for what, value in numbers(known))
-    return f"<header>{banner}<h1>{title}</h1>{told}<dl>{tiles}</dl></header>"
+def headline(run: RunData) -> str:
+    """The model, the data, the main metric, and the key figures of the run."""
+    data = run.recipe.data.keys.get("path") or run.recipe.data.name
+    name = str(data).rstrip("/").rpartition("/")[2]
+    title = f"{escape_text(run.recipe.model.name)} <span>on</span> {escape_name(name)}"
+    banner = "" if run.is_finished else f'<p class="banner">{render_banner(run)}</p>'
+    score = run.score
+    score_html = render_score(run, score) if score else "<p>Not evaluated yet.</p>"
+    tiles = "".join(f"<div><dt>{escape_text(what)}</dt><dd>{value}</dd></div>" for what, value in key_figures(run))
+    return f"<header>{banner}<h1>{title}</h1>{score_html}<dl>{tiles}</dl></header>"
 
 
-def unfinished(known: RunData) -> str:
-    where = f"step {known.steps_done:,} of {known.steps:,}" if known.steps_done else "no step is logged yet"
-    return f"<b>This run is not finished</b>: {where}. What comes at the end of a run is left out below."
+def render_banner(run: RunData) -> str:
+    where = f"step {run.steps_done:,} of {run.steps:,}" if run.steps_done else "no step is logged yet"
+    return f"<b>This run is not finished</b>: {where}. Sections that need the final evaluation are omitted."
 
 
-def spoken(known: RunData) -> str:
-    """The metric that ranks models, as a heading has it."""
-    return SPOKEN.get(known.metric, known.metric)
+def metric_name(run: RunData) -> str:
+    """The heading of the main metric."""
+    return METRIC_NAMES.get(run.metric, run.metric)
 
 
-def counted(known: RunData, score: Score) -> str:
-    """The score, large, with what it is a score of."""
-    what = spoken(known)
-    near = ""
-    if known.metric == "top1" and score.images:
+def render_score(run: RunData, score: Score) -> str:
+    """The score in large type, with its metric, part and interval."""
+    what = metric_name(run)
+    interval = ""
+    if run.metric == "top1" and score.images:
         low, high = words.wilson_interval(score.value, score.images)
-        near = f"95{THIN}% interval {100 * low:.1f} to {format_percent(high)}"
+        interval = f"95{THIN}% interval {100 * low:.1f} to {format_percent(high)}"
     part = f"{what} on the {escape_text(score.part)} part, {format_plural(score.images, 'image')}"
-    part += "" if known.evaluation else f", after step {score.step:,}"
-    metrics = known.evaluation.metrics if known.evaluation else {}
-    more = words.describe_baseline(metrics, known.classes) if known.metric == "top1" else []
-    return f'<div class="score"><b>{format_metric(known)(score.value)}</b><div><p>{part}</p><p>{near}</p></div></div>{render_paragraphs(more)}'
+    part += "" if run.evaluation else f", after step {score.step:,}"
+    metrics = run.evaluation.metrics if run.evaluation else {}
+    more = words.describe_baseline(metrics, run.classes) if run.metric == "top1" else []
+    value = format_metric(run)(score.value)
+    paragraphs = render_paragraphs(more)
+    return f'<div class="score"><b>{value}</b><div><p>{part}</p><p>{interval}</p></div></div>{paragraphs}'
 
 
-def format_metric(known: RunData) -> Callable[[float], str]:
-    """How the metric is written: as a share, or as the number it is."""
-    return (lambda value: f"{value:.4g}") if known.is_lower_better else format_percent
+def format_metric(run: RunData) -> Callable[[float], str]:
+    """The format of the metric: as a percentage, or as a number."""
+    return (lambda value: f"{value:.4g}") if run.is_lower_better else format_percent
 
 
-def numbers(known: RunData) -> list[tuple[str, str]]:
-    """What stands beside the score: names and HTML."""
-    found = [
-        ("Time", format_duration(known.seconds)),
-        ("Steps", f"{known.steps_done:,}" if known.is_finished else f"{known.steps_done:,} of {known.steps:,}"),
+def key_figures(run: RunData) -> list[tuple[str, str]]:
+    """The key figures beside the score: names and HTML."""
+    figures = [
+        ("Time", format_duration(run.seconds)),
+        ("Steps", f"{run.steps_done:,}" if run.is_finished else f"{run.steps_done:,} of {run.steps:,}"),
     ]
-    found.append(
+    figures.append(
         (
             "Parameters",
-            f'<span title="{known.about.get("parameters", 0):,}">{format_short(known.about.get("parameters", 0))}</span>',
+            f'<span title="{run.about.get("parameters", 0):,}">{format_short(run.about.get("parameters", 0))}</span>',
         )
     )
-    metrics = known.evaluation.metrics if known.evaluation else {}
-    if "top5" in metrics and len(known.classes) > 5:
-        found.append((SPOKEN["top5"], format_percent(metrics["top5"])))
+    metrics = run.evaluation.metrics if run.evaluation else {}
+    if "top5" in metrics and len(run.classes) > 5:
+        figures.append((METRIC_NAMES["top5"], format_percent(metrics["top5"])))
     if "macro_f1" in metrics:
-        found.append((SPOKEN["macro_f1"], f"{metrics['macro_f1']:.3f}"))
+        figures.append((METRIC_NAMES["macro_f1"], f"{metrics['macro_f1']:.3f}"))
     if "exact" in metrics:
-        found.append((SPOKEN["exact"], format_percent(metrics["exact"])))
-    found += dense.summary(metrics)
-    found += [
-        (f"{spoken(known)}, {part}", format_metric(known)(m[known.metric]))
-        for part, m in known.others.items()
-        if known.metric in m
+        figures.append((METRIC_NAMES["exact"], format_percent(metrics["exact"])))
+    figures += dense.summary(metrics)
+    figures += [
+        (f"{metric_name(run)}, {part}", format_metric(run)(m[run.metric]))
+        for part, m in run.others.items()
+        if run.metric in m
     ]
-    return found
+    return figures
 
 
-def commands(known: RunData) -> Section | None:
-    """What was typed, and what one types to go on, to judge and to use it."""
-    folder = shlex.quote(str(known.folder.path))
-    rows = [("Made by", shlex.join(map(str, known.about.get("command", ["vitrail"]))))]
-    plan = known.recipe.train
-    length = (
-        f" --steps {plan.steps}" if plan.epochs is not None else ""
-    )  # a saved recipe says both; one of them must be meant
-    rows.append(
-        ("Make it again", f"vitrail train {shlex.quote(str(known.folder.recipe_file))}{length} --out ANOTHER_FOLDER")
-    )
-    if not known.is_finished:
-        rows.append(("Go on", f"vitrail train --resume {folder}"))
+def commands(run: RunData) -> Section | None:
+    """The command of the run, and those to reproduce, resume, evaluate and use it."""
+    folder = shlex.quote(str(run.folder.path))
+    rows = [("Command", shlex.join(map(str, run.about.get("command", ["vitrail"]))))]
+    plan = run.recipe.train
+    # a saved recipe has both epochs and steps, and --steps overrides the epochs
+    length = f" --steps {plan.steps}" if plan.epochs is not None else ""
+    rows.append(("Reproduce", f"vitrail train {shlex.quote(str(run.folder.recipe_file))}{length} --out ANOTHER_FOLDER"))
+    if not run.is_finished:
+        rows.append(("Resume", f"vitrail train --resume {folder}"))
     else:
         rows.append(
             (
-                "Train it further",
-                f"vitrail train --resume {folder} --steps {2 * known.steps} --allow-change train.steps",
+                "Train for longer",
+                f"vitrail train --resume {folder} --steps {2 * run.steps} --allow-change train.steps",
             )
         )
     use = (
-        ("Make images", f"vitrail sample {folder}")
-        if known.task.is_generative
-        else ("Say what is in images", f"vitrail predict {folder} IMAGE...")
+        ("Generate images", f"vitrail sample {folder}")
+        if run.task.is_generative
+        else ("Predict", f"vitrail predict {folder} IMAGE...")
     )
-    rows += [use, ("Judge it again", f"vitrail eval {folder}")]
+    rows += [use, ("Evaluate again", f"vitrail eval {folder}")]
     body = "".join(f"<dt>{escape_text(what)}</dt><dd><pre>{escape_text(line)}</pre></dd>" for what, line in rows)
-    said = ["The recipe in the folder holds every setting and the seed, so the second command repeats the run."]
-    return Section("commands", "Run it again", said, f'<dl class="commands">{body}</dl>')
+    sentences = ["The recipe in the folder has every setting and the seed, so the second command reproduces the run."]
+    return Section("commands", "Commands", sentences, f'<dl class="commands">{body}</dl>')
 
 
-def curves(known: RunData) -> Section | None:
-    """How the numbers went, step by step."""
-    losses = series(known.training, "loss")
+def curves(run: RunData) -> Section | None:
+    """Losses and metrics over steps."""
+    losses = series(run.training, "loss")
     if not losses:
         return None
-    parts = list(dict.fromkeys(str(row.get("part", "")) for row in known.evals))
+    parts = list(dict.fromkeys(str(row.get("part", "")) for row in run.evals))
     scores = {
-        part: series([row for row in known.evals if str(row.get("part", "")) == part], known.metric) for part in parts
+        part: series([row for row in run.evals if str(row.get("part", "")) == part], run.metric) for part in parts
     }
     longest = max(scores, key=lambda part: len(scores[part]), default="")
-    title = spoken(known) if known.is_lower_better else f"{spoken(known)}, held out"
-    drawn = [
+    title = metric_name(run) if run.is_lower_better else f"{metric_name(run)}, held-out"
+    charts = [
         draw_chart("Training loss", [Series("", losses)]),
         draw_chart(
             title,
             [Series(part if len(scores) > 1 else "", points) for part, points in scores.items()],
-            format_metric(known),
+            format_metric(run),
         ),
         draw_chart(
-            "Learning rate", [Series("", series(known.training, "lr"))], lambda v: f"{v:.3g}", zero=True, peak=True
+            "Learning rate", [Series("", series(run.training, "lr"))], lambda v: f"{v:.3g}", zero=True, peak=True
         ),
-        draw_chart("Gradient norm", [Series("", series(known.training, "grad_norm"))], zero=True),
-        draw_chart("Images per second", [Series("", series(known.training, "images_per_s"))], zero=True),
+        draw_chart("Gradient norm", [Series("", series(run.training, "grad_norm"))], zero=True),
+        draw_chart("Images per second", [Series("", series(run.training, "images_per_s"))], zero=True),
     ]
-    said = words.describe_curves(
-        losses, [] if known.is_lower_better else scores.get(longest, []), spoken(known), longest
+    sentences = words.describe_curves(
+        losses, [] if run.is_lower_better else scores.get(longest, []), metric_name(run), longest
     )
-    said += stopped(known)
+    sentences += describe_early_stopping(run)
     return Section(
-        "curves", "How it went", said, f'<div class="charts">{"".join(drawn)}</div>' + list_evaluations(known)
+        "curves", "Training curves", sentences, f'<div class="charts">{"".join(charts)}</div>' + list_evaluations(run)
     )
 
 
-def stopped(known: RunData) -> list[str]:
-    """That a finished run did not go to its last step, and which weights it kept."""
-    patience, scores = known.recipe.train.patience, series(known.evals[:-1], known.metric)
-    if not (patience and scores and known.is_finished and known.steps_done < known.steps):
+def describe_early_stopping(run: RunData) -> list[str]:
+    """Whether a finished run was stopped early, and the step of its weights."""
+    patience, scores = run.recipe.train.patience, series(run.evals[:-1], run.metric)
+    if not (patience and scores and run.is_finished and run.steps_done < run.steps):
         return []
-    step, value = max(scores, key=lambda point: (-point[1] if known.is_lower_better else point[1], -point[0]))
+    step, value = max(scores, key=lambda point: (-point[1] if run.is_lower_better else point[1], -point[0]))
     return [
-        f"It stopped early at step {known.steps_done:,} of {known.steps:,}: no better than {format_metric(known)(value)} at step {int(step):,} for "
-        f"{format_plural(patience, 'evaluation')}. The finished weights are those of that step."
+        f"Early stopping at step {run.steps_done:,} of {run.steps:,}: no improvement over "
+        f"{format_metric(run)(value)} (step {int(step):,}) in {format_plural(patience, 'evaluation')}. "
+        "The final weights are those of that step."
     ]
 
 
-def list_evaluations(known: RunData) -> str:
-    """Every judgement of the log as a table, folded away."""
-    keys = [key for key in SPOKEN if any(key in row for row in known.evals)]
+def list_evaluations(run: RunData) -> str:
+    """Every evaluation of the log as a collapsed table."""
+    keys = [key for key in METRIC_NAMES if any(key in row for row in run.evals)]
     if not keys:
         return ""
     rows = [
@@ -172,14 +174,12 @@ def list_evaluations(known: RunData) -> str:
             escape_text(row.get("part", "")),
             *(f"{row[k]:.4f}" if isinstance(row.get(k), float) else "" for k in keys),
         ]
-        for row in known.evals
+        for row in run.evals
     ]
-    head = ["Step", "Part", *(SPOKEN[key] for key in keys)]
-    return (
-        f"<details><summary>{format_plural(len(rows), 'judgement')} in numbers</summary>{table(head, rows)}</details>"
-    )
+    head = ["Step", "Part", *(METRIC_NAMES[key] for key in keys)]
+    return f"<details><summary>{format_plural(len(rows), 'evaluation')}</summary>{table(head, rows)}</details>"
 
 
 def series(rows: list[dict], key: str) -> list[tuple[float, float]]:
-    """(step, value) of every row that has a finite number there."""
+    """(step, value) of every row with a finite number."""
     return [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]

@@ -1,4 +1,4 @@
-"""Images with what was said of them: the worst mistakes, and a sample by a fixed rule."""
+"""Images with their predictions: the most confident errors, and a systematic sample."""
 
 import base64
 import io
@@ -15,103 +15,110 @@ from vitrail.report.page.words import THIN, format_percent, format_plural
 from vitrail.report.run_data import Evaluation, RunData
 
 SIDE = 96  # pixels
-HEAVY = 16_000  # bytes from which a thumbnail is reduced to a palette
-TINY = 48  # pixels up to which the browser shows the pixels as squares
+HEAVY = 16_000  # bytes above which a thumbnail is reduced to a palette
+TINY = 48  # pixels up to which the browser scales without smoothing
 WORST, RIGHT, WRONG = 16, 16, 8
 SURE = 0.9
 
 
 class ShownImage(NamedTuple):
-    """An image of the part by its place, the words under it, and whether the model is right about it."""
+    """An image by its position in the evaluation, its caption, and whether the prediction is correct."""
 
-    place: int
+    position: int
     caption: str
-    right: bool
+    is_correct: bool
 
 
-def mistakes(known: RunData) -> Section | None:
-    """The wrong ones, the surest first."""
-    if known.evaluation is None:
+def mistakes(run: RunData) -> Section | None:
+    """Misclassified images, the most confident first."""
+    if run.evaluation is None:
         return None
-    title, judged = "The worst mistakes", known.evaluation
-    if not len(judged.names):
-        return Section("mistakes", title, ["What was said of each image is not kept, so none is shown."], "")
-    wrong, size = find_mistakes(judged, known.is_multi_label)
-    places = np.flatnonzero(wrong)
-    places = places[np.argsort(-size[places], kind="stable")]
-    if not len(places):
-        return Section("mistakes", title, [f"None: all of {format_plural(len(wrong), 'image')} are right."], "")
-    sure = int((size[places] >= SURE).sum())
-    said = [
-        f"{len(places):,} of {format_plural(len(wrong), 'image')} {'is' if len(places) == 1 else 'are'} wrong, {sure:,} of them with at least "
-        f"{format_percent(SURE, 0)} confidence. These are the surest; wrong labels often hide among them."
-    ]
-    shown = (ShownImage(int(i), format_answer(judged, known, int(i), True), False) for i in places)
-    return render_cards(known, Section("mistakes", title, said, ""), shown, WORST)
-
-
-def samples(known: RunData) -> Section | None:
-    """Right ones and wrong ones, evenly spaced through the part: no luck and no choice in it."""
-    if known.evaluation is None or not len(known.evaluation.names):
+    title, evaluation = "Most confident errors", run.evaluation
+    if not len(evaluation.names):
+        return Section("mistakes", title, ["Predictions per image were not saved, so none is shown."], "")
+    if not len(evaluation.probabilities):
         return None
-    judged = known.evaluation
-    wrong, _ = find_mistakes(judged, known.is_multi_label)
-    good, bad = spaced_places(np.flatnonzero(~wrong), RIGHT), spaced_places(np.flatnonzero(wrong), WRONG)
-    words = [
-        f"{len(good)} of the {int((~wrong).sum()):,} right and {len(bad)} of the {int(wrong.sum()):,} wrong ones, evenly spaced through "
-        f"the {escape_text(judged.part)} part: a rule, not a choice."
+    wrong, size = find_mistakes(evaluation, run.is_multi_label)
+    indices = np.flatnonzero(wrong)
+    indices = indices[np.argsort(-size[indices], kind="stable")]
+    if not len(indices):
+        return Section("mistakes", title, [f"None: all of {format_plural(len(wrong), 'image')} are correct."], "")
+    sure = int((size[indices] >= SURE).sum())
+    sentences = [
+        f"{len(indices):,} of {format_plural(len(wrong), 'image')} {'is' if len(indices) == 1 else 'are'} wrong, "
+        f"{sure:,} of them with a confidence of at least {format_percent(SURE, 0)}. These are the most confident ones; "
+        "annotation errors are often among them."
     ]
-    shown = [ShownImage(int(i), format_answer(judged, known, int(i), False), not wrong[i]) for i in [*good, *bad]]
-    return render_cards(known, Section("samples", "A fair sample", words, ""), shown, len(shown))
+    items = (ShownImage(int(i), format_answer(evaluation, run, int(i), True), False) for i in indices)
+    return render_cards(run, Section("mistakes", title, sentences, ""), items, WORST)
 
 
-def find_mistakes(judged: Evaluation, multi: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Per image, whether the answer is wrong [N], and how sure it was of what is wrong, or else of its answer [N]."""
+def samples(run: RunData) -> Section | None:
+    """Correct and wrong predictions, evenly spaced through the part."""
+    if run.evaluation is None or not len(run.evaluation.probabilities):
+        return None
+    evaluation = run.evaluation
+    wrong, _ = find_mistakes(evaluation, run.is_multi_label)
+    good, bad = spaced_indices(np.flatnonzero(~wrong), RIGHT), spaced_indices(np.flatnonzero(wrong), WRONG)
+    sentences = [
+        f"{len(good)} of the {int((~wrong).sum()):,} correct and {len(bad)} of the {int(wrong.sum()):,} wrong "
+        f"predictions, sampled evenly through the {escape_text(evaluation.part)} part, none selected by hand."
+    ]
+    items = [ShownImage(int(i), format_answer(evaluation, run, int(i), False), not wrong[i]) for i in [*good, *bad]]
+    return render_cards(run, Section("samples", "Random sample", sentences, ""), items, len(items))
+
+
+def find_mistakes(evaluation: Evaluation, multi: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Per image, whether the prediction is wrong [N], and the confidence of the error or of the prediction [N]."""
     if multi:
-        off = np.abs(judged.probabilities - judged.targets)
+        off = np.abs(evaluation.probabilities - evaluation.targets)
         return (off > 0.5).any(1), off.max(1)
-    return judged.probabilities.argmax(1) != judged.targets, judged.probabilities.max(1)
+    return evaluation.probabilities.argmax(1) != evaluation.targets, evaluation.probabilities.max(1)
 
 
-def spaced_places(places: np.ndarray, count: int) -> np.ndarray:
-    """`count` of `places`, evenly spaced, from the first to the last."""
-    return places[subset.evenly_spaced(len(places), count)]
+def spaced_indices(indices: np.ndarray, count: int) -> np.ndarray:
+    """`count` of `indices`, evenly spaced, from the first to the last."""
+    return indices[subset.evenly_spaced(len(indices), count)]
 
 
-def format_answer(judged: Evaluation, known: RunData, place: int, worst: bool) -> str:
-    """What is true and what was said, as HTML. Of several labels, for a mistake the one that is most wrong."""
-    row, target, classes = judged.probabilities[place], judged.targets[place], known.classes
-    if not known.is_multi_label:
-        said = int(row.argmax())
-        true = "" if said == target else f"{escape_name(classes[int(target)])} → "
-        return f"{true}<b>{escape_name(classes[said])}</b> {format_percent(float(row[said]))}"
+def format_answer(evaluation: Evaluation, run: RunData, index: int, worst: bool) -> str:
+    """Annotation and prediction as HTML. For an error with several labels, the label with the largest error."""
+    row, target, classes = evaluation.probabilities[index], evaluation.targets[index], run.classes
+    if not run.is_multi_label:
+        predicted = int(row.argmax())
+        true = "" if predicted == target else f"{escape_name(classes[int(target)])} → "
+        return f"{true}<b>{escape_name(classes[predicted])}</b> {format_percent(float(row[predicted]))}"
     if worst:
         label = int(np.abs(row - target).argmax())
-        what = "missed" if target[label] else "seen in vain"
+        what = "missed" if target[label] else "false positive"
         return f"<b>{escape_name(classes[label])}</b> {what}, {format_percent(float(row[label]))}"
-    listed = [
+    label_lists = [
         ", ".join(escape_name(classes[i]) for i in np.flatnonzero(values >= 0.5)[:5]) or "nothing"
         for values in (target, row)
     ]
-    return f"<b>{listed[1]}</b>" if listed[0] == listed[1] else f"{listed[0]} → <b>{listed[1]}</b>"
+    return (
+        f"<b>{label_lists[1]}</b>"
+        if label_lists[0] == label_lists[1]
+        else f"{label_lists[0]} → <b>{label_lists[1]}</b>"
+    )
 
 
-def render_cards(known: RunData, section: Section, shown: Iterable[ShownImage], count: int) -> Section:
-    """The section with up to `count` of the images that can be read, or with the reason why there are none."""
-    judged = known.evaluation
-    assert judged is not None
-    split = known.dataset.splits.get(judged.part) if known.dataset else None
+def render_cards(run: RunData, section: Section, items: Iterable[ShownImage], count: int) -> Section:
+    """The section with up to `count` of the readable images, or with the reason why there are none."""
+    evaluation = run.evaluation
+    assert evaluation is not None
+    split = run.dataset.splits.get(evaluation.part) if run.dataset else None
     if split is None:
-        why = known.absent or f"the data has no {judged.part} part any more"
+        why = run.absent or f"the data has no {evaluation.part} part any more"
         return section._replace(paragraphs=[*section.paragraphs, f"The images are not shown: {escape_text(why)}."])
     where = {split.names[i]: i for i in range(len(split))}
     cards: list[str] = []
-    for item in shown:
+    for item in items:
         if len(cards) == count:
             break
-        source = thumbnail(split, where.get(judged.names[item.place]))
+        source = thumbnail(split, where.get(evaluation.names[item.position]))
         if source:
-            cards.append(card(source, item, judged.names[item.place]))
+            cards.append(card(source, item, evaluation.names[item.position]))
     if not cards:
         return section._replace(
             paragraphs=[*section.paragraphs, "The images are not shown: none of them can be found or read any more."]
@@ -119,20 +126,18 @@ def render_cards(known: RunData, section: Section, shown: Iterable[ShownImage], 
     return section._replace(body=f'<div class="images">{"".join(cards)}</div>')
 
 
-def card(source: str, item: ShownImage, called: str) -> str:
-    kind, mark = ("right", "✓") if item.right else ("wrong", "✗")
-    return (
-        f'<figure class="{kind}" title="{escape_text(called)}">{source}<figcaption><span class="mark">{mark}{THIN}</span>{item.caption}'
-        "</figcaption></figure>"
-    )
+def card(source: str, item: ShownImage, name: str) -> str:
+    kind, mark = ("right", "✓") if item.is_correct else ("wrong", "✗")
+    caption = f'<figcaption><span class="mark">{mark}{THIN}</span>{item.caption}</figcaption>'
+    return f'<figure class="{kind}" title="{escape_text(name)}">{source}{caption}</figure>'
 
 
-def thumbnail(split: Split, place: int | None) -> str:
-    """An <img> that holds the image itself, or nothing where it cannot be read."""
-    if place is None:
+def thumbnail(split: Split, index: int | None) -> str:
+    """An <img> with the image embedded, or "" where it cannot be read."""
+    if index is None:
         return ""
     try:
-        data, small = png(split.read(place))
+        data, small = png(split.read(index))
     except BadImage:
         return ""
     kind = ' class="pixels"' if small else ""
@@ -140,7 +145,10 @@ def thumbnail(split: Split, place: int | None) -> str:
 
 
 def png(pixels: np.ndarray) -> tuple[bytes, bool]:
-    """uint8 [H W C] -> a small PNG, and whether it was tiny to begin with. Of other numbers of channels, the first or first three."""
+    """uint8 [H W C] -> a small PNG, and whether the image was tiny.
+
+    Of other numbers of channels than 1 or 3, the first or the first three are shown.
+    """
     from PIL import Image
 
     channels = pixels.shape[2]
@@ -152,6 +160,6 @@ def png(pixels: np.ndarray) -> tuple[bytes, bool]:
 
 
 def encode_image(image) -> bytes:
-    held = io.BytesIO()
-    image.save(held, "PNG", optimize=True)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What the run was made of: cost, data, recipe and versions."""
+"""Provenance of a run: cost, data, recipe and versions."""
 
 import re
 from collections import defaultdict
@@ -14,13 +14,13 @@ from vitrail.report.page.words import format_percent, format_plural, format_shor
 from vitrail.report.run_data import RunData
 
 
-def price(known: RunData) -> Section | None:
-    """What one image costs, in all and by part."""
-    if known.cost is None:
+def price(run: RunData) -> Section | None:
+    """The cost of one image, total and by part."""
+    if run.cost is None:
         return None
-    pairs = [re.split(r"\s{2,}", line, maxsplit=1) for line in known.cost.lines()]
-    parts = shares(known.cost)
-    total = known.cost.macs or 1
+    pairs = [re.split(r"\s{2,}", line, maxsplit=1) for line in run.cost.lines()]
+    parts = shares(run.cost)
+    total = run.cost.macs or 1
     rows = [
         [escape_text(part), bar(macs / total, f"{format_short(macs)} ({format_percent(macs / total, 0)})")]
         for part, macs in parts
@@ -28,17 +28,15 @@ def price(known: RunData) -> Section | None:
     body = table(["", ""], [[escape_text(a), escape_text(b)] for a, b in pairs], "facts") + table(
         ["Part", "Multiply-adds"], rows, "facts"
     )
-    return Section(
-        "cost", "What it costs", words.describe_cost(known.cost, parts), f'<div class="columns">{body}</div>'
-    )
+    return Section("cost", "Cost", words.describe_cost(run.cost, parts), f'<div class="columns">{body}</div>')
 
 
 def shares(cost: Cost) -> list[tuple[str, int]]:
-    """Multiply-adds by part, summing to the whole: what a part does outside its counted parts is done by its blocks."""
-    found = dict(cost.by_part)
+    """Multiply-adds by part, which sum to the total; the rest of a part with counted children is that of its blocks."""
+    macs_by_part = dict(cost.by_part)
     parts = []
-    for part, macs in found.items():
-        inner = sum(n for p, n in found.items() if p.startswith(f"{part}."))
+    for part, macs in macs_by_part.items():
+        inner = sum(n for p, n in macs_by_part.items() if p.startswith(f"{part}."))
         if inner and macs > inner:
             parts.append((f"{part}.blocks", macs - inner))
         elif not inner:
@@ -46,83 +44,85 @@ def shares(cost: Cost) -> list[tuple[str, int]]:
     return parts
 
 
-def data(known: RunData) -> Section | None:
-    about = known.about.get("data", {})
-    parts, classes = about.get("parts", {}), known.classes
-    said = [
-        f"{format_plural(sum(parts.values()), 'image')} in {format_plural(len(parts), 'part')}, {format_plural(len(classes), 'class', 'classes')}"
-        f"{', any number of them to an image' if known.is_multi_label else ''}."
+def data(run: RunData) -> Section | None:
+    about = run.about.get("data", {})
+    parts, classes = about.get("parts", {}), run.classes
+    sentences = [
+        f"{format_plural(sum(parts.values()), 'image')} in {format_plural(len(parts), 'part')}, "
+        f"{format_plural(len(classes), 'class', 'classes')}{' (multi-label)' if run.is_multi_label else ''}."
     ]
-    if known.dataset is not None and len(known.dataset.classes) == len(classes):
-        labels = known.dataset.splits["train"].labels
+    there = run.dataset.classes if run.dataset is not None else ()
+    if run.dataset is not None and list(there) == classes:
+        labels = run.dataset.splits["train"].labels
         counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
-        said.append(words.describe_balance(counts, classes))
-    else:
-        said.append(
-            f"The data is not there any more: {escape_text(known.absent)}."
-            if known.absent
-            else "The data has changed since."
+        sentences.append(words.describe_balance(counts, classes))
+    elif run.dataset is None or list(run.task.output_names(there)) != classes:
+        sentences.append(
+            f"The data set cannot be opened any more: {escape_text(run.absent)}."
+            if run.absent
+            else "The data has changed since the run."
         )
-    left_out = sum(len(places) for places in about.get("left_out", {}).values())
+    excluded = sum(len(indices) for indices in about.get("left_out", {}).values())
     facts = [
         *((f"{escape_text(part)} part", f"{count:,}") for part, count in parts.items()),
         ("layout", escape_text(about.get("layout", ""))),
         ("channels", escape_text(about.get("channels", ""))),
-        ("left out", f"{left_out:,}"),
+        ("excluded images", f"{excluded:,}"),
         ("content", f"<code>{escape_text(str(about.get('content', ''))[:16])}</code>"),
     ]
-    notes = "".join(f"<li>{escape_text(note)}</li>" for note in known.about.get("notes", []))
-    listed = " ".join(f'<span class="chip">{escape_name(c)}</span>' for c in classes)
-    body = table(["", ""], facts, "facts") + f'<div><p class="chips">{listed}</p><ul>{notes}</ul></div>'
-    return Section("data", "The data", said, f'<div class="columns">{body}</div>')
+    notes = "".join(f"<li>{escape_text(note)}</li>" for note in run.about.get("notes", []))
+    chips = " ".join(f'<span class="chip">{escape_name(c)}</span>' for c in classes)
+    body = table(["", ""], facts, "facts") + f'<div><p class="chips">{chips}</p><ul>{notes}</ul></div>'
+    return Section("data", "Data", sentences, f'<div class="columns">{body}</div>')
 
 
-def recipe(known: RunData) -> Section | None:
-    """Every key with its value, and beside those that were chosen, why."""
-    why = reasons(known.about.get("reasons", []))
-    tables = to_tables(known.recipe)
+def recipe(run: RunData) -> Section | None:
+    """Every key with its value, and the reason where the value was chosen automatically."""
+    why = reasons(run.about.get("reasons", []))
+    tables = to_tables(run.recipe)
     boxes = []
     for section, keys in tables.items():
         rows = [
             [
                 f"<code>{escape_text(key)}</code>",
-                f'<code>{escape_text(spelt(value))}</code> <span class="why">{why[f"{section}.{key}"]}</span>',
+                f'<code>{escape_text(format_value(value))}</code> <span class="why">{why[f"{section}.{key}"]}</span>',
             ]
             for key, value in keys.items()
         ]
         boxes.append(f"<h3>{escape_text(section)}</h3>" + table([""], rows, "facts"))
-    raw = known.folder.recipe_file.read_text(encoding="utf-8")
+    raw = run.folder.recipe_file.read_text(encoding="utf-8")
     body = f'<div class="boxes">{"".join(f"<div>{box}</div>" for box in boxes)}</div>'
-    body += f"<details><summary>recipe.toml as it is</summary><pre>{escape_text(raw)}</pre></details>"
+    body += f"<details><summary>recipe.toml</summary><pre>{escape_text(raw)}</pre></details>"
     count = sum(map(len, tables.values()))
-    chosen = len(known.about.get("reasons", []))
-    said = [
-        f"{format_plural(count, 'setting')}; {format_plural(chosen, 'choice')} made for this data and this machine, each with its reason."
+    chosen = len(run.about.get("reasons", []))
+    sentences = [
+        f"{format_plural(count, 'setting')}, {chosen:,} of them chosen automatically for this data and machine, "
+        "with the reason."
     ]
-    return Section("recipe", "The recipe", said, body)
+    return Section("recipe", "Recipe", sentences, body)
 
 
 def reasons(lines: list[str]) -> defaultdict[str, str]:
     """ "section.key = value: why" -> why as HTML, by section.key; one reason may be that of several keys."""
-    found: defaultdict[str, str] = defaultdict(str)
+    by_key: defaultdict[str, str] = defaultdict(str)
     for line in lines:
         head, _, why = str(line).partition(": ")
         for key in head.partition(" = ")[0].split(", "):
-            found[key if "." in key else f"{key}.name"] = escape_text(why)
-    return found
+            by_key[key if "." in key else f"{key}.name"] = escape_text(why)
+    return by_key
 
 
-def spelt(value: Any) -> str:
-    """A value of a recipe as one would say it."""
+def format_value(value: Any) -> str:
+    """A value of a recipe as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(spelt, value))
+        return ", ".join(map(format_value, value))
     return str(value)
 
 
-def versions(known: RunData) -> Section | None:
-    found = {**known.about.get("versions", {}), "processes": known.about.get("processes", 1)}
-    found["numbers"] = known.recipe.train.precision
-    facts = [[escape_text(key), escape_text(value)] for key, value in found.items()]
-    return Section("versions", "Made with", [], table(["", ""], facts, "facts"))
+def versions(run: RunData) -> Section | None:
+    facts_by_name = {**run.about.get("versions", {}), "processes": run.about.get("processes", 1)}
+    facts_by_name["numbers"] = run.recipe.train.precision
+    facts = [[escape_text(key), escape_text(value)] for key, value in facts_by_name.items()]
+    return Section("versions", "Versions", [], table(["", ""], facts, "facts"))

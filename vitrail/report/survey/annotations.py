@@ -1,4 +1,4 @@
-"""The survey of masks and boxes as lines of text, and what to do about what it found."""
+"""The survey of masks and boxes as lines of text, and advice on its findings."""
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.annotations import FAULTS, AnnotationSurvey
@@ -6,38 +6,39 @@ from vitrail.data.survey.images import SHOWN
 from vitrail.errors import many
 from vitrail.report.survey.tables import table
 
-RULING = 0.95  # share of one class in the pixels from which accuracy says little
+DOMINANT = 0.95  # fraction of the pixels of one class above which pixel accuracy is uninformative
 
 
 def advice(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
-    """What to do about what was found, a sentence each, the gravest first; empty where nothing needs doing."""
-    said, thing = [], ("mask",) if annotations.kind == "masks" else ("box", "boxes")
+    """Advice on the findings, a sentence each, the gravest first; empty where there are none."""
+    sentences, noun = [], ("mask",) if annotations.kind == "masks" else ("box", "boxes")
     if annotations.broken:
-        said.append(
-            f"not usable: the truths of {many(len(annotations.broken), 'image')}; correct them, or take the images out"
+        sentences.append(
+            f"not usable: the annotations of {many(len(annotations.broken), 'image')}; "
+            "correct them, or remove the images"
         )
     for name, where in annotations.faults.items():
         wrong, remedy = FAULTS[name]
-        said.append(f"{wrong}: {many(len(where), *thing)}, the first in {where[0].name}; {remedy}")
+        sentences.append(f"{wrong}: {many(len(where), *noun)}, the first in {where[0].name}; {remedy}")
     train = annotations.counts.get("train", ())
     if lacking := [dataset.classes[i] for i, n in enumerate(train) if n == 0]:
         names = ", ".join(lacking[:5]) + (", ..." if lacking[5:] else "")
-        said.append(
+        sentences.append(
             f"never in train: {many(len(lacking), 'class', 'classes')} ({names}); add images, or drop the classes"
         )
-    if annotations.kind == "masks" and any(train) and max(train) > RULING * sum(train):
-        ruling, share = dataset.classes[train.index(max(train))], max(train) / sum(train)
-        said.append(
-            f"{ruling} takes {share:.1%} of the pixels of train: judge by the mean IoU, not by the share of right pixels"
+    if annotations.kind == "masks" and any(train) and max(train) > DOMINANT * sum(train):
+        dominant, share = dataset.classes[train.index(max(train))], max(train) / sum(train)
+        sentences.append(
+            f"{dominant} has {share:.1%} of the pixels of train: evaluate by the mean IoU, not by the pixel accuracy"
         )
     pixels = {part: sum(n) + annotations.ignored[part] for part, n in annotations.counts.items()}
     if annotations.kind == "masks" and sum(annotations.ignored.values()) > sum(pixels.values()) / 2:
-        said.append("more than half of all pixels are ignored (255); is that value meant so?")
-    return said
+        sentences.append("more than half of all pixels are ignored (255); is that intended?")
+    return sentences
 
 
 def render(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
-    """What is true of the images as lines of plain text, for people: how much there is, what is wrong, what to do."""
+    """The survey of the annotations as lines of plain text: counts, findings, advice."""
     masks = annotations.kind == "masks"
     rows = []
     if masks:
@@ -61,10 +62,12 @@ def render(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
     if annotations.broken:
         lines += [
             "",
-            "truths that cannot be used:",
+            "annotations that cannot be used:",
             *(f"  {bad.name}: {bad.reason}" for bad in annotations.broken[:SHOWN]),
         ]
         if len(annotations.broken) > SHOWN:
             lines.append(f"  and {len(annotations.broken) - SHOWN:,} more")
-    said = advice(dataset, annotations)
-    return lines + (["", f"advice on the {'masks' if masks else 'boxes'}:", *(f"  {x}" for x in said)] if said else [])
+    sentences = advice(dataset, annotations)
+    return lines + (
+        ["", f"advice on the {'masks' if masks else 'boxes'}:", *(f"  {x}" for x in sentences)] if sentences else []
+    )

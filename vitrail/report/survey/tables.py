@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-CLASSES = 40  # classes that are listed, those of which there are fewest
+CLASSES = 40  # classes listed: those with the fewest
 
 
 def table(classes: Sequence[str], counts: Mapping[str, Sequence[int]], what: str) -> list[str]:
-    """A line a class with its count in each part, after a line of headings. `what` is counted: images, boxes, pixels."""
+    """A header, then a line per class with its count in each part. what: the unit, such as images or boxes."""
     first = next(iter(counts.values()))
     wide = max(16, *(len(c) + 2 for c in classes))
     lines = [f"{'class':<{wide}}" + "".join(f"{part:>{column(counts[part])}}" for part in counts)]

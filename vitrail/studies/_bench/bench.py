@@ -1,9 +1,8 @@
-"""The bench that a study works at: its rows are measured one after another, each is written down at once, and what was broken off is
-taken up where it stood.
+"""Runs the rows of a study one after another, writes each to the journal at once, and resumes an interrupted study.
 
-study.json     what every number depends on: the study, its settings, the data, versions, device, threads; and the command
-journal.jsonl  a line for each measured row, on the disk before the next is begun
-results.json   and whatever else the study tells, when every row is measured; manifest.json closes the folder
+study.json     what every number depends on: study, settings, data, versions, device, threads; and the command
+journal.jsonl  a line for each finished row, on the disk before the next one starts
+results.json   and the other files of the study, once every row is finished; manifest.json last
 """
 
 import dataclasses
@@ -37,7 +36,7 @@ FIXED = ("vitrail", "torch")  # versions that a number may depend on
 
 @dataclass(frozen=True)
 class Job:
-    """A row to be measured with one seed. weight: how long it takes, against the others."""
+    """A row with one seed. weight: its relative run time."""
 
     row: str
     seed: int = 0
@@ -46,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A row that was measured just now, or found in the journal. left: seconds that the others will still take, None where unknown."""
+    """A row that was just measured or read from the journal. left: estimated seconds for the other rows, or None."""
 
     job: Job
     line: str
@@ -56,15 +55,17 @@ class FinishedJob:
 
 
 class Bench:
-    """Holds the folder of a study while it is open. `head` is what study.json says. A new folder is made when the first row is to
-    be measured, so that what is refused before leaves nothing behind."""
+    """The folder of a running study, locked while it is open. head: the content of study.json.
+
+    A new folder is created when the first row is measured, so that an error before leaves nothing behind.
+    """
 
     def __init__(
-        self, path: Path, head: dict[str, Any], world: World, show: Callable[[FinishedJob], None], begun: bool = False
+        self, path: Path, head: dict[str, Any], world: World, show: Callable[[FinishedJob], None], exists: bool = False
     ):
         self.path, self.head, self.world, self.show = path, head, world, show
-        self.is_begun = begun
-        self.data = ""  # what tells the content of the data from any other
+        self.is_existing = exists
+        self.data = ""  # hash of the content of the data
         self.open = False
         self.finished: dict[tuple[str, int], Any] = {}
         self.lock = ExitStack()
@@ -76,66 +77,70 @@ class Bench:
         self.lock.close()
 
     def prepare(self, recipe: Recipe) -> PreparedRun:
-        """The data of the study, read once; its rows belong to this content. Errors: those of preparing a run."""
+        """Opens the data of the study; the journal is valid for its content only. Errors: those of preparing a run."""
         prepared = prepare_run(recipe, self.world)
         self.data = prepared.survey.content
         return prepared
 
     def begin(self) -> None:
-        """Makes or opens the folder. Errors: `DataError` for other data or no place to write, `RunError`, `CheckpointError`."""
-        if self.is_begun and self.head["data"] != self.data:
+        """Opens the folder. Errors: `DataError` (other data, an unwritable folder), `RunError`, `CheckpointError`."""
+        if self.is_existing and self.head["data"] != self.data:
             raise DataError(
-                f"the images are not those that {self.path} was begun with", "restore them, or start a new study"
+                f"the images are not those that {self.path} was started with", "restore them, or start a new study"
             )
         self.head["data"] = self.data
         try:
-            self.path.mkdir(parents=True, exist_ok=self.is_begun)
+            self.path.mkdir(parents=True, exist_ok=self.is_existing)
             self.lock.enter_context(hold_lock(self.path, self.world))
             clean_folder(self.path)
-            if not self.is_begun:
+            if not self.is_existing:
                 write_file(self.path / HEAD, resolve_head(self.head))
-            self.finished = self.opened()
+            self.finished = self.read_journal()
         except OSError as error:
             raise run_directory.unwritable_error(self.path, error) from None
         self.open = True
 
-    def opened(self) -> dict[tuple[str, int], Any]:
-        """What the journal knows, cut off behind its last whole line. Errors: `CheckpointError` where it is that of another study.json."""
+    def read_journal(self) -> dict[tuple[str, int], Any]:
+        """The finished rows; an incomplete last line is cut off. Errors: `CheckpointError` for another study."""
         lines, size = journal.read(self.path / JOURNAL)
         journal.trim(self.path / JOURNAL, size)
         mine = hashlib.sha256(resolve_head(self.head)).hexdigest()
         if not lines:
             journal.add(self.path / JOURNAL, {"study": mine})
         elif lines[0].get("study") != mine:
-            raise CheckpointError(f"{self.path / HEAD} was changed after the study began: its rows belong to other settings",
-                                  "restore it, or start a new study")  # fmt: skip
+            raise CheckpointError(
+                f"{self.path / HEAD} was changed after the study began: its rows belong to other settings",
+                "restore it, or start a new study",
+            )
         return {(line["row"], line["seed"]): line["value"] for line in lines[1:]}
 
     def measure(self, jobs: Sequence[Job], work: Callable[[Job], Any], line: Callable[[Job, Any], str]) -> list[Any]:
-        """What `work` finds for each job, in their order: from the journal where it is there. `work` is a function of the job alone, and
-        what it returns can be written as JSON. line: what is said of a finding."""
+        """The results of `work` for each job, in order, read from the journal where they are there.
+
+        `work` depends on the job alone and returns JSON data. line: the summary of a result, for people.
+        """
         if not self.open:
             self.begin()
         pending = sum(job.weight for job in jobs if (job.row, job.seed) not in self.finished)
-        found, spent, weighed = [], 0.0, 0.0
+        results, elapsed, weight_done = [], 0.0, 0.0
         for number, job in enumerate(jobs, 1):
             key = (job.row, job.seed)
             if key not in self.finished:
-                began = time.monotonic()
-                self.record(key, work(job), began)
-                spent += time.monotonic() - began
-                weighed += job.weight
-            left = spent / weighed * (pending - weighed) if weighed else None
+                start = time.monotonic()
+                self.record(key, work(job), start)
+                elapsed += time.monotonic() - start
+                weight_done += job.weight
+            left = elapsed / weight_done * (pending - weight_done) if weight_done else None
             self.show(FinishedJob(job, line(job, self.finished[key]), number, len(jobs), left))
-            found.append(self.finished[key])
-        return found
+            results.append(self.finished[key])
+        return results
 
-    def record(self, key: tuple[str, int], value: Any, began: float) -> None:
-        """Writes a finding down, and takes it as it will be read. Errors: `RunError` where the disk does not take it."""
+    def record(self, key: tuple[str, int], value: Any, start: float) -> None:
+        """Appends a result to the journal, and keeps it as JSON reads it. Errors: `RunError` if this fails."""
         row, seed = key
         try:
-            took = round(time.monotonic() - began, 3)
-            journal.add(self.path / JOURNAL, {"row": row, "seed": seed, "value": value, "seconds": took})
+            seconds = round(time.monotonic() - start, 3)
+            journal.add(self.path / JOURNAL, {"row": row, "seed": seed, "value": value, "seconds": seconds})
         except OSError as error:
             raise RunError(
                 f"{self.path / JOURNAL} cannot be written: {error.strerror or error}",
@@ -144,26 +149,26 @@ class Bench:
         self.finished[key] = json.loads(json.dumps(value))
 
     def finish(self, files: dict[str, bytes]) -> None:
-        """Writes what the study tells; the manifest last. Errors: `DataError`."""
+        """Writes the result files; the manifest last. Errors: `DataError`."""
         try:
             for name, content in files.items():
                 write_file(self.path / name, content)
-            kept = {name: (self.path / name).read_bytes() for name in (HEAD, JOURNAL)}
-            write_file(self.path / MANIFEST, manifest({**kept, **files}))
+            existing = {name: (self.path / name).read_bytes() for name in (HEAD, JOURNAL)}
+            write_file(self.path / MANIFEST, manifest({**existing, **files}))
         except OSError as error:
             raise run_directory.unwritable_error(self.path, error) from None
 
     def seconds(self) -> float:
-        """How long all measured rows took, also those before an interruption."""
+        """Run time of all rows, including those before an interruption."""
         return float(sum(line.get("seconds", 0.0) for line in journal.read(self.path / JOURNAL)[0]))
 
 
 def group_by_row(jobs: Sequence[Job], values: Sequence[Any]) -> dict[str, list[Any]]:
-    """What `measure` found, by row: of each the seeds in their order."""
-    found: dict[str, list[Any]] = {}
+    """The results of `measure` by row; for each row the seeds in order."""
+    by_row: dict[str, list[Any]] = {}
     for job, value in zip(jobs, values, strict=True):
-        found.setdefault(job.row, []).append(value)
-    return found
+        by_row.setdefault(job.row, []).append(value)
+    return by_row
 
 
 def resolve_head(head: dict[str, Any]) -> bytes:
@@ -171,55 +176,62 @@ def resolve_head(head: dict[str, Any]) -> bytes:
 
 
 def resume_command(path: Path) -> str:
-    """The command that goes on with a study."""
+    """The command that resumes a study."""
     return f"vitrail study --resume {path}"
 
 
 def create_bench(name: str, config: Any, path: Path, world: World, show: Callable[[FinishedJob], None]) -> Bench:
-    """The bench of a study that has not begun. Errors: `UsageError` where something is there already, `DataError` for no place to write."""
+    """The bench of a new study. Errors: `UsageError` for an existing study, `DataError` for an unwritable folder."""
     if (path / HEAD).is_file():
         raise UsageError(
             f"{path} is there already and is never overwritten",
-            f"{resume_command(path)} goes on with it; another --out starts anew",
+            f"{resume_command(path)} resumes it; another --out starts a new one",
         )
     run_directory.check_writable(path)
-    head = {"study": name, "command": run_directory.command_line(), "config": dataclasses.asdict(config), "versions": versions(), "data": None,
-            "device": world.device.type, "threads": torch.get_num_threads()}  # fmt: skip
+    head = {
+        "study": name, "command": run_directory.command_line(), "config": dataclasses.asdict(config),
+        "versions": versions(), "data": None, "device": world.device.type, "threads": torch.get_num_threads(),
+    }  # fmt: skip
     return Bench(path, json.loads(json.dumps(head)), world, show)
 
 
 def read_head(source: str) -> tuple[Path, dict[str, Any]]:
-    """The folder of a study that was begun, and what its study.json says. Errors: `CheckpointError`."""
+    """The folder of a study, and its study.json. Errors: `CheckpointError`."""
     path = as_path(source)
     try:
         head = json.loads((path / HEAD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{path} is not the folder of a study: {HEAD}: {told}", "vitrail study NAME begins one"
+            f"{path} is not the folder of a study: {HEAD}: {reason}", "vitrail study NAME starts one"
         ) from None
     if not isinstance(head, dict) or tuple(head) != KEYS:
-        raise CheckpointError(f"{path / HEAD} does not say what a study is", "start a new study")
+        raise CheckpointError(f"{path / HEAD} is not a valid description of a study", "start a new study")
     return path, head
 
 
 def resume_bench(source: str, world: World, show: Callable[[FinishedJob], None]) -> tuple[Bench, Any, Any]:
-    """The bench of a study that was begun, its module, and its settings. Errors: `CheckpointError`, and `UsageError` for another version
-    of what the numbers depend on."""
+    """The bench of an existing study, its module, and its settings.
+
+    Errors: `CheckpointError`, and `UsageError` for other versions of the packages that the numbers depend on.
+    """
     path, head = read_head(source)
     module = catalog.load_module("studies", head["study"].replace("-", "_"))
     here = versions()
     for what in FIXED:
         if head["versions"].get(what) != here[what]:
-            raise UsageError(f"{path} was begun with {what} {head['versions'].get(what)}, and this is {here[what]}: its rows may differ",
-                             "start a new study")  # fmt: skip
+            raise UsageError(
+                f"{path} was started with {what} {head['versions'].get(what)}, and this is {here[what]}: "
+                "its rows may differ",
+                "start a new study",
+            )
     if set(head["config"]) != {f.name for f in dataclasses.fields(module.Config)}:
         raise CheckpointError(
             f"{path / HEAD} has settings that the study {head['study']} does not have", "start a new study"
         )
     torch.set_num_threads(head["threads"])  # sums over threads differ in their last digits
     return (
-        Bench(path, head, world, show, begun=True),
+        Bench(path, head, world, show, exists=True),
         module,
         update_config(module.Config(), head["config"], head["study"]),
     )

@@ -1,4 +1,4 @@
-"""What a study has found, ready to be written: numbers, a table, figures, and the parts of a page that explains them."""
+"""The result of a study: numbers, a table, figures, and the parts of its HTML report."""
 
 import io
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResultPart:
-    """A part of the page. words: plain sentences; figure: the name of the figure shown, "" for none; head, rows: a table."""
+    """A part of the page. sentences: plain text; figure: the name of a figure, "" for none; head, rows: a table."""
 
     title: str
     sentences: tuple[str, ...] = ()
@@ -24,8 +24,7 @@ class ResultPart:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """numbers: for results.json; lines: of table.md; figures: SVG by file name; parts: of report.html, which is written where there are
-    any."""
+    """numbers: for results.json; lines: of table.md; figures: SVG by file name; parts: of report.html, if any."""
 
     numbers: Mapping[str, Any]
     lines: Sequence[str]
@@ -34,7 +33,7 @@ class StudyResult:
     parts: tuple[ResultPart, ...] = ()
 
     def files(self, head: Mapping[str, Any]) -> dict[str, bytes]:
-        """The files by name. head: what stands above the numbers."""
+        """The files by name. head: the keys before the numbers."""
         results = json.dumps({**head, **self.numbers}, indent=1, allow_nan=False)
         return {
             "results.json": f"{results}\n".encode(),
@@ -46,20 +45,19 @@ class StudyResult:
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A table in Markdown.
 
-    >>> table(["a", "b"], [["1", "2"]])
+    >>> markdown_table(["a", "b"], [["1", "2"]])
     ['| a | b |', '|---|---|', '| 1 | 2 |']
     """
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def figure_svg(figure: "Figure") -> bytes:
-    """A figure of matplotlib as SVG; the same figure makes the same bytes."""
+    """A matplotlib figure as SVG; the same figure gives the same bytes."""
     import matplotlib
 
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
         figure.savefig(file, format="svg", metadata={"Date": None})
-    paths = re.sub(
-        rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), file.getvalue()
-    )  # a hundredth of a point will do
+    # coordinates to a hundredth of a point
+    paths = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), file.getvalue())
     return re.sub(rb"\n +", rb"\n", paths)

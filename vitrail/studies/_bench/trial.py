@@ -1,4 +1,4 @@
-"""A training that leaves nothing on the disk: of a row of a study."""
+"""One training run of a study, in memory: nothing is written to the disk."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from vitrail.training.session import Session
 
 @dataclass
 class Trial:
-    """A trained model, with the loss and the norm of the gradient (before clipping) of every step. reason: why it ended early, or ""."""
+    """A trained model, its loss and gradient norm (before clipping) at each step. reason: why it ended early, or ""."""
 
     session: Session
     losses: list[float] = field(default_factory=list)
@@ -40,8 +40,11 @@ class Trial:
 
 
 def short_recipe(config: Any, model: Mapping[str, Any], warm: int = 10) -> Recipe:
-    """What all rows of a study have in common: AdamW, nothing augmented, no evaluation on the way. config: of a study, with `data`, `lr`,
-    `steps` and `batch`. model: its name and keys. warm: one part in so many of the steps is warm-up."""
+    """The recipe that all rows of a study share: AdamW, no augmentation, no evaluation during training.
+
+    config: of a study, with `data`, `lr`, `steps` and `batch`; model: its name and keys; warm: 1 / warm of the steps
+    are warm-up.
+    """
     return from_tables({
         "model": dict(model),
         "data": {"path": config.data},
@@ -53,17 +56,23 @@ def short_recipe(config: Any, model: Mapping[str, Any], warm: int = 10) -> Recip
 
 
 def run_trial(prepared: PreparedRun, changes: Mapping[str, dict[str, Any]], seed: int, world: World) -> Trial:
-    """A training of the prepared recipe with some keys changed, by section. Numbers that are not finite end it and are told.
+    """Trains the prepared recipe with some keys changed, by section. Non-finite values end it, with a `reason`.
 
-    Errors: `UsageError` for keys that no recipe has."""
+    Errors: `UsageError` for unknown keys of a recipe.
+    """
     recipe = override(prepared.recipe, "train", {"seed": seed})
     for section, keys in changes.items():
         recipe = override(recipe, section, keys)
-    made = build_session(recipe, with_fraction(prepared.dataset, recipe), RunFolder(Path(".")), world)  # writes nothing
-    trial = Trial(made)
+    run_session = build_session(
+        recipe, with_fraction(prepared.dataset, recipe), RunFolder(Path(".")), world
+    )  # writes nothing
+    trial = Trial(run_session)
     try:
         for report in train_steps(
-            made.state, made.bundle.task, remaining_batches(made), loop_settings(made, StopSignal())
+            run_session.state,
+            run_session.bundle.task,
+            remaining_batches(run_session),
+            loop_settings(run_session, StopSignal()),
         ):
             trial.losses.append(sum(float(term) for term in report.terms.values()))
             trial.norms.append(float(report.grad_norm))
@@ -73,24 +82,26 @@ def run_trial(prepared: PreparedRun, changes: Mapping[str, dict[str, Any]], seed
 
 
 def evaluate_trial(trial: Trial, split: Split | None = None) -> float:
-    """The metric that ranks models, on the held-out part or on another."""
-    made = trial.session
-    part = split or made.dataset.splits[evaluation_part(made.dataset, final=True)]
-    found = evaluate.evaluate(made.bundle, part, made.world, made.preprocess, 0, made.precision)
-    return float(found.metrics[made.bundle.task.metric.name])
+    """The main metric, on the held-out part or on `split`."""
+    run_session = trial.session
+    part = split or run_session.dataset.splits[evaluation_part(run_session.dataset, final=True)]
+    result = evaluate.evaluate(
+        run_session.bundle, part, run_session.world, run_session.preprocess, 0, run_session.precision
+    )
+    return float(result.metrics[run_session.bundle.task.metric.name])
 
 
-def load_batch(split: Split, places: Sequence[int], pre: Preprocess) -> tuple[Tensor, Tensor]:
-    """Some images of a part as the model takes them, float [B C H W], and their labels."""
-    images = torch.stack([pre.image(split.read(int(i))) for i in places])
-    return pre.batch(images), torch.from_numpy(split.labels[np.asarray(places)])
+def load_batch(split: Split, indices: Sequence[int], pre: Preprocess) -> tuple[Tensor, Tensor]:
+    """Some images of a part as model input, float [B C H W], and their labels."""
+    images = torch.stack([pre.image(split.read(int(i))) for i in indices])
+    return pre.batch(images), torch.from_numpy(split.labels[np.asarray(indices)])
 
 
 def evaluation_split(prepared: PreparedRun, most: int) -> Split:
-    """The part that judges at the end, or so many of its images, evenly spaced. Errors: `DataError` for images of several classes."""
+    """The final evaluation part, or `most` of its images, evenly spaced. Errors: `DataError` for multi-label data."""
     if prepared.dataset.multi_label:
         raise DataError(
-            "these images have several classes each, and this study counts right answers",
+            "these images have several classes each, and this study measures accuracy",
             "give data with one class an image",
         )
     split = prepared.dataset.splits[evaluation_part(prepared.dataset, final=True)]
@@ -99,13 +110,13 @@ def evaluation_split(prepared: PreparedRun, most: int) -> Split:
 
 @torch.no_grad()
 def compute_accuracy(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 250) -> float:
-    """The share of images [N C H W] that a classifier, in evaluation mode, tells rightly."""
+    """The accuracy of a classifier in evaluation mode on images [N C H W]."""
     with evaluation_mode(model):
-        right = [model(x).argmax(1) == y for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)]
-    return float(torch.cat(right).double().mean())
+        correct = [model(x).argmax(1) == y for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)]
+    return float(torch.cat(correct).double().mean())
 
 
 def load_resized(split: Split, pre: Preprocess, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of a part as a model takes them, at a size, [N C h w] and their labels."""
+    """All images of a part as model input, at a size, [N C h w] and their labels."""
     images, labels = load_batch(split, range(len(split)), dataclasses.replace(pre, size=size))
     return images.to(device), labels.to(device)

@@ -63,7 +63,7 @@ class ConditioningCache:
         times = [t] if first is None else self.times[first : first + max(1, ROWS // count)]
         each = torch.tensor(times, device=self.classes.device).repeat_interleave(count)
         condition = self.model.condition(each, self.classes.repeat(len(times)))
-        self.conditionings = {time: condition.rows(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
+        self.conditionings = {time: condition.select(slice(i * count, (i + 1) * count)) for i, time in enumerate(times)}
 
 
 class NoiseStreams:

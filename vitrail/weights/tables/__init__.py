@@ -1,1 +1,1 @@
-"""How published weights are named: one file a family, rules as data for every source."""
+"""Names of published weights: one file a family, rules as data for every source."""

@@ -1,4 +1,5 @@
-"""Names of published DeiT and DeiT III weights. The original writes its LayerScale gamma_1 where timm writes ls1.gamma."""
+"""Names of published DeiT and DeiT III weights. The original writes its LayerScale gamma_1 where timm writes
+ls1.gamma."""
 
 from typing import Any
 

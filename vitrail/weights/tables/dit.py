@@ -1,10 +1,10 @@
-"""Names of published DiT weights: the original's, and those of diffusers, which keeps the embeddings of time and class in every block."""
+"""Names of published DiT weights: the original's, and diffusers', with embeddings of time and class in every block."""
 
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
 COMPUTED = "a table of sines, which is computed here"
-COPY = "the same in every block, the first one's is taken"
+COPY = "identical in every block; the first one is loaded"
 
 
 def embedding_rules(mlp: str, first: str, second: str, classes: str) -> Table:

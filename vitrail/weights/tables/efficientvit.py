@@ -1,4 +1,4 @@
-"""EfficientViT (MIT): names in timm and in mit-han-lab/efficientvit, whose base and large models number their stages differently."""
+"""EfficientViT (MIT): names in timm and mit-han-lab/efficientvit, whose base and large models differ."""
 
 from vitrail.weights.rules import Drop, Rule
 

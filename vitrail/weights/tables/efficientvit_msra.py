@@ -1,10 +1,10 @@
-"""EfficientViT (Microsoft): names in timm and in microsoft/Cream, where the three modules between two stages count as blocks."""
+"""EfficientViT (Microsoft): names in timm and microsoft/Cream, where three modules between stages count as blocks."""
 
 from vitrail.weights.rules import Drop, Rule
 
-REBUILT = "where the bias of two cells stands is computed anew"
+REBUILT = "indices of relative positions, which are recomputed"
 BETWEEN = {0: "res1", 1: "patchmerge", 2: "res2"}
-DEEPEST = 8  # blocks of a stage that the original's names are spelt out for; published models have at most 4
+DEEPEST = 8  # most blocks of a stage in the original's names; published models have at most 4
 
 TIMM = (
     Drop("{rest}.attention_bias_idxs", REBUILT),
@@ -23,7 +23,7 @@ TIMM = (
 
 
 def block(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A block, or a module between stages: theirs calls convolutions "c"."""
+    """A block, or a module between stages; their convolutions are named "c"."""
     attn = "mixer.m.attn"
     return (
         Rule(f"{theirs}.{attn}.qkvs.{{h}}.c.{{p}}", f"{ours}.{attn}.cascade.{{h}}.qkv.conv.{{p}}"),

@@ -1,4 +1,4 @@
-"""Names of the hybrids' tensors: timm, and the .npz files of Google (vit_jax). What is behind the stem has the names of a plain ViT.
+"""Names of hybrid models: timm, and the .npz files of Google (vit_jax). Behind the stem, names as in ViT.
 
 Google's units are counted from one, and the norms of their published files have three axes of one before the channels.
 """
@@ -17,7 +17,7 @@ WIDE = ("row", "row", "row")  # [1 1 1 C] and [C]
 
 
 def norms(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A GroupNorm, as files have it or as newer code writes it."""
+    """A GroupNorm, as in published files or in newer code."""
     return tuple(Rule(f"{theirs}/{a}", f"{ours}.{b}", steps) for steps in (WIDE, ()) for a, b in LEAVES)
 
 
@@ -32,7 +32,7 @@ def unit(stage: int, unit: int) -> tuple[Rule, ...]:
 
 
 def beside_a_stage(part: str) -> tuple[Rule, Rule]:
-    """timm calls the root so where a stage follows, and otherwise otherwise; the first unit of a stage tells which it is."""
+    """The root, which timm names differently with and without stages behind it; the first unit of a stage decides."""
     root, first = f"{STEM}.stem.{part}.{{p}}", f"{STEM}.stages.0.blocks.0.{part}1.{{p}}"
     return Rule((root, first), (root, first)), Rule(f"{STEM}.{part}.{{p}}", root)
 
@@ -55,7 +55,7 @@ SOURCES: dict[str, Table] = {
 }
 PREPROCESSING: dict[str, Preprocessing] = {
     "google": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
-    "timm": HALF._replace(crop_ratio=0.9),  # at 224 pixels; whole at 384
+    "timm": HALF._replace(crop_ratio=0.9),  # at 224 pixels; 1.0 at 384
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "google": {"gelu": "tanh"},

@@ -5,7 +5,7 @@ from vitrail.weights.tables.dit import COMPUTED, Table, embedding_rules
 
 
 def original(p: str) -> Table:
-    """`p`: what stands before every name."""
+    """p: prefix of every name."""
     return (
         Drop(f"{p}pos_embed", COMPUTED),
         Rule(f"{p}in_context_posemb", "context", "row"),

@@ -1,6 +1,7 @@
-"""Names of MobileViT's tensors: timm, whose names ours are, transformers, and CVNets, where all published weights come from.
+"""Names of MobileViT weights: timm, whose names are ours, transformers, and CVNets, the source of all published
+weights.
 
-CVNets, and so transformers, trained on BGR pixels; ours see RGB, so their first convolution is turned round.
+CVNets, and so transformers, trained on BGR pixels; so the input channels of their first convolution are reversed.
 """
 
 from vitrail.weights.preprocessing import Preprocessing
@@ -8,12 +9,12 @@ from vitrail.weights.rules import Drop, Rule
 
 
 def conv(theirs: str, ours: str, inside: tuple[str, str]) -> tuple[Rule, ...]:
-    """A convolution and its norm; `inside`: what the two are called there."""
+    """A convolution and its norm; inside: their names in the source."""
     return tuple(Rule(f"{theirs}.{a}.{{p}}", f"{ours}.{b}.{{p}}") for a, b in zip(inside, ("conv", "bn"), strict=True))
 
 
 def inverted(theirs: str, ours: str, inside: tuple[str, str], last: str) -> tuple[Rule, ...]:
-    """An inverted residual. `last`: what the last of its three convolutions is called there."""
+    """An inverted residual. last: name of the last of its three convolutions in the source."""
     pairs = (("exp" if last == "red" else "expand", 1, "1x1"), ("conv", 2, "kxk"), (last, 3, "1x1"))
     return tuple(
         rule
@@ -51,7 +52,7 @@ TRANSFORMERS = (
 
 
 def cvnets(s: int, depth: int) -> tuple[Rule, ...]:
-    """A stage with a transformer of `depth` blocks: the norm behind them is counted as one more."""
+    """A stage with a transformer of `depth` blocks: the norm behind them counts as one more."""
     theirs, ours, inside = f"layer_{s + 1}.1", f"stages.{s}.1", ("block.conv", "block.norm")
     layer, block = f"{theirs}.global_rep.{{i}}", f"{ours}.transformer.{{i}}"
     return (

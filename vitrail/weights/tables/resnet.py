@@ -1,4 +1,4 @@
-"""Names of published ResNet weights: torchvision and timm call things as we do, transformers counts stages from 0."""
+"""Names of published ResNet weights: torchvision and timm have our names, transformers counts stages from 0."""
 
 from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule

@@ -1,4 +1,4 @@
-"""Names of Swin weights. Everybody but timm merges patches at the end of a stage, so their downsample is one stage earlier than ours."""
+"""Names of Swin weights. All but timm merge patches at the end of a stage, so their downsample is one stage earlier."""
 
 from vitrail.weights.rules import Drop, Rule
 
@@ -32,7 +32,7 @@ TRANSFORMERS: tuple[Rule | Drop, ...] = (
     Rule(f"{THEIRS}.attention.output.dense.{{p}}", f"{OURS}.attn.proj.{{p}}"),
     Rule(f"{THEIRS}.intermediate.dense.{{p}}", f"{OURS}.mlp.fc1.{{p}}"),
     Rule(f"{THEIRS}.output.dense.{{p}}", f"{OURS}.mlp.fc2.{{p}}"),
-    # alive in version 5
+    # in memory in version 5
     Rule(f"{THEIRS}.attention.relative_position_bias.relative_position_bias_table", f"{OURS}.attn.relative.table"),
     Rule(tuple(f"{THEIRS}.attention.{x}_proj.{{p}}" for x in "qkv"), f"{OURS}.attn.qkv.{{p}}", "fuse"),
     Rule(f"{THEIRS}.attention.o_proj.{{p}}", f"{OURS}.attn.proj.{{p}}"),
@@ -43,8 +43,8 @@ TRANSFORMERS: tuple[Rule | Drop, ...] = (
 
 
 def torchvision(blocks: tuple[Rule, ...]) -> tuple[Rule | Drop, ...]:
-    """features.0 is the stem; then stages (1, 3, 5, 7) and mergings (2, 4, 6) by turns. `blocks`: rules for what only one of the
-    two Swins has, named from inside a block."""
+    """features.0 is the stem, followed by stages (1, 3, 5, 7) and patch mergings (2, 4, 6). blocks: rules for tensors
+    of one of the two Swins only, by their names inside a block."""
     rules: list[Rule | Drop] = [
         Drop("{rest}.relative_position_index", AGAIN),
         Rule("features.0.0.{p}", "patch_embed.proj.{p}"),

@@ -1,10 +1,10 @@
-"""Names of Swin V2 weights: those of `swin` but for what is inside attention."""
+"""Names of Swin V2 weights: those of `swin` except inside attention."""
 
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables.swin import AGAIN, BUFFERS, EARLIER, OURS, SAME, STEM, torchvision
 
 COORDINATES = Drop("{rest}.relative_coords_table", AGAIN)
-BIAS = (  # the network behind the relative bias: theirs is a sequence of linear, ReLU, linear
+BIAS = (  # the MLP of the relative bias: theirs is a sequence of linear, ReLU, linear
     Rule("attn.cpb_mlp.0.weight", "attn.relative.weight1"),
     Rule("attn.cpb_mlp.0.bias", "attn.relative.bias1"),
     Rule("attn.cpb_mlp.2.weight", "attn.relative.weight2"),
@@ -16,7 +16,7 @@ BLOCKS = (
 )
 
 THEIRS = "swinv2.encoder.layers.{s}.blocks.{b}"
-TRANSFORMERS: tuple[Rule | Drop, ...] = (  # on disk and alive alike
+TRANSFORMERS: tuple[Rule | Drop, ...] = (  # on disk and in memory alike
     Drop("{rest}.relative_position_index", AGAIN),
     COORDINATES,
     Rule("swinv2.embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),

@@ -6,7 +6,7 @@ from vitrail.weights.preprocessing import HALF, IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
-MASK = "stands for hidden patches in pre-training; nothing reads it afterwards"
+MASK = "mask token of pre-training, unused afterwards"
 
 TOKEN = (Rule("cls_token", "tokens", "row"), Rule("pos_embed", "position.table", "row"))
 HEAD = (Rule("head.{p}", "heads.0.{p}"),)
@@ -27,7 +27,7 @@ REGISTERS = (Rule("reg_token", "registers", "row"),)
 
 
 def transformers(disk: bool, prefixes: tuple[str, ...]) -> Table:
-    """`disk`: the names in a file; otherwise those of a live model of version 5. `prefixes`: of the model in its classifier."""
+    """disk: names in a file, else those of a model in memory in version 5. prefixes: of the model in its classifier."""
     rules: list[Rule | Drop] = []
     for p in prefixes:
         rules += [*outside(p), Rule(f"{p}pooler.dense.{{p}}", "pre_logits.0.{p}")]
@@ -44,7 +44,7 @@ def transformers(disk: bool, prefixes: tuple[str, ...]) -> Table:
 
 
 def dinov2(disk: bool, registers: bool, swiglu: bool) -> Table:
-    """DINOv2 in transformers. A gated MLP is one matrix on disk and two in a live model."""
+    """DINOv2 in transformers. A gated MLP is one matrix on disk and two in memory."""
     rules: list[Rule | Drop] = []
     for p in ("dinov2_with_registers." if registers else "dinov2.", ""):
         b, ours = f"{p}encoder.layer.{{i}}.", "blocks.{i}."
@@ -65,7 +65,7 @@ def dinov2(disk: bool, registers: bool, swiglu: bool) -> Table:
 
 
 def outside(p: str) -> list[Rule]:
-    """What is not in a block, with the prefix `p`."""
+    """Tensors outside blocks, with the prefix `p`."""
     return [
         Rule(f"{p}embeddings.cls_token", "tokens", "row"),
         Rule(f"{p}embeddings.position_embeddings", "position.table", "row"),
@@ -88,7 +88,8 @@ TORCHVISION = (
     Rule("encoder.pos_embedding", "position.table", "row"),
     Rule("conv_proj.{p}", "patch_embed.proj.{p}"),
     *(Rule(f"encoder.layers.encoder_layer_{{i}}.{theirs}{{p}}", f"blocks.{{i}}.{ours}.{{p}}") for theirs, ours in (
-        ("ln_1.", "norm1"), ("self_attention.in_proj_", "attn.qkv"), ("self_attention.out_proj.", "attn.proj"), ("ln_2.", "norm2"),
+        ("ln_1.", "norm1"), ("self_attention.in_proj_", "attn.qkv"), ("self_attention.out_proj.", "attn.proj"),
+        ("ln_2.", "norm2"),
         ("mlp.0.", "mlp.fc1"), ("mlp.3.", "mlp.fc2"), ("mlp.linear_1.", "mlp.fc1"), ("mlp.linear_2.", "mlp.fc2"))),
     Rule("encoder.ln.{p}", "norm.{p}"),
     Rule("heads.pre_logits.{p}", "pre_logits.0.{p}"),
@@ -97,7 +98,7 @@ TORCHVISION = (
 
 
 def google(table: str, block: str, attention: str, norm2: str, mlp: str) -> Table:
-    """Flax kernels, heads kept apart. The later code numbers modules within their kind; with scan all blocks lie in one tensor."""
+    """Flax kernels, with split heads. Later code numbers modules by kind; with scan, one tensor stacks all blocks."""
     b, ours = f"Transformer/{block}/", "blocks.{all}." if block == "encoderblock" else "blocks.{i}."
     qkv = [f"{b}{attention}/{x}/" for x in ("query", "key", "value")]
     return (
@@ -129,7 +130,7 @@ OLD = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 NEW = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 INPUT = "Transformer/posembed_input/pos_embedding"
 
-KINDS = [  # of DINOv2 in transformers: "-registers-live-swiglu" says what it has
+KINDS = [  # of DINOv2 in transformers: such as "-registers-live-swiglu"
     (f"{'-registers' * registers}{'-live' * live}{'-swiglu' * swiglu}", not live, registers, swiglu)
     for registers in (False, True)
     for live in (False, True)
@@ -170,9 +171,8 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "torchvision": IMAGENET._replace(interpolation="bilinear"),
     "original": IMAGENET,
 }
-SETTINGS: dict[
-    str, dict[str, Any]
-] = {  # of the model, where nobody says otherwise: with these the numbers are the original's
+# defaults of the model, with which the outputs equal the original's
+SETTINGS: dict[str, dict[str, Any]] = {
     "google": {"gelu": "tanh"},
     "timm": {"position_resampling": "antialias"},
     "transformers": {"eps": 1e-12},
