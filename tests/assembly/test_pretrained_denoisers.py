@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_told(trained, data, tmp_path):
     name = predictor.load_predictor(trained).recipe.model.name
     with pytest.raises(CheckpointError, match="do not fit"):
         tiny.begin(recipe(data, Choice(name, {"width": 32}), init=InitConfig(weights=str(trained))), tmp_path / "never")
-    with pytest.raises(UsageError, match="makes images, so it cannot be trained"):
+    with pytest.raises(UsageError, match="is a generative model, so it cannot be trained"):
         tiny.begin(
             recipe(data, task=Choice("classification"), init=InitConfig(weights=str(trained))), tmp_path / "never"
         )
