@@ -25,10 +25,10 @@ SMALL = {  # a small model of every family, and how its config is made small
         "hybrid/r26_small",
         {"stages": (1, 1), "stem_width": 32, "width": 32, "depth": 1, "heads": 4, "size": (64, 64)},
     ),
-    "swin": ("swin/tiny", {"width": 16, "depths": (2, 2, 1, 1), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)}),
+    "swin": ("swin/tiny", {"width": 16, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)}),
     "swin_v2": (
         "swin_v2/tiny_w8",
-        {"width": 16, "depths": (2, 2, 1, 1), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)},
+        {"width": 16, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "window": 4, "size": (64, 64)},
     ),
     "pvt": ("pvt/tiny", {"widths": (16, 24, 32, 40), "depths": (1, 1, 2, 1), "heads": (1, 2, 4, 5), "size": (64, 64)}),
     "pvt_v2": (
