@@ -174,7 +174,7 @@ def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: 
     ]
     readable = [(where, fact) for where, fact in every if not fact.reason]
     copies = _copies(every)
-    labelled = dataset.splits if dataset.kind == "classes" else {}
+    labelled = {} if dataset.is_annotated else dataset.splits
     counts = {part: _counts(split.labels, len(dataset.classes)) for part, split in labelled.items()}
     train_counts = counts.get("train", next(iter(counts.values()), (1,)))
     mean, std = _statistics(statistics.get("train", np.empty((0, 2, dataset.channels))))
@@ -231,7 +231,7 @@ def _content(dataset: Dataset, every: list[tuple[ImageReference, _ImageFacts]]) 
     labels = {part: split.labels for part, split in dataset.splits.items()}
     for name, digest, label in sorted((w.name, fact.digest, labels[w.split][w.number].tobytes()) for w, fact in every):
         whole.update(name.encode(errors="surrogateescape") + b"\0" + digest + label)
-    for part in sorted(dataset.splits) if dataset.kind != "classes" else ():
+    for part in sorted(dataset.splits) if dataset.is_annotated else ():
         for index in range(len(dataset.splits[part])):
             whole.update(dataset.splits[part].annotation_bytes(index))
     return whole.hexdigest()
