@@ -132,8 +132,11 @@ def test_coco_sizes_are_compared_with_the_images(tmp_path):
         for image in whole["images"][:2]:
             image.update(height=SIZE[1], width=SIZE[0])
 
-    said = "of another size (height x width) than in the file: 4 images of 8 in a sample, the first train2017/0.jpg: 20 x 30, not 30 x 20"
-    assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == said
+    note = (
+        "of another size (height x width) than in the file: 4 images of 8 in a sample, "
+        "the first train2017/0.jpg: 20 x 30, not 30 x 20"
+    )
+    assert build(coco_layout, coco(tmp_path, change=change)).notes[0] == note
 
 
 def test_coco_categories_must_agree(tmp_path):
