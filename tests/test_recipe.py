@@ -200,13 +200,13 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_the_keys_of_a_recipe_exist(path):
-    from vitrail.catalog import load_config
+    from vitrail.assembly.resolve import Names
     from vitrail.validation import update_config
 
     recipe = read(path)
     assert path.read_text().startswith("# vitrail train recipes/"), "its first line is the command"
     assert path.read_text().splitlines()[0].split()[3] == f"recipes/{path.name}"
-    load_config(recipe.model)
+    Names().model_config(recipe.model)
     layouts = [recipe.data.name] if recipe.data.name else catalog.list_modules("datasets")
     known = [{f.name for f in dataclasses.fields(catalog.load_module("datasets", layout).Config)} for layout in layouts]
     assert any(set(recipe.data.keys) <= fields for fields in known)

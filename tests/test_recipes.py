@@ -134,7 +134,7 @@ def test_warm_up_counts_steps_as_its_comment_says():
     counted = 0
     for path in PUBLISHED:
         said = re.search(
-            r"^warmup = (\d+) +# (\d+) epochs of ([\d,]+) steps$", path.read_text(encoding="utf-8"), re.MULTILINE
+            r"^warmup_steps = (\d+) +# (\d+) epochs of ([\d,]+) steps$", path.read_text(encoding="utf-8"), re.MULTILINE
         )
         if said:
             warmup, epochs, each = (int(word.replace(",", "")) for word in said.groups())

@@ -249,7 +249,7 @@ def test_what_cannot_be_is_told(changes, kind, said, place, tmp_path):
 
 def test_choices_for_latents(place):
     whole = InputConfig(vae=str(place / "vae"), size=(31, 32))
-    with pytest.raises(UsageError, match="such as 32x32"):
+    with pytest.raises(UsageError, match="--img-size 32 32"):
         prepare_run(recipe(place, input=whole), tiny.ALONE)
     jit = prepare_run(recipe(place, model=Choice("jit/nano")), tiny.ALONE).recipe
     assert (jit.task.keys["objective"], jit.model.keys["channels"]) == ("flow", 4)

@@ -85,7 +85,7 @@ def test_a_published_file_needs_a_model_and_brings_its_images(data, tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=32, num_heads=2, img_size=32, num_classes=7)
     save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
     start = InitConfig(str(tmp_path / "vit.safetensors"))
-    with pytest.raises(UsageError, match="which model"):
+    with pytest.raises(UsageError, match="does not name its model"):
         tiny.begin(dataclasses.replace(tiny.recipe(data), model=Choice(), init=start), tmp_path / "run")
     keys = {"depth": 2, "width": 32, "heads": 2, "patch": 16}
     recipe = dataclasses.replace(

@@ -12,7 +12,7 @@ from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference import predictor
 from vitrail.recipe import Choice, DataConfig, InitConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig
-from vitrail.training.lr_range_test import LrRange, range_test, test_steps
+from vitrail.training.lr_range_test import LrRange, range_test, step_losses
 from vitrail.weights.read import RawWeights
 
 SMALL = {
@@ -134,6 +134,6 @@ def test_in_a_test_of_rates_the_loss_moves_by_the_rate_and_not_by_the_noise(fami
     np.savez(tmp_path / "same.npz", **arrays)
     made = recipe(tmp_path / "same.npz", SMALL[family])
     running = tiny.begin(made, tmp_path / "run")
-    losses = list(test_steps(running, LrRange(1e-12, 1e-11, 10)))
+    losses = list(step_losses(running, LrRange(1e-12, 1e-11, 10)))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -116,7 +116,7 @@ def test_other_images_are_said_to_be_others(place, tmp_path):
 
 WRONG = [
     ("look", USAGE, "needs RUN"),
-    ("look run", USAGE, "nothing to look at"),
+    ("look run", USAGE, "nothing to inspect was given"),
     ("look nothere wide.png", CHECKPOINT, "there is no run nothere"),
     ("look run nothere.png", DATA, "there is no nothere.png"),
     ("look run wide.png --layers 7", USAGE, "there is no layer 7"),

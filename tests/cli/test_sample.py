@@ -171,8 +171,8 @@ def test_an_unfinished_run_gives_its_newest_checkpoint(tmp_path):
 
 REFUSED = [
     ("sample jit --class bea", USAGE, "did you mean 'bee'"),
-    ("sample jit --class 3", USAGE, "counted from 0 to 2"),
-    ("sample vit", USAGE, "makes none"),
+    ("sample jit --class 3", USAGE, "numbered from 0 to 2"),
+    ("sample vit", USAGE, "is not a generative model"),
     ("sample nowhere", CHECKPOINT, "there is no run nowhere"),
     ("sample dit --class ant", USAGE, "trained without classes"),
     ("sample dit --ema 2 --count 0", USAGE, "--count takes"),

@@ -250,10 +250,10 @@ WRONG = [
     ("eval run --data tiny.npz", DATA, "the model does not know '0'"),
     ("eval run --jsn", USAGE, "did you mean '--json'"),
     ("eval run more", USAGE, "unexpected argument 'more'"),
-    ("eval foreign.safetensors --data good", CHECKPOINT, "which model it belongs to"),
-    ("eval cut.safetensors --data good", CHECKPOINT, "not a complete .safetensors file"),
+    ("eval foreign.safetensors --data good", CHECKPOINT, "does not name its model"),
+    ("eval cut.safetensors --data good", CHECKPOINT, "not a whole .safetensors file"),
     ("eval flipped.safetensors --data good", CHECKPOINT, "altered"),
-    ("eval file.txt --data good", CHECKPOINT, "not a complete .safetensors file"),
+    ("eval file.txt --data good", CHECKPOINT, "not a whole .safetensors file"),
     # predict
     ("predict", USAGE, "needs RUN"),
     ("predict run", USAGE, "no image was given"),

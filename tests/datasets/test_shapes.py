@@ -69,7 +69,7 @@ def test_an_image_hangs_on_seed_part_and_number_alone():
     assert not (few.splits["val"].array[:3] == few.splits["train"].array).all()
     assert set(build(count_val=0, count_test=0).splits) == {"train"}
     assert build(size=(40, 70)).splits["test"].array.shape == (4, 40, 70, 3)
-    with pytest.raises(UsageError, match="from 32 pixels"):
+    with pytest.raises(UsageError, match="at least 32 pixels"):
         build(size=(64, 16))
 
 

@@ -175,7 +175,7 @@ def test_what_is_no_number_is_never_the_best():
     assert standing.is_better(-5.0)
     standing.record(2, -5.0, True)
     assert not standing.is_better(-5.0)
-    assert standing.numbers() == {"step": 2, "value": -5.0, "since": 0, "evaluated_step": 2}
+    assert standing.numbers() == {"step": 2, "value": -5.0, "evaluations_since": 0, "evaluated_step": 2}
 
 
 def test_checkpoints_of_before_have_no_standing(data, tmp_path):

@@ -64,13 +64,13 @@ def test_a_number_of_blocks_thaws_down_to_the_stem():
     ("optim", "told"),
     [
         ({"unfreeze_steps": (3,)}, "nothing is frozen"),
-        ({"freeze": "backbone", "unfreeze_steps": (5, 3)}, "do not rise"),
-        ({"freeze": "backbone", "unfreeze_steps": (5, 5)}, "do not rise"),
+        ({"freeze": "backbone", "unfreeze_steps": (5, 3)}, "do not increase"),
+        ({"freeze": "backbone", "unfreeze_steps": (5, 5)}, "do not increase"),
         ({"freeze": "backbone", "unfreeze_steps": (5, 12)}, "ends at step 12"),
         ({"freeze": 1, "unfreeze_steps": (1, 2, 3)}, "3 steps for 2 frozen blocks"),
     ],
 )
-def test_steps_that_mean_nothing_are_refused_before_the_run(optim, told, data, tmp_path):
+def step_losses_that_mean_nothing_are_refused_before_the_run(optim, told, data, tmp_path):
     with pytest.raises(UsageError, match=told):
         tiny.begin(tiny.recipe(data, optim=optim), tmp_path / "run")
     assert not (tmp_path / "run").exists()

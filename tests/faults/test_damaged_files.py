@@ -138,7 +138,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_why(run, capsys):
     flip(run / "checkpoints" / "step-00000012" / "model.safetensors", 80_000 % (8 * 2000))
     assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert out.count("passed over") == 1
+    assert out.count("skipped: ") == 1
     assert "from step 9 of 12" in out
     assert tiny.digest(run / "model.safetensors") == wanted
     assert checkpoint.load_newest(run / "checkpoints")[1] == [], "the damaged one was written anew"

@@ -186,7 +186,7 @@ def folder_run(tmp_path, fingerprint):
 def test_a_data_set_that_changed_is_refused_with_the_difference(harm, tmp_path, capsys):
     data, run = folder_run(tmp_path, "stat")
     wanted = harm(data)
-    with pytest.raises(DataError, match="changed since the run began") as told:
+    with pytest.raises(DataError, match="changed since the run started") as told:
         tiny.again(run)
     assert wanted in told.value.what
     assert main(["train", "--resume", str(run), "--device", "cpu"]) == 3

@@ -75,7 +75,7 @@ def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_pa
     running.workers = 2
     assert same(batches(running), wanted)
     kept = tiny.begin(made(folder, {"mix_mode": each}, runtime={"cache_images": True}), tmp_path / "kept")
-    assert any("kept in memory" in note for note in kept.notes)
+    assert any("cached in memory" in note for note in kept.notes)
     for workers in (0, 2):
         kept.workers = workers
         assert same(batches(kept), wanted)
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(folder, tmp_path):
             break
     running = tiny.again(tmp_path / "stopped", [("runtime", {"cache_images": True, "micro_batch": 8})])
     assert running.state.step == 6
-    assert [note for note in running.notes if "kept in memory" in note], "resuming tells of the cache too"
+    assert [note for note in running.notes if "cached in memory" in note], "resuming tells of the cache too"
     tiny.finish(running)
     assert tiny.digest(tmp_path / "stopped/model.safetensors") == tiny.digest(tmp_path / "whole/model.safetensors")
 

@@ -69,7 +69,7 @@ def files(folder):
 
 def test_a_study_that_was_broken_off_gives_the_same_bytes(place, monkeypatch):
     words = ["study", *WORDS]
-    monkeypatch.setattr(benches.run_directory, "command", lambda: ["vitrail", *words])
+    monkeypatch.setattr(benches.run_directory, "command_line", lambda: ["vitrail", *words])
     must(*words, "--out", "whole")
     with monkeypatch.context() as patched:
         broken_after(5, patched)

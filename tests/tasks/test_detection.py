@@ -152,7 +152,7 @@ class Said(nn.Module):
         super().__init__()
         self.said = said
 
-    def each(self, images, sizes):
+    def forward_all(self, images, sizes):
         self.sizes = sizes
         return self.said
 
@@ -172,7 +172,7 @@ def test_weights_and_costs_are_heard():
     plain = TASK.terms(said, true)
     double = build(dataclasses.replace(TASK.config, box_weight=10.0, giou_weight=4.0)).terms(said, true)
     torch.testing.assert_close(double, {"class": plain["class"], "box": plain["box"] * 2, "giou": plain["giou"] * 2})
-    even = build(dataclasses.replace(TASK.config, nothing=1.0)).terms(said, true)
+    even = build(dataclasses.replace(TASK.config, no_object_weight=1.0)).terms(said, true)
     assert (even["class"] != plain["class"]).all()
     careless = match_queries(match_costs(said, to_relative(true), true.labels, (0.0, 5.0, 2.0)), true.labels)
     assert not torch.equal(

@@ -223,7 +223,7 @@ def test_whoever_knows_the_image_finds_it_in_the_noise(sampler):
         return (z - row.signal * x) / row.noise
 
     draw = NoiseStreams(0, range(2), (3, 8, 8))
-    *_, last = getattr(gaussian, sampler)(denoise, draw(), chain, draw, True)
+    *_, last = getattr(gaussian, f"{sampler}_steps")(denoise, draw(), chain, draw, True)
     torch.testing.assert_close(last, x, rtol=0, atol=1e-4)
 
 
@@ -270,7 +270,7 @@ def test_what_does_not_go_together_is_told(dit, jit):
     ):
         with pytest.raises(UsageError, match=said):
             build(Config(objective=objective, classes=10)).assemble(model)
-    with pytest.raises(UsageError, match="knows 10 classes, the data has 3"):
+    with pytest.raises(UsageError, match="the model has 10 classes, the data has 3"):
         build(Config(classes=3)).assemble(jit[0])
     with pytest.raises(UsageError, match="several"):
         build(Config(multi_label=True))

@@ -22,7 +22,7 @@ class Heads(nn.Module):
         self.backbone = nn.Module()
         self.backbone.has_distillation_token = tokens == 2
 
-    def each(self, images):
+    def forward_all(self, images):
         return self.answers
 
 

@@ -23,7 +23,7 @@ class Fixed(nn.Module):
     def forward(self, images):
         return images
 
-    def each(self, images):
+    def forward_all(self, images):
         return images, images / 2
 
 

@@ -151,7 +151,7 @@ def test_choices_are_those_of_the_family(data):
     unnamed = filled(recipe("jit", data, model=Choice(), task=Choice("diffusion"))).recipe
     assert (unnamed.model.name, unnamed.task.keys["objective"]) == ("jit/nano", "flow")
     classifier = filled(recipe("jit", data, model=Choice("vit/nano"), optim=OptimConfig())).recipe.optim
-    assert (classifier.schedule, classifier.weight_decay, classifier.betas, classifier.ema) == (
+    assert (classifier.schedule, classifier.weight_decay, classifier.betas, classifier.ema_decay) == (
         "cosine",
         0.05,
         (0.9, 0.999),
@@ -174,7 +174,7 @@ def test_choices_are_those_of_the_family(data):
         ),
         ({"task": Choice("diffusion"), "model": Choice("vit/nano")}, "vit/nano is not a generative model"),
         ({"optim": OptimConfig(ema_decay=0.0, ema_decay_2=0.5)}, "there is no first"),
-        ({"model": Choice("jit/nano", {"classes": 5})}, "knows 5 classes, the data has 3"),
+        ({"model": Choice("jit/nano", {"classes": 5})}, "has 5 classes, the data has 3"),
     ],
 )
 def test_what_cannot_be_is_told(changes, said, data, tmp_path):

@@ -128,7 +128,7 @@ def test_copies_are_found_by_pixels_mirrored_too(tmp_path):
     assert both.report.closer == 1.0
     assert (both.images[0, 0] == both.images[0, 1]).all()
     assert "are closer to training images than held-out ones are" in copying.describe_copying(both.report)
-    assert "4 lie closer than any held-out one" in copying.describe_copying(both.report)
+    assert "4 are closer than any held-out one" in copying.describe_copying(both.report)
     copying.write_copying(tmp_path / "evaluation", "pixels", both)
     (again,) = copying.read_copying(tmp_path / "evaluation")
     assert copying.describe_copying(again.report) == copying.describe_copying(both.report)

@@ -58,7 +58,7 @@ def test_every_family_with_a_table_names_known_steps():
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(heads=st.integers(1, 4), width=st.integers(1, 5), each=st.integers(1, 3), depth=st.integers(1, 3))
-def test_steps_of_heads_and_stacks_come_back(heads, width, each, depth):
+def step_losses_of_heads_and_stacks_come_back(heads, width, each, depth):
     qkv = [torch.randn(depth, width, heads, each) for _ in range(3)]
     theirs = {
         "q": qkv[0],

@@ -80,7 +80,7 @@ def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
     tables["data"] = {"name": bundle.recipe.data.name}
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in bundle.task.path_keys}
     tables["input"].pop("vae", None)
-    del tables["runtime"], tables["init"]
+    del tables["runtime"], tables["init"], tables["eval"]
     return {"format": FORMAT, "recipe": tables, "classes": list(bundle.classes), "multi_label": bundle.task.multi_label}
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.layers.attention import Attention
-from vitrail.shapes import Float
+from vitrail.shapes import Float, Shaped
 from vitrail.types import Grid, Groups, TokenLayout
 
 APART = -100.0  # added to the logits of cells that are not neighbours; finite, as published weights were trained
@@ -67,8 +67,8 @@ def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def merge_windows(
-    x: Float[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]
-) -> Float[Tensor, "B H W D"]:
+    x: Shaped[Tensor, "Bn N D"], window: tuple[int, int], grid: tuple[int, int]
+) -> Shaped[Tensor, "B H W D"]:
     """The inverse of `partition_windows`, to a map of `grid` (height, width): [B*n N D] -> [B H W D]."""
     x = x.unflatten(0, (-1, grid[0] // window[0], grid[1] // window[1])).unflatten(3, window)  # [B H/h W/w h w D]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -1,5 +1,6 @@
 """Metrics of classification, computed by torchmetrics."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -63,7 +64,9 @@ def multi_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
 
     k = probabilities.shape[1]
     annotation = targets.long()
-    average = tm.multilabel_average_precision(probabilities, annotation, k, average="none").nan_to_num(0.0)
+    with warnings.catch_warnings():  # of a class that no image has: it is left out of the mean below
+        warnings.filterwarnings("ignore", "No positive samples", UserWarning)
+        average = tm.multilabel_average_precision(probabilities, annotation, k, average="none").nan_to_num(0.0)
     prediction = probabilities >= 0.5
     hit, predicted, positive = (x.sum(0).double() for x in (prediction & annotation.bool(), prediction, annotation))
     precision, recall = hit / predicted.clamp_min(1), hit / positive.clamp_min(1)

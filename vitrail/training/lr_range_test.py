@@ -92,7 +92,7 @@ def range_test(
     losses: list[float] = []
     ended = ""
     try:
-        for loss in test_steps(session, lrs):
+        for loss in step_losses(session, lrs):
             losses.append(loss)
             if has_diverged(losses):
                 ended = f"the loss grew to {DIVERGED:g} times its lowest"
@@ -105,7 +105,7 @@ def range_test(
     return RangeTestResult(points, suggest_lr(points, ended), ended), prepared
 
 
-def test_steps(session: Session, lrs: LrRange) -> Iterator[float]:
+def step_losses(session: Session, lrs: LrRange) -> Iterator[float]:
     """The loss of step after step, in the order of the learning rates. Errors: `NonFiniteError`."""
     settings = dataclasses.replace(
         loop_settings(session, StopSignal()), lr_at=lrs.lr_at, same_chance=session.bundle.task.is_generative

@@ -80,7 +80,7 @@ class Sources:
         else:
             options = [self.option(module, node, i) for i, n in enumerate(node.body) if isinstance(n, ast.AnnAssign)]
             names = [option.name for option in options]
-        changes = read_variant(module.find_value("VARIANTS"), variant, names)
+        changes = read_variant(module, variant, names)
         return [o._replace(default=changes.get(o.name, o.default)) for o in options]
 
     def option(self, module: Module, node: ast.ClassDef, index: int) -> Option:
@@ -145,15 +145,25 @@ def find_file(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-def read_variant(variants: ast.expr | None, variant: str, names: list[str]) -> dict[str, str]:
-    """Values of an entry of a table VARIANTS, which replace the defaults."""
+def read_variant(module: Module, variant: str, names: list[str]) -> dict[str, str]:
+    """Values of an entry of a module's table VARIANTS, which replace the defaults."""
+    variants = module.find_value("VARIANTS")
     if not isinstance(variants, ast.Dict):
         return {}
     for key, value in zip(variants.keys, variants.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == variant and isinstance(value, ast.Call):
-            given = {**dict(zip(names, value.args, strict=False)), **{k.arg: k.value for k in value.keywords if k.arg}}
-            return {name: format_default(node) for name, node in given.items()}
+        if isinstance(key, ast.Constant) and key.value == variant:
+            return {name: format_default(node) for name, node in read_call(module, value, names).items()}
     return {}
+
+
+def read_call(module: Module, value: ast.expr | None, names: list[str]) -> dict[str, ast.expr]:
+    """The fields that `Config(...)`, or `replace(OTHER, ...)` of one that has a name in the module, says."""
+    if not isinstance(value, ast.Call):
+        return {}
+    given = {k.arg: k.value for k in value.keywords if k.arg}
+    if ast.unparse(value.func).endswith("replace") and isinstance(value.args[0], ast.Name):
+        return {**read_call(module, module.find_value(value.args[0].id), names), **given}
+    return {**dict(zip(names, value.args, strict=False)), **given}
 
 
 def read_text_below(node: ast.stmt | None) -> str:
