@@ -244,6 +244,7 @@ def test_predict_takes_images_of_any_kind_and_says_the_same_of_them(trained, tmp
     assert wanted.probabilities.sum().item() == pytest.approx(1, abs=1e-5)
     for name, way in ways.items():
         assert torch.equal(trained.predict(way).probabilities, wanted.probabilities), name
+    ways["open file"].close()
     assert trained.predict((tensor / 255).bfloat16()).labels == wanted.labels
 
 

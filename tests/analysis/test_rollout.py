@@ -8,6 +8,7 @@ from torch import nn
 from vitrail.analysis.attention import attention
 from vitrail.analysis.cam import gradient_cam, resize_to_image
 from vitrail.analysis.rollout import discard_smallest, positive_relevance, relevance, rollout, summary_row, trace_shares
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.detect import Detector, DetectorConfig
 from vitrail.heads.linear import Classifier
@@ -157,7 +158,7 @@ class Twice(nn.Module):
         return self.conv(x)
 
 
-class Linear(nn.Module):
+class Linear(Backbone):
     """Mean of the last map, then a linear layer."""
 
     summary_widths, map_widths, strides = (3,), (3,), (1,)

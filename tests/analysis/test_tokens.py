@@ -7,6 +7,7 @@ from test_models import SMALL, images, shaken
 from torch import nn
 
 from vitrail.analysis.tokens import compute_cka, compute_colors, compute_similarity, hsic
+from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.linear import Classifier
 
@@ -44,7 +45,7 @@ def test_every_family_has_tokens_after_every_block(family):
         assert 0 < one.shares.sum() <= 1 + 1e-5
 
 
-class Turned(nn.Module):
+class Turned(Backbone):
     """Two blocks: what is given, and the same through a fixed matrix."""
 
     summary_widths, map_widths, strides = (4,), (4,), (1,)

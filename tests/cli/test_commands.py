@@ -224,7 +224,7 @@ def test_check_takes_keys_of_the_data_and_passes_them_on(tmp_path):
     assert out.count("advice") <= 1
     line = next(line for line in out.splitlines() if "vitrail train" in line)
     must(*shlex.split(line)[1:], "--dry-run", *SHORT)
-    code, _, err = vitrail("check", file, "--batch-size", "3")
+    code, _, err = vitrail("check", file, "--train.batch-size", "3")
     assert (code, "does not change" in err) == (2, True)
 
 

@@ -117,7 +117,7 @@ WRONG = [
     ("tune-lr", USAGE, "no data was given"),
     ("tune-lr --data nothere", DATA, "there is no file or folder nothere"),
     ("tune-lr --data good --lr 1", USAGE, "vitrail tune-lr has no --lr"),
-    ("tune-lr --data good --lr 1", USAGE, "--lr is what this command finds"),
+    ("tune-lr --data good --optim.lr 1", USAGE, "--lr is what this command finds"),
     ("tune-lr --data good --from 1 --to 0.1", USAGE, "the smaller comes first"),
     ("tune-lr --data good --from 0", USAGE, "more than 0"),
     ("tune-lr --data good --to nan", USAGE, "not a finite number"),
@@ -128,7 +128,7 @@ WRONG = [
     ("tune-lr --data good --plot there.svg", USAGE, "never overwritten"),
     ("tune-lr --data good --plot no/a.svg", USAGE, "there is no folder no"),
     ("tune-lr --data good --modle vit/nano", USAGE, "did you mean '--model'"),
-    ("tune-lr --data good --train.bacth 3", USAGE, "did you mean 'batch'"),
+    ("tune-lr --data good --train.bacth 3", USAGE, "did you mean 'batch_size'"),
     ("tune-lr --data good --out x", USAGE, "vitrail tune-lr has no --out"),
     ("tune_lr --data good", USAGE, "did you mean 'tune-lr'"),
 ]
