@@ -276,8 +276,9 @@ def test_command(tmp_path, capsys):
 
 @pytest.mark.parametrize(("more", "code", "said"), [
     (["--sha256", "0" * 64], 4, "SHA-256"), (["--classes", "7"], 4, "--new-head"),
-    (["--optim.lr", "1"], 2, "does not change what"), (["--lr", "1"], 2, "has no --lr"),
-    (["--model.widht", "3"], 2, "width"), (["--img-size", "3", "3"], 2, "has no --img-size"), (["--input.size", "3", "3"], 2, "--model.size"),
+    (["--optim.lr", "1"], 2, "does not change imported weights"), (["--lr", "1"], 2, "has no --lr"),
+    (["--model.widht", "3"], 2, "width"), (["--img-size", "3", "3"], 2, "has no --img-size"),
+    (["--input.size", "3", "3"], 2, "--model.size"),
     (["--classes", "none.txt"], 2, "neither"),
     (["--format", "google"], 4, "read as google"), (["--input.mean", "0.5", "0.5"], 2, "2 values for 3 channels"),
 ])  # fmt: skip
