@@ -78,7 +78,10 @@ def verify_folder(path: Path) -> None:
         raise CheckpointError(f"{path} has no {MANIFEST}, so it cannot be trusted", "use another checkpoint") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise CheckpointError(f"{path / MANIFEST} is damaged", "use another checkpoint") from None
-    present = {p.name for p in path.iterdir()} - {MANIFEST}
+    try:
+        present = {p.name for p in path.iterdir()} - {MANIFEST}
+    except OSError:  # removed while it was looked at
+        raise CheckpointError(f"{path} is gone", "use another checkpoint") from None
     for name in sorted(present ^ set(expected)):
         raise CheckpointError(
             f"{path / name} is {'not listed' if name in present else 'missing'}", "use another checkpoint"
