@@ -248,6 +248,12 @@ def test_recipes_that_come_along_are_found_from_anywhere(own_folder):
         assert find(Path(elsewhere)) == Path(elsewhere)
 
 
+def test_the_command_finds_recipes_that_come_along(own_folder):
+    from vitrail.cli.train import Train, build_recipe
+
+    assert build_recipe(Train(recipe="recipes/mini.toml"), []).data.keys["path"] == "mini"
+
+
 @pytest.mark.slow
 def test_a_wheel_holds_the_recipes_and_what_else_is_read(tmp_path):
     """Built from the repository, unpacked, and run from there: a recipe is found, and nothing of the repository is

@@ -15,6 +15,7 @@ from vitrail.cli.syntax.keys import Given
 from vitrail.cli.syntax.verb import OnDevice, Verb
 from vitrail.errors import UsageError, VitrailError, choose
 from vitrail.recipe import SECTIONS, Recipe, override
+from vitrail.recipe import find as find_recipe
 from vitrail.recipe import read as read_recipe
 from vitrail.validation import as_path
 
@@ -92,7 +93,7 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
     if given.recipe and not given.recipe.endswith(".toml") and any(section == "data" for section, _ in keys):
         raise UsageError(f"unexpected argument {given.recipe!r}: --data was already given",
                          """a list as the value of one key is written '["a", "b"]'""")  # fmt: skip
-    recipe = read_recipe(as_path(given.recipe)) if given.recipe else Recipe()
+    recipe = read_recipe(find_recipe(as_path(given.recipe))) if given.recipe else Recipe()
     for section, values in keys:
         recipe = override(recipe, section, values)
     if recipe.train.steps is not None and recipe.train.epochs is not None:

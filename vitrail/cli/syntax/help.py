@@ -15,6 +15,7 @@ from vitrail.cli.syntax.source import Option, Sources
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import choose
 from vitrail.recipe import CHOICES, Recipe, override
+from vitrail.recipe import find as find_recipe
 from vitrail.recipe import read as read_recipe
 from vitrail.validation import as_path
 
@@ -137,7 +138,7 @@ def recipe_of(verb: Verb[Any], words: list[str]) -> Recipe:
     recipe = Recipe()
     for word in (w for w in rest if not w.startswith("-")):
         if word.endswith(".toml") and "model" in verb.sections:
-            recipe = read_recipe(as_path(word))
+            recipe = read_recipe(find_recipe(as_path(word)))
         elif word.partition("/")[0] in catalog.list_modules("models") and "model" in verb.sections:
             recipe = override(recipe, "model", {"name": word})
         elif verb.sections == ("data",):
