@@ -64,7 +64,7 @@ class CommandError(Exception):
     """A command did not do what it should."""
 
 
-class Workplace:
+class RunsFolder:
     """A temporary folder, and the command that is run in it."""
 
     def __init__(self, folder: Path, command: list[str]):
@@ -96,21 +96,21 @@ class Workplace:
             raise CommandError(f"vitrail {words}\n{what}, exit code {process.returncode}: {errors.strip()}")
 
 
-def train(workplace: Workplace, name: str) -> Hashes:
+def train(runs_folder: RunsFolder, name: str) -> Hashes:
     """Trains a run of the table and uses what comes out of it; returns its hashes. Errors: `CommandError`."""
     run = RUNS[name]
     words = f"train {PHRASES['common']} {run['words'].format(**PHRASES)} --out {name}"
     if "interrupt_at" in run:
-        workplace.interrupt(words, name, run["interrupt_at"])
-        workplace.run(f"train --resume {name} --device cpu")
+        runs_folder.interrupt(words, name, run["interrupt_at"])
+        runs_folder.run(f"train --resume {name} --device cpu")
     else:
-        workplace.run(words)
-    hashes = hash_run(workplace.folder / name)
+        runs_folder.run(words)
+    hashes = hash_run(runs_folder.folder / name)
     if "use" in run:
         command = USES[run["use"]].format(run=name)
-        output = workplace.run(command)
+        output = runs_folder.run(command)
         rows = [json.loads(line) for line in output.splitlines()] if "--json" in command else []
-        images = (workplace.folder / f"{name}-outputs").rglob("*.png")
+        images = (runs_folder.folder / f"{name}-outputs").rglob("*.png")
         hashes["outputs"] = combine(combine(leaves(row)) for row in rows)
         hashes["output_images"] = combine(hash_image(path) for path in images)
     return {key: value for key, value in hashes.items() if value}
@@ -249,10 +249,10 @@ def train_all(names: list[str], command: list[str], before: dict[str, Hashes]) -
     """Each run, its hashes, and how they differ from those before and from those of another run of the same words."""
     runs: dict[str, Hashes] = {}
     with tempfile.TemporaryDirectory() as folder:
-        workplace = Workplace(Path(folder), command)
+        runs_folder = RunsFolder(Path(folder), command)
         for name in names:
             try:
-                runs[name] = train(workplace, name)
+                runs[name] = train(runs_folder, name)
             except CommandError as error:
                 yield name, {}, str(error)
                 continue

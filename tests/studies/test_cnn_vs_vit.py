@@ -166,7 +166,7 @@ def test_differences_within_the_spread_are_none():
 
 def test_what_is_said_of_hunger():
     closing = {0.01: of(ResNet=0.8, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.89)}
-    first, second, third, last = words.hunger(closing)
+    first, second, third, last = words.efficiency(closing)
     assert first == "With 1% of the images: ResNet 80.0 %, ViT 60.0 %; ResNet is clearly first."
     assert "no clear difference between ResNet and ViT" in second
     assert (
@@ -174,16 +174,16 @@ def test_what_is_said_of_hunger():
     )
     assert "help ViT most (+29.0 points) and ResNet least (+10.0)" in last
     widening = {0.01: of(ResNet=0.5, ViT=0.6), 1.0: of(ResNet=0.9, ViT=0.7)}
-    assert "10.0 points ahead of the ResNet with 1% and 20.0 points behind" in words.hunger(widening)[2]
-    assert "the gap widens, against the textbook" in words.hunger(widening)[2]
+    assert "10.0 points ahead of the ResNet with 1% and 20.0 points behind" in words.efficiency(widening)[2]
+    assert "the gap widens, against the textbook" in words.efficiency(widening)[2]
     level = {0.1: of(ResNet=0.5, ViT=0.4), 1.0: of(ResNet=0.6, ViT=0.5)}
     level[1.0]["ViT"] = [0.47, 0.5, 0.53]
-    assert "does not change clearly" in words.hunger(level)[2]
+    assert "does not change clearly" in words.efficiency(level)[2]
     assert (
         "no clear gain from 100 times the images for: ViT."
-        in words.hunger({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
+        in words.efficiency({**closing, 1.0: of(ResNet=0.9, ViT=0.602)})[3]
     )
-    assert words.hunger({1.0: of(ResNet=0.5, ViT=0.4)}) == [
+    assert words.efficiency({1.0: of(ResNet=0.5, ViT=0.4)}) == [
         "With 100% of the images: ResNet 50.0 %, ViT 40.0 %; ResNet is clearly first."
     ]
 

@@ -54,6 +54,7 @@ def tune_lr(words: list[str]) -> None:
     file = plot_path(given.plot)
     from vitrail.engine import world as worlds
     from vitrail.engine.world import single_process
+    from vitrail.report.plots.lr_range_test import plot_losses
     from vitrail.training.lr_range_test import LrRange, range_test
 
     lrs = LrRange(given.from_, given.to, given.steps)
@@ -106,31 +107,6 @@ def format_rows(points: Sequence[Any]) -> list[str]:
     places = sorted({round(i * (len(points) - 1) / (MAX_ROWS - 1)) for i in range(MAX_ROWS)})
     cells = [[f"{i + 1}", f"{points[i].lr:.2e}", f"{points[i].loss:.4f}", f"{points[i].smooth:.4f}"] for i in places]
     return table([Column("step"), Column("lr"), Column("loss"), Column("smoothed")], cells)
-
-
-def plot_losses(result: Any, file: Path) -> None:
-    """The loss over the learning rate, raw and smoothed, and the suggested one. Equal numbers give equal bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    lrs = [p.lr for p in result.points]
-    axes.plot(lrs, [p.loss for p in result.points], color="0.75", linewidth=1, label="loss")
-    axes.plot(lrs, [p.smooth for p in result.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(result.advice.lr, color="C1", linestyle="--", label=f"suggested: {result.advice.lr:.2g}")
-    highest = max(result.points[0].loss, max(p.smooth for p in result.points[: len(result.points) // 2])) * 1.5
-    lowest = min(p.loss for p in result.points)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
-        try:
-            figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
-        except OSError as error:
-            raise UsageError(
-                f"{file} cannot be written: {error.strerror or error}", "--plot names another place"
-            ) from None
 
 
 EXCLUDED = ("steps", "lr")  # --steps has its own meaning here; the learning rate is the result

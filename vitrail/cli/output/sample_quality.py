@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
 from vitrail.errors import UsageError
 from vitrail.validation import Positive, validate
-
-STYLES = ("-", "--", ":")
 
 
 class Given(Protocol):
@@ -74,6 +70,7 @@ def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wo
     from vitrail.evaluation.generation import sweep as sweeping
     from vitrail.inference.predictor import load_predictor
     from vitrail.inference.sample import default_sampling
+    from vitrail.report.plots.sweep import plot_sweep
 
     if world.size > 1:
         raise UsageError("a sweep is done by one process", "leave torchrun out")
@@ -97,41 +94,6 @@ def sweep(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wo
             + (f"; {reused} of {len(points)} rows were there already" if reused else "")
         )
     return [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
-
-
-def plot_sweep(points: Sequence[Any], file: Path) -> Path:
-    """Fréchet distance, precision and recall over guidance, a line for each average. Equal numbers give equal bytes."""
-    import matplotlib
-
-    from vitrail.analysis.figures import create_charts
-
-    figure, (left, right) = create_charts(2)
-    for colour, average in enumerate(dict.fromkeys(p.average for p in points)):
-        line = sorted((p for p in points if p.average == average), key=lambda p: p.guidance)
-        across = [p.guidance for p in line]
-        left.plot(
-            across,
-            [p.quality.metrics["frechet"] for p in line],
-            color=f"C{colour}",
-            marker=".",
-            label=f"average {average}",
-        )
-        for style, name in zip(STYLES, ("precision", "recall"), strict=False):
-            values = [p.quality.metrics[name] for p in line]
-            right.plot(across, values, style, color=f"C{colour}", marker=".", label=f"{name}, average {average}")
-    left.set(title="Fréchet distance", xlabel="guidance")
-    right.set(title="precision and recall", xlabel="guidance", ylim=(0, 1.02))
-    for axis in (left, right):
-        axis.grid(True, alpha=0.3)
-        axis.legend(fontsize="small")
-    with matplotlib.rc_context({"svg.hashsalt": "vitrail", "svg.fonttype": "none"}):
-        try:
-            figure.savefig(file, metadata={"Date": None})
-        except OSError as error:
-            raise UsageError(
-                f"{file} cannot be written: {error.strerror or error}", "free the space it needs"
-            ) from None
-    return file
 
 
 def show(result: dict[str, Any]) -> None:

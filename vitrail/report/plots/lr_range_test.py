@@ -6,17 +6,17 @@ from typing import Any
 from vitrail.errors import UsageError
 
 
-def draw(result: Any, file: Path) -> None:
-    """The loss over the learning rate, raw and smoothed, and the suggested lr. The same numbers give the same bytes."""
+def plot_losses(result: Any, file: Path) -> None:
+    """The loss over the learning rate, raw and smoothed, and the suggested one. Equal numbers give equal bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    lrs = [p.rate for p in result.points]
+    lrs = [p.lr for p in result.points]
     axes.plot(lrs, [p.loss for p in result.points], color="0.75", linewidth=1, label="loss")
     axes.plot(lrs, [p.smooth for p in result.points], color="C0", linewidth=2, label="smoothed")
-    axes.axvline(result.advice.rate, color="C1", linestyle="--", label=f"suggested: {result.advice.rate:.2g}")
+    axes.axvline(result.advice.lr, color="C1", linestyle="--", label=f"suggested: {result.advice.lr:.2g}")
     highest = max(result.points[0].loss, max(p.smooth for p in result.points[: len(result.points) // 2])) * 1.5
     lowest = min(p.loss for p in result.points)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(lowest - 0.05 * (highest - lowest), highest))

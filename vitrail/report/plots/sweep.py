@@ -9,8 +9,8 @@ from vitrail.errors import UsageError
 STYLES = ("-", "--", ":")
 
 
-def draw(points: Sequence[Any], file: Path) -> Path:
-    """Fréchet distance, precision and recall over the guidance scale. The same numbers give the same bytes."""
+def plot_sweep(points: Sequence[Any], file: Path) -> Path:
+    """Fréchet distance, precision and recall over guidance, a line for each average. Equal numbers give equal bytes."""
     import matplotlib
 
     from vitrail.analysis.figures import create_charts
@@ -21,13 +21,13 @@ def draw(points: Sequence[Any], file: Path) -> Path:
         across = [p.guidance for p in line]
         left.plot(
             across,
-            [p.found.metrics["frechet"] for p in line],
+            [p.quality.metrics["frechet"] for p in line],
             color=f"C{colour}",
             marker=".",
             label=f"average {average}",
         )
         for style, name in zip(STYLES, ("precision", "recall"), strict=False):
-            values = [p.found.metrics[name] for p in line]
+            values = [p.quality.metrics[name] for p in line]
             right.plot(across, values, style, color=f"C{colour}", marker=".", label=f"{name}, average {average}")
     left.set(title="Fréchet distance", xlabel="guidance")
     right.set(title="precision and recall", xlabel="guidance", ylim=(0, 1.02))

@@ -160,14 +160,14 @@ def build_result(by_row: dict[Row, list[dict[str, Any]]], chance: float) -> Stud
     radii = {m: [v["radii"] for v in values] for m, values in whole.items()}
     wide = next(iter(whole.values()))[0]["even"]
     figures = {
-        "hunger.svg": draw.hunger(by_model, macs, clean),
+        "hunger.svg": draw.data_efficiency(by_model, macs, clean),
         "shift.svg": draw.shift(shifts["accuracy"], shifts["same"]),
         "disturbed.svg": draw.disturbed(levels), "fields.svg": draw.fields(radii, wide),
     }  # fmt: skip
     same = {p: {m: shifts["same"][m][p] for m in whole} for p in map(float, PIXELS)}
     cells = disturbances(retained, shifts["accuracy"])
     parts = (
-        ResultPart("Data efficiency", tuple(words.hunger(by_share)), "hunger.svg", *accuracies(by_model, whole)),
+        ResultPart("Data efficiency", tuple(words.efficiency(by_share)), "hunger.svg", *accuracies(by_model, whole)),
         ResultPart("Compute", tuple(words.compute(clean, macs))),
         ResultPart("Shift invariance", tuple(words.shift(same)), "shift.svg"),
         ResultPart("Robustness to corruptions", tuple(words.disturbed(retained)), "disturbed.svg", *cells),

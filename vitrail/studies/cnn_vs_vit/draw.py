@@ -28,7 +28,7 @@ def curves(axis: Any, by_model: Curves, title: str, across: str, factor: float =
     axis.grid(alpha=0.3)
 
 
-def hunger(accuracy: Curves, macs: Mapping[str, float], best: Mapping[str, Sequence[float]]) -> bytes:
+def data_efficiency(accuracy: Curves, macs: Mapping[str, float], best: Mapping[str, Sequence[float]]) -> bytes:
     """Accuracy over the fraction of the training images, and, for the greatest, over multiply-adds."""
     chart, (left, right) = figure(2)
     curves(left, {name: {100 * s: v for s, v in line.items()} for name, line in accuracy.items()}, "data efficiency",

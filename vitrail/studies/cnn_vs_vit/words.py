@@ -59,7 +59,7 @@ def order(values: Values) -> str:
     )
 
 
-def hunger(accuracy: Mapping[float, Values]) -> list[str]:
+def efficiency(accuracy: Mapping[float, Values]) -> list[str]:
     """accuracy: by fraction of the training images."""
     few, all_ = min(accuracy), max(accuracy)
     if few == all_:
