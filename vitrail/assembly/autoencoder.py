@@ -16,6 +16,7 @@ from torch import Tensor
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.facts import LatentShape
 from vitrail.recipe import InputConfig, Recipe
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import digest
 from vitrail.validation import as_path
 
@@ -32,7 +33,7 @@ class Autoencoder:
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.scale, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
         settings = {key: value for key, value in config.items() if not key.startswith("_")}  # no paths or versions
-        self.hash = digest(dict(net.state_dict()), json.loads(json.dumps(settings, default=str)))
+        self.hash = digest(dict(net.state_dict()), json.loads(to_json(settings, default=str)))
 
     @torch.no_grad()
     def encode_distribution(self, images: Tensor) -> Tensor:

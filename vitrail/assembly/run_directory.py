@@ -31,6 +31,7 @@ from vitrail.data.fingerprint import write_entries
 from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 PAGE = 4096  # bytes
@@ -131,7 +132,7 @@ class RunFolder:
 
     def describe(self, recipe: Recipe, about: dict[str, Any]) -> None:
         """Writes run.json and recipe.toml; on resuming, when settings were allowed to change."""
-        write_file(self.about_file, (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
+        write_file(self.about_file, (to_json(about, indent=1, ensure_ascii=False) + "\n").encode())
         write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode())
 
     def check_writable(self) -> None:

@@ -1,6 +1,5 @@
 """`vitrail check`: examines a data set before training on it."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.recipe import DataConfig
+from vitrail.storage.json_text import to_json
 
 
 @dataclass
@@ -68,9 +68,7 @@ def suggest_command(keys: dict[str, Any], dataset: Any, survey: Any) -> list[str
     recipe, task, _ = choose_task(Recipe(data=DataConfig("", keys)), dataset, "", names)
     _, reasons = fill_recipe(recipe, gather_facts(dataset, survey, device, keys), task.defaults(), names.model_config)
     words = [
-        f"--data.{key.replace('_', '-')} {shlex.quote(json.dumps(value))}"
-        for key, value in keys.items()
-        if key != "path"
+        f"--data.{key.replace('_', '-')} {shlex.quote(to_json(value))}" for key, value in keys.items() if key != "path"
     ]
     return [
         " ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]),

@@ -1,6 +1,5 @@
 """`vitrail cost`: parameters, multiply-adds and memory of models."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from vitrail.cli.syntax.flags import expand_short_flags
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError, nearest
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 ENDINGS = (".svg", ".png")
@@ -70,7 +70,7 @@ def cost(words: list[str]) -> None:
     single = len(growths) == 1 and len(growths[0].costs) == 1
     if given.json:
         entries = [entry for grown in growths for entry in grown.entries()]
-        sys.stdout.write(json.dumps(entries[0] if single else entries) + "\n")
+        sys.stdout.write(to_json(entries[0] if single else entries) + "\n")
         return
     lines = (
         growths[0].costs[0].lines()

@@ -1,7 +1,6 @@
 """`vitrail doctor`: versions, device and disk of this machine, and what is wrong with them; `vitrail doctor RUN`:
 what is wrong with a run."""
 
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,7 @@ from vitrail.cli.output.tables import WIDEST
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import AsJson, Verb
 from vitrail.errors import UsageError
+from vitrail.storage.json_text import to_json
 
 
 @dataclass
@@ -50,7 +50,7 @@ def doctor(words: list[str]) -> int:
     rows = [("python", platform.python_version()), *libraries(problems), *compute(problems)]
     rows += room(given.folder, problems)
     if given.json:
-        print(json.dumps({**dict(rows), "wrong": problems}))
+        print(to_json({**dict(rows), "wrong": problems}))
         return 1 if problems else 0
     for name, value in rows:
         print(f"{name:<14} {value}")
@@ -76,7 +76,7 @@ def diagnose_run(given: Doctor) -> int:
         "steps": data.steps,
     }
     if given.json:
-        print(json.dumps({**summary, "findings": [finding._asdict() for finding in findings]}))
+        print(to_json({**summary, "findings": [finding._asdict() for finding in findings]}))
         return 0
     print("{run}: {state}, step {step:,} of {steps:,}".format(**summary))
     for finding in findings:

@@ -1,6 +1,5 @@
 """`vitrail eval`: evaluates a trained model on held-out images."""
 
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from vitrail.cli.output import sample_quality
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import AsJson, OfRun, OnData, OnDevice, Verb
 from vitrail.errors import UsageError
+from vitrail.storage.json_text import to_json
 
 
 @dataclass
@@ -107,7 +107,7 @@ def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...])
     from vitrail.evaluation.evaluate import scalar_metrics
 
     if given.json:
-        sys.stdout.write(json.dumps({"part": part, **metrics}) + "\n")
+        sys.stdout.write(to_json({"part": part, **metrics}) + "\n")
         return
     print(f"{part}: {metrics['count']:,} images")
     for name, value in scalar_metrics(metrics).items():

@@ -1,7 +1,6 @@
 """`vitrail models`: lists the models, and the settings of one."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -11,6 +10,7 @@ from vitrail.cli.output.cost_tables import by
 from vitrail.cli.output.tables import Column, paragraph, table
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import AsJson, Verb
+from vitrail.storage.json_text import to_json
 from vitrail.validation import describe_type, format_value
 
 
@@ -44,12 +44,12 @@ def models(words: list[str]) -> None:
         return describe_model(given, published)
     rows = [read_facts(name, published) for name in catalog.list_names("models", given.name or None)]
     if not given.name:
-        print(json.dumps(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, published) for row in rows])))
+        print(to_json(rows) if given.json else "\n".join(table(COLUMNS, [cells(row, published) for row in rows])))
         return None
     papers = [{"arxiv": number, **published["papers"][number]} for number in published["families"].get(given.name, [])]
     headline, *about = catalog.read_docstring("models", given.name)
     if given.json:
-        print(json.dumps({"family": given.name, "papers": papers, "about": about, "models": rows}))
+        print(to_json({"family": given.name, "papers": papers, "about": about, "models": rows}))
         return None
     lines = [headline] if not papers else [line for paper in papers for line in format_paper(paper)]
     for text in about:
@@ -71,7 +71,7 @@ def describe_model(given: Models, published: dict[str, Any]) -> None:
     config, row = catalog.load_config("models", given.name), read_facts(given.name, published)
     fields = dataclasses.fields(config)
     if given.json:
-        print(json.dumps({**row, "settings": {f.name: getattr(config, f.name) for f in fields}}))
+        print(to_json({**row, "settings": {f.name: getattr(config, f.name) for f in fields}}))
         return
     print(f"{given.name}: {(catalog.load_module('models', given.name).__doc__ or '').strip().splitlines()[0]}\n")
     if given.name in published["models"]:

@@ -1,6 +1,5 @@
 """`vitrail predict`: predictions of a trained model on images."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
 from vitrail.errors import BadImage, DataError, UsageError, nearest
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 
@@ -60,7 +60,7 @@ def predict(words: list[str]) -> int:
     for start in range(0, len(files), 64):
         for path, row in predict_files(predictor, files[start : start + 64]):
             failed += isinstance(row, BadImage)
-            print(json.dumps(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
+            print(to_json(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
     if failed:
         sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
     return BadImage.code if failed else 0

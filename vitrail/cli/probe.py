@@ -1,6 +1,5 @@
 """`vitrail probe`: evaluates the frozen features of a model by linear probe and k-NN."""
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
+from vitrail.storage.json_text import to_json
 from vitrail.validation import Positive, UnitInterval, validate
 
 METRICS = (("top1", "top-1"), ("top5", "top-5"), ("mAP", "mAP"), ("macro_f1", "macro F1"))
@@ -63,7 +63,7 @@ def probe(words: list[str]) -> None:
     chosen_device = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)
     request = ProbeRequest(given.source, given.data, given.split, given.labels, given.seed, ks, given.cache, changes)
     result = run_probe(request, single_process(chosen_device), Console(given.json).progress("reading images"))
-    print(json.dumps(as_json(given, result)) if given.json else "\n".join(format_lines(given, result)))
+    print(to_json(as_json(given, result)) if given.json else "\n".join(format_lines(given, result)))
 
 
 def as_json(given: Probe, result: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`vitrail sample`: writes images sampled from a trained generative model."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import OfRun, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.recipe import Seed
+from vitrail.storage.json_text import to_json
 from vitrail.validation import NonNegative, Positive, validate
 
 MIN_SIDE = 128  # pixels; smaller images are enlarged in a film
@@ -84,7 +84,7 @@ def sample(words: list[str]) -> None:
         "ema": given.ema,
         "classes": list(dict.fromkeys(names)),
     }
-    (folder / "sampling.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "sampling.json").write_text(to_json(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(images)} images in {folder}: grid.png, one PNG each" + (", film.webp" if given.film else ""))
 
 

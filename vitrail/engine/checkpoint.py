@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.atomic import clean_folder, verify_folder, write_folder
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import pack, unpack
 
 
@@ -47,7 +48,7 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
         except CheckpointError:
             shutil.rmtree(path)  # a damaged one of the same step: replaced by the state in memory
     files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
-    write_folder(path, {**files, "state.json": json.dumps(numbers, sort_keys=True).encode()})
+    write_folder(path, {**files, "state.json": to_json(numbers, sort_keys=True).encode()})
     for old in [p for p in list_checkpoints(folder) if p.name <= path.name][max(2, keep) :]:
         shutil.rmtree(old, ignore_errors=True)
     return path

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 
 
 class Log:
@@ -18,14 +18,13 @@ class Log:
     def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
         if path.exists():
             kept = [row for row in read_rows(path) if row.get("step", 0) <= step]
-            write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            write_file(path, "".join(to_json(row) + "\n" for row in kept).encode())
         self.file = path.open("a", encoding="utf-8")
         self.board = open_board(path.parent / "tensorboard", step) if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
         with contextlib.suppress(OSError):
-            self.file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+            self.file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
             self.file.flush()
         if self.board:
             for name, value in values.items():

@@ -1,7 +1,6 @@
 """Evaluates a model on one split of a data set, and saves the evaluation in the run's folder."""
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.inference.windows import GROUP, read_ahead, windowed
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 
 
 class Evaluation(NamedTuple):
@@ -148,7 +148,7 @@ def write_evaluation(folder: RunFolder, part: str, evaluation: Evaluation) -> No
     for name, content in files.items():
         write_file(subfolder / name, content)
     write_file(folder.evaluation / f"{part}.npz", packed.getvalue())
-    write_file(folder.evaluation / f"{part}.json", json.dumps(dict(evaluation.metrics), indent=1).encode())
+    write_file(folder.evaluation / f"{part}.json", to_json(dict(evaluation.metrics), indent=1).encode())
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

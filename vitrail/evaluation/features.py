@@ -22,6 +22,7 @@ from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError, RunError
 from vitrail.inference.predictor import Predictor
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import digest, pack, unpack
 from vitrail.version import __version__
 
@@ -44,7 +45,7 @@ def part_features(
     file, about = None, {}
     if cache_dir is not None:
         about = describe_features(predictor, dataset, part)
-        file = cache_dir / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+        file = cache_dir / f"{hashlib.sha256(to_json(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
         cached, notes = read_features(file, about, len(split))
         if cached is not None:
             return cached, notes
@@ -91,7 +92,7 @@ def describe_features(predictor: Predictor, dataset: Dataset, part: str) -> dict
         "names": names,
         "version": __version__,
     }
-    return json.loads(json.dumps(about, default=str))  # as it is read back
+    return json.loads(to_json(about, default=str))  # as it is read back
 
 
 def read_features(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor | None, list[str]]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.json_text import to_json
 
 MANIFEST = "manifest.json"
 
@@ -66,7 +67,7 @@ def manifest(files: dict[str, bytes]) -> bytes:
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in sorted(files.items())
     }
-    return json.dumps({"files": rows}, indent=1).encode()
+    return to_json({"files": rows}, indent=1).encode()
 
 
 def verify_folder(path: Path) -> None:

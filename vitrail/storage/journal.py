@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vitrail.storage.json_text import to_json
+
 
 def read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete records of a journal, and their size in bytes. Everything behind the first incomplete or damaged
@@ -31,8 +33,8 @@ def trim(path: Path, size: int) -> None:
 
 
 def add(path: Path, record: dict[str, Any]) -> None:
-    """Appends a record and syncs it to disk. Errors: `ValueError` for NaN and infinity, which JSON lacks."""
-    line = json.dumps(record, allow_nan=False) + "\n"
+    """Appends a record and syncs it to disk; NaN and infinity, which JSON lacks, become null."""
+    line = to_json(record) + "\n"
     with path.open("ab") as file:
         file.write(line.encode())
         file.flush()

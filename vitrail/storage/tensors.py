@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, uint8
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.json_text import to_json
 
 KEY = "vitrail"  # the only metadata key: with several, safetensors writes them in an order that differs between runs
 
@@ -55,12 +56,12 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def make_header(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    return json.dumps({"about": about, "sha256": digest(tensors, about)}, sort_keys=True)
+    return to_json({"about": about, "sha256": digest(tensors, about)}, sort_keys=True)
 
 
 def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, sorted by name, and over `about`."""
-    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    total = hashlib.sha256(to_json(about, sort_keys=True).encode())
     for name in sorted(tensors):
         t = tensors[name].contiguous()
         total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())

@@ -1,7 +1,6 @@
 """A number that was not finite: saves the batch, and explains the cause, the trend before it and remedies."""
 
 import contextlib
-import json
 import statistics
 from collections import deque
 from pathlib import Path
@@ -15,6 +14,7 @@ from vitrail.engine.log import read_rows
 from vitrail.engine.train import NonFiniteError, StepReport
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import pack
 from vitrail.training.session import Session
 
@@ -116,7 +116,7 @@ def write_batch(error: NonFiniteError, session: Session, facts: dict[str, Any]) 
         session.folder.divergence.mkdir(exist_ok=True)
         file = path.with_suffix(".safetensors")
         write_file(file, pack(error.finding.batch, {"step": error.step}))
-        write_file(path.with_suffix(".json"), json.dumps(facts, indent=1, ensure_ascii=False).encode())
+        write_file(path.with_suffix(".json"), to_json(facts, indent=1, ensure_ascii=False).encode())
         return file
     except OSError:
         return None

@@ -1,7 +1,6 @@
 """A teacher for distillation: any trained model for the student's images and classes."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from vitrail.data.transforms.preprocess import Preprocess, as_channels
 from vitrail.errors import CheckpointError, UsageError, nearest
 from vitrail.inference.predictor import load_predictor
 from vitrail.recipe import AugmentConfig, Recipe
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.read import read_weights
@@ -210,7 +210,7 @@ def open_cache(recipe: Recipe, net: nn.Module, count: int, classes: int) -> Teac
     }
     if epochs > 1:  # random augmentation depends on the seed
         about |= {"seed": train.seed, "grow": [train.start_size, train.full_size_at, train.steps, train.batch_size]}
-    name = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    name = hashlib.sha256(to_json(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
     return TeacherCache(as_path(folder) / f"answers-{name}.npy", (epochs, count, classes))
 
 

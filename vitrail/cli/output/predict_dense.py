@@ -1,6 +1,5 @@
 """`vitrail predict` of models for masks and boxes: label maps, overlays and areas; drawn boxes and a COCO file."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from vitrail.errors import BadImage, UsageError
 from vitrail.inference.records import LEAST, coco_file, line
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 
@@ -25,16 +25,14 @@ def predict(predictor: Any, files: list[Path], out: str, min_score: float, as_js
             pixels = decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background)
         except BadImage as error:
             failed += 1
-            print(json.dumps({"path": str(path), "error": error.what}) if as_json else error.what)
+            print(to_json({"path": str(path), "error": error.what}) if as_json else error.what)
             continue
         prediction = predictor.predict_scenes([pixels])[0]
         record = write(folder, names[number], pixels, prediction, predictor.classes, min_score)
         coco += [{"image_id": number, "file_name": str(path), **one} for one in record.get("objects", [])]
-        print(json.dumps({"path": str(path), **record}) if as_json else f"{path}: {line(record, min_score)}")
+        print(to_json({"path": str(path), **record}) if as_json else f"{path}: {line(record, min_score)}")
     if write is write_boxes:
-        (folder / "predictions.json").write_text(
-            json.dumps(coco_file(files, predictor.classes, coco)), encoding="utf-8"
-        )
+        (folder / "predictions.json").write_text(to_json(coco_file(files, predictor.classes, coco)), encoding="utf-8")
     if not as_json:
         print(f"written to {folder}")
     if failed:
@@ -75,7 +73,7 @@ def write_masks(
     counts = np.bincount(prediction.ravel(), minlength=len(classes))
     pixels_of = {c: int(n) for c, n in zip(classes, counts, strict=True)}
     areas = {"pixels": pixels_of, "shares": {c: round(n / prediction.size, 6) for c, n in pixels_of.items()}}
-    (folder / f"{name}.json").write_text(json.dumps(areas, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(to_json(areas, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return {"label_map": str(folder / f"{name}.png"), **areas}
 
 

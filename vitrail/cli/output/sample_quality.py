@@ -1,12 +1,12 @@
 """`vitrail eval --features`: evaluates the generated images of a generative model, once or in a sweep."""
 
 import dataclasses
-import json
 from typing import Any, Protocol
 
 from vitrail.cli.output.console import Console
 from vitrail.cli.output.tables import Column, table
 from vitrail.errors import UsageError
+from vitrail.storage.json_text import to_json
 from vitrail.validation import Positive, validate
 
 
@@ -60,7 +60,7 @@ def once(given: Given, predictor: Any, dataset: Any, part: str, folder: Any, wor
     copied = find_nearest(predictor, classifier, dataset, real.made, cache, world) if real.made else None
     result["copied"] = None if copied is None else dataclasses.asdict(copied.report)
     if folder is not None and world.is_first:
-        write_file(folder.quality, json.dumps(result, indent=1, ensure_ascii=False).encode())
+        write_file(folder.quality, to_json(result, indent=1, ensure_ascii=False).encode())
         copying.write_copying(folder.evaluation, "features", copied)
     return result
 

@@ -23,6 +23,7 @@ from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.world import World
 from vitrail.metrics.copying import Nearest, compare_distances, nearest_neighbors
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 
 SHOWN, NEIGHBOURS = 6, 3  # generated images, and training images beside each
 MOST, LEAST = 50_000, 1000  # training images to compare with
@@ -175,7 +176,7 @@ def write_copying(folder: Path, kind: str, copied: CopyingResult | None) -> None
     packed = io.BytesIO()
     np.savez_compressed(packed, images=copied.images)
     write_file(folder / f"copying-{kind}.npz", packed.getvalue())
-    text = json.dumps(dataclasses.asdict(copied.report), indent=1, ensure_ascii=False)
+    text = to_json(dataclasses.asdict(copied.report), indent=1, ensure_ascii=False)
     write_file(folder / f"copying-{kind}.json", text.encode(errors="surrogateescape"))
 
 

@@ -7,7 +7,6 @@ extended or interrupted sweep computes only the points that are missing.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vitrail.inference.predictor import Predictor
 from vitrail.inference.sample import Progress, default_sampling
 from vitrail.storage import journal
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import digest
 from vitrail.tasks.diffusion import Sampling
 
@@ -106,7 +106,7 @@ def hash_inputs(wanted: SweepRange, classifier: Predictor, dataset: Dataset, par
 def point_key(hashes: dict[str, Any], average: int, guidance: float, how: Sampling) -> str:
     """The hash of a point; of the average its weights, not its number."""
     about = {**hashes, "weights": hashes["weights"][average], "how": dataclasses.asdict(how)}
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def scale_progress(progress: Progress | None, number: int, count: int) -> Callable[[int, int], None] | None:
@@ -181,7 +181,7 @@ def write_sweep(points: Sequence[SweepPoint], folder: Path, by: str) -> list[Pat
     )
     lines = [head, "", *(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)), ""]
     entries = [{"average": p.average, "guidance": p.guidance, **dataclasses.asdict(p.quality)} for p in points]
-    text = json.dumps({"by": by, "points": entries}, indent=1, ensure_ascii=False) + "\n"
+    text = to_json({"by": by, "points": entries}, indent=1, ensure_ascii=False) + "\n"
     files = {folder / "evaluation/sweep.json": text, folder / "evaluation/sweep.md": "\n".join(lines)}
     for path, content in files.items():
         try:

@@ -26,6 +26,7 @@ from vitrail.errors import CheckpointError, DataError, RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.storage import journal
 from vitrail.storage.atomic import MANIFEST, clean_folder, manifest, write_file
+from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path, update_config
 from vitrail.version import versions
 
@@ -146,7 +147,7 @@ class Bench:
                 f"{self.path / JOURNAL} cannot be written: {error.strerror or error}",
                 f"then {resume_command(self.path)}",
             ) from None
-        self.finished[key] = json.loads(json.dumps(value))
+        self.finished[key] = json.loads(to_json(value))
 
     def finish(self, files: dict[str, bytes]) -> None:
         """Writes the result files; the manifest last. Errors: `DataError`."""
@@ -172,7 +173,7 @@ def group_by_row(jobs: Sequence[Job], values: Sequence[Any]) -> dict[str, list[A
 
 
 def resolve_head(head: dict[str, Any]) -> bytes:
-    return (json.dumps(head, indent=1) + "\n").encode()
+    return (to_json(head, indent=1) + "\n").encode()
 
 
 def resume_command(path: Path) -> str:
@@ -192,7 +193,7 @@ def create_bench(name: str, config: Any, path: Path, world: World, show: Callabl
         "study": name, "command": run_directory.command_line(), "config": dataclasses.asdict(config),
         "versions": versions(), "data": None, "device": world.device.type, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    return Bench(path, json.loads(json.dumps(head)), world, show)
+    return Bench(path, json.loads(to_json(head)), world, show)
 
 
 def read_head(source: str) -> tuple[Path, dict[str, Any]]:

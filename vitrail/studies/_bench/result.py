@@ -1,11 +1,12 @@
 """The result of a study: numbers, a table, figures, and the parts of its HTML report."""
 
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from vitrail.storage.json_text import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ class StudyResult:
 
     def files(self, head: Mapping[str, Any]) -> dict[str, bytes]:
         """The files by name. head: the keys before the numbers."""
-        results = json.dumps({**head, **self.numbers}, indent=1, allow_nan=False)
+        results = to_json({**head, **self.numbers}, indent=1)
         return {
             "results.json": f"{results}\n".encode(),
             "table.md": ("\n".join(self.lines) + "\n").encode(),
