@@ -135,7 +135,7 @@ class TrainConfig:
     patience: Count = 0  # early stopping: evaluations without improvement, then keep the best weights; 0: off
     start_size: Size | None = None  # progressive resizing: the size at the first step; None: off
     full_size_at: UnitInterval = 0.8  # progressive resizing: the fraction of the steps at which input.size is reached
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": measured on this machine
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # "auto": by the device, and on a CPU by the model
     compile: bool = False
 
 

@@ -12,13 +12,13 @@ from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
 from vitrail.assembly.data import drop_images, open_data, with_fraction
 from vitrail.assembly.defaults import fill_recipe
+from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.annotations import survey_annotations
 from vitrail.data.survey.images import Survey, UnreadableImage, survey_images
-from vitrail.engine import precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.facts import Facts
@@ -69,14 +69,12 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     recipe = dataclasses.replace(recipe, data=data, task=with_absolute_paths(recipe.task, task))
     facts = dataclasses.replace(gather_facts(dataset, survey, world.device, data.keys), latent_shape=latent_shape)
     filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
-    chosen = world.on_rank_zero(lambda: precision.choose_precision(filled.train.precision, world.device))
-    if filled.train.precision == "auto":
-        choices.append(f"train.precision = {chosen.name}: {chosen.reason}")
-    train = dataclasses.replace(filled.train, precision=chosen.name)  # type: ignore[arg-type]
-    filled = dataclasses.replace(filled, train=train)
+    filled, precision_reasons = resolve_precision(filled, names, world)
     check_keep(filled)
     check_fits(filled, dataset, task)
-    return PreparedRun(filled, dataset, survey, (*reasons, *choices), tuple(notes), left_out, origin, names)
+    return PreparedRun(
+        filled, dataset, survey, (*reasons, *choices, *precision_reasons), tuple(notes), left_out, origin, names
+    )
 
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:

@@ -1,0 +1,69 @@
+"""`precision auto` is decided by the processor and the model, and never by a clock."""
+
+import time
+
+import pytest
+import torch
+
+from vitrail.engine import precision
+from vitrail.engine.precision import BF16_MACS, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    def has(*units):
+        monkeypatch.setattr(precision, "cpu_capabilities", lambda: dict.fromkeys(units, True))
+
+    return has
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch):
+    def asked():
+        pytest.fail("a clock was asked")
+
+    monkeypatch.setattr(time, "perf_counter", asked)
+    monkeypatch.setattr(time, "monotonic", asked)
+
+
+@pytest.mark.parametrize(
+    ("unit", "name"), [("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")], ids=["amx", "avx512-bf16"]
+)
+def test_a_cpu_with_a_unit_for_bf16_uses_it_from_a_stated_size_on(unit, name, processor):
+    processor(unit)
+    large, small = (choose_precision("auto", CPU, lambda n=n: n) for n in (BF16_MACS, BF16_MACS - 1))
+    assert (large.name, small.name) == ("bf16", "fp32")
+    assert name in large.reason
+    assert "300 million" in large.reason
+    assert "300 million" in small.reason
+    assert choose_precision("auto", CPU, lambda: 0).name == "fp32", "of unknown size"
+
+
+def test_the_threshold_lies_between_the_models_that_were_measured():
+    assert 14_132_160 < BF16_MACS <= 1_253_493_120, "ViT nano at 32 pixels is slower in bf16, ViT tiny at 224 faster"
+
+
+def test_a_cpu_without_one_computes_in_fp32_and_nothing_is_counted(processor):
+    processor("avx512_f", "avx2")
+    chosen = choose_precision("auto", CPU, lambda: pytest.fail("counted for nothing"))
+    assert (chosen.name, chosen.reason) == ("fp32", "this CPU has neither AMX nor AVX512-BF16")
+
+
+@pytest.mark.parametrize(("has_bf16", "name"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_is_asked_what_it_can_do(has_bf16, name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert choose_precision("auto", torch.device("cuda", 0), lambda: 0).name == name
+    assert choose_precision("auto", torch.device("mps"), lambda: 0).name == "fp32"
+
+
+def test_what_is_set_stays(processor):
+    processor("amx_bf16")
+    assert choose_precision("fp32", CPU, lambda: 10 * BF16_MACS).name == "fp32"
+    assert choose_precision("bf16", CPU, lambda: 1).name == "bf16"
+
+
+def test_torch_reports_this_cpu():
+    assert precision.cpu_capabilities()
+    assert precision.bf16_unit() in ("", "AMX", "AVX512-BF16")

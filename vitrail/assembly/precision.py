@@ -1,0 +1,29 @@
+"""The precision of a run: as set, or by the device and the size of the model."""
+
+import dataclasses
+
+from vitrail.analysis.cost import cost, on_meta_device
+from vitrail.assembly.resolve import Names
+from vitrail.engine.precision import choose_precision
+from vitrail.engine.world import World
+from vitrail.recipe import Recipe
+
+
+def resolve_precision(recipe: Recipe, names: Names, world: World) -> tuple[Recipe, list[str]]:
+    """The recipe with its precision by name, and the reason where it was "auto". Processors may differ:
+    that of process 0 decides."""
+    asked = recipe.train.precision
+    chosen = world.on_rank_zero(lambda: choose_precision(asked, world.device, lambda: count_macs(recipe, names)))
+    train = dataclasses.replace(recipe.train, precision=chosen.name)  # type: ignore[arg-type]
+    reasons = [f"train.precision = {chosen.name}: {chosen.reason}"] if asked == "auto" else []
+    return dataclasses.replace(recipe, train=train), reasons
+
+
+def count_macs(recipe: Recipe, names: Names) -> int:
+    """Multiply-adds of one image in the backbone or denoiser of a recipe; 0 where they cannot be counted."""
+    with on_meta_device():
+        model = names.model(recipe.model, recipe.input.size, recipe.input.channels)
+    try:
+        return cost(model).macs
+    except (RuntimeError, NotImplementedError):  # a family whose forward pass needs numbers
+        return 0
