@@ -165,7 +165,8 @@ def test_folder_litter(tmp_path):
         (tmp_path / name).write_text("x")
     data = imagefolder.build(imagefolder.Config(str(tmp_path), held_out=0))
     assert data.classes == ("a", "b")
-    assert "4 files that are hidden or not images were left out" in data.notes
+    assert "1 files that are not images were left out: 1 .txt" in data.notes
+    assert "3 hidden files or folders were left out" in data.notes
 
 
 def test_folder_links(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,26 +10,15 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from vitrail.data.formats import AGAIN, open_image
 from vitrail.errors import BadImage, UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # by content, never by suffix; MPO is a JPEG with more frames
 LIMIT = 64_000_000  # pixels
+STRIP = 2**21  # pixels that are converted at a time: a large image is in memory once as stored and once as returned
 GREY = {"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16}
 ORIENTATION = 0x0112
-READABLE = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 NAMELESS = "the input"  # name of bytes in messages
-AGAIN = "save it again from the original, or remove it from the data set"
-FOREIGN = (  # formats of other files, by their first bytes
-    (rb"\s*(<!doctype html|<html)", "a web page (HTML)"),
-    (rb"\s*<(\?xml|svg)", "XML or SVG"),
-    (rb"%PDF", "PDF"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
-    (rb".{4}ftyp", "HEIC, AVIF or a video"),
-    (rb"PK\x03\x04", "a zip archive"),
-    (rb"8BPS", "Photoshop"),
-    (rb"\x00\x00\x01\x00", "an icon (ICO)"),
-)
 
 
 class Header(NamedTuple):
@@ -36,7 +26,7 @@ class Header(NamedTuple):
 
     size: (height, width) in pixels, upright. mode: Pillow's name of the pixel type. bits: of one channel as stored.
     channels: as stored, a palette counts as colour. frames: images in the file. orientation: EXIF 1-8. format: one of
-    `FORMATS`.
+    `COMMON` in `formats`, AVIF or HEIF.
     """
 
     size: tuple[int, int]
@@ -78,11 +68,11 @@ def decode(
             image = source
         else:
             data = source if isinstance(source, bytes) else _read_bytes(source, limit)
-            image = _open(io.BytesIO(data), data[:64])
+            image = open_image(io.BytesIO(data), data[:64])
             _check_whole(image.format or "", data)
         _check_size(image, limit)
         image.load()
-        return np.ascontiguousarray(_upright(_pixels(image, channels, background), _orientation(image)))
+        return _pixels(image, channels, background)
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and its own exceptions
         raise _bad_image(name, error, limit) from None
 
@@ -93,7 +83,7 @@ def read_header(source: Path | bytes) -> Header:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             start = file.read(64)
             file.seek(0)
-            image = _open(file, start)
+            image = open_image(file, start)
             width, height = image.size
             # Pillow swaps a TIFF's size by itself; reading EXIF stored behind a PNG's pixels would decode them
             late = image.format == "PNG" and "exif" not in image.info
@@ -140,22 +130,6 @@ def _read_bytes(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _open(file, start: bytes) -> Image.Image:
-    if not start:
-        raise BadImage("is empty", AGAIN)
-    try:
-        return Image.open(file, formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        pass
-    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or start[8:12] == b"WEBP":
-        raise BadImage("is truncated or damaged: it starts like an image, but its header cannot be read", AGAIN)
-    what = next((what for pattern, what in FOREIGN if re.match(pattern, start, re.IGNORECASE | re.DOTALL)), "")
-    raise BadImage(
-        f"is not an image: its bytes are {what + ', ' if what else ''}not {READABLE}",
-        f"convert it to {READABLE}, or remove it",
-    )
-
-
 def _check_size(image: Image.Image, limit: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
@@ -178,9 +152,27 @@ def _check_whole(kind: str, data: bytes) -> None:
 
 
 def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [H W channels], before the EXIF orientation is applied."""
-    if image.mode in BITS and image.mode != "1":
-        image = _to_8bit(image)
+    """uint8 [H W channels], upright; converted in strips."""
+    scale = _scale(image) if image.mode in BITS and image.mode != "1" else None
+    width, height = image.size
+    orientation = _orientation(image)
+    pixels = np.empty((width, height, channels) if orientation >= 5 else (height, width, channels), np.uint8)
+    stored = _as_stored(pixels, orientation)
+    for top, strip in _strips(image):
+        stored[top : top + strip.height] = _convert(_to_8bit(strip, *scale) if scale else strip, channels, background)
+    return pixels
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Top row and full-width part of the image, from above; a small image is one."""
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        yield top, image if rows >= height else image.crop((0, top, width, min(height, top + rows)))
+
+
+def _convert(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [H W channels] of an image of at most 8 bits, as stored."""
     if image.mode == "LAB":
         from PIL import ImageCms
 
@@ -198,22 +190,37 @@ def _pixels(image: Image.Image, channels: int, background: tuple[int, int, int])
             canvas = Image.new("RGBA", image.size, (*background, 255))
             image = Image.alpha_composite(canvas, image)
     elif image.mode == "L" and channels != 4:
-        return np.repeat(np.asarray(image)[:, :, None], channels, axis=2)
+        return np.asarray(image)[:, :, None]  # broadcast to the channels
     if image.mode == "CMYK" or channels == 1:
         image = image.convert("RGB")
     pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _to_8bit(image: Image.Image) -> Image.Image:
-    """A grey image of more than 8 bits as L, or as LA where one value means transparent."""
+def _values(image: Image.Image, white_is_zero: bool, unsigned: bool) -> np.ndarray:
+    """The numbers [H W] of a grey image of more than 8 bits."""
     values = np.asarray(image)
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+    if unsigned:
         values = values.view(np.uint32)  # Pillow reads unsigned numbers as signed ones
-    if image.mode.startswith("I;16") and tags.get(262) == 0:
-        values = 65535 - values  # "white is zero": Pillow inverts it for 8 bits only
-    low, high = value_range(values.dtype.newbyteorder("="), values.min(), values.max())
+    return 65535 - values if white_is_zero else values  # Pillow inverts it for 8 bits only
+
+
+def _scale(image: Image.Image) -> tuple[bool, bool, float, float]:
+    """How the numbers of a grey image of more than 8 bits are read: white is zero, unsigned, and the values that become
+    0 and 255."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,)
+    white_is_zero = image.mode.startswith("I;16") and tags.get(262) == 0
+    ends = []
+    for _, strip in _strips(image):
+        values = _values(strip, white_is_zero, unsigned)
+        ends += [values.min(), values.max()]
+    return white_is_zero, unsigned, *value_range(values.dtype.newbyteorder("="), np.min(ends), np.max(ends))
+
+
+def _to_8bit(image: Image.Image, white_is_zero: bool, unsigned: bool, low: float, high: float) -> Image.Image:
+    """A grey image of more than 8 bits as L, or as LA where one value means transparent."""
+    values = _values(image, white_is_zero, unsigned)
     grey = Image.fromarray(scale_to_bytes(values, low, high))
     transparency = image.info.get("transparency")
     if isinstance(transparency, int):
@@ -229,15 +236,14 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H W C] upright: `orientation` defines where row 0 and column 0 of the stored image belong (EXIF 2.32, 4.6.4)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
+def _as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of upright pixels [H W C] in the order in which the file stores them: `orientation` defines where row 0
+    and column 0 of the stored image belong (EXIF 2.32, 4.6.4)."""
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return pixels
+    return pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
 
 
 def _stored_bits(image: Image.Image, start: bytes) -> int:

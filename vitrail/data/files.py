@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,25 +13,12 @@ import numpy as np
 
 from vitrail.data.dataset import Entry
 from vitrail.data.decode import GREY, decode, read_header
+from vitrail.data.formats import image_suffixes, way_to_read
 from vitrail.data.subset import evenly_spaced
 from vitrail.errors import BadImage, DataError, UsageError
 
-IMAGE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".apng",
-    ".webp",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".tif",
-    ".tiff",
-}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"}
+KINDS = 6  # endings that are listed by name
 SAMPLE_SIZE = 512  # images whose headers decide whether a set is grey
 
 
@@ -49,17 +36,27 @@ class FileReader:
 
 @dataclass
 class FolderContents:
-    """Files below a folder. ignored: number of non-images, by suffix; links: number of symbolic links not followed."""
+    """Files below a folder. others: number of files that are not read, by ending; hidden: hidden files and folders;
+    links: number of symbolic links not followed."""
 
     entries: list[Entry] = field(default_factory=list)
-    ignored: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    hidden: int = 0
     links: int = 0
 
     def notes(self) -> list[str]:
-        """Notes for the user on what was left out."""
+        """Notes for the user on what was left out: its count, its kind and the reason or the remedy."""
         messages = []
-        if self.ignored:
-            messages.append(f"{self.ignored:,} files that are hidden or not images were left out")
+        unread = {suffix: way_to_read(suffix) for suffix in sorted(self.others)}
+        for way in sorted(set(unread.values()) - {""}):
+            listed = ", ".join(f"{self.others[s]:,} {s}" for s in unread if unread[s] == way)
+            messages.append(f"images that cannot be read here were left out: {listed}; to read them: {way}")
+        kinds = [(n, s or "without an ending") for s, n in self.others.most_common() if not unread[s]]
+        if kinds:
+            listed = ", ".join(f"{n:,} {s}" for n, s in kinds[:KINDS]) + (", ..." if kinds[KINDS:] else "")
+            messages.append(f"{sum(n for n, _ in kinds):,} files that are not images were left out: {listed}")
+        if self.hidden:
+            messages.append(f"{self.hidden:,} hidden files or folders were left out")
         if self.links:
             reasons = "they leave the folder, are circular or broken"
             messages.append(f"{self.links:,} symbolic links were not followed: {reasons}")
@@ -115,7 +112,7 @@ def list_images(root: Path, below: str = "") -> FolderContents:
 
     A symbolic link is followed where it stays inside `root` and does not lead back to a folder above itself.
     """
-    contents = FolderContents()
+    contents, suffixes = FolderContents(), image_suffixes()
     top = os.path.realpath(root)
     start = os.path.join(top, below) if below else top
     stack: list[tuple[str, str, tuple[str, ...]]] = [(start, below, (os.path.realpath(start),))]
@@ -130,7 +127,7 @@ def list_images(root: Path, below: str = "") -> FolderContents:
         for item in items:
             path = f"{name}/{item.name}" if name else item.name
             if is_hidden(item.name):
-                contents.ignored += 1
+                contents.hidden += 1
                 continue
             real = os.path.join(above[-1], item.name)
             if item.is_symlink():
@@ -140,11 +137,11 @@ def list_images(root: Path, below: str = "") -> FolderContents:
                     continue
             if item.is_dir():
                 stack.append((item.path, path, (*above, real)))
-            elif os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES and item.is_file():
+            elif (suffix := os.path.splitext(item.name)[1].lower()) in suffixes and item.is_file():
                 stat = item.stat()
                 contents.entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
             else:
-                contents.ignored += 1
+                contents.others[suffix] += 1
     contents.entries.sort(key=lambda e: e.name)
     return contents
 

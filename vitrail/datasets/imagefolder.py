@@ -10,6 +10,7 @@ import numpy as np
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.files import (
     FileReader,
+    FolderContents,
     detect_channels,
     held_out_note,
     hold_out,
@@ -53,7 +54,7 @@ def build(config: Config) -> Dataset:
     groups, loose = _group(contents.entries, parts)
     if not any(groups.values()):
         raise DataError(
-            f"{root} has no images in class folders ({_describe_folder(root, len(contents.entries), contents.links)})",
+            f"{root} has no images in class folders ({_describe_folder(root, contents)})",
             LAYOUT,
         )
     classes = _classes(root, parts, groups["train"])
@@ -156,8 +157,8 @@ def _select(split: Split, chosen: np.ndarray) -> Split:
     return Split(part.names, part.labels, FileReader(split.read.root, part.names, split.read.channels))
 
 
-def _describe_folder(root: Path, images: int, links: int) -> str:
+def _describe_folder(root: Path, contents: FolderContents) -> str:
     folders = _folders(root)
-    text = f"{images:,} images outside class folders; " if images else ""
-    text += f"{links:,} links that leave it; " if links else ""
+    text = f"{len(contents.entries):,} images outside class folders; " if contents.entries else ""
+    text += "".join(f"{note}; " for note in contents.notes())
     return text + (f"folders: {', '.join(folders[:5])}" if folders else "no folders in it")
