@@ -1,5 +1,7 @@
 """Counted by hand, and the same."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,13 @@ def test_multi_label_by_hand():
     assert found["per_class"]["average_precision"] == pytest.approx([1.0, 1.0])
     assert found["exact"] == pytest.approx(2 / 3)
     assert found["mAP"] == pytest.approx(1.0)
+
+
+def test_of_a_class_that_no_image_has_there_is_no_warning_and_no_minus_zero(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = multi_label(torch.tensor([[0.9, 0.1, 0.4], [0.2, 0.3, 0.6]]), torch.tensor([[1, 0, 0], [1, 0, 0]]))
+    assert capfd.readouterr() == ("", "")
+    assert found["mAP"] == 1.0
+    for name, column in found["per_class"].items():
+        assert [str(v) for v in column[1:]] == (["0", "0"] if name == "count" else ["0.0", "0.0"])

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import blocks_of, evaluation_mode, temporary_hooks
+from vitrail.analysis.hooks import blocks_of, temporary_hooks
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, merge_heads
 from vitrail.layers.drop import DropPath, SkipPath
+from vitrail.layers.modes import evaluation_mode
 
 TINY = 1e-30
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import HeadedModel, Trunk
 from vitrail.errors import UsageError
+from vitrail.layers.modes import evaluation_mode
 from vitrail.types import DetectionOutput
 
 ModelInputs = Tensor | tuple  # images [B C H W], or all inputs of a model, the images first
@@ -35,18 +36,6 @@ def block_list(model: nn.Module) -> Sequence[nn.Module]:
     """The blocks of the backbone, or of the denoiser, in order of depth; none of another module."""
     inner: Any = backbone_of(model)
     return list(inner.blocks) if isinstance(inner, Trunk) else []
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in its previous mode."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
 
 
 @contextmanager

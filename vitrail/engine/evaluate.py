@@ -10,6 +10,7 @@ from vitrail.contracts import Predictions
 from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
+from vitrail.layers.modes import evaluation_mode
 
 # model, images [B C H W], labels [B ...], ids [B] -> [B W]
 Row = Callable[[nn.Module, Tensor, Tensor, np.ndarray], Tensor]
@@ -23,17 +24,13 @@ def predict(
     prepare: Callable[[Tensor], Tensor],
     precision: Precision,
 ) -> Iterator[tuple[LoadedBatch, Tensor]]:
-    """The predictions of a model batch by batch, in fp32 on the CPU. The model's mode is restored at the end."""
-    was_training = model.training
-    model.eval()
+    """The predictions of a model batch by batch, in fp32 on the CPU. The mode of its modules is restored at the end."""
     device = next(model.parameters()).device
-    try:
+    with evaluation_mode(model):
         for loaded in batches:
             with precision.autocast():
                 rows = row(model, prepare(loaded.images.to(device)), loaded.labels.to(device), loaded.keys.ids)
             yield loaded, rows.float().cpu()
-    finally:
-        model.train(was_training)
 
 
 def gather_predictions(

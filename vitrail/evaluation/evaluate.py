@@ -22,6 +22,7 @@ from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.inference.windows import GROUP, read_ahead, windowed
+from vitrail.layers.modes import evaluation_mode
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
 
@@ -61,25 +62,17 @@ class SplitReader(ImageReader):
 
     def by_image(self, row: Callable[[Any, Any], Tensor], none: Tensor, keep_annotations: bool) -> Predictions:
         """Boxes are in memory already, so all may be kept."""
-        split, world, model = self.split, self.world, self.bundle.model
+        split, world = self.split, self.world
         annotation = split.annotation
         assert annotation is not None
         mine = shard_indices(len(split), world.rank, world.size)
         groups = [mine[i : i + GROUP] for i in range(0, len(mine), GROUP)]
         rows = [none]
-        was_training = model.training
-        model.eval()
-        try:
-            for images, annotations in read_ahead(
-                lambda some: ([split.read(int(i)) for i in some], [annotation(int(i)) for i in some]), groups
-            ):
-                rows.append(
-                    torch.stack(
-                        [row(p, true) for p, true in zip(self.predict_images(images), annotations, strict=True)]
-                    )
-                )
-        finally:
-            model.train(was_training)
+        for images, annotations in read_ahead(
+            lambda some: ([split.read(int(i)) for i in some], [annotation(int(i)) for i in some]), groups
+        ):
+            pairs = zip(self.predict_images(images), annotations, strict=True)
+            rows.append(torch.stack([row(prediction, true) for prediction, true in pairs]))
         own = [torch.cat(rows), torch.from_numpy(mine)]
         gathered, ids = (world.all_gather(t.to(world.device)).cpu() for t in own)
         annotations = [annotation(i) for i in range(len(split))] if keep_annotations else []
@@ -90,7 +83,8 @@ class SplitReader(ImageReader):
 
     def predict_images(self, images: list[np.ndarray]) -> list[np.ndarray]:
         task: Any = self.bundle.task
-        return task.predict_images(windowed(self.bundle, self.precision), images)
+        with evaluation_mode(self.bundle.model):  # also where a training is going on
+            return task.predict_images(windowed(self.bundle, self.precision), images)
 
 
 def evaluate(

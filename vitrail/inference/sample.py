@@ -16,6 +16,7 @@ from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import Denoiser, GenerativeTask, trunk_of
 from vitrail.data.encode import encode_png, to_rgb
 from vitrail.errors import UsageError, choose
+from vitrail.layers.modes import evaluation_mode
 from vitrail.tasks.diffusion import Sampling
 from vitrail.tasks.diffusion.guidance import NoiseStreams, device_of
 
@@ -150,12 +151,8 @@ def denoise_batch(bundle: ModelBundle, request: SampleRequest, sampling: Samplin
         )
     if request.towards is not None:
         model, labels = with_mixed_classes(model, labels, request.towards, request.interpolation)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         yield from task.states(model, draw(), labels, sampling, draw)
-    finally:
-        model.train(was_training)
 
 
 def shape_of(bundle: ModelBundle) -> tuple[int, ...]:

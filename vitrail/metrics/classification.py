@@ -1,6 +1,5 @@
 """Metrics of classification, computed by torchmetrics."""
 
-import warnings
 from typing import Any
 
 import torch
@@ -59,14 +58,13 @@ def calibration(confidence: Tensor, right: Tensor) -> list[list[float]]:
 
 def multi_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     """probabilities [N K], multi-hot [N K] -> mean average precision, F1 at 0.5, exact matches, and the same per
-    class."""
+    class: zeros for a class that no image has, which is in none of the means."""
     from torchmetrics.functional import classification as tm
 
-    k = probabilities.shape[1]
     annotation = targets.long()
-    with warnings.catch_warnings():  # of a class that no image has: it is left out of the mean below
-        warnings.filterwarnings("ignore", "No positive samples", UserWarning)
-        average = tm.multilabel_average_precision(probabilities, annotation, k, average="none").nan_to_num(0.0)
+    average = torch.zeros(probabilities.shape[1])
+    for k in annotation.sum(0).nonzero().flatten().tolist():  # of a class that no image has there is none
+        average[k] = tm.binary_average_precision(probabilities[:, k], annotation[:, k])
     prediction = probabilities >= 0.5
     hit, predicted, positive = (x.sum(0).double() for x in (prediction & annotation.bool(), prediction, annotation))
     precision, recall = hit / predicted.clamp_min(1), hit / positive.clamp_min(1)

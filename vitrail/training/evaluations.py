@@ -14,6 +14,7 @@ from typing import Any
 from vitrail.assembly import model
 from vitrail.data.splits import evaluation_part
 from vitrail.engine import checkpoint
+from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
 from vitrail.errors import CheckpointError
 from vitrail.evaluation import evaluate
@@ -27,15 +28,17 @@ from vitrail.training.session import Session
 
 
 def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> dict[str, Any]:
-    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved."""
+    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved; it is in fp32 as
+    those of `vitrail eval` and the predictions are, so that both give the same."""
     start = time.perf_counter()
     part = evaluation_part(session.dataset, final)
     split = session.dataset.splits[part]
     for buffer in session.state.best_model.buffers():  # of batch norms: those of rank 0 are saved, so evaluate them
         session.world.broadcast(buffer)
     bundle = model.ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
+    precision = Precision("fp32", session.world.device.type) if final else session.precision
     evaluation = evaluate.evaluate(
-        bundle, split, session.world, session.evaluation_preprocess, session.workers, session.precision
+        bundle, split, session.world, session.evaluation_preprocess, session.workers, precision
     )
     if final and session.world.is_first:
         evaluate.write_evaluation(session.folder, part, evaluation)

@@ -19,6 +19,7 @@ from vitrail.data.transforms.progressive import ProgressiveResize
 from vitrail.engine.train import MicroBatch
 from vitrail.engine.world import World
 from vitrail.errors import UsageError, VitrailError
+from vitrail.layers.modes import evaluation_mode
 from vitrail.recipe import Recipe
 from vitrail.types import Batch, each_tensor
 
@@ -129,10 +130,10 @@ def build_growth(recipe: Recipe, bundle: ModelBundle, device: torch.device) -> P
     trunk: Any = trunk_of(bundle.model)
     stride: int = trunk.strides[0]
     growth = ProgressiveResize(start, full, max(1, round(recipe.train.full_size_at * steps)), stride)
-    net = bundle.model.eval()
+    net = bundle.model
     for height, width in growth.all_sizes:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(net):
                 bundle.task.predict(net, torch.zeros(1, recipe.input.channels, height, width, device=device))
         except (VitrailError, RuntimeError, ValueError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
@@ -140,5 +141,4 @@ def build_growth(recipe: Recipe, bundle: ModelBundle, device: torch.device) -> P
                 f"{recipe.model.name} cannot be trained on images of {height}x{width}, for train.start_size: {reason}",
                 "leave train.start_size out, or use another one",
             ) from None
-    net.train()
     return growth

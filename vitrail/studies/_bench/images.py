@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import evaluation_mode
 from vitrail.assembly.model import build_preprocess
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.data.dataset import Split
@@ -17,6 +16,7 @@ from vitrail.data.splits import evaluation_part
 from vitrail.data.subset import evenly_spaced
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import DataError
+from vitrail.layers.modes import evaluation_mode
 
 
 def evaluation_split(prepared: PreparedRun, most: int) -> Split:

@@ -13,10 +13,10 @@ from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from vitrail.analysis.cost import cost
-from vitrail.analysis.hooks import evaluation_mode
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.data.dataset import Split
 from vitrail.engine.world import World
+from vitrail.layers.modes import evaluation_mode
 from vitrail.recipe import Recipe
 from vitrail.studies._bench.bench import Bench, Job, group_by_row
 from vitrail.studies._bench.images import evaluation_split, load_resized

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import blocks_of, evaluation_mode, temporary_hooks
+from vitrail.analysis.hooks import blocks_of, temporary_hooks
+from vitrail.layers.modes import evaluation_mode
 
 
 def rescale(model: nn.Module, scale: float) -> None:
