@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
 
 from vitrail.assembly import model
 from vitrail.assembly.resolve import Names
@@ -16,9 +15,8 @@ from vitrail.data.loader import default_workers
 from vitrail.data.splits import evaluation_part
 from vitrail.engine.parallel import recompute
 from vitrail.engine.world import World
-from vitrail.errors import UsageError
 from vitrail.recipe import Recipe
-from vitrail.training.feed import Feed, batch_shares, build_growth, build_mixing
+from vitrail.training.feed import Feed, batch_shares, build_growth, build_mixing, check_norms, smallest_micro_batch
 from vitrail.training.optimizer import build_state
 from vitrail.training.session import Session
 from vitrail.training.teacher import build_teacher
@@ -61,36 +59,6 @@ def build_session(
     return Session(
         folder, recipe, cached, bundle, state, feed, world, workers, [*dataset.notes, *notes], unfreeze_stages=stages
     )
-
-
-def smallest_micro_batch(per_process: int, micro_batch: int) -> int:
-    """The images of the last micro-batch of a step, which may be fewer than the others."""
-    return per_process % micro_batch or micro_batch
-
-
-def check_norms(net: nn.Module, recipe: Recipe, images: int, device: torch.device) -> None:
-    """Errors: `UsageError` where a norm of the model would get one value a channel in training, from which it cannot
-    learn: found on an empty image, before a batch is read."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    if images > 1 or not norms:
-        return
-    size = recipe.train.start_size or recipe.input.size
-    kept = [buffer.clone() for buffer in net.buffers()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng([]):
-            net(torch.zeros(1, recipe.input.channels, *(size or ()), device=device))
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        height, width = size or (0, 0)
-        raise UsageError(
-            f"batch norm cannot learn from one value a channel: {recipe.model.name} makes a map of 1x1 of an image "
-            f"of {height}x{width}, and a micro-batch has one image",
-            "--batch-size 2 or more for each process, with micro-batches of 2 or more; or a larger --img-size",
-        ) from None
-    finally:
-        for buffer, value in zip(net.buffers(), kept, strict=True):
-            buffer.copy_(value)
 
 
 def cache_in_memory(dataset: Dataset, world: World) -> tuple[Dataset, list[str]]:

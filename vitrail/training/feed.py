@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import Task, trunk_of
@@ -142,3 +142,33 @@ def build_growth(recipe: Recipe, bundle: ModelBundle, device: torch.device) -> P
                 "leave train.start_size out, or use another one",
             ) from None
     return growth
+
+
+def smallest_micro_batch(per_process: int, micro_batch: int) -> int:
+    """The images of the last micro-batch of a step, which may be fewer than the others."""
+    return per_process % micro_batch or micro_batch
+
+
+def check_norms(net: nn.Module, recipe: Recipe, images: int, device: torch.device) -> None:
+    """Errors: `UsageError` where a norm of the model would get one value a channel in training, from which it cannot
+    learn: found on an empty image, before a batch is read."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if images > 1 or not norms:
+        return
+    size = recipe.train.start_size or recipe.input.size
+    kept = [buffer.clone() for buffer in net.buffers()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]):
+            net(torch.zeros(1, recipe.input.channels, *(size or ()), device=device))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        height, width = size or (0, 0)
+        raise UsageError(
+            f"batch norm cannot learn from one value a channel: {recipe.model.name} makes a map of 1x1 of an image "
+            f"of {height}x{width}, and a micro-batch has one image",
+            "--batch-size 2 or more for each process, with micro-batches of 2 or more; or a larger --img-size",
+        ) from None
+    finally:
+        for buffer, value in zip(net.buffers(), kept, strict=True):
+            buffer.copy_(value)
