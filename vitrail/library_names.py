@@ -61,7 +61,7 @@ def answer(name: str, ours: Iterable[str]) -> Answer | None:
 
 def translate(name: str, ours: Iterable[str]) -> Model | None:
     """Our model of the same architecture; None where there is none."""
-    text, ours = plain(name), {n.replace("/", "_"): n for n in ours}
+    text, ours = normalise(name), {n.replace("/", "_"): n for n in ours}
     if text in ours:
         return Model(ours[text], {})
     for pattern, read in RULES:
@@ -72,7 +72,7 @@ def translate(name: str, ours: Iterable[str]) -> Model | None:
     return None
 
 
-def plain(name: str) -> str:
+def normalise(name: str) -> str:
     """A name without its hub, organisation and training tag, in lower case, with _ between its parts."""
     text = re.sub(r"^(hf[-_]hub:|torchvision[./](models[./])?|timm[./])", "", name.strip().lower())
     text = re.sub(r"^[\w-]+/(?=[a-z]\w*[-_\d])", "", text)  # google/vit-base-patch16-224; not DiT-XL/2
@@ -81,7 +81,7 @@ def plain(name: str) -> str:
 
 def nearest_kind(name: str, ours: list[str]) -> list[str]:
     """Models of the kind of a foreign name that we have not, at most three; none for a name that is no such one."""
-    text = plain(name)
+    text = normalise(name)
     parts = text.split("_")
     numbers = re.findall(r"\d+", text)
     if len(parts) < 2 and not numbers:
