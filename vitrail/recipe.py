@@ -48,8 +48,8 @@ class DataConfig(Choice):
 
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training images of every class, sampled by the seed
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is sampled equally often
-    on_error: Literal["fail", "skip"] = "fail"  # an image that cannot be read: stop before step 0, or skip it
-    max_errors: UnitInterval = 0.001  # largest fraction of images that may be skipped
+    on_error: Literal["fail", "skip"] = "skip"  # an image that cannot be read: left out and listed, or no run starts
+    max_errors: UnitInterval = 0.05  # largest fraction of images that may be left out
     fingerprint: Literal["stat", "content"] = "stat"  # how changes of the data set are detected
 
 

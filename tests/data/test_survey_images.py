@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from vitrail.data.dataset import ArrayReader, Dataset, Split
+from vitrail.data.survey.advice import advise
+from vitrail.data.survey.assess import assess
 from vitrail.data.survey.images import survey_images
 from vitrail.datasets import imagefolder, mini
 from vitrail.errors import BadImage
-from vitrail.report.survey.images import advice, render
+from vitrail.report.survey.images import render
 
 
 def noise(seed, height=12, width=16, channels=3) -> np.ndarray:
@@ -50,7 +52,7 @@ def test_a_sound_folder(tmp_path):
     np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=1e-12)
     assert seen[-1] == (28, 28)
     assert found == survey_images(look(tmp_path), threads=1)
-    assert advice(found) == ["fewer than 20 training images: 2 classes; start from pre-trained weights, or add images"]
+    assert advise(found) == ["fewer than 20 training images: 2 classes; start from pre-trained weights, or add images"]
 
 
 def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
@@ -81,7 +83,9 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
         with pytest.raises(BadImage):
             data.splits[bad.split].read(bad.number)
     assert sum(found.channels.values()) == 200
-    assert "not readable: 40 images; remove or replace, or train with --data.on-error skip" in advice(found)
+    said = assess(data, found, (), "skip", 0.2).notes[0]
+    assert said.startswith("left out, as they cannot be read: 40 images (16.67%): train/cat/bad1.jpg is ")
+    assert said.endswith("; and 35 more")
     lines = render(data, found)
     assert sum(": is " in line for line in lines) == 20
     assert "  and 20 more" in lines
@@ -98,7 +102,7 @@ def test_copies_are_counted_exactly(tmp_path):
     assert found.repeated == {"train": 1}
     assert len(found.copies) == 5
     assert [{w.name for w in group} for group in found.conflicts] == [{"train/cat/3.png", "val/dog/leak.png"}]
-    said = "\n".join(advice(found))
+    said = "\n".join(advise(found))
     assert "both in train and in val: 4 images of val" in said
     assert "twice in train: 1 image;" in said
     assert "equal but labelled differently: 1 group" in said
@@ -117,7 +121,7 @@ def test_odd_images(tmp_path):
     assert [w.name for w in found.tiny] == ["train/dog/small.png"]
     assert (found.animated, found.channels, found.bits) == (1, {1: 2, 3: 17}, {8: 18, 16: 1})
     assert (found.sizes.height, found.sizes.width, found.sizes.distinct) == ((7, 12, 12), (7, 16, 101), 3)
-    assert len(advice(found)) == 4
+    assert len(advise(found)) == 4
 
 
 def test_content_is_that_of_names_labels_and_bytes(tmp_path):
@@ -144,14 +148,14 @@ def test_arrays_are_measured_exactly():
     np.testing.assert_allclose(found.mean, pixels.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=1e-12)
     assert (found.sizes.distinct, found.channels, found.images) == (1, {2: 5000}, {"train": 5000})
-    assert advice(found) == []
+    assert advise(found) == []
 
 
 def test_balance():
     assert survey_images(arrays([0] * 44 + [1] * 4 + [2] * 8)).imbalance == 11
-    assert any("11 times" in x for x in advice(survey_images(arrays([0] * 44 + [1] * 4 + [2] * 8))))
-    assert any("without training images: 1 class;" in x for x in advice(survey_images(arrays([0, 1]))))
-    assert any("one class" in x for x in advice(survey_images(arrays([1, 1]))))
+    assert any("11 times" in x for x in advise(survey_images(arrays([0] * 44 + [1] * 4 + [2] * 8))))
+    assert any("without training images: 1 class;" in x for x in advise(survey_images(arrays([0, 1]))))
+    assert any("one class" in x for x in advise(survey_images(arrays([1, 1]))))
 
 
 def test_several_labels():

@@ -17,10 +17,10 @@ from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
 from vitrail.data.dataset import Dataset
-from vitrail.data.survey.annotations import survey_annotations
-from vitrail.data.survey.images import Survey, UnreadableImage, survey_images
+from vitrail.data.survey.assess import assess, broken_annotations
+from vitrail.data.survey.images import Survey, survey_images
 from vitrail.engine.world import World
-from vitrail.errors import DataError, UsageError
+from vitrail.errors import UsageError
 from vitrail.facts import Facts
 from vitrail.recipe import Recipe
 
@@ -35,14 +35,14 @@ class PreparedRun:
     dataset: Dataset
     survey: Survey
     reasons: tuple[str, ...]
-    notes: tuple[str, ...]  # on the data, such as skipped images
+    notes: tuple[str, ...]  # on the data, such as images that were left out
     left_out: dict[str, list[int]]  # by split, the indices of images that could not be read
     origin: WeightsOrigin | None = None  # the initial weights
     names: Names = field(default_factory=Names)  # the resolved names of the recipe
 
 
 def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) -> PreparedRun:
-    """Opens and surveys the data, skips unreadable images where that is allowed, and fills in the recipe.
+    """Opens and surveys the data, leaves out unreadable images where that is allowed, and fills in the recipe.
 
     Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that contradicts itself or the
     data.
@@ -64,8 +64,10 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     recipe, latent_shape = autoencoder.resolve_autoencoder(recipe)
     survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
     broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
-    left_out, notes = skip_unreadable(dataset, (*survey.corrupt, *broken), recipe)
-    dataset = with_fraction(drop_images(dataset, left_out), recipe)
+    assessment = assess(dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors)
+    if assessment.refusal:
+        raise assessment.refusal
+    dataset = with_fraction(drop_images(dataset, assessment.left_out), recipe)
     recipe = dataclasses.replace(recipe, data=data, task=with_absolute_paths(recipe.task, task))
     facts = dataclasses.replace(gather_facts(dataset, survey, world.device, data.keys), latent_shape=latent_shape)
     filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
@@ -91,34 +93,3 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         classes=len(dataset.classes),
         tile=int(keys.get("tile", 0)),
     )
-
-
-def broken_annotations(dataset: Dataset, survey: Survey) -> tuple[UnreadableImage, ...]:
-    """Masks and boxes that cannot be read or do not fit their image, of images that can be read."""
-    if not dataset.is_annotated:
-        return ()
-    unread = {(item.split, item.number) for item in survey.corrupt}
-    return tuple(item for item in survey_annotations(dataset).broken if (item.split, item.number) not in unread)
-
-
-def skip_unreadable(
-    dataset: Dataset, corrupt: tuple[UnreadableImage, ...], recipe: Recipe
-) -> tuple[dict[str, list[int]], list[str]]:
-    """The indices of images to skip, by split, where the recipe allows that. Errors: `DataError`."""
-    if not corrupt:
-        return {}, []
-    fraction = len(corrupt) / sum(len(s) for s in dataset.splits.values())
-    first, budget = corrupt[0], recipe.data.max_errors
-    count, ending = len(corrupt), "" if len(corrupt) == 1 else "s"
-    what = f"{count:,} image{ending} ({fraction:.2%}) cannot be read, the first: {first.name} ({first.reason})"
-    if fraction == 1:
-        raise DataError(what, "is this a data set of images? vitrail check lists the files")
-    if recipe.data.on_error == "fail":
-        allowed = "" if fraction <= budget else f" --data.max-errors {fraction + 0.001:.3f}"
-        raise DataError(what, f"vitrail check lists them all; remove them, or --data.on-error skip{allowed} skips them")
-    if fraction > budget:
-        raise DataError(what, f"data.max_errors is {budget:.2%}; --data.max-errors {fraction + 0.001:.3f} allows them")
-    indices: dict[str, list[int]] = {}
-    for item in corrupt:
-        indices.setdefault(item.split, []).append(item.number)
-    return indices, [f"skipped: {what}"]

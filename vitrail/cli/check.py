@@ -1,7 +1,7 @@
 """`vitrail check`: examines a data set before training on it."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import tyro
@@ -10,7 +10,7 @@ from vitrail.cli.output.console import Console
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
-from vitrail.recipe import DataConfig
+from vitrail.recipe import DataConfig, Recipe, override
 from vitrail.storage.json_text import to_json
 
 
@@ -27,53 +27,59 @@ class Check:
 
 
 def check(words: list[str]) -> int:
-    """Exit code 3 where images, or their masks or boxes, cannot be read."""
+    """Exit code 3 where training on the data would be refused."""
     given, keys = read(VERB, words)
-    data_keys = keys_of("data", keys)
-    from vitrail.assembly.data import open_data
+    choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
+    from vitrail.assembly.data import drop_images, open_data
     from vitrail.data.survey.annotations import survey_annotations
+    from vitrail.data.survey.assess import assess, broken_annotations
     from vitrail.data.survey.images import survey_images
     from vitrail.report.survey import annotations as annotation_report
     from vitrail.report.survey.images import render
 
-    dataset, _ = open_data(DataConfig("", {"path": given.path, **data_keys}))
+    dataset, _ = open_data(choice)
     survey = survey_images(dataset, Console().progress("reading images"))
-    print("\n".join(render(dataset, survey)))
-    broken = bool(survey.corrupt)
+    annotations = None
     if dataset.is_annotated:
         annotations = survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
+    broken = broken_annotations(dataset, survey, annotations)
+    assessment = assess(dataset, survey, broken, choice.on_error, choice.max_errors)
+    print("\n".join(render(dataset, survey, assessment.notes)))
+    if annotations:
         print("\n" + "\n".join(annotation_report.render(dataset, annotations)))
-        broken |= bool(annotations.broken)
-    if len(survey.corrupt) == sum(map(len, dataset.splits.values())):
+    if assessment.refusal:
+        print(f"\nnot ready for training\n  {assessment.refusal.what}\n  -> {assessment.refusal.fix}")
         return 3
-    print(
-        "\nsuggested\n"
-        + "\n".join(f"  {line}" for line in suggest_command({"path": given.path, **data_keys}, dataset, survey))
-    )
-    return 3 if broken else 0
+    kept = drop_images(dataset, assessment.left_out)
+    print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggest_command(choice, kept, survey)))
+    return 0
 
 
-def suggest_command(keys: dict[str, Any], dataset: Any, survey: Any) -> list[str]:
+def suggest_command(choice: DataConfig, dataset: Any, survey: Any) -> list[str]:
     """The command to train with, and the settings that would be chosen, with their reasons."""
-    import torch
-
     from vitrail.assembly.defaults import fill_recipe
     from vitrail.assembly.prepare import gather_facts
     from vitrail.assembly.resolve import Names
     from vitrail.assembly.task import choose_task
-    from vitrail.recipe import Recipe
+    from vitrail.engine.world import best_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = Names()
-    recipe, task, _ = choose_task(Recipe(data=DataConfig("", keys)), dataset, "", names)
-    _, reasons = fill_recipe(recipe, gather_facts(dataset, survey, device, keys), task.defaults(), names.model_config)
+    recipe, task, _ = choose_task(Recipe(data=choice), dataset, "", names)
+    facts = gather_facts(dataset, survey, best_device(), choice.keys)
+    _, reasons = fill_recipe(recipe, facts, task.defaults(), names.model_config)
+    return [train_command(choice), *(f"  {reason}" for reason in reasons)]
+
+
+def train_command(choice: DataConfig) -> str:
+    """The command that trains on the data, with every key that was given."""
+    given = {field.name: getattr(choice, field.name) for field in fields(choice) if field.name != "keys"}
+    changed = {name: value for name, value in given.items() if value != getattr(DataConfig(), name)}
     words = [
-        f"--data.{key.replace('_', '-')} {shlex.quote(to_json(value))}" for key, value in keys.items() if key != "path"
+        f"--data.{key.replace('_', '-')} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        for key, value in {**changed, **choice.keys}.items()
+        if key != "path"
     ]
-    return [
-        " ".join([f"vitrail train --data {shlex.quote(keys['path'])}", *words]),
-        *(f"  {reason}" for reason in reasons),
-    ]
+    return " ".join([f"vitrail train --data {shlex.quote(choice.keys['path'])}", *words])
 
 
 VERB = Verb("check", Check, check, sections=("data",), changes="what a data set is")

@@ -67,7 +67,7 @@ def decode(
         if isinstance(source, Image.Image):
             image = source
         else:
-            data = source if isinstance(source, bytes) else _read_bytes(source, limit)
+            data = source if isinstance(source, bytes) else read_bytes(source, limit)
             image = open_image(io.BytesIO(data), data[:64])
             _check_whole(image.format or "", data)
         _check_size(image, limit)
@@ -99,6 +99,21 @@ def read_header(source: Path | bytes) -> Header:
         raise _bad_image(NAMELESS if isinstance(source, bytes) else str(source), error, LIMIT) from None
 
 
+def highest_value(data: bytes) -> float:
+    """The highest value of an image of more than 8 bits as a fraction of the range that is read as 0 to 255. Raises
+    `BadImage`."""
+    try:
+        image = open_image(io.BytesIO(data), data[:64])
+        if image.mode not in BITS:  # 16-bit colour, of which Pillow keeps the high bytes
+            return float(decode(data).max()) / 255
+        image.load()
+        white_is_zero, unsigned, low, high = _scale(image)
+        top = max(_values(strip, white_is_zero, unsigned).max() for _, strip in _strips(image))
+        return (float(top) - low) / (high - low) if high > low else 0.0
+    except Exception as error:
+        raise _bad_image(NAMELESS, error, LIMIT) from None
+
+
 def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
     """The values mapped to 0 and 255, given dtype and extremes: the rule of `decode` above 8 bits."""
     if not np.isfinite([lowest, highest]).all():
@@ -123,7 +138,8 @@ def scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return out
 
 
-def _read_bytes(path: Path, limit: int) -> bytes:
+def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+    """The bytes of a file; raises `BadImage` for more than an image can take, and `OSError`."""
     size = path.stat().st_size
     if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
         raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)

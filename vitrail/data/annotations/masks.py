@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.data.dataset import IGNORE
-from vitrail.data.decode import LIMIT, _bad_image, _check_size, _check_whole, _read_bytes, read_header
+from vitrail.data.decode import LIMIT, _bad_image, _check_size, _check_whole, read_bytes, read_header
 from vitrail.data.formats import open_image
 from vitrail.data.subset import evenly_spaced
 from vitrail.errors import BadImage, DataError
@@ -72,7 +72,7 @@ def read_values(path: Path, coloured: bool = False) -> np.ndarray:
     is 0 or 255. Raises only `BadImage`.
     """
     try:
-        data = _read_bytes(path, LIMIT)
+        data = read_bytes(path, LIMIT)
         image = open_image(io.BytesIO(data), data[:64])
         _check_whole(image.format or "", data)
         _check_size(image, LIMIT)

@@ -1,7 +1,9 @@
 """Surveys all images of a data set: sizes, damage, duplicates, class balance, mean and deviation of the channels."""
 
+import contextlib
 import hashlib
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Split, SubsetReader
-from vitrail.data.decode import NAMELESS, decode, read_header
+from vitrail.data.decode import NAMELESS, decode, highest_value, read_bytes, read_header
 from vitrail.data.files import FileReader
 from vitrail.errors import BadImage
 
@@ -20,6 +22,8 @@ BLOCK = 2048  # images that the threads get at a time
 SLENDER = 10.0  # longer side over shorter side
 TINY = 8  # pixels of the shorter side
 SHOWN = 20  # files that are listed by name
+LARGE = 16_000_000  # pixels of an image that is decoded alone: several at once could need more memory than there is
+CHUNK = 2**22  # values that are summed up at a time
 
 
 class ImageReference(NamedTuple):
@@ -49,13 +53,14 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """Results of the survey. Images that cannot be decoded are in `counts` and `corrupt` only."""
+    """Results of the survey. Images that cannot be decoded are in `images` and `corrupt` only."""
 
     counts: dict[str, tuple[int, ...]]  # images of each class, by split; multi-label images count in each; or {}
     images: dict[str, int]  # by split
     sizes: Sizes
     channels: dict[int, int]  # channels as stored -> images
     bits: dict[int, int]  # bits of a channel as stored -> images
+    peak: float | None  # highest value of all images of more than 8 bits, as a fraction of the range read as 0 to 255
     animated: int  # files of more than one image
     corrupt: tuple[UnreadableImage, ...]
     copies: tuple[tuple[ImageReference, ...], ...]  # groups of images with the same content
@@ -93,6 +98,7 @@ class _ImageFacts(NamedTuple):
     channels: int = 0
     bits: int = 0
     frames: int = 1
+    peak: float | None = None
     mean: np.ndarray | None = None
     square: np.ndarray | None = None
     reason: str = ""
@@ -106,10 +112,10 @@ def survey_images(dataset: Dataset, progress: Callable[[int, int], None] | None 
     """
     facts: dict[str, list[_ImageFacts]] = {name: [] for name in dataset.splits}
     statistics: dict[str, list[np.ndarray]] = {name: [] for name in dataset.splits}
-    total, count = sum(map(len, dataset.splits.values())), 0
+    total, count, alone = sum(map(len, dataset.splits.values())), 0, threading.Lock()
     with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.splits.items():
-            for block in _blocks(split, pool, dataset.channels):
+            for block in _blocks(split, pool, dataset.channels, alone):
                 statistics[name].append(
                     np.array([(x.mean, x.square) for x in block if not x.reason]).reshape(-1, 2, dataset.channels)
                 )
@@ -121,27 +127,42 @@ def survey_images(dataset: Dataset, progress: Callable[[int, int], None] | None 
     return _summary(dataset, facts, {name: np.concatenate(blocks) for name, blocks in statistics.items() if blocks})
 
 
-def _blocks(split: Split, pool: ThreadPoolExecutor, channels: int) -> Iterator[list[_ImageFacts]]:
+def _blocks(
+    split: Split, pool: ThreadPoolExecutor, channels: int, alone: threading.Lock
+) -> Iterator[list[_ImageFacts]]:
     array = split.array
     for start in range(0, len(split), BLOCK):
         stop = min(start + BLOCK, len(split))
         if array is not None:
             yield _inspect_array(array[start:stop])
         else:
-            yield list(pool.map(lambda i: _inspect(split, i, channels), range(start, stop)))
+            yield list(pool.map(lambda i: _inspect(split, i, channels, alone), range(start, stop)))
 
 
 def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
     """[N H W C] at once."""
     count, height, width, channels = array.shape
-    flat = np.ascontiguousarray(array).reshape(count, height * width, channels)
-    means = flat.mean(1, dtype=np.float64) / 255
-    squares = np.square(flat, dtype=np.uint16).mean(1, dtype=np.float64) / 255**2  # 255 squared fits 16 bits
-    rows = [(hashlib.sha256(flat[i]).digest(), (height, width), channels, 8, 1) for i in range(count)]
+    means, squares = _moments(array)
+    rows = [
+        (hashlib.sha256(np.ascontiguousarray(array[i]).data).digest(), (height, width), channels, 8, 1)
+        for i in range(count)
+    ]
     return [_ImageFacts(*facts, mean=m, square=s) for facts, m, s in zip(rows, means, squares, strict=True)]
 
 
-def _inspect(split: Split, index: int, channels: int) -> _ImageFacts:
+def _moments(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and mean squares [N C] of images [N H W C], values in [0, 1]; exact, in chunks of rows."""
+    count, height, width, channels = array.shape
+    sums = np.zeros((2, count, channels))
+    rows = max(1, CHUNK // max(1, count * width * channels))
+    for top in range(0, height, rows):
+        part = array[:, top : top + rows]
+        sums[0] += part.sum((1, 2), dtype=np.uint64)
+        sums[1] += np.square(part, dtype=np.uint16).sum((1, 2), dtype=np.uint64)  # 255 squared fits 16 bits
+    return sums[0] / (height * width * 255), sums[1] / (height * width * 255**2)
+
+
+def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> _ImageFacts:
     """One image by its reader. A file is read once: header, pixels and hash are of the same bytes."""
     read, at = split.read, index
     while isinstance(read, SubsetReader):
@@ -152,18 +173,21 @@ def _inspect(split: Split, index: int, channels: int) -> _ImageFacts:
         except BadImage as error:
             return _ImageFacts(b"", reason=error.what.removeprefix(f"{split.names[index]} "))
     try:
-        data = (read.root / read.names[at]).read_bytes()
-    except OSError as error:
-        return _ImageFacts(b"", reason=f"cannot be read: {(error.strerror or str(error)).lower()}")
+        data = read_bytes(read.root / read.names[at])
+    except BadImage as error:
+        return _ImageFacts(b"", reason=error.what)
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else None
+        return _ImageFacts(b"", reason=f"cannot be read: {(text or str(error)).lower()}")
     digest = hashlib.sha256(data).digest()
     try:
-        header, pixels = read_header(data), decode(data, channels)
+        header = read_header(data)
+        with alone if header.size[0] * header.size[1] > LARGE else contextlib.nullcontext():
+            means, squares = _moments(decode(data, channels)[None])
+            peak = highest_value(data) if header.bits > 8 else None
     except BadImage as error:
         return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
-    statistics = _inspect_array(pixels[None])[0]
-    return _ImageFacts(
-        digest, header.size, header.channels, header.bits, header.frames, statistics.mean, statistics.square
-    )
+    return _ImageFacts(digest, header.size, header.channels, header.bits, header.frames, peak, means[0], squares[0])
 
 
 def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: dict[str, np.ndarray]) -> Survey:
@@ -175,7 +199,11 @@ def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: 
     readable = [(where, fact) for where, fact in every if not fact.reason]
     copies = _copies(every)
     labelled = {} if dataset.is_annotated else dataset.splits
-    counts = {part: _counts(split.labels, len(dataset.classes)) for part, split in labelled.items()}
+    unread = {part: [i for i, fact in enumerate(own) if fact.reason] for part, own in facts.items()}
+    counts = {
+        part: _counts(np.delete(split.labels, unread[part], axis=0), len(dataset.classes))
+        for part, split in labelled.items()
+    }
     train_counts = counts.get("train", next(iter(counts.values()), (1,)))
     mean, std = _statistics(statistics.get("train", np.empty((0, 2, dataset.channels))))
     return Survey(
@@ -184,6 +212,7 @@ def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: 
         sizes=_sizes([fact.size for _, fact in readable]),
         channels=dict(sorted(Counter(fact.channels for _, fact in readable).items())),
         bits=dict(sorted(Counter(fact.bits for _, fact in readable).items())),
+        peak=max((fact.peak for _, fact in readable if fact.peak is not None), default=None),
         animated=sum(fact.frames > 1 for _, fact in readable),
         corrupt=tuple(UnreadableImage(*where, fact.reason) for where, fact in every if fact.reason),
         copies=copies,

@@ -1,0 +1,100 @@
+"""What of a surveyed data set can be trained on: the images to leave out, what the user is told, and why it is refused.
+`vitrail check` and `vitrail train` both ask here, so that they tell the same about the same data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitrail.data.dataset import Dataset
+from vitrail.data.survey.advice import FEW, advise
+from vitrail.data.survey.annotations import AnnotationSurvey, survey_annotations
+from vitrail.data.survey.images import Survey, UnreadableImage
+from vitrail.errors import DataError, many
+
+LEAST = 2  # images of a class in all parts together: one to train on, one to evaluate with
+LISTED = 5  # images or classes that are named in a sentence
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """left_out: indices of images to leave out, by split. notes: sentences for the user. refusal: why it cannot be
+    trained on, or None."""
+
+    left_out: dict[str, list[int]]
+    notes: tuple[str, ...] = ()
+    refusal: DataError | None = None
+
+
+def assess(
+    dataset: Dataset, survey: Survey, broken: Sequence[UnreadableImage], on_error: str, max_errors: float
+) -> Assessment:
+    """broken: images whose masks or boxes cannot be used. on_error: "skip" leaves unreadable images out, up to the
+    fraction `max_errors` of all; "fail" allows none."""
+    unread = [*survey.corrupt, *broken]
+    indices: dict[str, list[int]] = {}
+    for item in unread:
+        indices.setdefault(item.split, []).append(item.number)
+    refusal = _too_many(dataset, unread, on_error, max_errors)
+    notes = [] if refusal or not unread else [f"left out, as they cannot be read: {_listed(dataset, unread)}"]
+    refusal = refusal or _too_few(dataset, survey, indices)
+    return Assessment(indices, (*notes, *advise(survey)), refusal)
+
+
+def broken_annotations(
+    dataset: Dataset, survey: Survey, annotations: AnnotationSurvey | None = None
+) -> tuple[UnreadableImage, ...]:
+    """Masks and boxes that cannot be read or do not fit their image, of images that can be read. annotations: their
+    survey, if it was made."""
+    if not dataset.is_annotated:
+        return ()
+    unread = {(item.split, item.number) for item in survey.corrupt}
+    found = annotations or survey_annotations(dataset)
+    return tuple(item for item in found.broken if (item.split, item.number) not in unread)
+
+
+def _fraction(dataset: Dataset, unread: list[UnreadableImage]) -> float:
+    return len(unread) / max(1, sum(len(s) for s in dataset.splits.values()))
+
+
+def _listed(dataset: Dataset, unread: list[UnreadableImage]) -> str:
+    """The number of unreadable images, and the first of them with the reasons."""
+    first = "; ".join(f"{bad.name} {bad.reason}" for bad in unread[:LISTED])
+    more = f"; and {len(unread) - LISTED:,} more" if len(unread) > LISTED else ""
+    return f"{many(len(unread), 'image')} ({_fraction(dataset, unread):.2%}): {first}{more}"
+
+
+def _too_many(
+    dataset: Dataset, unread: list[UnreadableImage], on_error: str, max_errors: float
+) -> DataError | None:
+    fraction = _fraction(dataset, unread)
+    if not unread or (on_error == "skip" and fraction <= max_errors):
+        return None
+    first = f"{unread[0].name} ({unread[0].reason})"
+    what = f"{many(len(unread), 'image')} ({fraction:.2%}) cannot be read, the first: {first}"
+    if fraction == 1:
+        return DataError(what, "is this a data set of images? vitrail check lists the files")
+    allowed = "" if fraction <= max_errors else f" --data.max-errors {math.ceil(fraction * 1000) / 1000:g}"
+    if on_error == "fail":
+        return DataError(
+            what, f"vitrail check lists them all; remove them, or --data.on-error skip{allowed} leaves them out"
+        )
+    return DataError(
+        f"{what}; up to {max_errors:.2%} are left out", f"remove or replace them, or{allowed} leaves them out"
+    )
+
+
+def _too_few(dataset: Dataset, survey: Survey, left_out: dict[str, list[int]]) -> DataError | None:
+    train = len(dataset.splits["train"]) - len(left_out.get("train", [])) if "train" in dataset.splits else 0
+    if train < LEAST:
+        return DataError(f"there is {many(train, 'image')} to train on", "add images")
+    if dataset.multi_label or not survey.counts:
+        return None
+    totals = np.sum(list(survey.counts.values()), axis=0)
+    alone = [dataset.classes[i] for i in np.flatnonzero(totals == LEAST - 1)]
+    if not alone:
+        return None
+    names = ", ".join(alone[:LISTED]) + (", ..." if alone[LISTED:] else "")
+    what = f"{many(len(alone), 'class has', 'classes have')} one image only: {names}"
+    return DataError(what, f"a class takes {LEAST} images or more, better {FEW}: add images, or remove the class")
