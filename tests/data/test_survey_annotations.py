@@ -9,12 +9,12 @@ from dense_data import coco, halves, make_image, mask
 
 from vitrail.data.annotations.boxes import as_boxes, pack_boxes
 from vitrail.data.dataset import IGNORE, ArrayReader, Dataset, Split
+from vitrail.data.survey.advice import advise as advise_on_images
 from vitrail.data.survey.annotations import survey_annotations
 from vitrail.data.survey.images import survey_images
 from vitrail.datasets import coco as coco_layout
 from vitrail.datasets import masks, shapes
 from vitrail.report.survey.annotations import advice, render
-from vitrail.report.survey.images import advice as advice_on_pictures
 from vitrail.report.survey.images import render as render_pictures
 
 
@@ -153,7 +153,7 @@ def test_the_survey_of_the_images_counts_no_classes():
     found = survey_images(data)
     assert found.counts == {}
     assert found.images == {"train": 6, "val": 2}
-    assert advice_on_pictures(found) == []
+    assert advise_on_images(found) == []
     assert not any(line.startswith("class") for line in render_pictures(data, found))
 
 

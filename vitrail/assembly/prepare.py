@@ -19,10 +19,10 @@ from vitrail.assembly.task import annotations_of, choose_task, with_absolute_pat
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess, broken_annotations
 from vitrail.data.survey.images import Survey, survey_images
-from vitrail.engine.world import World
+from vitrail.engine.world import World, best_device
 from vitrail.errors import UsageError
 from vitrail.facts import Facts
-from vitrail.recipe import Recipe
+from vitrail.recipe import DataConfig, Recipe
 
 Progress = Callable[[int, int], None]
 
@@ -75,8 +75,23 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     check_keep(filled)
     check_fits(filled, dataset, task)
     return PreparedRun(
-        filled, dataset, survey, (*reasons, *choices, *precision_reasons), tuple(notes), left_out, origin, names
+        filled,
+        dataset,
+        survey,
+        (*reasons, *choices, *precision_reasons),
+        assessment.notes,
+        assessment.left_out,
+        origin,
+        names,
     )
+
+
+def explain_settings(choice: DataConfig, dataset: Dataset, survey: Survey) -> list[str]:
+    """The settings that a run on surveyed data would choose on this machine, with their reasons."""
+    names = Names()
+    recipe, task, _ = choose_task(Recipe(data=choice), dataset, "", names)
+    facts = gather_facts(dataset, survey, best_device(), choice.keys)
+    return fill_recipe(recipe, facts, task.defaults(), names.model_config)[1]
 
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:

@@ -1,8 +1,8 @@
 """`vitrail check`: examines a data set before training on it."""
 
 import shlex
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import tyro
 
@@ -31,6 +31,7 @@ def check(words: list[str]) -> int:
     given, keys = read(VERB, words)
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
     from vitrail.assembly.data import drop_images, open_data
+    from vitrail.assembly.prepare import explain_settings
     from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.assess import assess, broken_annotations
     from vitrail.data.survey.images import survey_images
@@ -49,25 +50,13 @@ def check(words: list[str]) -> int:
         print("\n" + "\n".join(annotation_report.render(dataset, annotations)))
     if assessment.refusal:
         print(f"\nnot ready for training\n  {assessment.refusal.what}\n  -> {assessment.refusal.fix}")
-        return 3
+        choice = replace(choice, **assessment.allowing)
+        if not assessment.allowing:
+            return 3
     kept = drop_images(dataset, assessment.left_out)
-    print("\nsuggested\n" + "\n".join(f"  {line}" for line in suggest_command(choice, kept, survey)))
-    return 0
-
-
-def suggest_command(choice: DataConfig, dataset: Any, survey: Any) -> list[str]:
-    """The command to train with, and the settings that would be chosen, with their reasons."""
-    from vitrail.assembly.defaults import fill_recipe
-    from vitrail.assembly.prepare import gather_facts
-    from vitrail.assembly.resolve import Names
-    from vitrail.assembly.task import choose_task
-    from vitrail.engine.world import best_device
-
-    names = Names()
-    recipe, task, _ = choose_task(Recipe(data=choice), dataset, "", names)
-    facts = gather_facts(dataset, survey, best_device(), choice.keys)
-    _, reasons = fill_recipe(recipe, facts, task.defaults(), names.model_config)
-    return [train_command(choice), *(f"  {reason}" for reason in reasons)]
+    lines = [train_command(choice), *(f"  {reason}" for reason in explain_settings(choice, kept, survey))]
+    print("\nsuggested\n" + "\n".join(f"  {line}" for line in lines))
+    return 3 if assessment.refusal else 0
 
 
 def train_command(choice: DataConfig) -> str:
@@ -75,7 +64,7 @@ def train_command(choice: DataConfig) -> str:
     given = {field.name: getattr(choice, field.name) for field in fields(choice) if field.name != "keys"}
     changed = {name: value for name, value in given.items() if value != getattr(DataConfig(), name)}
     words = [
-        f"--data.{key.replace('_', '-')} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        f"--data.{key.replace('_', '-')} {shlex.quote(value if isinstance(value, str) else to_json(value))}"
         for key, value in {**changed, **choice.keys}.items()
         if key != "path"
     ]

@@ -23,9 +23,11 @@ def to_json(
     >>> to_json({"loss": float("nan"), "top1": 0.5})
     '{"loss": null, "top1": 0.5}'
     """
-    return json.dumps(
+    text = json.dumps(
         finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii, default=default, allow_nan=False
     )
+    # bytes of a file's name that are no UTF-8 are escaped, as `ensure_ascii` does, and read back as they were
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def finite(value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""What of a surveyed data set can be trained on: the images to leave out, what the user is told, and why it is refused.
+"""What of a surveyed data set can be trained on: the images to leave out, what to say, and why it is refused.
 `vitrail check` and `vitrail train` both ask here, so that they tell the same about the same data."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,12 @@ LISTED = 5  # images or classes that are named in a sentence
 @dataclass(frozen=True)
 class Assessment:
     """left_out: indices of images to leave out, by split. notes: sentences for the user. refusal: why it cannot be
-    trained on, or None."""
+    trained on, or None. allowing: keys of [data] with which it could be trained on in spite of that."""
 
     left_out: dict[str, list[int]]
     notes: tuple[str, ...] = ()
     refusal: DataError | None = None
+    allowing: dict[str, Any] = field(default_factory=dict)
 
 
 def assess(
@@ -36,10 +38,16 @@ def assess(
     indices: dict[str, list[int]] = {}
     for item in unread:
         indices.setdefault(item.split, []).append(item.number)
-    refusal = _too_many(dataset, unread, on_error, max_errors)
-    notes = [] if refusal or not unread else [f"left out, as they cannot be read: {_listed(dataset, unread)}"]
-    refusal = refusal or _too_few(dataset, survey, indices)
-    return Assessment(indices, (*notes, *advise(survey)), refusal)
+    fraction = len(unread) / max(1, sum(len(s) for s in dataset.splits.values()))
+    allowing: dict[str, Any] = {"on_error": "skip"} if on_error == "fail" else {}
+    if fraction > max_errors:
+        allowing["max_errors"] = math.ceil(fraction * 1000) / 1000
+    amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
+    if unread and allowing:
+        refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1)
+        return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
+    notes = [f"left out, as they cannot be read: {amount}: {_listed(unread)}"] if unread else []
+    return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
 
 
 def broken_annotations(
@@ -54,35 +62,22 @@ def broken_annotations(
     return tuple(item for item in found.broken if (item.split, item.number) not in unread)
 
 
-def _fraction(dataset: Dataset, unread: list[UnreadableImage]) -> float:
-    return len(unread) / max(1, sum(len(s) for s in dataset.splits.values()))
-
-
-def _listed(dataset: Dataset, unread: list[UnreadableImage]) -> str:
-    """The number of unreadable images, and the first of them with the reasons."""
+def _listed(unread: list[UnreadableImage]) -> str:
+    """The first of the unreadable images, with the reasons."""
     first = "; ".join(f"{bad.name} {bad.reason}" for bad in unread[:LISTED])
-    more = f"; and {len(unread) - LISTED:,} more" if len(unread) > LISTED else ""
-    return f"{many(len(unread), 'image')} ({_fraction(dataset, unread):.2%}): {first}{more}"
+    return first + (f"; and {len(unread) - LISTED:,} more" if len(unread) > LISTED else "")
 
 
-def _too_many(
-    dataset: Dataset, unread: list[UnreadableImage], on_error: str, max_errors: float
-) -> DataError | None:
-    fraction = _fraction(dataset, unread)
-    if not unread or (on_error == "skip" and fraction <= max_errors):
-        return None
-    first = f"{unread[0].name} ({unread[0].reason})"
-    what = f"{many(len(unread), 'image')} ({fraction:.2%}) cannot be read, the first: {first}"
-    if fraction == 1:
+def _unread_error(
+    amount: str, first: UnreadableImage, on_error: str, max_errors: float, allowing: dict[str, Any], is_all: bool
+) -> DataError:
+    what = f"{amount} cannot be read, the first: {first.name} ({first.reason})"
+    if is_all:
         return DataError(what, "is this a data set of images? vitrail check lists the files")
-    allowed = "" if fraction <= max_errors else f" --data.max-errors {math.ceil(fraction * 1000) / 1000:g}"
-    if on_error == "fail":
-        return DataError(
-            what, f"vitrail check lists them all; remove them, or --data.on-error skip{allowed} leaves them out"
-        )
-    return DataError(
-        f"{what}; up to {max_errors:.2%} are left out", f"remove or replace them, or{allowed} leaves them out"
-    )
+    if on_error == "skip":
+        what += f"; up to {max_errors:.2%} are left out"
+    words = " ".join(f"--data.{key.replace('_', '-')} {value}" for key, value in allowing.items())
+    return DataError(what, f"vitrail check lists them all; remove or replace them, or {words} leaves them out")
 
 
 def _too_few(dataset: Dataset, survey: Survey, left_out: dict[str, list[int]]) -> DataError | None:

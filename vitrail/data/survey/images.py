@@ -142,7 +142,7 @@ def _blocks(
 def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
     """[N H W C] at once."""
     count, height, width, channels = array.shape
-    means, squares = _moments(array)
+    means, squares = _mean_and_square(array)
     rows = [
         (hashlib.sha256(np.ascontiguousarray(array[i]).data).digest(), (height, width), channels, 8, 1)
         for i in range(count)
@@ -150,7 +150,7 @@ def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
     return [_ImageFacts(*facts, mean=m, square=s) for facts, m, s in zip(rows, means, squares, strict=True)]
 
 
-def _moments(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_square(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means and mean squares [N C] of images [N H W C], values in [0, 1]; exact, in chunks of rows."""
     count, height, width, channels = array.shape
     sums = np.zeros((2, count, channels))
@@ -183,7 +183,7 @@ def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> 
     try:
         header = read_header(data)
         with alone if header.size[0] * header.size[1] > LARGE else contextlib.nullcontext():
-            means, squares = _moments(decode(data, channels)[None])
+            means, squares = _mean_and_square(decode(data, channels)[None])
             peak = highest_value(data) if header.bits > 8 else None
     except BadImage as error:
         return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))

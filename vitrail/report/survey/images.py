@@ -6,6 +6,7 @@ from vitrail.data.dataset import Dataset
 from vitrail.data.survey.images import SHOWN, Survey
 from vitrail.report.survey.tables import table
 
+
 def render(dataset: Dataset, survey: Survey, advice: Sequence[str] = ()) -> list[str]:
     """The survey as lines of plain text: counts, then findings, then notes and advice."""
     height, width = survey.sizes.height, survey.sizes.width
