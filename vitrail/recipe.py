@@ -71,9 +71,9 @@ class InputConfig:
     mean: tuple[UnitInterval, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
     std: tuple[PositiveFloat, ...] | None = None
     resize_mode: Literal["stretch", "crop", "fit", "slide", "tile"] | None = None  # "slide", "tile": masks and boxes
-    crop_ratio: PositiveFloat = 0.875
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    background: tuple[Byte, Byte, Byte] = (255, 255, 255)  # under transparent pixels
+    crop_ratio: PositiveFloat | None = None  # None, here and below: as the initial weights, else 0.875
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # else bilinear
+    background: tuple[Byte, Byte, Byte] | None = None  # under transparent pixels; else white, 255 255 255
     vae: str | None = None  # generative models: folder of a diffusers AutoencoderKL, for latents; None: pixels
     vae_hash: str | None = None  # of its weights and config; None: not checked
 
@@ -185,6 +185,7 @@ DEFAULTS: dict[str, Any] = {
     "ema_decay": 0.0,
     "ema_decay_2": 0.0,
 }  # the values of None
+INPUT_DEFAULTS: dict[str, Any] = {"crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255)}
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
 CHOICES = ("model", "data", "task")
 FREE_SECTIONS = ("runtime", "eval")
@@ -193,6 +194,11 @@ FREE_SECTIONS = ("runtime", "eval")
 def with_defaults(optim: OptimConfig) -> OptimConfig:
     """The same with the defaults in place of None, except for the learning rate and its warm-up."""
     return dataclasses.replace(optim, **{key: value for key, value in DEFAULTS.items() if getattr(optim, key) is None})
+
+
+def with_input_defaults(given: InputConfig) -> InputConfig:
+    """The same with the defaults of preprocessing in place of None, except for what depends on the data."""
+    return dataclasses.replace(given, **{k: value for k, value in INPUT_DEFAULTS.items() if getattr(given, k) is None})
 
 
 class Change(NamedTuple):

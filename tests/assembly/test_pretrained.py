@@ -142,3 +142,45 @@ def test_an_imported_folder_can_be_begun_with(data, tmp_path):
     running = tiny.begin(after(data, tmp_path / "folder"), tmp_path / "run")
     assert running.load_report.fraction == pytest.approx(1.0)
     assert running.recipe.model == Choice("vit/nano", made.origin.keys) or isinstance(running.recipe, Recipe)
+
+
+def test_weights_keep_their_patch_at_any_size(tmp_path):
+    made = vitrail.create("vit/tiny", classes=2, size=(48, 48), depth=1, width=16, heads=2)
+    vitrail.save(made, tmp_path / "folder")
+    for size in (None, (32, 32), (24, 40)):
+        recipe = after(tiny.images(tmp_path / f"images{size}"), tmp_path / "folder", input=InputConfig(size=size))
+        running = tiny.begin(recipe, tmp_path / f"run{size}")
+        assert running.recipe.input.size == (size or (48, 48))
+        assert running.state.model.backbone.config.patch == 16
+        assert not any("patch_embed" in name for name in running.load_report.resized)
+    typed = dataclasses.replace(after(tmp_path / "imagesNone", tmp_path / "folder"), model=Choice("", {"patch": 8}))
+    assert tiny.begin(typed, tmp_path / "typed").state.model.backbone.config.patch == 8
+
+
+def test_what_was_typed_of_the_input_is_kept_though_it_is_the_default(data, before, tmp_path):
+    made = vitrail.create("vit/nano", classes=3, channels=1, size=12, patch=4, depth=1, width=16, heads=2)
+    with_input = InputConfig((12, 12), 1, (0.4,), (0.2,), "crop", 0.95, "bicubic", (0, 0, 0))
+    bundle = dataclasses.replace(predictor.load_predictor(vitrail.save(made, tmp_path / "plain")).bundle)
+    recipe = dataclasses.replace(bundle.recipe, input=with_input)
+    vitrail.save(dataclasses.replace(predictor.load_predictor(tmp_path / "plain"), recipe=recipe), tmp_path / "folder")
+    kept = tiny.begin(after(data, tmp_path / "folder"), tmp_path / "kept").recipe.input
+    assert (kept.crop_ratio, kept.interpolation, kept.background) == (0.95, "bicubic", (0, 0, 0))
+    typed = InputConfig(crop_ratio=0.875, interpolation="bilinear", background=(255, 255, 255))
+    changed = tiny.begin(after(data, tmp_path / "folder", input=typed), tmp_path / "changed").recipe.input
+    assert (changed.crop_ratio, changed.interpolation, changed.background) == (0.875, "bilinear", (255, 255, 255))
+    assert changed.mean == (0.4,)
+
+
+def test_a_published_file_shows_its_patch_and_the_size_of_its_images(data, tmp_path):
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    shape = {"depth": 1, "embed_dim": 16, "num_heads": 2, "num_classes": 7}
+    theirs = timm.create_model("vit_tiny_patch16_224", patch_size=8, img_size=40, **shape)
+    save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    start, keys = InitConfig(str(tmp_path / "vit.safetensors")), {"depth": 1, "width": 16, "heads": 2}
+    recipe = dataclasses.replace(tiny.recipe(data), model=Choice("vit/tiny", keys), init=start)
+    running = tiny.begin(recipe, tmp_path / "run")
+    assert running.recipe.input.size == (40, 40)
+    assert running.state.model.backbone.config.patch == 8
+    assert running.load_report.resized == {}

@@ -1,5 +1,6 @@
 """Gradual unfreezing: what learns is a function of the step, alone and on several processes, broken off or not."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,9 +12,18 @@ import tiny
 import torch
 
 import vitrail
-from vitrail.engine.freeze import freeze, parts_to_freeze, plan_unfreezing, unfreeze_due
+from vitrail import catalog
+from vitrail.engine.freeze import (
+    freeze,
+    frozen_norms,
+    parts_to_freeze,
+    plan_unfreezing,
+    set_train_mode,
+    unfreeze_due,
+)
 from vitrail.engine.log import read_rows
 from vitrail.errors import UsageError
+from vitrail.recipe import Choice
 from vitrail.training import loop
 
 GRADUAL = {"freeze": "backbone", "unfreeze_steps": (4, 7), "ema_decay": 0.0, "warmup_steps": 0}
@@ -161,3 +171,70 @@ def test_two_processes_do_what_one_does(tmp_path):
 
 if __name__ == "__main__":
     two_processes(Path(sys.argv[1]))
+
+
+class Affineless(torch.nn.Module):
+    """Norms without parameters, as a family of somebody's own may have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.BatchNorm2d(4, affine=False))
+        self.head = torch.nn.Sequential(torch.nn.BatchNorm2d(4, affine=False), torch.nn.Conv2d(4, 2, 1))
+
+
+def test_norms_without_parameters_follow_what_they_are_in():
+    model = Affineless()
+    freeze([list(model.stem.parameters())])
+    assert list(frozen_norms(model)) == [model.stem[1]]
+    set_train_mode(model)
+    assert (model.stem[1].training, model.head[0].training, model.stem[0].training) == (False, True, True)
+    freeze([list(model.parameters())])
+    assert list(frozen_norms(model)) == [model.stem[1], model.head[0]]
+
+
+def statistics(model):
+    return {name: b.clone() for name, b in model.named_buffers() if "running" in name or "tracked" in name}
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.list_modules("models") if catalog.model_kind(n) == "backbone"])
+def test_a_frozen_backbone_of_any_family_keeps_its_statistics(name):
+    """In one forward pass in training mode, frozen whole, and with all blocks frozen but the last."""
+    torch.manual_seed(0)
+    smallest = {"resnet": {"width": 8}}.get(name, {})
+    model = vitrail.create(catalog.list_names("models", name)[0], classes=3, **smallest)
+    backbone, blocks = model.backbone, list(model.backbone.blocks)
+    if not statistics(model):
+        assert not list(frozen_norms(model))
+        return
+    images = torch.randn(2, backbone.config.channels, *backbone.config.size)
+    for what in ("backbone", len(blocks) - 1):
+        model.requires_grad_(True)
+        frozen = parts_to_freeze(model, backbone, blocks, what)
+        freeze(frozen)
+        before, silent = statistics(model), {id(p) for part in frozen for p in part}
+        set_train_mode(model)
+        with torch.no_grad():
+            model(images)
+        moved = {n for n, b in statistics(model).items() if not torch.equal(b, before[n])}
+        norms = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.modules.batchnorm._NormBase)}
+        learning = {n for n, m in norms.items() if id(m.weight) not in silent}
+        assert {n.rpartition(".")[0] for n in moved} == learning
+        assert bool(learning) == (what != "backbone")
+        unfreeze_due(plan_unfreezing(frozen, (1,), 3), 1)
+        set_train_mode(model)
+        assert all(m.training for m in model.modules())  # unfrozen, its norms learn again
+
+
+def test_a_run_with_a_frozen_backbone_leaves_its_features_as_they_were(tmp_path):
+    data = tiny.npz(tmp_path / "data", size=32)
+    whole = {"freeze": "backbone", "ema_decay": 0.9}
+    recipe = dataclasses.replace(tiny.recipe(data, optim=whole), model=Choice("resnet/18", {"width": 8}))
+    running = tiny.begin(recipe, tmp_path / "run")
+    images = torch.randn(4, 1, 32, 32)
+    with torch.no_grad():
+        before = running.state.model.eval().backbone(images).summaries[0]
+    for _ in loop.run_training(running):
+        pass
+    with torch.no_grad():
+        after = vitrail.load(tmp_path / "run").model.backbone(images).summaries[0]
+    assert torch.equal(before, after)

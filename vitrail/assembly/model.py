@@ -11,7 +11,7 @@ from vitrail.assembly.resolve import Names
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import CheckpointError, UsageError, choose
-from vitrail.recipe import Choice, InputConfig, Recipe, from_tables, to_tables
+from vitrail.recipe import Choice, InputConfig, Recipe, from_tables, to_tables, with_input_defaults
 from vitrail.storage.tensors import unpack
 from vitrail.validation import Positive, validate
 
@@ -68,15 +68,14 @@ def build_preprocess(given: InputConfig) -> Preprocess:
                 f"input.{name} has {len(values)} values for {given.channels} channels", "give one number per channel"
             )
     resize = given.resize_mode or "stretch"
-    size = (given.size[0], given.size[1])
-    return Preprocess(
-        size, given.channels, given.mean, given.std, resize, given.crop_ratio, given.interpolation, given.background
-    )
+    size, whole = (given.size[0], given.size[1]), with_input_defaults(given)
+    rest: Any = (whole.crop_ratio, whole.interpolation, whole.background)
+    return Preprocess(size, given.channels, given.mean, given.std, resize, *rest)
 
 
 def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
     """The metadata of a weights file, without paths, host names or the command line."""
-    tables = to_tables(bundle.recipe)
+    tables = to_tables(dataclasses.replace(bundle.recipe, input=with_input_defaults(bundle.recipe.input)))
     tables["data"] = {"name": bundle.recipe.data.name}
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in bundle.task.path_keys}
     tables["input"].pop("vae", None)

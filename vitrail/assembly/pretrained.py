@@ -24,6 +24,7 @@ from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, loa
 from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.read import RawWeights, read_weights
 from vitrail.weights.report import LoadReport
+from vitrail.weights.resize import geometry_of
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,22 @@ def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tup
     """The model keys and preprocessing of a published file, from the table of its family."""
     about = weights_published.load_table(recipe.model.name.partition("/")[0])
     with torch.device("meta"):
-        chosen = choose_source(
-            create_model(recipe.model.name, 1, recipe.model.keys), origin.raw, about.sources, origin.source
-        )
+        net = create_model(recipe.model.name, 1, recipe.model.keys)
+        chosen = choose_source(net, origin.raw, about.sources, origin.source)
     fields = {f.name for f in dataclasses.fields(names.model_config(recipe.model))}
     keys = {
         k: v for k, v in weights_published.lookup_by_source(about.settings, chosen.source, {}).items() if k in fields
     }
-    config: Any = names.model_config(Choice(recipe.model.name, {**keys, **recipe.model.keys}))
+    own = geometry_of(net, chosen.tensors)  # unless typed, the patch and the positions stay those of the file
+    keys |= {k: v for k, v in own.items() if k == "patch" and k not in recipe.model.keys}
+    size = {"size": own["size"]} if "size" in own and not {"size", "patch"} & recipe.model.keys.keys() else {}
+    config: Any = names.model_config(Choice(recipe.model.name, {**keys, **size, **recipe.model.keys}))
     usual = weights_published.lookup_by_source(about.preprocessing, chosen.source, IMAGENET)
     given = InputConfig(
         config.size, config.channels, usual.mean, usual.std, usual.resize_mode, usual.crop_ratio, usual.interpolation
     )
-    return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}"
+    shown = f"; {' and '.join(own)} as its tensors have them" if own else ""
+    return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}{shown}"
 
 
 def load_origin(model: nn.Module, origin: WeightsOrigin, start: InitConfig, classes: tuple[str, ...]) -> LoadReport:

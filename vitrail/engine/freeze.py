@@ -1,10 +1,16 @@
-"""Freezes parameters, and unfreezes them step by step: a function of the step, so it needs no state in checkpoints."""
+"""Freezes parts of a model, and unfreezes them step by step: a function of the step, so it needs no state in
+checkpoints.
 
-from collections.abc import Sequence
+What is frozen is frozen whole: its parameters, and the running statistics of its batch norms, which change in every
+forward pass in training mode (He et al. 2017, section 3.1, and detectors since).
+"""
+
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from vitrail.engine.optim import depth_levels
 from vitrail.errors import UsageError
@@ -18,10 +24,30 @@ class UnfreezeStage(NamedTuple):
 
 
 def freeze(frozen: Sequence[list[nn.Parameter]]) -> None:
-    """Freezes the parameters of `parts_to_freeze`. Their dropout and stochastic depth stay active."""
+    """Freezes the parameters of `parts_to_freeze`, and with them what `set_train_mode` finds frozen. Their dropout and
+    stochastic depth stay active."""
     for part in frozen:
         for p in part:
             p.requires_grad_(False)
+
+
+def set_train_mode(model: nn.Module) -> None:
+    """Training mode but for frozen norms: they neither update their running statistics nor norm by those of a batch."""
+    model.train()
+    if not all(p.requires_grad for p in model.parameters()):
+        for norm in frozen_norms(model):
+            norm.eval()
+
+
+def frozen_norms(module: nn.Module, learns: bool = True) -> Iterator[nn.Module]:
+    """The norms with running statistics of which no parameter learns; one without parameters follows the module that it
+    is in. `learns`: whether anything does in what surrounds the module."""
+    own = [p.requires_grad for p in module.parameters()]
+    learns = any(own) if own else learns
+    if isinstance(module, _NormBase) and module.track_running_stats and not learns:
+        yield module
+    for child in module.children():
+        yield from frozen_norms(child, learns)
 
 
 def parts_to_freeze(

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail.contracts import Task
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, derive_seed
-from vitrail.engine.freeze import UnfreezeStage, unfreeze_due
+from vitrail.engine.freeze import UnfreezeStage, set_train_mode, unfreeze_due
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
 from vitrail.engine.parallel import LossModule, sync_gradients, wrap_ddp
 from vitrail.engine.precision import Precision
@@ -94,7 +94,7 @@ def update_weights(
     state: State, loss_of: nn.Module, micro_batches: list[MicroBatch], loop: LoopSettings
 ) -> tuple[dict[str, Tensor], Tensor, bool]:
     """One training step: gradients of every micro-batch, one check, one update."""
-    state.model.train()
+    set_train_mode(state.model)
     lr = loop.lr_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]

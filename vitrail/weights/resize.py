@@ -4,12 +4,16 @@ The type of the module that owns a tensor decides whether it may be resized. Tab
 that the module uses at run time, so a table resized on loading gives what the model would have computed on that grid.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
+from vitrail.contracts import trunk_of
+from vitrail.layers.patch import PatchEmbed, grid_of
 from vitrail.layers.position import Factorised, Learned
 from vitrail.layers.relative import TOKEN_ROWS, RelativeBias
 from vitrail.layers.resample import resample, resample_1d, resample_bias
@@ -25,6 +29,26 @@ class FittedTensor(NamedTuple):
     how: str
     exact: bool = False
     token: Tensor | None = None  # added to the summary tokens, which have no rows in this model
+
+
+def geometry_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The patch of a file's patch kernel, and the size of the images that its position table was made for, as keys of
+    the model; what the file does not show is left out. model: on any device; tensors: by the names of its state."""
+    config = trunk_of(model).config
+    fields, found = {f.name for f in dataclasses.fields(config)}, dict[str, Any]()
+    if not {"patch", "size"} <= fields or not isinstance(config.patch, int):
+        return found
+    patch, own_grid = config.patch, grid_of(config.size, (config.patch, config.patch))
+    for name, module in model.named_modules():
+        kernel, table = tensors.get(f"{name}.proj.weight"), tensors.get(f"{name}.table")
+        if isinstance(module, PatchEmbed) and kernel is not None and kernel.ndim == 4:
+            if kernel.shape[2] == kernel.shape[3] != config.patch:
+                found["patch"] = patch = kernel.shape[2]
+        elif isinstance(module, Learned) and table is not None and module.grid == own_grid:
+            split = split_tokens(len(table), module.tokens, None)
+            if split is not None and (split[1] != module.grid or patch != config.patch):
+                found["size"] = (split[1][0] * patch, split[1][1] * patch)
+    return found
 
 
 def fit_tensor(

@@ -44,8 +44,8 @@ class ClassDefaults(Defaults):
         name, size = c.recipe.model.name, c.recipe.input.size
         assert size is not None
         side = min(size)
-        if "patch" in c.recipe.model.keys or not name.startswith("vit/"):
-            return
+        if "patch" in c.recipe.model.keys or not name.startswith("vit/") or c.recipe.init.weights:
+            return  # initial weights keep the patch that they were trained with
         patch = (
             (4 if side < 24 else 8 if side <= 64 else 16)
             if name == "vit/nano"
