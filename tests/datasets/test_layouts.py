@@ -357,12 +357,97 @@ def test_table_repeats_and_held_out(tmp_path):
 
 def test_table_other_columns_and_other_troubles(tmp_path):
     path = sheet(tmp_path, rows("a", "b", head="where,what"))
-    assert "set image_column" in problem(table, path)
+    assert "--data.image-column NAME --data.label-column NAME" in problem(table, path)
     assert len(table.build(table.Config(str(path), image_column="where", label_column="What")).classes) == 2
     assert "there is no such file" in problem(table, tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     assert "line 2: not UTF-8" in problem(table, tmp_path / "t.csv")
     assert "has no images" in problem(table, sheet(tmp_path, "path,label\n"))
+
+
+def columns(tmp_path, text, **keys):
+    """A table without a held-out part: classes, labels and notes."""
+    data = table.build(table.Config(str(sheet(tmp_path, text)), held_out=0, **keys))
+    return data.classes, data.splits["train"].labels.tolist(), " | ".join(data.notes)
+
+
+def test_table_a_column_that_is_no_split(tmp_path):
+    text = "path,label,part\n" + "".join(f"img/{i}.png,{'ab'[i % 2]},{['elbow', 'hand'][i % 2]}\n" for i in range(4))
+    classes, labels, notes = columns(tmp_path, text)
+    assert (classes, labels) == (("a", "b"), [0, 1, 0, 1])
+    assert "the column part is not taken for the split: its values are elbow, hand" in notes
+    assert columns(tmp_path, text, split_column="none")[:2] == (classes, labels)
+    assert "part is 'elbow' (and 3 lines like it)" in problem(table, tmp_path / "t.csv", split_column="part")
+    other = "path,label,fold\nimg/0.png,a,train\nimg/1.png,b,train\nimg/2.png,b,dev\n".replace("dev", "val")
+    data = table.build(table.Config(str(sheet(tmp_path, other)), split_column="Fold"))
+    assert {part: len(split) for part, split in data.splits.items()} == {"train": 2, "val": 1}
+    assert "columns that are not read: fold" in columns(tmp_path, other)[2]
+
+
+def test_table_of_names_without_suffix_in_another_folder(tmp_path):
+    text = "id_code,diagnosis,age\n" + "".join(f"{i},{i % 2},9\n" for i in range(4))
+    wanted = (("0", "1"), [0, 1, 0, 1])
+    keys = {"image_column": "id_code", "label_column": "diagnosis", "folder": "img", "suffix": ".png"}
+    assert columns(tmp_path, text, **keys)[:2] == wanted
+    assert "there is img/0.png: --data.folder img --data.suffix .png" in problem(table, tmp_path / "t.csv")
+    assert columns(tmp_path, text, folder=str(tmp_path / "img"), suffix="png")[:2] == wanted
+
+
+def test_table_a_column_a_class(tmp_path):
+    head = "path,cat,dog,bird,age\n"
+    several = head + "".join(f"img/{i}.png,{i % 2},{(i + 1) % 2},{int(i % 3 == 0)},{i + 2}\n" for i in range(4))
+    classes, labels, notes = columns(tmp_path, several)
+    assert (classes, labels) == (("cat", "dog", "bird"), [[0, 1, 1], [1, 0, 0], [0, 1, 0], [1, 0, 1]])
+    assert "3 columns of 0 and 1 are the classes cat, dog, bird | columns that are not read: age" in notes
+    one = head + "img/0.png,1.0,0.0,0,5\nimg/1.png,0,True,,6\nimg/2.png,0,0,1,7\n"
+    assert columns(tmp_path, one)[:2] == (classes, [0, 1, 2])  # exactly one in every line
+    assert columns(tmp_path, several, classes=("bird", "cat"))[:2] == (
+        ("bird", "cat"),
+        [[1, 0], [0, 1], [0, 0], [1, 1]],
+    )
+    bad = head + "img/0.png,1,-1,0,5\nimg/1.png,0,1,1,6\n"
+    assert "column dog is '-1'" in problem(table, sheet(tmp_path, bad), classes=("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "keys", "classes", "labels"),
+    [
+        (('"a,b"', "a", "b"), {}, ("a", "b"), [[1, 1], [1, 0], [0, 1]]),
+        (("\"['a', 'b']\"", "['a']", "['b']"), {}, ("a", "b"), [[1, 1], [1, 0], [0, 1]]),
+        (("[a b]", "[]", "[b]"), {}, ("a", "b"), [[1, 1], [0, 0], [0, 1]]),
+        (("a|b", "", "b"), {}, ("a", "b"), [[1, 1], [0, 0], [0, 1]]),
+        (('"a, b"', "", "b"), {"label_separator": ","}, ("a", "b"), [[1, 1], [0, 0], [0, 1]]),
+        (('"a,b"', "a", "b"), {"label_separator": "none"}, ("a", "a,b", "b"), [1, 0, 2]),
+        (('"x, y"', "z", '"x, w"'), {}, ("x, w", "x, y", "z"), [1, 2, 0]),  # one name: x and y stand nowhere alone
+        (("a b", "a", "b"), {"label_separator": " "}, ("a", "b"), [[1, 1], [1, 0], [0, 1]]),
+        (("007", "010", "7000"), {}, ("007", "010", "7000"), [0, 1, 2]),
+        (("007", "7", "10"), {}, ("7", "10"), [0, 0, 1]),
+        (("1.0", "0", "2.0"), {}, ("0", "1", "2"), [1, 0, 2]),
+        (("007", "010", "007"), {"classes": ("010", "007")}, ("010", "007"), [1, 0, 1]),
+    ],
+)
+def test_table_labels_of_every_spelling(tmp_path, cells, keys, classes, labels):
+    assert columns(tmp_path, rows(*cells), **keys)[:2] == (classes, labels)
+
+
+def test_table_labels_that_could_be_several_are_told(tmp_path):
+    assert "labels are split at commas: 'a,b' is a and b" in columns(tmp_path, rows('"a,b"', "a", "b"))[2]
+    assert "such as 'x, y'; --data.label-separator , splits" in columns(tmp_path, rows('"x, y"', "z", "w"))[2]
+    assert (
+        "labels with blanks are taken as one class each, such as 'a b'; --data.label-separator ' '"
+        in columns(tmp_path, rows("a b", "a", "b"))[2]
+    )
+    assert "blanks" not in columns(tmp_path, rows("red car", "blue car", "cat"))[2]
+    assert "1 lines without a label are images of none" in columns(tmp_path, rows("a|b", "", "b"))[2]
+
+
+def test_a_table_with_a_label_of_its_own_for_every_line_is_refused_soon(tmp_path):
+    start = time.perf_counter()
+    for joined in ("", "|x"):
+        text = "path,label,kind\n" + "".join(f"img/{i}.png,id{i}{joined},a\n" for i in range(50_000))
+        assert "different labels for 50,000 images" in problem(table, sheet(tmp_path, text))
+    assert "is not among the classes" in problem(table, sheet(tmp_path, text), classes=("cat", "dog"))
+    assert time.perf_counter() - start < 6
 
 
 def test_a_long_table_is_refused_soon(tmp_path):

@@ -1,27 +1,29 @@
 """A CSV or TSV file with an image and its label in every line: columns `path`, `label` and optionally `split`."""
 
-import csv
-import io
 import os
-import re
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Entry, Split
-from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_out, natural_key, suggest_path
+from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_out, list_images, suggest_path
+from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
+from vitrail.data.sheet import Sheet, read_sheet
+from vitrail.data.splits import PARTS as PART_WORDS
 from vitrail.errors import DataError
 
-IMAGE = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
-LABEL = ("label", "class", "target", "labels", "classes")
+IMAGE = (
+    *("path", "file", "filename", "file_name", "image", "image_path", "filepath", "img", "img_path", "image_name"),
+    *("image_id", "id_code", "image_file", "images", "id", "name"),
+)
+LABEL = ("label", "class", "target", "labels", "classes", "category", "class_name", "label_name", "diagnosis", "tags")
 SPLIT = ("split", "part", "set", "subset")
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-SPLIT_NAMES = set(PARTS.values())
-WHOLE = re.compile(r"[+-]?\d+")
+PARTS = ("train", "val", "test")
+NONE = "none"  # as a name of a column: none is the split, though one is called so
+SOUGHT = 2000  # images among which one that a table names is looked for
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,12 @@ class Config:
     held_out: float = 0.2  # fraction held out as val if the table has no split column, or only train in it
     seed: int = 0  # of the random split
     image_column: str = ""  # column of the image paths; empty: detected by its name
-    label_column: str = ""  # column of the labels; empty: detected by its name
+    label_column: str = ""  # column of the labels; empty: by its name, or a column a class with 0 and 1
+    label_separator: str = ""  # of several labels in a cell; empty: | and ;, commas between known labels; or none
+    split_column: str = ""  # column of train, val and test; empty: detected by its name and values; or none
+    folder: str = ""  # of the images, from the folder of the table
+    suffix: str = ""  # of the images, where the table has names without it, such as .png
     classes: tuple[str, ...] = ()  # names of classes 0, 1, ...; empty: the distinct labels, sorted
-
-
-class Rows(NamedTuple):
-    """The columns of a table; lines: line numbers in the file, for messages."""
-
-    images: list[str]
-    labels: list[str]
-    parts: list[str]
-    lines: list[int]
 
 
 def matches(path: str) -> bool:
@@ -51,22 +48,19 @@ def matches(path: str) -> bool:
 
 def build(config: Config) -> Dataset:
     """The images of the table, relative to its folder. A label is a class name, a class number if all are numbers, or
-    several joined by "|" or ";". Raises `DataError` with the line number of the first error.
+    several of them; or there is a column a class. Raises `DataError` with the line number of the first error.
     """
     path = Path(config.path).expanduser()
-    rows = _read(path, config)
-    unknown = [
-        (n, f"split is {p!r}", "it is train, val or test")
-        for n, p in zip(rows.lines, rows.parts, strict=True)
-        if p not in SPLIT_NAMES
-    ]
-    _raise_first(path, unknown)
-    labels, classes = _labels(path, rows, config.classes)
-    distinct, notes = _distinct(path, rows, labels)
-    root = path.resolve().parent
-    names = [rows.images[i] for i in distinct]
-    labels, parts = labels[distinct], np.array([rows.parts[i] for i in distinct])
-    entries = _entries(path, root, names, [rows.lines[i] for i in distinct])
+    sheet = read_sheet(path)
+    image, label, split = _columns(sheet, config)
+    parts, notes = _parts(sheet, split, config.split_column)
+    root = (path.resolve().parent / Path(config.folder).expanduser()).resolve()
+    images = _names(sheet, image, config.suffix)
+    targets = _targets(sheet, (image, label, split), config)
+    distinct, repeats = _distinct(sheet, images, targets.values, parts)
+    notes = [*targets.notes, *notes, *repeats, *_unused(sheet, (image, label, split), targets)]
+    names, labels, parts = [images[i] for i in distinct], targets.values[distinct], parts[distinct]
+    entries = _entries(sheet, root, names, [sheet.lines[i] for i in distinct], config)
     channels = detect_channels(config.channels, root, names)
     if "train" not in parts:
         raise DataError(f"{path}: no line has the split train", "the split column is train, val or test")
@@ -75,63 +69,77 @@ def build(config: Config) -> Dataset:
         parts[is_held_out] = "val"
         notes.append(held_out_note(int((~is_held_out).sum()), int(is_held_out.sum()), config.seed))
     splits = {}
-    for part in [p for p in ("train", "val", "test") if p in parts]:
+    for part in [p for p in PARTS if p in parts]:
         own = np.flatnonzero(parts == part)
         own_names = [names[i] for i in own]
         splits[part] = Split(own_names, labels[own], FileReader(root, own_names, channels))
-    return Dataset("table", classes, splits, channels, entries, tuple(notes))
+    return Dataset("table", targets.classes, splits, channels, entries, tuple(notes))
 
 
-def _line_error(path: Path, line: int, what: str, fix: str = "") -> DataError:
-    return DataError(f"{path}, line {line}: {what}", fix)
-
-
-def _raise_first(path: Path, bad: list[tuple[int, str, str]]) -> None:
-    """Raises the error of the first bad line, with the number of bad lines."""
-    if bad:
-        line, what, fix = bad[0]
-        raise _line_error(path, line, what + (f" (and {len(bad) - 1:,} lines like it)" if bad[1:] else ""), fix)
-
-
-def _read(path: Path, config: Config) -> Rows:
-    """The columns of images, labels and splits, stripped; paths normalised, known split names unified."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file", suggest_path(path)) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise _line_error(path, line, "not UTF-8 text", "save the table as UTF-8") from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}", "check that it is a file and that you may read it"
-        ) from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
-    try:
-        header = [h.strip().lower() for h in next(reader, [])]
-        image, label = (
-            _column(path, header, config.image_column, IMAGE),
-            _column(path, header, config.label_column, LABEL),
-        )
-        split = next((header.index(s) for s in SPLIT if s in header), -1)
-        table = [(row, reader.line_num) for row in reader if row]
-    except csv.Error as error:
-        raise _line_error(path, reader.line_num, str(error), "save the table again") from None
-    if not table:
-        raise DataError(f"{path} has no images", "below the header, each line has an image and its label")
-    width = max(image, label, split) + 1
-    _raise_first(path, [(n, f"{len(r)} columns, but {width} are needed", "") for r, n in table if len(r) < width])
-    parts = ["train"] * len(table) if split < 0 else [PARTS.get(r[split].strip().lower(), r[split]) for r, _ in table]
-    return Rows(
-        _normalize_paths([r[image].strip() for r, _ in table]),
-        [r[label].strip() for r, _ in table],
-        parts,
-        [n for _, n in table],
+def _columns(sheet: Sheet, config: Config) -> tuple[int, int, int]:
+    """The columns of the images, the labels (-1: a column a class) and the split (-1: none). Errors: `DataError`."""
+    image = sheet.require(config.image_column, "--data.image-column") if config.image_column else sheet.find(IMAGE)
+    label = (
+        sheet.require(config.label_column, "--data.label-column")
+        if config.label_column
+        else sheet.find([name for name in LABEL if sheet.find([name]) != image])
     )
+    split = -1 if config.split_column == NONE else sheet.find(SPLIT)
+    if config.split_column not in ("", NONE):
+        split = sheet.require(config.split_column, "--data.split-column")
+    fix = "--data.image-column NAME --data.label-column NAME"
+    if image < 0:
+        raise sheet.error(1, f"no column {' or '.join(IMAGE[:4])} (the columns are {sheet.list_columns()})", fix)
+    if label < 0 and not find_class_columns(sheet, (image, split), config.classes):
+        what = f"no column {' or '.join(LABEL[:4])}, nor a column of 0 and 1 a class (the columns are "
+        raise sheet.error(1, f"{what}{sheet.list_columns()})", f"{fix}, or several labels in a cell as cat|dog")
+    width = max(image, label, split) + 1
+    sheet.raise_first(
+        [i for i, row in enumerate(sheet.rows) if len(row) < width],
+        lambda i: f"{len(sheet.rows[i])} columns, but {width} are needed",
+        lambda _: "a comma in a name needs quotes around the name",
+    )
+    return image, label, split
 
 
-def _normalize_paths(paths: list[str]) -> list[str]:
+def _targets(sheet: Sheet, columns: tuple[int, int, int], config: Config) -> Targets:
+    image, label, split = columns
+    if label < 0:
+        return read_class_columns(sheet, find_class_columns(sheet, (image, split), config.classes))
+    return read_labels(sheet, label, config.classes, config.label_separator)
+
+
+def _parts(sheet: Sheet, column: int, requested: str) -> tuple[np.ndarray, list[str]]:
+    """The part of every image, and notes. A column that is only called like a split has other values."""
+    if column < 0:
+        return np.full(len(sheet.rows), "train"), []
+    cells = sheet.cells(column)
+    part = {cell: PART_WORDS.get(cell.lower(), "") for cell in set(cells)}
+    if not requested and not any(part.values()):
+        values = ", ".join(sorted(part)[:3]) + (", ..." if len(part) > 3 else "")
+        return np.full(len(cells), "train"), [
+            f"the column {sheet.header[column]} is not taken for the split: its values are {values}"
+        ]
+    sheet.raise_first(
+        [i for i, cell in enumerate(cells) if not part[cell]],
+        lambda i: f"{sheet.header[column]} is {cells[i]!r}",
+        lambda _: "it is train, val or test; --data.split-column none leaves the column out",
+    )
+    return np.array([part[cell] for cell in cells]), []
+
+
+def _unused(sheet: Sheet, columns: tuple[int, int, int], targets: Targets) -> list[str]:
+    """A note on the columns that are not read."""
+    used = {*columns, *(sheet.find([name.lower()]) for name in targets.classes if columns[1] < 0)}
+    others = [name for i, name in enumerate(sheet.header) if i not in used and name]
+    listed = ", ".join(others[:5]) + (", ..." if others[5:] else "")
+    return [f"columns that are not read: {listed}"] if others else []
+
+
+def _names(sheet: Sheet, column: int, suffix: str) -> list[str]:
     """Normalised paths with forward slashes, so that an image has one name."""
+    ending = f".{suffix.removeprefix('.')}" if suffix else ""
+    paths = [p if not p or p.lower().endswith(ending.lower()) else p + ending for p in sheet.cells(column)]
     joined = "\n".join(paths) + "\n"
     # one search in the joined text: checking a million paths one by one takes longer than everything else
     if not any(odd in joined for odd in ("\\", "//", "./", "/\n")):
@@ -139,110 +147,30 @@ def _normalize_paths(paths: list[str]) -> list[str]:
     return [os.path.normpath(p.replace("\\", "/")) if p else "" for p in paths]
 
 
-def _delimiter(path: Path, text: str) -> str:
-    first = text[: text.find("\n")] if "\n" in text else text
-    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-
-
-def _column(path: Path, header: list[str], requested: str, names: tuple[str, ...]) -> int:
-    for name in [requested.lower()] if requested else names:
-        if name in header:
-            return header.index(name)
-    headings = ", ".join(header[:8]) or "nothing"
-    raise _line_error(
-        path,
-        1,
-        f"no column {requested or ' or '.join(names[:4])} (the columns are {headings})",
-        "set image_column and label_column",
-    )
-
-
-def _labels(path: Path, rows: Rows, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """int64 [N] or uint8 [N K], and the names of the classes. Each distinct label is checked once, for speed."""
-    distinct = set(rows.labels)
-    split = {text: [p.strip() for p in re.split(r"[|;]", text)] for text in distinct}
-    names = {name for parts in split.values() for name in parts}
-    numbers = all(_number(n) for n in names)
-    errors = {
-        text: error
-        for text, parts in split.items()
-        if (error := next((w for p in parts if (w := _label_error(p, numbers, classes))), ""))
-    }
-    last = f" to {len(classes) - 1}" if classes else ""
-    fix = f"labels are the names of classes, or all of them whole numbers from 0{last}"
-    if errors:
-        _raise_first(
-            path,
-            [(n, f"label {t!r} {errors[t]}", fix) for t, n in zip(rows.labels, rows.lines, strict=True) if t in errors],
-        )
-    if numbers:
-        names_of_classes = classes or tuple(str(n) for n in sorted({int(n) for n in names}))
-        index = {n: int(n) if classes else names_of_classes.index(str(int(n))) for n in names}
-    else:
-        names_of_classes = classes or tuple(sorted(names, key=natural_key))
-        index = {n: names_of_classes.index(n) for n in names}
-    if len(names_of_classes) < 2:
-        raise DataError(
-            f"{path}: all labels are {names_of_classes[0]!r}; classification takes two or more classes",
-            "give images of at least two classes",
-        )
-    code = {text: i for i, text in enumerate(split)}
-    targets = np.zeros((len(split), len(names_of_classes)), np.uint8)
-    for text, parts in split.items():
-        targets[code[text], [index[p] for p in parts]] = 1
-    codes = np.fromiter((code[t] for t in rows.labels), np.int64, len(rows.labels))
-    is_multi_label = any(len(parts) > 1 for parts in split.values())
-    return (targets if is_multi_label else targets.argmax(1).astype(np.int64))[codes], names_of_classes
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-        return True
-    except ValueError:
-        return not text  # an empty label is an error of its own, and the other labels stay numbers
-
-
-def _label_error(name: str, numbers: bool, classes: tuple[str, ...]) -> str:
-    """The error of a label, or ""."""
-    if not name:
-        return "is empty"
-    if name.lower() == "nan":
-        return "is not a number: the table has a missing value"
-    if numbers:
-        if not WHOLE.fullmatch(name):
-            return "is not a whole number"
-        if int(name) < 0:
-            return "is negative"
-        return f"is out of range: there are {len(classes)} classes" if classes and int(name) >= len(classes) else ""
-    if classes and name not in classes:
-        close = get_close_matches(name, classes, n=1, cutoff=0.6)
-        return "is not among the classes" + (f"; did you mean {close[0]!r}?" if close else "")
-    return ""
-
-
-def _distinct(path: Path, rows: Rows, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _distinct(sheet: Sheet, images: list[str], labels: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The first line of every image; repeated images with different labels or splits are an error."""
-    if len(set(rows.images)) == len(rows.images):
-        return np.arange(len(rows.images)), []
+    if len(set(images)) == len(images):
+        return np.arange(len(images)), []
     first: dict[str, int] = {}
-    bad, repeats = [], 0
-    for i, name in enumerate(rows.images):
+    differing: dict[int, str] = {}
+    for i, name in enumerate(images):
         j = first.setdefault(name, i)
         if j == i:
             continue
-        repeats += 1
-        for what, differs in (("label", (labels[i] != labels[j]).any()), ("split", rows.parts[i] != rows.parts[j])):
+        for what, differs in (("label", (labels[i] != labels[j]).any()), ("split", parts[i] != parts[j])):
             if differs:
-                bad.append(
-                    (rows.lines[i], f"{name} has another {what} than in line {rows.lines[j]}", "keep one of the lines")
-                )
-                break
-    _raise_first(path, bad)
-    return np.array(list(first.values())), [f"{repeats:,} lines repeat an earlier line and were left out"]
+                differing.setdefault(i, what)
+    sheet.raise_first(
+        list(differing),
+        lambda i: f"{images[i]} has another {differing[i]} than in line {sheet.lines[first[images[i]]]}",
+        lambda _: "keep one of the lines; several labels of an image stand in one cell, as cat|dog",
+    )
+    return np.array(list(first.values())), [
+        f"{len(images) - len(first):,} lines repeat an earlier line and were left out"
+    ]
 
 
-def _entries(path: Path, root: Path, names: list[str], lines: list[int]) -> tuple[Entry, ...]:
+def _entries(sheet: Sheet, root: Path, names: list[str], lines: list[int], config: Config) -> tuple[Entry, ...]:
     """The table and its images. Each folder is listed once: a million `stat` calls take minutes on a network disk."""
     by_folder = defaultdict(list)
     for i, name in enumerate(names):
@@ -251,21 +179,34 @@ def _entries(path: Path, root: Path, names: list[str], lines: list[int]) -> tupl
     for folder, own in by_folder.items():
         try:
             files = {f.name: f for f in os.scandir(root / folder)}
-        except OSError:
+        except (OSError, ValueError):  # no such folder, or a name that none can have
             files = {}
         for i in own:
             file = files.get(os.path.basename(names[i]))
             if file is not None and file.is_file():
                 entries[i] = Entry(names[i], (stat := file.stat()).st_size, stat.st_mtime_ns)
-    missing = [(lines[i], names[i]) for i, entry in enumerate(entries) if entry is None]
+    missing = [i for i, entry in enumerate(entries) if entry is None]
     if missing:
-        line, name = min(missing)
-        what = "the path of the image is empty" if not name else f"{name} does not exist in {root}"
-        raise _line_error(
-            path,
-            line,
-            what + (f" (and {len(missing) - 1:,} lines like it)" if missing[1:] else ""),
-            suggest_path(root / name) if name else "",
-        )
-    stat = path.stat()
-    return (Entry(path.name, stat.st_size, stat.st_mtime_ns), *sorted(e for e in entries if e is not None))
+        i = missing[0]
+        what = f"{names[i]} does not exist in {root}" if names[i] else "the path of the image is empty"
+        more = f" (and {len(missing) - 1:,} lines like it)" if missing[1:] else ""
+        raise sheet.error(lines[i], what + more, _suggest_place(sheet.path, root, names[i], config))
+    stat = sheet.path.stat()
+    return (Entry(sheet.path.name, stat.st_size, stat.st_mtime_ns), *sorted(e for e in entries if e is not None))
+
+
+def _suggest_place(path: Path, root: Path, name: str, config: Config) -> str:
+    """Where an image that does not exist may be: in another folder, with another suffix, or under a similar name."""
+    if not name or "\0" in name:
+        return "every line has the path of an image"
+    top = path.resolve().parent
+    stem = os.path.splitext(os.path.basename(name))[0] if not config.suffix else os.path.basename(name)
+    for entry in list_images(top).entries[:SOUGHT]:
+        folder, base = os.path.split(entry.name)
+        if base == os.path.basename(name) or base.startswith(f"{stem}."):
+            inside = os.path.dirname(name)
+            above = folder.removesuffix(inside).rstrip("/") if inside and folder.endswith(inside) else folder
+            words = f"--data.folder {shlex.quote(above)}" if above else ""
+            words += "" if base == os.path.basename(name) else f" --data.suffix {base[len(stem) :]}"
+            return f"there is {entry.name}: {words.strip()}" if words else f"there is {entry.name}"
+    return suggest_path(root / name)

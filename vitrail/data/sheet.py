@@ -1,0 +1,87 @@
+"""A CSV or TSV file as text: its columns by name, its rows with their line numbers."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vitrail.data.files import suggest_path
+from vitrail.errors import DataError, nearest
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """header: names of the columns as they stand there. rows: cells; lines: their line numbers in the file."""
+
+    path: Path
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns in lower case."""
+        return [name.lower() for name in self.header]
+
+    def find(self, names: Sequence[str]) -> int:
+        """The first column that has one of the names, in their order; -1 where there is none."""
+        return next((self.names.index(name) for name in names if name in self.names), -1)
+
+    def require(self, name: str, flag: str) -> int:
+        """The column of a name that the user typed. Errors: `DataError` with the columns that there are."""
+        at = self.find([name.lower()])
+        if at < 0:
+            near = nearest(name, self.header)
+            raise self.error(
+                1,
+                f"no column {name} (the columns are {self.list_columns()})",
+                f"{flag} {near[0]}" if near else f"{flag} takes the name of a column",
+            )
+        return at
+
+    def cells(self, column: int) -> list[str]:
+        """One column, stripped."""
+        return [row[column].strip() for row in self.rows]
+
+    def list_columns(self) -> str:
+        return ", ".join(self.header[:8]) + (", ..." if self.header[8:] else "") or "nothing"
+
+    def error(self, line: int, what: str, fix: str = "") -> DataError:
+        return DataError(f"{self.path}, line {line}: {what}", fix)
+
+    def raise_first(self, bad: Sequence[int], what: Callable[[int], str], fix: Callable[[int], str]) -> None:
+        """Raises the error of the first bad row, with the number of them. bad: indices of rows."""
+        if bad:
+            more = f" (and {len(bad) - 1:,} lines like it)" if bad[1:] else ""
+            raise self.error(self.lines[bad[0]], what(bad[0]) + more, fix(bad[0]))
+
+
+def read_sheet(path: Path) -> Sheet:
+    """The table in a UTF-8 file; rows without cells are left out. Errors: `DataError` with the line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file", suggest_path(path)) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text", "save the table as UTF-8") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", "check that it is a file and that you may read it"
+        ) from None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        table = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}", "save the table again") from None
+    if not table:
+        raise DataError(f"{path} has no images", "below the header, each line has an image and its label")
+    return Sheet(path, header, [row for row, _ in table], [line for _, line in table])
+
+
+def _delimiter(path: Path, text: str) -> str:
+    first = text[: text.find("\n")] if "\n" in text else text
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
