@@ -8,6 +8,7 @@ every variant by reading the source, so that a list costs no import. A name with
 import ast
 import contextlib
 import pkgutil
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,15 +194,21 @@ def find(floor: str, name: str) -> Entry:
     return Entry(name, module, variants[choose(name, [f"{room}/{v}" for v in variants], "model").partition("/")[2]])
 
 
+def list_layouts(path: str) -> Iterator[str]:
+    """The names of the layouts that a path fits, the one that it is read as first."""
+    for name in sorted(list_modules("datasets"), key=lambda room: GENERAL.index(room) if room in GENERAL else -1):
+        if import_module(f"vitrail.datasets.{name}").matches(path):
+            yield name
+
+
 def detect_layout(path: str) -> str:
     """The name of the layout of a data set. Errors: `DataError` for a missing path, `UsageError` for a mistyped
     name."""
     target = as_path(path)
-    for name in sorted(list_modules("datasets"), key=lambda room: GENERAL.index(room) if room in GENERAL else -1):
-        if import_module(f"vitrail.datasets.{name}").matches(path):
-            if name == "imagefolder":
-                refuse_tables(target)
-            return name
+    for name in list_layouts(path):
+        if name == "imagefolder":
+            refuse_tables(target)
+        return name
     if not target.exists():
         if "/" not in path and "." not in path and nearest(path, WORDS):
             choose(path, WORDS, "data set", "or give the path of a folder of images")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrail.data.splits import assign_parts
+from vitrail.data.splits import assign_parts, find_part
 from vitrail.errors import DataError, UsageError
 
 NAMES = [f"a/{i}.png" for i in range(299)]
@@ -64,9 +64,34 @@ def test_parts_that_the_data_names_are_kept():
     assert counts(found) == {"train": 8, "val": 2}
     found, _ = assign_parts(NAMES[:10], ["train"] * 8 + ["test"] * 2, (), 0)
     assert counts(found) == {"train": 8, "test": 2}
-    found, notes = assign_parts(NAMES[:10], ["test"] * 10, (), 0)
-    assert counts(found) == {"train": 8, "val": 2}
-    assert notes[0] == "the data names test but no train: all images were split randomly"
+
+
+def test_test_images_are_never_trained_on():
+    assert counts(assign_parts(NAMES[:10], ["test"] * 10, (), 0)[0]) == {"test": 10}
+    with pytest.raises(UsageError, match=r"splits of its own\nremove it; there are test"):
+        assign_parts(NAMES[:10], ["test"] * 10, (0.5, 0.5), 0)
+    found, notes = assign_parts(NAMES[:10], ["val"] * 6 + ["test"] * 4, (), 0)
+    assert counts(found) == {"train": 5, "val": 1, "test": 4}
+    assert found["test"].tolist() == [6, 7, 8, 9]
+    assert notes[0] == "the data names val but no train: its images were split randomly"
+    found, _ = assign_parts(NAMES[:10], [""] * 6 + ["test"] * 4, (), 0)
+    assert counts(found) == {"train": 5, "val": 1, "test": 4}
+    found, notes = assign_parts(NAMES[:10], [""] * 6 + ["val"] * 4, (), 0)
+    assert {p: v.tolist() for p, v in found.items()} == {"train": [0, 1, 2, 3, 4, 5], "val": [6, 7, 8, 9]}
+    assert notes == ["the data names val but no train: the other 6 images are train"]
+
+
+PART_NAMES = {
+    "train": "train Train TRAINING training_set train2017 train-data trainval Trains trn train_images images_train",
+    "val": "val Valid VALIDATION validation-set dev eval evaluation val2014 devset valid2 vals",
+    "test": "test TESTING test_set test1 tests test-dev2017 hold_out Test-Images tst",
+    "": "cat tram protest contest rain value evaluator deviant detest latest trainer 1 set images",
+}
+
+
+@pytest.mark.parametrize(("part", "names"), PART_NAMES.items())
+def test_one_table_of_part_names(part, names):
+    assert {name: find_part(name) for name in names.split()} == dict.fromkeys(names.split(), part)
 
 
 @pytest.mark.parametrize("name", ["a/2.png", "2.png", "2"])

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from vitrail import catalog
+from vitrail.assembly import layouts
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.data import fingerprint
@@ -23,6 +24,7 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
+    path, notes = layouts.unwrap(path) if path else (path, [])
     entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
     keys = dict(choice.keys)
     if path and as_path(path).exists():
@@ -31,18 +33,34 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     if not keys.get("annotation") and annotations in offered:
         keys["annotation"] = annotations
     config = update_config(entry.config, keys, f"data ({entry.name})")
-    return entry.module.build(config), dataclasses.replace(choice, name=entry.name, keys=keys)
+    dataset = entry.module.build(config)
+    if not choice.name:
+        dataset = layouts.with_other_layouts(dataset, path, bool(keys.get("follow_links")))
+    dataset = dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+    return dataset, dataclasses.replace(choice, name=entry.name, keys=keys)
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Errors: `DataError` where the data names no training images."""
+    if "train" not in dataset.splits:
+        parts = " and ".join(f"{name} ({len(split):,} images)" for name, split in dataset.splits.items())
+        raise DataError(
+            f"the data names {parts} and no train: test images are never trained on",
+            "vitrail eval evaluates a model on it; to train, put training images below train/",
+        )
 
 
 def drop_images(dataset: Dataset, dropped: dict[str, list[int]]) -> Dataset:
-    """The data set without the images at some indices of its splits."""
+    """The data set without the images at some indices of its splits, and without splits of which none is left."""
     if not dropped:
         return dataset
     splits = {
         name: split.select(np.setdiff1d(np.arange(len(split)), dropped.get(name, [])))
         for name, split in dataset.splits.items()
     }
-    return dataclasses.replace(dataset, splits=splits)
+    if "train" in splits and not len(splits["train"]):
+        raise DataError("no training image can be read", "vitrail check lists them")
+    return dataclasses.replace(dataset, splits={name: split for name, split in splits.items() if len(split)})
 
 
 def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:

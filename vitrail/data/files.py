@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,10 +15,11 @@ from vitrail.data.dataset import Entry
 from vitrail.data.decode import GREY, decode, read_header
 from vitrail.data.formats import image_suffixes, way_to_read
 from vitrail.data.subset import evenly_spaced
-from vitrail.errors import BadImage, DataError, UsageError
+from vitrail.errors import BadImage, DataError, UsageError, many
 
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"}
 KINDS = 6  # endings that are listed by name
+OUTSIDE = "out of the folder"
 SAMPLE_SIZE = 512  # images whose headers decide whether a set is grey
 
 
@@ -37,12 +38,12 @@ class FileReader:
 @dataclass
 class FolderContents:
     """Files below a folder. others: number of files that are not read, by ending; hidden: hidden files and folders;
-    links: number of symbolic links not followed."""
+    links: symbolic links not followed, by the reason."""
 
     entries: list[Entry] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
-    links: int = 0
+    links: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """Notes for the user on what was left out: its count, its kind and the reason or the remedy."""
@@ -57,10 +58,17 @@ class FolderContents:
             messages.append(f"{sum(n for n, _ in kinds):,} files that are not images were left out: {listed}")
         if self.hidden:
             messages.append(f"{self.hidden:,} hidden files or folders were left out")
-        if self.links:
-            reasons = "they leave the folder, are circular or broken"
-            messages.append(f"{self.links:,} symbolic links were not followed: {reasons}")
+        if links := self.link_note():
+            messages.append(links)
         return messages
+
+    def link_note(self) -> str:
+        """A sentence on the symbolic links that were not followed, with the flag that follows them; "" for none."""
+        reasons = [f"{many(len(own), 'link')} {why}, the first {own[0]}" for why, own in sorted(self.links.items())]
+        if OUTSIDE in self.links:
+            reasons.append("--data.follow-links follows those that leave it")
+        count = sum(map(len, self.links.values()))
+        return f"{count:,} symbolic links were not followed: {'; '.join(reasons)}" if count else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -107,12 +115,33 @@ def suggest_path(path: Path) -> str:
     return f"{parent} contains {listed or 'nothing'}"
 
 
-def list_images(root: Path, below: str = "") -> FolderContents:
+def list_images(root: Path, below: str = "", follow: bool = False) -> FolderContents:
     """Every image file at any depth under `root / below`, named by its path below `root`, sorted by name.
 
-    A symbolic link is followed where it stays inside `root` and does not lead back to a folder above itself.
+    A symbolic link is followed where it stays inside `root`, or anywhere with `follow`, and does not lead back to a
+    folder above itself.
     """
     contents, suffixes = FolderContents(), image_suffixes()
+    for path, item in walk_files(root, below, follow, contents.links):
+        suffix = os.path.splitext(path)[1].lower()
+        if item is None:
+            contents.hidden += 1
+        elif suffix in suffixes and item.is_file():
+            stat = item.stat()
+            contents.entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
+        else:
+            contents.others[suffix] += 1
+    contents.entries.sort(key=lambda e: e.name)
+    return contents
+
+
+def walk_files(
+    root: Path, below: str, follow: bool, links: dict[str, list[str]]
+) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
+    """Everything but folders under `root / below`, with its path below `root`, in no order; None for what is hidden.
+
+    links: gets the paths of the symbolic links that are not followed, by reason. Errors: `DataError`.
+    """
     top = os.path.realpath(root)
     start = os.path.join(top, below) if below else top
     stack: list[tuple[str, str, tuple[str, ...]]] = [(start, below, (os.path.realpath(start),))]
@@ -127,23 +156,27 @@ def list_images(root: Path, below: str = "") -> FolderContents:
         for item in items:
             path = f"{name}/{item.name}" if name else item.name
             if is_hidden(item.name):
-                contents.hidden += 1
+                yield path, None
                 continue
             real = os.path.join(above[-1], item.name)
             if item.is_symlink():
                 real = os.path.realpath(real)
-                if not (is_inside(real, top) and os.path.exists(real)) or real in above:
-                    contents.links += 1
+                if why := refuse_link(real, top, above, follow):
+                    links.setdefault(why, []).append(path)
                     continue
             if item.is_dir():
                 stack.append((item.path, path, (*above, real)))
-            elif (suffix := os.path.splitext(item.name)[1].lower()) in suffixes and item.is_file():
-                stat = item.stat()
-                contents.entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
             else:
-                contents.others[suffix] += 1
-    contents.entries.sort(key=lambda e: e.name)
-    return contents
+                yield path, item
+
+
+def refuse_link(real: str, top: str, above: Sequence[str], follow: bool) -> str:
+    """Why a symbolic link to `real` is not followed; "" where it is. above: the folders that it stands in."""
+    if not os.path.exists(real):
+        return "to nothing"
+    if any(folder == real or is_inside(folder, real) for folder in above):
+        return "to a folder above"
+    return "" if follow or is_inside(real, top) else OUTSIDE
 
 
 def is_inside(path: str, folder: str) -> bool:

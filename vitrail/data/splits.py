@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,35 @@ import numpy as np
 from vitrail.data.dataset import Dataset
 from vitrail.errors import DataError, UsageError, many, nearest
 
-PARTS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+PART_WORDS = {  # the one table of part names, for folders, lists of files, keys of data.yaml and columns of tables
+    "train": ("train", "training", "trn", "trainval", "trainvalid", "trainvalidation", "traindev"),
+    "val": ("val", "valid", "validate", "validation", "vali", "dev", "devel", "development", "eval", "evaluation",
+            "minival"),
+    "test": ("test", "testing", "tst", "testdev", "devtest", "holdout", "heldout"),
 }  # fmt: skip
+BY_WORD = {f"{word}{plural}": part for part, words in PART_WORDS.items() for word in words for plural in ("", "s")}
+FILLERS = ("set", "sets", "data", "dataset", "split", "part", "subset", "image", "images", "img", "imgs")
 ORDER = ("train", "val", "test")
 DEFAULT_SPLIT = (0.8, 0.2)  # fractions of train and val by default
+
+
+def find_part(name: str) -> str:
+    """The part that a name stands for, "train", "val" or "test"; "" for a name of something else.
+
+    >>> find_part("Training_Set"), find_part("VAL2017"), find_part("dev"), find_part("tests"), find_part("cat")
+    ('train', 'val', 'val', 'test', '')
+
+    Case, plurals, numbers after the name and words such as "set" make no difference.
+    """
+    word = "".join(re.split(r"[\W_]+", name.casefold())).rstrip("0123456789")
+    for filler in ("", *FILLERS):
+        stem = word.removesuffix(filler) if filler else word
+        if stem in BY_WORD:
+            return BY_WORD[stem]
+    for filler in FILLERS:
+        if word.startswith(filler) and word.removeprefix(filler) in BY_WORD:
+            return BY_WORD[word.removeprefix(filler)]
+    return ""
 
 
 def assign_parts(
@@ -23,43 +46,43 @@ def assign_parts(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Indices of the images of each split, and notes. `parts` are those that the data names, "" where it does not.
 
-    A data set that names no "train" is split randomly. test: images to hold out as the test split, by their names or
-    file names. Errors: `UsageError` for impossible fractions, `DataError` where no image is left to train on.
+    A data set that names no "train" is split randomly, but for its test images: those are never trained on, and where
+    there are no others, "test" is the only split. test: images to hold out as the test split, by their names or file
+    names. Errors: `UsageError` for impossible fractions, `DataError` where no image is left to train on.
     """
     test = (test,) if isinstance(test, str) else test
     assigned, notes = np.array(parts, dtype=object), []
-    test_indices = select_named(names, test)
-    assigned[test_indices] = "test"
-    given = [p for p in ORDER if (assigned == p).any()]
-    if "train" in given:
-        if loose := int((assigned == "").sum()):
-            notes.append(f"left out, as they belong to no split: {many(loose, 'image')}")
-        if "val" not in given and (split or given == ["train"]):
-            train_indices = [int(i) for i in np.flatnonzero(assigned == "train")]
-            random_parts, note = split_randomly(
-                [names[i] for i in train_indices], split or DEFAULT_SPLIT, seed, len(test) > 0
-            )
-            notes.append(note)
-            assigned[train_indices] = ""
-            for part, where in random_parts.items():
-                assigned[np.array(train_indices)[where]] = part
-        elif split:
-            fix = f"remove it; there are {', '.join(given)}"
-            raise UsageError("data.split is given, but the data has splits of its own", fix)
-    else:
-        if given and not test:
-            notes.append(f"the data names {' and '.join(given)} but no train: all images were split randomly")
-        rest = np.array([i for i in range(len(names)) if i not in set(test_indices)], np.int64)
-        random_parts, note = split_randomly([names[i] for i in rest], split or DEFAULT_SPLIT, seed, len(test) > 0)
-        assigned[:] = ""
-        assigned[test_indices] = "test"
-        for part, where in random_parts.items():
-            assigned[rest[where]] = part
-        notes.append(note)
-    indices = {p: where for p in ORDER if len(where := np.flatnonzero(assigned == p))}
-    if "train" not in indices:
+    assigned[select_named(names, test)] = "test"
+    train, val, held, loose = (assigned == part for part in (*ORDER, ""))
+    pool = np.zeros(len(names), bool)  # the images that are split randomly
+    if train.any():
+        if loose.any():
+            notes.append(f"left out, as they belong to no split: {many(int(loose.sum()), 'image')}")
+        if not val.any() and (split or not held.any()):
+            pool = train
+    elif loose.any() and val.any():
+        assigned[loose] = "train"
+        notes.append(f"the data names val but no train: the other {many(int(loose.sum()), 'image')} are train")
+    elif loose.any():
+        pool = loose
+    elif val.any():
+        pool = val
+        notes.append(
+            f"the data names val but no train: {'all' if not held.any() else 'its'} images were split randomly"
+        )
+    elif "test" not in parts:
         raise DataError("no image is left to train on", "hold out fewer")
-    return indices, notes
+    if split and not pool.any():
+        fix = f"remove it; there are {', '.join(p for p in ORDER if p in parts)}"
+        raise UsageError("data.split is given, but the data has splits of its own", fix)
+    if pool.any():
+        where = np.flatnonzero(pool)
+        drawn, note = split_randomly([names[i] for i in where.tolist()], split or DEFAULT_SPLIT, seed, bool(held.any()))
+        notes.append(note)
+        assigned[where] = "left out"
+        for part, chosen in drawn.items():
+            assigned[where[chosen]] = part
+    return {p: where for p in ORDER if len(where := np.flatnonzero(assigned == p))}, notes
 
 
 def select_named(names: Sequence[str], requested: tuple[str, ...]) -> list[int]:

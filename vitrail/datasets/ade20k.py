@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitrail.data.annotations.masks import detect_classes, number_classes
+from vitrail.data.annotations.mask_classes import detect_classes
+from vitrail.data.annotations.masks import number_classes
 from vitrail.data.annotations.pairs import make_entry, read_text
 from vitrail.data.dataset import Dataset, Entry
 from vitrail.data.files import resolve_folder

@@ -1,12 +1,15 @@
-"""A folder of class folders, optionally below train/, val/ and test/: `images/train/cat/1.jpg` or
-`images/cat/1.jpg`."""
+"""A folder of class folders, optionally below train/, val/ and test/, or above them: `images/train/cat/1.jpg`,
+`images/cat/1.jpg`, `images/cat/train/1.jpg`."""
 
 import os
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from vitrail.data.annotations.pairs import ANNOTATION, IMAGE, read_folder_names
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.files import (
     FileReader,
@@ -20,16 +23,10 @@ from vitrail.data.files import (
     note_case_collisions,
     resolve_folder,
 )
+from vitrail.data.splits import ORDER, find_part
 from vitrail.datasets import idx, mini
-from vitrail.errors import DataError
+from vitrail.errors import DataError, many
 
-PARTS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}  # case-insensitive
 LAYOUT = "put images into one folder a class: <folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg"
 
 
@@ -39,6 +36,35 @@ class Config:
     channels: int = 0  # 1, 3 or 4; 0: as the data
     held_out: float = 0.2  # fraction of each class held out as val if there is neither a val nor a test folder
     seed: int = 0  # of the random split
+    follow_links: bool = False  # symbolic links out of the folder too
+
+
+@dataclass
+class ClassFolders:
+    """Images by part, each with its class, the folders of classes that hold none, and what was left out."""
+
+    groups: dict[str, list[tuple[str, Entry]]] = field(default_factory=dict)
+    empty: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # names of images by the reason
+
+    def add(self, part: str, name: str, entry: Entry) -> None:
+        """An image of a class."""
+        self.groups.setdefault(part, []).append((name, entry))
+
+    def leave_out(self, reason: str, entry: Entry) -> None:
+        self.left_out.setdefault(reason, []).append(entry.name)
+
+    def notes(self) -> list[str]:
+        """What was left out, each with its count, its kind and its reason."""
+        own = [
+            f"left out, as {why}: {many(len(names), 'image')}, the first {names[0]}"
+            for why, names in self.left_out.items()
+        ]
+        for part, names in self.empty.items():
+            where = f" of {part}" if set(self.groups) != {"train"} else ""
+            listed = ", ".join(f"{n}/" for n in names[:5]) + (", ..." if names[5:] else "")
+            own.append(f"left out, as they hold no images: {many(len(names), 'folder')}{where} ({listed})")
+        return own
 
 
 def matches(path: str) -> bool:
@@ -49,24 +75,17 @@ def matches(path: str) -> bool:
 def build(config: Config) -> Dataset:
     """The images of a folder; classes are the names of the folders, "class 2" before "class 10". Raises `DataError`."""
     root = resolve_folder(config.path)
-    parts, notes = _parts(root)
-    contents = list_images(root)
-    groups, loose = _group(contents.entries, parts)
-    if not any(groups.values()):
-        raise DataError(
-            f"{root} has no images in class folders ({_describe_folder(root, contents)})",
-            LAYOUT,
-        )
-    classes = _classes(root, parts, groups["train"])
-    for part in groups.keys() - {"train"}:
-        notes += _compare(root, part, {c for c, _ in groups[part]}, classes)
-    entries = [e for group in groups.values() for _, e in group]
-    if loose:
-        notes.append(f"{loose:,} images outside any class folder were left out")
+    contents = list_images(root, follow=config.follow_links)
+    found, notes = read_folders(root, contents)
+    if not found.groups:
+        raise DataError(f"{root} has no images in class folders ({_describe_folder(root, contents)})", LAYOUT)
+    classes, lacking = _classes(root, found)
+    notes += lacking + found.notes()
+    entries = [e for group in found.groups.values() for _, e in group]
     if collisions := note_case_collisions(e.name for e in entries):
         notes.append(collisions)
     channels = detect_channels(config.channels, root, [e.name for e in entries])
-    splits = {part: _split(root, group, classes, channels) for part, group in groups.items()}
+    splits = {part: _split(root, found.groups[part], classes, channels) for part in ORDER if part in found.groups}
     if set(splits) == {"train"} and config.held_out:
         all_images = splits["train"]
         is_held_out = hold_out(all_images.names, all_images.labels, config.held_out, config.seed)
@@ -78,70 +97,128 @@ def build(config: Config) -> Dataset:
     )
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted((e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name)), key=natural_key)
+def read_folders(root: Path, contents: FolderContents) -> tuple[ClassFolders, list[str]]:
+    """The images in their parts and classes, and notes. Errors: `DataError` for folders that are no classes."""
+    links = {path for own in contents.links.values() for path in own}
+    parts, notes = _parts(root, links)
+    found = ClassFolders()
+    if parts:
+        where = {folder: part for part, folder in parts.items()}
+        for entry in contents.entries:
+            head, _, rest = entry.name.partition("/")
+            name, inside, _ = rest.partition("/")
+            if head in where and inside:
+                found.add(where[head], name, entry)
+            else:
+                found.leave_out("they are in no class folder" if head in where else "they are beside the parts", entry)
+        for part, folder in parts.items():
+            _note_empty(found, part, _folders(root / folder, f"{folder}/", links))
+        if gone := [part for part in parts if part not in found.groups]:
+            notes.append(f"{' and '.join(f'{parts[p]}/' for p in gone)} holds no images: it is as if it were not there")
+        return found, notes
+    annotations, flat = _other_folders(root, links, contents.entries)
+    below = _parts_below(contents.entries)
+    for entry in contents.entries:
+        name, *inner = entry.name.split("/")
+        if not inner:
+            found.leave_out("they are in no class folder", entry)
+        elif name in flat:
+            found.leave_out(f"{name}/ is named as a part and has no class folders (rename it if it is a class)", entry)
+        elif inner[0] in annotations and inner[1:]:
+            found.leave_out(f"folders named {inner[0]} beside images hold annotations, no classes", entry)
+        else:
+            found.add(below.get(inner[0], "train") if inner[1:] else "train", name, entry)
+    _note_empty(found, "train", [f for f in _folders(root, "", links) if f not in flat])
+    return found, notes
 
 
-def _parts(root: Path) -> tuple[dict[str, str], list[str]]:
+def _folders(folder: Path, prefix: str, links: set[str]) -> list[str]:
+    """The folders in a folder, but for links that are not followed."""
+    names = [
+        e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name) and prefix + e.name not in links
+    ]
+    return sorted(names, key=natural_key)
+
+
+def _note_empty(found: ClassFolders, part: str, folders: Sequence[str]) -> None:
+    filled = {name for name, _ in found.groups.get(part, [])}
+    if (empty := [name for name in folders if name not in filled]) and filled:
+        found.empty[part] = empty
+
+
+def _parts(root: Path, links: set[str]) -> tuple[dict[str, str], list[str]]:
     """Split -> folder name, and notes. A folder "train" with images but no folders is a class (railway)."""
-    folders = _folders(root)
-    part_folders = [name for name in folders if name.lower() in PARTS and _folders(root / name)]
+    folders = _folders(root, "", links)
+    part_folders = [name for name in folders if find_part(name) and _folders(root / name, f"{name}/", links)]
     parts: dict[str, str] = {}
     for name in part_folders:
-        part = PARTS[name.lower()]
+        part = find_part(name)
         if part in parts:
             raise DataError(
                 f"{root} has both {parts[part]}/ and {name}/, two folders for the split {part}", "keep one of them"
             )
         parts[part] = name
-    if not parts:
-        return {"train": ""}, []
-    if "train" not in parts:
-        raise DataError(
-            f"{root} has {', '.join(n + '/' for n in part_folders)} but no train/ with class folders in it", LAYOUT
-        )
     others = [name for name in folders if name not in part_folders]
-    return parts, [f"folders beside {parts['train']}/ were left out: {', '.join(others[:5])}"] if others else []
+    beside = f"folders beside {next(iter(parts.values()), '')}/ were left out: {', '.join(others[:5])}"
+    return {part: parts[part] for part in ORDER if part in parts}, [beside] if parts and others else []
 
 
-def _group(entries: list[Entry], parts: dict[str, str]) -> tuple[dict[str, list[tuple[str, Entry]]], int]:
-    """For each split the images with their classes, and the number of images outside class folders."""
-    groups: dict[str, list[tuple[str, Entry]]] = {
-        part: [] for part in sorted(parts, key=["train", "val", "test"].index)
-    }
-    where = {folder: part for part, folder in parts.items()}
-    loose = 0
+def _parts_below(entries: Sequence[Entry]) -> dict[str, str]:
+    """The parts by the names of folders in class folders, as in cat/train and cat/test; empty where there are none of
+    them."""
+    seconds = {pieces[1] for e in entries if len(pieces := e.name.split("/")) > 2}
+    parts = {name: find_part(name) for name in seconds if find_part(name)}
+    return parts if set(parts.values()) - {"train"} else {}
+
+
+def _other_folders(root: Path, links: set[str], entries: Sequence[Entry]) -> tuple[set[str], set[str]]:
+    """Names of folders in class folders that hold annotations, and folders that are named as parts and are no classes.
+
+    Errors: `DataError` where the folders are parts without classes, or images with annotations.
+    """
+    folders = _folders(root, "", links)
+    filled: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        head, _, rest = entry.name.partition("/") if "" not in where else ("", "", entry.name)
-        if head in where:
-            name, below, _ = rest.partition("/")
-            if below:
-                groups[where[head]].append((name, entry))
-            else:
-                loose += 1
-    return groups, loose
-
-
-def _classes(root: Path, parts: dict[str, str], train: list[tuple[str, Entry]]) -> list[str]:
-    folder = root / parts["train"]
-    classes = _folders(folder)
-    filled = {name for name, _ in train}
-    if empty := [c for c in classes if c not in filled]:
-        names = ", ".join(f"{c}/" for c in empty[:5])
-        raise DataError(f"{folder}: {len(empty)} class folders have no images: {names}", "remove them, or add images")
-    if len(classes) < 2:
-        raise DataError(f"{folder} has one class only ({classes[0]}); classification takes two or more", LAYOUT)
-    return classes
-
-
-def _compare(root: Path, part: str, present: set[str], classes: list[str]) -> list[str]:
-    if extra := sorted(present - set(classes), key=natural_key):
+        head, _, rest = entry.name.partition("/")
+        filled[head].add(rest.partition("/")[0] if "/" in rest else "")
+    named = [name for name in folders if find_part(name) and name in filled]
+    if len({find_part(name) for name in named}) > 1:
         raise DataError(
-            f"{root}: {part} has classes that train does not have: {', '.join(extra[:5])}",
-            f"train has {', '.join(classes[:8])}{', ...' if classes[8:] else ''}; rename or remove folders of {part}",
+            f"{root}: {', '.join(f'{n}/' for n in named)} are named as parts, and hold images but no class folders",
+            f"{LAYOUT};\nor name the classes in a .csv with columns path,label,split",
         )
-    missing = [c for c in classes if c not in present]
-    return [f"{part} has no images of {len(missing)} classes: {', '.join(missing[:5])}"] if missing else []
+    words = read_folder_names(root)
+    roles = {name: own.role for name in folders if (own := words.get(name.lower())) and not own.name}
+    if {IMAGE, ANNOTATION} <= set(roles.values()):
+        image, annotation = (next(n for n, role in roles.items() if role == want) for want in (IMAGE, ANNOTATION))
+        raise DataError(
+            f"{root}: {image}/ and {annotation}/ look like images and their annotations, not like two classes",
+            f"masks need the names of their images, labels of YOLO are .txt; if they are classes, rename {annotation}/",
+        )
+    inner = {name for own in filled.values() for name in own if words.get(name.lower(), ("",))[0] == ANNOTATION}
+    paired = any(words[n.lower()].role == IMAGE for own in filled.values() for n in own if n.lower() in words)
+    flat = {name for name in named if find_part(name) == "test" or name.lower() in ("val", "validation")}
+    return inner if paired else set(), flat
+
+
+def _classes(root: Path, found: ClassFolders) -> tuple[list[str], list[str]]:
+    """The classes of train, or of all parts where there is no train, and notes on parts that lack some of them."""
+    by_part = {part: {name for name, _ in group} for part, group in found.groups.items()}
+    classes = sorted(by_part.get("train") or set().union(*by_part.values()), key=natural_key)
+    if len(classes) < 2:
+        left = f" ({found.notes()[0]})" if found.notes() else ""
+        raise DataError(f"{root} has one class only ({classes[0]}){left}; classification takes two or more", LAYOUT)
+    notes = []
+    for part, present in by_part.items():
+        if extra := sorted(present - set(classes), key=natural_key):
+            listed = f"{', '.join(classes[:8])}{', ...' if classes[8:] else ''}"
+            raise DataError(
+                f"{root}: {part} has classes that train does not have: {', '.join(extra[:5])}",
+                f"train has {listed}; rename or remove folders of {part}",
+            )
+        if missing := [c for c in classes if c not in present]:
+            notes.append(f"{part} has no images of {len(missing)} classes: {', '.join(missing[:5])}")
+    return classes, notes
 
 
 def _split(root: Path, group: list[tuple[str, Entry]], classes: list[str], channels: int) -> Split:
@@ -158,7 +235,7 @@ def _select(split: Split, chosen: np.ndarray) -> Split:
 
 
 def _describe_folder(root: Path, contents: FolderContents) -> str:
-    folders = _folders(root)
+    folders = _folders(root, "", {path for own in contents.links.values() for path in own})
     text = f"{len(contents.entries):,} images outside class folders; " if contents.entries else ""
     text += "".join(f"{note}; " for note in contents.notes())
     return text + (f"folders: {', '.join(folders[:5])}" if folders else "no folders in it")

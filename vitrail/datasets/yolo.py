@@ -13,7 +13,7 @@ from vitrail.data.annotations.boxes import BoxCleaner, as_boxes, read_size
 from vitrail.data.annotations.detection import AnnotatedImage, DatasetSources, assemble_dataset
 from vitrail.data.annotations.pairs import (
     IMAGE,
-    WORDS,
+    STANDARD,
     classify_file,
     list_files,
     make_entry,
@@ -23,7 +23,7 @@ from vitrail.data.annotations.pairs import (
 )
 from vitrail.data.dataset import Boxes, Dataset, Entry
 from vitrail.data.files import list_images, resolve_folder, suggest_path
-from vitrail.data.splits import PARTS
+from vitrail.data.splits import find_part
 from vitrail.errors import DataError, many
 from vitrail.validation import Count, Fraction, NonNegative
 
@@ -81,11 +81,11 @@ def build(config: Config) -> Dataset:
     contents = list_images(root)
     entries = contents.entries if not data_yaml else select_folders(root, settings, data_yaml, contents.entries)
     texts = [
-        classify_file(e, WORDS)[1]
+        classify_file(e, STANDARD)[1]
         for e in list_files(root, (".txt",))
         if Path(e.name).name not in ("classes.txt", "train.txt", "val.txt")
     ]
-    classified = [classify_file(e, WORDS) for e in entries]
+    classified = [classify_file(e, STANDARD) for e in entries]
     images = [item for role, item in classified if role == IMAGE] or [item for _, item in classified]
     pairs, unlabelled, unused = match_pairs(images, texts, "label file")
     orphans = [t for t in unused if re.search(r"(^|/)labels?/", t.entry.name, re.IGNORECASE)]
@@ -208,8 +208,8 @@ def parts_by_prefix(text: dict[str, list[str]]) -> dict[str, str]:
     """Path prefixes of images, and their splits in a data.yaml."""
     parts = {}
     for key, folders in text.items():
-        for folder in folders if key in PARTS else []:
-            parts[re.sub(r"^(\.\.?/)+", "", folder).strip("/") + "/"] = PARTS[key]
+        for folder in folders if find_part(key) else []:
+            parts[re.sub(r"^(\.\.?/)+", "", folder).strip("/") + "/"] = find_part(key)
     return dict(sorted(parts.items(), key=lambda p: -len(p[0])))
 
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from vitrail.data.annotations.pairs import read_text
 from vitrail.data.dataset import Entry
 from vitrail.data.decode import LIMIT
-from vitrail.data.splits import PARTS
+from vitrail.data.splits import find_part
 from vitrail.errors import DataError, many
 
 LARGEST = 2**32  # bytes of a JSON
 SNIFF_BYTES = 2**18  # at either end of a JSON, to detect COCO's keys
 KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+FOLDERS = ("annotations", "annotation", "labels", "images")  # and those named as parts
 LAYOUT = 'a COCO file is {"images": [...], "annotations": [...], "categories": [...]}'
 
 
@@ -31,7 +32,9 @@ class Image(NamedTuple):
 def find_json_files(root: Path) -> dict[str, Path]:
     """The COCO files below a folder by split, "" for one without. Errors: `DataError` for two of one split."""
     folders = [
-        root / name for name in os.listdir(root) if name.lower() in ("annotations", *PARTS) and (root / name).is_dir()
+        root / name
+        for name in sorted(os.listdir(root))
+        if (name.lower() in FOLDERS or find_part(name)) and (root / name).is_dir()
     ]
     paths = sorted(
         p for folder in (root, *folders) for p in folder.glob("*.json") if p.is_file() and not p.name.startswith(".")
@@ -41,12 +44,7 @@ def find_json_files(root: Path) -> dict[str, Path]:
         paths = instances  # COCO also publishes captions, keypoints and others in this form
     by_part: dict[str, Path] = {}
     for path in paths:
-        words = [
-            w
-            for w in re.split(r"[^a-z]+", f"{path.parent.name if path.parent != root else ''} {path.stem}".lower())
-            if w in PARTS
-        ]
-        part = PARTS[words[-1]] if words else ""
+        part = part_of_file(path.stem) or (part_of_file(path.parent.name) if path.parent != root else "")
         if part in by_part:
             what = f"the split {part}" if part else "no split in their names"
             raise DataError(
@@ -54,6 +52,14 @@ def find_json_files(root: Path) -> dict[str, Path]:
             )
         by_part[part] = path
     return {part: by_part[part] for part in ("train", "val", "test", "") if part in by_part}
+
+
+def part_of_file(stem: str) -> str:
+    """The part that a file's name names, as instances_val2017 does; "" for none. Of two, test counts before the
+    others."""
+    words = re.split(r"[^a-z]+", stem.lower())
+    parts = [part for part in (find_part(stem), *map(find_part, words)) if part]
+    return "test" if "test" in parts else parts[0] if parts else ""
 
 
 def is_coco(path: Path) -> bool:
@@ -147,7 +153,7 @@ def is_object(item: dict) -> bool:
 def find_images(root: Path, path: Path, images: list[Image], entries: list[Entry]) -> tuple[list[Image], list[str]]:
     """The images that exist, named below `root`, and a note on the others; their files are appended to `entries`."""
     stem = re.sub(r"^.*?_", "", path.stem)
-    part = next((w for w in re.split(r"[^a-z]+", stem.lower()) if w in PARTS), "")
+    part = part_of_file(stem)
     below = dict.fromkeys(["", stem, part, "images", f"images/{stem}", f"images/{part}", "JPEGImages"])
     folders = [path.parent, *(root / name for name in below)]
     first = [p.name for p in images[:50]]

@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +12,13 @@ import numpy as np
 from vitrail.data.dataset import IGNORE
 from vitrail.data.decode import LIMIT, _bad_image, _check_size, _check_whole, read_bytes, read_header
 from vitrail.data.formats import open_image
-from vitrail.data.subset import evenly_spaced
 from vitrail.errors import BadImage, DataError
 
 TABLES = ("classes.txt", "classes.csv", "labelmap.txt", "class_dict.csv", "label_colors.txt")
 IGNORED = {"ignore", "ignored", "void"}  # names of classes that are ignored
+IGNORED_LAST = {"border", "boundary", "edge", "unlabeled", "unlabelled", "unknown", "dontcare"}  # the same of 255
 MAX_CLASSES = 255  # classes of an 8-bit mask beside the ignored value
-MAX_SAMPLE = 4096  # masks that are read to list the values
-FIT_SAMPLE = 64  # masks that decide how a table applies
+JPEG_SPREAD = 24  # between the channels of a grey pixel that went through a JPEG in colour
 LARGEST_TABLE = 2**20  # bytes
 TABLE_LINES = "a line is: name, or index,name, or name,red,green,blue"
 UNKNOWN = -1
@@ -32,12 +30,14 @@ class MaskClasses(NamedTuple):
     """The classes of mask values.
 
     names: of class 0, 1, ... codes: int16 [256]: grey value or palette index -> class, `IGNORE`, or `UNKNOWN`.
-    colours: 0xRRGGBB -> class or `IGNORE`, for masks in colour; None where there are none.
+    colours: 0xRRGGBB -> class or `IGNORE`, for masks in colour; None where there are none. two_valued: grey values from
+    a threshold on are the second class, those below the first, so that JPEGs do no harm.
     """
 
     names: tuple[str, ...]
     codes: np.ndarray
     colours: dict[int, int] | None = None
+    two_valued: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class MaskReader:
 
     def __call__(self, index: int) -> np.ndarray:
         path = self.root / self.masks[index]
-        values = read_values(path, self.classes.colours is not None)
+        values = read_values(path, self.classes.colours is not None, self.classes.two_valued)
         height, width = read_header(self.root / self.images[index]).size
         if values.shape[:2] != (height, width):
             size = f"{values.shape[0]} x {values.shape[1]} (height x width)"
@@ -65,20 +65,22 @@ class MaskReader:
         return to_classes(path, values, self.classes)
 
 
-def read_values(path: Path, coloured: bool = False) -> np.ndarray:
+def read_values(path: Path, coloured: bool = False, allow_jpeg: bool = False) -> np.ndarray:
     """A mask as stored: integers [H W], such as palette indices, or uint32 0xRRGGBB [H W] for a colour mask.
 
     coloured: read the colours of a palette, not its indices. A colour mask with grey pixels only is read as grey; a bit
-    is 0 or 255. Raises only `BadImage`.
+    is 0 or 255. allow_jpeg: for masks of two values, which survive compression. Raises only `BadImage`.
     """
     try:
         data = read_bytes(path, LIMIT)
         image = open_image(io.BytesIO(data), data[:64])
         _check_whole(image.format or "", data)
         _check_size(image, LIMIT)
-        if image.format in ("JPEG", "MPO"):
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if is_jpeg and not allow_jpeg:
             raise BadImage(
-                "is a JPEG, whose compression alters values", "store masks as PNG; with two classes, threshold at 128"
+                "is a JPEG, whose compression alters values",
+                "store masks as PNG; for two classes, --data.threshold 128 reads them",
             )
         image.load()
         if coloured and image.mode in ("P", "PA"):
@@ -94,8 +96,8 @@ def read_values(path: Path, coloured: bool = False) -> np.ndarray:
         colour = np.asarray(image)[..., :3].astype(np.uint32)
     except Exception as error:
         raise _bad_image(str(path), error, LIMIT) from None
-    if (colour[..., 0] == colour[..., 1]).all() and (colour[..., 1] == colour[..., 2]).all():
-        return colour[..., 0].astype(np.uint8)
+    if int(np.ptp(colour, axis=2).max(initial=0)) <= (JPEG_SPREAD if is_jpeg else 0):
+        return colour[..., 1].astype(np.uint8)
     return colour[..., 0] << 16 | colour[..., 1] << 8 | colour[..., 2]
 
 
@@ -156,7 +158,8 @@ def find_class_table(folders: Sequence[Path], shift: int) -> tuple[MaskClasses, 
         in_order = [name for name, _, _ in rows]
         return number_classes(in_order, shift), path
     if rows[0][2] is None:
-        rows = [r for r in sorted(rows, key=lambda r: r[1] or 0) if not (shift and r[1] == 0) and r[1] != IGNORE]
+        rows = [r for r in sorted(rows, key=lambda r: r[1] or 0) if not (shift and r[1] == 0)]
+        rows = [r for r in rows if r[1] != IGNORE or r[0].lower().replace(" ", "") not in IGNORED_LAST]
     names = [name for name, _, _ in rows if name.lower() not in IGNORED]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two classes have the same name", "give each class a name of its own")
@@ -211,76 +214,3 @@ def split_fields(text: str) -> tuple[str, list[int]]:
         return name, [int(n) for n in [*(match[1] or "").split(), *tail]]
     numbers = [p for p in pieces if re.fullmatch(r"[\d ]+", p)]
     return " ".join(p for p in pieces if p not in numbers), [int(n) for p in numbers for n in p.split()]
-
-
-def fits(masks: Sequence[Path], classes: MaskClasses, coloured: bool) -> bool:
-    """Whether all `masks` can be read with these classes."""
-    try:
-        for mask in masks:
-            to_classes(mask, read_values(mask, coloured=coloured), classes)
-        return True
-    except BadImage:
-        return False
-
-
-def fit_classes(classes: MaskClasses, masks: Sequence[Path], shift: int) -> MaskClasses:
-    """The classes of a table as the masks use them: grey values as line numbers, or 0 and 255 for two names."""
-    if classes.colours is not None:
-        sample = [masks[i] for i in evenly_spaced(len(masks), FIT_SAMPLE)]
-        numbered = number_classes(classes.names, shift)
-        if not fits(sample, classes, True) and fits(sample, numbered, False):
-            return numbered
-    elif len(classes.names) == 2 and not shift:
-        detected, _ = detect_classes(masks, shift)
-        if detected.colours is None and detected.codes[IGNORE] == 1:
-            return MaskClasses(classes.names, detected.codes)
-    return classes
-
-
-def detect_classes(paths: Sequence[Path], shift: int) -> tuple[MaskClasses, list[str]]:
-    """The classes by the values of the masks, and notes: 0 and 255 alone are two classes, otherwise 255 is ignored.
-
-    Errors: `DataError` where the values are no classes. Unreadable masks are reported where they are read.
-    """
-    sample = evenly_spaced(len(paths), MAX_SAMPLE)
-    with ThreadPoolExecutor() as pool:
-        per_mask = list(pool.map(lambda i: distinct_values(paths[i]), sample))
-    if all(f is None for f in per_mask):
-        read_values(paths[0])  # raises the error
-    notes = [f"classes are the values in {len(sample):,} masks; classes.txt, one name a line, would name them"]
-    colour = any(f is not None and f[0] for f in per_mask)
-    values = sorted({v * 0x010101 if colour and not f[0] else v for f in per_mask if f is not None for v in f[1]})
-    if len(values) - (IGNORE in values) > MAX_CLASSES:
-        raise DataError(
-            f"{paths[0].parent}: the masks have {len(values):,} different values", "mask values are class numbers"
-        )
-    if colour:
-        return MaskClasses(
-            tuple(f"#{v:06x}" for v in values), number_classes(()).codes, {v: i for i, v in enumerate(values)}
-        ), notes
-    if values == [0, IGNORE] and not shift:
-        codes = number_classes(("background", "foreground")).codes
-        codes[1], codes[IGNORE] = UNKNOWN, 1
-        return MaskClasses(("background", "foreground"), codes), [
-            *notes,
-            "the values of the masks are 0 and 255: 255 is the second class",
-        ]
-    class_values = [v for v in values if v != IGNORE and not (shift and v == 0)]
-    if class_values and not 0 <= class_values[0] <= class_values[-1] < IGNORE:
-        invalid = class_values[-1] if class_values[0] >= 0 else class_values[0]
-        raise DataError(f"{paths[0].parent}: the masks have the value {invalid}", "values are 0 to 255")
-    codes = number_classes((), shift).codes
-    codes[class_values] = np.arange(len(class_values))
-    return MaskClasses(tuple(map(str, class_values)), codes), notes
-
-
-def distinct_values(path: Path) -> tuple[bool, list[int]] | None:
-    """Whether a mask is in colour, and its distinct values; None where it cannot be read."""
-    try:
-        values = read_values(path)
-    except BadImage:
-        return None
-    distinct = (
-        np.flatnonzero(np.bincount(values.ravel(), minlength=256)) if values.dtype == np.uint8 else np.unique(values)
-    )
-    return values.dtype == COLOUR, [int(v) for v in distinct[: MAX_CLASSES * 16]]
