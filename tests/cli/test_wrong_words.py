@@ -14,7 +14,7 @@ def place(tmp_path_factory):
         ("good", ("ant", "bee")),
         ("mixed", ("ant", "bee")),
         ("alone", ("ant",)),
-        ("hollow", ("ant", "bee")),
+        ("hollow", ("ant",)),
     ):
         images(root / name, classes)
     (root / "hollow" / "cow").mkdir()
