@@ -40,16 +40,6 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     return dataset, dataclasses.replace(choice, name=entry.name, keys=keys)
 
 
-def check_trainable(dataset: Dataset) -> None:
-    """Errors: `DataError` where the data names no training images."""
-    if "train" not in dataset.splits:
-        parts = " and ".join(f"{name} ({len(split):,} images)" for name, split in dataset.splits.items())
-        raise DataError(
-            f"the data names {parts} and no train: test images are never trained on",
-            "vitrail eval evaluates a model on it; to train, put training images below train/",
-        )
-
-
 def drop_images(dataset: Dataset, dropped: dict[str, list[int]]) -> Dataset:
     """The data set without the images at some indices of its splits, and without splits of which none is left."""
     if not dropped:

@@ -10,7 +10,7 @@ import torch
 
 from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
-from vitrail.assembly.data import check_trainable, drop_images, open_data, with_fraction
+from vitrail.assembly.data import drop_images, open_data, with_fraction
 from vitrail.assembly.defaults import fill_recipe
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
@@ -53,7 +53,6 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     if recipe.model.name:
         names.model_config(recipe.model)
     dataset, data = open_data(recipe.data, annotations, names)
-    check_trainable(dataset)
     recipe, task, reasons = choose_task(
         recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "", names
     )

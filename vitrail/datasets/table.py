@@ -12,8 +12,7 @@ from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_out, list_images, suggest_path
 from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
 from vitrail.data.sheet import Sheet, read_sheet
-from vitrail.data.splits import PARTS as PART_WORDS
-from vitrail.errors import DataError
+from vitrail.data.splits import find_part
 
 IMAGE = (
     *("path", "file", "filename", "file_name", "image", "image_path", "filepath", "img", "img_path", "image_name"),
@@ -62,8 +61,6 @@ def build(config: Config) -> Dataset:
     names, labels, parts = [images[i] for i in distinct], targets.values[distinct], parts[distinct]
     entries = _entries(sheet, root, names, [sheet.lines[i] for i in distinct], config)
     channels = detect_channels(config.channels, root, names)
-    if "train" not in parts:
-        raise DataError(f"{path}: no line has the split train", "the split column is train, val or test")
     if set(parts) == {"train"} and config.held_out:
         is_held_out = hold_out(names, labels, config.held_out, config.seed)
         parts[is_held_out] = "val"
@@ -114,7 +111,7 @@ def _parts(sheet: Sheet, column: int, requested: str) -> tuple[np.ndarray, list[
     if column < 0:
         return np.full(len(sheet.rows), "train"), []
     cells = sheet.cells(column)
-    part = {cell: PART_WORDS.get(cell.lower(), "") for cell in set(cells)}
+    part = {cell: find_part(cell) for cell in set(cells)}
     if not requested and not any(part.values()):
         values = ", ".join(sorted(part)[:3]) + (", ..." if len(part) > 3 else "")
         return np.full(len(cells), "train"), [

@@ -81,7 +81,13 @@ def _unread_error(
 
 
 def _too_few(dataset: Dataset, survey: Survey, left_out: dict[str, list[int]]) -> DataError | None:
-    train = len(dataset.splits["train"]) - len(left_out.get("train", [])) if "train" in dataset.splits else 0
+    if "train" not in dataset.splits:
+        parts = " and ".join(f"{name} ({many(len(split), 'image')})" for name, split in dataset.splits.items())
+        return DataError(
+            f"the data names {parts} and no train: test images are never trained on",
+            "vitrail eval RUN --data takes it; to train, put training images below train/",
+        )
+    train = len(dataset.splits["train"]) - len(left_out.get("train", []))
     if train < LEAST:
         return DataError(f"there is {many(train, 'image')} to train on", "add images")
     if dataset.multi_label or not survey.counts:

@@ -205,7 +205,9 @@ def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: 
         for part, split in labelled.items()
     }
     train_counts = counts.get("train", next(iter(counts.values()), (1,)))
-    mean, std = _statistics(statistics.get("train", np.empty((0, 2, dataset.channels))))
+    mean, std = _statistics(
+        statistics.get("train", next(iter(statistics.values()), np.empty((0, 2, dataset.channels))))
+    )
     return Survey(
         counts=counts,
         images={part: len(split) for part, split in dataset.splits.items()},
