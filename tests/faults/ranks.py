@@ -180,6 +180,57 @@ def stopped(folder: Path, world: worlds.World) -> None:
     )
 
 
+def waited_for(folder: Path, world: worlds.World) -> None:
+    """Each process in turn needs longer for its disk than one may be silent; nobody waits in a collective for it."""
+    import time
+
+    inside, barrier = [], torch.distributed.broadcast_object_list
+    world.set_timeout(2.0)
+    torch.distributed.broadcast_object_list = lambda *given: inside.append(time.monotonic()) or barrier(*given)
+    began = time.monotonic()
+    found = world.on_rank_zero(lambda: time.sleep(3.0) or "read")
+    torch.distributed.broadcast_object_list = barrier
+    if world.rank == 1:
+        time.sleep(3.0)
+    world.assert_equal_across_ranks({"the same": 1})
+    world.set_timeout(60)
+    (folder / f"waited-{world.rank}.json").write_text(json.dumps({"found": found, "entered": inside[0] - began}))
+
+
+def half_a_run(folder: Path, world: worlds.World, name: str) -> None:
+    """Ends after the checkpoint of step 6."""
+    running, _ = create.create_session(tiny.recipe(folder / "tiny.npz", model=STILL), folder / name, world)
+    events = loop.run_training(running)
+    for event in events:
+        if event.step == 7:
+            break
+    events.close()
+    world.meet()
+
+
+def the_other_half(folder: Path, world: worlds.World, name: str) -> None:
+    resumed = resume.resume_session(RunFolder(folder / name), [], [], world)
+    for _ in loop.run_training(resumed):
+        pass
+
+
+def skipped_collective(folder: Path, world: worlds.World) -> None:
+    """Process 1 leaves out the collective at the end of step 5."""
+    from vitrail.engine import train
+
+    average, calls = train.average_terms, []
+
+    def leave_out(terms, settings):
+        calls.append(1)
+        return (terms, False) if len(calls) == 5 and world.rank == 1 else average(terms, settings)
+
+    train.average_terms = leave_out
+    made = tiny.recipe(folder / "tiny.npz", runtime={"timeout": 4.0})
+    running, _ = create.create_session(made, folder / "skipped", world)
+    for _ in loop.run_training(running):
+        pass
+
+
 def main() -> None:
     folder, jobs = Path(sys.argv[1]), sys.argv[2:]
     world = worlds.join("cpu", 60)
@@ -201,6 +252,14 @@ def main() -> None:
                 resumed_differently(folder, world)
             case ["nan"]:
                 not_finite(folder, world)
+            case ["wait"]:
+                waited_for(folder, world)
+            case ["half", name]:
+                half_a_run(folder, world, name)
+            case ["other-half", name]:
+                the_other_half(folder, world, name)
+            case ["skip"]:
+                skipped_collective(folder, world)
             case ["stop"]:
                 stopped(folder, world)
     worlds.leave(world)

@@ -62,6 +62,7 @@ def launch(folder):
         job(folder, tiny.ALONE)
     ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
     jobs = ["gradient", "run:first", "run:finished", "still:still", "judge", "nan", "denoise:made", "denoise:again"]
+    jobs += ["wait", "half:half", "other-half:half", "half:half-1", "half:half-4"]
     torchrun(folder, *jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
 
 
@@ -138,3 +139,34 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_none_before_it_is_saved(
     for rank in (0, 1):
         said = json.loads((folder / f"stopped-{rank}.json").read_text())
         assert said == {"code": 143, "step": 4, "saved": True}
+
+
+def largest_difference(folder, one, other):
+    a, b = (checkpoint.load_newest(folder / name / "checkpoints")[0].parts["model"] for name in (one, other))
+    return max((a[name] - b[name]).abs().max().item() for name in a if a[name].numel())
+
+
+def test_a_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_to_the_same_weights(folder):
+    assert tiny.digest(folder / "half" / "model.safetensors") == tiny.digest(folder / "still" / "model.safetensors")
+    saved, _ = checkpoint.load_newest(folder / "half-1" / "checkpoints")
+    resumed = tiny.again(folder / "half-1")
+    assert saved is not None
+    assert resumed.state.step == saved.numbers["step"] == 6
+    state = dict(resumed.state.model.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in saved.parts["model"].items())
+    tiny.finish(resumed)
+    assert largest_difference(folder, "half-1", "still") <= 5e-4
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_four(folder):
+    torchrun(folder, "other-half:half-4", processes=4)
+    assert largest_difference(folder, "half-4", "still") <= 5e-4
+
+
+def test_no_process_waits_inside_a_collective_for_the_disk_of_another(folder):
+    """The disk of process 0, and then that of process 1, takes longer than a process may be silent."""
+    for rank in (0, 1):
+        said = json.loads((folder / f"waited-{rank}.json").read_text())
+        assert said["found"] == "read"
+        assert said["entered"] > 2.5, "the collective was entered when the disk had been read"

@@ -60,13 +60,14 @@ def train(words: list[str]) -> None:
     device(given.device)
     from vitrail.engine import world as worlds
 
-    world = worlds.join(given.device)
+    world = worlds.join(given.device, recipe.runtime.timeout)
     console = Console(quiet=given.quiet or not world.is_first)
-    if given.resume:
-        resume(given, keys, world, console)
-    else:
-        start(given, recipe, world, console)
-    worlds.leave(world)
+    with world.explain_loss("start it again"):
+        if given.resume:
+            resume(given, keys, world, console)
+        else:
+            start(given, recipe, world, console)
+        worlds.leave(world)
 
 
 def sort_by_section(keys: Given) -> Given:
@@ -109,8 +110,12 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training.create import create_session, plan_session
+    from vitrail.training.restart import find_begun
 
     out = as_path(given.out) if given.out else None
+    if not given.dry_run and (begun := find_begun(out, world)):
+        console.say(f"started again by torchrun; {begun.path} goes on")
+        return resume(dataclasses.replace(given, resume=str(begun.path)), [], world, console)
     world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
         planned, prepared = plan_session(recipe, out, world, console.progress("reading images"))

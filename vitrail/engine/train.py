@@ -82,7 +82,8 @@ def train_steps(
         if unfreeze_due(loop.unfreeze_stages, state.step):
             del loss_of  # before another is created: each adds hooks to the parameters
             loss_of = wrap_ddp(LossModule(state.model, task), loop.world)
-        terms, norm, stop = update_weights(state, loss_of, micro_batches, loop)
+        with loop.world.in_step(state.step):
+            terms, norm, stop = update_weights(state, loss_of, micro_batches, loop)
         task.after_step(state.model, state.step)
         now = time.perf_counter()
         lr = loop.lr_at(state.step - 1)

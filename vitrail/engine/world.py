@@ -2,7 +2,8 @@
 process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,53 +12,123 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vitrail.engine.peers import START_S, STEP, WAIT, Peers, is_lost_connection
 from vitrail.errors import RunError, UsageError, VitrailError
 
 T = TypeVar("T")
+NEVER = timedelta(days=30)  # collectives need no time-out: see `engine/peers.py`
 
 
 @dataclass(frozen=True)
 class World:
-    """The rank of this process, their number, and its device."""
+    """The rank of this process, their number, and its device; `peers`: the others, where there are any."""
 
     rank: int
     size: int
     device: torch.device
+    peers: Peers | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def blocked(self, doing: str = WAIT) -> AbstractContextManager[None]:
+        """While inside, this process cannot go on without the others."""
+        return self.peers.blocked(doing) if self.peers else nullcontext()
+
+    @contextmanager
+    def in_step(self, done: int) -> Iterator[None]:
+        """The training step after `done` steps: it has the time-out of the run."""
+        if self.peers:
+            self.peers.step = done
+        with self.blocked(STEP):
+            yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While inside, a lost process does not end this one: what it writes is the newest of the run."""
+        if self.peers:
+            self.peers.is_writing = True
+        try:
+            yield
+        finally:
+            if self.peers:
+                self.peers.is_writing = False
+
+    def set_timeout(self, seconds: float) -> None:
+        """Seconds without a sign of life of another process, or past the longest step, after which the run ends."""
+        if self.peers:
+            self.peers.limit = seconds
+
+    def meet(self) -> None:
+        """Waits for the others outside of any collective: they may be reading a disk."""
+        if self.peers:
+            self.peers.meet()
+
+    @contextmanager
+    def explain_loss(self, fix: str) -> Iterator[None]:
+        """Turns what a library raises when another process is gone into `RunError` with its rank, and tells the others
+        why this one ends."""
+        if self.peers is None:
+            yield
+            return
+        try:
+            yield
+        except VitrailError as error:
+            self.peers.say_last_words(error.what)
+            raise
+        except RuntimeError as error:
+            if is_lost_connection(error):
+                raise RunError(f"{self.peers.explain_loss()} (this is process {self.rank})", fix) from None
+            self.peers.say_last_words(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            raise
+        except Exception as error:
+            self.peers.say_last_words(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            raise
+
     def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with self.blocked():
+                dist.all_reduce(values)
         return values
 
     def broadcast(self, values: Tensor) -> None:
         """Overwrites the values on all processes with those of process 0."""
         if self.size > 1:
-            dist.broadcast(values, 0)
+            with self.blocked():
+                dist.broadcast(values, 0)
 
     def all_gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, however many each has, in the order of the processes; on every process."""
         if self.size == 1:
             return rows
+        self.meet()
         counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.size)]
-        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-        longest = int(max(counts))
-        padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        with self.blocked():
+            dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+            longest = int(max(counts))
+            padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+            padded[: len(rows)] = rows
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The values of all processes, in their order; on every process."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        self.meet()
+        with self.blocked():
+            dist.all_gather_object(everyone, value)
+        return everyone
 
     def assert_equal_across_ranks(self, facts: dict[str, Any]) -> None:
         """Errors: `RunError` where processes have different values, with the first difference."""
         if self.size == 1:
             return
-        everyone: list[Any] = [None] * self.size
-        dist.all_gather_object(everyone, facts)
+        everyone = self.gather_objects(facts)
         for rank, theirs in enumerate(everyone):
             for key in sorted({*everyone[0], *theirs}):
                 if (mine := everyone[0].get(key)) != theirs.get(key):
@@ -68,7 +139,7 @@ class World:
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
         """The result of `work`, run on process 0 alone and broadcast to the others; its errors are raised on all of
-        them."""
+        them. However long it takes: the others wait outside of any collective."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -77,27 +148,42 @@ class World:
                 outcome[0] = work()
             except VitrailError as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome)
+        self.meet()
+        with self.blocked():
+            dist.broadcast_object_list(outcome)
         if outcome[1] is not None:
             raise outcome[1]
         result: T = outcome[0]
         return result
 
 
-def join(device: str = "auto", timeout_s: int = 600) -> World:
-    """This process among those that torchrun started, or alone. Call `leave` at the end."""
+def join(device: str = "auto", timeout_s: float = 60) -> World:
+    """This process among those that torchrun started, or alone. Call `leave` at the end. `timeout_s`: see
+    `World.set_timeout`."""
     rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     chosen = best_device(local) if device == "auto" else named_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
-    return World(rank, size, chosen)
+        torch.backends.cudnn.deterministic = True  # the same run gives the same weights
+    if size == 1 or dist.is_initialized():
+        return World(rank, size, chosen)
+    store: Any = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=START_S)))[0]
+    # a store may outlive its processes, when torchrun starts them again
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    peers = Peers(store, rank, size, timeout_s)
+    peers.start()
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=NEVER)
+    return World(rank, size, chosen, peers)
 
 
 def leave(world: World) -> None:
+    """Ends the processes together; none leaves while another still writes."""
     if world.size > 1 and dist.is_initialized():
+        world.meet()
         dist.barrier()
+        if world.peers:
+            world.peers.close()
         dist.destroy_process_group()
 
 

@@ -14,6 +14,7 @@ from vitrail.engine.world import World
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session
+from vitrail.training.restart import launchers
 from vitrail.training.session import Session
 from vitrail.version import versions
 from vitrail.weights.report import LoadReport
@@ -35,7 +36,8 @@ def create_session(
     frechet.load_classifier(session.recipe, session.bundle.task)
     cache_latents(session, progress)
     session.load_report = load_initial_weights(session, prepared)
-    world.on_rank_zero(lambda: create_folder(session, prepared))
+    launch = launchers(world)
+    world.on_rank_zero(lambda: create_folder(session, prepared, launch))
     session.notes += prepared.notes
     return session, prepared
 
@@ -76,7 +78,7 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, table in to_tables(recipe).items() for key, value in table.items()}
 
 
-def create_folder(session: Session, prepared: PreparedRun) -> None:
+def create_folder(session: Session, prepared: PreparedRun, launch: list[str]) -> None:
     dataset, task = prepared.dataset, session.bundle.task
     about = {
         "format": model.FORMAT,
@@ -98,6 +100,7 @@ def create_folder(session: Session, prepared: PreparedRun) -> None:
         "versions": versions(),
         "weights": session.load_report.lines() if session.load_report else [],
         "processes": session.world.size,
+        "launch": launch,
         "parameters": sum(p.numel() for p in session.bundle.model.parameters()),
     }
     session.folder.create(prepared.recipe, about, dataset.entries)

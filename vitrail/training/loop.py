@@ -25,7 +25,10 @@ def run_training(session: Session) -> Iterator[Event]:
     where another process works in the directory; `Interrupted` after a signal (saved first).
     """
     state, runtime, world = session.state, session.recipe.runtime, session.world
-    with hold_lock(session.folder.path, world), RunLog(session) as log, StopSignal() as stop, raise_on_worker_death():
+    world.set_timeout(runtime.timeout)
+    lost = world.explain_loss(f"go on with: vitrail train --resume {session.folder.path}")
+    lock, death = hold_lock(session.folder.path, world), raise_on_worker_death()
+    with lost, lock, RunLog(session) as log, StopSignal() as stop, death:
         window, saver, samples = MetricsWindow(session), Saver(session), SampleSnapshots(session)
         evaluations, settings = Evaluations(session), loop_settings(session, stop)
 
@@ -36,7 +39,8 @@ def run_training(session: Session) -> Iterator[Event]:
         # A run that had stopped early takes no step again: what is left of it is its end.
         steps: Iterable[StepReport] = ()
         if not evaluations.should_stop:
-            steps = train_steps(state, session.bundle.task, remaining_batches(session), settings)
+            batches = remaining_batches(session, stop.is_requested)
+            steps = train_steps(state, session.bundle.task, batches, settings)
         try:
             for report in steps:
                 window.add(report)
@@ -57,6 +61,9 @@ def run_training(session: Session) -> Iterator[Event]:
                     raise interrupted(session, saver, stop)
                 if enough:
                     break
+            if stop.is_requested() and state.step < session.steps and not evaluations.should_stop:
+                yield from log.record(saver.save())  # stopped while it waited for images
+                raise interrupted(session, saver, stop)
         except NonFiniteError as error:  # the weights are those of before the step; the batch and the finding are kept
             raise explain_divergence(error, session, settings.lr_at(error.step - 1)) from None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vitrail.assembly import pretrained
 from vitrail.assembly.checks import check_keep, check_keys
 from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
@@ -60,6 +61,8 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     ]
     if saved:
         session.state.load(saved.parts, saved.numbers)
+    elif origin := pretrained.find_weights(after.init):  # it ended before its first checkpoint
+        pretrained.load_origin(session.state.model, origin, after.init, session.bundle.classes)
     if session.state.step > session.steps:
         raise UsageError(
             f"the run has done {session.state.step} steps, more than train.steps = {session.steps}",

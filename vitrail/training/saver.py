@@ -44,12 +44,13 @@ class Saver:
         if not session.world.is_first:
             return
         try:
-            path = checkpoint.save(
-                session.folder.checkpoints,
-                session.state.tensors(),
-                session.state.numbers(),
-                session.recipe.runtime.keep_checkpoints,
-            )
+            with session.world.writing():
+                path = checkpoint.save(
+                    session.folder.checkpoints,
+                    session.state.tensors(),
+                    session.state.numbers(),
+                    session.recipe.runtime.keep_checkpoints,
+                )
             self.failed = 0
             remove_stale(session)
             yield Event("saved", step, {"path": str(path)})

@@ -13,12 +13,15 @@ from vitrail.training.session import Session
 from vitrail.types import Batch
 
 
-def remaining_batches(session: Session) -> Iterator[list[MicroBatch]]:
-    """The micro-batches of every step that is still to do: the batch of a step is a function of the step alone."""
+def remaining_batches(session: Session, is_stopped: Callable[[], bool] = bool) -> Iterator[list[MicroBatch]]:
+    """The micro-batches of every step that is still to do: the batch of a step is a function of the step alone. A
+    single process that waits for workers ends them when `is_stopped`; of several each ends at the same step."""
     split, world = session.dataset.splits["train"], session.world
     stream = build_stream(session.recipe, split)
     requests = TrainRequests(stream, session.state.step, session.steps, world.rank, world.size)
-    for loaded in load_batches(Fetcher(split, session.feed.transform), requests, session.workers):
+    fetch, limit = Fetcher(split, session.feed.transform), session.recipe.runtime.timeout
+    alone = is_stopped if world.size == 1 else bool
+    for loaded in load_batches(fetch, requests, session.workers, limit, alone):
         yield session.feed.micro_batches(loaded, world)
 
 

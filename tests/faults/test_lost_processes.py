@@ -1,0 +1,226 @@
+"""A process that is stopped, killed or waits for what never comes ends the run within the stated time, by name; what
+the launcher starts again goes on with its own run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import ranks
+import tiny
+import torch
+import torch.distributed as dist
+
+from vitrail.engine import peers as peers_of
+from vitrail.engine.peers import Peers, Sign, Watch
+from vitrail.engine.world import World
+from vitrail.errors import RunError
+from vitrail.recipe import InitConfig, RuntimeConfig
+from vitrail.training import restart
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def pair():
+    """Two processes' views of each other, in one process."""
+    store = dist.TCPStore("127.0.0.1", 0, 2, True, timedelta(seconds=10), wait_for_workers=False)
+    both = [Peers(store.clone(), rank, 2, 60.0) for rank in (0, 1)]
+    yield both
+    for one in both:
+        one.close()
+
+
+def watch(one, silent=0.0, unchanged=0.0, step=7, doing=""):
+    one.watches[1 - one.rank] = Watch(Sign(3, 5, step, doing, os.getpid(), "here"), NOW - silent, NOW - unchanged)
+    one.answered = NOW
+
+
+def test_the_time_out_is_a_key_of_a_recipe():
+    assert RuntimeConfig().timeout == 60
+
+
+def test_a_silent_process_is_named_with_its_step(pair):
+    watch(pair[0], silent=59)
+    assert pair[0].judge(NOW) == ""
+    watch(pair[0], silent=61)
+    pair[0].step = 8
+    assert pair[0].judge(NOW) == (
+        "process 1 has given no sign of life for 60 s; the last step that it had done is 7, here it is 8"
+    )
+
+
+def test_a_process_that_is_busy_may_be_so_for_hours(pair):
+    """It reads, saves or evaluates: it gives signs and is in no step."""
+    one = pair[0]
+    one.doing, one.since, one.longest = "step", NOW - 7200, 3.0
+    watch(one, unchanged=7200)
+    assert one.judge(NOW) == ""
+
+
+def test_processes_that_wait_for_each_other_are_named_past_the_longest_step(pair):
+    one = pair[0]
+    one.step, one.doing, one.longest = 6, "step", 30.0
+    watch(one, unchanged=89, step=7, doing="step")
+    one.since = NOW - 89
+    assert one.judge(NOW) == "", "60 s past the longest step, of 30 s"
+    one.since = NOW - 91
+    assert one.judge(NOW) == "no process has gone on for 91 s: process 0 waits in step 7, process 1 in step 8"
+    one.longest, one.since = -1.0, NOW - 300
+    assert one.judge(NOW) == "", "the first step may compile"
+
+
+def test_a_launcher_that_does_not_answer_is_told(pair):
+    watch(pair[0])
+    pair[0].answered = NOW - 61
+    assert "the store of the launcher has not answered for 60 s" in pair[0].judge(NOW)
+
+
+def test_signs_are_heard_and_words_of_the_dead_as_well(pair, monkeypatch):
+    one, two = pair
+    monkeypatch.setattr(peers_of, "LOST_S", 0.3)
+    for each in pair:
+        each.give_sign()
+    two.step = 4
+    two.give_sign()
+    one.hear()
+    assert one.watches[1].sign[:3] == (2, 0, 4)
+    assert one.watches[1].sign.pid == os.getpid()
+    assert one.explain_loss() == "the connection to another process was lost"
+    one.watches[1] = one.watches[1]._replace(heard=time.monotonic() - 5)
+    assert one.explain_loss() == "process 1 is gone; the last step that it had done is 4"
+    two.say_last_words("image-7.png is truncated")
+    assert one.explain_loss() == "process 1 ended: image-7.png is truncated"
+
+
+def test_what_a_library_raises_becomes_a_sentence(pair):
+    world = World(0, 2, torch.device("cpu"), pair[0])
+    pair[1].say_last_words("no space")
+    with pytest.raises(RunError, match=r"process 1 ended: no space \(this is process 0\)"), world.explain_loss("again"):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:56207")
+    with pytest.raises(RuntimeError, match="of its own"), world.explain_loss("again"):
+        raise RuntimeError("an error of its own")
+
+
+def test_processes_that_do_not_start_are_counted(pair):
+    with pytest.raises(RunError, match="only 1 of 2 processes have started after 0 s"):
+        pair[0].meet(0.0)
+
+
+# a launcher that starts its processes again
+
+
+def launched(monkeypatch, run_id="a"):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+
+
+def test_a_run_of_the_same_launch_is_found_and_no_other(own_folder, monkeypatch):
+    data = tiny.npz(own_folder / "data")
+    tiny.begin(tiny.recipe(data), Path("runs/alone"))
+    launched(monkeypatch)
+    assert restart.find_begun(None, tiny.ALONE) is None
+    assert restart.find_begun(Path("runs/alone"), tiny.ALONE) is None, "it was begun without a launcher"
+    tiny.begin(tiny.recipe(data), Path("runs/mine"))
+    for out in (None, Path("runs/mine")):
+        found = restart.find_begun(out, tiny.ALONE)
+        assert found is not None
+        assert found.path == Path("runs/mine")
+    assert restart.find_begun(Path("runs/alone"), tiny.ALONE) is None
+    launched(monkeypatch, "b")
+    assert restart.find_begun(Path("runs/mine"), tiny.ALONE) is None
+    launched(monkeypatch)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert restart.find_begun(Path("runs/mine"), tiny.ALONE) is None, "another launcher that was given the same id"
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again_with_its_initial_weights(own_folder):
+    data = tiny.npz(own_folder / "data")
+    tiny.finish(tiny.begin(tiny.recipe(data), Path("first")))
+    made = replace(tiny.recipe(data, train={"steps": 3}), init=InitConfig(weights="first"))
+    begun = {name: p.clone() for name, p in tiny.begin(made, Path("run")).state.model.named_parameters()}
+    again = dict(tiny.again(Path("run")).state.model.named_parameters())
+    assert all((again[name] == p).all() for name, p in begun.items())
+
+
+# the launcher itself
+
+
+def torchrun(folder, *words, options=()):
+    """torchrun with two processes of `words`, in a process of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
+    paths = os.pathsep.join([str(Path(ranks.__file__).parent), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    return subprocess.Popen(
+        [*command, *map(str, words)], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def child(launcher, rank):
+    """The process of a rank."""
+    for process in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+        if f"RANK={rank}" in Path(f"/proc/{process}/environ").read_text().split("\0"):
+            return int(process)
+    raise LookupError(rank)
+
+
+def wait_for(path, launcher, seconds=120):
+    until = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size):
+        assert launcher.poll() is None, launcher.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def train(data, out, steps, *more):
+    keys = [f"--model.{key}={value}" for key, value in (("depth", 1), ("width", 16), ("heads", 2))]
+    return ["-m", "vitrail", "train", "--data", data, "--model", "vit/nano", *keys, "--steps", steps, "--out", out,
+            "--batch-size", 16, "--precision", "fp32", "--workers", 0, "--device", "cpu", "--runtime.log-every", 1,
+            "--runtime.save-every", 5, "--train.eval-every", 10, *more]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_stopped_process_ends_all_within_the_time_out_and_none_stays(tmp_path):
+    """SIGSTOP: it answers nothing, and obeys no SIGTERM."""
+    launcher = torchrun(tmp_path, *train(tiny.npz(tmp_path / "data"), "run", 10**6, "--runtime.timeout", 5))
+    wait_for(tmp_path / "run" / "log.jsonl", launcher)
+    stopped = child(launcher, 1)
+    os.kill(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    said = " ".join(launcher.communicate(timeout=60)[1].split())
+    assert time.monotonic() - began < 5 + 10
+    assert "vitrail: process 1 has given no sign of life for 5 s; the last step that it had done is" in said
+    assert launcher.returncode == 1
+    assert not Path(f"/proc/{stopped}").exists()
+
+
+@pytest.mark.slow
+def test_a_collective_that_one_leaves_out_ends_all_by_name(tmp_path):
+    tiny.npz(tmp_path)
+    launcher = torchrun(tmp_path, ranks.__file__, tmp_path, "skip")
+    began = time.monotonic()
+    said = " ".join(launcher.communicate(timeout=120)[1].split())
+    assert time.monotonic() - began < 60
+    assert launcher.returncode == 1
+    assert "process 0 waits in step" in said or "process 1" in said or "process 0 ended" in said, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(rank, tmp_path):
+    data = tiny.npz(tmp_path / "data")
+    launcher = torchrun(tmp_path, *train(data, "whole", 30))
+    assert launcher.wait(timeout=300) == 0, launcher.communicate()[1]
+    launcher = torchrun(tmp_path, *train(data, "killed", 30), options=["--max-restarts=3"])
+    wait_for(tmp_path / "killed" / "checkpoints" / "step-00000010" / "manifest.json", launcher)
+    os.kill(child(launcher, rank), signal.SIGKILL)
+    assert launcher.wait(timeout=300) == 0, launcher.communicate()[1]
+    launcher.communicate()
+    assert tiny.digest(tmp_path / "killed" / "model.safetensors") == tiny.digest(
+        tmp_path / "whole" / "model.safetensors"
+    )
