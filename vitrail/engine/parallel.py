@@ -1,5 +1,6 @@
 """One model on several processes, and in less memory: DDP, gradient synchronisation, activation checkpointing."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,7 +25,11 @@ class LossModule(nn.Module):
 
 def wrap_ddp(loss_of: LossModule, world: World) -> nn.Module:
     """The loss for a training step. DDP reads once, when it is created, which parameters are trained."""
-    return loss_of if world.size == 1 else DistributedDataParallel(loss_of, broadcast_buffers=False)
+    if world.size == 1:
+        return loss_of
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, which 2.10 lacks
+        return DistributedDataParallel(loss_of, broadcast_buffers=False)
 
 
 def sync_gradients(loss_of: nn.Module, last: bool) -> AbstractContextManager[None]:

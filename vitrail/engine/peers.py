@@ -198,8 +198,8 @@ class Peers:
             least = min(signs, key=lambda rank: (signs[rank], rank))
             most = max(signs, key=lambda rank: (signs[rank], -rank))
             where = f"process {least} waits in step {signs[least] + 1}"
-            if signs[most] > signs[least]:
-                where += f", process {most} in step {signs[most] + 1}"
+            further = f", process {most} in step {signs[most] + 1}"
+            where += further if signs[most] > signs[least] else " as the others do"
             return f"no process has gone on for {now - self.since:.0f} s: {where}"
         return ""
 
