@@ -58,8 +58,6 @@ ASKED = {  # law 4: hasattr, and getattr with a default, that ask something fore
     "hasattr(value, 'item')": "numbers of numpy or torch, of which neither may be imported here",
     "getattr(value, 'ndim', 1)": "likewise",
     "getattr(image, 'n_frames', 1)": "Pillow has it on the formats that can hold several",
-    "hasattr(signal, 'SIGUSR1')": "Windows has none",
-    "hasattr(os, 'sched_getaffinity')": "only Linux has it",
 }
 KINDS = {  # what a task learns from, names of tasks, kinds of models: nobody above the tasks compares with them
     "classes", "masks", "boxes", "texts", "latents", "denoiser", "denoisers",

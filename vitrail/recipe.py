@@ -162,8 +162,7 @@ class RuntimeConfig:
     save_every: Positive = 200
     keep_checkpoints: int = 2  # at least 2
     tensorboard: bool = False
-    # seconds without a sign of life of another process or of the workers, or past the longest step, that end the run
-    timeout: PositiveFloat = 60.0
+    timeout: PositiveFloat = 60.0  # seconds without a sign of life of workers or other processes that end the run
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,10 @@ def test_the_time_out_is_a_key_of_a_recipe():
 
 def test_a_silent_process_is_named_with_its_step(pair):
     watch(pair[0], silent=59)
-    assert pair[0].judge(NOW) == ""
+    assert pair[0].find_fault(NOW) == ""
     watch(pair[0], silent=61)
     pair[0].step = 8
-    assert pair[0].judge(NOW) == (
+    assert pair[0].find_fault(NOW) == (
         "process 1 has given no sign of life for 60 s; the last step that it had done is 7, here it is 8"
     )
 
@@ -60,7 +60,7 @@ def test_a_process_that_is_busy_may_be_so_for_hours(pair):
     one = pair[0]
     one.doing, one.since, one.longest = "step", NOW - 7200, 3.0
     watch(one, unchanged=7200)
-    assert one.judge(NOW) == ""
+    assert one.find_fault(NOW) == ""
 
 
 def test_processes_that_wait_for_each_other_are_named_past_the_longest_step(pair):
@@ -68,17 +68,17 @@ def test_processes_that_wait_for_each_other_are_named_past_the_longest_step(pair
     one.step, one.doing, one.longest = 6, "step", 30.0
     watch(one, unchanged=89, step=7, doing="step")
     one.since = NOW - 89
-    assert one.judge(NOW) == "", "60 s past the longest step, of 30 s"
+    assert one.find_fault(NOW) == "", "60 s past the longest step, of 30 s"
     one.since = NOW - 91
-    assert one.judge(NOW) == "no process has gone on for 91 s: process 0 waits in step 7, process 1 in step 8"
+    assert one.find_fault(NOW) == "no process has gone on for 91 s: process 0 waits in step 7, process 1 in step 8"
     one.longest, one.since = -1.0, NOW - 300
-    assert one.judge(NOW) == "", "the first step may compile"
+    assert one.find_fault(NOW) == "", "the first step may compile"
 
 
 def test_a_launcher_that_does_not_answer_is_told(pair):
     watch(pair[0])
     pair[0].answered = NOW - 61
-    assert "the store of the launcher has not answered for 60 s" in pair[0].judge(NOW)
+    assert "the store of the launcher has not answered for 60 s" in pair[0].find_fault(NOW)
 
 
 def test_signs_are_heard_and_words_of_the_dead_as_well(pair, monkeypatch):

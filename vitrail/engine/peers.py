@@ -7,7 +7,6 @@ a process that has stopped, or waits for what will never come, still ends the ru
 
 import atexit
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from vitrail.errors import RunError, VitrailError
+from vitrail.storage.json_text import from_json, to_json
 
 BEAT = 1.0  # seconds between two signs of life
 PAUSED = 5.0  # seconds without a look after which this process was itself stopped, and starts to count anew
@@ -158,7 +158,7 @@ class Peers:
     def give_sign(self) -> None:
         self.beat += 1
         sign = Sign(self.beat, self.serial, self.step, self.doing, os.getpid(), socket.gethostname())
-        self.signs.set(f"sign/{self.rank}", json.dumps(sign))
+        self.signs.set(f"sign/{self.rank}", to_json(sign))
 
     def hear(self) -> None:
         near = {(self.rank + k) % self.size for k in range(1, min(self.size, NEAREST + 1))}
@@ -167,7 +167,7 @@ class Peers:
         now = time.monotonic()
         self.answered = now
         for rank, text in zip(ranks, texts, strict=True):
-            sign, old = Sign(*json.loads(text)), self.watches.get(rank)
+            sign, old = Sign(*from_json(text)), self.watches.get(rank)
             heard = old.heard if old and old.sign.beat == sign.beat else now
             unchanged = old.unchanged if old and old.sign.serial == sign.serial else now
             self.watches[rank] = Watch(sign, heard, unchanged)
@@ -180,10 +180,10 @@ class Peers:
                 self.answered = now
                 self.watches.clear()
             last = now
-            if what := self.judge(now):
+            if what := self.find_fault(now):
                 return self.give_up(what)
 
-    def judge(self, now: float) -> str:
+    def find_fault(self, now: float) -> str:
         """What is wrong, "" where nothing is."""
         for rank, watch in sorted(self.watches.items()):
             if now - watch.heard > self.limit:

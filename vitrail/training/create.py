@@ -7,6 +7,7 @@ import torch
 
 from vitrail.assembly import latents, model, pretrained
 from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
+from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.run_directory import RunFolder, command_line, new_run_path
 from vitrail.data import fingerprint as entries
 from vitrail.data.splits import evaluation_part
@@ -35,7 +36,7 @@ def create_session(
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(path), world, prepared.names)
     frechet.load_classifier(session.recipe, session.bundle.task)
     cache_latents(session, progress)
-    session.load_report = load_initial_weights(session, prepared)
+    session.load_report = load_initial_weights(session, prepared.origin)
     launch = launchers(world)
     world.on_rank_zero(lambda: create_folder(session, prepared, launch))
     session.notes += prepared.notes
@@ -49,7 +50,7 @@ def plan_session(
     prepared = prepare_run(recipe, world, progress)
     folder = RunFolder(out or Path("runs"))
     session = build_session(prepared.recipe, prepared.dataset, folder, world, prepared.names)
-    session.load_report = load_initial_weights(session, prepared)
+    session.load_report = load_initial_weights(session, prepared.origin)
     return session, prepared
 
 
@@ -66,11 +67,16 @@ def cache_latents(session: Session, progress: Progress | None = None) -> None:
     session.notes += notes
 
 
-def load_initial_weights(session: Session, prepared: PreparedRun) -> LoadReport | None:
+def find_initial_weights(recipe: Recipe) -> WeightsOrigin | None:
+    """The weights that a recipe begins with, as read; None for random ones. Errors: `CheckpointError`."""
+    return pretrained.find_weights(recipe.init)
+
+
+def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> LoadReport | None:
     """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
-    if prepared.origin is None:
+    if origin is None:
         return None
-    return pretrained.load_origin(session.state.model, prepared.origin, session.recipe.init, session.bundle.classes)
+    return pretrained.load_origin(session.state.model, origin, session.recipe.init, session.bundle.classes)
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

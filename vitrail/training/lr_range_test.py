@@ -88,7 +88,7 @@ def range_test(
     prepared = prepare_run(dataclasses.replace(recipe, optim=optim, train=train), world, progress)
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
     cache_latents(session, progress)
-    session.load_report = load_initial_weights(session, prepared)
+    session.load_report = load_initial_weights(session, prepared.origin)
     losses: list[float] = []
     ended = ""
     try:

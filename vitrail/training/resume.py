@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from vitrail.assembly import pretrained
 from vitrail.assembly.checks import check_keep, check_keys
 from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
@@ -19,7 +18,7 @@ from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
 from vitrail.training.build import build_session
-from vitrail.training.create import cache_latents, recipe_keys
+from vitrail.training.create import cache_latents, find_initial_weights, load_initial_weights, recipe_keys
 from vitrail.training.session import Session
 from vitrail.validation import as_path
 
@@ -61,8 +60,8 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     ]
     if saved:
         session.state.load(saved.parts, saved.numbers)
-    elif origin := pretrained.find_weights(after.init):  # it ended before its first checkpoint
-        pretrained.load_origin(session.state.model, origin, after.init, session.bundle.classes)
+    else:  # it ended before its first checkpoint
+        load_initial_weights(session, find_initial_weights(after))
     if session.state.step > session.steps:
         raise UsageError(
             f"the run has done {session.state.step} steps, more than train.steps = {session.steps}",
