@@ -5,7 +5,6 @@ import torch
 from test_models import FAMILIES, SMALL, images, shaken, small
 
 import vitrail
-from vitrail import catalog
 from vitrail.analysis.attention import attention
 from vitrail.analysis.distance import mean_distance
 from vitrail.engine.state import flatten_optimizer, unflatten_optimizer
@@ -74,15 +73,6 @@ def test_windows_tell_which_cell_stands_where_and_what_is_padding():
         [5, 6, 7, 10, 11, 12], [8, 9, -1, 13, 14, -1], [-1, -1, -1, 0, 1, 2], [-1, -1, -1, 3, 4, -1],
     ]  # fmt: skip
     assert at.queries.tokens == 15
-
-
-@pytest.mark.parametrize(
-    "name", [name for family in catalog.list_modules("models") for name in catalog.list_names("models", family)]
-)
-def test_no_model_has_a_parameter_without_numbers(name):
-    with torch.device("meta"):
-        model = catalog.load_module("models", name).build(catalog.load_config("models", name))
-    assert [n for n, p in model.state_dict().items() if not p.numel()] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)

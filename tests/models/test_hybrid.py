@@ -267,13 +267,6 @@ def test_options_of_the_vit_reach_it():
     assert float(block.ls1.gamma.detach()[0]) == pytest.approx(0.1)
 
 
-def test_exports():
-    model = stir(build(TINY))
-    x = torch.randn(2, 3, 70, 50)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0], rtol=1e-4, atol=1e-5)
-
-
 def test_says_what_cannot_be():
     with pytest.raises(UsageError, match="32 groups"):
         build(dataclasses.replace(TINY, stem_width=48))

@@ -144,9 +144,8 @@ def test_initialisation_is_the_stated_one():
     assert not any(m.bias.any() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
 
 
-@pytest.mark.parametrize("pool", KINDS)
-def test_exports_for_any_batch(pool):
-    model, x = build(dataclasses.replace(TINY, pool=pool)).eval(), torch.randn(2, 3, 96, 64)
+def test_linear_attention_exports_for_any_batch():
+    model, x = build(dataclasses.replace(TINY, pool=7)).eval(), torch.randn(2, 3, 96, 64)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     x = torch.randn(3, *x.shape[1:])
     torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0])

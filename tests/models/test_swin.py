@@ -206,15 +206,6 @@ def test_initialisation_is_the_published():
     assert float(model.patch_embed.proj.weight.detach().abs().max()) <= 48**-0.5
 
 
-@pytest.mark.parametrize("size", [(128, 128), (72, 100)])
-def test_exports_for_any_batch(size):
-    model = build(TINY).eval()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(model, (torch.randn(2, 3, *size),), dynamic_shapes=({0: batch},))
-    x = torch.randn(5, 3, *size)
-    torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_a_compiled_block_equals_eager():
     block = build(TINY).blocks[1].eval()

@@ -191,14 +191,6 @@ def test_padding_is_harmless_in_half_precision(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_exports_for_any_batch():
-    model = warm(build(TINY))
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(model, (torch.randn(2, 3, 72, 100),), dynamic_shapes=({0: batch},))
-    x = torch.randn(5, 3, 72, 100)
-    torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0], rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.slow
 def test_a_compiled_block_equals_eager():
     block = warm(build(TINY)).blocks[1]

@@ -222,13 +222,6 @@ def test_initialisation_is_the_stated_one():
     assert float(jax.blocks[0].mlp.fc1.bias.detach().abs().max()) < 1e-5
 
 
-def test_exports_and_compiles_by_torch():
-    model = build(TINY).eval()
-    x = torch.randn(2, 3, 32, 32)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x).summaries[0], model(x).summaries[0])
-
-
 @pytest.mark.slow
 def test_compiled_blocks_agree_with_eager():
     model = build(TINY).eval()
