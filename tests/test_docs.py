@@ -62,6 +62,8 @@ def test_readme_from_top_to_bottom(own_folder):
         words = shlex.split(line)[1:]
         if words[:3] == ["train", "--data", "path/to/my/photos"]:
             words += ["--steps", "2"]  # the whole of it would take a minute
+        if words[:5] == ["train", "--data", "mini", "--model", "vit/nano"]:
+            words += ["--data.fraction", "0.1"]  # likewise
         must(*words)
     (code,) = blocks("README.md", "python")
     assert python(code, own_folder).startswith("17.56")
