@@ -301,7 +301,7 @@ def test_predict_says_what_is_no_image(trained, what):
         trained.predict(NO_IMAGES[what])
 
 
-@pytest.mark.parametrize("source", ["nothere.png", b"nothing", "."])
+@pytest.mark.parametrize("source", ["nothere.png", b"nothing", "tests/cli/places.py"])
 def test_predict_names_a_bad_image(trained, source):
     with pytest.raises(BadImage):
         trained.predict(source)

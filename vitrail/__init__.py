@@ -90,15 +90,10 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
 
     from vitrail.analysis.attention import attention as compute_attention
     from vitrail.errors import UsageError
-    from vitrail.inference.inputs import as_list, read_pixels
     from vitrail.inference.predictor import Predictor
 
     if isinstance(model, Predictor):
-        pre, items = model.preprocess, as_list(images)
-        if not len(items):
-            raise UsageError("no images were given", "give one, or many")
-        batch = pre.batch(torch.stack([pre.image(read_pixels(item, pre)) for item in items]))
-        return compute_attention(model.model, batch, layers, heads)
+        return compute_attention(model.model, model.read(images), layers, heads)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"a {type(model).__name__} is not a model", "vitrail.attention(vitrail.load(RUN), images)")
     return compute_attention(model, images, layers, heads)

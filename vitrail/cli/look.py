@@ -67,10 +67,10 @@ def look(words: list[str]) -> int:
             f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; images stand before it"
         )
     layers, heads = parse_layers(given.layers), parse_heads(given.heads)
-    from vitrail.cli.output.predict_dense import fresh, stems
-    from vitrail.cli.predict import expand_folders
+    from vitrail.cli.output.new_paths import fresh, stems
+    from vitrail.inference.sources import list_sources
 
-    files = expand_folders(given.images) if given.images else []
+    files = [source.item for source in list_sources(given.images).sources]
     folder = fresh(given.out, "looking")
     from vitrail.evaluation import look as inspecting
     from vitrail.inference.predictor import load_predictor

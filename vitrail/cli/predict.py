@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from vitrail.cli.output.new_paths import fresh, fresh_path
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
-from vitrail.errors import BadImage, DataError, UsageError, nearest
+from vitrail.errors import BadImage, UsageError
 from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
@@ -19,92 +20,87 @@ class Predict(OfRun, OnDevice, AsJson):
     """Predict classes, masks or boxes of images.
 
     vitrail predict runs/photos cat.jpg dog.jpg
-    vitrail predict runs/photos folder --json
+    vitrail predict runs/photos folder 'more/**/*.jpg' --csv predictions.csv
+    vitrail predict runs/photos clip.mp4 --every 30 --json
     vitrail predict runs/boxes street.jpg --score 0.3 --out boxes
     """
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
-    """Files, or folders of images."""
+    """Files, folders, globs, videos, or addresses (https://...)."""
     top: int = 3
     """How many classes to print, the most likely first."""
+    csv: str = ""
+    """A new file: a row an image, of boxes a row an object."""
     out: str = ""
-    """Masks and boxes: a new folder for label maps and overlays (default: predictions)."""
+    """A new folder: the table; of masks and boxes also label maps and overlays (default then: predictions)."""
     score: float = 0.5
     """Boxes: lowest score of an object that is drawn and counted."""
-
-
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    every: int = 1
+    """Videos: every N-th frame."""
 
 
 def predict(words: list[str]) -> int:
     given, _ = read(VERB, words)
-    device(given.device)
-    if not 0 <= given.score <= 1:
-        raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
-    if given.top < 1:
-        raise UsageError(f"--top is {given.top}", "--top takes a whole number from 1 up")
-    if as_path(given.run).suffix.lower() in IMAGE_ENDINGS:
-        raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
-    files = expand_folders(given.images)
+    check(given)
+    from vitrail.inference.sources import list_sources
+
+    sources, notes = list_sources(given.images)
+    if not sources:
+        raise UsageError("no image was given", "vitrail predict RUN IMAGE...")
+    table = fresh_path(given.csv, "--csv") if given.csv else None
+    folder = fresh(given.out) if given.out else None
+    for note in notes:
+        sys.stderr.write(f"vitrail: note: {note}\n")
+    from vitrail.cli.output.prediction_files import DEFAULT_FOLDER, PredictionFiles
     from vitrail.inference.predictor import load_predictor
-    from vitrail.inference.records import as_json, as_line
+    from vitrail.inference.stream import BATCH, predict_each, read_each
 
     predictor = load_predictor(given.run, given.device)
-    if predictor.task.is_generative:
+    task = predictor.task
+    if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")
-    if predictor.task.is_dense:
-        from vitrail.cli.output import predict_dense
-
-        return predict_dense.predict(predictor, files, given.out, given.score, given.json)
-    failed = 0
-    for start in range(0, len(files), 64):
-        for path, row in predict_files(predictor, files[start : start + 64]):
-            failed += isinstance(row, BadImage)
-            print(to_json(as_json(path, row, predictor)) if given.json else as_line(path, row, predictor, given.top))
+    if folder is None and table is None and task.output in DEFAULT_FOLDER:
+        folder = fresh("", DEFAULT_FOLDER[task.output])
+    images = read_each(sources, predictor.preprocess, given.every)
+    with PredictionFiles(folder, table, predictor, sources, given.score) as files:
+        count, failed = print_each(predict_each(predictor.predict_pixels, images, BATCH), files, given)
+        written = files.finish()
+    if written and not given.json:
+        print(f"written to {' and '.join(written)}")
     if failed:
-        sys.stderr.write(f"vitrail: {failed} of {len(files)} images could not be read\n")
+        sys.stderr.write(f"vitrail: {failed} of {count} images could not be read\n")
     return BadImage.code if failed else 0
 
 
-def expand_folders(names: tuple[str, ...]) -> list[Path]:
-    """Files as they are; folders as the images below them, in order. Errors: `DataError`."""
-    files: list[Path] = []
-    for name in names:
-        path = as_path(name)
-        if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".")
-            )
-            if not inside:
-                raise DataError(f"there is no image in {path}", "images end in .jpg, .png, .webp, .bmp, .gif or .tiff")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            siblings = sorted(p.name for p in path.absolute().parent.glob("*"))
-            near = nearest(path.name, siblings) or siblings[:5]
-            raise DataError(f"there is no {name}", f"beside it: {', '.join(near)}" if near else "check the path")
-    if not files:
-        raise UsageError("no image was given", "vitrail predict RUN IMAGE...")
-    return files
+def check(given: Predict) -> None:
+    """Errors: `UsageError` for what is certainly wrong, before torch is imported."""
+    device(given.device)
+    if not 0 <= given.score <= 1:
+        raise UsageError(f"--score is {given.score}", "a score is between 0 and 1")
+    for name, value in (("top", given.top), ("every", given.every)):
+        if value < 1:
+            raise UsageError(f"--{name} is {value}", f"--{name} takes a whole number from 1 up")
+    if not as_path(given.run).is_dir() and is_image(given.run):
+        raise UsageError(f"{given.run} is an image; the run comes first", "vitrail predict RUN IMAGE...")
 
 
-def predict_files(predictor: Any, files: list[Path]) -> list[tuple[Path, Any]]:
-    """A row of probabilities per file, or its error: one image that cannot be read does not stop the others."""
-    from vitrail.data.decode import decode
+def is_image(name: str) -> bool:
+    from vitrail.data.formats import image_suffixes
 
-    pre, readable, rows = predictor.preprocess, [], {}
-    for path in files:
-        try:
-            readable.append(
-                (path, decode(path, pre.channels if pre.channels in (1, 3, 4) else 3, background=pre.background))
-            )
-        except BadImage as error:
-            rows[path] = error
-    if readable:
-        probabilities = predictor.predict([pixels for _, pixels in readable]).probabilities
-        rows.update({path: row for (path, _), row in zip(readable, probabilities, strict=True)})
-    return [(path, rows[path]) for path in files]
+    return Path(name).suffix.lower() in image_suffixes()
+
+
+def print_each(predictions: Any, files: Any, given: Predict) -> tuple[int, int]:
+    """Writes and prints each prediction as it comes. Returns the number of images, and of those that were not read."""
+    from vitrail.inference.records import as_line, to_record
+
+    count = failed = 0
+    for one in predictions:
+        record = to_record(one, files.predictor)
+        files.write(one, record)
+        print(to_json(record) if given.json else as_line(record, given.top, given.score))
+        count, failed = count + 1, failed + (one.error is not None)
+    return count, failed
 
 
 VERB = Verb("predict", Predict, predict)

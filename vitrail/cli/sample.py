@@ -61,11 +61,11 @@ def sample(words: list[str]) -> None:
     given, _ = read(VERB, words)
     check(given)
     device(given.device)
-    from vitrail.cli.output import predict_dense
+    from vitrail.cli.output.new_paths import fresh
     from vitrail.inference.predictor import load_predictor
     from vitrail.inference.sample import default_sampling, resolve_classes, sample_images
 
-    folder = predict_dense.fresh(given.out, "samples")
+    folder = fresh(given.out, "samples")
     predictor = load_predictor(given.run, given.device, given.ema, given.vae)
     bundle = predictor.bundle
     labels = resolve_classes(bundle, given.class_)

@@ -1,48 +1,120 @@
-"""Predictions as records: JSON, lines of text, COCO's results."""
+"""Predictions as records: JSON, lines of text, rows of a table, COCO's results."""
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from vitrail.errors import BadImage
+import numpy as np
 
-LEAST = 0.05  # score of boxes in the COCO file
+from vitrail.inference.describe import shorten
+from vitrail.inference.predictor import Predictor
+from vitrail.inference.stream import ImagePrediction
+
+LEAST = 0.05  # score of boxes in JSON and in the COCO file
+LONGEST = 4096  # characters of a path in a line
 
 
-def as_json(path: Path, row: Any, predictor: Any) -> dict[str, Any]:
-    if isinstance(row, BadImage):
-        return {"path": str(path), "error": row.what}
+def to_record(one: ImagePrediction, predictor: Predictor) -> dict[str, Any]:
+    """The prediction of one image as JSON can hold it. Keys: "path", of a video also "frame" and "seconds"; "error", or
+    "label" and "probabilities", "pixels" and "shares" of each class, "objects"."""
+    frame = {} if one.image.frame is None else {"frame": one.image.frame, "seconds": round(one.image.seconds or 0, 3)}
+    return {"path": one.path, **frame, **content(one, predictor)}
+
+
+def content(one: ImagePrediction, predictor: Predictor) -> dict[str, Any]:
+    if one.error:
+        return {"error": one.error.what}
+    return CONTENT[predictor.task.output](one.value, predictor)
+
+
+def class_content(row: Any, predictor: Predictor) -> dict[str, Any]:
     probabilities = {name: round(float(p), 6) for name, p in zip(predictor.classes, row, strict=True)}
-    return {"path": str(path), "label": predictor.label(row), "probabilities": probabilities}
+    return {"label": predictor.label(row), "probabilities": probabilities}
 
 
-def as_line(path: Path, row: Any, predictor: Any, top: int) -> str:
-    if isinstance(row, BadImage):
-        return row.what
-    best = row.topk(min(top, len(predictor.classes)))
-    classes = ", ".join(
-        f"{predictor.classes[i]} {p:.1%}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    )
-    return f"{path}: {classes}"
+def mask_content(label_map: np.ndarray, predictor: Predictor) -> dict[str, Any]:
+    """The pixels of each class, and the fraction of the image that it covers."""
+    counts = np.bincount(label_map.ravel(), minlength=len(predictor.classes))
+    pixels = {name: int(n) for name, n in zip(predictor.classes, counts, strict=True)}
+    return {"pixels": pixels, "shares": {name: round(n / label_map.size, 6) for name, n in pixels.items()}}
 
 
-def line(prediction: dict[str, Any], least: float) -> str:
-    """A summary of an image: the classes by area, or the number of objects of each class."""
-    if "shares" in prediction:
-        largest = sorted(prediction["shares"].items(), key=lambda item: -item[1])
+def box_content(boxes: np.ndarray, predictor: Predictor) -> dict[str, Any]:
+    """The objects with a score of at least `LEAST`, the best first."""
+    objects = [
+        {
+            "label": predictor.classes[int(label)],
+            "category_id": int(label) + 1,
+            "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+            "score": round(float(score), 5),
+        }
+        for left, top, right, bottom, score, label in boxes
+        if score >= LEAST
+    ]
+    return {"objects": objects}
+
+
+CONTENT = {"classes": class_content, "masks": mask_content, "boxes": box_content}  # by `Task.output`
+
+
+def as_line(record: dict[str, Any], top: int, least: float) -> str:
+    """A record in words: the most likely classes, the classes by area, or the number of objects of each class."""
+    name = record["path"] + (f"#{record['frame']}" if "frame" in record else "")
+    return shorten(record["error"] if "error" in record else f"{name}: {summary(record, top, least)}", LONGEST)
+
+
+def summary(record: dict[str, Any], top: int, least: float) -> str:
+    if "probabilities" in record:
+        best = sorted(record["probabilities"].items(), key=lambda item: -item[1])[:top]
+        return ", ".join(f"{name} {p:.1%}" for name, p in best)
+    if "shares" in record:
+        largest = sorted(record["shares"].items(), key=lambda item: -item[1])
         return ", ".join(f"{name} {share:.1%}" for name, share in largest[:5] if share > 0)
-    counts = Counter(one["label"] for one in prediction["objects"] if one["score"] >= least)
+    counts = Counter(one["label"] for one in record["objects"] if one["score"] >= least)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
 
 
-def coco_file(files: list[Path], classes: tuple[str, ...], boxes: list[dict[str, Any]]) -> dict[str, Any]:
+def table_head(predictor: Predictor, has_frames: bool) -> list[str]:
+    """The names of the columns of a table of records."""
+    own = {
+        "classes": ["label", "probability", *(f"p_{name}" for name in predictor.classes)],
+        "masks": [f"share_{name}" for name in predictor.classes],
+        "boxes": ["label", "score", "left", "top", "right", "bottom"],
+    }
+    return ["path", *(["frame", "seconds"] if has_frames else []), *own[predictor.task.output], "error"]
+
+
+def table_rows(record: dict[str, Any], predictor: Predictor, has_frames: bool, least: float) -> list[list[Any]]:
+    """The rows of one image: one, or of boxes one an object, or one without an object."""
+    head = [record["path"], *([record.get("frame", ""), record.get("seconds", "")] if has_frames else [])]
+    empty = [""] * (len(table_head(predictor, has_frames)) - len(head) - 1)
+    if "error" in record:
+        return [[*head, *empty, record["error"]]]
+    if "probabilities" in record:
+        values = list(record["probabilities"].values())
+        return [[*head, record["label"], max(values), *values, ""]]
+    if "shares" in record:
+        return [[*head, *record["shares"].values(), ""]]
+    found = [one for one in record["objects"] if one["score"] >= least]
+    rows = [[*head, one["label"], one["score"], *corners(one["bbox"]), ""] for one in found]
+    return rows or [[*head, *empty, ""]]
+
+
+def corners(bbox: Sequence[float]) -> list[float]:
+    left, top, width, height = bbox
+    return [left, top, round(left + width, 2), round(top + height, 2)]
+
+
+def coco_file(records: Sequence[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Any]:
     """Images, categories and predicted boxes (left, top, width, height) as COCO's JSON has them."""
-    annotations = [
-        {"id": number, **{k: v for k, v in one.items() if k not in ("label", "file_name")}}
-        for number, one in enumerate(boxes, 1)
+    names = [one["path"] + (f"#{one['frame']}" if "frame" in one else "") for one in records]
+    boxes = [
+        {"image_id": number, **{k: v for k, v in box.items() if k != "label"}}
+        for number, one in enumerate(records)
+        for box in one.get("objects", ())
     ]
     return {
-        "images": [{"id": number, "file_name": str(path)} for number, path in enumerate(files)],
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
         "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
-        "annotations": annotations,
+        "annotations": [{"id": number, **box} for number, box in enumerate(boxes, 1)],
     }

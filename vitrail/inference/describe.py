@@ -1,0 +1,45 @@
+"""What Python prints of a predictor and its predictions: at most five lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from vitrail.contracts import Task
+from vitrail.recipe import Recipe
+
+SHOWN = 3  # images of a prediction
+CLASSES = 8  # names of classes
+
+
+def describe_predictor(source: Path, recipe: Recipe, task: Task, classes: Sequence[str]) -> str:
+    size = " x ".join(map(str, recipe.input.size or ()))
+    given = f"images ({recipe.input.channels} channels, {size} pixels)"
+    return "\n".join(
+        [
+            f"Predictor of {source}: {recipe.model.name}, {recipe.task.name}",
+            f"  {task.output}: {len(classes)} classes: {list_classes(classes)}; model input: {given}",
+            "  .sample() generates images" if task.is_generative else "  predictor(images), .stream(images)",
+            "  .model, .classes, .recipe, .source",
+        ]
+    )
+
+
+def describe_prediction(sources: Sequence[str], labels: Sequence[str], probabilities: Tensor) -> str:
+    rows = [
+        f"  {shorten(source)}: {shorten(label) or '-'} {float(row.max()):.1%}"
+        for source, label, row in zip(sources[:SHOWN], labels, probabilities, strict=False)
+    ]
+    more = [f"  ... {len(sources) - SHOWN:,} more"] if len(sources) > SHOWN else []
+    return "\n".join([f"Prediction of {len(sources):,} images: .labels, .probabilities, .sources", *rows, *more])
+
+
+def list_classes(classes: Sequence[str]) -> str:
+    """The first names, on one line."""
+    return ", ".join(shorten(name, 20) for name in classes[:CLASSES]) + (", ..." if len(classes) > CLASSES else "")
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """A text on one line, without characters that a terminal would obey."""
+    clean = "".join(ch if ch.isprintable() else "?" for ch in text)
+    return clean if len(clean) <= most else f"{clean[: most - 20]}...{clean[-17:]}"
