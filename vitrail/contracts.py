@@ -12,7 +12,8 @@ from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.facts import Defaults
-from vitrail.recipe import Recipe
+from vitrail.layers.describe import describe_model
+from vitrail.recipe import Choice, Recipe
 from vitrail.types import Batch, Features
 
 __all__ = [
@@ -24,8 +25,7 @@ Output = Literal["classes", "masks", "boxes", "images"]  # the kind of a predict
 
 
 class Trunk(nn.Module, ABC):
-    """The part of a model that has its blocks: layer decay, freezing, sharding, checkpointing and analysis go through
-    them."""
+    """The part of a model that has its blocks: layer decay, freezing, sharding and analysis go through them."""
 
     config: Any  # the family's frozen `Config`
 
@@ -34,7 +34,9 @@ class Trunk(nn.Module, ABC):
         @property
         def blocks(self) -> Any:
             """A sequence of modules in order of depth."""
-            ...
+
+    def __repr__(self) -> str:
+        return describe_model(self, f"{len(self.blocks)} blocks")
 
 
 class Backbone(Trunk):
@@ -86,6 +88,10 @@ class HeadedModel(nn.Module, ABC):
     def forward(self, images: Tensor) -> Any:
         """The same type of output in training and in evaluation."""
 
+    def __repr__(self) -> str:
+        name = f"{self.origin.name} with " if isinstance(self.origin, Choice) else ""
+        return describe_model(self, f"{name}{self.classes} classes on {type(self.backbone).__name__}")
+
 
 def trunk_of(net: nn.Module) -> Trunk:
     """The backbone under a head, or a trunk as a whole. Errors: `UsageError` for a model that is neither."""
@@ -93,10 +99,8 @@ def trunk_of(net: nn.Module) -> Trunk:
         return net.backbone
     if isinstance(net, Trunk):
         return net
-    raise UsageError(
-        f"a {type(net).__name__} has no known blocks",
-        "a family's model is a Backbone or a Denoiser, or has one",
-    )
+    fix = "a family's model is a Backbone or a Denoiser, or has one"
+    raise UsageError(f"a {type(net).__name__} has no known blocks", fix)
 
 
 class Metric(NamedTuple):

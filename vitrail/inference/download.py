@@ -44,6 +44,7 @@ def download(url: str) -> bytes:
         with opener.open(request, timeout=SILENCE_S) as answer:
             return read_limited(answer, url, until)
     except urllib.error.HTTPError as error:
+        error.close()
         raise failure(url, f"the server answers {error.code} ({error.reason})") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
