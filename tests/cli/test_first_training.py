@@ -37,7 +37,7 @@ def test_a_few_unreadable_images_are_left_out_and_listed(tmp_path):
     folder = images(tmp_path / "d", each=10)
     (folder / "ant" / "0.png").write_bytes(BAD)
     seen, planned = both(folder)
-    assert "left out, as they cannot be read: 1 image (5.00%): ant/0.png is not an image: its bytes are a" in planned
+    assert "not readable: 1 image (5.00%): ant/0.png is not an image: its bytes are a" in planned
     assert notes(planned) <= {line.strip() for line in seen.splitlines()}  # check says whatever train says
     assert "15 train, 4 val" in planned
     assert vitrail(*suggested(seen), *SHORT, "--dry-run")[0] == 0

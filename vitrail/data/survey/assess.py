@@ -46,7 +46,8 @@ def assess(
     if unread and allowing:
         refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1)
         return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
-    notes = [f"left out, as they cannot be read: {amount}: {_listed(unread)}"] if unread else []
+    unreadable = f"not readable: {amount}: {_listed(unread)}; left out, where you train with --data.on-error skip"
+    notes = [unreadable] if unread else []
     return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
 
 
