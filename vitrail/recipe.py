@@ -234,12 +234,14 @@ def read(path: Path) -> Recipe:
             f"beside it: {', '.join(near or existing[:5])}" if existing else "check the path",
         )
     try:
-        return from_tables(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"{path} is not a recipe: it is not UTF-8 text", "a recipe is TOML: [section] lines and key = value lines"
-        ) from None
+        text = path.read_bytes().decode(errors="surrogateescape")  # paths in it may be no UTF-8
+        return from_tables(tomllib.loads(text), str(path))
     except tomllib.TOMLDecodeError as error:
+        if any("\udc80" <= ch <= "\udcff" for ch in text):
+            raise UsageError(
+                f"{path} is not a recipe: it is not UTF-8 text",
+                "a recipe is TOML: [section] lines and key = value lines",
+            ) from None
         raise UsageError(
             f"{path} is not TOML: {error}", 'a recipe has lines [section] and key = value; texts stand in quotes "..."'
         ) from None

@@ -24,6 +24,9 @@ Byte = Annotated[int, Ge(0), Le(255)]
 
 LITERAL_WORDS = {"True": True, "False": False, "None": None}  # as help prints them
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+SHIFT = 0x102000  # to characters that no text has
+
 RENAMED = {  # recipe sections and keys by their former names: their names now
     "start": "init", "plan": "train", "machine": "runtime", "start.source": "init.format",
     "input.resize": "input.resize_mode", "augment.resize": "augment.scale_jitter", "augment.flip": "augment.hflip",
@@ -89,7 +92,9 @@ def validate(value: Any, kind: Any, where: str) -> Any:
             f"{where} is {format_value(value)}, which is not a finite number", f"{where} takes {describe_type(kind)}"
         )
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+        text = json.dumps(value, default=str, ensure_ascii=False)
+        checked = TypeAdapter(kind).validate_json(SURROGATE.sub(lambda m: chr(ord(m[0]) + SHIFT), text), strict=True)
+        return restore_surrogates(checked) if SURROGATE.search(text) else checked
     except ValidationError as error:
         if isinstance(value, str) and (options := literals(kind)):
             choose(value, options, "value", where=f" of {where}")
@@ -99,6 +104,13 @@ def validate(value: Any, kind: Any, where: str) -> Any:
             f"{where} takes {describe_type(kind)}{each}{limits}, not {format_value(value)}",
             suggest_example(kind, value),
         ) from None
+
+
+def restore_surrogates(value: Any) -> Any:
+    """The value with the bytes of names that are no UTF-8, which pydantic does not take, as Python keeps them."""
+    if isinstance(value, str):
+        return "".join(chr(code - SHIFT) if (code := ord(ch)) >= 0xD800 + SHIFT else ch for ch in value)
+    return type(value)(map(restore_surrogates, value)) if isinstance(value, list | tuple) else value
 
 
 def takes_any_number(kind: Any) -> bool:

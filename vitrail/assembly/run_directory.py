@@ -133,7 +133,7 @@ class RunFolder:
     def describe(self, recipe: Recipe, about: dict[str, Any]) -> None:
         """Writes run.json and recipe.toml; on resuming, when settings were allowed to change."""
         write_file(self.about_file, (to_json(about, indent=1, ensure_ascii=False) + "\n").encode())
-        write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode())
+        write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode(errors="surrogateescape"))
 
     def check_writable(self) -> None:
         """Checks before the first step of a resumed run that it can be written, with a copy of its log. Errors:

@@ -1,6 +1,5 @@
 """`vitrail check`: examines a data set before training on it."""
 
-import shlex
 from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.recipe import DataConfig, Recipe, override
 from vitrail.storage.json_text import to_json
+from vitrail.storage.printable import shell_word
 
 
 @dataclass
@@ -64,11 +64,11 @@ def train_command(choice: DataConfig) -> str:
     given = {field.name: getattr(choice, field.name) for field in fields(choice) if field.name != "keys"}
     changed = {name: value for name, value in given.items() if value != getattr(DataConfig(), name)}
     words = [
-        f"--data.{key.replace('_', '-')} {shlex.quote(value if isinstance(value, str) else to_json(value))}"
+        f"--data.{key.replace('_', '-')} {shell_word(value if isinstance(value, str) else to_json(value))}"
         for key, value in {**changed, **choice.keys}.items()
         if key != "path"
     ]
-    return " ".join([f"vitrail train --data {shlex.quote(choice.keys['path'])}", *words])
+    return " ".join([f"vitrail train --data {shell_word(choice.keys['path'])}", *words])
 
 
 VERB = Verb("check", Check, check, sections=("data",), changes="what a data set is")

@@ -5,10 +5,13 @@ import os
 import sys
 import textwrap
 import traceback
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vitrail.cli.output.terminal import printable_streams
 from vitrail.errors import UsageError, VitrailError, choose
+from vitrail.storage.printable import printable
 
 if TYPE_CHECKING:
     from vitrail.cli.syntax.verb import Verb
@@ -44,6 +47,13 @@ def main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark, not a traceback
+    with printable_streams(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata; unreadable images are listed by name
+        return run(words, debug)
+
+
+def run(words: list[str], debug: bool) -> int:
+    """Runs the command; errors become lines and exit codes."""
     try:
         code = dispatch(words) or 0
         sys.stdout.flush()
@@ -123,7 +133,7 @@ def truncate_lines(lines: list[str], count: int) -> list[str]:
 
 
 def wrap(text: str, lead: str) -> list[str]:
-    clean = "".join(ch if ch.isprintable() else " " for ch in text)
+    clean = printable(" ".join(text.split()))
     clean = " ".join(w if len(w) <= 4 * WIDEST else f"{w[: 2 * WIDEST]}...{w[-40:]}" for w in clean.split())
     return textwrap.wrap(clean, WIDEST, initial_indent=lead, subsequent_indent=" " * len(lead), break_long_words=False,
                          break_on_hyphens=False)  # fmt: skip

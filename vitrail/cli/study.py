@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.console import Console, clock
+from vitrail.cli.output.terminal import rich_console
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import Interrupted, UsageError, choose
@@ -193,12 +194,11 @@ class Meter:
             self.stop()
 
     def advance(self, done: Any, eta: str) -> None:
-        from rich.console import Console as Rich
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         if self.bar is None:
             columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[eta]}"))
-            self.bar = self.console.live = Progress(*columns, console=Rich(), transient=True)
+            self.bar = self.console.live = Progress(*columns, console=rich_console(), transient=True)
             self.task = self.bar.add_task("rows", total=done.of, eta="")
             self.bar.start()
         self.bar.update(self.task, completed=done.number, eta=eta)

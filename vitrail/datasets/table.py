@@ -1,7 +1,6 @@
 """A CSV or TSV file with an image and its label in every line: columns `path`, `label` and optionally `split`."""
 
 import os
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_
 from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
 from vitrail.data.sheet import Sheet, read_sheet
 from vitrail.data.splits import find_part
+from vitrail.errors import DataError
+from vitrail.storage.printable import shell_word
 
 IMAGE = (
     *("path", "file", "filename", "file_name", "image", "image_path", "filepath", "img", "img_path", "image_name"),
@@ -203,7 +204,7 @@ def _suggest_place(path: Path, root: Path, name: str, config: Config) -> str:
         if base == os.path.basename(name) or base.startswith(f"{stem}."):
             inside = os.path.dirname(name)
             above = folder.removesuffix(inside).rstrip("/") if inside and folder.endswith(inside) else folder
-            words = f"--data.folder {shlex.quote(above)}" if above else ""
+            words = f"--data.folder {shell_word(above)}" if above else ""
             words += "" if base == os.path.basename(name) else f" --data.suffix {base[len(stem) :]}"
             return f"there is {entry.name}: {words.strip()}" if words else f"there is {entry.name}"
     return suggest_path(root / name)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitrail.cli.output.terminal import rich_console
+from vitrail.storage.printable import printable
+
 
 class Console:
     """Shows events of a run. `quiet`: shows only the end."""
@@ -24,7 +27,7 @@ class Console:
             return
         try:
             if self.live is not None:
-                self.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self.live.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
             else:
                 sys.stdout.write(text + "\n")
                 sys.stdout.flush()
@@ -36,10 +39,9 @@ class Console:
         """A progress bar on a terminal: a function of (done, of)."""
         if self.quiet or not sys.stderr.isatty():
             return None
-        from rich.console import Console as Rich
         from rich.progress import Progress
 
-        bar = Progress(console=Rich(stderr=True), transient=True)
+        bar = Progress(console=rich_console(stderr=True), transient=True)
         task = bar.add_task(label)
 
         def show(done: int, of: int) -> None:
@@ -71,10 +73,9 @@ class Console:
         self.total = session.steps
         self.say(f"run: {session.folder.path}")
         if self.terminal and not self.quiet:
-            from rich.console import Console as Rich
             from rich.live import Live
 
-            self.live = Live(self.table(), console=Rich(), refresh_per_second=4, transient=True)
+            self.live = Live(self.table(), console=rich_console(), refresh_per_second=4, transient=True)
             self.live.start()
 
     def stop(self) -> None:

@@ -61,7 +61,7 @@ class Sources:
         if name not in self.modules:
             try:
                 file = find_file(name)
-                text = file.read_text(encoding="utf-8") if file else None
+                text = file.read_text(encoding="utf-8", errors="surrogateescape") if file else None
                 self.modules[name] = None if text is None else Module(name, ast.parse(text), text.splitlines())
             except (ImportError, OSError, SyntaxError, ValueError):
                 self.modules[name] = None

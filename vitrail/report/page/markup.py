@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from vitrail.storage.printable import printable
+
 
 class Section(NamedTuple):
     """A part of the page: `paragraphs` are sentences as HTML, `body` is HTML."""
@@ -15,8 +17,9 @@ class Section(NamedTuple):
 
 
 def escape_text(value: Any) -> str:
-    """Any value as text that cannot become markup, nor (colon and slashes spelt otherwise) an address."""
-    return html.escape(str(value)).replace("://", "&#58;//").replace("//", "/&#47;")
+    """Any value as text that cannot become markup, nor (colon and slashes spelt otherwise) an address, nor turn the
+    text around it."""
+    return html.escape(printable(str(value))).replace("://", "&#58;//").replace("//", "/&#47;")
 
 
 def escape_name(value: Any) -> str:

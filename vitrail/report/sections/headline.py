@@ -1,6 +1,5 @@
 """The top of the page: the main metric, the commands of the run, and the training curves."""
 
-import shlex
 from collections.abc import Callable
 
 from vitrail.report.page import words
@@ -9,6 +8,7 @@ from vitrail.report.page.markup import Section, escape_name, escape_text, render
 from vitrail.report.page.words import THIN, format_duration, format_percent, format_plural, format_short
 from vitrail.report.run_data import RunData, Score
 from vitrail.report.sections import dense
+from vitrail.storage.printable import shell_word
 
 METRIC_NAMES = {
     "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
@@ -91,12 +91,12 @@ def key_figures(run: RunData) -> list[tuple[str, str]]:
 
 def commands(run: RunData) -> Section | None:
     """The command of the run, and those to reproduce, resume, evaluate and use it."""
-    folder = shlex.quote(str(run.folder.path))
-    rows = [("Command", shlex.join(map(str, run.about.get("command", ["vitrail"]))))]
+    folder = shell_word(str(run.folder.path))
+    rows = [("Command", " ".join(map(shell_word, map(str, run.about.get("command", ["vitrail"])))))]
     plan = run.recipe.train
     # a saved recipe has both epochs and steps, and --steps overrides the epochs
     length = f" --steps {plan.steps}" if plan.epochs is not None else ""
-    rows.append(("Reproduce", f"vitrail train {shlex.quote(str(run.folder.recipe_file))}{length} --out ANOTHER_FOLDER"))
+    rows.append(("Reproduce", f"vitrail train {shell_word(str(run.folder.recipe_file))}{length} --out ANOTHER_FOLDER"))
     if not run.is_finished:
         rows.append(("Resume", f"vitrail train --resume {folder}"))
     else:

@@ -90,7 +90,7 @@ def recipe(run: RunData) -> Section | None:
             for key, value in keys.items()
         ]
         boxes.append(f"<h3>{escape_text(section)}</h3>" + table([""], rows, "facts"))
-    raw = run.folder.recipe_file.read_text(encoding="utf-8")
+    raw = run.folder.recipe_file.read_text(encoding="utf-8", errors="surrogateescape")
     body = f'<div class="boxes">{"".join(f"<div>{box}</div>" for box in boxes)}</div>'
     body += f"<details><summary>recipe.toml</summary><pre>{escape_text(raw)}</pre></details>"
     count = sum(map(len, tables.values()))
