@@ -12,7 +12,6 @@ from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_
 from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
 from vitrail.data.sheet import Sheet, read_sheet
 from vitrail.data.splits import find_part
-from vitrail.errors import DataError
 from vitrail.storage.printable import shell_word
 
 IMAGE = (

@@ -12,6 +12,7 @@ from torch import Tensor, uint8
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.json_text import to_json
+from vitrail.storage.paths import utf8_path
 
 KEY = "vitrail"  # the only metadata key: with several, safetensors writes them in an order that differs between runs
 
@@ -34,7 +35,7 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}", "give a run folder, a model folder or a .safetensors file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as plain, safe_open(plain, framework="pt") as file:
             words = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
