@@ -238,10 +238,8 @@ def read(path: Path) -> Recipe:
         return from_tables(tomllib.loads(text), str(path))
     except tomllib.TOMLDecodeError as error:
         if any("\udc80" <= ch <= "\udcff" for ch in text):
-            raise UsageError(
-                f"{path} is not a recipe: it is not UTF-8 text",
-                "a recipe is TOML: [section] lines and key = value lines",
-            ) from None
+            what = f"{path} is not a recipe: it is not UTF-8 text"
+            raise UsageError(what, "a recipe is TOML: [section] lines and key = value lines") from None
         raise UsageError(
             f"{path} is not TOML: {error}", 'a recipe has lines [section] and key = value; texts stand in quotes "..."'
         ) from None
