@@ -14,16 +14,55 @@ import vitrail.models  # noqa: F401  now: imported later, it would replace the f
 from vitrail.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
 
     from vitrail.analysis.attention import Heads, LayerAttention, Layers
     from vitrail.analysis.cost import Cost
-    from vitrail.inference.predictor import Predictor
+    from vitrail.inference.predictor import Prediction, Predictor
+    from vitrail.report.run import Run
     from vitrail.weights.report import LoadReport
 
-__all__ = ["__version__", "attention", "backbone", "cost", "create", "load", "load_weights", "models", "save"]
+__all__ = [
+    "Prediction", "Predictor", "Run", "__version__", "attention", "backbone", "cost", "create", "load", "load_weights",
+    "models", "save", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The classes, imported when they are asked for."""
+    if name == "Run":
+        from vitrail.report.run import Run
+
+        return Run
+    if name in ("Prediction", "Predictor"):
+        from vitrail.inference import predictor
+
+        return vars(predictor)[name]
+    raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+
+
+def train(data: "str | Path | Mapping[str, Any] | None" = None, model: "str | Mapping[str, Any] | None" = None,
+          **keys: Any) -> "Run":  # fmt: skip
+    """Trains as `vitrail train` does, with the same result to the bit: `vitrail.train("photos", epochs=30)`.
+
+    Keywords are the flags of the command (weights, task, epochs, steps, batch_size, lr, weight_decay, img_size, seed,
+    workers, precision, device, out, resume, allow_change, recipe, quiet) and the sections of a recipe as tables:
+    augment={"mixup": 0.2}, model={"name": "vit/nano", "depth": 6}, data={"path": "photos", "fraction": 0.5}; or keys by
+    their full names, **{"augment.mixup": 0.2}. `vitrail train --help all` lists every key. What is omitted is chosen
+    from the data. quiet: print only the final metrics.
+
+    Returns the finished `Run`. Errors: those of the command, as exceptions: `UsageError`, `DataError`, `RunError`,
+    `CheckpointError`; `Interrupted` after Ctrl-C (the run is saved; `vitrail.train(resume=RUN)` continues it).
+    """
+    from vitrail.cli import from_python
+
+    folder = from_python.train({"data": data, "model": model, **keys})
+    from vitrail.report.run import Run
+
+    return Run(folder)
 
 
 def models(family: str | None = None) -> list[str]:

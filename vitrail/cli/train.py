@@ -54,6 +54,12 @@ class Train(TrainingRequest):
 
 def train(words: list[str]) -> None:
     given, keys = read(VERB, words)
+    run(given, keys, Console(quiet=given.quiet))
+
+
+def run(given: Train, keys: Given, console: Console, command: list[str] | None = None) -> Path | None:
+    """Trains as `given` and `keys` say, of the command line or of `vitrail.train`. Returns the folder of the run; None
+    after a dry run. command: the words that the run keeps, by default those of this process."""
     keys = sort_by_section(keys)
     check(given)
     recipe = build_recipe(given, keys)
@@ -61,13 +67,14 @@ def train(words: list[str]) -> None:
     from vitrail.engine import world as worlds
 
     world = worlds.join(given.device, recipe.runtime.timeout)
-    console = Console(quiet=given.quiet or not world.is_first)
+    console.quiet = console.quiet or not world.is_first
     with world.explain_loss("start it again"):
         if given.resume:
-            resume(given, keys, world, console)
+            folder = resume(given, keys, world, console)
         else:
-            start(given, recipe, world, console)
+            folder = start(given, recipe, world, console, command)
         worlds.leave(world)
+    return folder
 
 
 def sort_by_section(keys: Given) -> Given:
@@ -107,7 +114,7 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
     return recipe
 
 
-def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
+def start(given: Train, recipe: Recipe, world: Any, console: Console, command: list[str] | None) -> Path | None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training.create import create_session, plan_session
     from vitrail.training.restart import find_begun
@@ -122,17 +129,17 @@ def start(given: Train, recipe: Recipe, world: Any, console: Console) -> None:
         console.prepared(prepared)
         console.weights_report(planned.load_report)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
-        return
-    new, prepared = create_session(recipe, out, world, console.progress("reading images"))
+        return None
+    new, prepared = create_session(recipe, out, world, console.progress("reading images"), command)
     console.prepared(prepared)
     for note in new.notes:
         if note not in (*prepared.dataset.notes, *prepared.notes):
             console.say(f"  note: {note}")
     console.weights_report(new.load_report)
-    run_to_end(new, console)
+    return run_to_end(new, console)
 
 
-def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
+def resume(given: Train, keys: Given, world: Any, console: Console) -> Path | None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training import resume as resuming
 
@@ -144,13 +151,11 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> None:
     for note in resumed.notes:
         console.say(note)
     console.say(f"{run.path}: from step {resumed.state.step} of {resumed.steps}")
-    if given.dry_run:
-        return
-    run_to_end(resumed, console)
+    return None if given.dry_run else run_to_end(resumed, console)
 
 
-def run_to_end(session: Any, console: Console) -> None:
-    """Trains a session to its end with a live display, and writes the report."""
+def run_to_end(session: Any, console: Console) -> Path:
+    """Trains a session to its end with a live display, and writes the report. Returns the folder of the run."""
     from vitrail.training.loop import run_training
 
     console.start(session)
@@ -161,6 +166,8 @@ def run_to_end(session: Any, console: Console) -> None:
         console.stop()
     if session.world.is_first:
         console.finished(session, write_report(session, console))
+    path: Path = session.folder.path
+    return path
 
 
 def stop_display_on_error(events: Iterator[Any], console: Console) -> Iterator[Any]:

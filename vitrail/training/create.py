@@ -22,9 +22,10 @@ from vitrail.weights.report import LoadReport
 
 
 def create_session(
-    recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None
+    recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None, command: list[str] | None = None
 ) -> tuple[Session, PreparedRun]:
-    """A new run and its folder: by default a new one under runs/, named after data and model.
+    """A new run and its folder: by default a new one under runs/, named after data and model. command: the words that
+    it keeps of how it was started, by default those of this process.
 
     Errors: `UsageError`, `DataError`; they leave no folder behind.
     """
@@ -38,7 +39,7 @@ def create_session(
     cache_latents(session, progress)
     session.load_report = load_initial_weights(session, prepared.origin)
     launch = launchers(world)
-    world.on_rank_zero(lambda: create_folder(session, prepared, launch))
+    world.on_rank_zero(lambda: create_folder(session, prepared, launch, command or command_line()))
     session.notes += prepared.notes
     return session, prepared
 
@@ -84,7 +85,7 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, table in to_tables(recipe).items() for key, value in table.items()}
 
 
-def create_folder(session: Session, prepared: PreparedRun, launch: list[str]) -> None:
+def create_folder(session: Session, prepared: PreparedRun, launch: list[str], command: list[str]) -> None:
     dataset, task = prepared.dataset, session.bundle.task
     about = {
         "format": model.FORMAT,
@@ -95,7 +96,7 @@ def create_folder(session: Session, prepared: PreparedRun, launch: list[str]) ->
         "lower_is_better": not task.metric.higher_is_better,
         "reasons": list(prepared.reasons),
         "notes": [*dataset.notes, *prepared.notes],
-        "command": command_line(),
+        "command": command,
         "data": {
             "layout": dataset.layout,
             "parts": {name: len(split) for name, split in dataset.splits.items()},
