@@ -17,7 +17,8 @@ from vitrail.errors import CheckpointError, DataError, UsageError
 TINY = {"name": "vit/nano", "width": 32, "depth": 1, "heads": 2}
 KEYS = {"steps": 2, "batch_size": 8, "img_size": 16, "precision": "fp32", "workers": 0, "augment": {"mixup": 0.2}}
 WORDS = ["--model", "vit/nano", "--model.width", 32, "--model.depth", 1, "--model.heads", 2, "--steps", 2,
-         "--batch-size", 8, "--img-size", 16, "--precision", "fp32", "--workers", 0, "--augment.mixup", 0.2]  # fmt: skip
+         "--batch-size", 8, "--img-size", 16, "--precision", "fp32", "--workers", 0,
+         "--augment.mixup", 0.2]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
