@@ -47,6 +47,7 @@ def test_a_second_process_is_told_which_one_is_at_work(run):
         kill(running)
     assert tiny.finish(tiny.again(run))[-1].kind == "done"
     assert not (run / lock.NAME).exists()
+    assert not (run / lock.OWNER).exists()
 
 
 def test_a_run_that_was_taken_up_elsewhere_in_between_does_not_begin(run):
@@ -75,7 +76,7 @@ def test_without_locks_one_goes_on(run, monkeypatch):
     def none(*given):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(fcntl, "lockf", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     assert tiny.finish(tiny.again(run))[-1].kind == "done"
 
 

@@ -1,88 +1,80 @@
-"""One process works in a run's folder at a time. The kernel owns the lock, so it ends with its process, however that
-ends."""
+"""One process works in a run's folder at a time. The operating system owns the lock, so it ends with its process,
+however that ends."""
 
 import contextlib
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitrail.engine.world import World
 from vitrail.errors import RunError
 
 NAME = ".lock"
+OWNER = ".lock-owner"  # who holds it: Windows lets nobody read a file that is locked
+BRIEFLY = 0.5  # seconds in which another process that only looks, or just ends, has let go of it
 
 
 @contextlib.contextmanager
 def hold_lock(folder: Path, world: World) -> Iterator[None]:
     """Locks the folder; of several processes of one run the first locks it for all. Errors: `RunError` where it is
     locked."""
-    handles: list[int] = []
-    world.on_rank_zero(lambda: handles.extend(take_lock(folder)))
+    locks: list[Any] = []
+    world.on_rank_zero(lambda: locks.extend(take_lock(folder)))
     try:
         yield
     finally:
-        for handle in handles:
-            (folder / NAME).unlink(missing_ok=True)
-            os.close(handle)
+        for lock in locks:
+            release(folder, lock)
 
 
-def take_lock(folder: Path) -> list[int]:
-    """The open lock file, none where this file system or platform has no locks: then the run continues without.
+def take_lock(folder: Path) -> list[Any]:
+    """The lock, none where this file system or platform has none: then the run continues without."""
+    import filelock
 
-    lockf rather than flock: data workers are forked, and would keep a flock alive when the run is killed.
-    """
+    lock = filelock.FileLock(folder / NAME, fallback_to_soft=False)
     try:
-        import fcntl
-
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    except (ImportError, OSError):
-        return []
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_current(folder, handle):  # its owner has just released and removed it
-            os.close(handle)
-            return take_lock(folder)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    except (BlockingIOError, PermissionError):
-        owner = read_owner(handle)
-        os.close(handle)
+        lock.acquire(timeout=BRIEFLY)
+    except filelock.Timeout:
         fix = "wait for it, or stop it with Ctrl-C or SIGTERM: it saves first"
-        raise RunError(f"{owner} is working in {folder}", fix) from None
-    except OSError:
-        os.close(handle)
+        raise RunError(f"{read_owner(folder)} is working in {folder}", fix) from None
+    except (OSError, NotImplementedError):
         return []
-    return [handle]
+    with contextlib.suppress(OSError):
+        (folder / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return [lock]
+
+
+def release(folder: Path, lock: Any) -> None:
+    """Ends the lock and removes its files: before it ends, so that nobody else's are removed. Whoever has opened the
+    lock's file by then sees that it has no name any more, and makes a new one."""
+    for name in (OWNER, NAME):
+        with contextlib.suppress(OSError):  # Windows removes no file that is open: the lock's own then stays
+            (folder / name).unlink(missing_ok=True)
+    lock.release()
 
 
 def lock_holder(folder: Path) -> str:
     """The process that works in the folder, "" where none does or this platform has no locks."""
-    try:
-        import fcntl
+    import filelock
 
-        handle = os.open(folder / NAME, os.O_RDONLY)
-    except (ImportError, OSError):
+    if not (folder / NAME).exists():
         return ""
+    lock = filelock.FileLock(folder / NAME, fallback_to_soft=False)
     try:
-        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return ""  # closing the file releases it
-    except (BlockingIOError, PermissionError):
-        return read_owner(handle)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return read_owner(folder)
+    except (OSError, NotImplementedError):
+        return ""
+    lock.release()
+    return ""
+
+
+def read_owner(folder: Path) -> str:
+    """The owner, as it has written itself beside the lock."""
+    try:
+        return (folder / OWNER).read_text(encoding="utf-8", errors="replace")[:200] or "another process"
     except OSError:
-        return ""
-    finally:
-        os.close(handle)
-
-
-def read_owner(handle: int) -> str:
-    """The owner, as it has written itself into the lock file."""
-    return os.pread(handle, 200, 0).decode(errors="replace") or "another process"
-
-
-def is_current(folder: Path, handle: int) -> bool:
-    """Whether the open file is still the one at the path."""
-    try:
-        return os.path.samestat(os.stat(folder / NAME), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        return "another process"

@@ -134,11 +134,12 @@ def libraries(problems: list[str]) -> list[tuple[str, str]]:
 def compute(problems: list[str]) -> list[tuple[str, str]]:
     import torch
 
+    from vitrail.data.loader import count_cores
     from vitrail.engine.precision import BF16_MACS, bf16_unit, measure_bf16_speed
     from vitrail.engine.world import best_device
 
     device = best_device()
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = count_cores()
     threads = torch.get_num_threads()
     if threads > cores:
         problems.append(f"torch uses {threads} threads on {cores} cores, which is slower: OMP_NUM_THREADS={cores}")

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from vitrail.data.subset import evenly_spaced
 BLOCK = 256  # images decoded at a time before they are stored
 SAMPLE_SIZE = 64  # images from which the total size is estimated
 FRACTION = 0.5  # of the free memory that the cache may use
+UNKNOWN_MEMORY = 2**31  # bytes that are taken as free where a system does not tell
 
 
 class Memory:
@@ -99,9 +99,8 @@ def fill_memory(split: Split) -> CachedReader:
 
 def create_unnamed_file() -> BinaryIO:
     """An anonymous file that lives as long as its readers; unlike /dev/shm it is limited by the memory only."""
-    if sys.platform == "linux":
-        return open(os.memfd_create("images"), "wb+")
-    return tempfile.TemporaryFile()
+    create = vars(os).get("memfd_create")  # Linux alone has it
+    return open(create("images"), "wb+") if create else tempfile.TemporaryFile()
 
 
 def estimate_bytes(split: Split) -> int:
@@ -119,7 +118,13 @@ def free_memory() -> int:
     limit, used = text("/sys/fs/cgroup/memory.max").strip(), text("/sys/fs/cgroup/memory.current").strip()
     if limit.isdecimal() and used.isdecimal():
         available.append(max(0, int(limit) - int(used)))
-    return min(available) if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if available:
+        return min(available)
+    try:  # elsewhere than on Linux: half of all memory
+        sysconf = vars(os)["sysconf"]
+        return int(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") // 2)
+    except (KeyError, ValueError, OSError):
+        return UNKNOWN_MEMORY
 
 
 def text(path: str) -> str:

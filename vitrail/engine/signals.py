@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-WATCHED = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1"))  # Windows has no SIGUSR1
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK")  # Windows has no SIGUSR1, and it alone has SIGBREAK
+WATCHED = tuple(vars(signal)[name] for name in NAMES if name in vars(signal))
 AGAIN = (0.1, 1.0)  # seconds after the first signal in which a second one exits at once
 
 
@@ -62,5 +63,5 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        """The exit code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1."""
+        """The exit code: 130 after Ctrl-C, 143 after any other."""
         return 130 if self.number == signal.SIGINT else 143

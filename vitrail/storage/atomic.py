@@ -33,12 +33,14 @@ def write_through(path: Path, content: bytes) -> None:
 
 def sync_folder(path: Path) -> None:
     """Makes a rename durable: fsync of the folder."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders, and needs no sync of them
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
