@@ -181,10 +181,13 @@ def suggest_example(kind: Any, value: Any) -> str:
 
 
 def as_path(path: Any) -> Path:
-    """A path that a user gave, its ~ resolved. Errors: `UsageError` where no file can have such a name."""
+    """A path that a user gave or that a file names, its ~ resolved; one that was written on Windows is read here too.
+    Errors: `UsageError` where no file can have such a name."""
     try:
         resolved = Path(path).expanduser()
-        resolved.exists()
+        if not resolved.exists() and "\\" in str(path):
+            slashed = Path(str(path).replace("\\", "/")).expanduser()
+            resolved = slashed if slashed.exists() else resolved
     except RuntimeError:
         raise UsageError(
             f"{format_value(str(path))} begins with the home folder of an unknown user",

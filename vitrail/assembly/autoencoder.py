@@ -126,7 +126,7 @@ def resolve_autoencoder(recipe: Recipe) -> tuple[Recipe, LatentShape | None]:
         return recipe, None
     path = as_path(recipe.input.vae).absolute()
     vae = open_autoencoder(path, wanted=recipe.input.vae_hash)
-    given = dataclasses.replace(recipe.input, vae=str(path), vae_hash=vae.hash)
+    given = dataclasses.replace(recipe.input, vae=path.as_posix(), vae_hash=vae.hash)
     return dataclasses.replace(recipe, input=given), LatentShape(vae.channels, vae.latents, vae.factor)
 
 

@@ -11,6 +11,7 @@ from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.data import fingerprint
 from vitrail.data.dataset import Dataset, Split
+from vitrail.data.portable import portability_notes
 from vitrail.data.subset import stratified_subset
 from vitrail.data.survey.images import survey_images
 from vitrail.errors import CheckpointError, DataError, UsageError, choose
@@ -24,11 +25,13 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
+    if "\\" in path:  # written on Windows
+        path = str(as_path(path))
     path, notes = layouts.unwrap(path) if path else (path, [])
     entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
     keys = dict(choice.keys)
     if path and as_path(path).exists():
-        keys["path"] = str(as_path(path).absolute())
+        keys["path"] = as_path(path).absolute().as_posix()
     offered = literals(get_type_hints(type(entry.config)).get("annotation"))
     if not keys.get("annotation") and annotations in offered:
         keys["annotation"] = annotations
@@ -36,6 +39,7 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
     dataset = entry.module.build(config)
     if not choice.name:
         dataset = layouts.with_other_layouts(dataset, path, bool(keys.get("follow_links")))
+    notes += portability_notes(one.name for one in dataset.entries)
     dataset = dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
     return dataset, dataclasses.replace(choice, name=entry.name, keys=keys)
 

@@ -88,7 +88,7 @@ def inherit_settings(
             inherited[field.name] = value
     if inherited:
         reasons.append(f"input.{', input.'.join(inherited)}: {why}")
-    start = dataclasses.replace(recipe.init, weights=str(origin.path.absolute()))
+    start = dataclasses.replace(recipe.init, weights=origin.path.absolute().as_posix())
     return dataclasses.replace(
         recipe, model=chosen, task=chosen_task, input=dataclasses.replace(given, **inherited), init=start
     ), reasons

@@ -47,7 +47,6 @@ TRAINS = {  # the kind of model that a task trains: why another kind does not fi
 
 def with_absolute_paths(choice: Choice, task: Task) -> Choice:
     """The task with absolute paths, so that the run can be resumed from any folder."""
-    paths = {
-        k: str(p.absolute()) for k, v in choice.keys.items() if k in task.path_keys and v and (p := as_path(v)).exists()
-    }
+    given = {key: as_path(value) for key, value in choice.keys.items() if key in task.path_keys and value}
+    paths = {key: path.absolute().as_posix() for key, path in given.items() if path.exists()}
     return dataclasses.replace(choice, keys={**choice.keys, **paths})

@@ -1,7 +1,6 @@
 """Resumes a run from its newest valid checkpoint, and checks what has changed since."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ def merge_settings(before: Recipe, given: list[tuple[str, dict[str, Any]]], allo
     check_keys(before, allowed)
     if after.input.vae is not None:
         after = dataclasses.replace(
-            after, input=dataclasses.replace(after.input, vae=str(as_path(after.input.vae).absolute()))
+            after, input=dataclasses.replace(after.input, vae=as_path(after.input.vae).absolute().as_posix())
         )
     changed = [c for c in changes(before, after) if not is_same_path(c)]
     changed.sort(key=lambda c: not c.key.endswith(".name"))  # names first: another model drops all keys of the old one
@@ -105,6 +104,6 @@ def merge_settings(before: Recipe, given: list[tuple[str, dict[str, Any]]], allo
 def is_same_path(change: Change) -> bool:
     """Whether two spellings of the data path are the same. An autoencoder may be moved: its hash is checked instead."""
     both = change.new is not None and change.old is not None
-    return (change.key == "data.path" and str(Path(str(change.new)).absolute()) == str(change.old)) or (
+    return (change.key == "data.path" and as_path(change.new).absolute() == as_path(change.old).absolute()) or (
         change.key == "input.vae" and both
     )
