@@ -11,7 +11,7 @@ LONGEST = 240  # characters below the root: Windows allows 260 with the root, un
 
 def portability_notes(names: Iterable[str]) -> list[str]:
     """A line for each kind of file name, with / between folders, that Windows or macOS cannot keep; with how many."""
-    paths = set()
+    paths: set[str] = set()
     for name in names:  # every file, and every folder above it
         paths.update(accumulate(name.split("/"), lambda above, part: f"{above}/{part}"))
     folded = Counter(path.casefold() for path in paths)
