@@ -32,9 +32,11 @@ from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
+from vitrail.storage.litter import clear_litter
 from vitrail.validation import as_path
 
 PAGE = 4096  # bytes
+RUNS = "runs"  # the folder of runs without another
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class RunFolder:
     def create(self, recipe: Recipe, about: dict[str, Any], files: Iterable[Entry]) -> None:
         """Creates the folder, whole or not at all. Errors: `UsageError` where it exists."""
         self.refuse_existing()
+        clear_litter(self.path)
         temporary = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir(parents=True)
@@ -134,6 +137,19 @@ class RunFolder:
         """Writes run.json and recipe.toml; on resuming, when settings were allowed to change."""
         write_file(self.about_file, (to_json(about, indent=1, ensure_ascii=False) + "\n").encode())
         write_file(self.recipe_file, to_toml(recipe, about.get("reasons", [])).encode(errors="surrogateescape"))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything was saved that a run can go on from or end with."""
+        return self.weights.exists() or any(self.checkpoints.glob("step-*"))
+
+    def discard(self) -> None:
+        """Removes the folder of a run that has saved nothing."""
+        if not self.has_checkpoint and not self.divergence.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path.parent.name == RUNS:
+                with contextlib.suppress(OSError):
+                    self.path.parent.rmdir()  # where it is empty
 
     def check_writable(self) -> None:
         """Checks before the first step of a resumed run that it can be written, with a copy of its log. Errors:
@@ -157,11 +173,11 @@ def find_run(name: str | Path) -> RunFolder:
     """The run of a folder, a file in it, a checkpoint, or a bare name under runs/. Errors: `CheckpointError`."""
     path = as_path(name)
     candidates = [path, *list(path.absolute().parents)[:2]] if path.exists() else []
-    for candidate in [*candidates, Path("runs") / path]:
+    for candidate in [*candidates, Path(RUNS) / path]:
         folder = RunFolder(candidate)
         if folder.is_run:
             return folder
-    runs = {p.parent.name: str(p.parent) for p in sorted(Path("runs").glob("*/recipe.toml"))}
+    runs = {p.parent.name: str(p.parent) for p in sorted(Path(RUNS).glob("*/recipe.toml"))}
     near = [runs[n] for n in nearest(path.name, runs)] or list(runs.values())[-4:]
     what = f"{name} is not the folder of a run" if path.exists() else f"there is no run {name}"
     raise CheckpointError(what, f"runs here: {', '.join(near) or 'none under runs/ yet; vitrail train creates one'}")
@@ -172,7 +188,7 @@ def new_run_path(dataset: str, model: str) -> Path:
     stem = "-".join((Path(dataset).stem or "data", model.rpartition("/")[2]))
     stem = "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in stem)[:60]
     number = 1
-    while (path := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
+    while (path := Path(RUNS) / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return path
 
@@ -181,6 +197,7 @@ def check_writable(path: Path) -> None:
     """Checks before step 0 that a run can be written at `path`. Errors: `DataError`."""
     try:
         RunFolder(path).refuse_existing()
+        clear_litter(path)
         parent = next(p for p in path.absolute().parents if os.path.lexists(p))  # no folder is created yet
         if not parent.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{parent} is not a folder")

@@ -136,7 +136,7 @@ def start(given: Train, recipe: Recipe, world: Any, console: Console, command: l
         if note not in (*prepared.dataset.notes, *prepared.notes):
             console.say(f"  note: {note}")
     console.weights_report(new.load_report)
-    return run_to_end(new, console)
+    return run_to_end(new, console, is_new=True)
 
 
 def resume(given: Train, keys: Given, world: Any, console: Console) -> Path | None:
@@ -151,16 +151,16 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> Path | No
     for note in resumed.notes:
         console.say(note)
     console.say(f"{run.path}: from step {resumed.state.step} of {resumed.steps}")
-    return None if given.dry_run else run_to_end(resumed, console)
+    return None if given.dry_run else run_to_end(resumed, console, is_new=False)
 
 
-def run_to_end(session: Any, console: Console) -> Path:
+def run_to_end(session: Any, console: Console, is_new: bool) -> Path:
     """Trains a session to its end with a live display, and writes the report. Returns the folder of the run."""
-    from vitrail.training.loop import run_training
+    from vitrail.training.start import run_session
 
     console.start(session)
     try:
-        for event in stop_display_on_error(run_training(session), console):
+        for event in stop_display_on_error(run_session(session, is_new), console):
             console.event(event)
     finally:
         console.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.json_text import to_json
+from vitrail.storage.litter import clear_litter
 
 MANIFEST = "manifest.json"
 
@@ -50,6 +51,7 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    clear_litter(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
