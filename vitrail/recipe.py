@@ -47,6 +47,7 @@ class DataConfig(Choice):
     """A data set: its layout and the keys of that layout, and keys that every layout has."""
 
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training images of every class, sampled by the seed
+    val_fraction: Fraction | None = None  # of the training images, held out as val where the data has none; 0: none
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is sampled equally often
     on_error: Literal["fail", "skip"] = "skip"  # an image that cannot be read: left out and listed, or no run starts
     max_errors: UnitInterval = 0.05  # largest fraction of images that may be left out

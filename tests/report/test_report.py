@@ -14,11 +14,12 @@ from PIL import Image
 from vitrail.assembly.run_directory import RunFolder, to_toml
 from vitrail.errors import VitrailError
 from vitrail.metrics.classification import multi_label, single_label
+from vitrail.metrics.intervals import wilson_interval
 from vitrail.recipe import Choice, DataConfig, InputConfig, Recipe, TrainConfig
 from vitrail.report.page.charts import MOST, thin_points, ticks
 from vitrail.report.page.markup import escape_text
 from vitrail.report.page.run_page import build_report
-from vitrail.report.page.words import THIN, format_duration, format_percent, format_short, wilson_interval
+from vitrail.report.page.words import THIN, format_duration, format_percent, format_short
 from vitrail.report.run_data import read_run
 from vitrail.report.sections.images import HEAVY, SIDE, png
 

@@ -1,6 +1,7 @@
 """The data set of a recipe or a run, whole or as the run used it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -9,19 +10,29 @@ from vitrail import catalog
 from vitrail.assembly import layouts
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
+from vitrail.assembly.validation_part import with_val_part
+from vitrail.contracts import Task
 from vitrail.data import fingerprint
-from vitrail.data.dataset import Dataset, Split
+from vitrail.data.dataset import Dataset
 from vitrail.data.portable import portability_notes
 from vitrail.data.subset import stratified_subset
 from vitrail.data.survey.images import survey_images
-from vitrail.errors import CheckpointError, DataError, UsageError, choose
-from vitrail.recipe import DataConfig, Recipe
+from vitrail.errors import CheckpointError, DataError, UsageError
+from vitrail.recipe import DataConfig, Recipe, override
 from vitrail.validation import as_path, literals, update_config, validate
 
+SELECTING = (  # keys that say which images are trained on, not how data is read
+    "path", "seed", "held_out", "split", "test", "tile", "overlap", "empty", "count_train", "count_val", "count_test",
+    "whole",
+)  # fmt: skip
+WHOLE = {"held_out": 0.0, "split": (1.0, 0.0), "whole": True}  # nothing is held out randomly, any classes will do
 
-def open_data(choice: DataConfig, annotations: str = "", names: Names | None = None) -> tuple[Dataset, DataConfig]:
+
+def open_data(
+    choice: DataConfig, annotations: str = "", names: Names | None = None, optional: Mapping[str, Any] | None = None
+) -> tuple[Dataset, DataConfig]:
     """The data set of a recipe, and the choice with its detected layout and absolute path. annotations: those to learn
-    from, of a data set that has several."""
+    from, of a data set that has several. optional: keys that are used if the layout has them."""
     path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
@@ -29,7 +40,7 @@ def open_data(choice: DataConfig, annotations: str = "", names: Names | None = N
         path = str(as_path(path))
     path, notes = layouts.unwrap(path) if path else (path, [])
     entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
-    keys = dict(choice.keys)
+    keys = {k: v for k, v in (optional or {}).items() if k in vars(entry.config)} | choice.keys
     if path and as_path(path).exists():
         keys["path"] = as_path(path).absolute().as_posix()
     offered = literals(get_type_hints(type(entry.config)).get("annotation"))
@@ -69,7 +80,13 @@ def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:
 def reopen_dataset(recipe: Recipe, about: dict[str, Any]) -> Dataset:
     """The data set of a run as it is now, without the images that the run skipped, and only the fraction that it
     trained on."""
-    return with_fraction(drop_images(open_data(recipe.data)[0], about["data"].get("left_out", {})), recipe)
+    return as_trained(open_data(recipe.data)[0], recipe, about["data"].get("left_out", {}))
+
+
+def as_trained(dataset: Dataset, recipe: Recipe, left_out: dict[str, list[int]]) -> Dataset:
+    """The data set without the images that the run skipped, only the fraction that it trains on, and with the part that
+    it holds out."""
+    return with_val_part(with_fraction(drop_images(dataset, left_out), recipe), recipe)
 
 
 def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) -> Dataset:
@@ -88,7 +105,34 @@ def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) 
                 f"the data set changed since the run started: {'; '.join(differences)}"[:400],
                 "start a new run; if only dates changed, use --data.fingerprint content in new runs",
             )
-    return with_fraction(drop_images(dataset, about["data"]["left_out"]), recipe)
+    return as_trained(dataset, recipe, about["data"]["left_out"])
+
+
+def reading_keys(source: str) -> DataConfig:
+    """How a run reads its data, for reading other data in the same way: the keys of its layout without its path and
+    without what says which images it trains on. Nothing of a model without its run."""
+    try:
+        data = find_run(source).recipe().data
+    except CheckpointError:
+        return DataConfig()
+    keys = {key: value for key, value in data.keys.items() if key not in SELECTING}
+    return DataConfig(data.name, keys, on_error=data.on_error, max_errors=data.max_errors)
+
+
+def open_given(source: str, given: Mapping[str, Any], task: Task) -> Dataset:
+    """Data to evaluate the model of `source` on, all of it: nothing is split randomly. It is read as the run reads its
+    own, but for the keys that are given ("path" among them). Errors: `DataError`, `UsageError`."""
+    own = reading_keys(source)
+    choice = override(Recipe(data=dataclasses.replace(own, name="", keys={})), "data", dict(given)).data
+    optional = {**own.keys, **WHOLE}
+    dataset, found = open_data(choice, task.annotations, optional=optional)
+    path = str(choice.keys.get("path", ""))
+    if task.learns_from(dataset.kind) or choice.name or found.name == own.name:
+        return dataset
+    # a folder may fit several layouts: then the one that the run was trained on is meant
+    if own.name in catalog.list_modules("datasets") and catalog.load_module("datasets", own.name).matches(path):
+        return open_data(dataclasses.replace(choice, name=own.name), task.annotations, optional=optional)[0]
+    return dataset
 
 
 def open_data_of(source: str, path: str = "", annotations: str = "") -> tuple[Dataset, RunFolder | None]:
@@ -103,10 +147,3 @@ def open_data_of(source: str, path: str = "", annotations: str = "") -> tuple[Da
     except CheckpointError:
         raise UsageError("a model without its run does not know its data", "--data FOLDER") from None
     return reopen_dataset(run.recipe(), run.about()), run
-
-
-def choose_part(dataset: Dataset, name: str, default: str) -> Split:
-    """The split of a name, or the default one. Errors: `UsageError` for an unknown split."""
-    return dataset.splits[
-        choose(name or default, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")
-    ]

@@ -2,10 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from vitrail.contracts import Defaults
+from vitrail.data.dataset import Dataset
+from vitrail.data.survey.images import Survey
 from vitrail.facts import Choices, Facts
 from vitrail.recipe import Choice, Recipe, with_defaults, with_input_defaults
 
@@ -74,3 +78,19 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
 def default_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
     """The default peak learning rate of a model at the recipe's batch size, by square-root scaling."""
     return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * (0.5 if recipe.init.weights else 1.0)
+
+
+def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:
+    """The facts that defaults depend on. keys: those of the data set."""
+    return Facts(
+        count=len(dataset.splits["train"]),
+        size=(survey.sizes.height[1], survey.sizes.width[1]),
+        uniform=survey.sizes.distinct == 1,
+        channels=dataset.channels,
+        mean=survey.mean,
+        std=survey.std,
+        is_mirrorable=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
+        gpu=device.type == "cuda",
+        classes=len(dataset.classes),
+        tile=int(keys.get("tile", 0)),
+    )

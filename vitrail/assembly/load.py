@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,18 +15,25 @@ from vitrail.errors import CheckpointError
 from vitrail.validation import as_path
 
 
-def load_bundle(source: str | Path, average: int = 1) -> tuple[ModelBundle, Path]:
+def load_bundle(
+    source: str | Path, average: int = 1, weights: Literal["best", "last"] = "best"
+) -> tuple[ModelBundle, Path]:
     """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a
     .safetensors file.
 
-    Of an unfinished run, its newest valid checkpoint. average: 2 for the second average of a run. Errors:
-    `CheckpointError`.
+    weights: of a run, those of its best evaluation, if it kept any, or the last: of an unfinished run, those of its
+    newest valid checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
     """
     if average == 2:
         return load_ema2(run_directory.find_run(source))
     path = as_path(source)
     if path.is_file():
         return model.restore_bundle(path), path
+    if (run := own_run(source)) is not None:
+        if weights == "best" and run.best_weights is not None:
+            return load_best(run, run.best_weights)
+        if weights == "last" and run.recipe().train.patience and checkpoint.list_checkpoints(run.checkpoints):
+            return load_checkpoint(run, run.checkpoints)
     if path.is_dir() and (path / "model.safetensors").is_file() and not (path / "state.json").is_file():
         bundle = model.restore_bundle(path / "model.safetensors")
         if RunFolder(path).is_run:
@@ -33,7 +41,31 @@ def load_bundle(source: str | Path, average: int = 1) -> tuple[ModelBundle, Path
         return bundle, path
     run = run_directory.find_run(source)
     if run.weights.is_file() and not (path / "state.json").is_file():
-        return load_bundle(run.weights.parent)
+        return load_bundle(run.weights.parent, weights=weights)
+    return load_checkpoint(run, path)
+
+
+def own_run(source: str | Path) -> RunFolder | None:
+    """The run that a source names as a whole; None for a model folder or one checkpoint of it."""
+    path = as_path(source)
+    is_model = (path / "model.safetensors").is_file() and not RunFolder(path).is_run
+    try:
+        return None if is_model or (path / "state.json").is_file() else run_directory.find_run(source)
+    except CheckpointError:
+        return None
+
+
+def load_best(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:
+    """The model of a run with its best weights. Errors: `CheckpointError`."""
+    try:
+        return dataclasses.replace(model.restore_bundle(path), recipe=run.recipe()), path
+    except CheckpointError as error:
+        what = f"the best weights of {run.path} cannot be read: {error.what}"
+        raise CheckpointError(what, "--checkpoint last uses the last weights") from None
+
+
+def load_checkpoint(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:
+    """The model of a run with the weights of one checkpoint, or else of the newest. Errors: `CheckpointError`."""
     saved = checkpoint.load(path) if (path / "state.json").is_file() else checkpoint.load_newest(run.checkpoints)[0]
     if saved is None:
         raise CheckpointError(f"{run.path} has no weights yet", f"vitrail train --resume {run.path} continues it")

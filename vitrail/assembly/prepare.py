@@ -2,26 +2,23 @@
 set."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
 from vitrail.assembly.data import drop_images, open_data, with_fraction
-from vitrail.assembly.defaults import fill_recipe
+from vitrail.assembly.defaults import fill_recipe, gather_facts
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
+from vitrail.assembly.validation_part import choose_val_fraction, with_val_part
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess, broken_annotations
 from vitrail.data.survey.images import Survey, survey_images
 from vitrail.engine.world import World, best_device
 from vitrail.errors import UsageError
-from vitrail.facts import Facts
 from vitrail.recipe import DataConfig, Recipe
 
 Progress = Callable[[int, int], None]
@@ -68,6 +65,9 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     if assessment.refusal:
         raise assessment.refusal
     dataset = with_fraction(drop_images(dataset, assessment.left_out), recipe)
+    recipe, held_out = choose_val_fraction(recipe, dataset, task)
+    dataset, reasons = with_val_part(dataset, recipe), [*reasons, *held_out]
+    data = dataclasses.replace(data, val_fraction=recipe.data.val_fraction)
     recipe = dataclasses.replace(recipe, data=data, task=with_absolute_paths(recipe.task, task))
     facts = dataclasses.replace(gather_facts(dataset, survey, world.device, data.keys), latent_shape=latent_shape)
     filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
@@ -90,21 +90,6 @@ def explain_settings(choice: DataConfig, dataset: Dataset, survey: Survey) -> li
     """The settings that a run on surveyed data would choose on this machine, with their reasons."""
     names = Names()
     recipe, task, _ = choose_task(Recipe(data=choice), dataset, "", names)
-    facts = gather_facts(dataset, survey, best_device(), choice.keys)
-    return fill_recipe(recipe, facts, task.defaults(), names.model_config)[1]
-
-
-def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:
-    """The facts that defaults depend on. keys: those of the data set."""
-    return Facts(
-        count=len(dataset.splits["train"]),
-        size=(survey.sizes.height[1], survey.sizes.width[1]),
-        uniform=survey.sizes.distinct == 1,
-        channels=dataset.channels,
-        mean=survey.mean,
-        std=survey.std,
-        is_mirrorable=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
-        gpu=device.type == "cuda",
-        classes=len(dataset.classes),
-        tile=int(keys.get("tile", 0)),
-    )
+    recipe, held_out = choose_val_fraction(recipe, dataset, task)
+    facts = gather_facts(with_val_part(dataset, recipe), survey, best_device(), choice.keys)
+    return [*held_out, *fill_recipe(recipe, facts, task.defaults(), names.model_config)[1]]

@@ -5,9 +5,11 @@ run.json           classes, reasons, the command, versions, the data in numbers
 entries.txt.gz     the files of the data set, to detect changes
 log.jsonl          one row per line of output
 checkpoints/       step-00000200/ and so on
-best/              step-00000150.safetensors: the weights of the best evaluation, where train.patience is set
+best/              step-00000150.safetensors: the weights of the best evaluation on the validation part, enough on
+                   their own too; used unless --checkpoint last
+best.json          the step, the value and the file of the best weights
 divergence/        the batch and the diagnosis where a number was not finite
-model.safetensors  the final weights; enough on their own for everything after training
+model.safetensors  the last weights (with train.patience, the best); enough on their own for everything after training
 ema2.safetensors   the same by the second average, where optim.ema_decay_2 is set
 evaluation/        test.json and test.npz, one pair per split of the data; of a generative model also samples.png,
                    quality.json, sweep.*, snapshots/ (a row of samples at some steps of the run) and copying-*.json and
@@ -31,7 +33,7 @@ from vitrail.data.fingerprint import write_entries
 from vitrail.errors import CheckpointError, DataError, UsageError, nearest
 from vitrail.recipe import Recipe, read, to_tables
 from vitrail.storage.atomic import write_file
-from vitrail.storage.json_text import to_json
+from vitrail.storage.json_text import from_json, to_json
 from vitrail.storage.litter import clear_litter
 from vitrail.validation import as_path
 
@@ -66,6 +68,33 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best"
+
+    @property
+    def best_about(self) -> Path:
+        return self.path / "best.json"
+
+    def best_evaluation(self) -> dict[str, Any]:
+        """The evaluation that chose the best weights: "step", "metric", "value", "part" and "file"; empty where none
+        did, or its record cannot be read."""
+        try:
+            about = from_json(self.best_about.read_text(encoding="utf-8"))
+            name, step = about["file"], about["step"]
+            is_sound = isinstance(name, str) and Path(name).name == name and isinstance(step, int)
+            return dict(about) if is_sound else {}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def describe_weights(self, are_best: bool) -> dict[str, Any]:
+        """Which weights were evaluated, for the record of an evaluation."""
+        about = self.best_evaluation() if are_best else {}
+        about.pop("file", None)
+        return {"checkpoint": "best", **about} if about else {"checkpoint": "last"}
+
+    @property
+    def best_weights(self) -> Path | None:
+        """The file of the best weights, None where the run has none."""
+        about = self.best_evaluation()
+        return self.best / about["file"] if about else None
 
     @property
     def divergence(self) -> Path:

@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitrail.cli.output import sample_quality
+from vitrail.cli.output.evaluation import show_change, show_metrics
 from vitrail.cli.syntax.arguments import device, read
-from vitrail.cli.syntax.verb import AsJson, OfRun, OnData, OnDevice, Verb
+from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnData, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.storage.json_text import to_json
 
 
 @dataclass
-class Eval(OfRun, OnData, OnDevice, AsJson):
+class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
     """Evaluate a trained model on held-out images.
 
     vitrail eval runs/photos
-    vitrail eval runs/photos --data other --split test --img-size 256
+    vitrail eval runs/photos --data other --csv predictions.csv
+    vitrail eval runs/photos --data other.csv --data.label-column kind --split test
+    vitrail eval runs/photos --img-size 256
     vitrail eval runs/flow --features runs/classifier --count 1000
     vitrail eval runs/flow --features runs/classifier --sweep-guidance 1 2 3
     """
@@ -31,45 +35,53 @@ class Eval(OfRun, OnData, OnDevice, AsJson):
     """With --features: evaluate each of these weight averages."""
     count: int = 1000
     """With --features: how many images to generate."""
+    csv: str = ""
+    """Write a CSV file with one line an image: label, prediction, probability."""
+    skip_unknown: bool = False
+    """With --data: leave out the classes that the model does not know."""
     vae: str = ""
     """Latent models: where the autoencoder lies now, if moved."""
 
 
-WIDE = 9  # columns of a number
-
-
 def evaluate(words: list[str]) -> None:
-    given, _ = read(VERB, words)
+    given, keys = read(VERB, words)
     device(given.device)
-    from vitrail.assembly.data import choose_part, open_data_of
-    from vitrail.data.splits import evaluation_part
     from vitrail.engine import world as worlds
-    from vitrail.evaluation import evaluate as evaluation
+    from vitrail.evaluation.evaluate import evaluate as evaluate_split
+    from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
+    from vitrail.evaluation.image_table import check_new, write_csv
+    from vitrail.evaluation.subject import SubjectRequest, open_subject
     from vitrail.inference.predictor import load_predictor
 
+    file = check_new(given.csv) if given.csv else None
     world = worlds.join(given.device)
-    predictor = load_predictor(given.run, str(world.device), vae=given.vae)
+    predictor = load_predictor(given.run, str(world.device), vae=given.vae, weights=given.checkpoint)
     sample_quality.check(given, predictor)
-    dataset, folder = open_data_of(given.run, given.data, predictor.task.annotations)
-    evaluation.match_classes(dataset, predictor.classes, predictor.task)
-    part = given.split or evaluation_part(dataset, final=True)
-    split = choose_part(dataset, given.split, part)
-    result = evaluation.evaluate(predictor.bundle, split, world)
+    request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
+    subject = open_subject(request, predictor)
+    weights = subject.scope.weights
+    result = with_weights(with_interval(evaluate_split(predictor.bundle, subject.split, world)), weights)
     metrics = own_metrics = result.metrics
-    if world.is_first and folder is not None:
-        evaluation.write_evaluation(folder, part, result)
+    if world.is_first and subject.folder is not None and given.checkpoint == "best":
+        write_evaluation(subject.folder, subject.part, result)
     if given.img_size:
-        metrics = evaluation.evaluate(
-            predictor.bundle, split, world, with_input_size(predictor, given.img_size)
-        ).metrics
+        resized = with_input_size(predictor, given.img_size)
+        result = with_weights(with_interval(evaluate_split(predictor.bundle, subject.split, world, resized)), weights)
+        metrics = result.metrics
+    if world.is_first and file is not None:
+        write_csv(file, result, predictor.classes)
+    dataset, part, folder = subject.dataset, subject.part, subject.folder
     if sample_quality.has_sweep(given):
         metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
     elif given.features:
         metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
-    if world.is_first and (given.json or not sample_quality.has_sweep(given)):
-        show_metrics(given, part, metrics, predictor.classes)
-        if given.img_size and not given.json:
-            show_change(given.img_size, predictor, own_metrics, metrics)
+    if world.is_first:
+        if given.json:
+            sys.stdout.write(to_json({**subject.scope.numbers(), **metrics}) + "\n")
+        elif not sample_quality.has_sweep(given):
+            show_metrics(part, subject.scope.sentence(), metrics, predictor.classes)
+            if given.img_size:
+                show_change(given.img_size, predictor, own_metrics, metrics)
     worlds.leave(world)
 
 
@@ -94,38 +106,4 @@ def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
     return pre
 
 
-def show_change(size: tuple[int, int], predictor: Any, own_metrics: Any, metrics: Any) -> None:
-    """Prints how the metric that ranks models changes at another size than the model's own."""
-    name, own = predictor.task.metric.name, "x".join(map(str, predictor.preprocess.size))
-    change = 100 * (metrics[name] - own_metrics[name])
-    print(
-        f"\n  {name} at {own} {own_metrics[name]:.4f}, at {size[0]}x{size[1]} {metrics[name]:.4f}: {change:+.2f} points"
-    )
-
-
-def show_metrics(given: Eval, part: str, metrics: Any, classes: tuple[str, ...]) -> None:
-    from vitrail.evaluation.evaluate import scalar_metrics
-
-    if given.json:
-        sys.stdout.write(to_json({"part": part, **metrics}) + "\n")
-        return
-    print(f"{part}: {metrics['count']:,} images")
-    for name, value in scalar_metrics(metrics).items():
-        if name != "count":
-            print(f"  {name:<18} {value:.4f}")
-    if "made" in metrics:
-        sample_quality.show(metrics["made"])
-    table, wide = metrics["per_class"], min(32, max([5, *map(len, classes)]))
-    columns = [key for key, values in table.items() if len(values) == len(classes)]
-    print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))
-    for i, name in enumerate(classes):
-        numbers = " ".join(f"{format_number(table[key][i]):>{WIDE}}" for key in columns)
-        print(f"  {name[:32]:<{wide}} {numbers}")
-
-
-def format_number(value: float) -> str:
-    """Counts as whole numbers, fractions with four decimals."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-
-VERB = Verb("eval", Eval, evaluate)
+VERB = Verb("eval", Eval, evaluate, sections=("data",), changes="what a trained model is")

@@ -136,9 +136,8 @@ def parse_heads(words: tuple[str, ...]) -> Any:
 def inspect(name: str, given: Look, predictor: Any, layers: list[int | str] | None) -> Any:
     """One inspection of the whole model."""
     from vitrail.analysis import inspection
-    from vitrail.assembly.data import choose_part, open_data_of
-    from vitrail.data.splits import evaluation_part
     from vitrail.evaluation import look as inspecting
+    from vitrail.evaluation.subject import SubjectRequest, open_source, open_subject
     from vitrail.inference.predictor import load_predictor
 
     net = predictor.model
@@ -146,9 +145,10 @@ def inspect(name: str, given: Look, predictor: Any, layers: list[int | str] | No
         return inspection.inspect_positions(net)
     if name == "filters":
         return inspection.inspect_filters(net)
-    dataset, _ = open_data_of(given.run, given.data)
-    split = choose_part(dataset, given.split, evaluation_part(dataset, final=True))
+    request = SubjectRequest(given.run, given.data, given.split)
+    split = open_source(request, predictor.task).split
     if name == "gradients":
+        split = open_subject(request, predictor).split  # with labels that the model knows
         return inspection.inspect_gradients(net, inspecting.loss_on_batch(predictor, split, min(given.count, 32)))
     batches = inspecting.read_batches(predictor, split, given.count)
     if name == "distance":

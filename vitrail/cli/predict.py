@@ -9,14 +9,14 @@ import tyro
 
 from vitrail.cli.output.new_paths import fresh, fresh_path
 from vitrail.cli.syntax.arguments import device, read
-from vitrail.cli.syntax.verb import AsJson, OfRun, OnDevice, Verb
+from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnDevice, Verb
 from vitrail.errors import BadImage, UsageError
 from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 
 @dataclass
-class Predict(OfRun, OnDevice, AsJson):
+class Predict(OfRun, OfWeights, OnDevice, AsJson):
     """Predict classes, masks or boxes of images.
 
     vitrail predict runs/photos cat.jpg dog.jpg
@@ -55,7 +55,7 @@ def predict(words: list[str]) -> int:
     from vitrail.inference.predictor import load_predictor
     from vitrail.inference.stream import BATCH, predict_each, read_each
 
-    predictor = load_predictor(given.run, given.device)
+    predictor = load_predictor(given.run, given.device, weights=given.checkpoint)
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")

@@ -96,8 +96,34 @@ class SubsetReader:
 
 
 @dataclass(frozen=True)
+class JoinedReader:
+    """Reads image i of several readers, one after the other. starts: [S + 1]."""
+
+    readers: tuple[Callable[[int], Any], ...]
+    starts: np.ndarray
+
+    def __call__(self, index: int) -> Any:
+        which = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.readers[which](index - int(self.starts[which]))
+
+
+def join_splits(splits: Sequence[Split]) -> Split:
+    """All images of several splits of one data set, in order."""
+    if len(splits) == 1:
+        return splits[0]
+    starts = np.concatenate([[0], np.cumsum([len(split) for split in splits])])
+    annotations = tuple(split.annotation for split in splits if split.annotation is not None)
+    return Split(
+        [name for split in splits for name in split.names],
+        np.concatenate([split.labels for split in splits]),
+        JoinedReader(tuple(split.read for split in splits), starts),
+        JoinedReader(annotations, starts) if len(annotations) == len(splits) else None,
+    )
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Splits by name ("train" always; "val" and "test" where present), and the names of the classes."""
+    """Splits by name ("train", "val", "test", as far as the data has them), and the names of the classes."""
 
     layout: str  # the module in `datasets/` that built it
     classes: tuple[str, ...]

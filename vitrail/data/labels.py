@@ -32,9 +32,10 @@ class Targets:
     notes: list[str] = field(default_factory=list)
 
 
-def read_labels(sheet: Sheet, column: int, classes: tuple[str, ...], separator: str) -> Targets:
-    """The targets of one column. Each distinct cell is looked at once, for speed. Errors: `DataError` with the first
-    line that cannot be read."""
+def read_labels(sheet: Sheet, column: int, classes: tuple[str, ...], separator: str, whole: bool = False) -> Targets:
+    """The targets of one column. Each distinct cell is looked at once, for speed. whole: one class is enough.
+
+    Errors: `DataError` with the first line that cannot be read."""
     cells = sheet.cells(column)
     counts = Counter(cells)
     parts, notes = _split_cells(counts, classes, separator)
@@ -50,7 +51,7 @@ def read_labels(sheet: Sheet, column: int, classes: tuple[str, ...], separator: 
             f"{len(cells):,} images, as names of images have",
             f"--data.label-column takes the column of the labels (the columns are {sheet.list_columns()})",
         )
-    if len(names_of_classes) < 2:
+    if len(names_of_classes) < 2 and not whole:
         raise DataError(
             f"{sheet.path}: all labels are {names_of_classes[0]!r}; classification takes two or more classes",
             "give images of at least two classes",

@@ -72,7 +72,7 @@ def assign_parts(
         )
     elif "test" not in parts:
         raise DataError("no image is left to train on", "hold out fewer")
-    if split and not pool.any():
+    if sum(split[1:]) > 0 and not pool.any():  # 1 0 splits nothing: how data is evaluated whole
         fix = f"remove it; there are {', '.join(p for p in ORDER if p in parts)}"
         raise UsageError("data.split is given, but the data has splits of its own", fix)
     if pool.any():

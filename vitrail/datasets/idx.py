@@ -40,7 +40,7 @@ def build(config: Config) -> Dataset:
     """The images as arrays [N H W 1]. Raises `DataError` for a file that is missing, truncated or unlike its header."""
     root = resolve_folder(config.path)
     files = _files(root)
-    if "train" not in files:
+    if not files:
         raise DataError(
             f"{root} has no train-images-idx3-ubyte",
             "put the published training files there, .gz or not",

@@ -37,6 +37,7 @@ class Config:
     held_out: float = 0.2  # fraction of each class held out as val if there is neither a val nor a test folder
     seed: int = 0  # of the random split
     follow_links: bool = False  # symbolic links out of the folder too
+    whole: bool = False  # for evaluation: any classes, one is enough
 
 
 @dataclass
@@ -79,7 +80,7 @@ def build(config: Config) -> Dataset:
     found, notes = read_folders(root, contents)
     if not found.groups:
         raise DataError(f"{root} has no images in class folders ({_describe_folder(root, contents)})", LAYOUT)
-    classes, lacking = _classes(root, found)
+    classes, lacking = _classes(root, found, config.whole)
     notes += lacking + found.notes()
     entries = [e for group in found.groups.values() for _, e in group]
     if collisions := note_case_collisions(e.name for e in entries):
@@ -201,11 +202,13 @@ def _other_folders(root: Path, links: set[str], entries: Sequence[Entry]) -> tup
     return inner if paired else set(), flat
 
 
-def _classes(root: Path, found: ClassFolders) -> tuple[list[str], list[str]]:
-    """The classes of train, or of all parts where there is no train, and notes on parts that lack some of them."""
+def _classes(root: Path, found: ClassFolders, whole: bool) -> tuple[list[str], list[str]]:
+    """The classes of train, or of all parts where there is no train or `whole` is set, and notes on parts that lack
+    some of them."""
     by_part = {part: {name for name, _ in group} for part, group in found.groups.items()}
-    classes = sorted(by_part.get("train") or set().union(*by_part.values()), key=natural_key)
-    if len(classes) < 2:
+    every = set().union(*by_part.values())
+    classes = sorted(every if whole else by_part.get("train") or every, key=natural_key)
+    if len(classes) < 2 and not whole:
         left = f" ({found.notes()[0]})" if found.notes() else ""
         raise DataError(f"{root} has one class only ({classes[0]}){left}; classification takes two or more", LAYOUT)
     notes = []

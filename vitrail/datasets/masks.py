@@ -47,6 +47,7 @@ class Config:
     zero: Literal["keep", "ignore"] = "keep"  # "ignore": 0 is ignored, 1 is the first class (reduce_zero_label)
     threshold: Byte = 0  # grey values from here on are the second class, those below the first; 0: by the values
     follow_links: bool = False  # symbolic links out of the folder too
+    whole: bool = False  # for evaluation: any classes, one is enough
     split: tuple[NonNegative, ...] = ()  # fractions or counts of train, val, test if the data has none; empty: 0.8 0.2
     seed: Count = 0  # of the random split
     test: str | tuple[str, ...] = ()  # names of images that are held out as the test split
@@ -106,7 +107,7 @@ def assemble_dataset(
     extra: tuple[Entry, ...] = (),
 ) -> Dataset:
     """The data set of these pairs, in the splits that they name or that the config defines. Raises `DataError`."""
-    if len(classes.names) < 2:
+    if len(classes.names) < 2 and not config.whole:
         what = f"{root}: the masks have {len(classes.names)} class{'' if classes.names else 'es'}"
         raise DataError(what + "; segmentation takes two or more", "check that these are the right masks")
     names = [p.image.name for p in pairs]

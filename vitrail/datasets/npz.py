@@ -54,7 +54,7 @@ def build(config: Config) -> Dataset:
     arrays = _arrays(path)
     images = {part: _images(path, part, arrays) for part in PARTS if f"{part}_images" in arrays}
     labels = {part: _labels(path, part, arrays, len(images[part])) for part in images}
-    if "train" not in images:
+    if not images:
         raise DataError(f"{path} has no train_images (it has {', '.join(sorted(arrays)) or 'nothing'})", LAYOUT)
     if len({(a.shape[3], y.shape[1:]) for a, y in zip(images.values(), labels.values(), strict=True)}) > 1:
         raise DataError(f"{path}: the splits differ in channels or in the shape of labels", LAYOUT)
@@ -69,7 +69,11 @@ def build(config: Config) -> Dataset:
     }
     stat = path.stat()
     return Dataset(
-        "npz", tuple(classes), splits, images["train"].shape[3], (Entry(path.name, stat.st_size, stat.st_mtime_ns),)
+        "npz",
+        tuple(classes),
+        splits,
+        next(iter(images.values())).shape[3],
+        (Entry(path.name, stat.st_size, stat.st_mtime_ns),),
     )
 
 
@@ -175,7 +179,7 @@ def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _classes(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
-    first = labels["train"]
+    first = next(iter(labels.values()))
     count = first.shape[1] if first.ndim == 2 else max(int(y.max()) for y in labels.values()) + 1
     # bloodmnist_224.npz has larger images of the same data set
     published = tuple(NAMES.get(path.stem.lower().split("_")[0], "").split("|"))

@@ -37,6 +37,7 @@ class Config:
     split_column: str = ""  # column of train, val and test; empty: detected by its name and values; or none
     folder: str = ""  # of the images, from the folder of the table
     suffix: str = ""  # of the images, where the table has names without it, such as .png
+    whole: bool = False  # for evaluation: any classes, one is enough
     classes: tuple[str, ...] = ()  # names of classes 0, 1, ...; empty: the distinct labels, sorted
 
 
@@ -103,7 +104,7 @@ def _targets(sheet: Sheet, columns: tuple[int, int, int], config: Config) -> Tar
     image, label, split = columns
     if label < 0:
         return read_class_columns(sheet, find_class_columns(sheet, (image, split), config.classes))
-    return read_labels(sheet, label, config.classes, config.label_separator)
+    return read_labels(sheet, label, config.classes, config.label_separator, config.whole)
 
 
 def _parts(sheet: Sheet, column: int, requested: str) -> tuple[np.ndarray, list[str]]:

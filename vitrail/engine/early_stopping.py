@@ -1,4 +1,4 @@
-"""Early stopping: the best evaluation of a run so far, and how long ago it was (Prechelt 1998)."""
+"""The best weights and early stopping: the best evaluation of a run so far, and how long ago it was (Prechelt 1998)."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -15,9 +15,11 @@ class EarlyStoppingState:
     evaluations_since: int = 0
     evaluated_step: int = 0
 
-    def is_better(self, value: float) -> bool:
-        """Whether `value` is better than the best; NaN is not."""
-        return not math.isnan(value) and (self.value is None or value > self.value)
+    def is_better(self, value: float, or_equal: bool = False) -> bool:
+        """Whether `value` is better than the best, or with `or_equal` as good; NaN is neither."""
+        if math.isnan(value):
+            return False
+        return self.value is None or value > self.value or (or_equal and value == self.value)
 
     def record(self, step: int, value: float, best: bool) -> None:
         """Records an evaluation; `best`: whether it is the new best."""

@@ -10,12 +10,13 @@ import numpy as np
 from vitrail.assembly.latents import evaluation_transform
 from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.contracts import Predictions, Task
-from vitrail.data.dataset import Dataset, Split
+from vitrail.contracts import Predictions
+from vitrail.data.dataset import Split
 from vitrail.data.transforms.base import Transform
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError
+from vitrail.evaluation.intervals import measure_interval
 from vitrail.evaluation.reader import SplitReader
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
@@ -48,25 +49,15 @@ def evaluate(
     return Evaluation(evaluator.metrics(predictions), predictions, images)
 
 
-def match_classes(dataset: Dataset, classes: tuple[str, ...], task: Task) -> None:
-    """Errors: `DataError` where the data has other classes than the model, or in another order, or other annotations
-    than those that the task learns from."""
-    if not task.learns_from(dataset.kind):
-        raise DataError(
-            f"the model predicts {task.annotations}, and this data has {dataset.kind}",
-            f"use data with {task.annotations}",
-        )
-    if task.output_names(dataset.classes) != classes:
-        unknown = [c for c in dataset.classes if c not in classes]
-        what = (
-            f"the model does not know {', '.join(map(repr, unknown[:5]))}"
-            if unknown
-            else "the classes are different, or in another order"
-        )
-        raise DataError(
-            f"{what}; it was trained on {', '.join(map(repr, classes[:8]))}",
-            "classes are matched by name: rename the folders or labels",
-        )
+def with_interval(evaluation: Evaluation) -> Evaluation:
+    """The same, with the 95 % interval of the metric that ranks models under "interval", where it has one."""
+    interval = measure_interval(evaluation.images.bundle.task, evaluation.metrics, evaluation.predictions)
+    return evaluation._replace(metrics={**evaluation.metrics, **({"interval": interval} if interval else {})})
+
+
+def with_weights(evaluation: Evaluation, weights: Mapping[str, Any]) -> Evaluation:
+    """The same, with the weights that it is of, for its record."""
+    return evaluation._replace(metrics={**evaluation.metrics, "weights": dict(weights)})
 
 
 def write_evaluation(folder: RunFolder, part: str, evaluation: Evaluation) -> None:

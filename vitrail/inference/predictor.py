@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,10 +142,16 @@ class Predictor:
         return self.classes[int(row.argmax())]
 
 
-def load_predictor(source: str | Path, device: str = "cpu", average: int = 1, vae: str = "") -> Predictor:
-    """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents.
-    Errors: `CheckpointError`."""
-    bundle, path = load_bundle(source, average)
+def load_predictor(
+    source: str | Path,
+    device: str = "cpu",
+    average: int = 1,
+    vae: str = "",
+    weights: Literal["best", "last"] = "best",
+) -> Predictor:
+    """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents;
+    weights: of a run, the best that it kept, or the last. Errors: `CheckpointError`."""
+    bundle, path = load_bundle(source, average, weights)
     return build_predictor(dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device)
 
 

@@ -1,10 +1,11 @@
-"""Evaluations during a run and at its end; with `train.patience`, early stopping and the best weights.
+"""Evaluations during a run and at its end, the best weights, and with `train.patience` early stopping.
 
 The step of the best evaluation is in the checkpoints and not in the log, since a checkpoint is verified and the log may
 lose a row to a full disk. The weights are in best/, a file a step, and are kept while any checkpoint has them as its
-best: whichever a run is resumed from, its best weights exist.
+best: whichever a run is resumed from, its best weights exist. best.json names those that count now.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -22,13 +23,15 @@ from vitrail.evaluation.generation import copying
 from vitrail.evaluation.generation.frechet import FrechetMonitor
 from vitrail.inference.sample import ACROSS, encode_sheet, sample_portrait
 from vitrail.storage.atomic import write_file
+from vitrail.storage.json_text import to_json
 from vitrail.storage.tensors import pack, unpack
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
 
 def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> dict[str, Any]:
-    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved; it is in fp32 as
+    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved, with the interval of
+    its metric and the weights that it is of; it is in fp32 as
     those of `vitrail eval` and the predictions are, so that both give the same."""
     start = time.perf_counter()
     part = evaluation_part(session.dataset, final)
@@ -40,6 +43,12 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
     evaluation = evaluate.evaluate(
         bundle, split, session.world, session.evaluation_preprocess, session.workers, precision
     )
+    more: dict[str, Any] = {}
+    if final:
+        are_best = session.selects_best and session.state.early_stopping.step > 0
+        weights = session.folder.describe_weights(are_best)
+        evaluation = evaluate.with_weights(evaluate.with_interval(evaluation), weights)
+        more = {key: evaluation.metrics[key] for key in ("interval", "weights") if key in evaluation.metrics}
     if final and session.world.is_first:
         evaluate.write_evaluation(session.folder, part, evaluation)
         if bundle.task.is_generative:
@@ -49,6 +58,7 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
         **evaluate.scalar_metrics(evaluation.metrics),
         **frechet.measure(bundle),
         "eval_s": round(time.perf_counter() - start, 3),
+        **more,
     }
 
 
@@ -72,6 +82,8 @@ class Evaluations:
         self.frechet = FrechetMonitor(session.recipe, session.bundle.task, session.images, cache_dir, session.world)
         self.metric, self.sign = session.bundle.task.metric.name, session.bundle.task.metric.sign
         self.every, self.patience = session.recipe.train.eval_every or 0, session.recipe.train.patience
+        self.selects = session.selects_best
+        self.record_best()  # a resumed run may have lost the evaluations after its checkpoint
 
     @property
     def should_stop(self) -> bool:
@@ -79,28 +91,29 @@ class Evaluations:
         return 0 < self.patience <= self.early_stopping.evaluations_since
 
     def is_due(self, step: int) -> bool:
-        """The last step is evaluated at the end, on the test split; with patience, also here, since it may be the
-        best."""
+        """The last step is evaluated at the end, on the test split; where the best weights are kept, also here, since
+        it may be the best."""
         last = step == self.session.steps
         regular = bool(self.every) and step % self.every == 0
-        return (regular or last) if self.patience else (regular and not last)
+        return (regular or last) if self.selects else (regular and not last)
 
     def evaluate_missed(self) -> Iterator[Event]:
-        """The evaluation of the step that a run is resumed from, where a signal came before it; needed with
-        patience."""
+        """The evaluation of the step that a run is resumed from, where a signal came before it; needed to keep the
+        best weights."""
         step = self.session.state.step
-        if self.patience and step and self.is_due(step) and self.early_stopping.evaluated_step < step:
+        if self.selects and step and self.is_due(step) and self.early_stopping.evaluated_step < step:
             yield from self.evaluate()
 
     def evaluate(self) -> Iterator[Event]:
-        """One evaluation, and with patience whether it is the best, the same on every process."""
+        """One evaluation, and whether it is the best, the same on every process. Of equally good ones the newest
+        counts, which has learned longer; not where patience waits for something better."""
         session, step, stopping = self.session, self.session.state.step, self.early_stopping
         values = evaluate_session(session, self.frechet)
         yield Event("eval", step, values)
-        if not self.patience:
+        if not self.selects:
             return
         value = session.world.on_rank_zero(lambda: self.sign * float(values[self.metric]))
-        best = stopping.is_better(value)
+        best = stopping.is_better(value, or_equal=not self.patience)
         failure = session.world.on_rank_zero(lambda: save_best(session, step)) if best else ""
         if failure:  # it counts neither as the best nor as no improvement
             stopping.evaluated_step = step
@@ -110,6 +123,32 @@ class Evaluations:
             return
         stopping.record(step, value, best)
         remove_stale(session)
+        self.record_best()
+
+    def record_best(self) -> None:
+        """Writes or removes best.json, by the best evaluation so far."""
+        session, step = self.session, self.early_stopping.step
+        if not session.world.is_first or not session.folder.best.is_dir():
+            return
+        with contextlib.suppress(OSError):  # the weights are there, and the next evaluation or the end writes it
+            if self.selects and step and best_file(session, step).is_file():
+                write_file(session.folder.best_about, to_json(self.best_evaluation(), indent=1).encode())
+            else:
+                session.folder.best_about.unlink(missing_ok=True)
+
+    def best_evaluation(self) -> dict[str, Any]:
+        """The best evaluation so far, for best.json and for people; empty before the first."""
+        best, part = self.early_stopping, evaluation_part(self.session.dataset, final=False)
+        if best.value is None:
+            return {}
+        return {
+            "step": best.step,
+            "metric": self.metric,
+            "value": self.sign * best.value,
+            "part": part,
+            "count": len(self.session.dataset.splits[part]),
+            "file": best_file(self.session, best.step).name,
+        }
 
     def stop_message(self) -> Event:
         """The event of stopping early."""
@@ -135,7 +174,11 @@ def save_best(session: Session, step: int) -> str:
     """Saves the weights as the best of the run; returns the reason of a failure, or ""."""
     try:
         session.folder.best.mkdir(exist_ok=True)
-        write_file(best_file(session, step), pack(dict(session.state.best_model.state_dict()), {}))
+        model_bundle = model.ModelBundle(
+            session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes
+        )
+        about = model.describe_bundle(model_bundle)
+        write_file(best_file(session, step), pack(dict(session.state.best_model.state_dict()), about))
         return ""
     except OSError as error:
         return error.strerror or str(error)
@@ -163,11 +206,30 @@ def best_step(path: Path) -> int:
         return 0
 
 
-def restore_best(session: Session) -> None:
-    """With patience, replaces the last weights by the best, on every process. Errors: `CheckpointError`."""
-    if session.recipe.train.patience and session.state.early_stopping.step:
-        path = best_file(session, session.state.early_stopping.step)
+def restore_best(session: Session) -> str:
+    """Replaces the last weights by the best, on every process, where a run keeps them; returns why it could not.
+
+    Errors: `CheckpointError` with patience, whose result they are.
+    """
+    step = session.state.early_stopping.step
+    if not session.selects_best or not step or step == session.state.step:
+        return ""
+    path = best_file(session, step)
+    if session.recipe.train.patience:
         State.load_strict(session.state.best_model, session.world.on_rank_zero(lambda: load_best(path)))
+        return ""
+    tensors, failure = session.world.on_rank_zero(lambda: try_best(path))
+    if not failure:
+        State.load_strict(session.state.best_model, tensors)
+    return failure
+
+
+def try_best(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        return unpack(path)[0], ""
+    except CheckpointError as error:
+        path.parent.with_name("best.json").unlink(missing_ok=True)
+        return {}, f"the best weights cannot be read ({error.what}): the last weights are used"
 
 
 def load_best(path: Path) -> dict[str, Any]:

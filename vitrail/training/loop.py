@@ -9,11 +9,11 @@ from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import NonFiniteError, StepReport, train_steps
 from vitrail.errors import Interrupted, RunError
 from vitrail.training.divergence import explain_divergence
-from vitrail.training.evaluations import Evaluations, evaluate_session, restore_best
+from vitrail.training.evaluations import Evaluations, evaluate_session
 from vitrail.training.events import Event, RunLog
 from vitrail.training.metrics_window import MetricsWindow
 from vitrail.training.samples import SampleSnapshots
-from vitrail.training.saver import Saver, failure_reason, newest_checkpoint, write_weights
+from vitrail.training.saver import Saver, failure_reason, finish_weights, newest_checkpoint
 from vitrail.training.session import Session
 from vitrail.training.steps import loop_settings, remaining_batches
 
@@ -72,22 +72,31 @@ def run_training(session: Session) -> Iterator[Event]:
         yield from log.record(finish(session, saver, evaluations, stop))
 
 
-def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopSignal) -> list[Event]:
-    """Writes the finished weights, then evaluates them. Errors: `RunError` where the disk refuses; `Interrupted`."""
-    step = session.state.step
-    restore_best(session)  # with patience, the weights of the best evaluation take the place of the last
+def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopSignal) -> Iterator[Event]:
+    """Writes the finished weights, then evaluates the best. All that a run is worth is saved by then, so an evaluation
+    that fails is a note. Errors: `RunError` where the disk refuses the weights; `Interrupted`."""
+    step, world, values = session.state.step, session.world, {}
     try:
-        write_weights(session)
-        # All is saved by now, so a signal ends this at once; of several processes each must wait for the others' rows.
-        with stop.interrupt_immediately() if session.world.size == 1 else nullcontext():
-            values = evaluate_session(session, evaluations.frechet, final=True)
+        if failure := finish_weights(session):
+            yield Event("note", step, {"text": failure})
     except OSError as error:
         what = f"the finished weights could not be written: {failure_reason(error, session)}"
         fix = f"the run is saved; free some space, then: vitrail train --resume {session.folder.path}"
         raise RunError(what, fix) from None
+    try:
+        # All is saved by now, so a signal ends this at once; of several processes each must wait for the others' rows.
+        with stop.interrupt_immediately() if world.size == 1 else nullcontext():
+            values = evaluate_session(session, evaluations.frechet, final=True)
+        yield Event("eval", step, {key: value for key, value in values.items() if not isinstance(value, dict)})
     except KeyboardInterrupt:
         raise interrupted(session, saver, stop) from None
-    return [Event("eval", step, values), Event("done", step, values)]
+    except Exception as error:
+        if world.size > 1:  # the others would wait for this process
+            raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        text = f"the weights are saved, but could not be evaluated ({reason}); vitrail eval {session.folder.path}"
+        yield Event("note", step, {"text": text})
+    yield Event("done", step, values)
 
 
 def interrupted(session: Session, saver: Saver, stop: StopSignal) -> Interrupted:

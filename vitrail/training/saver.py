@@ -7,7 +7,7 @@ from vitrail.engine import checkpoint
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
 from vitrail.storage.tensors import pack
-from vitrail.training.evaluations import remove_stale
+from vitrail.training.evaluations import remove_stale, restore_best
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
@@ -29,6 +29,17 @@ def write_weights(session: Session) -> None:
     write_file(session.folder.weights, pack(dict(state.best_model.state_dict()), about))
     if state.ema2 is not None:
         write_file(session.folder.ema2, pack(dict(state.ema2.module.state_dict()), about))
+
+
+def finish_weights(session: Session) -> str:
+    """Writes the finished weights, the last ones or with patience the best, and leaves the best in memory where the run
+    keeps them; returns why it could not. Errors: `OSError` where the disk refuses."""
+    if session.recipe.train.patience:
+        restore_best(session)
+        write_weights(session)
+        return ""
+    write_weights(session)
+    return restore_best(session)
 
 
 class Saver:

@@ -55,3 +55,10 @@ class Session:
     @property
     def steps(self) -> int:
         return self.recipe.train.steps or 0
+
+    @property
+    def selects_best(self) -> bool:
+        """Whether the weights of the best evaluation are kept: chosen on a validation part, never on a test part. Of a
+        generative model, whose loss does not rank its images, only where early stopping asks for it."""
+        wanted = self.recipe.train.patience > 0 or not self.bundle.task.is_generative
+        return wanted and bool(self.recipe.train.eval_every) and "val" in self.dataset.splits

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, Generic, NamedTuple, TypeVar
+from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 import tyro
 
@@ -55,8 +55,14 @@ class OfRun:
 
 
 @dataclass(kw_only=True)
+class OfWeights:
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights of a run: of its best evaluation, if it kept them, or the last."""
+
+
+@dataclass(kw_only=True)
 class OnData:
     data: str = ""
     """Another data set (default: the one it was trained on)."""
     split: str = ""
-    """test, val or train (default: test if there is one, else val)."""
+    """test, val, train or all (default: test if there is one, else val)."""

@@ -115,7 +115,7 @@ def assemble_dataset(
             notes.append(f"cut into tiles of at most {config.tile} x {config.tile}: {counts}")
         if len(own):
             splits[part] = own
-    if "train" not in splits:
+    if "train" in part_indices and "train" not in splits:
         raise DataError(f"{root}: no tile of the training images has a box", "--data.empty keep, or larger tiles")
     return Dataset(
         layout, tuple(classes), splits, channels, tuple(sorted(set(sources.entries))), (*sources.notes, *notes), "boxes"

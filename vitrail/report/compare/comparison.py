@@ -8,14 +8,13 @@ import numpy as np
 
 from vitrail.assembly.run_directory import find_run
 from vitrail.errors import UsageError
+from vitrail.metrics.intervals import bootstrap_interval as bounds
+from vitrail.metrics.intervals import wilson_interval
 from vitrail.recipe import to_tables
 from vitrail.report.compare.denoisers import common_qualities, differing_settings
-from vitrail.report.page.words import wilson_interval
 from vitrail.report.run_data import ORDER, Evaluation, RunData, read_evaluation, read_evaluations, read_run
 from vitrail.report.sections.images import find_mistakes
 
-RESAMPLES = 1000
-LEVEL = 0.95
 METRIC_WORDS = (
     "top1",
     "mAP",
@@ -30,7 +29,6 @@ METRIC_WORDS = (
     "held_out_loss",
 )
 SHARES = ("top1", "exact")  # metrics that are a fraction of the images
-MOST = 1 << 27  # numbers in all resamples together, at most
 
 
 class Interval(NamedTuple):
@@ -165,15 +163,6 @@ def measure_interval(name: str, evaluation: Evaluation, multi: bool) -> Interval
     if of is None:
         return Interval(value)
     return Interval(value, *bounds(of(evaluation), count), "bootstrap")
-
-
-def bounds(of: Callable[[np.ndarray], float], count: int) -> tuple[float, float]:
-    """The central 95 % of a statistic over bootstrap resamples of the images, the same for every run."""
-    generator = np.random.default_rng(0)
-    times = max(100, min(RESAMPLES, MOST // max(1, count)))
-    statistics = [of(generator.integers(0, count, count)) for _ in range(times)]
-    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def mean_of(each: np.ndarray) -> Callable[[np.ndarray], float]:

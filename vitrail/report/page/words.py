@@ -45,14 +45,6 @@ def format_duration(seconds: float) -> str:
     return f"{format_plural(s // 86400, 'day')} {s % 86400 // 3600} h"
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction of `count` images (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def describe_baseline(metrics: dict[str, Any], classes: Sequence[str]) -> list[str]:
     """The accuracy of always predicting the most frequent class."""
     counts = np.array(metrics.get("per_class", {}).get("count", []), float)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from vitrail.metrics.intervals import wilson_interval
 from vitrail.report.page import words
 from vitrail.report.page.charts import Series, draw_chart
 from vitrail.report.page.markup import Section, escape_name, escape_text, render_paragraphs, table
@@ -45,7 +46,7 @@ def render_score(run: RunData, score: Score) -> str:
     what = metric_name(run)
     interval = ""
     if run.metric == "top1" and score.images:
-        low, high = words.wilson_interval(score.value, score.images)
+        low, high = wilson_interval(score.value, score.images)
         interval = f"95{THIN}% interval {100 * low:.1f} to {format_percent(high)}"
     part = f"{what} on the {escape_text(score.part)} part, {format_plural(score.images, 'image')}"
     part += "" if run.evaluation else f", after step {score.step:,}"
