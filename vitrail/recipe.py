@@ -150,7 +150,7 @@ class EvalConfig:
 @dataclass(frozen=True)
 class RuntimeConfig:
     """Settings that may change on resuming: none changes the images, their order, the learning rate, or the result by
-    more than rounding, but for dropout, drop path and a denoiser's noise, which depend on micro-batches and processes."""
+    more than rounding, but for dropout, drop path and a denoiser's noise, by micro-batches and processes."""
 
     micro_batch: Positive | None = None  # images at a time in each process; gradients are accumulated to the batch size
     workers: Workers | None = None  # processes that read images; None: none for data in memory
