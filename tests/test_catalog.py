@@ -53,7 +53,7 @@ WRONG = {
     ("models", ".."): "did you mean|models lists|no module",
     ("models", "../vit/nano"): "unknown model family|no module",
     ("models", "__init__/x"): "unknown model family",
-    ("models", "nobody.here/x"): "there is no module 'nobody.here'",
+    ("models", "nobody.here/x"): "a module that a file names is never imported",
     ("models", "os.path/x"): "has no Config and no build",
     ("tasks", "clasification"): "did you mean 'classification'",
     ("datasets", "imagefoldr"): "did you mean 'imagefolder'",
@@ -104,6 +104,8 @@ def test_a_module_from_outside_the_house(tmp_path, monkeypatch):
         assert made.backbone.config.width == 32
         with pytest.raises(UsageError, match=r"did you mean 'mine\.own/small'"):
             vitrail.create("mine.own/smal")
+        with pytest.raises(UsageError, match="there is no module"):
+            vitrail.create("mine.owm/small")
         with pytest.raises(UsageError, match=r"unknown key 'dept' in mine\.own/small"):
             vitrail.create("mine.own/small", dept=2)
     finally:

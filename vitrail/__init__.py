@@ -80,15 +80,19 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
     """
+    from vitrail import catalog
     from vitrail.assembly import model
 
+    catalog.import_typed(name)
     return model.create_model(name, classes, with_square_size(keys))
 
 
 def backbone(name: str, **keys: Any) -> "nn.Module":
     """A backbone: images [B C H W] -> `Features(summaries, maps)`. Keywords as in `create`."""
+    from vitrail import catalog
     from vitrail.assembly import model
 
+    catalog.import_typed(name)
     return model.create_backbone(name, with_square_size(keys))
 
 

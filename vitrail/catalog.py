@@ -2,12 +2,14 @@
 
 `config("models", "vit/small")` imports `vitrail.models.vit` and returns its "small" config; `names("models")` lists
 every variant by reading the source, so that a list costs no import. A name with a dot before the slash, such as
-`mine.wavelets/base`, is a module outside vitrail that has the same three parts.
+`mine.wavelets/base`, is a module outside vitrail that has the same three parts. It is imported where a person types it
+(`import_typed`), and nowhere else: a name that a file has is only looked up.
 """
 
 import ast
 import contextlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -150,17 +152,17 @@ def read_published() -> dict[str, Any]:
 
 
 def load_module(floor: str, name: str) -> ModuleType:
-    """The module of a name, whatever follows its slash."""
+    """The module of a name, whatever follows its slash: one of the package, or one of the user's that is imported
+    already. Nothing else is imported here, since the name may come from a file. Errors: `UsageError`."""
     room = name.partition("/")[0]
-    if "." in room.strip("."):
-        try:
-            module = import_module(room)
-        except ImportError as error:
+    if is_dotted(name):
+        if (module := sys.modules.get(room)) is None:
             if floor == "models":
                 refuse_library_names(name)  # as in timm's resnet50.a1_in1k
             raise UsageError(
-                f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours"
-            ) from None
+                f"{room!r} is no {KINDS[floor]} of vitrail, and a module that a file names is never imported",
+                f"if it is yours and you trust it, name it yourself: --module {room}, or in Python: import {room}",
+            )
         if lacking := [part for part in ("Config", "build") if part not in vars(module)]:
             raise UsageError(
                 f"the module {room!r} has no {' and no '.join(lacking)}",
@@ -168,6 +170,27 @@ def load_module(floor: str, name: str) -> ModuleType:
             )
         return module
     return import_module(f"vitrail.{floor.replace('/', '.')}.{check_name(floor, name)}")
+
+
+def is_dotted(name: str) -> bool:
+    """Whether a name is that of a module outside vitrail, with a dot before the slash."""
+    return "." in name.partition("/")[0].strip(".")
+
+
+def import_typed(name: str, floor: str = "models") -> None:
+    """Imports the module of a name with a dot, which a person has typed, so that `load_module` finds it; other names
+    are left alone. Errors: `UsageError` where there is no such module."""
+    if not (isinstance(name, str) and is_dotted(name)):
+        return
+    room = name.partition("/")[0]
+    try:
+        import_module(room)
+    except (ImportError, ValueError, TypeError) as error:
+        if floor == "models":
+            refuse_library_names(name)
+        raise UsageError(
+            f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours"
+        ) from None
 
 
 def load_config(floor: str, name: str) -> Any:

@@ -10,7 +10,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
@@ -28,7 +28,10 @@ from vitrail.validation import (
     validate,
 )
 
-Size = tuple[Positive, Positive]
+Side = Annotated[int, Gt(0), Le(16_384)]  # pixels
+Size = tuple[Side, Side]
+T = TypeVar("T", "OptimConfig", "InputConfig")
+CropRatio = Annotated[float, Ge(0.1), Le(4)]  # of the shorter side; images are resized to size / crop_ratio
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Many = Annotated[int, Ge(1), Le(10**9)]  # so that the product of two fits into 64 bits
 Workers = Annotated[int, Ge(0), Le(256)]
@@ -72,7 +75,7 @@ class InputConfig:
     mean: tuple[UnitInterval, ...] | None = None  # per channel in [0, 1]; None: measured on the training part
     std: tuple[PositiveFloat, ...] | None = None
     resize_mode: Literal["stretch", "crop", "fit", "slide", "tile"] | None = None  # "slide", "tile": masks and boxes
-    crop_ratio: PositiveFloat | None = None  # None, here and below: as the initial weights, else 0.875
+    crop_ratio: CropRatio | None = None  # None, here and below: as the initial weights, else 0.875
     interpolation: Literal["bilinear", "bicubic"] | None = None  # else bilinear
     background: tuple[Byte, Byte, Byte] | None = None  # under transparent pixels; else white, 255 255 255
     vae: str | None = None  # generative models: folder of a diffusers AutoencoderKL, for latents; None: pixels
@@ -117,9 +120,7 @@ class OptimConfig:
     clip_grad: NonNegative = 1.0  # maximum gradient norm; 0: no clipping
     layer_decay: PositiveFloat = 1.0  # factor on the learning rate from each block to the one below
     freeze: Literal["none", "backbone"] | Count = "none"  # or the number of blocks from the stem up
-    unfreeze_steps: tuple[
-        Count, ...
-    ] = ()  # steps at which equal parts of the frozen blocks unfreeze, from the head down
+    unfreeze_steps: tuple[Count, ...] = ()  # at which equal parts of the frozen blocks unfreeze, from the head down
     ema_decay: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, 0.9999 for denoisers
     ema_decay_2: Fraction | None = None  # of a second average, for `vitrail sample --ema 2`; None: off
 
@@ -185,21 +186,19 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "ema_decay": 0.0,
     "ema_decay_2": 0.0,
+    "crop_ratio": 0.875,
+    "interpolation": "bilinear",
+    "background": (255, 255, 255),
 }  # the values of None
-INPUT_DEFAULTS: dict[str, Any] = {"crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255)}
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
 CHOICES = ("model", "data", "task")
 FREE_SECTIONS = ("runtime", "eval")
 
 
-def with_defaults(optim: OptimConfig) -> OptimConfig:
-    """The same with the defaults in place of None, except for the learning rate and its warm-up."""
-    return dataclasses.replace(optim, **{key: value for key, value in DEFAULTS.items() if getattr(optim, key) is None})
-
-
-def with_input_defaults(given: InputConfig) -> InputConfig:
-    """The same with the defaults of preprocessing in place of None, except for what depends on the data."""
-    return dataclasses.replace(given, **{k: value for k, value in INPUT_DEFAULTS.items() if getattr(given, k) is None})
+def with_defaults(part: T) -> T:
+    """The section `optim` or `input` with the defaults in place of None, except for what depends on the data."""
+    keys = {key: value for key, value in DEFAULTS.items() if vars(part).get(key, value) is None}
+    return dataclasses.replace(part, **keys)
 
 
 class Change(NamedTuple):

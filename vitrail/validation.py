@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from vitrail.errors import UsageError, choose
+from vitrail.errors import CheckpointError, UsageError, choose
 
 Positive = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
@@ -45,6 +45,7 @@ RENAMED = {  # recipe sections and keys by their former names: their names now
     "task.nothing": "task.no_object_weight",
 }  # fmt: skip
 
+EDITED = "it was edited, or written by another version of vitrail"
 T = TypeVar("T")
 
 
@@ -111,6 +112,30 @@ def restore_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return "".join(chr(code - SHIFT) if (code := ord(ch)) >= 0xD800 + SHIFT else ch for ch in value)
     return type(value)(map(restore_surrogates, value)) if isinstance(value, list | tuple) else value
+
+
+def check_fields(values: dict[str, Any], kinds: dict[str, Any], where: str) -> None:
+    """Checks the types of fields that a file has. `kinds`: the type of each by its name; other fields are left alone.
+    Errors: `CheckpointError` for the first that is missing or of another type."""
+    from pydantic import TypeAdapter, ValidationError
+
+    for name, kind in kinds.items():
+        try:
+            TypeAdapter(kind).validate_python(replace_surrogates(values[name]), strict=True)
+        except KeyError:
+            raise CheckpointError(f"{where} has no {name}", EDITED) from None
+        except (ValidationError, RecursionError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is nested too deeply"
+            raise CheckpointError(f"{name} in {where} is not valid: {why[:160]}", EDITED) from None
+
+
+def replace_surrogates(value: Any) -> Any:
+    """The value without the bytes of names that are no UTF-8, which pydantic does not take."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
+    return [replace_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def takes_any_number(kind: Any) -> bool:

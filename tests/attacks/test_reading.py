@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitrail.errors import CheckpointError
-from vitrail.weights.read import nonfinite_names, read_weights
+from vitrail.storage.tensors import nonfinite_names
+from vitrail.weights.read import read_weights
 
 spec = importlib.util.spec_from_file_location("payloads", Path(__file__).with_name("payloads.py"))
 payloads = importlib.util.module_from_spec(spec)

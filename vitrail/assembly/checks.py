@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
-from vitrail.assembly import model
+from vitrail.assembly import model, restore
+from vitrail.assembly.load import describe_run
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.contracts import Task
 from vitrail.data.dataset import Dataset
-from vitrail.errors import UsageError, choose
+from vitrail.engine import checkpoint
+from vitrail.errors import CheckpointError, UsageError, choose
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
+from vitrail.storage.tensors import read_header
 
 
 def check_keep(recipe: Recipe) -> None:
@@ -124,3 +128,14 @@ def check_keys(recipe: Recipe, allowed: Sequence[str]) -> None:
     for key in allowed:
         if key.partition(".")[0] not in CHOICES:
             choose(key, fields, "key", "keys are written as in --allow-change optim.lr")
+
+
+def check_newest_checkpoint(folder: RunFolder, recipe: Recipe) -> None:
+    """Holds the recipe against the newest checkpoint before anything of its size is built. Errors:
+    `CheckpointError`."""
+    for path in checkpoint.list_checkpoints(folder.checkpoints):
+        try:
+            header = read_header(path / "model.safetensors")
+        except CheckpointError:
+            continue  # a damaged one is skipped, with its reason, when it is loaded
+        return restore.check_fits(describe_run(folder, recipe), header.tensors, path)

@@ -11,7 +11,7 @@ from vitrail.contracts import Defaults
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.images import Survey
 from vitrail.facts import Choices, Facts
-from vitrail.recipe import Choice, Recipe, with_defaults, with_input_defaults
+from vitrail.recipe import Choice, Recipe, with_defaults
 
 LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak learning rates as multiples of AdamW's
 
@@ -37,7 +37,7 @@ def choose_colors(c: Choices) -> None:
         if getattr(c.recipe.input, key) is None:
             c.set_default("input", key, adapt_channels(values, channels))
             measured.append(f"input.{key}")
-    c.recipe = dataclasses.replace(c.recipe, input=with_input_defaults(c.recipe.input))
+    c.recipe = dataclasses.replace(c.recipe, input=with_defaults(c.recipe.input))
     if measured:
         c.reasons.append(f"{', '.join(measured)}: measured on the training images")
 

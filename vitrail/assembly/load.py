@@ -6,12 +6,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from vitrail.assembly import model, run_directory
+from vitrail.assembly import run_directory
 from vitrail.assembly.model import ModelBundle
+from vitrail.assembly.restore import Description, build, check_fits, restore_bundle, stored_tensors
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.errors import CheckpointError
+from vitrail.recipe import Recipe
 from vitrail.validation import as_path
 
 
@@ -28,17 +30,15 @@ def load_bundle(
         return load_ema2(run_directory.find_run(source))
     path = as_path(source)
     if path.is_file():
-        return model.restore_bundle(path), path
+        return restore_bundle(path), path
     if (run := own_run(source)) is not None:
         if weights == "best" and run.best_weights is not None:
             return load_best(run, run.best_weights)
         if weights == "last" and run.recipe().train.patience and checkpoint.list_checkpoints(run.checkpoints):
             return load_checkpoint(run, run.checkpoints)
     if path.is_dir() and (path / "model.safetensors").is_file() and not (path / "state.json").is_file():
-        bundle = model.restore_bundle(path / "model.safetensors")
-        if RunFolder(path).is_run:
-            bundle = ModelBundle(bundle.model, bundle.task, RunFolder(path).recipe(), bundle.classes)
-        return bundle, path
+        bundle = restore_bundle(path / "model.safetensors")
+        return (with_run(bundle, RunFolder(path)) if RunFolder(path).is_run else bundle), path
     run = run_directory.find_run(source)
     if run.weights.is_file() and not (path / "state.json").is_file():
         return load_bundle(run.weights.parent, weights=weights)
@@ -58,7 +58,7 @@ def own_run(source: str | Path) -> RunFolder | None:
 def load_best(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:
     """The model of a run with its best weights. Errors: `CheckpointError`."""
     try:
-        return dataclasses.replace(model.restore_bundle(path), recipe=run.recipe()), path
+        return with_run(restore_bundle(path), run), path
     except CheckpointError as error:
         what = f"the best weights of {run.path} cannot be read: {error.what}"
         raise CheckpointError(what, "--checkpoint last uses the last weights") from None
@@ -75,7 +75,7 @@ def load_checkpoint(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:
 def load_ema2(run: RunFolder) -> tuple[ModelBundle, Path]:
     """The model of a run with its second average. Errors: `CheckpointError` where it has none."""
     if run.ema2.is_file():
-        return dataclasses.replace(model.restore_bundle(run.ema2), recipe=run.recipe()), run.ema2
+        return with_run(restore_bundle(run.ema2), run), run.ema2
     saved = checkpoint.load_newest(run.checkpoints)[0]
     if saved is None or "ema2" not in saved.parts:
         raise CheckpointError(
@@ -85,14 +85,22 @@ def load_ema2(run: RunFolder) -> tuple[ModelBundle, Path]:
     return rebuild_bundle(run, saved, saved.parts["ema2"]), saved.path
 
 
+def with_run(bundle: ModelBundle, run: RunFolder) -> ModelBundle:
+    """The bundle with the recipe of its run, which has what no weights file has, such as paths. What the weights depend
+    on is that of the file."""
+    recipe, own = run.recipe(), bundle.recipe
+    given = dataclasses.replace(own.input, vae=recipe.input.vae)
+    return dataclasses.replace(bundle, recipe=dataclasses.replace(recipe, model=own.model, input=given))
+
+
 def rebuild_bundle(run: RunFolder, saved: SavedCheckpoint, tensors: dict[str, Tensor]) -> ModelBundle:
     """The model of a run with weights of one of its checkpoints. Errors: `CheckpointError`."""
+    description = describe_run(run, run.recipe())
+    check_fits(description, stored_tensors(tensors), saved.path)
+    return build(description, tensors, saved.path)
+
+
+def describe_run(run: RunFolder, recipe: Recipe) -> Description:
+    """The model of a run with such a recipe, as its folder describes it."""
     about = run.about()
-    bundle = model.assemble_model(run.recipe(), tuple(about["classes"]), about["multi_label"])
-    try:
-        bundle.model.load_state_dict(tensors)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"{saved.path} does not fit its recipe ({' '.join(str(error).split())[:200]})", "was recipe.toml edited?"
-        ) from None
-    return bundle
+    return Description(recipe, tuple(about["classes"]), about["multi_label"])

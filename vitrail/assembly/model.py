@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,8 +10,7 @@ from vitrail.assembly.resolve import Names
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import CheckpointError, UsageError, choose
-from vitrail.recipe import Choice, InputConfig, Recipe, from_tables, to_tables, with_input_defaults
-from vitrail.storage.tensors import unpack
+from vitrail.recipe import Choice, InputConfig, Recipe, to_tables, with_defaults
 from vitrail.validation import Positive, validate
 
 FORMAT = 1
@@ -68,40 +66,16 @@ def build_preprocess(given: InputConfig) -> Preprocess:
                 f"input.{name} has {len(values)} values for {given.channels} channels", "give one number per channel"
             )
     resize = given.resize_mode or "stretch"
-    size, whole = (given.size[0], given.size[1]), with_input_defaults(given)
+    size, whole = (given.size[0], given.size[1]), with_defaults(given)
     rest: Any = (whole.crop_ratio, whole.interpolation, whole.background)
     return Preprocess(size, given.channels, given.mean, given.std, resize, *rest)
 
 
 def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
     """The metadata of a weights file, without paths, host names or the command line."""
-    tables = to_tables(dataclasses.replace(bundle.recipe, input=with_input_defaults(bundle.recipe.input)))
+    tables = to_tables(dataclasses.replace(bundle.recipe, input=with_defaults(bundle.recipe.input)))
     tables["data"] = {"name": bundle.recipe.data.name}
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in bundle.task.path_keys}
     tables["input"].pop("vae", None)
     del tables["runtime"], tables["init"], tables["eval"]
     return {"format": FORMAT, "recipe": tables, "classes": list(bundle.classes), "multi_label": bundle.task.multi_label}
-
-
-def restore_bundle(path: Path) -> ModelBundle:
-    """The model in a .safetensors file that `describe_bundle` describes. Errors: `CheckpointError`."""
-    tensors, about = unpack(path)
-    if not about:
-        raise CheckpointError(
-            f"{path} does not name its model",
-            "only files that vitrail wrote can be loaded by themselves",
-        )
-    if about.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {about.get('format')}, this vitrail reads {FORMAT}", "use the version that wrote it"
-        )
-    recipe = from_tables(about["recipe"], str(path))
-    bundle = assemble_model(recipe, tuple(about["classes"]), about["multi_label"])
-    try:
-        bundle.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{path} does not fit the model it names: {detail}", "it was written by another version"
-        ) from None
-    return dataclasses.replace(bundle, model=bundle.model.eval())

@@ -1,8 +1,9 @@
 """The names of a recipe, each looked up in the catalogue once and cached."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from torch import nn
 
 from vitrail import catalog
@@ -14,10 +15,14 @@ from vitrail.validation import Count, Fraction, Positive, PositiveFloat, format_
 
 VOCABULARY = {  # the valid values of fields that all families share
     **dict.fromkeys(("width", "heads", "patch", "size", "channels"), Positive),
-    **dict.fromkeys(("depth", "tokens", "registers"), Count),
+    **dict.fromkeys(("tokens", "registers"), Count),
+    "depth": Annotated[int, Ge(0), Le(1000)],
     **dict.fromkeys(("dropout", "attention_dropout", "drop_path"), Fraction),
     **dict.fromkeys(("mlp_ratio", "eps", "rope_base"), PositiveFloat),
 }
+
+
+LARGEST, LONGEST = 2**20, 2**16  # the largest whole number, and the longest list, in the config of a model or task
 
 
 class Names:
@@ -40,6 +45,7 @@ class Names:
             for one in value if isinstance(value, tuple) else (value,):
                 if isinstance(one, int | float):
                     validate(one, kind, f"{choice.name}.{name}")
+        check_numbers(config, choice.name)
         return config
 
     def model(self, choice: Choice, size: tuple[int, int] | None = None, channels: int = 0) -> nn.Module:
@@ -64,5 +70,16 @@ class Names:
                     f"{choice.name}.{key} is {format_value(vars(config)[key])}, but the data has {format_value(value)}"
                 )
                 raise UsageError(what, "leave it out")
+        check_numbers(config, choice.name)
         task: Task = entry.module.build(config)
         return task
+
+
+def check_numbers(config: Any, where: str) -> None:
+    """Errors: `UsageError` for a whole number, or a list, of a size that no model has: building it would not end."""
+    for name, value in vars(config).items():
+        values = value if isinstance(value, tuple | list) else (value,)
+        large = [n for n in values if isinstance(n, int) and abs(n) > LARGEST]
+        if large or len(values) > LONGEST:
+            what = format_value(large[0]) if large else f"a list of {len(values):,}"
+            raise UsageError(f"{where}.{name} is {what}", f"it takes at most {LARGEST if large else LONGEST:,}")

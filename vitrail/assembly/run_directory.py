@@ -19,7 +19,6 @@ report.html        all of it on one page
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import sys
@@ -35,10 +34,18 @@ from vitrail.recipe import Recipe, read, to_tables
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import from_json, to_json
 from vitrail.storage.litter import clear_litter
-from vitrail.validation import as_path
+from vitrail.validation import as_path, check_fields
 
 PAGE = 4096  # bytes
 RUNS = "runs"  # the folder of runs without another
+ABOUT = {  # the types of the fields of run.json that something depends on, and of its field "data"
+    "format": int, "classes": list[str], "multi_label": bool, "kind": str, "metric": str, "lower_is_better": bool,
+    "reasons": list[str], "notes": list[str], "command": list[str], "versions": dict[str, Any], "weights": list[str],
+    "processes": int, "parameters": int, "changed": list[dict[str, Any]], "data": dict[str, Any],
+}  # fmt: skip
+DATA = {
+    "layout": str, "parts": dict[str, int], "channels": int, "content": str, "left_out": dict[str, list[int]],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,15 +143,19 @@ class RunFolder:
         return read(self.recipe_file)
 
     def about(self) -> dict[str, Any]:
+        """What run.json says, each field of its type. Errors: `CheckpointError`."""
         try:
-            about = json.loads(self.about_file.read_text(encoding="utf-8"))
+            about = from_json(self.about_file.read_bytes())
             if not isinstance(about, dict) or any(key not in about for key in ("classes", "data")):
                 raise ValueError("it has no classes or data")
-            return about
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.about_file} cannot be read ({error})", "is this the folder of a run?"
             ) from None
+        check_fields(about, {key: kind for key, kind in ABOUT.items() if key in about}, str(self.about_file))
+        data = about["data"]
+        check_fields(data, {key: kind for key, kind in DATA.items() if key in data}, f"data of {self.about_file}")
+        return {"multi_label": False, **about, "data": {"left_out": {}, "content": "", **data}}
 
     def create(self, recipe: Recipe, about: dict[str, Any], files: Iterable[Entry]) -> None:
         """Creates the folder, whole or not at all. Errors: `UsageError` where it exists."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from vitrail.cli.syntax.arguments import read
-from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.keys import import_typed_names, keys_of
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import UsageError
 from vitrail.validation import as_path, parse_value
@@ -58,6 +58,7 @@ def import_weights(words: list[str]) -> None:
     from vitrail.recipe import Choice
     from vitrail.weights.load import LoadOptions
 
+    import_typed_names([("model", {"name": given.model})])
     options = LoadOptions(given.strict, given.resize, given.new_head, given.grid)
     model = Choice(given.model, keys_of("model", keys))
     classes = parse_classes(given.classes)

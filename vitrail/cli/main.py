@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
 def run(words: list[str], debug: bool) -> int:
     """Runs the command; errors become lines and exit codes."""
     try:
-        code = dispatch(words) or 0
+        code = dispatch(import_modules(words)) or 0
         sys.stdout.flush()
         return code
     except VitrailError as error:
@@ -77,6 +77,26 @@ def run(words: list[str], debug: bool) -> int:
             raise
         print_error(*describe_unexpected(error))
         return 1
+
+
+def import_modules(words: list[str]) -> list[str]:
+    """The words without every `--module NAME`, which imports a module of the user's: a name in a file never does."""
+    rest, names = [], []
+    pending = iter(words)
+    for word in pending:
+        flag, equals, value = word.partition("=")
+        if flag == "--module":
+            names.append(value if equals else next(pending, ""))
+        else:
+            rest.append(word)
+    for name in names:
+        from vitrail import catalog
+
+        if not (catalog.is_dotted(name) and name.replace(".", "").isidentifier()):
+            what = f"--module takes the name of a Python module with a dot, not {name!r}"
+            raise UsageError(what, "--module mine.wavelets")
+        catalog.import_typed(name)
+    return rest
 
 
 def dispatch(words: list[str]) -> int | None:
@@ -116,6 +136,7 @@ usage: vitrail COMMAND [OPTIONS]
   vitrail train --help all       every key of a recipe
   vitrail --version
   --debug                        show the traceback of an error
+  --module NAME                  import a Python module of yours, which the model needs
 
 a first run:  vitrail train --data mini
 """

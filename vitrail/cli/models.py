@@ -68,6 +68,7 @@ def describe_model(given: Models, published: dict[str, Any]) -> None:
     """The row and the settings of one model."""
     from vitrail import catalog
 
+    catalog.import_typed(given.name)
     config, row = catalog.load_config("models", given.name), read_facts(given.name, published)
     fields = dataclasses.fields(config)
     if given.json:

@@ -1,7 +1,6 @@
 """Checkpoints of a run: numbered folders, each complete and verified. A damaged one is skipped with its reason, never
 loaded."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,14 @@ from torch import Tensor
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.atomic import clean_folder, verify_folder, write_folder
-from vitrail.storage.json_text import to_json
-from vitrail.storage.tensors import pack, unpack
+from vitrail.storage.json_text import from_json, to_json
+from vitrail.storage.tensors import pack, refuse_nonfinite, unpack
+from vitrail.validation import Count, check_fields
+
+NUMBERS: dict[str, Any] = {"step": Count, "averaged": Count, "scaler": dict[str, float | int]}  # of state.json
+STOPPING: dict[str, Any] = {
+    "step": Count, "value": float | int | None, "evaluations_since": Count, "evaluated_step": Count,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,29 @@ def load(path: Path) -> SavedCheckpoint:
         )
     verify_folder(path)
     try:
-        numbers = json.loads((path / "state.json").read_bytes())
+        numbers = from_json((path / "state.json").read_bytes())
         parts = {p.stem: unpack(p)[0] for p in sorted(path.glob("*.safetensors"))}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})", "use another checkpoint") from None
+    check_content(path, parts, numbers)
     return SavedCheckpoint(path, parts, numbers)
+
+
+def check_content(path: Path, parts: dict[str, dict[str, Tensor]], numbers: Any) -> None:
+    """Errors: `CheckpointError` for numbers of other types than a run writes, for a part that is missing, and for
+    weights with NaN or infinity, by their names."""
+    if not isinstance(numbers, dict):
+        raise CheckpointError(f"{path / 'state.json'} is damaged", "use another checkpoint")
+    check_fields(numbers, NUMBERS, str(path / "state.json"))
+    stopping = numbers.get("early_stopping", {})
+    known = {key: kind for key, kind in STOPPING.items() if key in stopping}
+    if not isinstance(stopping, dict) or stopping.keys() - known:
+        raise CheckpointError(f"early_stopping in {path / 'state.json'} is not valid", "use another checkpoint")
+    check_fields(stopping, known, str(path / "state.json"))
+    if missing := {"model", "optimizer"} - parts.keys():
+        raise CheckpointError(f"{path} has no {' and no '.join(sorted(missing))}", "use another checkpoint")
+    for part, tensors in parts.items():
+        refuse_nonfinite(tensors, path / f"{part}.safetensors")
 
 
 def load_newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:

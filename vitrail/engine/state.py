@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from vitrail.contracts import Task
 from vitrail.engine.early_stopping import EarlyStoppingState
 from vitrail.errors import CheckpointError
+from vitrail.validation import EDITED
 
 
 @dataclass
@@ -55,10 +56,13 @@ class State:
         """Restores everything, bit for bit. Errors: `CheckpointError` where names or shapes differ."""
         self.load_strict(self.model, parts["model"])
         for name, average in self.averages.items():
-            self.load_strict(average.module, parts[name])
+            self.load_strict(average.module, parts.get(name, {}))
             average.n_averaged.fill_(numbers["averaged"])
         if self.scaler and numbers["scaler"]:
-            self.scaler.load_state_dict(numbers["scaler"])
+            try:
+                self.scaler.load_state_dict(numbers["scaler"])
+            except (RuntimeError, KeyError) as error:
+                raise CheckpointError(f"the checkpoint has no valid gradient scaler ({error})", EDITED) from None
         unflatten_optimizer(self.optimizer, self.model, parts["optimizer"])
         if self.task:
             self.task.load_state(parts.get("task", {}))
@@ -108,6 +112,9 @@ def unflatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tens
                 f"the checkpoint's optimiser has {parameter}, the model does not", "was the recipe edited?"
             )
         p = parameters[parameter]
+        if value.ndim and value.shape != p.shape:
+            what = f"the checkpoint's optimiser has {name} of shape {list(value.shape)}, not {list(p.shape)}"
+            raise CheckpointError(what, EDITED)
         # fused updates need the Adam moments in the memory format of the weights
         like = p.detach() if value.shape == p.shape else value
         optimizer.state[p][key] = torch.empty_like(like, dtype=value.dtype, device=p.device).copy_(value)

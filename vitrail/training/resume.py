@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitrail.assembly.checks import check_keep, check_keys
+from vitrail.assembly.checks import check_keep, check_keys, check_newest_checkpoint
 from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.run_directory import RunFolder
@@ -42,6 +42,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     """The session of a locked run folder."""
     world.on_rank_zero(lambda: clean_folder(folder.path))
     about = folder.about()
+    check_newest_checkpoint(folder, after)
     dataset = open_same_dataset(folder, after, about)
     world.assert_equal_across_ranks({"the data set": entries.fingerprint(dataset.entries)})
     session = build_session(after, dataset, folder, world)

@@ -14,7 +14,8 @@ from vitrail.contracts import HeadedModel
 from vitrail.errors import CheckpointError, choose
 from vitrail.layers.position import Position
 from vitrail.layers.relative import RelativeBias
-from vitrail.weights.read import RawWeights, nonfinite_names
+from vitrail.storage.tensors import nonfinite_names
+from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport, list_names
 from vitrail.weights.resize import fit_tensor
 from vitrail.weights.rules import Drop, Rule, convert

@@ -5,7 +5,6 @@ its directory, its pickle and its shapes, is checked against its bytes before to
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,8 +29,6 @@ from vitrail.weights.zip_directory import (
 )
 
 TORCH = {".pth", ".pt", ".bin", ".ckpt", ".th"}
-KINDS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes
-LONGEST_HEADER = 8 * 2**20  # bytes of a .safetensors header: 60,000 tensors
 EXPANDED, AT_LEAST = 20, 64 * 2**20  # an .npz may grow to 20 times its size, or to 64 MiB
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "teacher", "student", "module", "net")
 PREFIXES = ("module.", "_orig_mod.")  # added by DistributedDataParallel and torch.compile
@@ -67,7 +64,6 @@ def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
         about: dict[str, Any] = {}
         notes: tuple[str, ...] = ()
         if path.suffix == ".safetensors":
-            check_header(path)
             tensors, about = unpack(path)
         elif path.suffix == ".npz":
             tensors = read_npz(path)
@@ -91,38 +87,6 @@ def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
 def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_header(path: Path) -> None:
-    """Rejects what safetensors accepts: a name twice, a header of 100 MB, dtypes that no weights have."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise CheckpointError(
-                f"{path} is not a whole .safetensors file (its header claims {length:,} bytes)", "copy it again"
-            )
-        if length > LONGEST_HEADER:
-            raise refused_error(path, f"its header claims {length:,} bytes, more than the limit of {LONGEST_HEADER:,}")
-        text = file.read(length)
-    duplicates: list[str] = []
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        duplicates.extend(name for i, (name, _) in enumerate(pairs) if i >= len(dict(pairs))) if len(
-            dict(pairs)
-        ) != len(pairs) else None
-        return dict(pairs)
-
-    try:
-        header = json.loads(text, object_pairs_hook=once)
-        rows = [(name, row["dtype"], row["shape"]) for name, row in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"the header of {path} is damaged", "copy the file again from its source") from None
-    if duplicates:
-        raise refused_error(path, "its header has a name twice")
-    for name, kind, _ in rows:
-        if kind not in KINDS:
-            raise refused_error(path, f"{name} has the dtype {kind!r}; supported are {', '.join(KINDS)}")
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -268,12 +232,3 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise refused_error(
                 path, f"{name} claims {t.numel():,} numbers and has {t.untyped_storage().nbytes():,} bytes"
             )
-
-
-def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors with NaN or infinity, checked in chunks of 2^20 numbers."""
-    return [
-        n
-        for n, t in tensors.items()
-        if t.is_floating_point() and not all(bool(torch.isfinite(p).all()) for p in t.flatten().split(2**20))
-    ]

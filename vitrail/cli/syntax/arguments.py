@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from vitrail.cli.syntax.flags import BY_NAME, expand_short_flags
 from vitrail.cli.syntax.help import print_help
-from vitrail.cli.syntax.keys import Given, is_number, parts, take_keys
+from vitrail.cli.syntax.keys import Given, import_typed_names, is_number, parts, take_keys
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.syntax.verb import Verb
 from vitrail.errors import SYNONYMS, UsageError, choose, nearest
@@ -37,6 +37,7 @@ def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
                 f"{key} does not change {verb.changes or f'what {verb.prog} does'}",
                 f"only {takes} keys go here" if takes else f"{verb.prog} takes no keys of a recipe",
             )
+    import_typed_names(keys)
     return given, keys
 
 

@@ -51,6 +51,16 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
     return rest, given
 
 
+def import_typed_names(keys: Given) -> None:
+    """Imports the user's own modules that were typed as names of a model, a task or a data set; those that a recipe
+    file or a run names are only looked up."""
+    from vitrail import catalog
+
+    for section, floor in (("model", "models"), ("task", "tasks"), ("data", "datasets")):
+        for name in (values["name"] for given, values in keys if given == section and "name" in values):
+            catalog.import_typed(name, floor)
+
+
 def key_of(section: str, key: str) -> tuple[str, str]:
     """Section and key as recipes have them. Errors: `UsageError` for unknown sections, and keys by a former name."""
     key = key.replace("-", "_")

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Le
 
 from vitrail import catalog
 from vitrail.assembly import run_directory
@@ -27,10 +28,11 @@ from vitrail.recipe import Recipe
 from vitrail.storage import journal
 from vitrail.storage.atomic import MANIFEST, clean_folder, manifest, write_file
 from vitrail.storage.json_text import to_json
-from vitrail.validation import as_path, update_config
+from vitrail.validation import as_path, check_fields, update_config
 from vitrail.version import versions
 
 HEAD, JOURNAL = "study.json", "journal.jsonl"
+Threads = Annotated[int, Gt(0), Le(4096)]
 KEYS = ("study", "command", "config", "versions", "data", "device", "threads")
 FIXED = ("vitrail", "torch")  # versions that a number may depend on
 
@@ -208,6 +210,14 @@ def read_head(source: str) -> tuple[Path, dict[str, Any]]:
         ) from None
     if not isinstance(head, dict) or tuple(head) != KEYS:
         raise CheckpointError(f"{path / HEAD} is not a valid description of a study", "start a new study")
+    kinds = {
+        "study": str,
+        "command": list[str],
+        "config": dict[str, Any],
+        "versions": dict[str, Any],
+        "threads": Threads,
+    }
+    check_fields(head, kinds, str(path / HEAD))
     return path, head
 
 
