@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import random
+import shutil
 import sys
 
 import descriptions as files
@@ -179,7 +180,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(honest, finished, tmp_p
 
     path = str(files.repack(honest, tmp_path / "x.safetensors", lambda about: about, spoil))
     run = files.copy_run(finished, tmp_path / "run")
-    files.repack(run / "model.safetensors", run / "model.safetensors", lambda about: about, spoil)
+    for file in (run / "model.safetensors", *(run / "best").glob("*.safetensors")):
+        files.repack(file, file, lambda about: about, spoil)
     data = str(finished.parent / "data/tiny.npz")
     for words in (
         ["predict", path, image(tmp_path), "--json"], ["eval", path, "--data", data], ["look", path, image(tmp_path)],
@@ -271,6 +273,7 @@ def test_fuzzed_fields_of_a_run_folder(finished, tmp_path):
     run, chance = files.copy_run(finished, tmp_path / "run"), random.Random(2)
     (checkpoint,) = (run / "checkpoints").iterdir()
     (run / "model.safetensors").unlink()
+    shutil.rmtree(run / "best", ignore_errors=True)
     for file, count in ((run / "run.json", 10), (checkpoint / "state.json", 8)):
         good = json.loads(file.read_text())
         jobs = [(at, new) for at in files.places(good) for new in (*files.ODD, object)]

@@ -60,8 +60,8 @@ def load_best(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:
     try:
         return with_run(restore_bundle(path), run), path
     except CheckpointError as error:
-        what = f"the best weights of {run.path} cannot be read: {error.what}"
-        raise CheckpointError(what, "--checkpoint last uses the last weights") from None
+        what = f"the best weights cannot be read: {error.what}"
+        raise CheckpointError(what, f"{error.fix}; --checkpoint last uses the last weights") from None
 
 
 def load_checkpoint(run: RunFolder, path: Path) -> tuple[ModelBundle, Path]:

@@ -155,7 +155,7 @@ def refuse_nonfinite(tensors: dict[str, Tensor], path: Path) -> None:
     """Errors: `CheckpointError` that names the tensors with NaN or infinity."""
     if bad := nonfinite_names(tensors):
         raise CheckpointError(
-            f"{path}: {len(bad)} of {len(tensors)} tensors contain NaN or infinity: {', '.join(bad[:5])}",
+            f"NaN or infinity in {', '.join(bad[:3])} ({len(bad)} of {len(tensors)} tensors of {path})",
             "use another copy of the file, or the weights of an earlier step",
         )
 
