@@ -48,6 +48,8 @@ def listdir(path="."):
 
 
 def digest(folder: Path) -> str:
+    if (folder / "labels.csv").exists():
+        folder = folder / "labels.csv"
     layout = catalog.detect_layout(str(folder))
     entry = catalog.find("datasets", layout)
     dataset = entry.module.build(update_config(entry.config, {"path": str(folder)}, layout))
