@@ -2,8 +2,8 @@
 
     vitrail train recipes/mini.toml --model.depth 6 --lr 1e-3
 
-A value of None means "chosen from the data when the run starts"; the choice and its reason are printed and saved. The
-sections `model`, `data` and `task` name a module and have keys for its `Config`; the others are defined here.
+None means "chosen from the data when the run starts"; the choice is printed with its reason and saved. The sections
+`model`, `data` and `task` name a module and have keys for its `Config`; the others are here.
 """
 
 import dataclasses
@@ -163,6 +163,7 @@ class RuntimeConfig:
     save_every: Positive = 200
     keep_checkpoints: int = 2  # at least 2
     tensorboard: bool = False
+    threads: Positive | None = None  # of torch on the CPU: sums are rounded by their number; None: torch's choice
     timeout: PositiveFloat = 60.0  # seconds without a sign of life of workers or other processes that end the run
 
 
@@ -219,9 +220,7 @@ def find(path: Path) -> Path:
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file. Errors: `UsageError` with the line of a syntax error or the key that is wrong."""
     if path.is_dir():
-        raise UsageError(
-            f"{path} is a folder, not a recipe", "to train on a folder of images: vitrail train --data FOLDER"
-        )
+        raise UsageError(f"{path} is a folder, not a recipe", "to train on its images: vitrail train --data FOLDER")
     if path.suffix != ".toml":
         raise UsageError(
             f"{path} is not a recipe, which is a .toml file", f"is it what to train on? vitrail train --data {path}"

@@ -6,12 +6,14 @@ import tiny
 import torch
 from torch.utils import data as torch_data
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import loader
 from vitrail.data.loader import Fetcher, TrainRequests, evaluation_requests, load_batches
 from vitrail.data.sampling import SampleStream
 from vitrail.engine.parallel import LossModule
 from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import DataError
+from vitrail.training import loop
 from vitrail.training.steps import loop_settings, remaining_batches
 
 PLAIN_MODEL = {"dropout": 0.0, "drop_path": 0.0}
@@ -208,3 +210,36 @@ def test_judging_in_other_batches_gives_the_same_numbers(data, tmp_path):
         torch.testing.assert_close(found.rows, results[0][1].rows)
         assert torch.equal(found.targets, torch.from_numpy(split.labels))
     assert [len(k.ids) for k in evaluation_requests(split, np.arange(17), 5)] == [5, 5, 5, 2]
+
+
+def test_a_run_goes_on_with_the_number_of_threads_that_it_began_with(data, tmp_path, monkeypatch):
+    """The number decides in which order sums are added, and so the last bits."""
+    torch.set_num_threads(2)
+    whole, stopped = (tiny.begin(tiny.recipe(data), tmp_path / name) for name in ("whole", "stopped"))
+    assert whole.folder.recipe().runtime.threads == 2
+    tiny.finish(whole)
+    for event in loop.run_training(stopped):
+        if event.kind == "saved":
+            break
+    torch.set_num_threads(1)
+    resumed = tiny.again(tmp_path / "stopped")
+    assert torch.get_num_threads() == 2
+    tiny.finish(resumed)
+    assert tiny.digest(tmp_path / "stopped" / "model.safetensors") == tiny.digest(
+        tmp_path / "whole" / "model.safetensors"
+    )
+    about = resumed.folder.about()
+    monkeypatch.setattr(RunFolder, "about", lambda self: {**about, "processes": 4})
+    torch.set_num_threads(1)
+    tiny.again(tmp_path / "stopped")
+    assert torch.get_num_threads() == 1, "other processes, other threads"
+
+
+def test_threads_change_no_pixel(folder, tmp_path):
+    """A worker has one thread, a process that reads by itself may have many."""
+    found = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        made = tiny.recipe(folder, augment=AUGMENTS["randaugment"], train={"steps": 2})
+        found.append(all_batches(tiny.begin(made, tmp_path / f"run{len(found)}"), 0))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(*found, strict=True))

@@ -1,6 +1,8 @@
-"""The precision of a run: as set, or by the device and the size of the model."""
+"""How a run computes: its precision, as set or by the device and the size of the model, and its threads."""
 
 import dataclasses
+
+import torch
 
 from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.assembly.resolve import Names
@@ -10,13 +12,14 @@ from vitrail.recipe import Recipe
 
 
 def resolve_precision(recipe: Recipe, names: Names, world: World) -> tuple[Recipe, list[str]]:
-    """The recipe with its precision by name, and the reason where it was "auto". Processors may differ:
-    that of process 0 decides."""
+    """The recipe with its precision by name and its number of threads, and the reason where the precision was "auto".
+    Processors may differ: that of process 0 decides."""
     asked = recipe.train.precision
     chosen = world.on_rank_zero(lambda: choose_precision(asked, world.device, lambda: count_macs(recipe, names)))
     train = dataclasses.replace(recipe.train, precision=chosen.name)  # type: ignore[arg-type]
     reasons = [f"train.precision = {chosen.name}: {chosen.reason}"] if asked == "auto" else []
-    return dataclasses.replace(recipe, train=train), reasons
+    runtime = dataclasses.replace(recipe.runtime, threads=recipe.runtime.threads or torch.get_num_threads())
+    return dataclasses.replace(recipe, train=train, runtime=runtime), reasons
 
 
 def count_macs(recipe: Recipe, names: Names) -> int:

@@ -27,6 +27,8 @@ def build_session(
 ) -> Session:
     """The session of a recipe with every option set; the same on every process. Errors: `UsageError`."""
     torch.manual_seed(recipe.train.seed)
+    if recipe.runtime.threads:
+        torch.set_num_threads(recipe.runtime.threads)
     bundle = model.assemble_model(recipe, dataset.classes, dataset.multi_label, names)
     net = bundle.model.to(world.device)
     growth = build_growth(recipe, bundle, world.device)

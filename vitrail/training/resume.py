@@ -45,6 +45,8 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     check_newest_checkpoint(folder, after)
     dataset = open_same_dataset(folder, after, about)
     world.assert_equal_across_ranks({"the data set": entries.fingerprint(dataset.entries)})
+    if about.get("processes") != world.size and after.runtime.threads == before.runtime.threads:
+        after = dataclasses.replace(after, runtime=dataclasses.replace(after.runtime, threads=None))
     session = build_session(after, dataset, folder, world)
     if list(session.bundle.classes) != about["classes"]:
         raise DataError("the classes are not those that the run started with", "start a new run, or restore them")
