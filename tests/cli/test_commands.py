@@ -55,7 +55,13 @@ def test_train_says_what_it_found_and_chose_and_where_things_are(place):
         "step 3/3  loss",
     ):
         assert piece in said
-    assert said.rstrip().splitlines()[-3].split()[:3] == ["vitrail", "eval", "run"]
+    lines = said.rstrip().splitlines()
+    assert lines[-4].split()[:3] == ["vitrail", "eval", "run"]
+    assert re.fullmatch(
+        r"top1 0\.\d{4} \(95 % interval 0\.\d{4} to [01]\.\d{4}\) on the val part, 2 images; "
+        r"last weights; report: run/report\.html",
+        lines[-1],
+    )
     names = {
         "recipe.toml",
         "run.json",

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.output.console import Console, clock
+from vitrail.cli.output.console import Console
+from vitrail.cli.output.live import clock
 from vitrail.cli.output.terminal import rich_console
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.verb import Verb

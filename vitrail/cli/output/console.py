@@ -1,4 +1,5 @@
-"""Output of a run: a live table on a terminal, plain lines in a pipe or file. A closed pipe does not stop the run."""
+"""Output of a run: a bar and a table on a terminal and in a notebook, plain lines in a pipe or file. A closed pipe does
+not stop the run."""
 
 import os
 import sys
@@ -6,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitrail.cli.output.live import RunView, clock, open_display
 from vitrail.cli.output.terminal import rich_console
 from vitrail.storage.printable import printable
 
@@ -16,9 +18,9 @@ class Console:
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
         self.live: Any = None
-        self.total = 0
-        self.latest: dict[str, Any] = {}
-        self.evaluated: dict[str, Any] = {}
+        self.view = RunView()
+        self.session: Any = None
+        self.outcome: dict[str, Any] = {}  # of the final evaluation
         self.terminal = sys.stdout.isatty()
 
     def say(self, text: str) -> None:
@@ -70,13 +72,12 @@ class Console:
             self.say(f"  {line}")
 
     def start(self, session: Any) -> None:
-        self.total = session.steps
+        images, batch = len(session.dataset.splits["train"]), session.recipe.train.batch_size or 1
+        self.session = session
+        self.view = RunView(session.steps, max(1.0, images / batch), session.bundle.task.metric.name)
         self.say(f"run: {session.folder.path}")
-        if self.terminal and not self.quiet:
-            from rich.live import Live
-
-            self.live = Live(self.table(), console=rich_console(), refresh_per_second=4, transient=True)
-            self.live.start()
+        if not self.quiet:
+            self.live = open_display(self.view)
 
     def stop(self) -> None:
         if self.live is not None:
@@ -85,21 +86,32 @@ class Console:
 
     def event(self, event: Any) -> None:
         if event.kind == "train":
-            self.latest = {"step": event.step, **event.values}
+            self.view.trained = {"step": event.step, **event.values}
         elif event.kind == "eval":
-            self.evaluated = {"step": event.step, **event.values}
+            self.view.evaluated = {"step": event.step, **event.values}
             self.say(self.evaluation_line(event.step))
         elif event.kind in ("note", "stopped"):
             self.say(event.values["text"])
+        elif event.kind == "done":
+            self.outcome = event.values
+        self.view.best = self.best_so_far()
         if self.live is not None:
-            self.live.update(self.table())
+            self.live.update(self.view.render(self.live.console.width))
         elif event.kind == "train":
             self.say(self.line())
 
+    def best_so_far(self) -> tuple[float, int] | None:
+        """The best value of the metric and its step, where the best weights are kept."""
+        session = self.session
+        if session is None or not session.selects_best or session.state.early_stopping.value is None:
+            return None
+        best = session.state.early_stopping
+        return session.bundle.task.metric.sign * best.value, best.step
+
     def line(self) -> str:
-        v = self.latest
+        v, total = self.view.trained, self.view.steps
         return (
-            f"step {v['step']:>{len(str(self.total))}}/{self.total}  loss {v['loss']:.4f}  lr {v['lr']:.2e}  "
+            f"step {v['step']:>{len(str(total))}}/{total}  loss {v['loss']:.4f}  lr {v['lr']:.2e}  "
             f"{v['images_per_s']:,.0f} img/s  wait {v['data_wait']:.0%}  eta {clock(v['eta_s'])}"
         )
 
@@ -107,36 +119,34 @@ class Console:
         names = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
                  "held_out_loss",
                  "frechet")  # fmt: skip
-        numbers = "  ".join(f"{k} {self.evaluated[k]:.4f}" for k in names if k in self.evaluated)
-        return f"step {step}/{self.total}  {self.evaluated['part']}: {numbers}"
+        values = self.view.evaluated
+        numbers = "  ".join(f"{k} {values[k]:.4f}" for k in names if k in values)
+        return f"step {step}/{self.view.steps}  {values['part']}: {numbers}"
 
-    def table(self) -> Any:
-        """The live table: step, loss, metric, learning rate, speed, time left."""
-        from rich.table import Table
-
-        v, j = self.latest, self.evaluated
-        cells = [
-            ("step", f"{v.get('step', 0)}/{self.total}"),
-            ("loss", f"{v['loss']:.4f}" if v else "-"),
-            next(((k, f"{j[k]:.4f}") for k in ("top1", "miou", "mAP", "held_out_loss") if k in j), ("accuracy", "-")),
-            ("lr", f"{v['lr']:.2e}" if v else "-"),
-            ("img/s", f"{v['images_per_s']:,.0f}" if v else "-"),
-            ("data wait", f"{v['data_wait']:.0%}" if v else "-"),
-            ("eta", clock(v["eta_s"]) if v else "-"),
-        ]
-        table = Table(show_edge=False, pad_edge=False)
-        for name, _ in cells:
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_row(*(text for _, text in cells))
-        return table
+    def outcome_line(self, session: Any, page: Path | None) -> str:
+        """The metric with its interval, what it is of, and where the report is."""
+        values, name = self.outcome, session.bundle.task.metric.name
+        report = f"; report: {page}" if page else ""
+        if name not in values:
+            return f"not evaluated: vitrail eval {session.folder.path}{report}"
+        interval, weights = values.get("interval", {}), values.get("weights", {})
+        spread = f" (95 % interval {interval['low']:.4f} to {interval['high']:.4f})" if interval else ""
+        count = f", {values['count']:,} images" if "count" in values else ""
+        of = "best weights, of step {step:,}".format(**weights) if "step" in weights else "last weights"
+        facts = [f"{name} {values[name]:.4f}{spread} on the {values['part']} part{count}", of]
+        if weights.get("part") == values["part"]:
+            facts.append("chosen on this part, so new images may do a little worse")
+        elif values["part"] == "train":
+            facts.append("the model was trained on these images")
+        return "; ".join(facts) + report
 
     def finished(self, session: Any, page: Path | None) -> None:
-        """The end: the metrics, the files, and the next three commands."""
+        """The end: the folder, the next three commands, and last the metric and the report."""
         quiet, self.quiet = self.quiet, False
         run = session.folder.path
-        if quiet:
-            self.say(self.evaluation_line(self.evaluated["step"]))
-        self.say(f"done: {run}" + (f"\nreport: {page}" if page else ""))
+        if quiet and self.view.evaluated:
+            self.say(self.evaluation_line(self.view.evaluated["step"]))
+        self.say(f"done: {run}")
         self.say("next:")
         steps = {
             f"vitrail eval {run}": "evaluate it on held-out images",
@@ -149,10 +159,5 @@ class Console:
         }
         for command, what in steps.items():
             self.say(f"  {command:<{max(map(len, steps))}}  {what}")
+        self.say(self.outcome_line(session, page))
         self.quiet = quiet
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -62,9 +62,9 @@ def unwrap(stream: Any) -> Any:
     return stream.stream if isinstance(stream, PrintableStream) else stream
 
 
-def rich_console(stderr: bool = False) -> Any:
+def rich_console(stderr: bool = False, notebook: bool | None = None) -> Any:
     """A console of rich, the only one that may send escapes to the terminal; texts with names go through
-    `printable` first."""
+    `printable` first. notebook: whether it prints as in one, None: where it runs in one."""
     from rich.console import Console
 
-    return Console(file=unwrap(sys.stderr if stderr else sys.stdout))
+    return Console(file=unwrap(sys.stderr if stderr else sys.stdout), force_jupyter=notebook)
