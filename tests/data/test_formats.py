@@ -2,6 +2,7 @@
 within memory."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from vitrail.cli.output.terminal import printable_streams
 from vitrail.data import formats
 from vitrail.data.decode import STRIP, decode, read_header
 from vitrail.data.files import list_images
@@ -91,6 +93,29 @@ def test_a_large_image_is_converted_in_strips_to_the_same_pixels():
         assert pixels.flags.c_contiguous
     deep = tall.astype(np.uint16) * 257
     assert (decode(stored(Image.fromarray(deep), "TIFF"), 1)[..., 0] == tall).all()
+
+
+def test_damaged_files_print_nothing(capfd):
+    """Neither libtiff, which writes to the terminal itself, nor Pillow, nor its log."""
+    rng, bad = np.random.default_rng(0), 0
+    noise = Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+    seeds = [
+        stored(noise.convert("1") if kind == "group4" else noise, "TIFF", compression=kind)
+        for kind in ("tiff_lzw", "tiff_adobe_deflate", "group4", "packbits")
+    ]
+    seeds += [stored(noise, "JPEG", exif=b"Exif\0\0MM\0*" + bytes(40)), stored(noise, "PNG")]
+    with printable_streams():
+        for i in range(120):
+            data = bytearray(seeds[i % len(seeds)])
+            for at in rng.integers(0, min(len(data), 200 if i % 2 else 10**9), 4):
+                data[at] = rng.integers(256)
+            try:
+                decode(bytes(data))
+            except BadImage:
+                bad += 1
+        os.write(2, b"and the gate is open again")
+    assert bad > 20
+    assert capfd.readouterr() == ("", "and the gate is open again")
 
 
 BIG = """

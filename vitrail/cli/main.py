@@ -5,7 +5,6 @@ import os
 import sys
 import textwrap
 import traceback
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +46,7 @@ def main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark, not a traceback
-    with printable_streams(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata; unreadable images are listed by name
+    with printable_streams():
         return run(words, debug)
 
 

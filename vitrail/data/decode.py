@@ -1,5 +1,6 @@
 """Decodes bytes of an allow-listed image format to uint8 pixels, by the rule below; raises `BadImage` otherwise."""
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from vitrail.data.formats import AGAIN, open_image
+from vitrail.data.levels import scale_to_bytes, value_range
+from vitrail.data.quiet import GATE
 from vitrail.errors import BadImage, UsageError
 
 LIMIT = 64_000_000  # pixels
@@ -71,7 +74,7 @@ def decode(
             image = open_image(io.BytesIO(data), data[:64])
             _check_whole(image.format or "", data)
         _check_size(image, limit)
-        image.load()
+        _load(image)
         return _pixels(image, channels, background)
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and its own exceptions
         raise _bad_image(name, error, limit) from None
@@ -106,36 +109,12 @@ def highest_value(data: bytes) -> float:
         image = open_image(io.BytesIO(data), data[:64])
         if image.mode not in BITS:  # 16-bit colour, of which Pillow keeps the high bytes
             return float(decode(data).max()) / 255
-        image.load()
+        _load(image)
         white_is_zero, unsigned, low, high = _scale(image)
         top = max(_values(strip, white_is_zero, unsigned).max() for _, strip in _strips(image))
         return (float(top) - low) / (high - low) if high > low else 0.0
     except Exception as error:
         raise _bad_image(NAMELESS, error, LIMIT) from None
-
-
-def value_range(dtype: np.dtype, lowest: float, highest: float) -> tuple[float, float]:
-    """The values mapped to 0 and 255, given dtype and extremes: the rule of `decode` above 8 bits."""
-    if not np.isfinite([lowest, highest]).all():
-        raise BadImage("has numbers that are not finite", "replace NaN and infinity before storing the image")
-    whole = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
-    if dtype.name in whole:
-        return whole[dtype.name]
-    top = 1 if dtype.kind == "f" else 65535
-    return (0, top) if lowest >= 0 and highest <= top else (float(lowest), float(highest))
-
-
-def scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`values` of any shape and dtype as uint8, `low` to 0 and `high` to 255, rounded. A flat image (low = high)
-    becomes 0."""
-    if values.dtype == np.uint8 and (low, high) == (0, 255):
-        return values
-    out = np.empty(values.shape, np.uint8)
-    step = max(1, 2**22 // max(1, values[:1].size))  # rows at a time: a float64 copy of a whole image is large
-    for i in range(0, len(values), step):
-        block = values[i : i + step].astype(np.float64) - low
-        out[i : i + step] = np.rint(block * (255.0 / (high - low)) if high > low else block * 0)
-    return out
 
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
@@ -144,6 +123,12 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
         raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)
     return path.read_bytes()
+
+
+def _load(image: Image.Image) -> None:
+    """Decodes the pixels. Of a damaged TIFF libtiff prints lines of its own, which are kept off the terminal."""
+    with GATE.closed() if isinstance(image, TiffImageFile) else contextlib.nullcontext():
+        image.load()
 
 
 def _check_size(image: Image.Image, limit: int) -> None:

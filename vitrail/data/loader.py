@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitrail.data.dataset import Split
+from vitrail.data.quiet import silence_pillow
 from vitrail.data.sampling import Keys, SampleStream
 from vitrail.data.transforms.base import Transform
 from vitrail.errors import DataError, RunError, VitrailError
@@ -254,6 +255,8 @@ def init_worker(worker: int) -> None:
     Job managers send SIGTERM to all processes at once: the parent still needs the batches of its last step. A second
     SIGTERM, such as the parent's own at the end, ends the worker.
     """
+
+    silence_pillow()
 
     def ignore_first(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

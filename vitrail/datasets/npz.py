@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.dataset import ArrayReader, Dataset, Entry, Split
-from vitrail.data.decode import scale_to_bytes, value_range
 from vitrail.data.files import suggest_path
+from vitrail.data.levels import scale_to_bytes, value_range
+from vitrail.data.survey.advice import advise_on_range
 from vitrail.errors import BadImage, DataError
 
 PARTS = ("train", "val", "test")
@@ -59,7 +60,7 @@ def build(config: Config) -> Dataset:
     if len({(a.shape[3], y.shape[1:]) for a, y in zip(images.values(), labels.values(), strict=True)}) > 1:
         raise DataError(f"{path}: the splits differ in channels or in the shape of labels", LAYOUT)
     try:
-        images = _eight_bits(images)
+        images, notes = _eight_bits(images)
     except BadImage as error:
         raise DataError(f"{path} {error.what}", error.fix) from None
     classes = config.classes or _classes(path, labels)
@@ -74,6 +75,7 @@ def build(config: Config) -> Dataset:
         splits,
         next(iter(images.values())).shape[3],
         (Entry(path.name, stat.st_size, stat.st_mtime_ns),),
+        tuple(notes),
     )
 
 
@@ -167,7 +169,8 @@ def _labels(path: Path, part: str, arrays: dict[str, np.ndarray], count: int) ->
     return labels.reshape(-1).astype(np.int64)
 
 
-def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _eight_bits(images: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The images as bytes, and a note where they are dark."""
     lowest = min(float(a.min()) for a in images.values())
     highest = max(float(a.max()) for a in images.values())
     kind = np.result_type(*images.values())
@@ -175,7 +178,8 @@ def _eight_bits(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         low, high = 0.0, 255.0  # a wider integer type with values of 8 bits
     else:
         low, high = value_range(kind, lowest, highest)
-    return {part: scale_to_bytes(a, low, high) for part, a in images.items()}
+    notes = advise_on_range(highest / high) if (low, high) == (0, 65535) else []
+    return {part: scale_to_bytes(a, low, high) for part, a in images.items()}, notes
 
 
 def _classes(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 import contextlib
 import io
+import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from vitrail.data.quiet import silence_pillow
 from vitrail.storage.printable import printable
 
 
@@ -49,12 +52,20 @@ class PrintableStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def printable_streams() -> Iterator[None]:
-    """Within it, `sys.stdout` and `sys.stderr` print no escape of another's making."""
+    """Within it, `sys.stdout` and `sys.stderr` print no escape of another's making, and Pillow says nothing of damaged
+    metadata: what cannot be read is listed by name."""
+    pillow = logging.getLogger("PIL")
+    level = pillow.level
     with (
+        warnings.catch_warnings(),
         contextlib.redirect_stdout(PrintableStream(unwrap(sys.stdout))),
         contextlib.redirect_stderr(PrintableStream(unwrap(sys.stderr))),
     ):
-        yield
+        silence_pillow()
+        try:
+            yield
+        finally:
+            pillow.setLevel(level)
 
 
 def unwrap(stream: Any) -> Any:
