@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from vitrail.data.formats import AGAIN, open_image
 from vitrail.data.levels import scale_to_bytes, value_range
-from vitrail.data.quiet import GATE
+from vitrail.data.stderr import GATE
 from vitrail.errors import BadImage, UsageError
 
 LIMIT = 64_000_000  # pixels

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitrail.data.dataset import Split
-from vitrail.data.quiet import silence_pillow
 from vitrail.data.sampling import Keys, SampleStream
+from vitrail.data.stderr import silence_pillow
 from vitrail.data.transforms.base import Transform
 from vitrail.errors import DataError, RunError, VitrailError
 from vitrail.types import each_tensor

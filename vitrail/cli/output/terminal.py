@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from vitrail.data.quiet import silence_pillow
+from vitrail.data.stderr import silence_pillow
 from vitrail.storage.printable import printable
 
 
