@@ -346,7 +346,7 @@ def test_yolo_lines_that_cannot_be_used(tmp_path, line, told):
         ("train: images/trian\nnames: [a]\n", "did you mean|has no such folder"),
         ("names:\n  1: a\n", "class 1 is listed instead of 0"),
         ("names: [a, a]\n", "same name"),
-        ("names: [a,\n  b]\n", "line 1: the list does not end"),
+        ("names: [a,\n  b\n", "line 1: did not find expected ',' or ']'"),
         ("names: [a]\n!!python/object\n", "line 2"),
     ],
 )

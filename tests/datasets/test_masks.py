@@ -207,6 +207,102 @@ def test_a_mask_that_cannot_be_used(tmp_path):
         split.annotation(4)
 
 
+# masks of two values that a JPEG or a smooth resize went over, and 255 in general
+
+
+def soft(size=(32, 40)) -> np.ndarray:
+    """A square of 255 on 0 with soft edges."""
+    values = np.zeros((8 * size[0], 8 * size[1]), np.uint8)
+    values[70:190, 75:200] = 255
+    return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def save_jpeg(root, count=4, mode="L"):
+    """Images with masks of 0 and 255 as JPEGs."""
+    for i in range(count):
+        make_image(root / "images" / f"{i}.png", i, (32, 40))
+        (root / "masks").mkdir(exist_ok=True)
+        values = np.zeros((32, 40), np.uint8)
+        values[8:24, 9:25] = 255
+        Image.fromarray(values).convert(mode).save(root / "masks" / f"{i}.jpg", quality=70)
+    return root, values == 255
+
+
+@pytest.mark.parametrize("kind", ["smooth", "jpeg then png", "jpeg", "jpeg in colour"])
+def test_two_values_with_soft_edges_are_two_classes(tmp_path, kind):
+    if kind == "smooth":
+        wanted = soft() >= 128
+        for i in range(4):
+            make_image(tmp_path / "images" / f"{i}.png", i, (32, 40))
+            mask(tmp_path / "masks" / f"{i}.png", soft())
+    else:
+        _, wanted = save_jpeg(tmp_path, mode="RGB" if kind == "jpeg in colour" else "L")
+    for file in (tmp_path / "masks").iterdir() if kind == "jpeg then png" else ():
+        mask(file.with_suffix(".png"), np.asarray(Image.open(file)))
+        file.unlink()
+    data = build(tmp_path)
+    assert data.classes == ("background", "foreground")
+    assert any("with soft edges" in note and "--data.threshold" in note for note in data.notes)
+    for i in range(len(data.splits["train"])):
+        assert (data.splits["train"].annotation(i) == wanted).mean() > 0.99
+    (tmp_path / "classes.txt").write_text("ground\nlung\n")
+    assert build(tmp_path).classes == ("ground", "lung")
+    assert (build(tmp_path, threshold=1).splits["train"].annotation(0) == 1).sum() > wanted.sum()
+
+
+def columns(*values: int) -> np.ndarray:
+    """A mask with a wide column of each value."""
+    return np.repeat(np.array(values, np.uint8), 6)[None].repeat(20, 0)
+
+
+IGNORED = "255 is ignored"
+VALUES = {  # values, classes, and what is told
+    "numbers and 255": (columns(0, 1, 2, 255), ("0", "1", "2"), IGNORED),
+    "from one on": (columns(1, 2, 255), ("1", "2"), IGNORED),
+    "grey levels": (columns(0, 128, 255), ("0", "128", "255"), "255 is a class"),
+    "four grey levels": (columns(0, 85, 170, 255), ("0", "85", "170", "255"), "255 is a class"),
+    "150 classes": (np.arange(151, dtype=np.uint8)[None].repeat(9, 0), tuple(map(str, range(151))), "classes are"),
+    "150 classes and 255": (
+        np.append(np.arange(150), [255] * 30).astype(np.uint8)[None].repeat(9, 0),
+        tuple(map(str, range(150))),
+        "255 is ignored, 16.7% of the pixels",
+    ),
+    "almost 255": (columns(0, 254, 255), ("background", "foreground"), "soft edges"),
+    "a thin edge": (np.append(columns(*[0] * 9, *[255] * 9), [[127]] * 20, 1), ("background", "foreground"), "soft"),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_255_is_ignored_or_a_class_and_told(tmp_path, kind):
+    values, classes, told = VALUES[kind]
+    for i in range(3):
+        make_image(tmp_path / "images" / f"{i}.png", i, values.shape)
+        mask(tmp_path / "masks" / f"{i}.png", values)
+    data = build(tmp_path)
+    assert data.classes == classes
+    assert any(told in note for note in data.notes)
+    assert (data.splits["train"].annotation(0) == IGNORE).any() == (IGNORED in told)
+
+
+def test_a_table_may_name_255(tmp_path):
+    pairs(tmp_path, values=lambda i: halves(1 + i % 2, 255))
+    (tmp_path / "classes.txt").write_text("1,cat\n2,dog\n255,grass\n")
+    data = build(tmp_path, split=(1, 0))
+    assert data.classes == ("cat", "dog", "grass")
+    assert (data.splits["train"].annotation(0) == halves(0, 2)).all()
+    for name in ("Void", "border", "unlabeled"):
+        (tmp_path / "classes.txt").write_text(f"1,cat\n2,dog\n255,{name}\n")
+        assert build(tmp_path).classes == ("cat", "dog")
+
+
+def test_masks_of_several_classes_as_jpeg_are_refused(tmp_path):
+    for i in range(3):
+        make_image(tmp_path / "images" / f"{i}.png", i)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(halves(3, 90)).save(tmp_path / "masks" / f"{i}.jpg")
+    assert "is a JPEG, whose compression alters values" in problem(masks, tmp_path)
+
+
 # published sets
 
 
@@ -243,7 +339,11 @@ def test_voc(tmp_path):
     assert (len(data.classes), data.classes[20]) == (21, "tvmonitor")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 3, "val": 2}
     assert (data.splits["train"].annotation(0) == halves(20, IGNORE)).all()
-    assert data.notes == ("left out, as the image or its mask does not exist: 1 name of the lists, the first 2007_5",)
+    assert data.notes == (
+        "left out, as the image or its mask does not exist: 1 name of the lists, the first 2007_5",
+        "left out, as they lack a mask: 1 image",
+        "255, the border of objects, is ignored",
+    )
     (lists / "train.txt").write_text("../../etc\n")
     (lists / "val.txt").unlink()
     assert "no list in ImageSets" in problem(voc_masks, tmp_path)
@@ -262,11 +362,12 @@ def test_cityscapes(tmp_path, kind, values):
     data = cityscapes.build(cityscapes.Config(str(tmp_path)))
     assert (len(data.classes), data.classes[0], data.classes[18]) == (19, "road", "bicycle")
     assert {part: len(split) for part, split in data.splits.items()} == {"train": 2, "val": 2}
+    assert any("as the masks of their part are not published: 2 images" in note for note in data.notes)
     wanted = halves(0, 18)
     wanted[0, 0] = IGNORE
     assert (data.splits["train"].annotation(0) == wanted).all()
     (tmp_path / "leftImg8bit" / "train").rename(tmp_path / "elsewhere")
-    assert "names val but no train" in cityscapes.build(cityscapes.Config(str(tmp_path))).notes[0]
+    assert "names val but no train" in " ".join(cityscapes.build(cityscapes.Config(str(tmp_path))).notes)
     (tmp_path / "leftImg8bit" / "val").rename(tmp_path / "too")
     assert "has no image with a mask such as" in problem(cityscapes, tmp_path)
 

@@ -36,12 +36,12 @@ def find_only_folder(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     try:
-        items = [e for e in os.scandir(folder) if not is_hidden(e.name) and not e.name.lower().startswith(PAPERS)]
+        items = [e for e in list(os.scandir(folder)) if not is_hidden(e.name) and not e.name.lower().startswith(PAPERS)]
         if len(items) != 1 or items[0].is_symlink() or not items[0].is_dir():
             return None
         if find_part(items[0].name) or read_name(items[0].name).role:
             return None
-        return Path(items[0].path) if any(e.is_dir() for e in os.scandir(items[0].path)) else None
+        return Path(items[0].path) if any(e.is_dir() for e in list(os.scandir(items[0].path))) else None
     except OSError:  # a folder that cannot be listed is reported by its reader
         return None
 
@@ -70,14 +70,16 @@ def note_classes(dataset: Dataset, root: Path, follow: bool) -> list[str]:
         rest = [e for e in list_images(root, follow=follow).entries if e.name not in used]
     except DataError:
         return []
-    names = sorted({name for e in rest if (name := class_name(e))})
+    left = [name for e in rest if (name := class_name(e))]
+    inside = {name for split in dataset.splits.values() for file in split.names if (name := class_above(file))}
+    names = sorted({*left, *inside})
     if len(names) < 2:
         return []
-    count = sum(bool(class_name(e)) for e in rest)
     listed = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+    count = f", which leaves out {many(len(left), 'image')}" if left else ""
     return [
-        f"the folder fits {dataset.layout} and imagefolder, and was read as {dataset.layout}, which leaves out "
-        f"{many(count, 'image')} in folders that may be classes ({listed}); --data.name imagefolder reads those"
+        f"the folder fits {dataset.layout} and imagefolder, and was read as {dataset.layout}{count} in folders that "
+        f"may be classes ({listed}); --data.name imagefolder reads those"
     ]
 
 
@@ -86,3 +88,11 @@ def class_name(entry: Entry) -> str:
     folder = os.path.basename(os.path.dirname(entry.name))
     meaning = read_name(folder)
     return folder if folder and not (meaning.role or meaning.part) else ""
+
+
+def class_above(name: str) -> str:
+    """The name of the folder, if it may be a class, that holds the folder of images in which an image is."""
+    folders = [(folder, read_name(folder)) for folder in name.split("/")[:-1]]
+    plain = [(folder, meaning) for folder, meaning in folders if not (meaning.part and not meaning.role)]
+    has_role = [bool(meaning.role) for _, meaning in plain]
+    return plain[0][0] if has_role[1:] and not has_role[0] and any(has_role) else ""

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,14 +45,17 @@ class FolderContents:
     hidden: int = 0
     links: dict[str, list[str]] = field(default_factory=dict)
 
-    def notes(self) -> list[str]:
-        """Notes for the user on what was left out: its count, its kind and the reason or the remedy."""
+    def notes(self, expected: Collection[str] = ()) -> list[str]:
+        """Notes for the user on what was left out: its count, its kind and the reason or the remedy. expected: endings
+        of files that belong to the layout."""
         messages = []
         unread = {suffix: way_to_read(suffix) for suffix in sorted(self.others)}
         for way in sorted(set(unread.values()) - {""}):
             listed = ", ".join(f"{self.others[s]:,} {s}" for s in unread if unread[s] == way)
             messages.append(f"images that cannot be read here were left out: {listed}; to read them: {way}")
-        kinds = [(n, s or "without an ending") for s, n in self.others.most_common() if not unread[s]]
+        kinds = [
+            (n, s or "without an ending") for s, n in self.others.most_common() if not unread[s] and s not in expected
+        ]
         if kinds:
             listed = ", ".join(f"{n:,} {s}" for n, s in kinds[:KINDS]) + (", ..." if kinds[KINDS:] else "")
             messages.append(f"{sum(n for n, _ in kinds):,} files that are not images were left out: {listed}")

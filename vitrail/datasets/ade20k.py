@@ -27,6 +27,7 @@ LARGEST = 2**20  # bytes of the table
 class Config:
     path: str = ""
     channels: Count = 0  # 1, 3 or 4; 0: as the data
+    follow_links: bool = False  # symbolic links out of the folder too
     zero: Literal["keep", "ignore"] = "ignore"  # "keep": 0 is a class too, named "other"
 
 
@@ -39,7 +40,7 @@ def matches(path: str) -> bool:
 def build(config: Config) -> Dataset:
     """Splits "train" and "val". Class names are the first of each line of objectInfo150.txt. Raises `DataError`."""
     root = resolve_folder(config.path)
-    pairs, notes = masks.find_pairs(root)
+    pairs, notes = masks.find_pairs(root, config.follow_links)
     shift = int(config.zero == "ignore")
     table = root / TABLE
     extra: tuple[Entry, ...] = ()
@@ -48,6 +49,7 @@ def build(config: Config) -> Dataset:
     if table.is_file():
         names, extra = read_class_names(table), (make_entry(root, table),)
         classes = number_classes(names, 1) if shift else number_classes(["other", *names])
+        notes = [*notes, *(["0 is ignored, as in the benchmark; --data.zero keep makes it a class"] if shift else [])]
     else:
         classes, detected = detect_classes([root / p.annotation.name for p in pairs], shift)
         notes = [*notes, *detected, f"{TABLE} beside images/ would name the classes"]

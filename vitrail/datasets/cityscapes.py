@@ -11,6 +11,7 @@ from vitrail.data.annotations.masks import UNKNOWN, MaskClasses, number_classes
 from vitrail.data.annotations.pairs import Pair
 from vitrail.data.dataset import IGNORE, Dataset
 from vitrail.data.files import list_images, resolve_folder
+from vitrail.data.splits import find_part
 from vitrail.datasets import masks
 from vitrail.errors import DataError, many
 from vitrail.validation import Count
@@ -28,6 +29,7 @@ LEFT, FINE = "_leftImg8bit", "_gtFine"
 class Config:
     path: str = ""
     channels: Count = 0  # 1, 3 or 4; 0: as the data
+    follow_links: bool = False  # symbolic links out of the folder too
 
 
 def matches(path: str) -> bool:
@@ -39,16 +41,18 @@ def matches(path: str) -> bool:
 def build(config: Config) -> Dataset:
     """Splits "train" and "val", as far as they exist. Raises `DataError`."""
     root = resolve_folder(config.path)
-    images, mask_entries = list_images(root, "leftImg8bit"), {e.name: e for e in list_images(root, "gtFine").entries}
+    images, gt = (list_images(root, name, config.follow_links) for name in ("leftImg8bit", "gtFine"))
+    mask_entries = {e.name: e for e in gt.entries}
     kinds = {kind: f"{FINE}_{kind}.png" for kind in ("labelTrainIds", "labelIds")}
     kind = next((k for k, ending in kinds.items() if any(name.endswith(ending) for name in mask_entries)), "labelIds")
-    pairs, unmatched = [], []
+    pairs, unmatched, other_parts = [], [], []
     for entry in images.entries:
-        part, _, rest = entry.name.removeprefix("leftImg8bit/").partition("/")
+        folder, _, rest = entry.name.removeprefix("leftImg8bit/").partition("/")
+        part = find_part(folder)
+        name = f"gtFine/{folder}/{rest.rpartition('.')[0].removesuffix(LEFT)}{kinds[kind]}"
         if part not in ("train", "val"):
-            continue
-        name = f"gtFine/{part}/{rest.rpartition('.')[0].removesuffix(LEFT)}{kinds[kind]}"
-        if name in mask_entries:
+            other_parts.append(entry.name)
+        elif name in mask_entries:
             pairs.append(Pair(entry, mask_entries[name], part))
         else:
             unmatched.append(entry.name)
@@ -57,11 +61,13 @@ def build(config: Config) -> Dataset:
             f"{root} has no image with a mask such as x{kinds[kind]}",
             "unpack leftImg8bit and gtFine into the same folder",
         )
-    notes = (
-        [f"left out, as they lack a mask: {many(len(unmatched), 'image')}, the first {unmatched[0]}"]
-        if unmatched
-        else []
-    )
+    notes = images.notes((".json", ".txt"))
+    if unmatched:
+        notes.append(f"left out, as they lack a mask: {many(len(unmatched), 'image')}, the first {unmatched[0]}")
+    if other_parts:
+        count = f"{many(len(other_parts), 'image')}, the first {other_parts[0]}"
+        notes.append(f"left out, as the masks of their part are not published: {count}")
+    notes.append("ignored, as in the benchmark: the pixels of all but 19 classes")
     return masks.assemble_dataset(
         "cityscapes", root, pairs, classes_of(kind), masks.Config(channels=config.channels), notes
     )

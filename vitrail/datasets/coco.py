@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from vitrail.data.annotations.boxes import BoxCleaner, as_boxes, read_size
-from vitrail.data.annotations.coco_json import LAYOUT, Image, find_images, find_json_files, read
+from vitrail.data.annotations.coco_files import find_images, find_json_files
+from vitrail.data.annotations.coco_json import LAYOUT, Image, box_of, is_coordinate, read, unite_classes
 from vitrail.data.annotations.detection import AnnotatedImage, DatasetSources, assemble_dataset
 from vitrail.data.annotations.pairs import make_entry
 from vitrail.data.annotations.rle import decode_region
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.decode import read_header
-from vitrail.data.files import FileReader, detect_channels, suggest_path
+from vitrail.data.files import FileReader, detect_channels, list_images, suggest_path
 from vitrail.data.splits import assign_parts
 from vitrail.data.subset import evenly_spaced
 from vitrail.errors import BadImage, DataError, UsageError, many
@@ -33,6 +34,8 @@ class Config:
     path: str = ""
     annotation: Literal["", "boxes", "masks"] = ""  # empty: boxes
     channels: Count = 0  # 1, 3 or 4; 0: as the data
+    follow_links: bool = False  # symbolic links out of the folder too
+    crowds: Literal["ignore", "objects"] = "ignore"  # boxes marked as crowds or difficult
     split: tuple[NonNegative, ...] = ()  # fractions or counts of train, val, test if the data has none; empty: 0.8 0.2
     seed: Count = 0  # of the random split
     test: str | tuple[str, ...] = ()  # names of images that are held out as the test split
@@ -86,35 +89,43 @@ def build(config: Config) -> Dataset:
     if not json_files:
         raise DataError(f"{where} has no COCO file", LAYOUT)
     root = where if where.is_dir() else where.parent
-    classes: dict[int, str] = {}
+    files = {part: read(path, config.annotation or "boxes") for part, path in json_files.items()}
+    classes, notes = unite_classes(list(files.values()))
     images: list[tuple[str, Image]] = []
-    notes: list[str] = []
     entries: list[Entry] = [make_entry(root, path) for path in json_files.values()]
-    for part, path in json_files.items():
-        own, categories = read(path)
-        if classes and categories != classes:
-            raise DataError(
-                f"{path} has other categories than {next(iter(json_files.values())).name}",
-                "give all files the same categories",
-            )
-        classes = categories
-        existing, missing = find_images(root, path, own, entries)
+    for part, file in files.items():
+        existing, missing = find_images(root, file, entries, config.follow_links)
         images += [(part, p) for p in existing]
-        notes += missing
+        notes += missing + ([] if file.images else [f"{file.path.name} names no images: it is as if it were not there"])
+    if not images:
+        raise DataError(f"{next(iter(json_files.values()))} names no images", LAYOUT)
+    notes += note_unnamed(root, images, config.follow_links)
     labels = {number: i for i, number in enumerate(sorted(classes))}
     names = tuple(classes[number] for number in sorted(classes))
     notes += note_size_mismatch(root, [p for _, p in images])
     if config.annotation == "masks":
         return paint_masks(root, images, names, labels, config, DatasetSources(entries, notes))
     boxed, cleaner = [], BoxCleaner()
+    boxless = 0
     for part, p in images:
-        corners = [(x, y, x + w, y + h) for x, y, w, h in (o["bbox"] for o in p.objects)]
-        boxes = as_boxes(
-            corners, [labels[o["category_id"]] for o in p.objects], [bool(o.get("iscrowd", 0)) for o in p.objects]
-        )
+        corners = [(x, y, x + w, y + h) for x, y, w, h in (box_of(o, p.name) for o in p.objects)]
+        boxless += sum(not o.get("bbox") for o in p.objects)
+        crowds = [bool(o.get("iscrowd")) and config.crowds == "ignore" for o in p.objects]
+        boxes = as_boxes(corners, [labels[o["category_id"]] for o in p.objects], crowds)
         size = p.size if min(p.size) else read_size(root / p.name)
         boxed.append(AnnotatedImage(p.name, part, size, cleaner(p.name, boxes, size)))
+    if boxless:
+        notes.append(f"without bbox: {many(boxless, 'annotation')}; their boxes are those around their segmentations")
     return assemble_dataset("coco", root, boxed, names, config, DatasetSources(entries, notes + cleaner.notes()))
+
+
+def note_unnamed(root: Path, images: list[tuple[str, Image]], follow: bool) -> list[str]:
+    """Notes on files below a folder that are in no JSON."""
+    named = {p.name for _, p in images}
+    contents = list_images(root, follow=follow)
+    rest = [e.name for e in contents.entries if e.name not in named]
+    notes = [f"left out, as no JSON names them: {many(len(rest), 'image')}, the first {rest[0]}"] if rest else []
+    return contents.notes((".json",)) + notes
 
 
 def note_size_mismatch(root: Path, images: list[Image]) -> list[str]:
@@ -146,13 +157,17 @@ def paint_masks(
     if len(names) > 254:
         raise DataError(f"{root}: {len(names)} classes do not fit an 8-bit mask", "--data.annotation boxes")
     image_names = [p.name for _, p in images]
-    regions = []
+    regions, bare = [], 0
     for _, p in images:
         own = [o for o in p.objects if o.get("segmentation")]
-        own.sort(key=lambda o: -o["bbox"][2] * o["bbox"][3])
+        bare += len(p.objects) - len(own)
+        own.sort(key=lambda o: -area_of(o))
         regions.append([(1 + labels[o["category_id"]], o["segmentation"], o.get("id", "")) for o in own])
     if not any(regions):
         raise DataError(f"{root}: no object has a segmentation", "--data.annotation boxes")
+    notes = [*sources.notes]
+    if bare:
+        notes.append(f"left out, as they have no segmentation: {many(bare, 'annotation')}")
     sizes = [p.size if min(p.size) else read_size(root / p.name) or (1, 1) for _, p in images]
     part_indices, split_notes = assign_parts(
         image_names, [part for part, _ in images], config.split, config.seed, config.test
@@ -166,4 +181,15 @@ def paint_masks(
             own_names, np.zeros(len(own_names), np.int64), FileReader(root, own_names, channels), annotation
         )
     entries = tuple(sorted(set(sources.entries)))
-    return Dataset("coco", ("background", *names), splits, channels, entries, (*sources.notes, *split_notes), "masks")
+    return Dataset("coco", ("background", *names), splits, channels, entries, (*notes, *split_notes), "masks")
+
+
+def area_of(item: dict) -> float:
+    """The area of an object in pixels, about: larger ones are painted first."""
+    if box := item.get("bbox"):
+        return float(box[2] * box[3])
+    area, region = item.get("area", 0), item["segmentation"]
+    if is_coordinate(area) and area:
+        return float(area)
+    parts = region if isinstance(region, list) else [region.get("size", [])] if isinstance(region, dict) else []
+    return float(sum(len(part) for part in parts if isinstance(part, list)))

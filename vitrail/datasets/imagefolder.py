@@ -3,13 +3,14 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from vitrail.data.annotations.pairs import ANNOTATION, IMAGE, read_folder_names
+from vitrail.data.annotations.lookalikes import SAMPLE, has_few_values
+from vitrail.data.annotations.pairs import ANNOTATION, IMAGE, Folder, read_folder_names
 from vitrail.data.dataset import Dataset, Entry, Split
 from vitrail.data.files import (
     FileReader,
@@ -24,6 +25,7 @@ from vitrail.data.files import (
     resolve_folder,
 )
 from vitrail.data.splits import ORDER, find_part
+from vitrail.data.subset import evenly_spaced
 from vitrail.datasets import idx, mini
 from vitrail.errors import DataError, many
 
@@ -124,7 +126,7 @@ def read_folders(root: Path, contents: FolderContents) -> tuple[ClassFolders, li
         if not inner:
             found.leave_out("they are in no class folder", entry)
         elif name in flat:
-            found.leave_out(f"{name}/ is named as a part and has no class folders (rename it if it is a class)", entry)
+            found.leave_out(flat[name], entry)
         elif inner[0] in annotations and inner[1:]:
             found.leave_out(f"folders named {inner[0]} beside images hold annotations, no classes", entry)
         else:
@@ -172,8 +174,8 @@ def _parts_below(entries: Sequence[Entry]) -> dict[str, str]:
     return parts if set(parts.values()) - {"train"} else {}
 
 
-def _other_folders(root: Path, links: set[str], entries: Sequence[Entry]) -> tuple[set[str], set[str]]:
-    """Names of folders in class folders that hold annotations, and folders that are named as parts and are no classes.
+def _other_folders(root: Path, links: set[str], entries: Sequence[Entry]) -> tuple[set[str], dict[str, str]]:
+    """Names of folders in class folders that hold annotations, and folders that are no classes, with the reason.
 
     Errors: `DataError` where the folders are parts without classes, or images with annotations.
     """
@@ -189,17 +191,40 @@ def _other_folders(root: Path, links: set[str], entries: Sequence[Entry]) -> tup
             f"{LAYOUT};\nor name the classes in a .csv with columns path,label,split",
         )
     words = read_folder_names(root)
-    roles = {name: own.role for name in folders if (own := words.get(name.lower())) and not own.name}
-    if {IMAGE, ANNOTATION} <= set(roles.values()):
-        image, annotation = (next(n for n, role in roles.items() if role == want) for want in (IMAGE, ANNOTATION))
-        raise DataError(
-            f"{root}: {image}/ and {annotation}/ look like images and their annotations, not like two classes",
-            f"masks need the names of their images, labels of YOLO are .txt; if they are classes, rename {annotation}/",
-        )
+    masks = _mask_folders(root, folders, words, entries)
+    if masks and len(set(filled) - {"", *masks}) < 2:
+        if all(words[name.lower()].name for name in masks):
+            masks = {}  # face/ and face_mask/ may be classes
+        else:
+            listed = " and ".join(f"{name}/" for name in masks)
+            raise DataError(
+                f"{root}: {listed} look like images and their annotations, not like classes",
+                "masks need the names of their images, labels of YOLO are .txt; if they are classes, rename them",
+            )
     inner = {name for own in filled.values() for name in own if words.get(name.lower(), ("",))[0] == ANNOTATION}
     paired = any(words[n.lower()].role == IMAGE for own in filled.values() for n in own if n.lower() in words)
-    flat = {name for name in named if find_part(name) == "test" or name.lower() in ("val", "validation")}
-    return inner if paired else set(), flat
+    unlabelled = [name for name in named if find_part(name) == "test" or name.lower() in ("val", "validation")]
+    flat = {
+        name: f"{name}/ is named as a part and has no class folders (rename it if it is a class)" for name in unlabelled
+    }
+    return inner if paired else set(), masks | flat
+
+
+def _mask_folders(
+    root: Path, folders: Sequence[str], words: Mapping[str, Folder], entries: Sequence[Entry]
+) -> dict[str, str]:
+    """Folders of annotations and of their images, and what they are; empty where the files are no masks."""
+    known = [(name, words[name.lower()]) for name in folders if name.lower() in words]
+    found: dict[str, str] = {}
+    for mask, meaning in known:
+        images = [name for name, other in known if other == meaning._replace(role=IMAGE)]
+        files = [root / e.name for e in entries if e.name.startswith(f"{mask}/")]
+        if meaning.role != ANNOTATION or not images:
+            continue
+        if not meaning.name or (files and has_few_values([files[i] for i in evenly_spaced(len(files), SAMPLE)])):
+            what = f"{mask}/ holds the masks of {images[0]}/"
+            found |= {images[0]: what, mask: what}
+    return found
 
 
 def _classes(root: Path, found: ClassFolders, whole: bool) -> tuple[list[str], list[str]]:

@@ -62,8 +62,8 @@ def matches(path: str) -> bool:
         words = find_folder_words(root)
         if not {IMAGE, ANNOTATION} <= {w.role for w in words.values()}:
             return False
-        pairs, _ = find_pairs(root)
-        has_files = {classify_file(e, words)[0] for e in list_images(root).entries} if not pairs else set()
+        pairs, _ = find_pairs(root, follow=True)
+        has_files = set() if pairs else {classify_file(e, words)[0] for e in list_images(root, follow=True).entries}
     except (OSError, DataError):
         return True
     near = {*list_folders(root), *(n for f in list_folders(root) if find_part(f) for n in list_folders(root / f))}
@@ -133,7 +133,11 @@ def find_pairs(root: Path, follow: bool = False) -> tuple[list[Pair], list[str]]
         role, item = classify_file(entry, words)
         items[role].append(item)
     pairs, unmatched, unused = match_pairs(items[IMAGE], items[ANNOTATION], "mask")
-    notes = contents.notes() + note_unmatched(unmatched, "image", "a mask") + note_unmatched(unused, "mask", "an image")
+    notes = (
+        contents.notes((".txt", ".csv"))
+        + note_unmatched(unmatched, "image", "a mask")
+        + note_unmatched(unused, "mask", "an image")
+    )
     return pairs, notes + note_unmatched(items[""], "image", "a folder for images or for masks")
 
 

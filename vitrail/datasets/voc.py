@@ -5,11 +5,12 @@ below train/, valid/ and test/. Objects marked "difficult" are neither trained o
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 from xml.etree import ElementTree
+
+import numpy as np
 
 from vitrail.data.annotations.boxes import BoxCleaner, as_boxes, read_size
 from vitrail.data.annotations.detection import AnnotatedImage, DatasetSources, assemble_dataset
@@ -23,14 +24,14 @@ from vitrail.data.annotations.pairs import (
     note_unmatched,
     read_text,
 )
+from vitrail.data.annotations.voc_lists import find_lists, read_lists
 from vitrail.data.dataset import Boxes, Dataset
 from vitrail.data.files import list_images, natural_key, resolve_folder
-from vitrail.data.splits import ORDER
 from vitrail.datasets import voc_masks
 from vitrail.errors import DataError, UsageError, many, nearest
 from vitrail.validation import Count, Fraction, NonNegative
 
-LARGEST = 2**24  # bytes of an XML
+LARGEST = 2**22  # bytes of an XML or a list
 SNIFF_BYTES = 4096
 FORM = "<annotation> has <object>s with <name> and <bndbox> of <xmin>, <ymin>, <xmax>, <ymax>"
 
@@ -40,6 +41,8 @@ class Config:
     path: str = ""
     annotation: Literal["", "boxes", "masks"] = ""  # empty: boxes; masks: those of SegmentationClass
     channels: Count = 0  # 1, 3 or 4; 0: as the data
+    follow_links: bool = False  # symbolic links out of the folder too
+    crowds: Literal["ignore", "objects"] = "ignore"  # boxes marked as crowds or difficult
     split: tuple[NonNegative, ...] = ()  # fractions or counts of train, val, test if the data has none; empty: 0.8 0.2
     seed: Count = 0  # of the random split
     test: str | tuple[str, ...] = ()  # names of images that are held out as the test split
@@ -93,14 +96,14 @@ def build(config: Config) -> Dataset:
             raise UsageError(
                 "data.tile works with boxes only, and data.annotation is masks", "remove it, or --data.annotation boxes"
             )
-        return voc_masks.build(voc_masks.Config(config.path, config.channels))
+        return voc_masks.build(voc_masks.Config(config.path, config.channels, config.follow_links))
     root = resolve_folder(config.path)
-    pairs, notes = find_annotations(root)
+    pairs, notes = find_annotations(root, config.follow_links)
     if not pairs:
         raise DataError(
             f"{root} has no image with an XML{' (' + notes[0] + ')' if notes else ''}", "give both the same name"
         )
-    lists, list_notes = list_stems(root, [Path(p.image.name).stem for p in pairs])
+    lists, list_notes = read_lists(root / "ImageSets" / "Main", [p.image.name for p in pairs])
     objects = [objects_of(root / p.annotation.name) for p in pairs]
     classes = config.classes or tuple(sorted({o.name for own in objects for o in own}, key=natural_key))
     shift = shift_of(root, objects, config.first)
@@ -108,6 +111,8 @@ def build(config: Config) -> Dataset:
     for pair, own, part in zip(pairs, objects, lists or [p.part for p in pairs], strict=True):
         size = read_size(root / pair.image.name)
         boxes = cleaner(pair.image.name, convert_objects(root / pair.annotation.name, own, classes, shift), size)
+        if config.crowds == "objects":
+            boxes = boxes._replace(crowd=np.zeros_like(boxes.crowd))
         boxed.append(AnnotatedImage(pair.image.name, part, size, boxes))
     notes += [
         *list_notes,
@@ -115,34 +120,28 @@ def build(config: Config) -> Dataset:
         *cleaner.notes(),
     ]
     entries = [e for p in pairs for e in (p.image, p.annotation)]
-    entries += [make_entry(root, root / "ImageSets" / "Main" / f"{p}.txt") for p in set(lists) if p]
+    entries += [make_entry(root, path) for path in find_lists(root / "ImageSets" / "Main").values()]
     return assemble_dataset("voc", root, boxed, classes, config, DatasetSources(entries, notes))
 
 
-def find_annotations(root: Path) -> tuple[list[Pair], list[str]]:
+def find_annotations(root: Path, follow: bool = False) -> tuple[list[Pair], list[str]]:
     """Images with their XMLs, and notes on what was left out."""
-    words, contents = find_folder_words(root), list_images(root)
+    words, contents = find_folder_words(root), list_images(root, follow=follow)
     images = [
         classify_file(e, words)[1]
         for e in contents.entries
         if not e.name.startswith(("SegmentationClass/", "SegmentationObject/"))
     ]
-    annotations = [classify_file(e, words)[1] for e in list_files(root, (".xml",))]
+    annotations = [classify_file(e, words)[1] for e in list_files(root, (".xml",), follow=follow)]
     pairs, unmatched, unused = match_pairs(images, annotations, "XML")
-    return pairs, note_unmatched(unmatched, "image", "an XML") + note_unmatched(unused, "XML", "an image")
+    notes = contents.notes((".xml", ".txt")) + note_unmatched(unmatched, "image", "an XML")
+    notes += note_unmatched(unused, "XML", "an image")
+    return pairs, notes + note_masks(len(contents.entries) - len(images))
 
 
-def list_stems(root: Path, stems: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The split of each image by ImageSets/Main; empty without lists. VOC 2007 has a test list, 2012 has none."""
-    parts: dict[str, str] = {}
-    for part in ORDER:
-        path = root / "ImageSets" / "Main" / f"{part}.txt"
-        if path.is_file():
-            lines = read_text(path, LARGEST).decode(errors="replace").splitlines()
-            parts |= {line.split()[0]: part for line in lines if line.strip()}
-    missing = sorted(parts.keys() - set(stems))
-    notes = [f"missing, but in the lists: {many(len(missing), 'image')}, the first {missing[0]}"] if missing else []
-    return [parts.get(stem, "") for stem in stems] if parts else [], notes
+def note_masks(count: int) -> list[str]:
+    """A note on the masks of a published VOC, which are another annotation of its images."""
+    return [f"left out: {many(count, 'mask')}; --data.annotation masks reads them instead of boxes"] if count else []
 
 
 def objects_of(path: Path) -> list[Object]:

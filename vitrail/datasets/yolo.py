@@ -1,7 +1,8 @@
 """YOLO's text files (Redmon et al. 2016, arXiv:1506.02640): `images/a.jpg` and `labels/a.txt`, and `data.yaml`.
 
 A line is an object: class, centre x, centre y, width, height, relative to the image; or class and the corners of a
-polygon, converted to its box. An image whose label file is missing or empty has no object.
+polygon, converted to its box. An image whose label file is missing or empty has no object. data.yaml names the classes,
+and for every part folders of images or lists of files.
 """
 
 import re
@@ -14,6 +15,7 @@ from vitrail.data.annotations.detection import AnnotatedImage, DatasetSources, a
 from vitrail.data.annotations.pairs import (
     IMAGE,
     STANDARD,
+    Item,
     classify_file,
     list_files,
     make_entry,
@@ -21,8 +23,10 @@ from vitrail.data.annotations.pairs import (
     note_unmatched,
     read_text,
 )
+from vitrail.data.annotations.yolo_sources import Sources, find_sources, label_names
+from vitrail.data.annotations.yolo_yaml import read_settings
 from vitrail.data.dataset import Boxes, Dataset, Entry
-from vitrail.data.files import list_images, resolve_folder, suggest_path
+from vitrail.data.files import resolve_folder
 from vitrail.data.splits import find_part
 from vitrail.errors import DataError, many
 from vitrail.validation import Count, Fraction, NonNegative
@@ -30,6 +34,7 @@ from vitrail.validation import Count, Fraction, NonNegative
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 TABLES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt", "train/_darknet.labels")
 LARGEST = 2**24  # bytes of a text
+MOST_CLASSES = 100_000  # of data that does not name them
 MAX_OUTSIDE = 0.5  # how far, relative to the image, a box may extend before it is an error
 LINE = "a line is: class, centre x, centre y, width, height, the last four relative to the image"
 
@@ -38,6 +43,7 @@ LINE = "a line is: class, centre x, centre y, width, height, the last four relat
 class Config:
     path: str = ""
     channels: Count = 0  # 1, 3 or 4; 0: as the data
+    follow_links: bool = False  # symbolic links out of the folder too
     split: tuple[NonNegative, ...] = ()  # fractions or counts of train, val, test if the data has none; empty: 0.8 0.2
     seed: Count = 0  # of the random split
     test: str | tuple[str, ...] = ()  # names of images that are held out as the test split
@@ -63,7 +69,7 @@ def matches(path: str) -> bool:
         if (
             labels.is_dir()
             and (folder / "images").is_dir()
-            and any(True for p in (labels, *labels.iterdir()) for _ in p.glob("*.txt"))
+            and any(True for p in (labels, *labels.iterdir()) if p.is_dir() for _ in p.glob("*.txt"))
         ):
             return True
     return any((where / name).is_file() for name in TABLES) and any(p.name not in TABLES for p in where.glob("*.txt"))
@@ -72,119 +78,121 @@ def matches(path: str) -> bool:
 def build(config: Config) -> Dataset:
     """Images with boxes in pixels. Raises `DataError` with file and line."""
     where = Path(config.path).expanduser()
-    root = where.resolve().parent if where.is_file() else resolve_folder(config.path)
-    settings = where.resolve() if where.is_file() else next((root / s for s in SETTINGS if (root / s).is_file()), None)
+    folder, settings = (where.resolve().parent, where.resolve()) if where.is_file() else find_settings(config.path)
     data_yaml = read_settings(settings) if settings else {}
-    table = next((root / name for name in TABLES if (root / name).is_file()), None)
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     names = config.classes or tuple(data_yaml.get("names", ())) or (tuple(read_lines(table)) if table else ())
-    root = resolve_base(root, data_yaml)
-    contents = list_images(root)
-    entries = contents.entries if not data_yaml else select_folders(root, settings, data_yaml, contents.entries)
-    texts = [
-        classify_file(e, STANDARD)[1]
-        for e in list_files(root, (".txt",))
-        if Path(e.name).name not in ("classes.txt", "train.txt", "val.txt")
-    ]
-    classified = [classify_file(e, STANDARD) for e in entries]
-    images = [item for role, item in classified if role == IMAGE] or [item for _, item in classified]
-    pairs, unlabelled, unused = match_pairs(images, texts, "label file")
-    orphans = [t for t in unused if re.search(r"(^|/)labels?/", t.entry.name, re.IGNORECASE)]
-    notes = note_unmatched(orphans, "label file", "an image")
-    if unlabelled:
-        count = many(len(unlabelled), "image")
-        notes.append(f"without a label file, so without objects: {count}, the first {unlabelled[0].entry.name}")
-    parts = parts_by_prefix(data_yaml)
+    sources = find_sources(folder, settings, data_yaml, config.follow_links)
+    annotated, notes = find_labels(sources, config.follow_links)
+    keypoints = bool(data_yaml.get("kpt_shape"))
     boxed, cleaner = [], BoxCleaner()
-    annotated: list[tuple[Entry, Entry | None, str]] = [*pairs, *((item.entry, None, item.part) for item in unlabelled)]
     for image, text, part in sorted(annotated, key=lambda k: k[0]):
-        size = read_size(root / image.name)
-        boxes = read(root / text.name, size or (1, 1), len(names)) if text else as_boxes([], [], [])
-        own = next((p for folder, p in parts.items() if image.name.startswith(folder)), part)
+        size = read_size(sources.root / image.name)
+        boxes = as_boxes([], [], [])
+        if text:
+            boxes = read(sources.root / text.name, size or (1, 1), len(names), keypoints)
+        own = sources.parts[image.name] if sources.parts else part
         boxed.append(AnnotatedImage(image.name, own, size, cleaner(image.name, boxes, size)))
     max_label = max((int(s.boxes.labels.max()) for s in boxed if len(s.boxes.labels)), default=-1)
     classes = names or tuple(str(i) for i in range(max_label + 1))
-    files = [e for pair in annotated for e in pair[:2] if e] + [make_entry(root, f) for f in (settings, table) if f]
-    return assemble_dataset("yolo", root, boxed, classes, config, DatasetSources(files, notes + cleaner.notes()))
+    notes = [*sources.notes, *note_count(settings, data_yaml), *notes, *cleaner.notes()]
+    files = [e for pair in annotated for e in pair[:2] if e]
+    files += [make_entry(sources.root, f) for f in (settings, table, *sources.lists) if f]
+    return assemble_dataset("yolo", sources.root, boxed, classes, config, DatasetSources(files, notes))
 
 
-def read(path: Path, size: tuple[int, int], classes: int) -> Boxes:
+def find_settings(path: str) -> tuple[Path, Path | None]:
+    """A folder, resolved, and the data.yaml in it, if any. Errors: `DataError`."""
+    folder = resolve_folder(path)
+    return folder, next((folder / name for name in SETTINGS if (folder / name).is_file()), None)
+
+
+def note_count(settings: Path | None, data_yaml: dict[str, list[str]]) -> list[str]:
+    """A note where the number of classes in a data.yaml is not that of its names."""
+    count, names = "".join(data_yaml.get("nc", [])), data_yaml.get("names", [])
+    if not settings or not count or not names or count == str(len(names)):
+        return []
+    return [f"{settings.name} says nc: {count[:20]} and names {many(len(names), 'class', 'classes')}: the names count"]
+
+
+def find_labels(sources: Sources, follow: bool) -> tuple[list[tuple[Entry, Entry | None, str]], list[str]]:
+    """Every image with its label file, if any, and the part that its path names; and notes.
+
+    The label file of images/a.jpg is labels/a.txt or beside it, as YOLO has it; else folders and names are compared.
+    """
+    below = [""] if sources.is_whole else sorted({f for e in sources.images for f in sources.label_folders(e.name)})
+    texts = {e.name: e for folder in below for e in list_files(sources.root, (".txt",), folder, follow)}
+    lists = {make_entry(sources.root, path).name for path in sources.lists}
+    texts = {name: e for name, e in texts.items() if name not in lists and is_label_file(name)}
+    found: list[tuple[Entry, Entry | None, str]] = []
+    rest: list[Item] = []
+    classified = [classify_file(e, STANDARD) for e in sources.images]
+    chosen = [item for role, item in classified if role == IMAGE or sources.parts]
+    others = [item for role, item in classified if not (role == IMAGE or sources.parts)] if chosen else []
+    for item in chosen or [item for _, item in classified]:
+        text = next((texts[name] for name in label_names(item.entry.name) if name in texts), None)
+        if text is None:
+            rest.append(item)
+        else:
+            found.append((item.entry, text, item.part or classify_file(text, STANDARD)[1].part))
+    used = {text.name for _, text, _ in found if text}
+    pairs, unlabelled, unused = match_pairs(
+        rest, [classify_file(e, STANDARD)[1] for e in texts.values() if e.name not in used], "label file"
+    )
+    notes = note_unmatched(
+        [t for t in unused if re.search(r"(^|/)labels?/", t.entry.name, re.I)], "label file", "an image"
+    )
+    if unlabelled:
+        count = many(len(unlabelled), "image")
+        notes.append(f"without a label file, so without objects: {count}, the first {unlabelled[0].entry.name}")
+    notes += note_unmatched(others, "image", "a folder of images")
+    return [*found, *pairs, *((item.entry, None, item.part) for item in unlabelled)], notes
+
+
+def is_label_file(name: str) -> bool:
+    """Whether a text is no list of classes or of images, by its name."""
+    file = name.rpartition("/")[2].lower()
+    return not (file in TABLES or file.startswith("readme") or (find_part(file[:-4]) and "label" not in name.lower()))
+
+
+def read(path: Path, size: tuple[int, int], classes: int, keypoints: bool = False) -> Boxes:
     """The boxes of a label file, in pixels of an image of (height, width). classes: their number; 0: unknown.
+    keypoints: they follow the box.
 
     Errors: `DataError`.
     """
     corners, labels = [], []
-    for number, line in enumerate(read_text(path, LARGEST).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(path, LARGEST).decode("utf-8-sig", errors="replace").splitlines(), 1):
         if not (words := line.split()):
             continue
         spot = f"{path}, line {number}"
+        if not re.fullmatch(r"-?[0-9]+(\.0*)?", words[0]) or "_" in line:
+            raise DataError(f"{spot}: {line.strip()[:60]!r} is not a class followed by numbers", LINE)
         try:
-            label, values = int(words[0]), [float(w) for w in words[1:]]
+            label, values = int(words[0].partition(".")[0]), [float(w) for w in words[1:]]
         except ValueError:
             raise DataError(f"{spot}: {line.strip()[:60]!r} is not a class followed by numbers", LINE) from None
+        values = values[:4] if keypoints else values
         if not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             raise DataError(f"{spot}: {len(values)} numbers follow the class", LINE)
-        if label < 0 or (classes and label >= classes):
-            raise DataError(
-                f"{spot}: class {label} is out of range",
-                f"there are {classes} classes" if classes else "classes count from 0",
-            )
-        if len(values) == 4:
-            x, y, w, h = values
-            left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-        else:
-            left, top, right, bottom = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        if not 0 <= label < (classes or MOST_CLASSES):
+            most = f"there are {classes} classes" if classes else f"classes count from 0 to {MOST_CLASSES - 1:,}"
+            raise DataError(f"{spot}: class {words[0][:30]} is out of range", most)
+        box = corners_of(values)
         # a NaN fails too
-        if not -MAX_OUTSIDE <= min(left, top, right, bottom) <= max(left, top, right, bottom) <= 1 + MAX_OUTSIDE:
-            raise DataError(f"{spot}: {' '.join(words[1:5])} are not relative to the image", LINE)
-        corners.append((left * size[1], top * size[0], right * size[1], bottom * size[0]))
+        if not -MAX_OUTSIDE <= min(box) <= max(box) <= 1 + MAX_OUTSIDE:
+            raise DataError(f"{spot}: {' '.join(words[1:5])[:80]} are not relative to the image", LINE)
+        corners.append((box[0] * size[1], box[1] * size[0], box[2] * size[1], box[3] * size[0]))
         labels.append(label)
     return as_boxes(corners, labels, [False] * len(labels))
 
 
-def read_settings(path: Path) -> dict[str, list[str]]:
-    """The keys path, train, val, test and names of a data.yaml, each as a list. Parses a subset of YAML.
-
-    Errors: `DataError` with the line number.
-    """
-    settings: dict[str, list[str]] = {}
-    key = ""
-    for number, line in enumerate(read_text(path, LARGEST).decode("utf-8", errors="replace").splitlines(), 1):
-        text = re.sub(r"(^|\s)#.*", "", line).rstrip()
-        if not text.strip() or text.startswith(("---", "...")):
-            continue
-        if top := re.fullmatch(r"(\w+)\s*:\s*(.*)", text):
-            key, value = top[1], top[2].strip()
-            if value[:1] in ("[", "{"):
-                if value[-1] not in "]}":
-                    raise DataError(
-                        f"{path}, line {number}: the list does not end on this line",
-                        "write it on one line, or one item a line",
-                    )
-                settings[key] = [
-                    unquote(v.partition(":")[2] if value[0] == "{" else v) for v in value[1:-1].split(",") if v.strip()
-                ]
-            else:
-                settings[key] = [unquote(value)] if value else []
-        elif key and (item := re.fullmatch(r"\s*-\s+(.+)|\s+(\d+)\s*:\s*(.+)", text)):
-            if item[2] and int(item[2]) != len(settings[key]):
-                raise DataError(
-                    f"{path}, line {number}: class {item[2]} is listed instead of {len(settings[key])}",
-                    "number them 0, 1, 2, ...",
-                )
-            settings[key].append(unquote(item[1] or item[3]))
-        elif not text[0].isspace():
-            raise DataError(
-                f"{path}, line {number}: {text[:60]!r} cannot be read", "the file has lines such as train: images/train"
-            )
-    if len(set(settings.get("names", []))) < len(settings.get("names", [])):
-        raise DataError(f"{path}: two classes have the same name", "give each class a name of its own")
-    return {k: v for k, v in settings.items() if k in ("path", "train", "val", "valid", "test", "names")}
-
-
-def unquote(text: str) -> str:
-    """A value without its quotation marks."""
-    text = text.strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+def corners_of(values: list[float]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a box by its centre and size, or of a polygon."""
+    if len(values) > 4:
+        return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    x, y, w, h = values
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
 def read_lines(path: Path) -> list[str]:
@@ -193,32 +201,3 @@ def read_lines(path: Path) -> list[str]:
         for line in read_text(path, LARGEST).decode("utf-8-sig", errors="replace").splitlines()
         if line.strip()
     ]
-
-
-def resolve_base(root: Path, text: dict[str, list[str]]) -> Path:
-    """The root of the folders in a data.yaml: `path` if it exists, else its own folder."""
-    for path in text.get("path", []):
-        folder = root / Path(path).expanduser()
-        if folder.is_dir():
-            return folder.resolve()
-    return root
-
-
-def parts_by_prefix(text: dict[str, list[str]]) -> dict[str, str]:
-    """Path prefixes of images, and their splits in a data.yaml."""
-    parts = {}
-    for key, folders in text.items():
-        for folder in folders if find_part(key) else []:
-            parts[re.sub(r"^(\.\.?/)+", "", folder).strip("/") + "/"] = find_part(key)
-    return dict(sorted(parts.items(), key=lambda p: -len(p[0])))
-
-
-def select_folders(root: Path, settings: Path | None, text: dict[str, list[str]], entries: list[Entry]) -> list[Entry]:
-    """The images in the folders of a data.yaml; all if it has none. Errors: `DataError` for a missing folder."""
-    folders = parts_by_prefix(text)
-    for folder in folders:
-        if not (root / folder).is_dir():
-            raise DataError(
-                f"{settings} names {folder.rstrip('/')}, and {root} has no such folder", suggest_path(root / folder)
-            )
-    return [e for e in entries if e.name.startswith(tuple(folders))] if folders else entries

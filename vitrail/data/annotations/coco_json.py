@@ -1,78 +1,46 @@
-"""COCO's JSON files: found below a folder, read, validated, and their images located."""
+"""COCO's JSON files: read, and every entry validated."""
 
 import json
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vitrail.data.annotations.pairs import read_text
-from vitrail.data.dataset import Entry
+from vitrail.data.annotations.rle import decode_region, polygon_points
 from vitrail.data.decode import LIMIT
-from vitrail.data.splits import find_part
 from vitrail.errors import DataError, many
 
 LARGEST = 2**32  # bytes of a JSON
-SNIFF_BYTES = 2**18  # at either end of a JSON, to detect COCO's keys
-KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-FOLDERS = ("annotations", "annotation", "labels", "images")  # and those named as parts
+CROWD_TYPES, CROWD_VALUES = (int, float, bool, type(None)), (0, 1, None)
+BOXLESS = "an annotation without bbox needs a segmentation around which its box is"
 LAYOUT = 'a COCO file is {"images": [...], "annotations": [...], "categories": [...]}'
 
 
 class Image(NamedTuple):
-    """One image of a file. size: (height, width) in the file; objects: its annotations, validated."""
+    """One image of a file. size: (height, width) in the file, 0 where it does not say; objects: its annotations,
+    validated."""
 
     name: str
     size: tuple[int, int]
     objects: list[dict]
 
 
-def find_json_files(root: Path) -> dict[str, Path]:
-    """The COCO files below a folder by split, "" for one without. Errors: `DataError` for two of one split."""
-    folders = [
-        root / name
-        for name in sorted(os.listdir(root))
-        if (name.lower() in FOLDERS or find_part(name)) and (root / name).is_dir()
-    ]
-    paths = sorted(
-        p for folder in (root, *folders) for p in folder.glob("*.json") if p.is_file() and not p.name.startswith(".")
-    )
-    paths = [p for p in paths if is_coco(p)]
-    if instances := [p for p in paths if p.name.startswith("instances_")]:
-        paths = instances  # COCO also publishes captions, keypoints and others in this form
-    by_part: dict[str, Path] = {}
-    for path in paths:
-        part = part_of_file(path.stem) or (part_of_file(path.parent.name) if path.parent != root else "")
-        if part in by_part:
-            what = f"the split {part}" if part else "no split in their names"
-            raise DataError(
-                f"{root} has two COCO files of {what}: {by_part[part].name} and {path.name}", "rename one of the files"
-            )
-        by_part[part] = path
-    return {part: by_part[part] for part in ("train", "val", "test", "") if part in by_part}
+class CocoFile(NamedTuple):
+    """What a file says. classes: names by id, of which two may be the same; used: ids of classes with an object."""
+
+    path: Path
+    images: list[Image]
+    classes: dict[int, str]
+    used: set[int]
 
 
-def part_of_file(stem: str) -> str:
-    """The part that a file's name names, as instances_val2017 does; "" for none. Of two, test counts before the
-    others."""
-    words = re.split(r"[^a-z]+", stem.lower())
-    parts = [part for part in (find_part(stem), *map(find_part, words)) if part]
-    return "test" if "test" in parts else parts[0] if parts else ""
-
-
-def is_coco(path: Path) -> bool:
-    """Whether a JSON is COCO's, by its first and last bytes: a large file is not read for this."""
-    with path.open("rb") as file:
-        ends = file.read(SNIFF_BYTES)
-        file.seek(max(0, path.stat().st_size - SNIFF_BYTES))
-        ends += file.read(SNIFF_BYTES)
-    return len(set(KEYS.findall(ends))) >= 2
-
-
-def read(path: Path) -> tuple[list[Image], dict[int, str]]:
-    """The images of a file with their objects, and the category names by id. Errors: `DataError` with the position."""
+def read(path: Path, need: str = "boxes") -> CocoFile:
+    """What a file says. need: what its annotations must have, "boxes" or "masks". Errors: `DataError` with the
+    position."""
     try:
         whole = json.loads(read_text(path, LARGEST))
     except (ValueError, RecursionError) as error:
@@ -84,100 +52,147 @@ def read(path: Path) -> tuple[list[Image], dict[int, str]]:
     ):
         raise DataError(f"{path} is not a COCO file", LAYOUT)
 
-    def validated(kind: str, test: Callable[[Any], bool], required: str) -> list[dict]:
+    def validated(kind: str, fault: Callable[[dict], str]) -> list[dict]:
         for i, item in enumerate(whole.get(kind, [])):
-            if not isinstance(item, dict) or not test(item):
-                raise DataError(f"{path}: {kind}[{i}] is {json.dumps(item)[:80]}", f"it has {required}")
+            if wrong := fault(item) if isinstance(item, dict) else "it is a mapping of names to values":
+                raise DataError(f"{path}: {kind}[{i}] is {shorten(item)}", wrong)
         return whole.get(kind, [])
 
-    categories = validated(
-        "categories", lambda c: whole_number(c.get("id")) and isinstance(c.get("name"), str), "a number id, a text name"
-    )
-    images = validated(
-        "images", is_image, "a number id, a text file_name below the folder, and numbers height and width if any"
-    )
-    objects = validated(
-        "annotations", is_object, "numbers image_id and category_id, and bbox: [left, top, width, height]"
-    )
-    classes = {c["id"]: c["name"] for c in categories}
-    if len(set(classes.values())) < len(categories):
-        raise DataError(
-            f"{path}: two categories have the same id or the same name", "give each an id and a name of its own"
-        )
-    by_id: dict[int, list[dict]] = {image["id"]: [] for image in images}
+    categories = validated("categories", category_fault)
+    images = validated("images", image_fault)
+    objects = validated("annotations", lambda item: object_fault(item, need))
+    classes = {int(c["id"]): str(c["name"]) for c in categories}
+    if len(classes) < len(categories):
+        raise DataError(f"{path}: two categories have the same id", "give each an id of its own")
+    by_id: dict[Any, list[dict]] = {image["id"]: [] for image in images}
     if len(by_id) < len(images):
         raise DataError(f"{path}: two images have the same id", "give each an id of its own")
     for i, item in enumerate(objects):
-        if item["category_id"] not in classes:
-            raise DataError(
-                f"{path}: annotations[{i}] has category_id {item['category_id']}, which is no category",
-                "correct or remove it",
-            )
-        if item["image_id"] not in by_id:
-            raise DataError(
-                f"{path}: annotations[{i}] has image_id {item['image_id']}, which is no image", "correct or remove it"
-            )
+        for key, known, what in (("category_id", classes, "category"), ("image_id", by_id, "image")):
+            if item[key] not in known:
+                raise DataError(
+                    f"{path}: annotations[{i}] has {key} {shorten(item[key])}, which is no {what}",
+                    "correct or remove it",
+                )
         by_id[item["image_id"]].append(item)
-    return [Image(i["file_name"], (i.get("height") or 0, i.get("width") or 0), by_id[i["id"]]) for i in images], classes
+    found = [Image(plain_name(i["file_name"]), size_of(i), by_id[i["id"]]) for i in images]
+    return CocoFile(path, found, classes, {int(item["category_id"]) for item in objects})
 
 
-def whole_number(value: Any) -> bool:
-    return type(value) is int
+def unite_classes(files: Sequence[CocoFile]) -> tuple[dict[int, str], list[str]]:
+    """The classes of all files, and notes. Of several categories with one name those without objects are left out, such
+    as the parent that Roboflow writes. Errors: `DataError` where the files differ, or two with one name have objects.
+    """
+    first = files[0]
+    for file in files[1:]:
+        if file.classes != first.classes:
+            raise DataError(
+                f"{file.path} has other categories than {first.path.name}", "give all files the same categories"
+            )
+    used = set().union(*(file.used for file in files))
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for number, name in sorted(first.classes.items()):
+        by_name[name].append(number)
+    unused: list[str] = []
+    for name, numbers in by_name.items():
+        if len(own := [n for n in numbers if n in used]) > 1:
+            raise DataError(
+                f"{first.path}: two categories have the same name, {name[:60]!r}: ids {own[0]} and {own[1]}",
+                "give each a name of its own",
+            )
+        kept = (own or numbers)[0]
+        unused += [f"{name} (id {n})" for n in numbers if n != kept]
+        by_name[name] = [kept]
+    count = many(len(unused), "category", "categories")
+    notes = [f"left out, as they have no object and another's name: {count}, {unused[0]}"] if unused else []
+    return {numbers[0]: name for name, numbers in by_name.items()}, notes
 
 
-def is_image(item: dict) -> bool:
+def shorten(item: Any) -> str:
+    """The beginning of an item as JSON."""
+    try:
+        return json.dumps(item)[:80]
+    except (ValueError, RecursionError):  # lists in lists in lists
+        return f"a {type(item).__name__}"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, written as 40 or 40.0."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def plain_name(name: str) -> str:
+    """A file_name with forward slashes, below a folder: without a drive, a leading slash or "./"."""
+    return re.sub(r"^([A-Za-z]:)?/*(\./+)*", "", name.replace("\\", "/"))
+
+
+def size_of(item: dict) -> tuple[int, int]:
+    """(height, width) of an image, (0, 0) where the file does not say, as with -1."""
+    height, width = (int(item.get(key) or 0) for key in ("height", "width"))
+    return (height, width) if height > 0 and width > 0 else (0, 0)
+
+
+def category_fault(item: dict) -> str:
+    """What is wrong with a category; "" where nothing is."""
+    if not is_whole(item.get("id")):
+        return f"its id is {shorten(item.get('id'))}, not a whole number"
+    return "" if isinstance(item.get("name"), str | int) and item["name"] != "" else "its name is no text"
+
+
+def image_fault(item: dict) -> str:
+    """What is wrong with an image; "" where nothing is."""
     name = item.get("file_name")
-    sizes = [item.get(k) or 0 for k in ("height", "width")]
-    is_safe_name = (
-        isinstance(name, str)
-        and name
-        and not name.startswith(("/", "\\"))
-        and ".." not in name.split("/")
-        and "\0" not in name
-    )
-    is_valid_size = all(whole_number(s) and s >= 0 for s in sizes) and sizes[0] * sizes[1] <= LIMIT
-    return whole_number(item.get("id")) and bool(is_safe_name) and is_valid_size
+    if not (is_whole(item.get("id")) or isinstance(item.get("id"), str)):
+        return f"its id is {shorten(item.get('id'))}, neither a whole number nor a text"
+    if not isinstance(name, str) or not plain_name(name) or "\0" in name:
+        return "its file_name is no path of an image"
+    if ".." in plain_name(name).split("/"):
+        return "its file_name is not below the folder"
+    for key in ("height", "width"):
+        if not (item.get(key) is None or is_whole(item[key])):
+            return f"its {key} is {shorten(item[key])}, not a whole number of pixels"
+    height, width = size_of(item)
+    return f"its height x width is more than {LIMIT:,} pixels" if height * width > LIMIT else ""
 
 
-def is_object(item: dict) -> bool:
+def object_fault(item: dict, need: str) -> str:
+    """What is wrong with an annotation that must have "boxes" or "masks"; "" where nothing is."""
+    if not (is_whole(item.get("image_id")) or isinstance(item.get("image_id"), str)):
+        return f"its image_id is {shorten(item.get('image_id'))}, neither a whole number nor a text"
+    if not is_whole(item.get("category_id")):
+        return f"its category_id is {shorten(item.get('category_id'))}, not a whole number"
+    if type(item.get("iscrowd")) not in CROWD_TYPES or item.get("iscrowd") not in CROWD_VALUES:
+        return f"its iscrowd is {shorten(item['iscrowd'])}, not 0 or 1"
     box = item.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 1e7 for v in box)
-    return (
-        numbers
-        and whole_number(item.get("image_id"))
-        and whole_number(item.get("category_id"))
-        and item.get("iscrowd", 0) in (0, 1)
-    )
+    if not box:
+        return "" if need == "masks" or item.get("segmentation") else "it has neither bbox nor segmentation"
+    if not isinstance(box, list) or len(box) != 4 or not all(is_coordinate(value) for value in box):
+        return "its bbox is not [left, top, width, height], four numbers of pixels"
+    return ""
 
 
-def find_images(root: Path, path: Path, images: list[Image], entries: list[Entry]) -> tuple[list[Image], list[str]]:
-    """The images that exist, named below `root`, and a note on the others; their files are appended to `entries`."""
-    stem = re.sub(r"^.*?_", "", path.stem)
-    part = part_of_file(stem)
-    below = dict.fromkeys(["", stem, part, "images", f"images/{stem}", f"images/{part}", "JPEGImages"])
-    folders = [path.parent, *(root / name for name in below)]
-    first = [p.name for p in images[:50]]
-    best = max(folders, key=lambda f: sum((f / name).is_file() for name in first))
-    listings: dict[str, dict[str, os.DirEntry]] = defaultdict(dict)
-    for folder in {os.path.dirname(p.name) for p in images}:
-        if (best / folder).is_dir():
-            listings[folder] = {e.name: e for e in os.scandir(best / folder)}
-    existing, missing = [], []
-    for p in images:
-        file = listings[os.path.dirname(p.name)].get(os.path.basename(p.name))
-        if file is None or not file.is_file():
-            missing.append(p.name)
-            continue
-        name = os.path.relpath(file.path, root).replace(os.sep, "/")
-        entries.append(Entry(name, (stat := file.stat()).st_size, stat.st_mtime_ns))
-        existing.append(p._replace(name=name))
-    if not existing:
-        what = (
-            f"{path}: none of its {len(images):,} images exists, such as {first[0]}"
-            if first
-            else f"{path} names no images"
-        )
-        raise DataError(what, f"put them into {path.parent} or {root / (stem or 'images')}")
-    return existing, [
-        f"left out, as they do not exist: {many(len(missing), 'image')} in {path.name}, the first {missing[0]}"
-    ] if missing else []
+def is_coordinate(value: Any) -> bool:
+    """Whether a value is a finite number of pixels."""
+    return type(value) in (int, float) and abs(value) < 1e7
+
+
+def box_of(item: dict, where: str) -> list[float]:
+    """Left, top, width and height of an object: its bbox, or around its segmentation. Errors: `DataError`."""
+    if item.get("bbox"):
+        return item["bbox"]
+    region = item["segmentation"]
+    try:
+        if isinstance(region, dict):
+            size = region.get("size")
+            if not (isinstance(size, list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size)):
+                raise ValueError("has no size")
+            if size[0] * size[1] > LIMIT:
+                raise ValueError(f"has more than {LIMIT:,} pixels")
+            rows, columns = np.nonzero(decode_region(region, *size))
+            x, y = np.append(columns, columns + 1), np.append(rows, rows + 1)
+        else:
+            points = np.concatenate([polygon_points(polygon) for polygon in region])
+            x, y = points[::2], points[1::2]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: the segmentation of annotation {shorten(item.get('id'))} {error}", BOXLESS) from None
+    return [float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))] if x.size else [0.0] * 4

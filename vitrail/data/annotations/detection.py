@@ -98,6 +98,7 @@ def assemble_dataset(
         images = [replace(p, boxes=p.boxes._replace(labels=np.zeros_like(p.boxes.labels))) for p in images]
     names = [p.name for p in images]
     part_indices, notes = assign_parts(names, [s.part for s in images], config.split, config.seed, config.test)
+    check_crowds(root, [images[i].boxes for i in part_indices.get("train", range(0))])
     channels = detect_channels(config.channels, root, names)
     splits = {}
     for part, chosen in part_indices.items():
@@ -120,3 +121,14 @@ def assemble_dataset(
     return Dataset(
         layout, tuple(classes), splits, channels, tuple(sorted(set(sources.entries))), (*sources.notes, *notes), "boxes"
     )
+
+
+def check_crowds(root: Path, train: Sequence[Boxes]) -> None:
+    """Errors: `DataError` where there is nothing to learn from, as every training box is a crowd or difficult."""
+    count = sum(len(boxes.labels) for boxes in train)
+    if count and all(boxes.crowd.all() for boxes in train):
+        what = many(count, "training box is a crowd or difficult", "training boxes are crowds or difficult")
+        raise DataError(
+            f"{root}: {'all ' if count > 1 else 'the '}{what}, from which nothing is learned",
+            "--data.crowds objects takes them as objects (CVAT writes iscrowd 1 for every mask)",
+        )

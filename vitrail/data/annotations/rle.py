@@ -18,8 +18,8 @@ def decode_region(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Decodes a "segmentation", polygons or {"size": [height, width], "counts": runs}: bool [H W]. Errors:
     `ValueError`."""
     if isinstance(segmentation, dict):
-        if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(f"has the size {segmentation.get('size')}, and the image is {[height, width]}")
+        if segmentation.get("size") not in ([height, width], (height, width)):
+            raise ValueError(f"has the size {str(segmentation.get('size'))[:60]}, and the image is {[height, width]}")
         counts = segmentation.get("counts")
         return decode_runs(unpack_runs(counts) if isinstance(counts, str) else counts, height, width)
     if isinstance(segmentation, list):
@@ -64,14 +64,20 @@ def fill_polygons(segmentation: Sequence[Any], height: int, width: int) -> np.nd
     """bool [H W]: pixels whose centres lie in any of the polygons [x, y, x, y, ...]. Errors: `ValueError`."""
     inside = np.zeros((height, width), bool)
     for points in segmentation:
-        try:
-            flat = np.array(points, np.float64).ravel()
-        except (ValueError, TypeError):
-            raise ValueError("has a polygon that is not a list of numbers") from None
-        if flat.size < 6 or flat.size % 2 or flat.size > 2 * POINTS or not np.isfinite(flat).all():
-            raise ValueError(f"has a polygon that is not three to {POINTS:,} points of two numbers each")
+        flat = polygon_points(points)
         inside |= fill_polygon(flat[::2], flat[1::2], height, width)
     return inside
+
+
+def polygon_points(points: Any) -> np.ndarray:
+    """float64 [2 n]: x and y of the corners of a polygon, in turn. Errors: `ValueError`."""
+    try:
+        flat = np.array(points, np.float64).ravel()
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("has a polygon that is not a list of numbers") from None
+    if flat.size < 6 or flat.size % 2 or flat.size > 2 * POINTS or not np.isfinite(flat).all():
+        raise ValueError(f"has a polygon that is not three to {POINTS:,} points of two numbers each")
+    return flat
 
 
 def fill_polygon(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
