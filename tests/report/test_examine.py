@@ -391,3 +391,31 @@ def test_a_run_that_diverged(run, tmp_path):
     assert "is not finite at step" in found["diverged"]["evidence"]
     assert "--optim" in found["diverged"]["advice"]
     assert found["learning_rate"]["evidence"].startswith("optim.lr = 1e+30")
+
+
+@pytest.mark.parametrize(("count", "alarm"), [(46, False), (20_000, True)])
+def test_alarms_are_louder_than_chance(count, alarm, folder):
+    """One image of 46 is no overfitting; the same share of 20,000 is."""
+    nll = [0.9, 0.7, 0.6, 0.5, 0.5, 0.52, 0.54, 0.55, 0.55, 0.55]
+    scores = [0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.78, 0.78, 0.78, 0.78]
+    evals = rows("eval", part=["val"] * 10, nll=nll, top1=scores, count=[count] * 10)
+    found = examine_run(healthy(folder, evals=evals), SOUND)
+    assert [f.name for f in found] == (["overfitting"] if alarm else [])
+    without = [{key: value for key, value in row.items() if key != "nll"} for row in evals]
+    assert [f.name for f in examine_run(healthy(folder, evals=without), SOUND)] == (["overfitting"] if alarm else [])
+    rising = rows("eval", part=["val"] * 10, top1=[0.5 + 0.01 * i for i in range(10)], count=[count] * 10)
+    found = examine_run(healthy(folder, evals=rising), SOUND)
+    assert [f.name for f in found] == (["still_improving"] if alarm else [])
+
+
+def test_a_few_images_prove_no_guessing(folder):
+    assert examine_run(healthy(folder, evaluation=evaluated([[1, 1, 0], [0, 1, 0], [1, 0, 1]])), SOUND) == []
+    assert examine_run(healthy(folder, evaluation=evaluated([[3, 0, 0], [0, 3, 0], [2, 1, 0]])), SOUND) == []
+
+
+def test_best_weights_that_are_damaged_name_the_way_out(folder):
+    folder.best_about.write_text('{"step": 900, "file": "step-00000900.safetensors"}')
+    found = only(healthy(folder), replace(SOUND, best=(("step-00000900.safetensors", "it was cut short"),)))
+    assert (found.name, found.grave) == ("best_damaged", True)
+    assert "--checkpoint last" in found.advice
+    assert examine_run(healthy(folder), replace(SOUND, best=(("step-00000100.safetensors", "it was cut short"),))) == []

@@ -14,6 +14,8 @@ from vitrail.assembly.validation_part import choose_val_fraction, with_val_part
 from vitrail.cli.main import main
 from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.errors import CheckpointError, UsageError
+from vitrail.report.page.run_page import render_page
+from vitrail.report.run_data import read_run
 from vitrail.storage.tensors import unpack
 from vitrail.tasks import classification
 from vitrail.training import evaluations, loop
@@ -206,3 +208,11 @@ def test_without_a_val_part_nothing_is_chosen_on_the_test_part(tmp_path):
     tiny.finish(session)
     assert not (tmp_path / "run" / "best").exists()
     assert json.loads((tmp_path / "run" / "evaluation" / "test.json").read_text())["weights"] == {"checkpoint": "last"}
+
+
+def test_a_page_never_calls_a_number_of_the_selection_part_a_test_result(data, tmp_path):
+    run(data, tmp_path / "run")
+    page = render_page(read_run(RunFolder(tmp_path / "run")))
+    assert "The weights are those of step 8, the best on the val part: they were chosen on these images" in page
+    assert "interval" in page
+    assert "on the test part" not in page

@@ -17,6 +17,20 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def chance_difference(share: float, count: int) -> float:
+    """By how much two fractions of `count` images may differ by chance alone, in 95 % of cases (Agresti and Caffo
+    2000); 0 where the number of images is unknown."""
+    if count < 1:
+        return 0.0
+    near = (share * count + 2) / (count + 4)
+    return float(1.96 * np.sqrt(2 * near * (1 - near) / (count + 4)))
+
+
+def chance_loss(loss: float, count: int) -> float:
+    """The same for two mean losses: those of single images vary about as much as they are large."""
+    return float(1.96 * abs(loss) * np.sqrt(2 / count)) if count else 0.0
+
+
 def bootstrap_interval(statistic: Callable[[np.ndarray], float], count: int, width: int = 1) -> tuple[float, float]:
     """The central 95 % of a statistic of images, given their indices, over resamples of `count` images; always the same
     resamples. width: numbers of an image, for fewer resamples where there are many."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.metrics.intervals import wilson_interval
 from vitrail.report.doctor.files import RunFiles
 from vitrail.report.doctor.finding import Finding, list_some
 from vitrail.report.doctor.learning_curve import examine_curves
@@ -12,6 +13,7 @@ from vitrail.report.run_data import RunData
 
 UNEVEN = 10  # times as many training images of one class as of another
 LEAST_FREE = 2**30  # bytes
+SEEN = 4  # images of a class: a model that finds a little more than half misses all of fewer by chance
 SAVES = 3  # checkpoints that must fit on the disk
 
 
@@ -121,7 +123,12 @@ def damage(run: RunData, disk: RunFiles) -> Iterator[Finding]:
             "checkpoint_damaged", True, "every checkpoint is damaged", list_some(faults, 3),
             "a new run, in another folder; and check the disk",
         )  # fmt: skip
-    if run.recipe.train.patience and (bad := [fault for _, fault in disk.best if fault]):
+    if best_fault := dict(disk.best).get(str(run.folder.best_evaluation().get("file"))):
+        yield Finding(
+            "best_damaged", True, "the best weights are damaged", best_fault,
+            "--checkpoint last, with eval and predict, uses the last weights",
+        )  # fmt: skip
+    elif run.recipe.train.patience and (bad := [fault for _, fault in disk.best if fault]):
         yield Finding(
             "best_damaged", not over, "the best weights saved for train.patience are damaged", list_some(bad, 3),
             "nothing: the run is finished" if over
@@ -199,8 +206,8 @@ def predictions(run: RunData) -> Iterator[Finding]:
 
 
 def never_predicted(run: RunData, predicted: np.ndarray, count: np.ndarray, part: str) -> Iterator[Finding]:
-    """Classes that occur but are never predicted (multi-label: never correctly). predicted, count: [K]."""
-    silent = np.flatnonzero((count > 0) & (predicted == 0))
+    """Classes that occur often enough but are never predicted (multi-label: never correctly). predicted, count: [K]."""
+    silent = np.flatnonzero((count >= SEEN) & (predicted == 0))
     if len(silent):
         names = [f"{run.classes[i]} ({int(count[i]):,} images)" for i in silent]
         correctly = "correctly " if run.is_multi_label else ""
@@ -219,6 +226,8 @@ def chance_level(run: RunData, confusion: np.ndarray, part: str) -> Iterator[Fin
         return
     right, most = confusion.diagonal().sum() / count, confusion.sum(1).max() / count
     if right > most + 2 * float(np.sqrt(most * (1 - most) / count)):
+        return
+    if wilson_interval(float(right), count)[1] > (1 + most) / 2:  # so few images do not tell it from a good model
         return
     name = run.classes[int(confusion.sum(1).argmax())]
     yield Finding(

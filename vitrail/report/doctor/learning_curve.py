@@ -3,9 +3,11 @@
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from vitrail.assembly.defaults import default_lr
 from vitrail.assembly.resolve import Names
+from vitrail.metrics.intervals import chance_difference, chance_loss
 from vitrail.report.doctor.finding import Finding, Value, logged_values, quarter_medians
 from vitrail.report.run_data import RunData
 
@@ -66,17 +68,24 @@ def lower_lr_advice(run: RunData) -> str:
     )
 
 
-def held_out_values(run: RunData, key: str) -> list[Value]:
-    """A metric of the part that was evaluated most often, other than the training part."""
+def held_out_rows(run: RunData) -> list[dict[str, Any]]:
+    """The evaluations of the part that was evaluated most often, other than the training part."""
     parts = Counter(row.get("part") for row in run.evals if row.get("part") != "train")
-    if not parts:
-        return []
-    part = parts.most_common(1)[0][0]
-    return logged_values([row for row in run.evals if row.get("part") == part], key)
+    part = parts.most_common(1)[0][0] if parts else None
+    return [row for row in run.evals if parts and row.get("part") == part]
+
+
+def held_out_values(run: RunData, key: str) -> list[Value]:
+    return logged_values(held_out_rows(run), key)
+
+
+def held_out_count(run: RunData) -> int:
+    """The images of that part, 0 where the log does not tell."""
+    return max((int(row.get("count") or 0) for row in held_out_rows(run)), default=0)
 
 
 def overfitting(run: RunData) -> Iterator[Finding]:
-    """The held-out loss rises while the training loss falls."""
+    """The held-out loss rises while the training loss falls, by more than so many images explain by chance."""
     held_out = held_out_values(run, run.metric if run.is_lower_better else "nll")
     training = logged_values(run.training, "loss")
     scores = [] if run.is_lower_better else held_out_values(run, run.metric)
@@ -90,10 +99,12 @@ def overfitting(run: RunData) -> Iterator[Finding]:
     if len(after) < 2 or not falls:
         return
     now = statistics.median(v.value for v in after[-2:])
-    if now < WORSE * best.value or now - best.value < POINT:
+    count = held_out_count(run)
+    chance = chance_loss(best.value, count) if held_out else chance_difference(1 - best.value, count)
+    if now < WORSE * best.value or now - best.value < max(POINT, chance):
         return
     top, end = max(scores, key=lambda v: v.value, default=None), scores[-1] if scores else None
-    grave = bool(top and end and top.value - end.value > POINT)
+    grave = bool(top and end and top.value - end.value > max(POINT, chance_difference(top.value, count)))
     also = f"; {run.metric} is {end.value:.3g}, at best {top.value:.3g} (step {top.step:,})" if top and end else ""
     name = "loss" if held_out else f"1 - {run.metric}"
     yield Finding(
@@ -196,7 +207,8 @@ def length(run: RunData) -> Iterator[Finding]:
     elif (
         not run.is_lower_better
         and last.value >= best.value
-        and last.value - scores[3 * len(scores) // 4 - 1].value > GAIN
+        and last.value - scores[3 * len(scores) // 4 - 1].value
+        > max(GAIN, chance_difference(last.value, held_out_count(run)))
     ):
         before = scores[3 * len(scores) // 4 - 1]
         yield Finding(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.analysis.cost import Cost
+from vitrail.metrics.intervals import chance_difference
 from vitrail.report.page.markup import escape_name, escape_text
 
 THIN = "\u202f"  # a narrow space that does not break
@@ -112,19 +113,22 @@ def describe_calibration(rows: Sequence[Sequence[float]], error: float) -> list[
     """rows: (mean confidence, accuracy, count) per bin; error: the expected calibration error."""
     confidence, right, count = np.array(rows, float).T
     mean_confidence, accuracy = ((values * count).sum() / count.sum() for values in (confidence, right))
-    top = int(count.argmax())
+    top, noise = int(count.argmax()), chance_difference(accuracy, int(count.sum())) / np.sqrt(2)
     return [
         f"Mean confidence {format_percent(mean_confidence, 0)}, accuracy {format_percent(accuracy, 0)}: "
-        f"{describe_confidence(mean_confidence - accuracy)}. In the largest bin "
+        f"{describe_confidence(mean_confidence - accuracy, noise)}. In the largest bin "
         f"({format_plural(int(count[top]), 'image')}) the mean confidence is {format_percent(confidence[top], 0)} "
         f"and the accuracy {format_percent(right[top], 0)}.",
         f"Expected calibration error {error:.3f}: confidence is {100 * error:.1f} points off on average.",
     ]
 
 
-def describe_confidence(gap: float) -> str:
+def describe_confidence(gap: float, noise: float = 0.0) -> str:
+    """noise: the gap that chance explains."""
     if abs(gap) < 0.01:
         return "well calibrated"
+    if abs(gap) < noise:
+        return "no difference beyond chance for so few images"
     degree = "slightly" if abs(gap) < 0.05 else "clearly" if abs(gap) < 0.15 else "strongly"
     return f"{degree} {'overconfident' if gap > 0 else 'underconfident'}"
 

@@ -1,6 +1,7 @@
 """The top of the page: the main metric, the commands of the run, and the training curves."""
 
 from collections.abc import Callable
+from typing import Any
 
 from vitrail.metrics.intervals import wilson_interval
 from vitrail.report.page import words
@@ -48,13 +49,27 @@ def render_score(run: RunData, score: Score) -> str:
     if run.metric == "top1" and score.images:
         low, high = wilson_interval(score.value, score.images)
         interval = f"95{THIN}% interval {100 * low:.1f} to {format_percent(high)}"
+    elif run.evaluation and "interval" in run.evaluation.metrics:
+        ends = [format_metric(run)(run.evaluation.metrics["interval"][end]) for end in ("low", "high")]
+        interval = f"95{THIN}% interval {' to '.join(ends)}"
     part = f"{what} on the {escape_text(score.part)} part, {format_plural(score.images, 'image')}"
     part += "" if run.evaluation else f", after step {score.step:,}"
     metrics = run.evaluation.metrics if run.evaluation else {}
     more = words.describe_baseline(metrics, run.classes) if run.metric == "top1" else []
+    more += describe_weights(score.part, metrics.get("weights", {}))
     value = format_metric(run)(score.value)
     paragraphs = render_paragraphs(more)
     return f'<div class="score"><b>{value}</b><div><p>{part}</p><p>{interval}</p></div></div>{paragraphs}'
+
+
+def describe_weights(part: str, weights: dict[str, Any]) -> list[str]:
+    """Which weights the score is of, and whether they were chosen on the same images: then it is no test result."""
+    if "step" not in weights:
+        return []
+    chosen = f"The weights are those of step {weights['step']:,}, the best on the {escape_text(weights['part'])} part"
+    if weights["part"] == part:
+        return [f"{chosen}: they were chosen on these images, so new images may do a little worse."]
+    return [f"{chosen}, which has none of these images."]
 
 
 def format_metric(run: RunData) -> Callable[[float], str]:
