@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Predictions
 from vitrail.data.loader import LoadedBatch
+from vitrail.data.sampling import Keys
+from vitrail.engine.memory import is_out_of_memory, release_memory
 from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.layers.modes import evaluation_mode
@@ -29,8 +31,26 @@ def predict(
     with evaluation_mode(model):
         for loaded in batches:
             with precision.autocast():
-                rows = row(model, prepare(loaded.images.to(device)), loaded.labels.to(device), loaded.keys.ids)
-            yield loaded, rows.float().cpu()
+                rows = predict_rows(model, row, loaded, prepare, device)
+            yield loaded, rows
+
+
+def predict_rows(
+    model: nn.Module, row: Row, loaded: LoadedBatch, prepare: Callable[[Tensor], Tensor], device: torch.device
+) -> Tensor:
+    """The rows of a batch; of its halves where memory does not suffice, which are the same rows."""
+    count = len(loaded.images)
+    try:
+        return row(model, prepare(loaded.images.to(device)), loaded.labels.to(device), loaded.keys.ids).float().cpu()
+    except (RuntimeError, MemoryError) as error:
+        if count < 2 or not is_out_of_memory(error):
+            raise
+    release_memory(device)  # not inside `except`: an error holds on to the tensors of its batch
+    halves = [slice(0, count // 2), slice(count // 2, count)]
+    parts = [
+        LoadedBatch(loaded.images[s], loaded.labels[s], Keys(loaded.keys.epochs[s], loaded.keys.ids[s])) for s in halves
+    ]
+    return torch.cat([predict_rows(model, row, part, prepare, device) for part in parts])
 
 
 def gather_predictions(

@@ -14,6 +14,7 @@ from vitrail.contracts import Task
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, derive_seed
 from vitrail.engine.freeze import UnfreezeStage, set_train_mode, unfreeze_due
+from vitrail.engine.memory import is_out_of_memory, release_memory, running_statistics
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
 from vitrail.engine.parallel import LossModule, sync_gradients, wrap_ddp
 from vitrail.engine.precision import Precision
@@ -66,6 +67,7 @@ class LoopSettings:
     world: World
     stop_requested: Callable[[], bool]
     unfreeze_stages: tuple[UnfreezeStage, ...] = ()
+    shrink: Callable[[list[MicroBatch]], list[MicroBatch]] | None = None  # smaller ones, where memory does not suffice
     same_chance: bool = False  # the same random numbers in every step, for a range test of a denoiser's loss
 
 
@@ -100,7 +102,7 @@ def update_weights(
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["scale"]
     state.optimizer.zero_grad(set_to_none=True)
-    terms = accumulate_gradients(state, loss_of, micro_batches, loop)
+    terms, micro_batches = fit_gradients(state, loss_of, micro_batches, loop)
     if state.scaler:
         state.scaler.unscale_(state.optimizer)
     trained = [p for p in state.model.parameters() if p.grad is not None]
@@ -119,6 +121,27 @@ def update_weights(
         average.update_parameters(state.model)
     state.step += 1
     return terms, norm, stop
+
+
+def fit_gradients(
+    state: State, loss_of: nn.Module, micro_batches: list[MicroBatch], loop: LoopSettings
+) -> tuple[dict[str, Tensor], list[MicroBatch]]:
+    """`accumulate_gradients`, in smaller micro-batches where memory does not suffice: the loss terms, and the
+    micro-batches that fitted. Errors: those of `loop.shrink`."""
+    current = running_statistics(state.model)
+    before = [values.clone() for values in current]
+    while True:
+        try:
+            return accumulate_gradients(state, loss_of, micro_batches, loop), micro_batches
+        except (RuntimeError, MemoryError) as error:
+            if loop.shrink is None or not is_out_of_memory(error):
+                raise
+        # not inside `except`: an error holds on to the tensors of its step
+        state.optimizer.zero_grad(set_to_none=True)
+        for values, old in zip(current, before, strict=True):
+            values.copy_(old)
+        release_memory(loop.world.device)
+        micro_batches = loop.shrink(micro_batches)
 
 
 def accumulate_gradients(

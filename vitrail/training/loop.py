@@ -44,6 +44,7 @@ def run_training(session: Session) -> Iterator[Event]:
         try:
             for report in steps:
                 window.add(report)
+                yield from log.record(window.news(report))
                 last = report.step == session.steps
                 if report.step % runtime.log_every == 0 or last:
                     yield from log.record(window.close(report))

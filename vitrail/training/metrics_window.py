@@ -23,6 +23,11 @@ class MetricsWindow:
         self.spent += report.step_s
         self.done += 1
 
+    def news(self, report: StepReport) -> Iterator[Event]:
+        """What happened in a step beside the step."""
+        while self.session.news:
+            yield Event("note", report.step, {"text": self.session.news.pop(0)})
+
     def close(self, report: StepReport) -> Iterator[Event]:
         """The row of the log, and a warning where a gradient was far above the recent ones."""
         warning = self.norms.check(self.reports)

@@ -1,6 +1,6 @@
 """A run that can be trained: its parts, all that the training loop needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitrail.assembly import model
 from vitrail.assembly.run_directory import RunFolder
@@ -32,6 +32,7 @@ class Session:
     changed: tuple[Change, ...] = ()  # what the user allowed to change on resuming
     unfreeze_stages: tuple[UnfreezeStage, ...] = ()  # the frozen parameters to unfreeze, by step
     load_report: LoadReport | None = None  # of the initial weights
+    news: list[str] = field(default_factory=list)  # what happened in a step and is still to be told
     shown: Dataset | None = None  # the images, where `dataset` has their latents
 
     @property

@@ -1,14 +1,19 @@
 """The steps that a session has still to do: their batches, and what of the recipe each depends on."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from vitrail.data.loader import Fetcher, TrainRequests, load_batches
+from vitrail.engine.memory import peak_memory, running_statistics
 from vitrail.engine.schedule import lr_factor
 from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import LoopSettings, MicroBatch
-from vitrail.training.feed import build_stream
+from vitrail.errors import CheckpointError, RunError
+from vitrail.training.feed import build_stream, slice_batch
 from vitrail.training.session import Session
 from vitrail.types import Batch
 
@@ -38,7 +43,44 @@ def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
         world=session.world,
         stop_requested=stop.is_requested,
         unfreeze_stages=session.unfreeze_stages,
+        shrink=partial(shrink_micro_batches, session),
     )
+
+
+def shrink_micro_batches(session: Session, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+    """The same images in micro-batches of half the size, now and from here on. The batch of a step stays; the change is
+    told and saved. Errors: `RunError` where they cannot be smaller, or other processes wait inside the step."""
+    feed, size = session.feed, max(len(one.loaded.images) for one in micro_batches)
+    pairs = 2 if feed.mixing.is_on else 1
+    least = max(pairs, 2 if running_statistics(session.state.model) else 1)  # of one image batch norm has no spread
+    half = max(least, size // 2 // pairs * pairs)
+    if half >= size or session.world.size > 1:
+        raise out_of_memory(session, size, half)
+    session.feed = dataclasses.replace(feed, micro_batch=half)
+    runtime = dataclasses.replace(session.recipe.runtime, micro_batch=half)
+    session.recipe = dataclasses.replace(session.recipe, runtime=runtime)
+    with contextlib.suppress(OSError, CheckpointError):  # for a resume, which would find out again
+        session.folder.describe(session.recipe, session.folder.about())
+    norm = "; statistics of batch norm are now those of fewer images" if least == 2 and pairs == 1 else ""
+    what = f"out of memory at step {session.state.step + 1}: micro-batches of {half} images from here on, not {size}"
+    session.news.append(f"{what}; the batch stays {feed.batch}{norm}")
+    return [
+        MicroBatch(slice_batch(one.loaded, slice(s, s + half)), one.first + s)
+        for one in micro_batches
+        for s in range(0, len(one.loaded.images), half)
+    ]
+
+
+def out_of_memory(session: Session, size: int, half: int) -> RunError:
+    """The error with the sizes of the step, and what needs less."""
+    height, width = session.recipe.input.size or (0, 0)
+    channels, model = session.recipe.input.channels, session.recipe.model.name
+    what = (
+        f"out of memory at step {session.state.step + 1}: {model}, batch {session.feed.batch}, micro-batches of {size} "
+    )
+    what += f"images of {height}x{width}, {channels} channels{peak_memory(session.world.device)}"
+    smaller = f"--runtime.micro-batch {half} (same batch), " if half < size else ""
+    return RunError(what, f"{smaller}--runtime.grad-checkpoint, a smaller --img-size, or a smaller --model")
 
 
 def channels_last(session: Session) -> Callable[[MicroBatch, int], Batch]:
