@@ -233,8 +233,8 @@ def read(path: Path) -> Recipe:
         )
     try:
         text = path.read_bytes().decode(errors="surrogateescape")  # paths in it may be no UTF-8
-        return from_tables(tomllib.loads(text), str(path))
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
         if any("\udc80" <= ch <= "\udcff" for ch in text):
             what = f"{path} is not a recipe: it is not UTF-8 text"
             raise UsageError(what, "a recipe is TOML: [section] lines and key = value lines") from None
@@ -243,6 +243,7 @@ def read(path: Path) -> Recipe:
         ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
+    return from_tables(tables, str(path))
 
 
 def from_tables(tables: dict[str, Any], where: str = "the recipe") -> Recipe:

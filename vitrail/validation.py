@@ -232,7 +232,7 @@ def parse_value(text: str) -> Any:
 
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError, or a number of thousands of digits
         pass
     return (
         float(text)

@@ -81,9 +81,9 @@ def is_hidden(name: str) -> bool:
 
 def natural_key(name: str) -> list:
     """A sort key that puts "class 2" before "class 10"; ties such as "a1" and "a01" are broken by the name itself."""
-    return [(0, int(x), "") if x.isdecimal() else (1, 0, x.lower()) for x in re.split(r"(\d+)", name) if x] + [
-        (2, 0, name)
-    ]
+    words = [x.lstrip("0") if x.isdecimal() else x for x in re.split(r"(\d+)", name) if x]
+    # of two numbers the longer is the greater, however many digits they have
+    return [(1, 0, x.lower()) if x and not x.isdecimal() else (0, len(x), x) for x in words] + [(2, 0, name)]
 
 
 def resolve_folder(path: str) -> Path:
@@ -104,7 +104,12 @@ def resolve_folder(path: str) -> Path:
 
 def suggest_path(path: Path) -> str:
     """A remedy for a path that does not exist: similar names in its folder, or the part of it that does exist."""
-    parent = next(p for p in [*path.absolute().parents] if p.is_dir())
+    try:
+        parent = next((p for p in path.absolute().parents if p.is_dir()), None)
+    except (OSError, ValueError):  # no permission, or a name that no file can have
+        parent = None
+    if parent is None:
+        return "check the path"
     if parent != path.absolute().parent:
         return f"{parent} exists, but no folder below it on the path to {path.name}"
     try:
