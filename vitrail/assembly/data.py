@@ -1,7 +1,8 @@
 """The data set of a recipe or a run, whole or as the run used it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -38,8 +39,9 @@ def open_data(
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
     if "\\" in path:  # written on Windows
         path = str(as_path(path))
-    path, notes = layouts.unwrap(path) if path else (path, [])
-    entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
+    with refused_files(path):
+        path, notes = layouts.unwrap(path) if path else (path, [])
+        entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
     keys = {k: v for k, v in (optional or {}).items() if k in vars(entry.config)} | choice.keys
     if path and as_path(path).exists():
         keys["path"] = as_path(path).absolute().as_posix()
@@ -47,12 +49,27 @@ def open_data(
     if not keys.get("annotation") and annotations in offered:
         keys["annotation"] = annotations
     config = update_config(entry.config, keys, f"data ({entry.name})")
-    dataset = entry.module.build(config)
+    with refused_files(path):
+        dataset = entry.module.build(config)
     if not choice.name:
         dataset = layouts.with_other_layouts(dataset, path, bool(keys.get("follow_links")))
     notes += portability_notes(one.name for one in dataset.entries)
     dataset = dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
     return dataset, dataclasses.replace(choice, name=entry.name, keys=keys)
+
+
+@contextlib.contextmanager
+def refused_files(path: str) -> Iterator[None]:
+    """Turns what the file system refuses, such as a name in an annotation that is too long for it, into `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename or path)
+        name = name if len(name) < 120 else f"{name[:60]}...{name[-40:]}"
+        raise DataError(
+            f"{path}: {name} cannot be read: {(error.strerror or str(error)).lower()}",
+            "check that it exists and is readable, and the names in the files of the data set",
+        ) from None
 
 
 def drop_images(dataset: Dataset, dropped: dict[str, list[int]]) -> Dataset:

@@ -39,9 +39,10 @@ def read_labels(sheet: Sheet, column: int, classes: tuple[str, ...], separator: 
     cells = sheet.cells(column)
     counts = Counter(cells)
     parts, notes = _split_cells(counts, classes, separator)
-    is_multi = any(len(own) > 1 for own in parts.values())
-    if is_multi and (empty := counts.get("", 0)):
-        parts[""] = []
+    is_multi = any(len(own) != 1 for own in parts.values())  # [] is a list of none
+    without = [text for text, own in parts.items() if own in ([], [""])] if is_multi else []
+    if empty := sum(counts[text] for text in without):
+        parts |= {text: [] for text in without}
         notes.append(f"{empty:,} lines without a label are images of none of the classes")
     names = list(dict.fromkeys(name for own in parts.values() for name in own))
     index, names_of_classes = _number_classes(sheet, cells, parts, names, classes)
@@ -157,7 +158,7 @@ def _labels_of(text: str) -> list[str]:
             value = [word.strip("'\"") for word in re.split(r"[,\s]+", text[1:-1]) if word]
         if isinstance(value, list | tuple | set | frozenset):
             return [str(item).strip() for item in value if not isinstance(item, list | tuple | set | dict)]
-    return _strip(SEPARATORS.split(text))
+    return _strip(SEPARATORS.split(text)) if text.strip(" ,;|") else [""]
 
 
 def _number_classes(

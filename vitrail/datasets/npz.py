@@ -1,5 +1,6 @@
 """One NPZ file in the format of MedMNIST (Yang et al. 2023, arXiv:2110.14795): `train_images`, `train_labels`, ..."""
 
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         NotImplementedError,
         RuntimeError,
         SyntaxError,
+        tokenize.TokenError,  # of the header of an array, which is a literal of Python
     ) as error:
         text = (str(error).splitlines() or ["it cannot be read"])[0]
         raise DataError(
@@ -124,7 +126,10 @@ def _unpacked_bytes(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         shape, _, dtype = reader(stream)
     if dtype.hasobject:
         raise ValueError(f"{member.filename} has Python objects, not numbers")
-    return int(np.prod(shape, dtype=object)) * dtype.itemsize
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size > member.file_size:
+        raise ValueError(f"{member.filename} claims the shape {shape} and has {member.file_size:,} bytes")
+    return size
 
 
 def _images(path: Path, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
