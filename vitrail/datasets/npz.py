@@ -93,6 +93,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 )
             arrays = {}
             for m in members:
+                if sizes[m.filename] > m.file_size:
+                    raise ValueError(f"{m.filename} claims {sizes[m.filename]:,} bytes and has {m.file_size:,}")
                 with file.open(m) as member:
                     arrays[m.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays or dict.fromkeys((m.filename for m in file.infolist()), np.empty(0))
@@ -126,10 +128,7 @@ def _unpacked_bytes(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         shape, _, dtype = reader(stream)
     if dtype.hasobject:
         raise ValueError(f"{member.filename} has Python objects, not numbers")
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size > member.file_size:
-        raise ValueError(f"{member.filename} claims the shape {shape} and has {member.file_size:,} bytes")
-    return size
+    return int(np.prod(shape, dtype=object)) * dtype.itemsize
 
 
 def _images(path: Path, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
