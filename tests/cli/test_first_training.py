@@ -43,6 +43,22 @@ def test_a_few_unreadable_images_are_left_out_and_listed(tmp_path):
     assert vitrail(*suggested(seen), *SHORT, "--dry-run")[0] == 0
 
 
+def test_the_settings_are_those_that_training_chooses(tmp_path):
+    folder = images(tmp_path / "d", each=30)
+    (folder / "ant" / "0.png").write_bytes(b"")
+    checked = vitrail("check", folder)[1].split("suggested")[1].splitlines()[2:]
+    planned = vitrail("train", "--data", folder, "--dry-run")[1].split("model: ")[1].splitlines()[1:-1]
+    assert [line.strip() for line in checked] == [line.strip() for line in planned]
+
+
+def test_data_without_a_training_part_is_told_what_it_is_for(tmp_path):
+    images(tmp_path / "d" / "test")
+    code, out, err = vitrail("check", tmp_path / "d")
+    assert (code, err) == (3, "")
+    assert "test images are never trained on" in out
+    assert "suggested" not in out
+
+
 @pytest.mark.parametrize("more", [[], ["--data.on-error", "fail"]])
 def test_more_of_them_stop_it_and_the_way_out_works(tmp_path, more):
     folder = images(tmp_path / "d", each=6)

@@ -11,7 +11,7 @@ from vitrail import catalog
 from vitrail.assembly import layouts
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
-from vitrail.assembly.validation_part import with_val_part
+from vitrail.assembly.validation_part import choose_val_fraction, with_val_part
 from vitrail.contracts import Task
 from vitrail.data import fingerprint
 from vitrail.data.dataset import Dataset
@@ -92,6 +92,16 @@ def with_fraction(dataset: Dataset, recipe: Recipe) -> Dataset:
     train = dataset.splits["train"]
     kept = train.select(stratified_subset(train.labels, recipe.data.fraction, recipe.train.seed))
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": kept})
+
+
+def choose_images(
+    recipe: Recipe, dataset: Dataset, task: Task, left_out: dict[str, list[int]]
+) -> tuple[Recipe, Dataset, list[str]]:
+    """The images that a run uses: without those left out, the fraction that the recipe sets, with a validation part.
+    Returns the recipe with the size of that part, the images and the reasons."""
+    dataset = with_fraction(drop_images(dataset, left_out), recipe)
+    recipe, reasons = choose_val_fraction(recipe, dataset, task)
+    return recipe, with_val_part(dataset, recipe), reasons
 
 
 def reopen_dataset(recipe: Recipe, about: dict[str, Any]) -> Dataset:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
-from vitrail.assembly.data import drop_images, open_data, with_fraction
+from vitrail.assembly.data import choose_images, open_data
 from vitrail.assembly.defaults import fill_recipe, gather_facts
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
-from vitrail.assembly.validation_part import choose_val_fraction, with_val_part
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess, broken_annotations
 from vitrail.data.survey.images import Survey, survey_images
@@ -64,9 +63,8 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     assessment = assess(dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors)
     if assessment.refusal:
         raise assessment.refusal
-    dataset = with_fraction(drop_images(dataset, assessment.left_out), recipe)
-    recipe, held_out = choose_val_fraction(recipe, dataset, task)
-    dataset, reasons = with_val_part(dataset, recipe), [*reasons, *held_out]
+    recipe, dataset, held_out = choose_images(recipe, dataset, task, assessment.left_out)
+    reasons = [*reasons, *held_out]
     data = dataclasses.replace(data, val_fraction=recipe.data.val_fraction)
     recipe = dataclasses.replace(recipe, data=data, task=with_absolute_paths(recipe.task, task))
     facts = dataclasses.replace(gather_facts(dataset, survey, world.device, data.keys), latent_shape=latent_shape)
@@ -86,10 +84,11 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     )
 
 
-def explain_settings(choice: DataConfig, dataset: Dataset, survey: Survey) -> list[str]:
+def explain_settings(choice: DataConfig, dataset: Dataset, survey: Survey, left_out: dict[str, list[int]]) -> list[str]:
     """The settings that a run on surveyed data would choose on this machine, with their reasons."""
-    names = Names()
-    recipe, task, _ = choose_task(Recipe(data=choice), dataset, "", names)
-    recipe, held_out = choose_val_fraction(recipe, dataset, task)
-    facts = gather_facts(with_val_part(dataset, recipe), survey, best_device(), choice.keys)
-    return [*held_out, *fill_recipe(recipe, facts, task.defaults(), names.model_config)[1]]
+    names, device = Names(), best_device()
+    recipe, task, reasons = choose_task(Recipe(data=choice), dataset, "", names)
+    recipe, dataset, held_out = choose_images(recipe, dataset, task, left_out)
+    facts = gather_facts(dataset, survey, device, choice.keys)
+    filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
+    return [*reasons, *held_out, *choices, *resolve_precision(filled, names, World(0, 1, device))[1]]

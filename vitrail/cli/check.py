@@ -30,7 +30,7 @@ def check(words: list[str]) -> int:
     """Exit code 3 where training on the data would be refused."""
     given, keys = read(VERB, words)
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
-    from vitrail.assembly.data import drop_images, open_data
+    from vitrail.assembly.data import open_data
     from vitrail.assembly.prepare import explain_settings
     from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.assess import assess, broken_annotations
@@ -53,8 +53,10 @@ def check(words: list[str]) -> int:
         choice = replace(choice, **assessment.allowing)
         if not assessment.allowing:
             return 3
-    kept = drop_images(dataset, assessment.left_out)
-    lines = [train_command(choice), *(f"  {reason}" for reason in explain_settings(choice, kept, survey))]
+    lines = [
+        train_command(choice),
+        *(f"  {reason}" for reason in explain_settings(choice, dataset, survey, assessment.left_out)),
+    ]
     print("\nsuggested\n" + "\n".join(f"  {line}" for line in lines))
     return 3 if assessment.refusal else 0
 

@@ -22,6 +22,7 @@ from vitrail.inference.windows import windowed
 from vitrail.layers.modes import evaluation_mode
 
 BATCH = 32  # images at a time
+LARGEST = 2**28  # bytes of pixels at a time, or one image
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,17 @@ def read_each(sources: Iterable[Source], pre: Preprocess, every: int) -> Iterato
             yield ReadImage(source, number, error=error)
 
 
+def take_group(images: Iterator[ReadImage], batch: int) -> list[ReadImage]:
+    """The next images: `batch` of them, or fewer where they are large."""
+    group, size = [], 0
+    for one in islice(images, batch):
+        group.append(one)
+        size += one.pixels.nbytes if one.pixels is not None else 0
+        if size > LARGEST:
+            break
+    return group
+
+
 @torch.no_grad()
 def predict_pixels(bundle: ModelBundle, pre: Preprocess, images: Sequence[np.ndarray]) -> Sequence[Any]:
     """uint8 [H W C] each -> probabilities [K], a label map or boxes of each."""
@@ -120,7 +132,7 @@ def predict_each(
     predict: Callable[[Sequence[np.ndarray]], Sequence[Any]], images: Iterator[ReadImage], batch: int
 ) -> Iterator[ImagePrediction]:
     """The predictions of all images in order, `batch` images at a time."""
-    while group := list(islice(images, batch)):
+    while group := take_group(images, batch):
         pixels = [one.pixels for one in group if one.pixels is not None]
         values = iter(predict(pixels) if pixels else ())
         for one in group:
