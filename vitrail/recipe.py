@@ -162,7 +162,9 @@ class RuntimeConfig:
     log_every: Positive = 10
     save_every: Positive = 200
     keep_checkpoints: int = 2  # at least 2
-    tensorboard: bool = False
+    tensorboard: bool = False  # logs for TensorBoard in the folder of the run
+    wandb: bool = False  # Weights & Biases; offline unless WANDB_MODE is online
+    mlflow: bool = False  # MLflow; in mlflow.db unless MLFLOW_TRACKING_URI is set
     threads: Positive | None = None  # of torch on the CPU: sums are rounded by their number; None: torch's choice
     timeout: PositiveFloat = 60.0  # seconds without a sign of life of workers or other processes that end the run
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from vitrail.cli.output.console import Console
-from vitrail.cli.syntax.arguments import device, read, recipe_flags
+from vitrail.cli.syntax.arguments import check_machine, read, recipe_flags
 from vitrail.cli.syntax.flags import KEYED, NAMING, changes_of
 from vitrail.cli.syntax.keys import Given
 from vitrail.cli.syntax.verb import OnDevice, Verb
@@ -63,7 +63,7 @@ def run(given: Train, keys: Given, console: Console, command: list[str] | None =
     keys = sort_by_section(keys)
     check(given)
     recipe = build_recipe(given, keys)
-    device(given.device)
+    check_machine(given.device, recipe.runtime)
     from vitrail.engine import world as worlds
 
     world = worlds.join(given.device, recipe.runtime.timeout)

@@ -1,10 +1,11 @@
-"""The log of a run: one JSON object a line, always; TensorBoard when asked."""
+"""The log of a run: one JSON object a line, always; trackers when asked."""
 
 import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+from vitrail.engine.trackers import Trackers
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
 
@@ -15,27 +16,32 @@ class Log:
     A row that cannot be written is kept in memory and written with the next one: a full disk must not end a run.
     """
 
-    def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
+    def __init__(self, path: Path, step: int = 0, trackers: Trackers | None = None):
         if path.exists():
             kept = [row for row in read_rows(path) if row.get("step", 0) <= step]
             write_file(path, "".join(to_json(row) + "\n" for row in kept).encode())
         self.file = path.open("a", encoding="utf-8")
-        self.board = open_board(path.parent / "tensorboard", step) if tensorboard else None
+        self.trackers = trackers
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             self.file.write(to_json({"kind": kind, "step": step, **values}) + "\n")
             self.file.flush()
-        if self.board:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
+        if self.trackers:
+            self.trackers.write(kind, step, values)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.file.close()
-        if self.board:
-            self.board.close()
+        if self.trackers:
+            self.trackers.close()
+
+    def take_notes(self) -> list[str]:
+        """What is to be told of the trackers, once."""
+        notes = self.trackers.notes if self.trackers else []
+        if self.trackers:
+            self.trackers.notes = []
+        return notes
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -47,15 +53,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return rows
-
-
-def open_board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        from vitrail.errors import UsageError
-
-        raise UsageError(
-            "TensorBoard is not installed", "pip install 'vitrail[tensorboard]', or leave --runtime.tensorboard out"
-        ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,10 +1,13 @@
 """What a run reports to whoever iterates over it, and the log that keeps it."""
 
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from vitrail.engine.log import Log
+from vitrail.engine.trackers import RunFacts, Trackers
+from vitrail.recipe import to_tables
 from vitrail.training.resume import record_changes
 from vitrail.training.session import Session
 
@@ -31,12 +34,16 @@ class RunLog:
         if session.world.is_first:
             if session.changed:
                 record_changes(session)
-            self.log = Log(session.folder.log, session.state.step, session.recipe.runtime.tensorboard)
+            facts = RunFacts(session.folder.path, session.state.step, to_tables(session.recipe))
+            trackers = Trackers(session.recipe.runtime, facts)
+            self.log = Log(session.folder.log, session.state.step, trackers)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.log:
             self.log.close()
+            for note in self.log.take_notes():  # too late for an event
+                sys.stderr.write(f"vitrail: note: {note}\n")
 
     def record(self, events: Iterable[Event]) -> list[Event]:
         """The events; rows of those with numbers are in the log before anybody sees them."""
@@ -44,4 +51,5 @@ class RunLog:
         for event in found:
             if self.log and event.kind in LOGGED:
                 self.log.write(event.kind, event.step, event.values)
-        return found
+        notes = self.log.take_notes() if self.log else []
+        return [*found, *(Event("note", self.session.state.step, {"text": note}) for note in notes)]

@@ -13,8 +13,9 @@ from vitrail.cli.syntax.help import print_help
 from vitrail.cli.syntax.keys import Given, import_typed_names, is_number, parts, take_keys
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.syntax.verb import Verb
+from vitrail.engine.trackers import check_trackers
 from vitrail.errors import SYNONYMS, UsageError, choose, nearest
-from vitrail.recipe import CHOICES
+from vitrail.recipe import CHOICES, RuntimeConfig
 from vitrail.validation import describe_type
 
 T = TypeVar("T")
@@ -141,6 +142,12 @@ def device(name: str) -> str:
                 f"there is no GPU {name!r} here: {available}", "leave --device out; vitrail doctor lists the devices"
             )
     return name
+
+
+def check_machine(name: str, runtime: RuntimeConfig) -> None:
+    """Errors: `UsageError` for a device or a library that a run asks for and that is not here."""
+    device(name)
+    check_trackers(runtime)
 
 
 def condense_error(box: str, kind: type, prog: str, words: list[str]) -> str:
