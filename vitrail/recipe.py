@@ -214,8 +214,7 @@ def find(path: Path) -> Path:
     """A recipe file, or the packaged recipe of that name: recipes/mini.toml, or mini.toml alone."""
     if path.exists() or path.parent.name not in ("", "recipes") or path.is_absolute():
         return path
-    home = Path(__file__).parent
-    packaged = (folder / path.name for folder in (home / "recipes", home.parent / "recipes"))  # in a wheel, in git
+    packaged = (folder / "recipes" / path.name for folder in Path(__file__).parents[:2])  # in a wheel, in git
     return next((file for file in packaged if file.is_file()), path)
 
 
