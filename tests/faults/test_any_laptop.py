@@ -90,3 +90,24 @@ def test_train_kill_resume_eval_and_predict(tmp_path):
     )
     run(tmp_path, "eval", "killed")
     assert "ant" in run(tmp_path, "predict", "killed", "images/ant/000.png")
+
+
+def on_small_device(folder, *models):
+    script = Path(__file__).parent / "on_small_device.py"
+    paths = os.pathsep.join([str(script.parent), *sys.path])
+    words = [sys.executable, script, folder, *models]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_device_without_float64_trains_resumes_evaluates_and_predicts(tmp_path):
+    """As Apple's GPUs, whose name it is given; what they lack is refused, and what is on the CPU is not mixed in."""
+    said = on_small_device(tmp_path, "vit/nano")
+    assert "train.precision = fp32: the safe choice on laptop" in said
+    assert "val: 4 images" in said
+
+
+@pytest.mark.slow
+def test_other_families_too(tmp_path):
+    on_small_device(tmp_path, "resnet/18", "swin/tiny")
