@@ -92,13 +92,30 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize("page", ["docs/weights.md", *SLOW])
+def tables(folder):
+    """The tables of docs/data.md, and their images."""
+    photos(folder / "photos")
+    names = [p.relative_to(folder).as_posix() for p in sorted((folder / "photos").rglob("*.jpg"))]
+    (folder / "images").mkdir()
+    for i in range(8):
+        Image.new("RGB", (16, 16), (30 * i, 9, 9)).save(folder / f"images/{i:04x}.png")
+    for name, head, row in (
+        ("table.csv", "id_code,kind", lambda i: f"{i:04x},{i % 2}"),
+        ("parts.csv", "path,label,fold", lambda i: f"{names[i]},{'ab'[i % 2]},{'train' if i < 6 else 'test'}"),
+        ("several.csv", "path,tags", lambda i: f'{names[i]},"{("a,b", "a", "b,c")[i % 3]}"'),
+    ):
+        (folder / name).write_text("\n".join([head, *map(row, range(8))]) + "\n")
+
+
+@pytest.mark.parametrize("page", ["docs/weights.md", "docs/data.md", *SLOW])
 def test_pages_from_top_to_bottom(page, own_folder):
     photos(own_folder / "path/to/my/photos")
     photos(own_folder / "more/images")
     Image.new("L", (28, 28), 90).save("image.jpg")
     if page == "docs/weights.md":
         published(own_folder / "vit_tiny.safetensors")
+    if page == "docs/data.md":
+        tables(own_folder)
     if page == "docs/generation.md":
         autoencoder(own_folder / "path/to/vae")
     found = commands(page)

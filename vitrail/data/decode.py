@@ -17,6 +17,7 @@ from vitrail.data.stderr import GATE
 from vitrail.errors import BadImage, UsageError
 
 LIMIT = 64_000_000  # pixels
+HEAVY = ("WEBP", "AVIF", "HEIF")  # formats whose decoders keep an image several times: half the limit
 STRIP = 2**21  # pixels that are converted at a time: a large image is in memory once as stored and once as returned
 GREY = {"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16}
@@ -61,7 +62,8 @@ def decode(
     - 1 channel from colour: 0.299 R + 0.587 G + 0.114 B. 3 and 4 from grey: repeated.
     - the first of several frames; the EXIF orientation is applied.
 
-    limit: pixels; a larger image is rejected by its header, before any pixel is decoded. A truncated file is rejected.
+    limit: pixels (half as many for WebP, AVIF and HEIF, whose decoders take more memory); a larger image is rejected by
+    its header, before any pixel is decoded. A truncated file is rejected.
     """
     if channels not in (1, 3, 4):
         raise UsageError(f"an image cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
@@ -133,6 +135,7 @@ def _load(image: Image.Image) -> None:
 
 def _check_size(image: Image.Image, limit: int) -> None:
     width, height = image.size
+    limit = limit // 2 if image.format in HEAVY else limit
     if width < 1 or height < 1:
         raise BadImage(f"has no pixels: {width} x {height}", AGAIN)
     if width * height > limit:
