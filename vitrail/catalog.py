@@ -26,6 +26,7 @@ KINDS = {
     "weights/tables": "table of published names",
 }  # fmt: skip
 
+FLOORS = {"model": "models", "task": "tasks", "data": "datasets"}  # of the sections of a recipe that name a module
 GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # tried last, in this order: they also match other layouts
 WORDS = ("mini", "shapes", "shapes-boxes")  # data sets that are no path
 
@@ -126,14 +127,24 @@ def default_task(annotations: str, kind: str) -> str:
 
 def config_fields(floor: str, room: str) -> list[str]:
     """The fields of a module's `Config`, read from its source without importing it."""
+    return list(config_types(floor, room))
+
+
+def config_types(floor: str, room: str) -> dict[str, str]:
+    """The fields of a module's `Config` and their types as its source has them, without importing it."""
     spec = find_spec(f"vitrail.{floor}.{room}")
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []
     config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
-    return (
-        [n.target.id for n in config.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-        if config
-        else []
-    )
+    return {
+        n.target.id: ast.unparse(n.annotation)
+        for n in (config.body if config else [])
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+
+
+def takes_texts(floor: str, key: str) -> bool:
+    """Whether a key of some module on a floor is a list of texts of any length, such as names of classes."""
+    return any("tuple[str, ...]" in config_types(floor, room).get(key, "") for room in list_modules(floor))
 
 
 def read_docstring(floor: str, room: str) -> list[str]:

@@ -80,10 +80,10 @@ def update_config(config: T, keys: dict[str, Any], where: str) -> T:
 
 def validate(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`, strictly: no text for a number, no boolean for an integer; a list becomes a tuple, and so does
-    one number where any number of them may stand."""
+    one number or text where any number of them may stand."""
     from pydantic import TypeAdapter, ValidationError
 
-    if type(value) in (int, float) and takes_any_number(kind):
+    if (type(value) in (int, float) and takes_any_number(kind)) or (isinstance(value, str) and kind == tuple[str, ...]):
         value = [value]
     value = [as_plain(v) for v in value] if isinstance(value, list | tuple) else as_plain(value)
     if any(

@@ -89,7 +89,8 @@ WRONG = [
     (f"{T} good", USAGE, "unexpected argument 'good'"),
     (f"{T} --quiet yes", USAGE, "unexpected argument 'yes'"),
     ("train both.toml key.toml", USAGE, "unexpected argument 'key.toml'"),
-    (f"{T} --data.classes a b", USAGE, '["a", "b"]'),
+    (f"{T} --data.classes a b", USAGE, "unknown key 'classes' in data (imagefolder)"),
+    (f"{T} --data.sampler a b", USAGE, "unexpected argument 'b'"),
     # sections, keys and values of a recipe
     (f"{T} --modl.depth 3", USAGE, "did you mean 'model'"),
     (f"{T} --optim.leraning-rate 1", USAGE, "did you mean 'lr'"),

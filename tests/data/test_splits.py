@@ -70,6 +70,7 @@ def test_test_images_are_never_trained_on():
     assert counts(assign_parts(NAMES[:10], ["test"] * 10, (), 0)[0]) == {"test": 10}
     with pytest.raises(UsageError, match=r"splits of its own\nremove it; there are test"):
         assign_parts(NAMES[:10], ["test"] * 10, (0.5, 0.5), 0)
+    assert counts(assign_parts(NAMES[:10], ["test"] * 10, (1, 0), 0)[0]) == {"test": 10}
     found, notes = assign_parts(NAMES[:10], ["val"] * 6 + ["test"] * 4, (), 0)
     assert counts(found) == {"train": 5, "val": 1, "test": 4}
     assert found["test"].tolist() == [6, 7, 8, 9]

@@ -18,8 +18,8 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
     """Splits `words` into the keys of a recipe, `--section.key value ...` and those `flags` that are keys, in order by
     section, and the other words. Returns the words first.
 
-    A key takes one value and all numbers that follow it (`--img-size 28 28`); a key alone is true,
-    `--augment.no-hflip` false.
+    A key takes one value and all numbers that follow it (`--img-size 28 28`), a list of texts all words up to the next
+    option (`--data.classes cat dog`); a key alone is true, `--augment.no-hflip` false.
     """
     by_name = {f.flag: f for f in flags}
     rest: list[str] = []
@@ -35,9 +35,13 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
             rest.append(words[i - 1])
             continue
         section, key = key_of(match[1], match[2]) if match else flag.key or ("", "")  # type: ignore[union-attr]
-        values = [value] if equals else []
+        values, texts = [value] if equals else [], False
         if not equals:
             while i < len(words) and (is_number(words[i]) if values else not words[i].startswith("--")):
+                values.append(words[i])
+                i += 1
+            texts = bool(values) and match is not None and takes_texts(section, key)
+            while texts and i < len(words) and (is_number(words[i]) or words[i][:1] != "-") and values[0][:1] != "[":
                 values.append(words[i])
                 i += 1
         name = flag_of(section, key.removeprefix("no_"))
@@ -47,8 +51,16 @@ def take_keys(words: list[str], flags: Sequence[Flag] = ()) -> tuple[list[str], 
         if flag:
             given.append((section, changes_of(flag, flag_value(flag, values))))
         else:
-            given.append((section, {key: parse_values(values)} if values else switch_value(section, key)))
+            own = values if texts and values[0][:1] != "[" else parse_values(values)
+            given.append((section, {key: own} if values else switch_value(section, key)))
     return rest, given
+
+
+def takes_texts(section: str, key: str) -> bool:
+    """Whether a key is a list of texts."""
+    from vitrail import catalog
+
+    return section in CHOICES and catalog.takes_texts(catalog.FLOORS[section], key)
 
 
 def import_typed_names(keys: Given) -> None:
@@ -56,7 +68,7 @@ def import_typed_names(keys: Given) -> None:
     file or a run names are only looked up."""
     from vitrail import catalog
 
-    for section, floor in (("model", "models"), ("task", "tasks"), ("data", "datasets")):
+    for section, floor in catalog.FLOORS.items():
         for name in (values["name"] for given, values in keys if given == section and "name" in values):
             catalog.import_typed(name, floor)
 
