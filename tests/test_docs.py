@@ -107,7 +107,7 @@ def tables(folder):
         (folder / name).write_text("\n".join([head, *map(row, range(8))]) + "\n")
 
 
-@pytest.mark.parametrize("page", ["docs/weights.md", "docs/data.md", *SLOW])
+@pytest.mark.parametrize("page", ["docs/weights.md", "docs/data.md", "docs/python.md", *SLOW])
 def test_pages_from_top_to_bottom(page, own_folder):
     photos(own_folder / "path/to/my/photos")
     photos(own_folder / "more/images")
@@ -120,9 +120,13 @@ def test_pages_from_top_to_bottom(page, own_folder):
         autoencoder(own_folder / "path/to/vae")
     found = commands(page)
     assert found
+    text = (ROOT / page).read_text(encoding="utf-8")
+    python_first = 0 <= text.find("```python") < text.find("```console")
+    for code in blocks(page, "python") if python_first else ():
+        python(code, own_folder)
     for line in found:
         must(*shlex.split(line)[1:])
-    for code in blocks(page, "python"):
+    for code in () if python_first else blocks(page, "python"):
         python(code, own_folder)
 
 
@@ -203,3 +207,11 @@ def test_make_demo_says_a_command_that_there_is(monkeypatch):
     assert recipe
     monkeypatch.chdir(ROOT)
     assert "nothing was written" in must(*shlex.split(recipe.group(1)), "--dry-run")
+
+
+def test_every_public_name_is_documented():
+    import vitrail
+
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    table = page[page.index("## The public names") :]
+    assert [name for name in vitrail.__all__ if f"`vitrail.{name}" not in table] == []

@@ -24,19 +24,20 @@ HINT = "keywords are the flags of vitrail train, such as img_size=224, and secti
 
 
 def train(keywords: Mapping[str, Any]) -> Path:
-    """Trains as `vitrail train` with the same options. Returns the folder of the run. torch's random numbers are left
-    as they were. Errors: those of the command, as exceptions."""
+    """Trains as `vitrail train` with the same options. Returns the folder of the run. torch's random numbers and
+    threads are left as they were. Errors: those of the command, as exceptions."""
     given, keys = parse_keywords(keywords)
     if not (given.resume or given.recipe or any(section == "data" for section, _ in keys)):
         raise UsageError("there is nothing to train on", "vitrail.train(data=FOLDER)")
     console = Console(quiet=given.quiet)
     import torch
 
-    before = torch.get_rng_state()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     try:
         folder = run(given, keys, console, command_of(given, keys))
     finally:
         torch.set_rng_state(before)
+        torch.set_num_threads(threads)
     assert folder is not None
     return folder
 
