@@ -8,7 +8,7 @@ torch.Size([B, 10])
 Nothing heavy is imported until it is used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import vitrail.models  # noqa: F401  now: imported later, it would replace the function below
 from vitrail.version import __version__
@@ -151,15 +151,19 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
     return save_model(model.bundle if isinstance(model, Predictor) else model, folder, classes)
 
 
-def load(source: "str | Path", device: str = "cpu", vae: str = "") -> "Predictor":
+def load(source: "str | Path", device: str = "cpu", vae: str = "",
+         checkpoint: "Literal['best', 'last']" = "best") -> "Predictor":  # fmt: skip
     """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`,
-    `.predict(...)`.
+    `.predict(...)`; called with images it predicts.
 
-    vae: of a model of latents, the folder of its autoencoder. Errors: `CheckpointError`.
+    vae: of a model of latents, the folder of its autoencoder. checkpoint: of a run, the weights of its best evaluation,
+    if it kept them, or the last. Errors: `CheckpointError`.
     """
+    from vitrail.errors import choose
     from vitrail.inference.predictor import load_predictor
 
-    return load_predictor(source, device, vae=vae)
+    choose(checkpoint, ("best", "last"), "checkpoint")
+    return load_predictor(source, device, vae=vae, weights=checkpoint)
 
 
 def load_weights(

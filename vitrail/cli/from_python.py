@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.output.console import Console
+from vitrail.cli.output.terminal import printable_streams
 from vitrail.cli.syntax.arguments import recipe_flags
 from vitrail.cli.syntax.flags import KEYED, Flag, changes_of, flag_of, kind_of
 from vitrail.cli.syntax.keys import Given, key_of
@@ -29,12 +30,12 @@ def train(keywords: Mapping[str, Any]) -> Path:
     given, keys = parse_keywords(keywords)
     if not (given.resume or given.recipe or any(section == "data" for section, _ in keys)):
         raise UsageError("there is nothing to train on", "vitrail.train(data=FOLDER)")
-    console = Console(quiet=given.quiet)
     import torch
 
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     try:
-        folder = run(given, keys, console, command_of(given, keys))
+        with printable_streams():
+            folder = run(given, keys, Console(quiet=given.quiet), command_of(given, keys))
     finally:
         torch.set_rng_state(before)
         torch.set_num_threads(threads)

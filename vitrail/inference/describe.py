@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vitrail.contracts import Task
 from vitrail.recipe import Recipe
+from vitrail.storage.printable import printable
 
 SHOWN = 3  # images of a prediction
 CLASSES = 8  # names of classes
@@ -41,5 +42,5 @@ def list_classes(classes: Sequence[str]) -> str:
 
 def shorten(text: str, most: int = 80) -> str:
     """A text on one line, without characters that a terminal would obey."""
-    clean = "".join(ch if ch.isprintable() else "?" for ch in text)
+    clean = " ".join(printable(text).split("\n"))
     return clean if len(clean) <= most else f"{clean[: most - 20]}...{clean[-17:]}"
