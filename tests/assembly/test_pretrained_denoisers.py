@@ -108,13 +108,14 @@ def test_what_does_not_fit_is_told(trained, data, tmp_path):
 
 
 def test_a_file_without_names_of_classes_keeps_them_by_their_number(trained):
-    made = predictor.load_predictor(trained).model
+    bundle = dataclasses.replace(predictor.load_predictor(trained).bundle, classes=("a", "b", "c"))
+    made = bundle.model
     raw = RawWeights({name: t.clone() for name, t in made.state_dict().items()}, {}, "", ())
     theirs = raw.tensors["label.weight"].clone()
-    pretrained.load_origin(made, WeightsOrigin(trained, raw, "vitrail"), InitConfig(), ("a", "b", "c"))
+    pretrained.load_origin(bundle, WeightsOrigin(trained, raw, "vitrail"), InitConfig())
     assert torch.equal(made.label.weight, theirs)
     raw.tensors["label.weight"] = torch.randn(8, 16)
-    pretrained.load_origin(made, WeightsOrigin(trained, raw, "vitrail"), InitConfig(), ("a", "b", "c"))
+    pretrained.load_origin(bundle, WeightsOrigin(trained, raw, "vitrail"), InitConfig())
     assert torch.equal(made.label.weight, raw.tensors["label.weight"][[7, 7, 7, 7]])
 
 

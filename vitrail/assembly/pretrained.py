@@ -4,26 +4,28 @@ Their model and preprocessing are used by the new run, unless other settings are
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
+from vitrail.analysis.cost import on_meta_device
 from vitrail.assembly import run_directory
 from vitrail.assembly.load import load_bundle
-from vitrail.assembly.model import create_model
+from vitrail.assembly.model import ModelBundle, assemble_model, create_model
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.validation import as_path
 from vitrail.weights import published as weights_published
-from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, load_tensors
+from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, head_of, is_of_head, load_tensors
 from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.read import RawWeights, read_weights
-from vitrail.weights.report import LoadReport
+from vitrail.weights.report import LoadReport, list_names
 from vitrail.weights.resize import geometry_of
 
 
@@ -75,7 +77,8 @@ def inherit_settings(
     if chosen != recipe.model:
         reasons.append(f"model = {chosen.name}: {why}")
     chosen_task = recipe.task
-    if same and chosen_task.name == theirs.task.name and task.is_generative:  # the weights depend on the objective
+    # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
+    if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
         chosen_task = Choice(chosen_task.name, {**transferable_keys(theirs.task.keys), **chosen_task.keys})
     given, inherited = recipe.input, {}
     other_channels = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
@@ -95,8 +98,9 @@ def inherit_settings(
 
 
 def transferable_keys(keys: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a model or task that hold for other data: all but the number of classes, unless it is 0."""
-    return {key: value for key, value in keys.items() if key != "classes" or value == 0}
+    """The keys of a model or task that hold for other data: all but what is about its classes, unless there are
+    none."""
+    return {k: value for k, value in keys.items() if k not in ("classes", "class_weights") or value in (0, [], ())}
 
 
 def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tuple[Recipe, str]:
@@ -121,34 +125,67 @@ def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tup
     return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}{shown}"
 
 
-def load_origin(model: nn.Module, origin: WeightsOrigin, start: InitConfig, classes: tuple[str, ...]) -> LoadReport:
-    """Loads the weights into a new model: tables, patches and channels are resampled; a head for other classes is
-    re-initialised.
+def load_origin(bundle: ModelBundle, origin: WeightsOrigin, start: InitConfig) -> LoadReport:
+    """Loads the weights into a new model: tables, patches and channels are resampled; of the head what fits is taken,
+    and the rest is new.
 
     Errors: `CheckpointError`, and then the model is as it was.
     """
-    chosen = choose_source(
-        model, origin.raw, weights_published.load_table(weights_published.family_of(model)).sources, origin.source
-    )
+    model, classes = bundle.model, bundle.classes
+    if origin.recipe is not None:  # its names are ours
+        chosen = MatchedTensors("vitrail", origin.raw.tensors, (), {}, ())
+    else:
+        tables = weights_published.load_table(weights_published.family_of(model)).sources
+        chosen = choose_source(model, origin.raw, tables, origin.source)
     if isinstance(model, Denoiser):
         return load_denoiser(model, origin, chosen, start, classes)
-    fits = keeps_head(chosen, origin, classes)
-    if start.head == "keep" and not fits:
+    own_head = head_of(model.state_dict(), model)
+    taken = set() if start.head == "new" else fitting_head(bundle, origin, chosen, own_head)
+    new = own_head.keys() - taken
+    if start.head == "keep" and new:
         state = (
             f"for {len(origin.classes)} other classes"
-            if origin.classes
-            else "for another number of classes, or missing"
+            if origin.classes and origin.classes != classes
+            else f"of another kind or missing: {list_names(new)}"
         )
         raise CheckpointError(f"the head in {origin.path} is {state}", "--init.head new re-initialises it")
-    return load_tensors(model, origin.raw, chosen, LoadOptions(resize=True, new_head=start.head == "new" or not fits))
+    left_out = {
+        name: "not for this task or these classes; the new ones are random"
+        for name in chosen.tensors
+        if name not in taken and is_of_head(name, model.state_dict(), model)
+    }
+    chosen = dataclasses.replace(chosen, tensors={n: t for n, t in chosen.tensors.items() if n not in left_out})
+    report = load_tensors(model, origin.raw, chosen, LoadOptions(resize=True, new=frozenset(new)))
+    return dataclasses.replace(report, left_out={**report.left_out, **left_out})
 
 
-def keeps_head(chosen: MatchedTensors, origin: WeightsOrigin, classes: tuple[str, ...]) -> bool:
-    """Whether the head has the same classes: by name where names are known, else by their number."""
-    if origin.classes is not None:
-        return origin.classes == classes
-    head = chosen.tensors.get("heads.0.weight")
-    return head is not None and head.shape[0] == len(classes)
+def fitting_head(
+    bundle: ModelBundle, origin: WeightsOrigin, chosen: MatchedTensors, own: Mapping[str, Tensor]
+) -> set[str]:
+    """The names of the tensors of a head that a model can take over: those of the same shape in a head for the same
+    kind of output, and for other classes only those that do not depend on the classes.
+
+    The classes are the same by name where names are known, else by their number.
+    """
+    if origin.recipe is not None:
+        their_task = Names().task(origin.recipe.task, len(origin.classes or ()), bundle.task.multi_label)
+        is_same_kind, same_classes = their_task.output == bundle.task.output, origin.classes == bundle.classes
+    else:
+        head = chosen.tensors.get("heads.0.weight")
+        is_same_kind = bundle.task.is_classifier
+        same_classes = head is not None and head.shape[0] == len(bundle.classes)
+    if not is_same_kind:
+        return set()
+    fitting = {n for n, t in own.items() if n in chosen.tensors and chosen.tensors[n].shape == t.shape}
+    return fitting if same_classes else fitting - class_dependent(bundle)
+
+
+def class_dependent(bundle: ModelBundle) -> set[str]:
+    """The names of the tensors whose shape depends on the number of classes: those that another class would change."""
+    with on_meta_device():
+        other = assemble_model(bundle.recipe, (*bundle.classes, "one more"), bundle.task.multi_label).model
+    shapes = {name: t.shape for name, t in other.state_dict().items()}
+    return {name for name, t in bundle.model.state_dict().items() if shapes.get(name) != t.shape}
 
 
 def load_denoiser(

@@ -77,7 +77,7 @@ def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> Load
     """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
     if origin is None:
         return None
-    return pretrained.load_origin(session.state.model, origin, session.recipe.init, session.bundle.classes)
+    return pretrained.load_origin(session.bundle, origin, session.recipe.init)
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

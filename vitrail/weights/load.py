@@ -38,6 +38,7 @@ class LoadOptions:
     resize: bool = False
     new_head: bool = False
     grid: tuple[int, int] | None = None  # (height, width) of position tables; None: square
+    new: frozenset[str] = frozenset()  # names of the model that may be missing and keep their initial values
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ def load_tensors(model: nn.Module, raw: RawWeights, chosen: MatchedTensors, opti
         excluded = {
             n: "classifier head re-initialised"
             for n in list(tensors)
-            if is_of_head(n, state) and tensors.pop(n) is not None
+            if is_of_head(n, state, model) and tensors.pop(n) is not None
         }
     unexpected = [*chosen.unknown, *(n for n in tensors if n not in state)]
     tensors = {n: t for n, t in tensors.items() if n in state}
-    missing = [n for n in expected if n not in tensors and not (options.new_head and n.startswith("heads."))]
+    new = options.new | (head_of(expected, model).keys() if options.new_head else set())
+    missing = [n for n in expected if n not in tensors and n not in new]
     if options.strict and (missing or unexpected):
         raise CheckpointError(describe_mismatch(chosen.source, missing, unexpected), suggest_fix(missing, unexpected))
     wrong: dict[str, str] = {}
@@ -163,7 +165,8 @@ def load_tensors(model: nn.Module, raw: RawWeights, chosen: MatchedTensors, opti
     )
     notes = (*chosen.notes, *(f"converted from {k}" for k in kinds))
     names = tuple(sorted(tensors)), tuple(missing), tuple(unexpected)
-    return LoadReport(chosen.source, raw.sha256, *names, resized, excluded, chosen.dropped, fraction, notes)
+    random = tuple(sorted(n for n in new if n in expected and n not in tensors))
+    return LoadReport(chosen.source, raw.sha256, *names, resized, excluded, chosen.dropped, fraction, notes, random)
 
 
 def reshape(
@@ -213,8 +216,15 @@ def channels_of(model: nn.Module) -> int:
     return inner.config.channels
 
 
-def is_of_head(name: str, state: Mapping[str, Tensor]) -> bool:
+def head_of(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict that belong to the head of a model."""
+    return {name: t for name, t in state.items() if is_of_head(name, state, model)}
+
+
+def is_of_head(name: str, state: Mapping[str, Tensor], model: nn.Module) -> bool:
     """Whether a tensor belongs to the head: so does a hidden layer before it, where the model has none."""
+    if isinstance(model, HeadedModel) and not name.startswith("backbone."):
+        return True
     return name.startswith("heads.") or (name.startswith("backbone.pre_logits.") and name not in state)
 
 

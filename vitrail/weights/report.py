@@ -25,6 +25,7 @@ class LoadReport:
     dropped: dict[str, str] = field(default_factory=dict)
     fraction: float = 1.0
     notes: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()  # of the head, not in the file: as initialised
 
     def lines(self) -> list[str]:
         """The report as a table for a terminal."""
@@ -34,6 +35,7 @@ class LoadReport:
             ("loaded", f"{len(self.loaded)} tensors, {self.fraction:.2%} of the model's numbers"),
             ("missing", list_names(self.missing)),
             ("unexpected", list_names(self.unexpected)),
+            *((("new", list_names(self.new)),) if self.new else ()),
             *format_reasons("resized", self.resized),
             *format_reasons("left out", self.left_out),
             *format_reasons("dropped", self.dropped),
