@@ -64,6 +64,7 @@ class InitConfig:
     weights: str = ""  # a run, a model folder, or a file of published weights
     format: str = "auto"  # naming scheme of the file: "timm", "transformers", ...
     head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept if the classes are the same
+    fit_head: bool | None = None  # frozen backbone: a new head starts as its linear probe; None: if optim.lr is open
 
 
 @dataclass(frozen=True)
@@ -183,16 +184,10 @@ class Recipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-DEFAULTS: dict[str, Any] = {
-    "weight_decay": 0.05,
-    "betas": (0.9, 0.999),
-    "schedule": "cosine",
-    "ema_decay": 0.0,
-    "ema_decay_2": 0.0,
-    "crop_ratio": 0.875,
-    "interpolation": "bilinear",
-    "background": (255, 255, 255),
-}  # the values of None
+DEFAULTS: dict[str, Any] = {  # the values of None
+    "weight_decay": 0.05, "betas": (0.9, 0.999), "schedule": "cosine", "ema_decay": 0.0, "ema_decay_2": 0.0,
+    "crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255),
+}  # fmt: skip
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
 CHOICES = ("model", "data", "task")
 FREE_SECTIONS = ("runtime", "eval")

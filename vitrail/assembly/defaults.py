@@ -69,7 +69,8 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
     c.recipe = dataclasses.replace(c.recipe, optim=with_defaults(c.recipe.optim))
     c.set_default("optim", "warmup_steps", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = default_lr(c.recipe, defaults, c.model_config)
-    lower = "; half of it for pretrained weights" if pretrained else ""
+    halved = pretrained and c.recipe.optim.freeze != "backbone"
+    lower = "; half of it for pretrained weights" if halved else ""
     c.set_default(
         "optim", "lr", float(f"{peak:.2g}"), f"for this model at batch size {batch}, by square-root scaling{lower}"
     )
@@ -77,7 +78,8 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
 
 def default_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
     """The default peak learning rate of a model at the recipe's batch size, by square-root scaling."""
-    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * (0.5 if recipe.init.weights else 1.0)
+    lower = 0.5 if recipe.init.weights and recipe.optim.freeze != "backbone" else 1.0  # a new head alone is random
+    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * lower
 
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:

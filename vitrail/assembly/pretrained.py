@@ -28,6 +28,8 @@ from vitrail.weights.read import RawWeights, read_weights
 from vitrail.weights.report import LoadReport, list_names
 from vitrail.weights.resize import geometry_of
 
+OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
+
 
 @dataclass(frozen=True)
 class WeightsOrigin:
@@ -100,7 +102,7 @@ def inherit_settings(
 def transferable_keys(keys: dict[str, Any]) -> dict[str, Any]:
     """The keys of a model or task that hold for other data: all but what is about its classes, unless there are
     none."""
-    return {k: value for k, value in keys.items() if k not in ("classes", "class_weights") or value in (0, [], ())}
+    return {k: value for k, value in keys.items() if k not in OF_CLASSES or value in (0, [], ())}
 
 
 def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tuple[Recipe, str]:

@@ -7,7 +7,6 @@ import torch
 
 from vitrail.assembly import latents, model, pretrained
 from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
-from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.run_directory import RunFolder, command_line, new_run_path
 from vitrail.data import fingerprint as entries
 from vitrail.data.splits import evaluation_part
@@ -15,10 +14,10 @@ from vitrail.engine.world import World
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session
+from vitrail.training.initial_weights import fit_head, load_initial_weights
 from vitrail.training.restart import launchers
 from vitrail.training.session import Session
 from vitrail.version import versions
-from vitrail.weights.report import LoadReport
 
 
 def create_session(
@@ -38,6 +37,7 @@ def create_session(
     frechet.load_classifier(session.recipe, session.bundle.task)
     cache_latents(session, progress)
     session.load_report = load_initial_weights(session, prepared.origin)
+    session.notes += fit_head(session)
     launch = launchers(world)
     world.on_rank_zero(lambda: create_folder(session, prepared, launch, command or command_line()))
     session.notes += prepared.notes
@@ -68,16 +68,10 @@ def cache_latents(session: Session, progress: Progress | None = None) -> None:
     session.notes += notes
 
 
-def find_initial_weights(recipe: Recipe) -> WeightsOrigin | None:
-    """The weights that a recipe begins with, as read; None for random ones. Errors: `CheckpointError`."""
-    return pretrained.find_weights(recipe.init)
-
-
-def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> LoadReport | None:
-    """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
-    if origin is None:
-        return None
-    return pretrained.load_origin(session.bundle, origin, session.recipe.init)
+def begin_again(session: Session) -> None:
+    """The initial weights of a run that ended before its first checkpoint."""
+    session.load_report = load_initial_weights(session, pretrained.find_weights(session.recipe.init))
+    fit_head(session)
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

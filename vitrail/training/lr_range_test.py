@@ -18,7 +18,8 @@ from vitrail.engine.world import World
 from vitrail.errors import RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.build import build_session
-from vitrail.training.create import cache_latents, load_initial_weights
+from vitrail.training.create import cache_latents
+from vitrail.training.initial_weights import load_initial_weights
 from vitrail.training.session import Session
 from vitrail.training.steps import loop_settings, remaining_batches
 

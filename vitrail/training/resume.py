@@ -17,7 +17,7 @@ from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
 from vitrail.training.build import build_session
-from vitrail.training.create import cache_latents, find_initial_weights, load_initial_weights, recipe_keys
+from vitrail.training.create import begin_again, cache_latents, recipe_keys
 from vitrail.training.session import Session
 from vitrail.validation import as_path
 
@@ -63,7 +63,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     if saved:
         session.state.load(saved.parts, saved.numbers)
     else:  # it ended before its first checkpoint
-        load_initial_weights(session, find_initial_weights(after))
+        begin_again(session)
     if session.state.step > session.steps:
         raise UsageError(
             f"the run has done {session.state.step} steps, more than train.steps = {session.steps}",

@@ -8,6 +8,8 @@ from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe, override
 
 SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
+FITTED_LR, PROBE_LR = 1e-3, 1e-2  # at batch size 64: of a head that starts as a linear probe, and of a random one
+FITTED = 100  # most classes for which the probe is fitted before the first step
 
 
 class ClassDefaults(Defaults):
@@ -57,7 +59,16 @@ class ClassDefaults(Defaults):
             c.reasons.append(f"model.patch = {patch}: {tokens} tokens an image")
 
     def choose_optimizer(self, c: Choices) -> None:
-        """The general defaults."""
+        """The general defaults; those of a linear probe where only the head learns."""
+        o = c.recipe.optim
+        is_open = o.freeze == "backbone" and o.lr is None
+        c.set_default("init", "fit_head", is_open, "a new head starts as the linear probe" if is_open else "")
+        if is_open and o.name == "adamw":
+            lr = (FITTED_LR if c.facts.classes <= FITTED else PROBE_LR) * math.sqrt(
+                (c.recipe.train.batch_size or 1) / 64
+            )
+            c.set_default("optim", "lr", float(f"{lr:.2g}"), "only the head learns, on frozen features")
+            c.set_default("optim", "weight_decay", 0.0, "as of a linear probe")
 
     def choose_augmentation(self, c: Choices) -> None:
         assert c.recipe.input.size is not None

@@ -1,0 +1,66 @@
+"""The weights before the first step. A new head on a frozen backbone starts as the linear probe of its features, and
+learns on from there.
+
+Gradient descent needs hundreds of epochs for the directions in which features hardly vary, L-BFGS some seconds (see
+`analysis/probe.py`); a head that fits is also the better start where the backbone unfreezes later (Kumar et al. 2022,
+arxiv.org/abs/2202.10054).
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe
+from vitrail.assembly import pretrained
+from vitrail.assembly.pretrained import WeightsOrigin
+from vitrail.evaluation.features import part_features
+from vitrail.heads.linear import Classifier
+from vitrail.inference.predictor import Predictor
+from vitrail.training.session import Session
+from vitrail.weights.report import LoadReport
+
+NUMBERS = 30_000_000  # images x width x classes at most; more would take minutes
+LEAST = 5  # images a class
+
+
+def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> LoadReport | None:
+    """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
+    if origin is None:
+        return None
+    return pretrained.load_origin(session.bundle, origin, session.recipe.init)
+
+
+@torch.no_grad()
+def fit_head(session: Session) -> list[str]:
+    """Fits a new linear head to the features of the training images, where `init.fit_head` is set; returns notes. The
+    same on every process."""
+    bundle, recipe, net = session.bundle, session.recipe, session.state.model
+    report = session.load_report
+    is_new = report is None or any(name.startswith("heads.") for name in report.new)
+    if not (recipe.init.fit_head and is_new and isinstance(net, Classifier)) or bundle.task.teacher is not None:
+        return []
+    train, width = session.dataset.splits["train"], sum(net.backbone.summary_widths)
+    classes, count = len(bundle.classes), len(train)
+    share = min(1.0, NUMBERS / (width * classes * count))
+    if share * count < LEAST * classes and share < 1:
+        return [f"{classes:,} classes are too many to fit the head before the first step"]
+    if share < 1:
+        train = train.select(draw_subset(train.labels, share, recipe.train.seed))
+    predictor = Predictor(net.eval(), bundle.classes, recipe, bundle.task, session.folder.path)
+    dataset = dataclasses.replace(session.dataset, splits={"train": train})
+    features = part_features(predictor, dataset, "train", None, session.world)[0].double()
+    labels = torch.from_numpy(np.ascontiguousarray(train.labels))
+    with torch.enable_grad():
+        chosen = choose_l2(features, labels, classes, recipe.train.seed)
+        fitted = fit_probe(features, labels, classes, chosen.l2)
+    weight: Tensor = fitted.weight / fitted.std[:, None]
+    bias = fitted.bias - fitted.mean @ weight
+    parts = weight.split(list(net.backbone.summary_widths))
+    for head, part in zip(net.heads.children(), parts, strict=True):  # the prediction is the mean over the heads
+        assert isinstance(head, nn.Linear)
+        head.weight.copy_(part.T * len(parts))
+        head.bias.copy_(bias)
+    net.train()
+    return [f"the head starts as the linear probe of {len(train):,} training images, L2 {chosen.l2:g}"]
