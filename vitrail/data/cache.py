@@ -14,7 +14,7 @@ import numpy as np
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.subset import evenly_spaced
 
-BLOCK = 256  # images decoded at a time before they are stored
+BLOCK = 2**28  # bytes of images that are decoded at a time before they are stored, or one image
 SAMPLE_SIZE = 64  # images from which the total size is estimated
 FRACTION = 0.5  # of the free memory that the cache may use
 UNKNOWN_MEMORY = 2**31  # bytes that are taken as free where a system does not tell
@@ -69,26 +69,28 @@ def cache_images(dataset: Dataset, parts: list[str], processes: int) -> tuple[Da
         return dataset, ["runtime.cache_images: the images are in memory already"]
     if os.name == "nt":
         return dataset, ["runtime.cache_images is ignored: on Windows images cannot be shared with worker processes"]
-    needed, budget = sum(map(estimate_bytes, uncached.values())), int(free_memory() * FRACTION / processes)
+    sizes = {name: estimate_bytes(split) for name, split in uncached.items()}
+    needed, budget = sum(sizes.values()), int(free_memory() * FRACTION / processes)
     if needed > budget:
         note = f"the images need about {format_size(needed)}, and {format_size(budget)} may be used"
         return dataset, [f"runtime.cache_images is ignored: {note}"]
     splits, notes = dict(dataset.splits), []
     for name, split in uncached.items():
-        reader = fill_memory(split)
+        reader = fill_memory(split, sizes[name] // max(1, len(split)))
         splits[name] = replace(split, read=reader)
         size = format_size(reader.memory.mapped.size())
         notes.append(f"runtime.cache_images: {len(split):,} images of {name} are cached in memory ({size})")
     return replace(dataset, splits=splits), notes
 
 
-def fill_memory(split: Split) -> CachedReader:
-    """Reads every image once and stores its pixels."""
+def fill_memory(split: Split, each: int) -> CachedReader:
+    """Reads every image once and stores its pixels. each: bytes of an image, about."""
     file = create_unnamed_file()
     shapes = np.empty((len(split), 3), np.int64)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(split), BLOCK):
-            indices = range(start, min(start + BLOCK, len(split)))
+    block = min(256, max(1, BLOCK // max(1, each)))
+    with ThreadPoolExecutor(min(16, block, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(split), block):
+            indices = range(start, min(start + block, len(split)))
             for i, pixels in zip(indices, pool.map(split.read, indices), strict=True):
                 shapes[i] = pixels.shape
                 file.write(np.ascontiguousarray(pixels).data)
