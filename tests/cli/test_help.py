@@ -97,7 +97,7 @@ def test_help_of_a_section_in_every_way_it_is_asked_for(tmp_path, monkeypatch):
     assert must("help", "train", "augment") == must("train", "--help", "augment") == must("train", "-h", "augment")
     (tmp_path / "t.csv").write_text("path,label\n")
     assert "--data.label-column" in must("check", "t.csv", "--help", "data")
-    assert "no-such" not in must("eval", "--help", "no-such")
+    assert "no-such" not in must("predict", "--help", "no-such")
     refused(tmp_path, "train --help agument", 2, "did you mean 'augment'")
     refused(tmp_path, "train --model swim/tiny --help model", 2, "swin")
 

@@ -124,7 +124,7 @@ def test_parts_are_those_that_the_data_names(parts, place, tmp_path, capsys):
         assert "(not its 8 train" in found["evaluated"]
         assert evaluated(capsys, place / "run", "--data", tmp_path / "e", "--split", "train")["count"] == 8
     else:
-        assert "--split all, or one of its parts" in refused(
+        assert "--split all takes all of them" in refused(
             capsys, place / "run", "--data", tmp_path / "e", "--split", "train"
         )
 
@@ -212,3 +212,21 @@ def test_a_line_an_image(place, tmp_path, capsys):
     assert "never overwritten" in refused(capsys, place / "run", "--data", data, "--csv", tmp_path / "rows.csv")
     evaluated(capsys, place / "maps", "--csv", tmp_path / "maps.csv")
     assert (tmp_path / "maps.csv").read_text().splitlines()[0] == "image,scores"
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted(place, tmp_path, capsys):
+    data = folder(tmp_path / "e", "ab", 15)
+    (data / "a" / "0.png").write_bytes(b"no image")
+    found = evaluated(capsys, place / "run", "--data", data)
+    assert found["count"] == 29
+    assert found["excluded"].startswith("1 image that cannot be read, the first: ")
+    assert "a/0.png" in refused(capsys, place / "run", "--data", data, "--data.on-error", "fail")
+    for i in range(1, 4):
+        (data / "a" / f"{i}.png").write_bytes(b"no image")
+    refused(capsys, place / "run", "--data", data)  # more than 5 %
+
+
+def test_masks_at_another_size_are_evaluated_at_that_size(place, capsys):
+    own, other = (evaluated(capsys, place / "maps", *words) for words in ((), ("--img-size", "64", "64")))
+    assert own["per_class"]["pixels"] == other["per_class"]["pixels"]
+    assert own["per_class"]["iou"] != other["per_class"]["iou"]

@@ -20,7 +20,6 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
     vitrail eval runs/photos
     vitrail eval runs/photos --data other --csv predictions.csv
     vitrail eval runs/photos --data other.csv --data.label-column kind --split test
-    vitrail eval runs/photos --img-size 256
     vitrail eval runs/flow --features runs/classifier --count 1000
     vitrail eval runs/flow --features runs/classifier --sweep-guidance 1 2 3
     """
@@ -50,7 +49,7 @@ def evaluate(words: list[str]) -> None:
     from vitrail.evaluation.evaluate import evaluate as evaluate_split
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import check_new, write_csv
-    from vitrail.evaluation.subject import SubjectRequest, open_subject
+    from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
     from vitrail.inference.predictor import load_predictor
 
     file = check_new(given.csv) if given.csv else None
@@ -58,15 +57,13 @@ def evaluate(words: list[str]) -> None:
     predictor = load_predictor(given.run, str(world.device), vae=given.vae, weights=given.checkpoint)
     sample_quality.check(given, predictor)
     request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
-    subject = open_subject(request, predictor)
-    weights = subject.scope.weights
-    result = with_weights(with_interval(evaluate_split(predictor.bundle, subject.split, world)), weights)
+    subject, result = evaluate_readable(request, predictor, world)
     metrics = own_metrics = result.metrics
-    if world.is_first and subject.folder is not None and given.checkpoint == "best":
+    if world.is_first and subject.folder is not None and subject.is_kept:
         write_evaluation(subject.folder, subject.part, result)
     if given.img_size:
-        resized = with_input_size(predictor, given.img_size)
-        result = with_weights(with_interval(evaluate_split(predictor.bundle, subject.split, world, resized)), weights)
+        resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world)
+        result = with_weights(with_interval(resized), subject.scope.weights)
         metrics = result.metrics
     if world.is_first and file is not None:
         write_csv(file, result, predictor.classes)
@@ -86,24 +83,24 @@ def evaluate(words: list[str]) -> None:
 
 
 def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
-    """The model's preprocessing at another image size. Errors: `UsageError` for a size that the model cannot take."""
+    """The model with images of another size. Errors: `UsageError` for a size that the model cannot take."""
     import dataclasses
 
     import torch
 
     if min(size) < 1:
         raise UsageError(f"images of {size[0]}x{size[1]} are not possible", "--img-size HEIGHT WIDTH")
-    pre = dataclasses.replace(predictor.preprocess, size=size)
+    recipe = dataclasses.replace(predictor.recipe, input=dataclasses.replace(predictor.recipe.input, size=size))
     device = next(predictor.model.parameters()).device
     try:
         with torch.no_grad():
-            predictor.model(torch.zeros(1, pre.channels, *size, device=device))
+            predictor.model(torch.zeros(1, predictor.preprocess.channels, *size, device=device))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"the model cannot take images of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}",
             "give another --img-size",
         ) from None
-    return pre
+    return dataclasses.replace(predictor.bundle, recipe=recipe)
 
 
 VERB = Verb("eval", Eval, evaluate, sections=("data",), changes="what a trained model is")

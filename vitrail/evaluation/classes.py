@@ -9,7 +9,7 @@ import numpy as np
 
 from vitrail.contracts import Task
 from vitrail.data.dataset import IGNORE, Boxes, Dataset, Split
-from vitrail.errors import DataError, many, nearest
+from vitrail.errors import BadImage, DataError, many, nearest
 
 SHOWN = 8  # names of classes in a message
 
@@ -91,7 +91,10 @@ def count_unknown(split: Split, dataset: Dataset, values: np.ndarray) -> dict[st
         return {}
     if split.annotation is not None:
         for i in range(len(split)):
-            annotation = split.annotation(i)
+            try:
+                annotation = split.annotation(i)
+            except BadImage:  # told where it is evaluated
+                continue
             labels = annotation.labels if isinstance(annotation, Boxes) else annotation.ravel()
             occurring += np.bincount(labels, minlength=len(occurring))
     elif split.labels.ndim == 2:

@@ -94,8 +94,8 @@ def choose_split(dataset: Dataset, requested: str, own: bool) -> tuple[str, Spli
     name = requested or (ALL if unnamed else evaluation_part(dataset, final=True))
     if name == ALL:
         return ALL, join_splits(list(parts.values()))
-    listed = ", ".join(f"{part} ({len(split):,})" for part, split in parts.items())
-    return name, parts[choose(name, (*parts, ALL), "part of the data", f"--split {ALL}, or one of its parts: {listed}")]
+    hint = f"parts: {', '.join(parts)}; --split {ALL} takes all of them"
+    return name, parts[choose(name, (*parts, ALL), "part of the data", hint)]
 
 
 def count_trained(dataset: Dataset, split: Split, run: RunFolder) -> int:

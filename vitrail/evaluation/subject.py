@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vitrail.assembly.data import open_data_of, open_given
+import numpy as np
+
+from vitrail.assembly.data import open_data_of, open_given, reading_keys
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.contracts import Task
 from vitrail.data.dataset import Dataset, Split
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.engine.world import World
+from vitrail.errors import BadImage, CheckpointError, UsageError, many
 from vitrail.evaluation.classes import match_classes
+from vitrail.evaluation.evaluate import Evaluation, evaluate, with_interval, with_weights
 from vitrail.evaluation.scope import ALL, Scope, choose_split, count_trained
 from vitrail.inference.predictor import Predictor
+from vitrail.recipe import Recipe, override
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,13 @@ class Subject(NamedTuple):
     split: Split
     folder: RunFolder | None
     scope: Scope
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the evaluation belongs into the folder of the run: that of its own data, with the best weights where
+        it has any."""
+        best = self.scope.weights.get("checkpoint") == "best"
+        return self.folder is not None and (best or self.folder.best_weights is None)
 
 
 class Source(NamedTuple):
@@ -78,11 +90,54 @@ def open_subject(request: SubjectRequest, predictor: Predictor) -> Subject:
         model_classes=predictor.classes,
         excluded=matched.excluded,
         trained=trained_images(dataset, part, matched.split, run, own),
-        weights={} if run is None else run.describe_weights(predictor.source == run.best_weights),
+        weights={} if run is None else run.describe_weights(is_best(predictor, run)),
         own=own,
     )
     dataset = dataclasses.replace(dataset, splits={**dataset.splits, part: matched.split})
     return Subject(dataset, part, matched.split, run if own and part != ALL else None, scope)
+
+
+def evaluate_readable(request: SubjectRequest, predictor: Predictor, world: World) -> tuple[Subject, Evaluation]:
+    """The evaluation of a request, with interval and weights. Of other data, images that cannot be read are left out
+    and counted. Errors: `UsageError`, `DataError`; `BadImage` for the run's own data."""
+    subject = open_subject(request, predictor)
+    try:
+        result = evaluate(predictor.bundle, subject.split, world)
+    except BadImage as error:
+        subject = without_unreadable(subject, request, error)
+        result = evaluate(predictor.bundle, subject.split, world)
+    return subject, with_weights(with_interval(result), subject.scope.weights)
+
+
+def is_best(predictor: Predictor, run: RunFolder) -> bool:
+    """Whether a predictor has the best weights of a run."""
+    return run.best_weights is not None and predictor.source.absolute() == run.best_weights.absolute()
+
+
+def without_unreadable(subject: Subject, request: SubjectRequest, error: BadImage) -> Subject:
+    """Other data without the images that cannot be read, which are counted and named; up to the fraction that a
+    training allows. Errors: `error` where more, where that is not wanted, or where it is the run's own data."""
+    choice = override(Recipe(data=reading_keys(request.source)), "data", {**request.keys, "name": ""}).data
+    readable = [i for i in range(len(subject.split)) if is_readable(subject.split, i)]
+    missing = len(subject.split) - len(readable)
+    allowed = choice.on_error == "skip" and missing <= choice.max_errors * len(subject.split)
+    if not request.data or not readable or not allowed:
+        raise error
+    excluded = f"{many(missing, 'image')} that cannot be read, the first: {error.what}"
+    scope = dataclasses.replace(
+        subject.scope, count=len(readable), excluded="; ".join(filter(None, [subject.scope.excluded, excluded]))
+    )
+    return subject._replace(split=subject.split.select(np.array(readable)), scope=scope)
+
+
+def is_readable(split: Split, index: int) -> bool:
+    try:
+        split.read(index)
+        if split.annotation is not None:
+            split.annotation(index)
+    except BadImage:
+        return False
+    return True
 
 
 def describe_data(run: RunFolder | None, dataset: Dataset) -> str:
