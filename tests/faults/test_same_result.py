@@ -1,5 +1,7 @@
 """What must not change a result does not: worker processes, prefetching, accumulation, recomputed activations."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tiny
@@ -243,3 +245,14 @@ def test_threads_change_no_pixel(folder, tmp_path):
         made = tiny.recipe(folder, augment=AUGMENTS["randaugment"], train={"steps": 2})
         found.append(all_batches(tiny.begin(made, tmp_path / f"run{len(found)}"), 0))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
+def test_compiled_blocks_have_the_losses_of_plain_ones(data, tmp_path):
+    losses = []
+    for compiled in (False, True):
+        made = tiny.recipe(data, model=PLAIN_MODEL, train={"steps": 3, "compile": compiled, "eval_every": 0})
+        events = tiny.finish(tiny.begin(made, tmp_path / str(compiled)))
+        losses.append([e.values["loss"] for e in events if e.kind == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -117,6 +117,7 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 def start(given: Train, recipe: Recipe, world: Any, console: Console, command: list[str] | None) -> Path | None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training.create import create_session, plan_session
+    from vitrail.training.estimate import estimate_needs
     from vitrail.training.restart import find_begun
 
     out = as_path(given.out) if given.out else None
@@ -128,7 +129,8 @@ def start(given: Train, recipe: Recipe, world: Any, console: Console, command: l
         planned, prepared = plan_session(recipe, out, world, console.progress("reading images"))
         console.prepared(prepared)
         console.weights_report(planned.load_report)
-        console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done")
+        needs = estimate_needs(planned)
+        console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done, in {needs}")
         return None
     new, prepared = create_session(recipe, out, world, console.progress("reading images"), command)
     console.prepared(prepared)
