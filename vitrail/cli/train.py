@@ -117,7 +117,6 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 def start(given: Train, recipe: Recipe, world: Any, console: Console, command: list[str] | None) -> Path | None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training.create import create_session, plan_session
-    from vitrail.training.estimate import estimate_needs
     from vitrail.training.restart import find_begun
 
     out = as_path(given.out) if given.out else None
@@ -126,10 +125,9 @@ def start(given: Train, recipe: Recipe, world: Any, console: Console, command: l
         return resume(dataclasses.replace(given, resume=str(begun.path)), [], world, console)
     world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
-        planned, prepared = plan_session(recipe, out, world, console.progress("reading images"))
+        planned, prepared, needs = plan_session(recipe, out, world, console.progress("reading images"))
         console.prepared(prepared)
         console.weights_report(planned.load_report)
-        needs = estimate_needs(planned)
         console.say(f"nothing was written; {prepared.recipe.train.steps} steps would be done, in {needs}")
         return None
     new, prepared = create_session(recipe, out, world, console.progress("reading images"), command)

@@ -16,7 +16,7 @@ from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session
 from vitrail.training.initial_weights import fit_head, load_initial_weights
 from vitrail.training.restart import launchers
-from vitrail.training.session import Session
+from vitrail.training.session import Session, estimate_needs
 from vitrail.version import versions
 
 
@@ -46,13 +46,14 @@ def create_session(
 
 def plan_session(
     recipe: Recipe, out: Path | None, world: World, progress: Progress | None = None
-) -> tuple[Session, PreparedRun]:
-    """The session that `create_session` would make, without a folder, latents or a check of other processes."""
+) -> tuple[Session, PreparedRun, str]:
+    """The session that `create_session` would make, without a folder, latents or a check of other processes, and what
+    it will need. Errors: those of `create_session`, and `DataError` where the disk is too small."""
     prepared = prepare_run(recipe, world, progress)
     folder = RunFolder(out or Path("runs"))
     session = build_session(prepared.recipe, prepared.dataset, folder, world, prepared.names)
     session.load_report = load_initial_weights(session, prepared.origin)
-    return session, prepared
+    return session, prepared, estimate_needs(session)
 
 
 def cache_latents(session: Session, progress: Progress | None = None) -> None:
