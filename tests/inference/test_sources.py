@@ -77,6 +77,27 @@ def clip(tmp_path_factory):
     return path
 
 
+def test_frames_of_a_turned_video_are_upright(here):
+    """As telephones write them: the matrix in the header says a quarter turn clockwise."""
+    av = pytest.importorskip("av")
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255  # the left half is white: after the turn it is on top
+    with av.open("turned.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    level, turned = ((1, 0, 0, 0, 1, 0, 0, 0), (0, 1, 0, -1, 0, 0, 0, 0))
+    as_bytes = [b"".join((n << 16).to_bytes(4, "big", signed=True) for n in m) for m in (level, turned)]
+    data = Path("turned.mp4").read_bytes()
+    track = data.index(as_bytes[0], data.index(b"tkhd"))
+    Path("turned.mp4").write_bytes(data[:track] + as_bytes[1] + data[track + 32 :])
+    (one,) = vitrail.load("classes").stream("turned.mp4")
+    assert one.image.pixels.shape == (32, 16, 3)
+    assert one.image.pixels[2:12].mean() > 240
+    assert one.image.pixels[20:30].mean() < 15
+
+
 ALL = ["photos/0.png", "photos/1.png", "photos/2.png", "photos/more/3.png", "photos/more/4.png"]
 
 
@@ -283,10 +304,10 @@ def test_the_command_writes_a_folder(here, clip, capsys):
     shares = rows("maps/predictions.csv")
     assert [row["frame"] for row in shares] == ["", "0", "4"]
     assert sum(float(shares[0][f"share_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-4)
-    assert main(["predict", "boxes", "photos", "--score", "0", "--csv", "boxes.csv"]) == 0
+    assert main(["predict", "boxes", "photos", "--score", "0", "--csv", "new/boxes.csv"]) == 0
     assert not Path("predictions").exists(), "a table was asked for, and nothing else"
     found = vitrail.load("boxes")("photos/0.png")[0]
-    first = [row for row in rows("boxes.csv") if row["path"] == "photos/0.png"]
+    first = [row for row in rows("new/boxes.csv") if row["path"] == "photos/0.png"]
     assert len(first) == sum(found[:, 4] >= 0.05)
     np.testing.assert_allclose([float(first[0][k]) for k in ("left", "right")], found[0, [0, 2]], atol=0.02)
     assert main(["predict", "boxes", "photos", "--out", "found"]) == 2
@@ -307,3 +328,4 @@ def test_attention_of_files(here):
         warnings.simplefilter("error")
         (layer,) = vitrail.attention(predictor, "photos")
     assert layer.weights.shape[0] == 5
+    assert len(repr(layer).splitlines()) == 1

@@ -23,7 +23,7 @@ Heads = Reduction | Sequence[int] | None
 Layers = int | str | Sequence[int | str] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerAttention:
     """The attention of one layer. Weights are stored by group, since with windows most of a full matrix is empty:
     `parts` [B g h n m], the indices of queries and keys of each group in `query_index` [g n] and `key_index` [g m], -1
@@ -35,6 +35,11 @@ class LayerAttention:
     keys: Side
     query_index: Tensor
     key_index: Tensor
+
+    def __repr__(self) -> str:
+        images, _, heads = self.parts.shape[:3]
+        sides = f"{self.queries.tokens} queries, {self.keys.tokens} keys"
+        return f"LayerAttention of {self.name}: {images} images, {heads} heads, {sides}; .weights [B heads N N]"
 
     @property
     def weights(self) -> Tensor:

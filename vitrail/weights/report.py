@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 MAX_LISTED = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadReport:
     """The result of loading weights.
 
@@ -26,6 +26,10 @@ class LoadReport:
     fraction: float = 1.0
     notes: tuple[str, ...] = ()
     new: tuple[str, ...] = ()  # of the head, not in the file: as initialised
+
+    def __repr__(self) -> str:
+        lines = self.lines()
+        return "\n".join([*lines[:4], *(["... .lines() has all"] if lines[4:] else [])])
 
     def lines(self) -> list[str]:
         """The report as a table for a terminal."""

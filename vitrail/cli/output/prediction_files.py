@@ -48,12 +48,16 @@ class PredictionFiles:
             if not self.open and self.folder:
                 self.folder.mkdir(parents=True)
             if not self.open and self.tables:
+                for path in self.tables:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                 self.open = [path.open("x", encoding="utf-8", errors="surrogateescape", newline="")
                              for path in self.tables]  # fmt: skip
                 for file in self.open:
-                    csv.writer(file).writerow(table_head(self.predictor, self.has_frames))
+                    csv.writer(file, lineterminator="\n").writerow(table_head(self.predictor, self.has_frames))
             for file in self.open:
-                csv.writer(file).writerows(table_rows(record, self.predictor, self.has_frames, self.least))
+                csv.writer(file, lineterminator="\n").writerows(
+                    table_rows(record, self.predictor, self.has_frames, self.least)
+                )
             if self.folder and output in WRITERS:
                 self.records.append(record)
                 if one.error is None:
