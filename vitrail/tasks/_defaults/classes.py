@@ -8,7 +8,7 @@ from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe, override
 
 SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
-FITTED_LR, PROBE_LR = 1e-3, 1e-2  # at batch size 64: of a head that starts as a linear probe, and of a random one
+FITTED_LR, PROBE_LR = 1e-4, 1e-2  # at batch size 64: of a head that starts as a linear probe, and of a random one
 FITTED = 100  # most classes for which the probe is fitted before the first step
 
 
@@ -63,7 +63,7 @@ class ClassDefaults(Defaults):
         o = c.recipe.optim
         is_open = o.freeze == "backbone" and o.lr is None
         c.set_default("init", "fit_head", is_open, "a new head starts as the linear probe" if is_open else "")
-        if is_open and o.name == "adamw":
+        if is_open and o.name == "adamw" and not o.unfreeze_steps:
             lr = (FITTED_LR if c.facts.classes <= FITTED else PROBE_LR) * math.sqrt(
                 (c.recipe.train.batch_size or 1) / 64
             )
