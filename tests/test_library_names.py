@@ -72,6 +72,12 @@ def test_other_words_are_no_names_of_a_library(name):
     assert answer(name, OURS) is None
 
 
+def test_weights_are_no_key_of_a_model():
+    for key in ("pretrained", "weights"):
+        with pytest.raises(UsageError, match=rf"{key} is no key of a model.*\n?.*vitrail.load_weights"):
+            vitrail.create("vit/nano", **{key: True})
+
+
 def wrong(*words):
     code, _, err = command(*words)
     assert code == 2
@@ -81,4 +87,5 @@ def wrong(*words):
 def test_the_command_answers_too():
     assert "resnet50 is resnet/50 here: --model resnet/50" in wrong("train", "--data", "mini", "--model", "resnet50")
     assert "--model vit/base --model.patch 32 --img-size 384" in wrong("models", "vit_base_patch32_384")
+    assert "swin_t is swin/tiny here" in wrong("probe", "swin_t", "--data", "mini")
     assert "there is no convnext_tiny here; the nearest models are" in wrong("cost", "convnext_tiny")

@@ -84,6 +84,7 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
     from vitrail.assembly import model
 
     catalog.import_typed(name)
+    refuse_weights(keys)
     return model.create_model(name, classes, with_square_size(keys))
 
 
@@ -93,7 +94,20 @@ def backbone(name: str, **keys: Any) -> "nn.Module":
     from vitrail.assembly import model
 
     catalog.import_typed(name)
+    refuse_weights(keys)
     return model.create_backbone(name, with_square_size(keys))
+
+
+def refuse_weights(keys: dict[str, Any]) -> None:
+    """Errors: `UsageError` for what other libraries call the weights to begin with."""
+    from vitrail.errors import UsageError
+
+    for key in ("pretrained", "weights", "checkpoint_path"):
+        if key in keys:
+            raise UsageError(
+                f"{key} is no key of a model, which begins with random weights",
+                "vitrail.load_weights(model, FILE) loads published ones, vitrail.load(RUN) trained ones",
+            )
 
 
 def with_square_size(keys: dict[str, Any]) -> dict[str, Any]:
