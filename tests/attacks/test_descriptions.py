@@ -126,6 +126,12 @@ def test_a_module_of_the_users_own_is_named_again_for_its_weights(evil, tmp_path
     assert not evil.exists()
     assert main([*predict, "--module", "evil.mod"]) == 0
     assert evil.exists()
+    from vitrail.cli.from_python import parse_keywords
+
+    for name in ("evil", "evil.mod"):
+        del sys.modules[name]
+    parse_keywords({"data": str(data), "model": "evil.mod/base"})  # as of vitrail.train
+    assert "evil.mod" in sys.modules
     assert main([*predict, "--module=nobody.here"]) == 2
     assert main([*predict, "--module", "../evil"]) == 2
 

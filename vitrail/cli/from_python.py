@@ -9,7 +9,7 @@ from vitrail.cli.output.console import Console
 from vitrail.cli.output.terminal import printable_streams
 from vitrail.cli.syntax.arguments import recipe_flags
 from vitrail.cli.syntax.flags import KEYED, Flag, changes_of, flag_of, kind_of
-from vitrail.cli.syntax.keys import Given, key_of
+from vitrail.cli.syntax.keys import Given, import_typed_names, key_of
 from vitrail.cli.syntax.spellings import spelling
 from vitrail.cli.train import Train, run
 from vitrail.errors import UsageError, choose
@@ -64,6 +64,7 @@ def parse_keywords(keywords: Mapping[str, Any]) -> tuple[Train, Given]:
             keys.append((section, changes))
     if "out" in own:
         own["out"] = Path(own["out"])
+    import_typed_names(keys)
     return Train(**own), keys
 
 
