@@ -312,4 +312,4 @@ def test_a_mask_of_another_size_is_told_before_the_first_step(own_folder, capsys
     assert "3.png" in capsys.readouterr().err
     assert not Path("run").exists()
     assert main([*words, "--data.on-error", "skip", "--data.max-errors", "0.2"]) == 0
-    assert "skipped: " in capsys.readouterr().out
+    assert "not readable: 1 image" in capsys.readouterr().out
