@@ -98,7 +98,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data
 def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
     out = tmp_path / "run"
     running = start(words(data, out), out, tiny.slowed_judging)
-    running.until("judging")
+    running.until("\njudging")  # the folder has the word in its name
     os.killpg(running.pid, signal.SIGINT)
     code, _, errors = running.end(timeout=20)
     assert code == 130, errors

@@ -28,7 +28,7 @@ def run_training(session: Session) -> Iterator[Event]:
     world.set_timeout(runtime.timeout)
     lost = world.explain_loss(f"go on with: vitrail train --resume {session.folder.path}")
     lock, death = hold_lock(session.folder.path, world), raise_on_worker_death()
-    with lost, lock, RunLog(session) as log, StopSignal() as stop, death:
+    with StopSignal() as stop, lost, lock, RunLog(session) as log, death:
         window, saver, samples = MetricsWindow(session), Saver(session), SampleSnapshots(session)
         evaluations, settings = Evaluations(session), loop_settings(session, stop)
 
