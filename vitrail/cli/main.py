@@ -134,7 +134,7 @@ usage: vitrail COMMAND [OPTIONS]
   vitrail train --help all       every key of a recipe
   vitrail --version
   --debug                        show the traceback of an error
-  --module NAME                  import a Python module of yours, which the model needs
+  --module NAME                  import a Python module of yours
 
 a first run:  vitrail train --data mini
 """
