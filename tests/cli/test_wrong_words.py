@@ -148,7 +148,7 @@ WRONG = [
     (f"{T} --img-size 28 28 28", USAGE, "takes 2 whole numbers, not 28 28 28"),
     (f"{T} --input.std 0 0 0", USAGE, "more than 0"),
     (f"{T} --input.std 1 1", USAGE, "2 values for 3 channels"),
-    (f"{T} --input.crop-ratio 0", USAGE, "more than 0"),
+    (f"{T} --input.crop-ratio 0", USAGE, "at least 0.1"),
     (f"{T} --input.background 300 0 0", USAGE, "at most 255"),
     (f"{T} --augment.hflip maybe", USAGE, "true or false, not 'maybe'"),
     (f"{T} --augment.no-crop", USAGE, "needs a value"),
@@ -252,7 +252,7 @@ WRONG = [
     ("eval run --jsn", USAGE, "did you mean '--json'"),
     ("eval run more", USAGE, "unexpected argument 'more'"),
     ("eval foreign.safetensors --data good", CHECKPOINT, "does not name its model"),
-    ("eval cut.safetensors --data good", CHECKPOINT, "not a whole .safetensors file"),
+    ("eval cut.safetensors --data good", CHECKPOINT, "the file has"),
     ("eval flipped.safetensors --data good", CHECKPOINT, "altered"),
     ("eval file.txt --data good", CHECKPOINT, "not a whole .safetensors file"),
     # predict

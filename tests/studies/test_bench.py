@@ -119,7 +119,7 @@ def test_a_process_that_is_told_to_stop_says_how_to_go_on(place):
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=300)
     assert running.returncode == 130
-    assert "go on with: vitrail study --resume cut" in err
+    assert "continue with: vitrail study --resume cut" in err
     kept = len(journal.read(book)[0]) - 1
     assert kept >= len(out.splitlines()) >= 1
     assert "Traceback" not in err
