@@ -68,8 +68,8 @@ class TrainRequests:
 
 @dataclass(frozen=True)
 class WatchedReader:
-    """A reader that counts what it has read, so that slow workers can be told from those that hang, and names the image
-    in errors that nobody foresaw. `done`: a number in shared memory; two workers at once may count one."""
+    """A reader that counts what it has read, so that slow workers can be distinguished from those that hang, and names
+    the image in errors that nobody foresaw. `done`: a number in shared memory; two workers at once may count one."""
 
     read: Callable[[int], Any]
     names: Any

@@ -1,4 +1,4 @@
-"""Names of files that another operating system cannot keep: told before somebody copies the data there."""
+"""Names of files that another operating system cannot keep: reported before somebody copies the data there."""
 
 from collections import Counter
 from collections.abc import Iterable

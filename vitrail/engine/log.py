@@ -37,7 +37,7 @@ class Log:
             self.trackers.close()
 
     def take_notes(self) -> list[str]:
-        """What is to be told of the trackers, once."""
+        """Notes about the trackers, each once."""
         notes = self.trackers.notes if self.trackers else []
         if self.trackers:
             self.trackers.notes = []

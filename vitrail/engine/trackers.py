@@ -32,7 +32,7 @@ SETTINGS = {  # settings of theirs where the user has none: no telemetry, and no
 
 
 class RunFacts(NamedTuple):
-    """What a tracker is told of a run. step: that it begins or goes on after."""
+    """What a tracker records of a run. step: the one after which it begins or continues."""
 
     folder: Path
     step: int

@@ -67,7 +67,7 @@ class World:
 
     @contextmanager
     def explain_loss(self, fix: str) -> Iterator[None]:
-        """Turns what a library raises when another process is gone into `RunError` with its rank, and tells the others
+        """Turns what a library raises when another process is gone into `RunError` with its rank, and warns the others
         why this one ends."""
         if self.peers is None:
             yield

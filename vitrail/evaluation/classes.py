@@ -93,7 +93,7 @@ def count_unknown(split: Split, dataset: Dataset, values: np.ndarray) -> dict[st
         for i in range(len(split)):
             try:
                 annotation = split.annotation(i)
-            except BadImage:  # told where it is evaluated
+            except BadImage:  # reported where it is evaluated
                 continue
             labels = annotation.labels if isinstance(annotation, Boxes) else annotation.ravel()
             occurring += np.bincount(labels, minlength=len(occurring))

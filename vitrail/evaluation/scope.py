@@ -20,7 +20,7 @@ SHOWN = 8  # names of classes in a sentence
 class Scope:
     """data: its name; parts: the number of images in every part of it; classes: those of the data that the model knows;
     excluded: what was left out; trained: how many of the images the model was trained on; weights: which, as
-    `RunFolder.describe_weights` tells; own: whether it is the data of the run."""
+    `RunFolder.describe_weights` returns; own: whether it is the data of the run."""
 
     data: str
     layout: str

@@ -117,7 +117,7 @@ class Evaluations:
         failure = session.world.on_rank_zero(lambda: save_best(session, step)) if best else ""
         if failure:  # it counts neither as the best nor as no improvement
             stopping.evaluated_step = step
-            if self.patience:  # else the next checkpoint tells of the disk, and the last weights are as good an end
+            if self.patience:  # else the next checkpoint reports the full disk, and the last weights are as good an end
                 text = f"the best weights so far could not be saved: {failure}; the run continues"
                 yield Event("note", step, {"text": text})
             return

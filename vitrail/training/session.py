@@ -40,7 +40,7 @@ class Session:
     changed: tuple[Change, ...] = ()  # what the user allowed to change on resuming
     unfreeze_stages: tuple[UnfreezeStage, ...] = ()  # the frozen parameters to unfreeze, by step
     load_report: LoadReport | None = None  # of the initial weights
-    news: list[str] = field(default_factory=list)  # what happened in a step and is still to be told
+    news: list[str] = field(default_factory=list)  # what happened in a step and is not yet reported
     shown: Dataset | None = None  # the images, where `dataset` has their latents
 
     @property

@@ -49,7 +49,7 @@ def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
 
 def shrink_micro_batches(session: Session, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
     """The same images in micro-batches of half the size, now and from here on. The batch of a step stays; the change is
-    told and saved. Errors: `RunError` where they cannot be smaller, or other processes wait inside the step."""
+    reported and saved. Errors: `RunError` where they cannot be smaller, or other processes wait inside the step."""
     feed, size = session.feed, max(len(one.loaded.images) for one in micro_batches)
     pairs = 2 if feed.mixing.is_on else 1
     least = max(pairs, 2 if running_statistics(session.state.model) else 1)  # of one image batch norm has no spread
