@@ -132,8 +132,7 @@ def config_fields(floor: str, room: str) -> list[str]:
 
 def config_types(floor: str, room: str) -> dict[str, str]:
     """The fields of a module's `Config` and their types as its source has them, without importing it."""
-    spec = find_spec(f"vitrail.{floor}.{room}")
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []
+    body = ast.parse(read_source(floor, room)).body
     config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     return {
         n.target.id: ast.unparse(n.annotation)
@@ -144,14 +143,22 @@ def config_types(floor: str, room: str) -> dict[str, str]:
 
 def takes_texts(floor: str, key: str) -> bool:
     """Whether a key of some module on a floor is a list of texts of any length, such as names of classes."""
-    return any("tuple[str, ...]" in config_types(floor, room).get(key, "") for room in list_modules(floor))
+    texts = "tuple[str, ...]"
+    return any(
+        texts in read_source(floor, room) and texts in config_types(floor, room).get(key, "")  # parsing takes long
+        for room in list_modules(floor)
+    )
+
+
+def read_source(floor: str, room: str) -> str:
+    spec = find_spec(f"vitrail.{floor}.{room}")
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 
 def read_docstring(floor: str, room: str) -> list[str]:
     """The paragraphs of a module's docstring, read from its source without importing it."""
-    spec = find_spec(f"vitrail.{floor}.{room}")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
-    return [" ".join(part.split()) for part in ((tree and ast.get_docstring(tree)) or "").split("\n\n")]
+    tree = ast.parse(read_source(floor, room))
+    return [" ".join(part.split()) for part in (ast.get_docstring(tree) or "").split("\n\n")]
 
 
 def read_published() -> dict[str, Any]:

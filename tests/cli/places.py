@@ -76,10 +76,13 @@ def server() -> ForkServerContext:
     import torchmetrics.functional.classification as metrics
 
     from vitrail.cli import train
+    from vitrail.cli.syntax import arguments
+    from vitrail.datasets import coco, npz
     from vitrail.report.page import run_page as build
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module.__name__ for module in (torch._dynamo, metrics, train, build)])
+    needed = (torch._dynamo, metrics, train, build, arguments, coco, npz)
+    context.set_forkserver_preload([module.__name__ for module in needed])
     return context
 
 

@@ -101,6 +101,7 @@ def on_small_device(folder, *models):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_device_without_float64_trains_resumes_evaluates_and_predicts(tmp_path):
     """As Apple's GPUs, whose name it is given; what they lack is refused, and what is on the CPU is not mixed in."""
     said = on_small_device(tmp_path, "vit/nano")

@@ -26,6 +26,7 @@ from vitrail.recipe import (
     Choice,
     DataConfig,
     EvalConfig,
+    InitConfig,
     OptimConfig,
     Recipe,
     RuntimeConfig,
@@ -66,6 +67,7 @@ def recipe(path: Path, model=(), augment=(), optim=(), train=(), runtime=(), dat
     return Recipe(
         model=Choice("vit/nano", {**MODEL, **dict(model)}),
         data=DataConfig("", {"path": str(path)}, **dict(data)),
+        init=InitConfig(fit_head=False),  # a fit takes longer than such a run
         augment=AugmentConfig(**{"mixup": 0.3, "cutmix": 0.5, "random_erasing": 0.2, **dict(augment)}),
         optim=OptimConfig(**{"ema_decay": 0.9, **dict(optim)}),
         train=TrainConfig(**{"steps": 12, "batch_size": 16, "precision": "fp32", **dict(train)}),
