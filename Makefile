@@ -20,10 +20,10 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix vitrail tests benchmarks

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from places import server
+from quick import every_third
 from torch import nn
 
 import vitrail
@@ -85,7 +86,9 @@ def test_every_family_is_under_contract():
     assert sorted(SMALL) == FAMILIES
 
 
-@pytest.mark.parametrize("name", [name for family in FAMILIES for name in catalog.list_names("models", family)])
+@pytest.mark.parametrize(
+    "name", [one for family in FAMILIES for one in every_third(catalog.list_names("models", family))]
+)
 def test_every_variant_keeps_what_it_declares(name):
     """On the meta device: widths and strides as declared, and no parameter without numbers."""
     with torch.device("meta"):
@@ -175,7 +178,10 @@ def test_export_for_any_batch_agrees_with_eager(family):
             torch.testing.assert_close(exported, eager, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+COMPILED = ["vit", "swin", "crossvit", "efficientvit"]  # global, windowed, two branches, linear; the others are slow
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in COMPILED else pytest.mark.slow) for f in FAMILIES])
 def test_compile_agrees_with_eager(family):
     model = shaken(family).eval()
     x = images(family)

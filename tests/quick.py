@@ -1,0 +1,11 @@
+"""Which parameters of a test `make test` takes; `make test-all` takes all."""
+
+import pytest
+
+
+def every_third(values):
+    """For `pytest.mark.parametrize`: the first, the last and every third of values are quick, the others slow. A tuple
+    is the values of several arguments."""
+    values = [v if isinstance(v, tuple) else (v,) for v in values]
+    quick = {len(values) - 1, *range(0, len(values), 3)}
+    return [pytest.param(*v, marks=() if i in quick else pytest.mark.slow) for i, v in enumerate(values)]
