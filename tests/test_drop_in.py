@@ -200,7 +200,12 @@ def test_a_task_without_labels(drop):
     assert predicted["label"] in predicted["probabilities"]
 
 
-SMALL = ["--model.depth", "2", "--model.context-start", "1"]  # fewer blocks, since the dry run counts what they cost
+TWO_BLOCKS = [
+    "--model.depth",
+    "2",
+    "--model.context-start",
+    "1",
+]  # fewer blocks, since the dry run counts what they cost
 
 
 def test_every_name_of_a_recipe_is_looked_up_once_and_the_data_opened_once(own_folder, monkeypatch):
@@ -210,6 +215,6 @@ def test_every_name_of_a_recipe_is_looked_up_once_and_the_data_opened_once(own_f
     find, build = catalog.find, mini.build
     monkeypatch.setattr(catalog, "find", lambda floor, name: (lookups.update([(floor, name)]), find(floor, name))[1])
     monkeypatch.setattr(mini, "build", lambda config: (opened.append(config), build(config))[1])
-    assert main(["train", "--data", "mini", "--model", "jit/nano", *SMALL, "--dry-run", "--quiet"]) == 0
+    assert main(["train", "--data", "mini", "--model", "jit/nano", *TWO_BLOCKS, "--dry-run", "--quiet"]) == 0
     assert lookups == {("models", "jit/nano"): 1, ("tasks", "diffusion"): 1, ("datasets", "mini"): 1}
     assert len(opened) == 1

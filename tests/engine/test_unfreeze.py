@@ -104,7 +104,7 @@ def test_nothing_moves_what_is_frozen_and_everything_what_is_not(data, tmp_path)
     assert in_groups == {id(p) for p in state.model.parameters()}
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd", "lamb", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", *(pytest.param(k, marks=pytest.mark.slow) for k in ("sgd", "lamb", "muon"))])
 def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data, tmp_path):
     recipe = tiny.recipe(data, optim={**GRADUAL, "name": kind, "ema_decay": 0.9})
     tiny.finish(tiny.begin(recipe, tmp_path / "whole"))

@@ -74,7 +74,7 @@ def untouched(data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
     ids=["term", "usr1", "int"],
 )
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(number, code, data, untouched, tmp_path):
@@ -106,7 +106,9 @@ def test_ctrl_c_while_judging_saves_and_leaves(data, tmp_path):
     assert len(tiny.steps(out)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=["int", "term"]
+)
 def test_workers_go_with_the_run_when_the_whole_group_is_told(number, tmp_path):
     """A terminal's Ctrl-C and a job manager's SIGTERM reach the workers as well: they neither break the saving nor
     stay."""

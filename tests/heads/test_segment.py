@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import count, relative_error, settle, stir
+from quick import every_third
 from test_models import SMALL, small
 from torch import nn
 
@@ -29,13 +30,13 @@ def segmenter(backbone, kind, classes=3, **keys):
     return Segmenter(backbone, HeadConfig(kind, classes, WITH_WIDTH.get(kind, 0), auxiliary=kind == "upernet", **keys))
 
 
-def every_third(family, kind):
+def one_of_three(family, kind):
     """All are tried by `make test-all`; `make test` takes a third of them, every family and every head among them."""
     quick = (FAMILIES.index(family) + KINDS.index(kind)) % 3 == 0
     return pytest.param(family, kind, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("family", "kind"), [every_third(family, kind) for family in FAMILIES for kind in KINDS])
+@pytest.mark.parametrize(("family", "kind"), [one_of_three(family, kind) for family in FAMILIES for kind in KINDS])
 def test_every_head_on_every_family(family, kind):
     """A class for every pixel at any size; and every parameter that learns has a gradient, which processes must agree
     on."""
@@ -185,10 +186,10 @@ def test_upernet_has_the_parameters_of_transformers():
     assert count(ours) == count(theirs) == 59_943_398
 
 
-@pytest.mark.parametrize(("name", "millions"), [
-    ("pvt/tiny", 17.0), ("pvt/small", 28.2), ("pvt/medium", 48.0), ("pvt/large", 65.1), ("pvt_v2/b2", 29.1),
-    ("pvt_v2/b5", 85.7),
-])  # fmt: skip
+@pytest.mark.parametrize(("name", "millions"), every_third([
+    ("pvt/tiny", 17.0), ("pvt/small", 28.2), ("pvt/medium", 48.0), ("pvt/large", 65.1), ("pvt_v2/b5", 85.7),
+    ("pvt_v2/b2", 29.1),
+]))  # fmt: skip
 def test_semantic_fpn_has_the_published_number_of_parameters(name, millions):
     """PVT (Wang et al. 2021), table 4, and PVT v2 (2022), table 5, with the 150 classes of ADE20K."""
     with torch.device("meta"):
