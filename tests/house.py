@@ -17,7 +17,7 @@ from typing import NamedTuple
 FLOORS = [  # lowest first; a file imports floors below it, or its own room where that closes no circle
     {"errors", "version"},
     {"types", "shapes"},
-    {"validation", "library_names"},
+    {"validation", "foreign_names"},
     {"layers", "storage", "data"},
     {"recipe"},
     {"facts"},

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from vitrail.errors import DataError, UsageError, choose, nearest
-from vitrail.library_names import answer
+from vitrail.foreign_names import answer
 from vitrail.validation import as_path
 
 KINDS = {
@@ -78,7 +78,7 @@ def check_name(floor: str, name: str) -> str:
     room, modules = name.partition("/")[0], list_modules(floor)
     if room in modules or floor != "models":
         return choose(room, modules, KINDS[floor])
-    refuse_library_names(name)
+    refuse_foreign_names(name)
     whole = [n for n in list_names(floor) if room and room in n.split("/")] or (
         nearest(name, list_names(floor)) if "/" in name else []
     )
@@ -87,7 +87,7 @@ def check_name(floor: str, name: str) -> str:
     )
 
 
-def refuse_library_names(name: str) -> None:
+def refuse_foreign_names(name: str) -> None:
     """Errors: `UsageError` for the name of a model in another library, with ours."""
     if reply := answer(name, list_names("models")):
         raise UsageError(reply.what, reply.fix)
@@ -176,7 +176,7 @@ def load_module(floor: str, name: str) -> ModuleType:
     if is_dotted(name):
         if (module := sys.modules.get(room)) is None:
             if floor == "models":
-                refuse_library_names(name)  # as in timm's resnet50.a1_in1k
+                refuse_foreign_names(name)  # as in timm's resnet50.a1_in1k
             raise UsageError(
                 f"{room!r} is no {KINDS[floor]} of vitrail, and a module that a file names is never imported",
                 f"if it is yours and you trust it, name it yourself: --module {room}, or in Python: import {room}",
@@ -205,7 +205,7 @@ def import_typed(name: str, floor: str = "models") -> None:
         import_module(room)
     except (ImportError, ValueError, TypeError) as error:
         if floor == "models":
-            refuse_library_names(name)
+            refuse_foreign_names(name)
         raise UsageError(
             f"there is no module {room!r} to import ({error})", "a name with a dot is a Python module of yours"
         ) from None
@@ -224,7 +224,7 @@ def find(floor: str, name: str) -> Entry:
         )
     room, _, variant = name.partition("/")
     if floor == "models" and not variant and "." not in name:
-        refuse_library_names(name)
+        refuse_foreign_names(name)
         near = [n for n in list_names(floor) if room and room in n.split("/")] or nearest(name, list_names(floor))
         fix = f"did you mean {', '.join(near[:9])}?" if near else "vitrail models lists them all"
         raise UsageError(f"{name!r} is not the whole name of a model", fix)

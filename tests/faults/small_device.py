@@ -9,6 +9,7 @@ takes those of one device, but for scalars. For a process of its own: torch has 
 import functools
 
 import torch
+from torch import library as operators
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -81,9 +82,9 @@ def compute(operation, args, kwargs):
 
 def install():
     _setup_privateuseone_for_python_backend(NAME)
-    library = torch.library.Library("_", "IMPL")
-    library.fallback(lambda operation, *args, **kwargs: compute(operation, args, kwargs), "PrivateUse1")
-    KEPT.append(library)
+    kept = operators.Library("_", "IMPL")
+    kept.fallback(lambda operation, *args, **kwargs: compute(operation, args, kwargs), "PrivateUse1")
+    KEPT.append(kept)
     for maker in ("tensor", "as_tensor"):  # these would go past `__torch_dispatch__`
         setattr(torch, maker, functools.partial(make_on_cpu_first, vars(torch)[maker]))
 

@@ -113,7 +113,7 @@ def build_named(name: str, classes: int, keys: dict[str, Any]) -> Any:
             "vitrail cost vit/base --model.depth 6",
         )
     if not as_path(name).exists():
-        catalog.refuse_library_names(name)
+        catalog.refuse_foreign_names(name)
     if not as_path(name).exists() and (near := nearest(name, catalog.list_names("models"))):
         raise UsageError(
             f"{name} is neither a model nor a run", f"did you mean {' or '.join(near)}? vitrail models lists them all"

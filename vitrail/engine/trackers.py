@@ -120,7 +120,7 @@ class MLflow(Tracker):
 
 class Kind(NamedTuple):
     title: str
-    library: str  # that it needs, and the extra that installs it
+    package: str  # that it needs, and the extra that installs it
     build: type[Tracker]
 
 
@@ -141,13 +141,13 @@ def check_trackers(runtime: RuntimeConfig) -> None:
     """Errors: `UsageError` where one is asked for that is not installed; before a run has a folder."""
     for name in requested(runtime):
         kind = KINDS[name]
-        if sys.modules.get(kind.library) is None and not is_installed(kind.library):
+        if sys.modules.get(kind.package) is None and not is_installed(kind.package):
             raise UsageError(f"{kind.title} is not installed",
                              f"pip install 'vitrail[{name}]', or leave --runtime.{name} out")  # fmt: skip
 
 
-def is_installed(library: str) -> bool:
-    return library not in sys.modules and importlib.util.find_spec(library) is not None
+def is_installed(package: str) -> bool:
+    return package not in sys.modules and importlib.util.find_spec(package) is not None
 
 
 class Trackers:

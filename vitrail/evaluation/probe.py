@@ -111,7 +111,7 @@ def open_model(request: ProbeRequest, world: World, progress: Progress | None) -
             "vitrail probe vit/nano --model.depth 6 ...",
         )
     if not as_path(request.source).exists():
-        catalog.refuse_library_names(request.source)
+        catalog.refuse_foreign_names(request.source)
     if (
         not as_path(request.source).exists()
         and (near := nearest(request.source, catalog.list_names("models")))

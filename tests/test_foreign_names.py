@@ -7,7 +7,7 @@ from places import vitrail as command
 
 import vitrail
 from vitrail.errors import UsageError
-from vitrail.library_names import answer, translate
+from vitrail.foreign_names import answer, translate
 
 OURS = vitrail.models()
 FAMILIES = ("vit_", "deit", "swin", "resnet", "pvt", "crossvit", "efficientvit", "mobilevit")
