@@ -11,10 +11,15 @@ import safetensors.torch
 
 from vitrail.storage.tensors import pack
 
-WORDS = [b"-1", b"0", b"1e999", b"NaN", b"null", b"true", b'""', b"[]", b"{}", b"9" * 30]
-WORDS += [b"\x00", b"\xff\xfe", b"../", b"\n"]
-VALUES: list[Any] = [None, True, -1, 0, 2**63, 1e308, float("nan"), float("inf"), "", "x", "../x", "\x1b[2J", "9" * 400]
-VALUES += [[], {}, [[]], [None], {"x": 1}, [1e9] * 4, "\udcff", 0.5]
+WORDS = [b"-1", b"0", b"-", b"1e999", b"NaN", b"nan", b"inf", b"none", b"null", b"true", b'""', b'"', b"[]", b"{}"]
+WORDS += [b"[", b"{", b"[" * 3000, b"{" * 500, b"9" * 30, b"9" * 5000, b"\x00", b"\xff", b"\xff" * 4, b"\xff\xfe"]
+WORDS += [b"\x7f\xff\xff\xff", b"../", b"..", b"~", b",", b"|", b": ", b"\n", b"\r", b"\x1b[2J", b"<!ENTITY a 'b'>"]
+WORDS += [b"&a;", b"*a", b"!!x "]
+VALUES: list[Any] = [None, True, -1, 0, 3, 0.5, 2**63, -(2**70), 10**400, 1e308, float("nan"), float("inf")]
+VALUES += ["", "x", "7", "../x", "\0", "\x1b[2J", "9" * 400, "\udcff", "a\ud800", {}, {"x": 1}, [], [[]], [None]]
+VALUES += [[1, 2, 3, 4], [1e9] * 4, [[0, 0, 9, 0, 9, 9]], [["a", 2, 3, 4, 5, 6]]]
+VALUES += [{"size": [20, 30], "counts": "o"}, {"size": 5, "counts": [1]}, {"size": [20, 30], "counts": [600]}]
+VALUES += [{"size": [2**40, 2**40], "counts": [0]}]
 
 
 def damage(data: bytes, chance: random.Random) -> bytes:
