@@ -5,7 +5,6 @@ import contextlib
 import io
 import struct
 import sys
-import time
 import zlib
 
 import numpy as np
@@ -329,10 +328,8 @@ def bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bombs())
 def test_bombs_are_refused_from_their_headers(name):
-    start = time.perf_counter()
     what = refused(bombs()[name]).what
     assert ("not an image" if name == "ico" else "more than the limit of 64,000,000") in what
-    assert time.perf_counter() - start < 2  # 50 ms is the aim; shared machines stumble
 
 
 def test_both_numbers_are_named():

@@ -1,10 +1,11 @@
-"""Mutated files of every reader of data: only errors of ours leave, each soon and with little memory."""
+"""Mutated files of every reader of data: only errors of ours leave.
+
+`benchmarks/fuzz.py` holds their time and memory."""
 
 import gzip
 import io
 import random
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -61,12 +62,10 @@ def test_only_our_errors_leave(tmp_path, kind, name):
     }[kind]
     for i in range(250):
         path.write_bytes(damage(originals[i % len(originals)], chance))
-        start = time.process_time()
         try:
             reader()
         except VitrailError:
             refused += 1
-        assert time.process_time() - start < 2
     assert refused > 50
 
 

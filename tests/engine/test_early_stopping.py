@@ -25,19 +25,10 @@ def data(tmp_path_factory):
     return tiny.npz(tmp_path_factory.mktemp("data"))
 
 
-def score(patch, table):
-    """What the evaluation of each step gives; the last one of a run is a real one."""
-    patch.setattr(
-        evaluations,
-        "evaluate_session",
-        lambda session, _: {"part": "val", "top1": table.get(session.state.step, 0.0), "count": 17},
-    )
-
-
 @pytest.fixture(autouse=True)
 def scores(monkeypatch):
     table = dict(SCORES)
-    score(monkeypatch, table)
+    tiny.score(monkeypatch, table)
     return table
 
 
@@ -50,7 +41,7 @@ def whole(data, tmp_path_factory):
     """A run that nobody broke off."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        score(patch, SCORES)
+        tiny.score(patch, SCORES)
         tiny.finish(tiny.begin(recipe(data), out))
     return out
 

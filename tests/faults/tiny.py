@@ -32,7 +32,7 @@ from vitrail.recipe import (
     RuntimeConfig,
     TrainConfig,
 )
-from vitrail.training import create, loop, resume, session
+from vitrail.training import create, evaluations, loop, resume, session
 
 torch.set_num_threads(1)
 
@@ -86,6 +86,20 @@ def again(out: Path, given=(), allowed=()) -> session.Session:
 
 def finish(running: session.Session) -> list[loop.Event]:
     return list(loop.run_training(running))
+
+
+def score(patch, table: dict[int, float]) -> None:
+    """What the evaluation after each step gives; the last one of a run is a real one."""
+    real = evaluations.evaluate_session
+
+    def evaluate_session(running, frechet, final=False):
+        if final:
+            return real(running, frechet, final)
+        step = running.state.step
+        values = {"part": "val", "top1": table.get(step, 0.0), "count": 17}
+        return evaluations.Measured(step, "none", "fp32", real, values)  # of another part than the final one
+
+    patch.setattr(evaluations, "evaluate_session", evaluate_session)
 
 
 def digest(path: Path) -> str:

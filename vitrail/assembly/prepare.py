@@ -60,7 +60,9 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     recipe, latent_shape = autoencoder.resolve_autoencoder(recipe)
     survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
     broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
-    assessment = assess(dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors)
+    assessment = assess(
+        dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors, str(data.keys.get("path") or "DATA")
+    )
     if assessment.refusal:
         raise assessment.refusal
     recipe, dataset, held_out = choose_images(recipe, dataset, task, assessment.left_out)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitrail.assembly import model
 from vitrail.data.splits import evaluation_part
@@ -19,6 +19,7 @@ from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
 from vitrail.errors import CheckpointError
 from vitrail.evaluation import evaluate
+from vitrail.evaluation.evaluate import Evaluation
 from vitrail.evaluation.generation import copying
 from vitrail.evaluation.generation.frechet import FrechetMonitor
 from vitrail.inference.sample import ACROSS, encode_sheet, sample_portrait
@@ -29,37 +30,55 @@ from vitrail.training.events import Event
 from vitrail.training.session import Session
 
 
-def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> dict[str, Any]:
-    """The metrics of the held-out split, and the seconds they took. The final evaluation is saved, with the interval of
-    its metric and the weights that it is of; it is in fp32 as
-    those of `vitrail eval` and the predictions are, so that both give the same."""
+class Measured(NamedTuple):
+    """An evaluation of the weights after `step` steps, and the values of its event."""
+
+    step: int
+    part: str
+    precision: str
+    evaluation: Evaluation
+    values: dict[str, Any]
+
+
+def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> Measured:
+    """The metrics of the held-out part, and the seconds they took. The final evaluation is in fp32 as those of
+    `vitrail eval` and the predictions are, so that both give the same."""
     start = time.perf_counter()
     part = evaluation_part(session.dataset, final)
     split = session.dataset.splits[part]
     for buffer in session.state.best_model.buffers():  # of batch norms: those of rank 0 are saved, so evaluate them
         session.world.broadcast(buffer)
-    bundle = model.ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
+    bundle = trained_bundle(session)
     precision = Precision("fp32", session.world.device.type) if final else session.precision
     evaluation = evaluate.evaluate(
         bundle, split, session.world, session.evaluation_preprocess, session.workers, precision
     )
-    more: dict[str, Any] = {}
-    if final:
-        are_best = session.selects_best and session.state.early_stopping.step > 0
-        weights = session.folder.describe_weights(are_best)
-        evaluation = evaluate.with_weights(evaluate.with_interval(evaluation), weights)
-        more = {key: evaluation.metrics[key] for key in ("interval", "weights") if key in evaluation.metrics}
-    if final and session.world.is_first:
-        evaluate.write_evaluation(session.folder, part, evaluation)
-        if bundle.task.is_generative:
-            write_samples(session, bundle)
-    return {
+    values = {
         "part": part,
         **evaluate.scalar_metrics(evaluation.metrics),
         **frechet.measure(bundle),
         "eval_s": round(time.perf_counter() - start, 3),
-        **more,
     }
+    return Measured(session.state.step, part, precision.name, evaluation, values)
+
+
+def write_final(session: Session, measured: Measured) -> dict[str, Any]:
+    """Saves the evaluation of the finished weights, with the interval of its metric and the weights that it is of;
+    returns its values with both."""
+    are_best = session.selects_best and session.state.early_stopping.step > 0
+    weights = session.folder.describe_weights(are_best)
+    evaluation = evaluate.with_weights(evaluate.with_interval(measured.evaluation), weights)
+    if session.world.is_first:
+        evaluate.write_evaluation(session.folder, measured.part, evaluation)
+        if session.bundle.task.is_generative:
+            write_samples(session, trained_bundle(session))
+    more = {key: evaluation.metrics[key] for key in ("interval", "weights") if key in evaluation.metrics}
+    return {**measured.values, **more}
+
+
+def trained_bundle(session: Session) -> model.ModelBundle:
+    """The weights of the session that are evaluated: the averaged ones, where it averages."""
+    return model.ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
 
 
 def write_samples(session: Session, bundle: model.ModelBundle) -> None:
@@ -83,6 +102,7 @@ class Evaluations:
         self.metric, self.sign = session.bundle.task.metric.name, session.bundle.task.metric.sign
         self.every, self.patience = session.recipe.train.eval_every or 0, session.recipe.train.patience
         self.selects = session.selects_best
+        self.newest: Measured | None = None
         self.record_best()  # a resumed run may have lost the evaluations after its checkpoint
 
     @property
@@ -108,7 +128,8 @@ class Evaluations:
         """One evaluation, and whether it is the best, the same on every process. Of equally good ones the newest
         counts, which has learned longer; not where patience waits for something better."""
         session, step, stopping = self.session, self.session.state.step, self.early_stopping
-        values = evaluate_session(session, self.frechet)
+        self.newest = evaluate_session(session, self.frechet)
+        values = self.newest.values
         yield Event("eval", step, values)
         if not self.selects:
             return
@@ -124,6 +145,19 @@ class Evaluations:
         stopping.record(step, value, best)
         remove_stale(session)
         self.record_best()
+
+    def evaluate_finished(self) -> Iterator[Event]:
+        """The evaluation of the finished weights, saved, and its values under "done". Where it would be that of the
+        last step once more, that is taken."""
+        session, step = self.session, self.session.state.step
+        wanted = (step, evaluation_part(session.dataset, final=True), "fp32")
+        known = self.newest
+        if known and known[:3] == wanted and self.early_stopping.step in (0, step):
+            values = write_final(session, known)
+        else:
+            values = write_final(session, evaluate_session(session, self.frechet, final=True))
+            yield Event("eval", step, {key: value for key, value in values.items() if not isinstance(value, dict)})
+        yield Event("done", step, values)
 
     def record_best(self) -> None:
         """Writes or removes best.json, by the best evaluation so far."""
@@ -174,10 +208,7 @@ def save_best(session: Session, step: int) -> str:
     """Saves the weights as the best of the run; returns the reason of a failure, or ""."""
     try:
         session.folder.best.mkdir(exist_ok=True)
-        model_bundle = model.ModelBundle(
-            session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes
-        )
-        about = model.describe_bundle(model_bundle)
+        about = model.describe_bundle(trained_bundle(session))
         write_file(best_file(session, step), pack(dict(session.state.best_model.state_dict()), about))
         return ""
     except OSError as error:

@@ -9,7 +9,7 @@ from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import NonFiniteError, StepReport, train_steps
 from vitrail.errors import Interrupted, RunError
 from vitrail.training.divergence import explain_divergence
-from vitrail.training.evaluations import Evaluations, evaluate_session
+from vitrail.training.evaluations import Evaluations
 from vitrail.training.events import Event, RunLog
 from vitrail.training.metrics_window import MetricsWindow
 from vitrail.training.samples import SampleSnapshots
@@ -76,7 +76,7 @@ def run_training(session: Session) -> Iterator[Event]:
 def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopSignal) -> Iterator[Event]:
     """Writes the finished weights, then evaluates the best. All that a run is worth is saved by then, so an evaluation
     that fails is a note. Errors: `RunError` where the disk refuses the weights; `Interrupted`."""
-    step, world, values = session.state.step, session.world, {}
+    step, world = session.state.step, session.world
     try:
         if failure := finish_weights(session):
             yield Event("note", step, {"text": failure})
@@ -87,8 +87,7 @@ def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopS
     try:
         # All is saved by now, so a signal ends this at once; of several processes each must wait for the others' rows.
         with stop.interrupt_immediately() if world.size == 1 else nullcontext():
-            values = evaluate_session(session, evaluations.frechet, final=True)
-        yield Event("eval", step, {key: value for key, value in values.items() if not isinstance(value, dict)})
+            events = list(evaluations.evaluate_finished())
     except KeyboardInterrupt:
         raise interrupted(session, saver, stop) from None
     except Exception as error:
@@ -96,8 +95,8 @@ def finish(session: Session, saver: Saver, evaluations: Evaluations, stop: StopS
             raise
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         text = f"the weights are saved, but could not be evaluated ({reason}); vitrail eval {session.folder.path}"
-        yield Event("note", step, {"text": text})
-    yield Event("done", step, values)
+        events = [Event("note", step, {"text": text}), Event("done", step, {})]
+    yield from events
 
 
 def interrupted(session: Session, saver: Saver, stop: StopSignal) -> Interrupted:

@@ -13,6 +13,7 @@ from vitrail.data.survey.advice import FEW, advise
 from vitrail.data.survey.annotations import AnnotationSurvey, survey_annotations
 from vitrail.data.survey.images import Survey, UnreadableImage
 from vitrail.errors import DataError, many
+from vitrail.storage.printable import shell_word
 
 LEAST = 2  # images of a class in all parts together: one to train on, one to evaluate with
 LISTED = 5  # images or classes that are named in a sentence
@@ -30,10 +31,15 @@ class Assessment:
 
 
 def assess(
-    dataset: Dataset, survey: Survey, broken: Sequence[UnreadableImage], on_error: str, max_errors: float
+    dataset: Dataset,
+    survey: Survey,
+    broken: Sequence[UnreadableImage],
+    on_error: str,
+    max_errors: float,
+    path: str = "DATA",
 ) -> Assessment:
     """broken: images whose masks or boxes cannot be used. on_error: "skip" leaves unreadable images out, up to the
-    fraction `max_errors` of all; "fail" allows none."""
+    fraction `max_errors` of all; "fail" allows none. path: where the data is, for the remedy."""
     unread = [*survey.corrupt, *broken]
     indices: dict[str, list[int]] = {}
     for item in unread:
@@ -44,9 +50,9 @@ def assess(
         allowing["max_errors"] = math.ceil(fraction * 1000) / 1000
     amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
     if unread and allowing:
-        refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1)
+        refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, path)
         return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
-    unreadable = f"not readable: {amount}: {_listed(unread)}; left out, where you train with --data.on-error skip"
+    unreadable = f"not readable: {amount}: {_listed(unread)}; training leaves out what is not readable"
     notes = [unreadable] if unread else []
     return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
 
@@ -70,15 +76,22 @@ def _listed(unread: list[UnreadableImage]) -> str:
 
 
 def _unread_error(
-    amount: str, first: UnreadableImage, on_error: str, max_errors: float, allowing: dict[str, Any], is_all: bool
+    amount: str,
+    first: UnreadableImage,
+    on_error: str,
+    max_errors: float,
+    allowing: dict[str, Any],
+    is_all: bool,
+    path: str,
 ) -> DataError:
+    listing = f"vitrail check {shell_word(path)}"
     what = f"{amount} cannot be read, the first: {first.name} ({first.reason})"
     if is_all:
-        return DataError(what, "is this a data set of images? vitrail check lists the files")
+        return DataError(what, f"is this a data set of images? {listing} lists the files")
     if on_error == "skip":
         what += f"; up to {max_errors:.2%} are left out"
     words = " ".join(f"--data.{key.replace('_', '-')} {value}" for key, value in allowing.items())
-    return DataError(what, f"vitrail check lists them all; remove or replace them, or {words} leaves them out")
+    return DataError(what, f"{listing} lists them all; remove or replace them, or {words} leaves them out")
 
 
 def _too_few(dataset: Dataset, survey: Survey, left_out: dict[str, list[int]]) -> DataError | None:
