@@ -166,7 +166,7 @@ def test_weights_sum_to_one_and_reproduce_forward(family):
     assert set(checked) == set(found.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", every_third(FAMILIES))
 def test_export_for_any_batch_agrees_with_eager(family):
     """Of images that windows and patches do not divide, where the family takes them."""
     model, size = shaken(family).eval(), SIZES.get(family, [(72, 100)])[-1]
@@ -222,6 +222,7 @@ def work(rank, folder, families):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow  # test_many_processes.py has all that is not the family's
 def test_every_family_trains_under_two_processes():
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

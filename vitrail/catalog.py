@@ -11,6 +11,7 @@ import contextlib
 import pkgutil
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,7 @@ def list_names(floor: str, only: str | None = None) -> list[str]:
 
 def list_variants(file: Path) -> list[str]:
     """The keys of the table VARIANTS in a source file, in the order they stand."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parse_source(file).body:
         if (
             isinstance(node, ast.Assign)
             and ast.unparse(node.targets[0]) == "VARIANTS"
@@ -103,7 +104,7 @@ def model_kind(name: str) -> str:
 def constant(floor: str, room: str, name: str) -> str:
     """The text constant of a name in a module, read from its source without importing it; "" where there is none."""
     spec = find_spec(f"vitrail.{floor}.{room}")
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if spec and spec.origin else []:
+    for node in parse_source(Path(spec.origin)).body if spec and spec.origin else []:
         target = (
             node.target
             if isinstance(node, ast.AnnAssign)
@@ -132,7 +133,8 @@ def config_fields(floor: str, room: str) -> list[str]:
 
 def config_types(floor: str, room: str) -> dict[str, str]:
     """The fields of a module's `Config` and their types as its source has them, without importing it."""
-    body = ast.parse(read_source(floor, room)).body
+    spec = find_spec(f"vitrail.{floor}.{room}")
+    body = parse_source(Path(spec.origin)).body if spec and spec.origin else []
     config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     return {
         n.target.id: ast.unparse(n.annotation)
@@ -155,9 +157,21 @@ def read_source(floor: str, room: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 
+def parse_source(file: Path) -> ast.Module:
+    """The syntax tree of a source file, parsed again only where the file has changed. Errors: those of `ast.parse` and
+    of reading."""
+    return _parsed(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _parsed(file: Path, changed: int) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
 def read_docstring(floor: str, room: str) -> list[str]:
     """The paragraphs of a module's docstring, read from its source without importing it."""
-    tree = ast.parse(read_source(floor, room))
+    spec = find_spec(f"vitrail.{floor}.{room}")
+    tree = parse_source(Path(spec.origin)) if spec and spec.origin else ast.Module([], [])
     return [" ".join(part.split()) for part in (ast.get_docstring(tree) or "").split("\n\n")]
 
 

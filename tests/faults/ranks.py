@@ -1,4 +1,4 @@
-"""What each process of a distributed test does: started by torchrun, one job by name, results as files in a folder."""
+"""What each process of a distributed test does: one job by name, results as files in a folder."""
 
 import json
 import sys
@@ -233,8 +233,8 @@ def skipped_collective(folder: Path, world: worlds.World) -> None:
         pass
 
 
-def main() -> None:
-    folder, jobs = Path(sys.argv[1]), sys.argv[2:]
+def work(words: list[str]) -> int:
+    folder, jobs = Path(words[0]), words[1:]
     world = worlds.join("cpu", 60)
     for job in jobs:
         match job.split(":"):
@@ -265,7 +265,8 @@ def main() -> None:
             case ["stop"]:
                 stopped(folder, world)
     worlds.leave(world)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    work(sys.argv[1:])

@@ -20,9 +20,9 @@ def kill(folder, *words):
 
 
 def test_a_few_kills_change_nothing(tmp_path):
-    code, found = kill(tmp_path, "--kills", "3", "--seeds", "1", "--points", "rename")
+    code, found = kill(tmp_path, "--kills", "2", "--seeds", "1", "--points", "rename")
     assert code == 0, found
-    assert found["kills"] == 3
+    assert found["kills"] == 2
     assert found["equal"] == found["runs"] == 2
 
 

@@ -1,37 +1,35 @@
-"""Two processes under torchrun: the same gradients as one, repeatable, every image judged once, and all of one mind."""
+"""Two processes: the same gradients as one, repeatable, every image judged once, and all of one mind."""
 
 import json
 import os
-import subprocess
-import sys
+import socket
 import time
-from pathlib import Path
 
 import pytest
 import ranks
 import tiny
 import torch
+from places import Process
 
 from vitrail.engine import checkpoint
 
 DIFFERING = ("train.seed", "optim.lr", "torch", "the data set")
 
 
-def torchrun(folder, *jobs, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(ranks.__file__).parent), *sys.path]),
-    }
-    words = [*command, ranks.__file__, str(folder), *jobs]
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-    try:
-        errors = running.communicate(timeout=300)[1]
-    except subprocess.TimeoutExpired:
-        running.terminate()  # torchrun takes its processes with it
-        errors = f"too slow; {running.communicate()[1]}"
-    assert running.returncode == 0, errors[-4000:]
+def start(folder, *jobs, processes=2):
+    """The jobs on several processes with the environment that torchrun gives them; torchrun itself would import torch
+    for each anew (see test_lost_processes.py)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    started = []
+    for rank in range(processes):
+        told = {key: str(value) for key, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        streams = [folder / f"{name}-{rank}.txt" for name in ("out", "err")]
+        started.append(Process([folder, *jobs], *streams, told, command=ranks.work))
+    ends = [one.end() for one in started]
+    assert [code for code, _, _ in ends] == [0] * processes, "".join(err for _, _, err in ends)[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def launch(folder):
     ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
     jobs = ["gradient", "run:first", "run:finished", "still:still", "judge", "nan", "denoise:made", "denoise:again"]
     jobs += ["wait", "half:half", "other-half:half", "half:half-1", "half:half-4"]
-    torchrun(folder, *jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
+    start(folder, *jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
 
 
 def test_gradients_are_those_of_one_process(folder):
@@ -160,7 +158,7 @@ def test_a_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_t
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_four(folder):
-    torchrun(folder, "other-half:half-4", processes=4)
+    start(folder, "other-half:half-4", processes=4)
     assert largest_difference(folder, "half-4", "still") <= 5e-4
 
 

@@ -74,8 +74,9 @@ def test_batch_norm_with_one_value_a_channel_is_told_before_the_first_step(masks
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="one value a channel"):  # the last micro-batch of a step has one image
         tiny.begin(recipe(data, 16, batch=3, micro_batch=2), tmp_path / "run")
-    made = recipe(data, 16, batch=2)  # the remedy
-    tiny.finish(tiny.begin(dataclasses.replace(made, train=dataclasses.replace(made.train, steps=1)), tmp_path / "run"))
+    made = recipe(data, 16, batch=2)  # the remedy; in fp32, see docs/log.md on bf16 convolutions of maps of 1x1
+    train = dataclasses.replace(made.train, steps=1, precision="fp32")
+    tiny.finish(tiny.begin(dataclasses.replace(made, train=train), tmp_path / "run"))
 
 
 def test_what_is_tried_on_an_empty_image_leaves_the_statistics(tmp_path):

@@ -19,6 +19,7 @@ from vitrail.data.survey.images import Survey, survey_images
 from vitrail.engine.world import World, best_device
 from vitrail.errors import UsageError
 from vitrail.recipe import DataConfig, Recipe
+from vitrail.storage.printable import shell_word
 
 Progress = Callable[[int, int], None]
 
@@ -60,9 +61,8 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     recipe, latent_shape = autoencoder.resolve_autoencoder(recipe)
     survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
     broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
-    assessment = assess(
-        dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors, str(data.keys.get("path") or "DATA")
-    )
+    listing = f"vitrail check {shell_word(str(data.keys.get('path') or data.name))}"
+    assessment = assess(dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors, listing)
     if assessment.refusal:
         raise assessment.refusal
     recipe, dataset, held_out = choose_images(recipe, dataset, task, assessment.left_out)

@@ -44,7 +44,8 @@ def check(words: list[str]) -> int:
     if dataset.is_annotated:
         annotations = survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
     broken = broken_annotations(dataset, survey, annotations)
-    assessment = assess(dataset, survey, broken, choice.on_error, choice.max_errors, choice.keys["path"])
+    listing = f"vitrail check {shell_word(choice.keys['path'])}"
+    assessment = assess(dataset, survey, broken, choice.on_error, choice.max_errors, listing)
     print("\n".join(render(dataset, survey, assessment.notes)))
     if annotations:
         print("\n" + "\n".join(annotation_report.render(dataset, annotations)))

@@ -93,6 +93,8 @@ def suggest_remedies(error: NonFiniteError, session: Session, trend: str, saved:
         remedies.append("check input.mean, input.std and the images that are named")
     if p.precision == "fp16" and kind in ("forward", "gradient", "norm"):
         remedies.append("--precision bf16, or fp32: fp16 overflows at 65,504")
+    if p.precision == "bf16" and session.world.device.type == "cpu" and kind == "gradient":
+        remedies.append("--precision fp32: torch's bf16 convolutions err on maps smaller than their kernel")
     settings = vars(trunk_of(session.bundle.model).config)
     if kind == "forward" and ".attn" in where[0] and not settings.get("qk_norm", True):
         remedies.append("a new run with --model.qk-norm true bounds the attention logits")

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitrail.catalog import parse_source
+
 NUMBERS = {"int": "INT", "float": "FLOAT", "str": "TEXT", "Path": "PATH", "bool": ""}
 NOT_LITERAL = object()
 
@@ -51,6 +53,10 @@ class Module(NamedTuple):
         return None
 
 
+def read_lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+
+
 class Sources:
     """Modules by name, each read and parsed once."""
 
@@ -61,8 +67,7 @@ class Sources:
         if name not in self.modules:
             try:
                 file = find_file(name)
-                text = file.read_text(encoding="utf-8", errors="surrogateescape") if file else None
-                self.modules[name] = None if text is None else Module(name, ast.parse(text), text.splitlines())
+                self.modules[name] = Module(name, parse_source(file), read_lines(file)) if file else None
             except (ImportError, OSError, SyntaxError, ValueError):
                 self.modules[name] = None
         return self.modules[name]

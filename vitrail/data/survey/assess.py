@@ -13,7 +13,6 @@ from vitrail.data.survey.advice import FEW, advise
 from vitrail.data.survey.annotations import AnnotationSurvey, survey_annotations
 from vitrail.data.survey.images import Survey, UnreadableImage
 from vitrail.errors import DataError, many
-from vitrail.storage.printable import shell_word
 
 LEAST = 2  # images of a class in all parts together: one to train on, one to evaluate with
 LISTED = 5  # images or classes that are named in a sentence
@@ -36,10 +35,10 @@ def assess(
     broken: Sequence[UnreadableImage],
     on_error: str,
     max_errors: float,
-    path: str = "DATA",
+    listing: str = "vitrail check DATA",
 ) -> Assessment:
     """broken: images whose masks or boxes cannot be used. on_error: "skip" leaves unreadable images out, up to the
-    fraction `max_errors` of all; "fail" allows none. path: where the data is, for the remedy."""
+    fraction `max_errors` of all; "fail" allows none. listing: the command that lists all of them."""
     unread = [*survey.corrupt, *broken]
     indices: dict[str, list[int]] = {}
     for item in unread:
@@ -50,7 +49,7 @@ def assess(
         allowing["max_errors"] = math.ceil(fraction * 1000) / 1000
     amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
     if unread and allowing:
-        refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, path)
+        refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, listing)
         return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
     unreadable = f"not readable: {amount}: {_listed(unread)}; training leaves out what is not readable"
     notes = [unreadable] if unread else []
@@ -82,9 +81,8 @@ def _unread_error(
     max_errors: float,
     allowing: dict[str, Any],
     is_all: bool,
-    path: str,
+    listing: str,
 ) -> DataError:
-    listing = f"vitrail check {shell_word(path)}"
     what = f"{amount} cannot be read, the first: {first.name} ({first.reason})"
     if is_all:
         return DataError(what, f"is this a data set of images? {listing} lists the files")
