@@ -1,5 +1,6 @@
 """Information on published weights, and loading them into a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from vitrail.contracts import HeadedModel, trunk_of
 from vitrail.errors import UsageError
 from vitrail.recipe import Choice
 from vitrail.validation import as_path
+from vitrail.weights.clues import Clues
 from vitrail.weights.load import LoadOptions, choose_source, load_tensors
 from vitrail.weights.preprocessing import Preprocessing
 from vitrail.weights.read import read_weights
@@ -47,6 +49,8 @@ class PublishedInfo:
     sources: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    infer: Callable[[Clues], dict[str, Any] | None] | None = None  # the config of a file, None where it is another's
+    config_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fields of ours in config.json
 
 
 def load_table(name: str) -> PublishedInfo:
@@ -54,7 +58,14 @@ def load_table(name: str) -> PublishedInfo:
     if name not in catalog.list_modules("weights/tables"):
         return PublishedInfo()
     table = catalog.load_module("weights/tables", name)
-    return PublishedInfo(table.SOURCES, vars(table).get("PREPROCESSING", {}), vars(table).get("SETTINGS", {}))
+    parts = vars(table)
+    return PublishedInfo(
+        table.SOURCES,
+        parts.get("PREPROCESSING", {}),
+        parts.get("SETTINGS", {}),
+        parts.get("infer"),
+        parts.get("CONFIG_NAMES", {}),
+    )
 
 
 def lookup_by_source(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:

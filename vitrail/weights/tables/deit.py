@@ -3,9 +3,12 @@ ls1.gamma."""
 
 from typing import Any
 
+from vitrail.models.deit import VARIANTS
+from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
-from vitrail.weights.tables import vit
+from vitrail.weights.tables import _infer_vit, vit
+from vitrail.weights.tables._infer_vit import CONFIG_NAMES as CONFIG_NAMES
 
 Table = tuple[Rule | Drop, ...]
 
@@ -39,3 +42,8 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "transformers": IMAGENET,
 }
 SETTINGS: dict[str, dict[str, Any]] = {"timm": {"position_resampling": "antialias"}, "transformers": {"eps": 1e-12}}
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows."""
+    return _infer_vit.infer(clues, VARIANTS)

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from vitrail.models.vit import VARIANTS
+from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import HALF, IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
+from vitrail.weights.tables import _infer_vit
+from vitrail.weights.tables._infer_vit import CONFIG_NAMES as CONFIG_NAMES
 
 Table = tuple[Rule | Drop, ...]
 MASK = "mask token of pre-training, unused afterwards"
@@ -181,3 +185,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "original": {"position_resampling": "dino"},
     "original:registers": {"position_resampling": "antialias"},
 }
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows."""
+    return _infer_vit.infer(clues, VARIANTS)

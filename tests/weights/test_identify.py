@@ -1,0 +1,77 @@
+"""What a file is, from names and shapes: plain ViTs of timm, on the meta device."""
+
+import pytest
+import torch
+
+from vitrail.errors import CheckpointError
+from vitrail.recipe import Choice
+from vitrail.weights.identify import identify
+from vitrail.weights.sidecars import Sidecar
+
+NAMES = {
+    "vit_tiny_patch16_224": ("vit/tiny", {}),
+    "vit_base_patch16_384": ("vit/base", {"size": (384, 384)}),
+    "vit_small_patch32_224": ("vit/small", {"patch": 32}),
+    "deit_tiny_distilled_patch16_224": ("deit/tiny_distilled", {}),
+    "deit3_small_patch16_224": ("deit/3_small", {}),
+    "vit_small_patch14_reg4_dinov2": (
+        "vit/small",
+        {"patch": 14, "registers": 4, "layer_scale": 1e-5, "position_tokens": False, "size": (518, 518)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_say_what_a_file_of_timm_is(name):
+    import timm
+
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    found = identify(state)
+    keys = {k: v for k, v in found.model.keys.items() if k != "position_resampling"}
+    assert (found.model.name, keys) == NAMES[name]
+    assert found.source.startswith("timm")
+    assert found.outputs == (0 if "dinov2" in name else 1000)
+
+
+def tiny_state(**keys):
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.device("meta"):
+        return VisionTransformer(
+            **{"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5, **keys}
+        ).state_dict()
+
+
+def test_both_answers_are_named_where_nothing_says_the_heads():
+    with pytest.raises(CheckpointError, match=r"number of attention heads(.|\n)*--model.heads 1 or --model.heads 2"):
+        identify(tiny_state())
+    assert identify(tiny_state(), given=Choice("", {"heads": 2})).model.keys["heads"] == 2
+    sidecar = Sidecar("timm", {"architecture": "mine", "model_args": {"num_heads": 2, "img_size": 32}})
+    assert identify(tiny_state(), sidecar).model.keys["heads"] == 2
+
+
+def test_a_model_of_another_size_is_answered_with_that_of_the_weights():
+    import timm
+
+    with torch.device("meta"):
+        state = timm.create_model("vit_tiny_patch16_224").state_dict()
+    with pytest.raises(CheckpointError, match=r"weights of vit/tiny, not of vit/base(.|\n)*--model vit/tiny"):
+        identify(state, given=Choice("vit/base"))
+    with pytest.raises(CheckpointError, match="weights of vit/tiny, not of swin/tiny"):
+        identify(state, given=Choice("swin/tiny"))
+
+
+def test_a_file_that_contradicts_its_config_is_refused_by_field():
+    sidecar = Sidecar("transformers", {"model_type": "vit", "hidden_size": 768})
+    with pytest.raises(CheckpointError, match=r"hidden_size in config.json is 768, and the tensors have 64"):
+        identify(tiny_state(), sidecar, Choice("", {"heads": 2}))
+
+
+def test_a_file_of_no_family_is_answered_with_the_nearest():
+    state = tiny_state()
+    state["blocks.0.extra.weight"] = torch.empty(3, device="meta")
+    with pytest.raises(CheckpointError, match=r"nearest is vit/tiny read as timm: unknown blocks.0.extra.weight"):
+        identify(state, given=Choice("", {"heads": 2}))
+    with pytest.raises(CheckpointError, match="no model here has such tensors: 1: something"):
+        identify({"something": torch.empty(2, device="meta")})

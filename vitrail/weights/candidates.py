@@ -1,0 +1,171 @@
+"""The ways to read a file: every table of names converts the names of its tensors, its `infer` reads a config off the
+shapes, and the model of that config is built without memory and held against the tensors.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail import catalog
+from vitrail.errors import UsageError
+from vitrail.foreign_names import translate
+from vitrail.recipe import Choice
+from vitrail.validation import update_config
+from vitrail.weights.clues import Clues, Open
+from vitrail.weights.load import OURS, without_prefixes
+from vitrail.weights.published import PublishedInfo, load_table, lookup_by_source
+from vitrail.weights.read import RawWeights
+from vitrail.weights.rules import convert
+from vitrail.weights.sidecars import CountOf, Sidecar, Small, Whole
+from vitrail.weights.variants import GEOMETRY, choose_variant, differing, same_value
+
+KINDS = {"eps": Small, "inner_eps": Small, "norm_eps": Small, "qkv_bias": bool, "qk_norm": bool, "registers": CountOf}
+MOST_TOKENS = 2**14  # cells of a grid that only a sidecar claims
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A family and one of its sources, as they read the file. wrong: what differs from the model of `model`."""
+
+    family: str
+    source: str
+    info: PublishedInfo
+    clues: Clues
+    fields: dict[str, Any]
+    model: Choice = field(default_factory=Choice)
+    wrong: tuple[str, ...] = ()
+    open: dict[str, Open] = field(default_factory=dict)
+    contradictions: tuple[str, ...] = ()
+
+
+def families() -> list[str]:
+    """The families with a table of published names."""
+    return catalog.list_modules("weights/tables")
+
+
+def list_candidates(
+    shapes: Mapping[str, Tensor], sidecar: Sidecar, given: Choice, source: str, rooms: list[str]
+) -> list[Candidate]:
+    """Every way to read the file whose table knows its config, with what is wrong about it."""
+    found = []
+    for family in rooms:
+        info = load_table(family)
+        if info.infer is None:
+            continue
+        for key, rules in {**info.sources, **OURS}.items():
+            if source not in ("auto", key.partition(":")[0]):
+                continue
+            for raw, _ in without_prefixes(RawWeights(dict(shapes), {}, "")):
+                converted = convert(raw, rules)
+                if len(converted.unknown) > len(raw) // 2:
+                    continue
+                clues = Clues(converted.tensors, raw, key, sidecar, given.keys)
+                fields = info.infer(clues)
+                if fields is not None:
+                    candidate = Candidate(family, key, info, clues, fields)
+                    found.append(hold_against(complete(candidate, given), converted.unknown))
+    return found
+
+
+def complete(candidate: Candidate, given: Choice) -> Candidate:
+    """The candidate with the fields that a sidecar or the source states, and its variant. What was typed holds."""
+    clues, info = candidate.clues, candidate.info
+    module = catalog.load_module("models", candidate.family)
+    fields, wrong = dict(candidate.fields), []
+    for name, theirs in info.config_names.items():
+        path, value = clues.sidecar.find(KINDS.get(name, Whole), theirs)
+        if value is None:
+            continue
+        if name in fields and not isinstance(fields[name], Open) and not same_value(name, fields[name], value):
+            wrong.append(f"{clues.sidecar.path_of(path)} is {value}, and the tensors have {fields[name]}")
+        else:
+            fields[name] = value
+    known = {f.name for f in dataclasses.fields(module.Config)}
+    usual = lookup_by_source(info.settings, candidate.source, {})
+    fields = {**{k: v for k, v in usual.items() if k in known}, **fields}
+    typed = vars(update_config(module.Config(), given.keys, given.name or candidate.family))
+    fields |= {key: typed[key] for key in (k.replace("-", "_") for k in given.keys)}
+    fields, left_open = settle(fields, module.VARIANTS, hinted_config(candidate, given, module.VARIANTS))
+    variant, keys = choose_variant(module.VARIANTS, fields)
+    if given.name.partition("/")[0] == candidate.family and (own := given.name.partition("/")[2]) in module.VARIANTS:
+        variant, keys = own, differing(module.VARIANTS[own], fields)
+    model = Choice(f"{candidate.family}/{variant}", keys)
+    return replace(candidate, fields=fields, model=model, contradictions=tuple(wrong), open=left_open)
+
+
+def hinted_config(candidate: Candidate, given: Choice, variants: Mapping[str, Any]) -> Any:
+    """The config of the variant that was typed, or that a sidecar calls by the name of another library; or None."""
+    family, _, typed = given.name.partition("/")
+    if family == candidate.family:
+        return variants.get(typed)
+    model = translate(candidate.clues.sidecar.kind, [f"{candidate.family}/{name}" for name in variants])
+    if model is None:
+        return None
+    own = variants[model.name.partition("/")[2]]
+    return replace(own, **{k: v for k, v in model.keys.items() if k in vars(own) and k != "size"})
+
+
+def settle(fields: dict[str, Any], variants: Mapping[str, Any], hint: Any) -> tuple[dict[str, Any], dict[str, Open]]:
+    """Open fields get the value of the variant that was named, or of all variants that fit; what stays open."""
+    left = {name: value for name, value in fields.items() if isinstance(value, Open)}
+    fits = [hint] if hint is not None else [v for v in variants.values() if not differing(v, fields)]
+    for name in list(left):
+        values = list(dict.fromkeys(vars(config)[name] for config in fits))
+        if len(values) == 1:
+            fields[name] = values[0]
+            del left[name]
+    return fields, left
+
+
+def hold_against(candidate: Candidate, unknown: list[str]) -> Candidate:
+    """The candidate with what differs between the file and the model, built without memory. A missing head, and one for
+    other features, is no difference: it is new then."""
+    module, variant = catalog.load_module("models", candidate.family), candidate.model.name.partition("/")[2]
+    config = replace(module.VARIANTS[variant], **candidate.model.keys)
+    config = replace(config, **{name: left.values[0] for name, left in candidate.open.items()})
+    try:
+        check_size(config)
+        with torch.device("meta"):
+            state = module.build(config).state_dict()
+    except UsageError as error:
+        return replace(candidate, wrong=(error.what,))
+    theirs = {n: t for n, t in candidate.clues.tensors.items() if not n.startswith("heads.") or n in state}
+    missing = [n for n, t in state.items() if n not in theirs and t.numel() and not n.endswith(".num_batches_tracked")]
+    unexpected = [n for n in theirs if n not in state]
+    other = [f"{n} {list(t.shape)}" for n, t in theirs.items() if n in state and state[n].shape != t.shape]
+    parts = (("missing", missing), ("unknown", unknown + unexpected), ("of another shape", other))
+    wrong = tuple(f"{what} {name}" for what, names in parts for name in names)
+    return replace(candidate, wrong=wrong)
+
+
+def check_size(config: Any) -> None:
+    """Errors: `UsageError` for a grid of positions larger than any model's, of which tables would be computed."""
+    size, patch = vars(config).get("size"), vars(config).get("patch", 1)
+    down, across = (patch, patch) if isinstance(patch, int) else patch
+    if size is not None and (size[0] // down) * (size[1] // across) > MOST_TOKENS and "patch" in vars(config):
+        raise UsageError(f"a size of {size[0]}x{size[1]} has more than {MOST_TOKENS:,} patches of {down}x{across}")
+
+
+def rank(candidates: list[Candidate], sidecar: Sidecar) -> list[Candidate]:
+    """The best first: the least that differs, then what the sidecar names, then the plainest name."""
+    hint = sidecar.kind.replace("-", "_").lower()
+
+    def key(candidate: Candidate) -> tuple[Any, ...]:
+        own = catalog.load_module("models", candidate.family)
+        usual = lookup_by_source(candidate.info.settings, candidate.source, {})
+        plain = {k: v for k, v in candidate.model.keys.items() if k not in GEOMETRY and k not in usual}
+        squeezed = candidate.family.replace("_", "")
+        return (
+            len(candidate.wrong),
+            sidecar.library not in ("", candidate.source.partition(":")[0]),
+            not hint.replace("_", "").startswith(squeezed),
+            len(candidate.open) > 0,
+            len(plain),
+            own.Config.__module__ != own.__name__,
+        )
+
+    return sorted(candidates, key=key)

@@ -1,0 +1,139 @@
+"""What a file of published weights is: family, variant and config, from the names and shapes of its tensors and from
+what lies beside them.
+
+Only where two answers remain must a person decide, and both are named.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail import catalog
+from vitrail.errors import CheckpointError
+from vitrail.recipe import Choice, InputConfig
+from vitrail.weights.candidates import Candidate, families, list_candidates, rank
+from vitrail.weights.preprocessing import IMAGENET
+from vitrail.weights.published import lookup_by_source
+from vitrail.weights.report import list_names
+from vitrail.weights.sidecar_input import read_input
+from vitrail.weights.sidecars import Sidecar
+from vitrail.weights.variants import SHAPE, choose_variant, differing
+
+
+@dataclass(frozen=True)
+class Identified:
+    """model: its name, and the keys that differ from its variant's. source: a key of the family's table. input: the
+    preprocessing. classes: the names of the head's, None where the files have none; outputs: how many, 0 without head.
+    """
+
+    model: Choice
+    source: str
+    input: InputConfig
+    classes: tuple[str, ...] | None = None
+    outputs: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+def identify(
+    tensors: Mapping[str, Tensor], sidecar: Sidecar | None = None, given: Choice | None = None, source: str = "auto"
+) -> Identified:
+    """What the tensors of a file are. sidecar: what lies beside them; given: the model, or keys of it, that a person
+    typed; source: the naming scheme, "auto" for any. Only names and shapes are read: meta tensors suffice.
+
+    Errors: `CheckpointError` that names both where two answers remain, the nearest family where none fits, and the
+    model of the weights where another was typed.
+    """
+    sidecar, given = sidecar or Sidecar(), given or Choice()
+    shapes = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    typed = given.name.partition("/")[0]
+    found = rank(list_candidates(shapes, sidecar, given, source, [typed] if typed else families()), sidecar)
+    if not found or found[0].wrong:
+        others = rank(list_candidates(shapes, sidecar, Choice(), source, families()), sidecar) if typed else []
+        if others and not others[0].wrong and (not found or others[0].family != typed):
+            raise wrong_model(given.name, others[0])
+        raise no_model(found[0] if found else None, shapes)
+    best = found[0]
+    if best.contradictions:
+        fix = "they belong to different models: remove config.json, or bring the one of these weights"
+        raise CheckpointError("; ".join(best.contradictions[:3]), fix)
+    if given.name and (different := differs_from(given, best)):
+        raise wrong_model(given.name, replace(best, model=different))
+    if best.open:
+        raise undecided(best)
+    return describe(best, sidecar, found)
+
+
+def differs_from(given: Choice, best: Candidate) -> Choice | None:
+    """The model of the weights, where it is of another size than the one typed."""
+    module = catalog.load_module("models", best.family)
+    keys = {key.replace("-", "_") for key in given.keys}
+    if not {k for k in best.model.keys if k in SHAPE} - keys:
+        return None
+    fields = {k: v for k, v in best.fields.items() if k not in keys}
+    variant, differences = choose_variant(module.VARIANTS, fields)
+    return Choice(f"{best.family}/{variant}", differences)
+
+
+def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Identified:
+    """The result, with its reasons."""
+    module, variant = catalog.load_module("models", best.family), best.model.name.partition("/")[2]
+    config = replace(module.VARIANTS[variant], **best.model.keys)
+    head = best.clues.shape("heads.0.weight")
+    usual = lookup_by_source(best.info.preprocessing, best.source, IMAGENET)
+    stated = read_input(sidecar)
+    keys = {"size": config.size, **usual._asdict(), **stated}
+    given = InputConfig(channels=config.channels, **keys)
+    where = sidecar.library and f" and {sidecar.library}'s files beside them"
+    shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items())
+    reasons = [f"these are weights of {best.model.name}{f' ({shown})' if shown else ''}: as the tensors{where} have it"]
+    reasons.append(f"input: as {'the file beside them says' if stated else f'is usual for {best.source}'}")
+    same = [c for c in found[1:] if not c.wrong and c.family != best.family]
+    if same and not sidecar.library:
+        reasons.append(f"{same[0].model.name} has the same tensors: --model {same[0].model.name} reads them as that")
+    outputs = head[0] if len(head) == 2 else 0
+    names = sidecar.class_names(outputs) if outputs else None
+    return Identified(best.model, best.source, given, names, outputs, tuple(reasons))
+
+
+def show(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).lower()
+
+
+def flags(model: Choice) -> str:
+    """The model as it is typed."""
+    keys = (f"--model.{k.replace('_', '-')} {show(v)}" for k, v in model.keys.items() if v is not None)
+    return " ".join([f"--model {model.name}", *keys])
+
+
+def undecided(best: Candidate) -> CheckpointError:
+    """Two answers remain: both are named."""
+    what = " and ".join(dict.fromkeys(value.what for value in best.open.values()))
+    variants = catalog.load_module("models", best.family).VARIANTS
+    fits = [f"--model {best.family}/{n}" for n, config in variants.items() if not differing(config, best.fields)]
+    if len(fits) < 2:
+        name, value = next(iter(best.open.items()))
+        fits = [f"--model.{name.replace('_', '-')} {show(v)}" for v in value.values]
+    model = best.model.name if not best.model.keys else f"a {best.family}"
+    said = f"these are weights of {model}, and nothing in them says {what}"
+    return CheckpointError(said, f"{' or '.join(fits[:6])} says it")
+
+
+def wrong_model(name: str, right: Candidate) -> CheckpointError:
+    """Another model was typed than the file has."""
+    return CheckpointError(
+        f"these are weights of {right.model.name}, not of {name}",
+        f"{flags(right.model)}, or leave --model out",
+    )
+
+
+def no_model(nearest: Candidate | None, shapes: Mapping[str, Tensor]) -> CheckpointError:
+    """No family fits."""
+    if nearest is None:
+        what = f"no model here has such tensors: {list_names(shapes)}"
+        return CheckpointError(what, "vitrail models lists the models; --format and --model name one")
+    listed = "; ".join(nearest.wrong[:4]) + ("; ..." if nearest.wrong[4:] else "")
+    what = f"no model here has these tensors; nearest is {nearest.model.name} read as {nearest.source}: {listed}"
+    return CheckpointError(what, "vitrail import FILE --model NAME --no-strict --out FOLDER loads what fits")

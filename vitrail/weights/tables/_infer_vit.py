@@ -1,0 +1,144 @@
+"""The config of a plain ViT, DeiT or DINOv2 from its tensors and the files beside them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vitrail.errors import CheckpointError
+from vitrail.models.vit import Config
+from vitrail.weights.clues import Clues, Open, as_pair, ratio, square
+from vitrail.weights.sidecars import Pixels, Whole
+
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transformers and in timm
+    "width": ("hidden_size", "model_args.embed_dim"),
+    "depth": ("num_hidden_layers", "model_args.depth"),
+    "heads": ("num_attention_heads", "model_args.num_heads"),
+    "channels": ("num_channels", "model_args.in_chans"),
+    "registers": ("num_register_tokens", "model_args.reg_tokens"),
+    "qkv_bias": ("qkv_bias", "model_args.qkv_bias"),
+    "qk_norm": ("model_args.qk_norm",),
+    "eps": ("layer_norm_eps",),
+}
+SIZES = ("image_size", "model_args.img_size")
+GELUS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
+         "gelu_tanh": "tanh"}  # fmt: skip
+HEADS = {  # of published models by width and depth, where no variant has them
+    (256, 14): 4, (320, 12): 5, (448, 12): 7, (640, 12): 10, (896, 18): 14, (1152, 27): 16, (1536, 40): 24,
+}  # fmt: skip
+HEAD_WIDTHS = (64, 32)  # usual ones
+
+
+def infer(clues: Clues, variants: Mapping[str, Config]) -> dict[str, Any] | None:
+    """The fields of `vit.Config` that the file shows; None where it is no ViT."""
+    qkv, depth = clues.shape("blocks.0.attn.qkv.weight"), clues.count("blocks.")
+    embed = stem_fields(clues)
+    if len(qkv) != 2 or depth < 1 or embed is None:
+        return None
+    width, mlp = qkv[1], mlp_fields(clues, qkv[1])
+    if qkv[0] != 3 * width or clues.shape("patch_embed.proj.weight")[0] != width or mlp is None:
+        return None
+    tokens, registers = (rows(clues, name) for name in ("tokens", "registers"))
+    pre_logits = clues.shape("pre_logits.0.weight")
+    fields = {
+        "width": width,
+        "depth": depth,
+        "heads": count_heads(clues, width, depth, variants),
+        "tokens": tokens,
+        "registers": registers,
+        "pre_logits": pre_logits[0] if pre_logits else 0,
+        "norm": "layer" if clues.has("blocks.0.norm1.bias") else "rms",
+        "qkv_bias": clues.has("blocks.0.attn.qkv.bias"),
+        "qk_norm": clues.has("blocks.0.attn.q_norm.weight"),
+        "layer_scale": 1e-5 if clues.has("blocks.0.ls1.gamma") else None,
+        **embed,
+        **mlp,
+        **activation(clues),
+    }
+    return {**fields, **position_fields(clues, fields)}
+
+
+def rows(clues: Clues, name: str) -> int:
+    shape = clues.shape(name)
+    return shape[0] if len(shape) == 2 else 0
+
+
+def stem_fields(clues: Clues) -> dict[str, Any] | None:
+    """Patch and channels: of one convolution, or of a stack that halves the image."""
+    kernel, first = clues.shape("patch_embed.proj.weight"), clues.shape("patch_embed.convs.0.weight")
+    if len(kernel) != 4:
+        return None
+    if len(first) == 4:
+        convs = sum(len(clues.shape(f"patch_embed.convs.{3 * i}.weight")) == 4 for i in range(16))
+        return {"stem": "conv", "patch": 2 ** (convs - 1), "channels": first[1]}
+    patch = kernel[2] if kernel[2] == kernel[3] else kernel[2:]
+    return {"stem": "patch", "patch": patch, "channels": kernel[1]}
+
+
+def mlp_fields(clues: Clues, width: int) -> dict[str, Any] | None:
+    """Kind and width of the MLP: a gated one has two rows in the first matrix for a column of the second."""
+    first, last = clues.shape("blocks.0.mlp.fc1.weight"), clues.shape("blocks.0.mlp.fc2.weight")
+    gated, out = clues.shape("blocks.0.mlp.w12.weight"), clues.shape("blocks.0.mlp.w3.weight")
+    if len(first) == len(last) == 2 and first == (last[1], width):
+        return {"mlp": "gelu", "mlp_ratio": ratio(first[0], width)}
+    if len(gated) == len(out) == 2 and gated == (2 * out[1], width):
+        return {"mlp": "swiglu", "mlp_ratio": ratio(out[1], width)}
+    return None
+
+
+def activation(clues: Clues) -> dict[str, Any]:
+    """The form of GELU that a sidecar names. Errors: `CheckpointError` for another activation."""
+    name, word = clues.sidecar.find(str, ("hidden_act", "model_args.act_layer"))
+    if word is None:
+        return {}
+    if word not in GELUS:
+        what = f"{clues.sidecar.path_of(name)} is {word[:40]!r}, an activation that this ViT has not"
+        raise CheckpointError(what, f"there are {', '.join(GELUS)}")
+    return {"gelu": GELUS[word]}
+
+
+def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Config]) -> Any:
+    """The number of heads: by the norms of queries, by the sidecar, or as the models of this width have; else open."""
+    if norm := clues.shape("blocks.0.attn.q_norm.weight"):
+        return width // max(1, norm[0])
+    _, stated = clues.sidecar.find(Whole, CONFIG_NAMES["heads"])
+    if stated is not None:
+        return stated
+    own = [c.heads for c in variants.values() if c.width == width and (c.stem == "patch" or c.depth == depth)]
+    if known := own[0] if own else HEADS.get((width, depth)):
+        return known
+    return Open(tuple(width // d for d in HEAD_WIDTHS if width % d == 0) or (1,), "the number of attention heads")
+
+
+def position_fields(clues: Clues, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The kind of positions, and the size of the images that a table was made for. Rows of tokens precede those of the
+    grid. The size stays open for a table of no square grid, where no sidecar has it."""
+    table = clues.shape("position.table")
+    patch = as_pair(fields["patch"]) or (1, 1)
+    size = stated_size(clues)
+    if len(table) != 2:
+        return {"position": "none", **({"size": size} if size else {})}
+    grids = [(-(-size[0] // patch[0]), -(-size[1] // patch[1]))] if size else []
+    for tokens in dict.fromkeys((fields["tokens"], 0)):
+        cells = table[0] - tokens
+        own = next((grid for grid in grids if grid[0] * grid[1] == cells), None) or square(cells)
+        if own is not None:
+            exact = size if own in grids and size else (own[0] * patch[0], own[1] * patch[1])
+            return {"position": "learned", "position_tokens": tokens > 0 or not fields["tokens"], "size": exact}
+    likely = tuple((h * patch[0], w * patch[1]) for h, w in grids_of(table[0] - fields["tokens"]))
+    return {"position": "learned", "size": Open(likely, "the size of the images of its position table")}
+
+
+def grids_of(cells: int) -> list[tuple[int, int]]:
+    """The two likeliest grids of so many cells, which are no square: the nearest to one."""
+    low = next((h for h in range(math.isqrt(max(cells, 1)), 0, -1) if cells % h == 0), 1)
+    return [(low, max(cells, 1) // low), (max(cells, 1) // low, low)]
+
+
+def stated_size(clues: Clues) -> tuple[int, int] | None:
+    """(height, width) of the images, as typed or as a sidecar has it."""
+    if "size" in clues.given:
+        return as_pair(clues.given["size"])
+    size = clues.sidecar.get(Pixels | tuple[Pixels, Pixels], *SIZES)
+    if size is None and (of_input := clues.sidecar.get(tuple[Pixels, Pixels, Pixels], "pretrained_cfg.input_size")):
+        size = of_input[1:]
+    return as_pair(size)
