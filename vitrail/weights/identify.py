@@ -117,8 +117,8 @@ def undecided(best: Candidate) -> CheckpointError:
         name, value = next(iter(best.open.items()))
         fits = [f"--model.{name.replace('_', '-')} {show(v)}" for v in value.values]
     model = best.model.name if not best.model.keys else f"a {best.family}"
-    said = f"these are weights of {model}, and nothing in them says {what}"
-    return CheckpointError(said, f"{' or '.join(fits[:6])} says it")
+    what = f"these are weights of {model}, and nothing in them says {what}"
+    return CheckpointError(what, f"{' or '.join(fits[:6])} says it")
 
 
 def wrong_model(name: str, right: Candidate) -> CheckpointError:
