@@ -24,7 +24,7 @@ from vitrail.validation import as_path
 
 KINDS = {
     "models": "model family", "datasets": "data set layout", "tasks": "task", "studies": "study",
-    "weights/tables": "table of published names",
+    "weights/tables": "table of published names", "weights/heads": "published model with a head",
 }  # fmt: skip
 
 FLOORS = {"model": "models", "task": "tasks", "data": "datasets"}  # of the sections of a recipe that name a module

@@ -11,6 +11,7 @@ from torch import nn
 from vitrail.assembly import model
 from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.resolve import Names
+from vitrail.assembly.whole import build_whole, published_files, recognise_whole
 from vitrail.contracts import trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InputConfig, Recipe, override
@@ -63,8 +64,16 @@ def import_weights(request: ImportRequest) -> ImportedModel:
     if request.out.exists():
         raise UsageError(f"{request.out} is there already and is never overwritten", "choose another folder")
     names = Names()
-    names.model_config(request.model)
-    raw = read_weights(request.file, request.sha256)
+    if request.model.name:
+        names.model_config(request.model)
+    file, sidecar = published_files(request.file)
+    raw = read_weights(file, request.sha256)
+    whole = None if request.options.new_head else recognise_whole(raw, request.file, sidecar, request.model)
+    if whole is not None:
+        bundle, report = build_whole(whole, raw, request.input, request.classes)
+        return ImportedModel(write_model(bundle, request, report), report, (*whole.reasons, *licence(request)))
+    if not request.model.name:
+        raise UsageError("vitrail import needs --model vit/base", "vitrail import FILE --model vit/base --out FOLDER")
     published = load_table(request.model.name.partition("/")[0])
     with torch.device("meta"):  # only names and shapes are needed to recognise a file
         chosen = choose_source(

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from vitrail.analysis.cost import on_meta_device
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
@@ -54,6 +55,14 @@ def assemble_model(
     task = names.task(recipe.task, len(classes), multi_label)
     model = task.assemble(names.model(recipe.model, recipe.input.size, recipe.input.channels))
     return ModelBundle(model, task, recipe, task.output_names(classes))
+
+
+def class_dependent(bundle: ModelBundle) -> set[str]:
+    """The names of the tensors whose shape depends on the number of classes: those that another class would change."""
+    with on_meta_device():
+        other = assemble_model(bundle.recipe, (*bundle.classes, "one more"), bundle.task.multi_label).model
+    shapes = {name: t.shape for name, t in other.state_dict().items()}
+    return {name for name, t in bundle.model.state_dict().items() if shapes.get(name) != t.shape}
 
 
 def build_preprocess(given: InputConfig) -> Preprocess:

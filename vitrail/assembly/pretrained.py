@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.analysis.cost import on_meta_device
 from vitrail.assembly import run_directory
 from vitrail.assembly.load import load_bundle
-from vitrail.assembly.model import ModelBundle, assemble_model, create_model
+from vitrail.assembly.model import ModelBundle, class_dependent, create_model
 from vitrail.assembly.resolve import Names
+from vitrail.assembly.whole import as_own, published_files, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
@@ -47,10 +47,14 @@ def find_weights(start: InitConfig) -> WeightsOrigin | None:
     if not start.weights:
         return None
     path = as_path(start.weights)
-    if path.is_file():
-        raw = read_weights(path)
+    file, sidecar = published_files(path)
+    if file.is_file() and (sidecar.config or file == path):
+        raw = read_weights(file)
         if "recipe" not in raw.about:
-            return WeightsOrigin(path, raw, start.format)
+            whole = recognise_whole(raw, path, sidecar, Choice())
+            if whole is None:
+                return WeightsOrigin(path, raw, start.format)
+            return WeightsOrigin(path, as_own(whole, raw), whole.source, recipe_of(whole), whole.classes)
     elif not path.exists():
         path = run_directory.find_run(start.weights).path
     own, _ = load_bundle(path)
@@ -135,7 +139,7 @@ def load_origin(bundle: ModelBundle, origin: WeightsOrigin, start: InitConfig) -
     """
     model, classes = bundle.model, bundle.classes
     if origin.recipe is not None:  # its names are ours
-        chosen = MatchedTensors("vitrail", origin.raw.tensors, (), {}, ())
+        chosen = MatchedTensors(origin.source, origin.raw.tensors, (), {}, origin.raw.notes)
     else:
         tables = weights_published.load_table(weights_published.family_of(model)).sources
         chosen = choose_source(model, origin.raw, tables, origin.source)
@@ -180,14 +184,6 @@ def fitting_head(
         return set()
     fitting = {n for n, t in own.items() if n in chosen.tensors and chosen.tensors[n].shape == t.shape}
     return fitting if same_classes else fitting - class_dependent(bundle)
-
-
-def class_dependent(bundle: ModelBundle) -> set[str]:
-    """The names of the tensors whose shape depends on the number of classes: those that another class would change."""
-    with on_meta_device():
-        other = assemble_model(bundle.recipe, (*bundle.classes, "one more"), bundle.task.multi_label).model
-    shapes = {name: t.shape for name, t in other.state_dict().items()}
-    return {name for name, t in bundle.model.state_dict().items() if shapes.get(name) != t.shape}
 
 
 def load_denoiser(

@@ -27,7 +27,7 @@ class Import:
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file of weights."""
     model: str = ""
-    """The architecture, such as vit/base; see vitrail models."""
+    """The architecture, such as vit/base; see vitrail models. A file with the head for masks or boxes needs none."""
     out: Path | None = None
     """The folder to write; it must not exist."""
     format: str = "auto"
@@ -50,15 +50,14 @@ class Import:
 
 def import_weights(words: list[str]) -> None:
     given, keys = read(VERB, words)
-    if not given.model or given.out is None:
-        missing = "--model vit/base" if not given.model else "--out FOLDER"
-        raise UsageError(f"vitrail import needs {missing}", "vitrail import FILE --model vit/base --out FOLDER")
+    if given.out is None:
+        raise UsageError("vitrail import needs --out FOLDER", "vitrail import FILE --model vit/base --out FOLDER")
     from vitrail.assembly.convert import ImportRequest
     from vitrail.assembly.convert import import_weights as convert
     from vitrail.recipe import Choice
     from vitrail.weights.load import LoadOptions
 
-    import_typed_names([("model", {"name": given.model})])
+    import_typed_names([("model", {"name": given.model})] if given.model else [])
     options = LoadOptions(given.strict, given.resize, given.new_head, given.grid)
     model = Choice(given.model, keys_of("model", keys))
     classes = parse_classes(given.classes)

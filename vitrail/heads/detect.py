@@ -33,6 +33,7 @@ class DetectorConfig:
     hidden: int  # width inside the feed-forward parts
     dropout: float
     stride: int  # of the finest map used, together with all coarser ones; 0: chosen by `choose_maps`
+    maps: Literal["all", "last"] = "all"  # "last": of those maps the last alone
 
 
 class Detector(HeadedModel):
@@ -47,7 +48,8 @@ class Detector(HeadedModel):
         check_width(design.width, 4, "a detector")
         super().__init__(backbone, classes)
         width, heads, self.design = design.width, design.heads, design
-        self.maps = choose_maps(backbone.strides, design.stride, backbone.config.size)
+        chosen = choose_maps(backbone.strides, design.stride, backbone.config.size)
+        self.maps = chosen[-1:] if design.maps == "last" else chosen
         self.input_proj = nn.ModuleList(nn.Conv2d(backbone.map_widths[i], width, 1) for i in self.maps)
         self.levels = nn.Embedding(len(self.maps), width) if len(self.maps) > 1 else None
         inner = (width, heads, design.hidden, design.dropout)

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from vitrail.contracts import Backbone
+from vitrail.errors import UsageError
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
 from vitrail.types import Features
@@ -25,6 +26,7 @@ class Config:
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: Positive = 64  # of the first stage; each stage doubles it
     stem_stride: Literal[4, 2, 1] = 4  # of the first map: 2 has no pooling; 1 is a 3x3 convolution, as for CIFAR
+    last_stride: Literal[2, 1] = 2  # of the last stage; 1: its 3x3 convolutions are dilated instead (DETR's DC5)
     size: tuple[Positive, Positive] = (224, 224)
     channels: Positive = 3
     eps: float = 1e-5
@@ -46,8 +48,10 @@ class Basic(nn.Module):
 
     expansion = 1
 
-    def __init__(self, config: Config, inside: int, width: int, stride: int, drop_path: float):
+    def __init__(self, config: Config, inside: int, width: int, stride: int, dilation: int, drop_path: float):
         super().__init__()
+        if dilation > 1:
+            raise UsageError("basic blocks are not dilated", 'use block="bottleneck", or last_stride 2')
         self.conv1, self.bn1 = nn.Conv2d(inside, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width, config.eps)
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width, config.eps)
         self.downsample = shortcut(inside, width, stride, config.eps)
@@ -64,11 +68,12 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, config: Config, inside: int, width: int, stride: int, drop_path: float):
+    def __init__(self, config: Config, inside: int, width: int, stride: int, dilation: int, drop_path: float):
         super().__init__()
         out, eps = width * self.expansion, config.eps
         self.conv1, self.bn1 = nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width, eps)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width, eps)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width, eps)
         self.conv3, self.bn3 = nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out, eps)
         self.downsample = shortcut(inside, out, stride, eps)
         self.drop_path = DropPath(drop_path)
@@ -98,13 +103,16 @@ class ResNet(Backbone):
         inside, widths = width, []
         for i, depth in enumerate(config.depths):
             stage = []
+            dilated = i == 3 and config.last_stride == 1
             for j in range(depth):
-                stage.append(kind(config, inside, width << i, 2 if i and not j else 1, next(rates)))
+                stride = 2 if i and not j and not dilated else 1
+                # the first block halves nothing and keeps its neighbours, as in torchvision
+                stage.append(kind(config, inside, width << i, stride, 2 if dilated and j else 1, next(rates)))
                 inside = (width << i) * kind.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             widths.append(inside)
         self.summary_widths, self.map_widths = (inside,), tuple(widths)
-        self.strides = tuple(stem << i for i in range(4))
+        self.strides = (stem, stem << 1, stem << 2, (stem << 2) * config.last_stride)
         initialise(self, config.zero_last)
 
     @property

@@ -41,6 +41,7 @@ class Config:
     size: tuple[Positive, Positive] = (224, 224)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
     qkv_bias: bool = True
+    map_norm: bool = True  # the last map is after the final norm; False: before it, for a head that norms all maps
     eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -121,7 +122,7 @@ class Stage(nn.Module):
 
 class Swin(Backbone):
     """Images [B C H W] -> `Features`: the mean of the last map, and the maps of the four stages at strides 4, 8, 16, 32
-    (for a patch of 4), the last of them normed.
+    (for a patch of 4), the last of them normed with `map_norm`.
 
     Both Swins share it: `config` is this file's or that of `swin_v2`, which passes its own classes of block and
     merging.
@@ -159,7 +160,9 @@ class Swin(Backbone):
         for stage in self.layers:
             x = stage(x)
             maps.append(x)
-        maps[-1] = x = self.norm(x)
+        x = self.norm(x)
+        if self.config.map_norm:
+            maps[-1] = x
         return Features((x.mean((1, 2)),), tuple(m.permute(0, 3, 1, 2) for m in maps))
 
 

@@ -38,6 +38,7 @@ class Config:
     size: tuple[Positive, Positive] = (256, 256)  # (height, width) that the windows fit; any other works too
     channels: Positive = 3
     qkv_bias: bool = True  # of queries and values; keys have none
+    map_norm: bool = True  # the last map is after the final norm; False: before it, for a head that norms all maps
     eps: PositiveFloat = 1e-5
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0

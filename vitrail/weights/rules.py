@@ -34,11 +34,16 @@ def elementwise(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tens
 STEPS: dict[str, Step] = {
     # q, k, v into qkv, along the first axis
     "fuse": Step(lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))),
+    "split": Step(lambda ts: list(ts[0].chunk(3)), lambda ts, n: [torch.cat(ts)]),  # and the other way
     "linear": elementwise(lambda t: t.mT, lambda t: t.mT),  # [in out] and [out in]
     "conv": elementwise(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0)),  # HWIO and OIHW
     "bgr": elementwise(
         lambda t: t.flip(1), lambda t: t.flip(1)
     ),  # a convolution over blue, green, red; ours is over red, green, blue
+    # a linear layer [K D], and as a 1x1 convolution [K D 1 1]; a bias is as it is
+    "pointwise": elementwise(
+        lambda t: t[..., None, None] if t.ndim == 2 else t, lambda t: t.flatten(1) if t.ndim == 4 else t
+    ),
     "row": elementwise(lambda t: t.reshape(t.shape[1:]), lambda t: t[None]),  # a leading axis of one
     "heads_in": elementwise(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
     "heads_bias": elementwise(lambda t: t.flatten(), lambda t: t),  # [h d] and [h*d]

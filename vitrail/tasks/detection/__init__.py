@@ -41,6 +41,7 @@ class Config:
     queries: Positive = 50  # the most objects in an image
     kind: Literal["anchors", "slots"] = "anchors"  # queries are boxes that are refined, or learned embeddings
     stride: Count = 0  # of the finest map to use, with all coarser ones; 0: the coarsest with 8 cells across
+    maps: Literal["all", "last"] = "all"  # of these maps, all, or the last alone, as of a dilated ResNet (DC5)
     width: Positive = 128
     heads: Positive = 8
     encoder: Count = 0  # layers
