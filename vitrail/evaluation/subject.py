@@ -12,6 +12,7 @@ from vitrail.assembly.data import open_data_of, open_given, reading_keys
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.contracts import Task
 from vitrail.data.dataset import Dataset, Split
+from vitrail.data.survey.assess import most_left_out
 from vitrail.engine.world import World
 from vitrail.errors import BadImage, CheckpointError, UsageError, many
 from vitrail.evaluation.classes import match_classes
@@ -120,7 +121,7 @@ def without_unreadable(subject: Subject, request: SubjectRequest, error: BadImag
     choice = override(Recipe(data=reading_keys(request.source)), "data", {**request.keys, "name": ""}).data
     readable = [i for i in range(len(subject.split)) if is_readable(subject.split, i)]
     missing = len(subject.split) - len(readable)
-    allowed = choice.on_error == "skip" and missing <= choice.max_errors * len(subject.split)
+    allowed = choice.on_error == "skip" and missing <= most_left_out(len(subject.split), choice.max_errors)
     if not request.data or not readable or not allowed:
         raise error
     excluded = f"{many(missing, 'image')} that cannot be read, the first: {error.what}"

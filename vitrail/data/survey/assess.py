@@ -15,6 +15,7 @@ from vitrail.data.survey.images import Survey, UnreadableImage
 from vitrail.errors import DataError, many
 
 LEAST = 2  # images of a class in all parts together: one to train on, one to evaluate with
+SPARED = 3  # unreadable images that stop no start
 LISTED = 5  # images or classes that are named in a sentence
 
 
@@ -43,9 +44,10 @@ def assess(
     indices: dict[str, list[int]] = {}
     for item in unread:
         indices.setdefault(item.split, []).append(item.number)
-    fraction = len(unread) / max(1, sum(len(s) for s in dataset.splits.values()))
+    total = max(1, sum(len(s) for s in dataset.splits.values()))
+    fraction = len(unread) / total
     allowing: dict[str, Any] = {"on_error": "skip"} if on_error == "fail" else {}
-    if fraction > max_errors:
+    if len(unread) > most_left_out(total, max_errors):
         allowing["max_errors"] = math.ceil(fraction * 1000) / 1000
     amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
     if unread and allowing:
@@ -54,6 +56,16 @@ def assess(
     unreadable = f"not readable: {amount}: {_listed(unread)}; training leaves out what is not readable"
     notes = [unreadable] if unread else []
     return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
+
+
+def most_left_out(total: int, max_errors: float) -> int:
+    """How many unreadable images of `total` may be left out: the fraction `max_errors`, and of a small set three, up to
+    a fifth of it; with a fraction of 0 none.
+
+    >>> [most_left_out(total, 0.05) for total in (4, 15, 40, 200)]
+    [0, 3, 3, 10]
+    """
+    return max(int(max_errors * total), min(SPARED, total // 5)) if max_errors else 0
 
 
 def broken_annotations(
