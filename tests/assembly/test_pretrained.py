@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import vitrail
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.errors import CheckpointError
 from vitrail.inference import predictor
 from vitrail.recipe import Choice, InitConfig, InputConfig, OptimConfig, Recipe
 
@@ -77,7 +77,7 @@ def test_a_head_for_other_classes_cannot_be_kept(before, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_published_file_needs_a_model_and_brings_its_images(data, tmp_path):
+def test_a_published_file_says_what_it_is_and_brings_its_images(data, tmp_path):
     timm = pytest.importorskip("timm")
     from safetensors.torch import save_file
 
@@ -85,14 +85,14 @@ def test_a_published_file_needs_a_model_and_brings_its_images(data, tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=32, num_heads=2, img_size=32, num_classes=7)
     save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
     start = InitConfig(str(tmp_path / "vit.safetensors"))
-    with pytest.raises(UsageError, match="does not name its model"):
-        tiny.begin(dataclasses.replace(tiny.recipe(data), model=Choice(), init=start), tmp_path / "run")
-    keys = {"depth": 2, "width": 32, "heads": 2, "patch": 16}
-    recipe = dataclasses.replace(
-        tiny.recipe(data), model=Choice("vit/tiny", keys), init=start, input=InputConfig(size=(32, 32))
-    )
+    recipe = dataclasses.replace(tiny.recipe(data), model=Choice(), init=start, input=InputConfig())
+    with pytest.raises(CheckpointError, match=r"number of attention heads(.|\n)*--model.heads 1 or --model.heads 2"):
+        tiny.begin(recipe, tmp_path / "run")
+    recipe = dataclasses.replace(recipe, model=Choice("", {"heads": 2}))
     running = tiny.begin(recipe, tmp_path / "run")
     assert running.load_report.source == "timm"
+    assert running.recipe.model.name == "vit/tiny"
+    assert running.recipe.input.size == (32, 32)
     assert running.recipe.input.channels == 3, "grey images are made colour, not the weights grey"
     assert len(running.recipe.input.mean) == 3
     assert torch.equal(running.state.model.backbone.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)

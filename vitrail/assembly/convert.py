@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vitrail.assembly import model
 from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.resolve import Names
-from vitrail.assembly.whole import build_whole, published_files, recognise_whole
+from vitrail.assembly.whole import build_whole, recognise_whole
 from vitrail.contracts import trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InputConfig, Recipe, override
 from vitrail.storage.atomic import write_folder
 from vitrail.storage.tensors import pack
 from vitrail.validation import Positive, validate
+from vitrail.weights.folders import read_published
+from vitrail.weights.identify import Identified, identify
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, load_tensors
-from vitrail.weights.preprocessing import IMAGENET
-from vitrail.weights.published import PublishedInfo, load_table, lookup_by_source
-from vitrail.weights.read import read_weights
+from vitrail.weights.published import load_table, lookup_by_source
 from vitrail.weights.report import LoadReport
 
 CLASSES = 1000  # of a new head, by default
@@ -66,32 +65,43 @@ def import_weights(request: ImportRequest) -> ImportedModel:
     names = Names()
     if request.model.name:
         names.model_config(request.model)
-    file, sidecar = published_files(request.file)
-    raw = read_weights(file, request.sha256)
+    raw, sidecar = read_published(request.file, request.sha256)
     whole = None if request.options.new_head else recognise_whole(raw, request.file, sidecar, request.model)
     if whole is not None:
         bundle, report = build_whole(whole, raw, request.input, request.classes)
         return ImportedModel(write_model(bundle, request, report), report, (*whole.reasons, *licence(request)))
-    if not request.model.name:
-        raise UsageError("vitrail import needs --model vit/base", "vitrail import FILE --model vit/base --out FOLDER")
-    published = load_table(request.model.name.partition("/")[0])
+    found = identify(raw.tensors, sidecar, request.model, request.source)
+    published = load_table(found.model.name.partition("/")[0])
+    reasons = explain_settings(request, found, lookup_by_source(published.settings, found.source, {}))
+    request = with_found(request, found)
     with torch.device("meta"):  # only names and shapes are needed to recognise a file
         chosen = choose_source(
             model.create_model(request.model.name, 1, request.model.keys), raw, published.sources, request.source
         )
     classes = class_names(request, chosen)
-    keys, reasons = model_settings(request, published, chosen, names)
-    net = model.create_model(request.model.name, len(classes), keys)
+    net = model.create_model(request.model.name, len(classes), request.model.keys)
     report = load_tensors(net, raw, chosen, request.options)
-    given, why = input_settings(request, published, chosen.source, net)
-    recipe = Recipe(model=Choice(request.model.name, keys), input=given, task=Choice("classification"))
+    given, why = input_settings(request, found, trunk_of(net).config)
+    recipe = Recipe(model=request.model, input=given, task=Choice("classification"))
     bundle = ModelBundle(net, names.task(recipe.task, len(classes)), recipe, classes)
     new = (
         ()
         if any(n.startswith("heads.") for n in report.loaded)
         else ("the head is new and random: train it before using its predictions",)
     )
-    return ImportedModel(write_model(bundle, request, report), report, (*reasons, *why, *licence(request), *new))
+    reasons = (*reasons, *why, *licence(request), *new)
+    return ImportedModel(write_model(bundle, request, report), report, reasons)
+
+
+def with_found(request: ImportRequest, found: Identified) -> ImportRequest:
+    """The request with what the file was found to be, where nothing else was typed."""
+    typed = {key.replace("-", "_"): value for key, value in request.model.keys.items()}
+    return dataclasses.replace(
+        request,
+        model=Choice(found.model.name, {**found.model.keys, **typed}),
+        source=found.source.partition(":")[0],
+        classes=found.classes if request.classes is None and not request.options.new_head else request.classes,
+    )
 
 
 def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ...]:
@@ -111,36 +121,19 @@ def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ..
     return tuple(map(str, range(count or CLASSES)))
 
 
-def model_settings(
-    request: ImportRequest, published: PublishedInfo, chosen: MatchedTensors, names: Names
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The keys of the model that match the source, unless they were given."""
-    keys, reasons = dict(request.model.keys), []
-    fields = {f.name for f in dataclasses.fields(names.find("models", request.model.name).config)}
-    given = {key.replace("-", "_") for key in keys}
-    for key, value in lookup_by_source(published.settings, chosen.source, {}).items():
-        if key in fields and key not in given:
-            keys[key] = value
-            reasons.append(f"model.{key} = {value}: as {chosen.source} has it")
-    return keys, tuple(reasons)
+def explain_settings(request: ImportRequest, found: Identified, settings: dict[str, Any]) -> tuple[str, ...]:
+    """What the file was found to be, and the keys of the model that its source decides, unless they were typed."""
+    typed = {key.replace("-", "_") for key in request.model.keys}
+    by_source = (k for k, v in settings.items() if k not in typed and found.model.keys.get(k) == v)
+    return (*found.reasons, *(f"model.{key} = {settings[key]}: as {found.source} has it" for key in by_source))
 
 
-def input_settings(
-    request: ImportRequest, published: PublishedInfo, source: str, net: nn.Module
-) -> tuple[InputConfig, tuple[str, ...]]:
-    """The preprocessing, by the source and by the request."""
-    config: Any = trunk_of(net).config
-    usual = lookup_by_source(published.preprocessing, source, IMAGENET)
-    rows = {name: adapt_channels(getattr(usual, name), config.channels) for name in ("mean", "std")}
-    given = InputConfig(
-        config.size,
-        config.channels,
-        rows["mean"],
-        rows["std"],
-        usual.resize_mode,
-        usual.crop_ratio,
-        usual.interpolation,
-    )
+def input_settings(request: ImportRequest, found: Identified, config: Any) -> tuple[InputConfig, tuple[str, ...]]:
+    """The preprocessing, by what lies beside the file or by its source, and by the request. config: the model's."""
+    usual = found.input
+    mean, std = (adapt_channels(row or (), config.channels) for row in (usual.mean, usual.std))
+    size = config.size if {"size", "patch"} & request.model.keys.keys() else usual.size
+    given = dataclasses.replace(usual, size=size, channels=config.channels, mean=mean, std=std)
     for key in request.input:
         if key.replace("-", "_") in ("size", "channels"):
             raise UsageError(f"input.{key} is the model's own", f"use --model.{key}")
@@ -149,10 +142,8 @@ def input_settings(
     settings = ", ".join(
         f"{key} {getattr(given, key)}" for key in ("mean", "std", "resize_mode", "crop_ratio", "interpolation")
     )
-    return given, (
-        f"input: {settings}; as is usual for {source}"
-        + (f", but {', '.join(request.input)} as given" if request.input else ""),
-    )
+    typed = f", but {', '.join(request.input)} as given" if request.input else ""
+    return given, (f"input: {settings}; {found.input_reason}{typed}",)
 
 
 def adapt_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

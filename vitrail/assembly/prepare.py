@@ -46,15 +46,13 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     """
     names = Names()  # wrong ones are found before any image is read
     annotations = annotations_of(recipe, names)
-    origin = pretrained.find_weights(recipe.init)
     if recipe.model.name:
         names.model_config(recipe.model)
+    origin = pretrained.find_weights(recipe.init, recipe.model)
     dataset, data = open_data(recipe.data, annotations, names)
-    recipe, task, reasons = choose_task(
-        recipe, dataset, origin.recipe.model.name if origin and origin.recipe else "", names
-    )
+    recipe, task, reasons = choose_task(recipe, dataset, origin.model if origin else "", names)
     if origin:
-        recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task, names)
+        recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task)
         reasons += inherited
     if recipe.input.vae is not None and not task.is_generative:
         raise UsageError("input.vae is for generative models", "leave it out, or --model dit/small_2")

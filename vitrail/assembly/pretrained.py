@@ -9,52 +9,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitrail.assembly import run_directory
 from vitrail.assembly.load import load_bundle
-from vitrail.assembly.model import ModelBundle, class_dependent, create_model
+from vitrail.assembly.model import ModelBundle, class_dependent
 from vitrail.assembly.resolve import Names
-from vitrail.assembly.whole import as_own, published_files, recipe_of, recognise_whole
+from vitrail.assembly.whole import as_own, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.validation import as_path
 from vitrail.weights import published as weights_published
+from vitrail.weights.folders import holds_weights, read_published
+from vitrail.weights.identify import Identified, identify
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, head_of, is_of_head, load_tensors
-from vitrail.weights.preprocessing import IMAGENET
-from vitrail.weights.read import RawWeights, read_weights
+from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport, list_names
-from vitrail.weights.resize import geometry_of
 
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
 
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """Tensors and their origin. `recipe`: of vitrail's own weights only; `classes`: None where a file has no names."""
+    """Tensors and their origin. `recipe`: of vitrail's own weights only; `identified`: of published ones; `classes`:
+    None where a file has no names."""
 
     path: Path
     raw: RawWeights
     source: str
     recipe: Recipe | None = None
     classes: tuple[str, ...] | None = None
+    identified: Identified | None = None
+
+    @property
+    def model(self) -> str:
+        """The name of the model of the weights, "" where that is not known."""
+        if self.recipe is not None:
+            return self.recipe.model.name
+        return "" if self.identified is None else self.identified.model.name
 
 
-def find_weights(start: InitConfig) -> WeightsOrigin | None:
-    """The weights that `start` names, read and checked. Errors: `CheckpointError`, `UsageError`."""
+def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigin | None:
+    """The weights that `start` names, read and checked. model: as typed, None for what the file is. Errors:
+    `CheckpointError`, `UsageError`."""
     if not start.weights:
         return None
     path = as_path(start.weights)
-    file, sidecar = published_files(path)
-    if file.is_file() and (sidecar.config or file == path):
-        raw = read_weights(file)
+    if holds_weights(path):
+        raw, sidecar = read_published(path)
         if "recipe" not in raw.about:
             whole = recognise_whole(raw, path, sidecar, Choice())
-            if whole is None:
-                return WeightsOrigin(path, raw, start.format)
-            return WeightsOrigin(path, as_own(whole, raw), whole.source, recipe_of(whole), whole.classes)
+            if whole is not None:
+                return WeightsOrigin(path, as_own(whole, raw), whole.source, recipe_of(whole), whole.classes)
+            found = identify(raw.tensors, sidecar, model, start.format)
+            return WeightsOrigin(path, raw, found.source.partition(":")[0], None, found.classes, found)
     elif not path.exists():
         path = run_directory.find_run(start.weights).path
     own, _ = load_bundle(path)
@@ -62,9 +71,7 @@ def find_weights(start: InitConfig) -> WeightsOrigin | None:
     return WeightsOrigin(path, raw, "vitrail", own.recipe, own.classes)
 
 
-def inherit_settings(
-    recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task, names: Names
-) -> tuple[Recipe, list[str]]:
+def inherit_settings(recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task) -> tuple[Recipe, list[str]]:
     """The recipe with the model and preprocessing of the weights where no others were given, and the reasons.
 
     `channels` of the data: weights for fewer channels are widened rather than colour dropped; centre crops are not
@@ -72,16 +79,15 @@ def inherit_settings(
     """
     reasons = [f"init.weights = {origin.path}"]
     if origin.recipe is None:
-        if not recipe.model.name:
-            raise UsageError(f"{origin.path} does not name its model", "--model NAME; vitrail models lists them")
-        theirs, why = published_recipe(recipe, origin, names)
+        theirs, why = published_recipe(recipe, origin)
     else:
         theirs, why = origin.recipe, "as the weights were trained"
     same = recipe.model.name in ("", theirs.model.name)
     keys = {**(transferable_keys(theirs.model.keys) if same else {}), **recipe.model.keys}
     chosen = Choice(recipe.model.name or theirs.model.name, keys)
     if chosen != recipe.model:
-        reasons.append(f"model = {chosen.name}: {why}")
+        shown = origin.identified.reasons if origin.identified and same else ()
+        reasons.append(f"model = {chosen.name}: {shown[0] if shown else why}")
     chosen_task = recipe.task
     # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
     if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
@@ -109,26 +115,13 @@ def transferable_keys(keys: dict[str, Any]) -> dict[str, Any]:
     return {k: value for k, value in keys.items() if k not in OF_CLASSES or value in (0, [], ())}
 
 
-def published_recipe(recipe: Recipe, origin: WeightsOrigin, names: Names) -> tuple[Recipe, str]:
-    """The model keys and preprocessing of a published file, from the table of its family."""
-    about = weights_published.load_table(recipe.model.name.partition("/")[0])
-    with torch.device("meta"):
-        net = create_model(recipe.model.name, 1, recipe.model.keys)
-        chosen = choose_source(net, origin.raw, about.sources, origin.source)
-    fields = {f.name for f in dataclasses.fields(names.model_config(recipe.model))}
-    keys = {
-        k: v for k, v in weights_published.lookup_by_source(about.settings, chosen.source, {}).items() if k in fields
-    }
-    own = geometry_of(net, chosen.tensors)  # unless typed, the patch and the positions stay those of the file
-    keys |= {k: v for k, v in own.items() if k == "patch" and k not in recipe.model.keys}
-    size = {"size": own["size"]} if "size" in own and not {"size", "patch"} & recipe.model.keys.keys() else {}
-    config: Any = names.model_config(Choice(recipe.model.name, {**keys, **size, **recipe.model.keys}))
-    usual = weights_published.lookup_by_source(about.preprocessing, chosen.source, IMAGENET)
-    given = InputConfig(
-        config.size, config.channels, usual.mean, usual.std, usual.resize_mode, usual.crop_ratio, usual.interpolation
-    )
-    shown = f"; {' and '.join(own)} as its tensors have them" if own else ""
-    return Recipe(model=Choice(recipe.model.name, keys), input=given), f"as is usual for {chosen.source}{shown}"
+def published_recipe(recipe: Recipe, origin: WeightsOrigin) -> tuple[Recipe, str]:
+    """The model and preprocessing of a published file, as it was identified. Its size is that of the images, unless
+    typed."""
+    assert origin.identified is not None
+    found = origin.identified
+    keys = {k: v for k, v in found.model.keys.items() if k not in ("size", "channels")}
+    return Recipe(model=Choice(found.model.name, keys), input=found.input), found.input_reason
 
 
 def load_origin(bundle: ModelBundle, origin: WeightsOrigin, start: InitConfig) -> LoadReport:
@@ -180,6 +173,8 @@ def fitting_head(
         head = chosen.tensors.get("heads.0.weight")
         is_same_kind = bundle.task.is_classifier
         same_classes = head is not None and head.shape[0] == len(bundle.classes)
+        if origin.classes is not None:
+            same_classes = origin.classes == bundle.classes
     if not is_same_kind:
         return set()
     fitting = {n for n, t in own.items() if n in chosen.tensors and chosen.tensors[n].shape == t.shape}

@@ -11,21 +11,10 @@ from vitrail.recipe import Choice, Recipe, override
 from vitrail.weights.load import LoadOptions, MatchedTensors, load_tensors
 from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport
-from vitrail.weights.sidecars import Sidecar, read_sidecar
+from vitrail.weights.sidecars import Sidecar
 from vitrail.weights.whole import WholeModel, find_whole_model
 
 DILATED = "dc5"  # part of the names of files whose tensors do not show that the last stage is dilated
-
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder as transformers saves it
-
-
-def published_files(path: Path) -> tuple[Path, Sidecar]:
-    """The file of weights, in a folder as transformers saves it or as named, and what lies beside it. Errors:
-    `CheckpointError`."""
-    folder = path if path.is_dir() else path.parent
-    inside = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    return inside[0] if path.is_dir() and inside else path, read_sidecar(folder)
 
 
 def recognise_whole(raw: RawWeights, path: Path, sidecar: Sidecar, model: Choice) -> WholeModel | None:

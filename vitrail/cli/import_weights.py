@@ -19,15 +19,15 @@ class Import:
 
     No file is ever executed: only plain tensors are read.
 
-    vitrail import vit_b16.npz --model vit/base --out vit-base
-    vitrail import dinov2s.pt --model vit/small --model.patch 14 --new-head --out dino
-    vitrail import swin.pth --model swin/tiny --input.mean 0.5 0.5 0.5 --out swin
+    vitrail import vit_b16.npz --out vit-base
+    vitrail import dinov2s.pt --new-head --classes 10 --out dino
+    vitrail import swinv2.pth --model swin_v2/tiny_w8 --input.mean 0.5 0.5 0.5 --out swin
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file of weights."""
+    """The file of weights, or a folder as transformers or timm save it."""
     model: str = ""
-    """The architecture, such as vit/base; see vitrail models. A file with the head for masks or boxes needs none."""
+    """The architecture, such as vit/base, where the file does not say it; see vitrail models."""
     out: Path | None = None
     """The folder to write; it must not exist."""
     format: str = "auto"
@@ -51,7 +51,7 @@ class Import:
 def import_weights(words: list[str]) -> None:
     given, keys = read(VERB, words)
     if given.out is None:
-        raise UsageError("vitrail import needs --out FOLDER", "vitrail import FILE --model vit/base --out FOLDER")
+        raise UsageError("vitrail import needs --out FOLDER", "vitrail import FILE --out FOLDER")
     from vitrail.assembly.convert import ImportRequest
     from vitrail.assembly.convert import import_weights as convert
     from vitrail.recipe import Choice

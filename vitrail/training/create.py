@@ -71,7 +71,8 @@ def cache_latents(session: Session, progress: Progress | None = None) -> None:
 
 def begin_again(session: Session) -> None:
     """The initial weights of a run that ended before its first checkpoint."""
-    session.load_report = load_initial_weights(session, pretrained.find_weights(session.recipe.init))
+    origin = pretrained.find_weights(session.recipe.init, session.recipe.model)
+    session.load_report = load_initial_weights(session, origin)
     fit_head(session)
 
 

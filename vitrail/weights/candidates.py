@@ -88,13 +88,19 @@ def complete(candidate: Candidate, given: Choice) -> Candidate:
     usual = lookup_by_source(info.settings, candidate.source, {})
     fields = {**{k: v for k, v in usual.items() if k in known}, **fields}
     typed = vars(update_config(module.Config(), given.keys, given.name or candidate.family))
-    fields |= {key: typed[key] for key in (k.replace("-", "_") for k in given.keys)}
+    fields |= {key: typed[key] for key in (k.replace("-", "_") for k in given.keys) if decides(key, fields)}
     fields, left_open = settle(fields, module.VARIANTS, hinted_config(candidate, given, module.VARIANTS))
     variant, keys = choose_variant(module.VARIANTS, fields)
     if given.name.partition("/")[0] == candidate.family and (own := given.name.partition("/")[2]) in module.VARIANTS:
         variant, keys = own, differing(module.VARIANTS[own], fields)
     model = Choice(f"{candidate.family}/{variant}", keys)
     return replace(candidate, fields=fields, model=model, contradictions=tuple(wrong), open=left_open)
+
+
+def decides(key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a typed key takes part in reading the file: a size, patch or number of channels does not, where the file
+    has its own, since its tensors can be resized."""
+    return key not in GEOMETRY or isinstance(fields.get(key), Open)
 
 
 def hinted_config(candidate: Candidate, given: Choice, variants: Mapping[str, Any]) -> Any:

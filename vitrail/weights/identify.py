@@ -20,6 +20,7 @@ from vitrail.weights.published import lookup_by_source
 from vitrail.weights.report import list_names
 from vitrail.weights.sidecar_input import read_input
 from vitrail.weights.sidecars import Sidecar
+from vitrail.weights.typed import read_as_typed
 from vitrail.weights.variants import SHAPE, choose_variant, differing
 
 
@@ -35,6 +36,7 @@ class Identified:
     classes: tuple[str, ...] | None = None
     outputs: int = 0
     reasons: tuple[str, ...] = ()
+    input_reason: str = ""
 
 
 def identify(
@@ -43,6 +45,7 @@ def identify(
     """What the tensors of a file are. sidecar: what lies beside them; given: the model, or keys of it, that a person
     typed; source: the naming scheme, "auto" for any. Only names and shapes are read: meta tensors suffice.
 
+    A file that does not fit a typed model is read as that: what fits is loaded, and the loader reports the rest.
     Errors: `CheckpointError` that names both where two answers remain, the nearest family where none fits, and the
     model of the weights where another was typed.
     """
@@ -52,10 +55,17 @@ def identify(
     found = rank(list_candidates(shapes, sidecar, given, source, [typed] if typed else families()), sidecar)
     if not found or found[0].wrong:
         others = rank(list_candidates(shapes, sidecar, Choice(), source, families()), sidecar) if typed else []
-        if others and not others[0].wrong and (not found or others[0].family != typed):
+        if others and not others[0].wrong and others[0].family != typed:
             raise wrong_model(given.name, others[0])
+        if typed:
+            model, key, given_input, outputs = read_as_typed(shapes, given, source)
+            return Identified(model, key, given_input, None, outputs, (), f"as is usual for {key}")
         raise no_model(found[0] if found else None, shapes)
     best = found[0]
+    if best.contradictions and not sidecar.certain:
+        other = identify(tensors, None, given, source)
+        why = f"config.json beside it is of another model, and not used: {best.contradictions[0]}"
+        return replace(other, reasons=(*other.reasons, why))
     if best.contradictions:
         fix = "they belong to different models: remove config.json, or bring the one of these weights"
         raise CheckpointError("; ".join(best.contradictions[:3]), fix)
@@ -89,13 +99,13 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     where = sidecar.library and f" and {sidecar.library}'s files beside them"
     shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items())
     reasons = [f"these are weights of {best.model.name}{f' ({shown})' if shown else ''}: as the tensors{where} have it"]
-    reasons.append(f"input: as {'the file beside them says' if stated else f'is usual for {best.source}'}")
+    input_reason = "as the file beside them says" if stated else f"as is usual for {best.source}"
     same = [c for c in found[1:] if not c.wrong and c.family != best.family]
     if same and not sidecar.library:
         reasons.append(f"{same[0].model.name} has the same tensors: --model {same[0].model.name} reads them as that")
     outputs = head[0] if len(head) == 2 else 0
     names = sidecar.class_names(outputs) if outputs else None
-    return Identified(best.model, best.source, given, names, outputs, tuple(reasons))
+    return Identified(best.model, best.source, given, names, outputs, tuple(reasons), input_reason)
 
 
 def show(value: Any) -> str:

@@ -29,12 +29,14 @@ PARTS = ("", "vision_config.", "backbone_config.")  # where a config keeps that 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The files beside tensors, as plain JSON. library: whose they are; where: the folder, for messages."""
+    """The files beside tensors, as plain JSON. library: whose they are; where: the folder, for messages; certain:
+    whether they are of these tensors, and not only in the same folder."""
 
     library: Library = ""
     config: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
     where: str = ""
+    certain: bool = True
 
     def get(self, kind: Any, *names: str) -> Any:
         """The first of the names in config.json that has a value, checked to be of a kind; None where none has. A dot

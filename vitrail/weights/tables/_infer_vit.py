@@ -25,7 +25,7 @@ GELUS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_fast": "
 HEADS = {  # of published models by width and depth, where no variant has them
     (256, 14): 4, (320, 12): 5, (448, 12): 7, (640, 12): 10, (896, 18): 14, (1152, 27): 16, (1536, 40): 24,
 }  # fmt: skip
-HEAD_WIDTHS = (64, 32)  # usual ones
+HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
 
 def infer(clues: Clues, variants: Mapping[str, Config]) -> dict[str, Any] | None:
@@ -106,7 +106,8 @@ def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Con
     own = [c.heads for c in variants.values() if c.width == width and (c.stem == "patch" or c.depth == depth)]
     if known := own[0] if own else HEADS.get((width, depth)):
         return known
-    return Open(tuple(width // d for d in HEAD_WIDTHS if width % d == 0) or (1,), "the number of attention heads")
+    likely = tuple(width // d for d in HEAD_WIDTHS if width % d == 0)[:2]
+    return Open(likely or (1,), "the number of attention heads")
 
 
 def position_fields(clues: Clues, fields: Mapping[str, Any]) -> dict[str, Any]:
