@@ -12,7 +12,7 @@ import torch
 import vitrail
 from vitrail.engine import trackers
 from vitrail.engine.log import read_rows
-from vitrail.errors import UsageError
+from vitrail.errors import RunError, UsageError
 
 WANDB = """
 import os, sys
@@ -27,8 +27,8 @@ def note(name, *values):
 class Run:
     def log(self, values, step):
         note("log", dict(values), step)
-    def finish(self):
-        note("finish")
+    def finish(self, exit_code=0):
+        note("finish", exit_code)
 
 def init(**keys):
     note("init", keys)
@@ -50,8 +50,8 @@ def log_params(values):
     calls.append(("log_params", values))
 def log_metrics(values, step):
     calls.append(("log_metrics", values, step))
-def end_run():
-    calls.append(("end_run",))
+def end_run(status="FINISHED"):
+    calls.append(("end_run", status))
 """
 
 
@@ -87,10 +87,10 @@ def fakes(place, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def train(out, steps=2, **runtime):
+def train(out, steps=2, optim=None, **runtime):
     return vitrail.train(
         "good", {"name": "vit/nano", "width": 32, "depth": 1, "heads": 2}, out=out, steps=steps, batch_size=8,
-        precision="fp32", workers=0, runtime={"log_every": 1, **runtime},
+        precision="fp32", workers=0, runtime={"log_every": 1, **runtime}, optim=optim or {},
     )  # fmt: skip
 
 
@@ -113,13 +113,13 @@ def test_each_row_of_the_log_reaches_them_and_the_result_is_the_same(fakes, caps
     assert logged[0][0]["train/loss"] == pytest.approx(rows[0]["loss"])
     assert "eval/top1" in logged[-1][0]
     assert all(isinstance(v, int | float) for values, _ in logged for v in values.values())
-    assert calls[-1] == ("finish",)
+    assert calls[-1] == ("finish", 0)
     assert not any(isinstance(finder, str) for finder in sys.meta_path)
     calls = fakes["mlflow"].calls
     assert calls[:2] == [("set_experiment", "vitrail"), ("start_run", "both", None)]
     assert any("optim.lr" in call[1] for call in calls if call[0] == "log_params")
     assert [call[2] for call in calls if call[0] == "log_metrics"] == [row["step"] for row in rows]
-    assert calls[-1] == ("end_run",)
+    assert calls[-1] == ("end_run", "FINISHED")
     assert f"wandb sync both/wandb/offline-run-*-{init[0]['id']}" in capsys.readouterr().out
 
 
@@ -134,6 +134,13 @@ def test_a_resumed_run_goes_on_in_theirs(fakes):
     starts = [call for call in fakes["mlflow"].calls if call[0] == "start_run"]
     assert starts == [("start_run", "plain", None), ("start_run", None, "number-1")]
     assert len([call for call in fakes["mlflow"].calls if call[0] == "log_params"]) == 1
+
+
+def test_a_run_that_failed_has_not_finished_there(fakes):
+    with pytest.raises(RunError, match="not finite"):
+        train("failed", wandb=True, mlflow=True, optim={"name": "sgd", "lr": 1e30, "clip_grad": 0.0, "warmup_steps": 0})
+    assert fakes["wandb"].calls[-1] == ("finish", 1)
+    assert fakes["mlflow"].calls[-1] == ("end_run", "FAILED")
 
 
 @pytest.mark.parametrize("what", ["init", "log", "finish"])

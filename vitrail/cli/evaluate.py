@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from vitrail.cli.output import sample_quality
 from vitrail.cli.output.evaluation import show_change, show_metrics
+from vitrail.cli.output.new_paths import fresh_path
 from vitrail.cli.syntax.arguments import device, read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnData, OnDevice, Verb
@@ -48,11 +49,11 @@ def evaluate(words: list[str]) -> None:
     from vitrail.engine import world as worlds
     from vitrail.evaluation.evaluate import evaluate as evaluate_split
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
-    from vitrail.evaluation.image_table import check_new, write_csv
+    from vitrail.evaluation.image_table import write_csv
     from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
     from vitrail.inference.predictor import load_predictor
 
-    file = check_new(given.csv) if given.csv else None
+    file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
     predictor = load_predictor(given.run, str(world.device), vae=given.vae, weights=given.checkpoint)
     sample_quality.check(given, predictor)

@@ -30,11 +30,12 @@ class Log:
         if self.trackers:
             self.trackers.write(kind, step, values)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """failed: whether an error ended the run, for the trackers."""
         with contextlib.suppress(OSError):
             self.file.close()
         if self.trackers:
-            self.trackers.close()
+            self.trackers.close(failed)
 
     def take_notes(self) -> list[str]:
         """Notes about the trackers, each once."""

@@ -51,7 +51,7 @@ class Tracker(ABC):
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None: ...
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None: ...
 
 
 class TensorBoard(Tracker):
@@ -65,7 +65,7 @@ class TensorBoard(Tracker):
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.writer.close()
 
 
@@ -90,8 +90,8 @@ class WandB(Tracker):
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         self.run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class MLflow(Tracker):
@@ -114,8 +114,8 @@ class MLflow(Tracker):
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         self.mlflow.log_metrics({f"{kind}/{name}": float(value) for name, value in values.items()}, step=step)
 
-    def close(self) -> None:
-        self.mlflow.end_run()
+    def close(self, failed: bool) -> None:
+        self.mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
 class Kind(NamedTuple):
@@ -170,10 +170,11 @@ class Trackers:
             with self.dropped_on_error(name):
                 tracker.write(kind, step, numbers)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """failed: whether an error ended the run."""
         for name, tracker in list(self.open.items()):
             with self.dropped_on_error(name):
-                tracker.close()
+                tracker.close(failed)
 
     @contextmanager
     def dropped_on_error(self, name: str) -> Iterator[None]:

@@ -11,19 +11,8 @@ import numpy as np
 from vitrail.errors import UsageError
 from vitrail.evaluation.evaluate import Evaluation
 from vitrail.storage.atomic import write_file
-from vitrail.validation import as_path
 
 SURE = 0.5  # probability from which one of several labels is predicted
-
-
-def check_new(path: str) -> Path:
-    """The path of a file to write. Errors: `UsageError` where it is there, or its folder is not."""
-    file = as_path(path)
-    if file.exists():
-        raise UsageError(f"{file} is there already and is never overwritten", "choose another --csv")
-    if not file.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {file.absolute().parent}", "create it, or choose another --csv")
-    return file
 
 
 def write_csv(file: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> None:
@@ -31,6 +20,7 @@ def write_csv(file: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> N
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows(evaluation, classes))
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, text.getvalue().encode(errors="surrogateescape"))
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror or error}", "choose another --csv") from None

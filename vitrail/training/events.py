@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vitrail.engine.log import Log
 from vitrail.engine.trackers import RunFacts, Trackers
+from vitrail.errors import Interrupted
 from vitrail.recipe import to_tables
 from vitrail.training.resume import record_changes
 from vitrail.training.session import Session
@@ -41,7 +42,7 @@ class RunLog:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.log:
-            self.log.close()
+            self.log.close(failed=isinstance(error, Exception) and not isinstance(error, Interrupted))
             for note in self.log.take_notes():  # too late for an event
                 sys.stderr.write(f"vitrail: note: {note}\n")
 
