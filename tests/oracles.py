@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vitrail import catalog
 from vitrail.heads.linear import Classifier
 from vitrail.models import (
+    clip,
     crossvit,
     dit,
     efficientvit,
@@ -32,6 +33,7 @@ from vitrail.models import (
     pvt,
     pvt_v2,
     resnet,
+    siglip,
     swin,
     swin_v2,
     vit,
@@ -202,6 +204,52 @@ def vit_golden(name: str, source: str, pre_logits: int, size: Size) -> Both:
         x, out = torch.from_numpy(file["images_nhwc"]).permute(0, 3, 1, 2), torch.from_numpy(file["logits"])
     config = replace(VIT, depth=3, mlp_ratio=2.0, gelu="tanh", pre_logits=pre_logits)
     return Both(take("vit", source, config, state, 10, heads=4), None, lambda _: out, images=lambda _: x)
+
+
+SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (32, 32)}
+
+
+def vit_gap_timm(token: bool, size: Size = (32, 32)) -> Both:
+    """The mean of the patches, normed after, with and without a class token beside them."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    theirs = plain_timm(VisionTransformer, class_token=token, global_pool="avg")
+    config = replace(VIT, tokens=int(token), pool="mean", fc_norm=True, position_resampling="antialias")
+    maps = partial(theirs.forward_intermediates, indices=[1], intermediates_only=True)
+    return both("vit", "timm:gap", config, theirs, maps)
+
+
+def vit_mae(size: Size = (32, 32)) -> Both:
+    """The encoder of a masked autoencoder that sees every patch, in order; with a head of ours. It takes one size."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    small = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    config = ViTMAEConfig(**{**VIT_HF, "image_size": size}, mask_ratio=0.0, decoder_intermediate_size=32, **small)
+    theirs, head = stir(ViTMAEForPreTraining(config)), stir(nn.Linear(32, 5))
+    state = {**theirs.state_dict(), **{f"classifier.{n}": t for n, t in head.state_dict().items()}}
+    order = torch.arange(size[0] * size[1] / 64).expand(2, -1)
+    ours = take("vit", "transformers:mae-live", replace(VIT, size=size), state)
+    return Both(ours, theirs, lambda x: head(theirs.vit(x, noise=order).last_hidden_state[:, 0]))
+
+
+def clip_timm(size: Size = (32, 32)) -> Both:
+    from timm.layers import LayerNorm
+    from timm.models.vision_transformer import VisionTransformer
+
+    keys = {"pre_norm": True, "norm_layer": partial(LayerNorm, eps=1e-5), "act_layer": "quick_gelu"}
+    theirs = plain_timm(VisionTransformer, **keys)
+    maps = partial(theirs.forward_intermediates, indices=[1], norm=True, intermediates_only=True)
+    config = replace(clip.OPENAI, **SHAPE, position_resampling="antialias")
+    return both("clip", "timm", config, theirs, maps)
+
+
+def siglip_timm(size: Size = (32, 32)) -> Both:
+    from timm.models.vision_transformer import VisionTransformer
+
+    theirs = plain_timm(VisionTransformer, class_token=False, global_pool="map", act_layer="gelu_tanh")
+    maps = partial(theirs.forward_intermediates, indices=[1], norm=True, intermediates_only=True)
+    config = replace(siglip.BASE, **SHAPE, position_resampling="antialias")
+    return both("siglip", "timm", config, theirs, maps)
 
 
 DISTILLED, DEIT_3 = (
@@ -594,7 +642,12 @@ BESIDE = (3, 3, 3, 2)  # windows of pre-training
 PAIRS = [
     Pair("vit", "timm", "", vit_timm, ((32, 32), (40, 24))),
     Pair("vit", "torchvision", "", vit_torchvision, ((32, 32), (48, 48))),
+    Pair("vit", "timm", "mean, then norm", partial(vit_gap_timm, False), ((32, 32), (40, 24))),
+    Pair("vit", "timm", "mean beside a class token", partial(vit_gap_timm, True), ((40, 24),)),
     Pair("vit", "transformers", "", vit_transformers, ((32, 32), (40, 24))),
+    Pair("vit", "transformers", "MAE", vit_mae, ((32, 32),)),
+    Pair("clip", "timm", "", clip_timm, ((32, 32), (40, 24))),
+    Pair("siglip", "timm", "", siglip_timm, ((32, 32), (40, 24))),
     Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", 0), ((32, 32),)),
     Pair(
         "vit",

@@ -49,6 +49,8 @@ SMALL = {  # a small model of every family, and how its config is made small
         "mobilevit/xxs",
         {"token_widths": (16, 24, 32), "depths": (1, 1, 1), "summary_width": 48, "size": (64, 64)},
     ),
+    "clip": ("clip/base", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64), "pre_logits": 24}),
+    "siglip": ("siglip/base", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
     "resnet": ("resnet/18", {"depths": (1, 1, 1, 1), "width": 8, "size": (64, 64)}),
 }
 FAMILIES = [

@@ -118,6 +118,23 @@ def vit(found: dict[str, str]) -> Model:
     return Model(f"vit/{size}", {**keys, **pixels_of(found, 224)})
 
 
+def clip(found: dict[str, str]) -> Model:
+    size, patch, pixels = found["size"], found.get("patch"), int(found.get("pixels", 224))
+    larger = "_32" if patch == "32" else "_336" if (size, pixels) == ("large", 336) else ""
+    keys: dict[str, Any] = {} if larger == "_336" else pixels_of(found, 224)
+    if "timm" in found and "quick" not in found and size in ("base", "large"):
+        keys["gelu"] = "erf"
+    return Model(f"clip/{size}{larger}", keys)
+
+
+def siglip(found: dict[str, str]) -> Model:
+    size, patch, pixels = found["size"].removesuffix("opt").strip("_"), found["patch"], found.get("pixels", "224")
+    pixels = "378" if (size, patch, pixels) == ("so400m", "14", "384") else pixels
+    parts = [size, *([patch] if (size, patch) in (("base", "32"), ("so400m", "16")) else [])]
+    parts += [] if pixels == "224" else [pixels]
+    return Model(f"siglip/{'_'.join(parts)}", {"pool": "mean"} if "gap" in found else {})
+
+
 def deit(found: dict[str, str]) -> Model:
     three, distilled = "3_" if "three" in found else "", "_distilled" if "distilled" in found else ""
     larger = "_384" if found.get("pixels") == "384" else ""
@@ -169,6 +186,10 @@ def pixels_of(found: dict[str, str], default: int) -> dict[str, int]:
 
 RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (rf"vit_{SIZE}_patch(?P<patch>\d+)(?:(?P<registers>_reg4)?(?P<dino>_dinov2))?{PIXELS}", vit),
+    (rf"(?P<timm>vit)_{SIZE}_patch(?P<patch>\d+)_clip(?P<quick>_quickgelu)?{PIXELS}", clip),
+    (rf"clip_vit_{SIZE}_patch(?P<patch>\d+){PIXELS}", clip),  # transformers
+    (rf"vit_(?P<size>base|large|so400m|giantopt)_patch(?P<patch>\d+)_siglip(?P<gap>_gap)?{PIXELS}", siglip),
+    (rf"siglip2?_(?P<size>base|large|so400m|giant_opt)_patch(?P<patch>\d+){PIXELS}", siglip),
     (rf"vit_?(?P<size>ti|[sblhg])_?(?P<patch>\d+){PIXELS}", vit),  # torchvision, papers: vit_b_16, ViT-B/16
     (r"dino_?vit_?(?P<size>[sb])_?(?P<patch>\d+)", vit),  # torch.hub: dino_vits16
     (r"(?P<dino>dinov2)_(?:with_(?P<registers>registers)_)?(?P<size>small|base|large)", vit),  # transformers

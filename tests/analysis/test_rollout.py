@@ -7,7 +7,15 @@ from torch import nn
 
 from vitrail.analysis.attention import attention
 from vitrail.analysis.cam import gradient_cam, resize_to_image
-from vitrail.analysis.rollout import discard_smallest, positive_relevance, relevance, rollout, summary_row, trace_shares
+from vitrail.analysis.rollout import (
+    discard_smallest,
+    positive_relevance,
+    relevance,
+    rollout,
+    split_pool,
+    summary_row,
+    trace_shares,
+)
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.heads.detect import Detector, DetectorConfig
@@ -25,7 +33,7 @@ def eye(looks):
 
 @pytest.mark.parametrize("family", SOFTMAX)
 def test_rows_of_rollout_sum_to_one(family):
-    looks = attention(shaken(family), images(family, (100, 72)), ONE_BRANCH.get(family), "mean")
+    looks, _ = split_pool(attention(shaken(family), images(family, (100, 72)), ONE_BRANCH.get(family), "mean"))
     for discard in (0.0, 0.6):
         found = trace_shares(looks, [discard_smallest(one, discard) for one in looks], eye(looks), 0.5, 0.5)
         total = found.tokens.sum(2) + found.cells.sum((2, 3))

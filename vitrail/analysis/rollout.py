@@ -46,13 +46,15 @@ def rollout(
     """The share of the summary that comes from each cell of the first layer, [B h w] (Abnar & Zuidema 2020, section 3).
 
     Each layer keeps `residual` of a token and adds the rest by attention, over heads reduced by their mean, min or max,
-    each row without its smallest weights (the share `discard`) and normalised to a sum of one.
+    each row without its smallest weights (the share `discard`) and normalised to a sum of one. Where a learned query
+    pools the tokens, its weights are the summary's shares.
     Errors: `UsageError` for layers that are not one sequence over the same tokens.
     """
-    attentions = attention(model, images, layers, heads)
+    attentions, pool = split_pool(attention(model, images, layers, heads))
     check(attentions, model, discard)
     steps = [discard_smallest(one, discard) for one in attentions]
-    return trace_shares(attentions, steps, summary_row(attentions[-1]), residual, 1.0 - residual).cells[:, 0]
+    start = summary_row(attentions[-1]) if pool is None else discard_smallest(pool, discard)[:, 0]
+    return trace_shares(attentions, steps, start, residual, 1.0 - residual).cells[:, 0]
 
 
 def relevance(
@@ -64,9 +66,11 @@ def relevance(
     classes: an index, one per image [B], or None for the predicted one. Computes the chosen layers from their weights,
     not by the fused kernel. Errors: as `rollout`, and `UsageError` for a model without a head.
     """
-    attentions = positive_relevance(model, images, classes, layers)
+    attentions, pool = split_pool(positive_relevance(model, images, classes, layers))
     check(attentions, model, 0.0)
     steps = [one.parts[:, :, 0] for one in attentions]
+    if pool is not None:
+        return trace_shares(attentions, steps, pool.parts[:, 0, 0], 1.0, 1.0).cells[:, 0]
     start = summary_row(attentions[-1])
     nothing = trace_shares(attentions, [torch.zeros_like(step) for step in steps], start, 1.0, 1.0)
     return (trace_shares(attentions, steps, start, 1.0, 1.0).cells - nothing.cells)[:, 0]
@@ -103,6 +107,14 @@ def positive_relevance(
             mean = torch.stack([positive[name] for name in names]).mean(0)
             attentions.append(build_layer_attention(site, mean, layouts[names[0]]))
     return attentions
+
+
+def split_pool(attentions: list[LayerAttention]) -> tuple[list[LayerAttention], LayerAttention | None]:
+    """The layers over the tokens, and the attention of the one query that pools those of the last, if there is one."""
+    *layers, last = attentions
+    if layers and last.queries.tokens == 1 and not last.queries.maps and last.keys.tokens == layers[-1].queries.tokens:
+        return layers, last
+    return attentions, None
 
 
 def check(attentions: Sequence[LayerAttention], model: nn.Module, discard: float) -> None:

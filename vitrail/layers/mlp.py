@@ -7,12 +7,20 @@ from torch import Tensor, nn
 
 from vitrail.shapes import Float
 
-Gelu = Literal["erf", "tanh"]
+Gelu = Literal["erf", "tanh", "quick"]
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x): the approximation of GELU in OpenAI's CLIP (Radford et al. 2021); it differs by up to
+    0.02."""
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return x * (1.702 * x).sigmoid()
 
 
 def gelu(form: Gelu) -> nn.Module:
-    """GELU, exact ("erf") or as the original JAX code approximates it ("tanh"); they differ by up to 5e-4."""
-    return nn.GELU(approximate="none" if form == "erf" else "tanh")
+    """GELU, exact ("erf"), as the original JAX code approximates it ("tanh"; they differ by up to 5e-4), or "quick"."""
+    return QuickGELU() if form == "quick" else nn.GELU(approximate="none" if form == "erf" else "tanh")
 
 
 class Mlp(nn.Module):

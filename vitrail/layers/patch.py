@@ -1,10 +1,20 @@
-"""Patch embedding: the first layer of a Vision Transformer (Dosovitskiy et al. 2020, section 3.1)."""
+"""Patches: the first layer of a Vision Transformer (Dosovitskiy et al. 2020, section 3.1), patches that are dropped in
+training, and maps made of them."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError
 from vitrail.shapes import Float
+from vitrail.types import TokenLayout
+
+
+def pair(patch: int | Sequence[int]) -> tuple[int, int]:
+    """A patch as (height, width)."""
+    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
 
 
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
@@ -23,10 +33,10 @@ class PatchEmbed(nn.Module):
     Any number of channels; any image size, padded with zeros right and below to whole patches.
     """
 
-    def __init__(self, channels: int, width: int, patch: tuple[int, int]):
+    def __init__(self, channels: int, width: int, patch: tuple[int, int], bias: bool = True):
         super().__init__()
         self.patch = (patch[0], patch[1])
-        self.proj = nn.Conv2d(channels, width, self.patch, self.patch)
+        self.proj = nn.Conv2d(channels, width, self.patch, self.patch, bias=bias)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = -images.shape[-2] % self.patch[0], -images.shape[-1] % self.patch[1]
@@ -70,3 +80,35 @@ class ConvStem(nn.Module):
 
 def conv(channels: int, out: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.GroupNorm(8, out, eps=1e-6), nn.GELU()]
+
+
+def drop_patches(patches: Float[Tensor, "B N D"], share: float) -> tuple[Tensor, Tensor | None]:
+    """A random share of the patches [B N D] dropped, the same number for each image: the others and their indices
+    [B n], None where all are kept (PatchDropout, Liu et al. 2022)."""
+    count = max(1, round((1.0 - share) * patches.shape[1]))
+    if count >= patches.shape[1]:
+        return patches, None
+    indices = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
+    return patches.take_along_dim(indices[..., None], 1), indices
+
+
+def patch_map(x: Float[Tensor, "B N D"], layout: TokenLayout) -> Float[Tensor, "B D h w"]:
+    """The patches of a sequence as a map [B D h w]. Dropped ones are filled with the mean of the rest, which keeps
+    shape and mean."""
+    patches, (h, w), kept = x[:, layout.leading :], layout.grid, layout.kept
+    if kept is not None:
+        filled = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
+        patches = filled.scatter(1, kept[..., None].expand_as(patches), patches)
+    fmap: Tensor = patches.mT.unflatten(2, (h, w))  # [B hw D] -> [B D h w]
+    return fmap
+
+
+def inner_depths(depths: tuple[int, ...], blocks: int) -> tuple[int, ...]:
+    """The numbers of blocks after which there is a map, besides the last. Errors: `UsageError` for depths out of
+    range, or out of order."""
+    text = " ".join(map(str, depths))
+    if depths and not 1 <= min(depths) <= max(depths) <= blocks:
+        raise UsageError(f"map_depths is {text}, and there are {blocks} blocks", f"use depths of 1 to {blocks}")
+    if list(depths) != sorted(set(depths)):
+        raise UsageError(f"map_depths is not ascending: {text}", f"use {' '.join(map(str, sorted(set(depths))))}")
+    return tuple(depth for depth in depths if depth < blocks)

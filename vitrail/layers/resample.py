@@ -15,7 +15,7 @@ from vitrail.errors import UsageError, choose
 from vitrail.shapes import Float
 
 MODES = ("bicubic", "bilinear")
-Resampling = Literal["bicubic", "antialias", "dino", "plain_bilinear"]
+Resampling = Literal["bicubic", "antialias", "dino", "plain_bilinear", "antialias_bilinear"]
 RESAMPLINGS = get_args(Resampling)
 
 
@@ -49,12 +49,12 @@ def resample_as(
     kind: Resampling, table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "M D"]:
     """`resample` as published weights need it: "bicubic" (DeiT, transformers), "antialias" (timm; DINOv2 with
-    registers), "plain_bilinear" (Segmenter), or "dino" (DINO and DINOv2 without registers: bicubic with scale (new +
-    0.1) / old, which shifts every position a little)."""
+    registers), "plain_bilinear" (Segmenter), "antialias_bilinear" (SigLIP 2 for images of any shape), or "dino" (DINO
+    and DINOv2 without registers: bicubic with scale (new + 0.1) / old, which shifts every position a little)."""
     choose(kind, RESAMPLINGS, "kind of resampling")
     if kind != "dino" or tuple(old) == tuple(new):
-        mode = "bilinear" if kind == "plain_bilinear" else "bicubic"
-        return resample(table, old, new, mode, antialias=kind == "antialias")
+        mode = "bilinear" if kind.endswith("bilinear") else "bicubic"
+        return resample(table, old, new, mode, antialias=kind.startswith("antialias"))
     plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]
     scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
     plane = F.interpolate(plane, scale_factor=scale, mode="bicubic", align_corners=False)

@@ -32,6 +32,10 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def build(config: Config) -> ViT:
+class DeiT(ViT):
+    """Images [B C H W] -> `Features`: a summary per token, and the patches as a map."""
+
+
+def build(config: Config) -> DeiT:
     """A DeiT, freshly initialised."""
-    return ViT(config)
+    return DeiT(config)

@@ -2,11 +2,12 @@
 
 A grid of patches, a learned class token, a stack of identical blocks. Every patch attends to every other, so attention
 is quadratic in the number of patches. Variations of later papers are fields of `Config`: no class token (mean of the
-patches), a distillation token (DeiT), registers, other position encodings.
+patches), a distillation token (DeiT), registers, other position encodings, other summaries (CLIP, MAE, SigLIP).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +21,8 @@ from vitrail.layers.empty import ignore_empty
 from vitrail.layers.init import Init, initialise
 from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
 from vitrail.layers.norm import NormKind, layer_scale, norm
-from vitrail.layers.patch import ConvStem, PatchEmbed, grid_of
+from vitrail.layers.patch import ConvStem, PatchEmbed, drop_patches, grid_of, inner_depths, pair, patch_map
+from vitrail.layers.pool import AttentionPool
 from vitrail.layers.position import Concatenate, Learned, build_position
 from vitrail.layers.resample import Resampling
 from vitrail.shapes import Float
@@ -31,6 +33,7 @@ Position = Literal[
     "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope",
     "rope_half",
 ]  # fmt: skip
+Pool = Literal["token", "mean", "attention"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Config:
     stem: Literal["patch", "conv"] = "patch"  # "conv": 3x3 convolutions of stride 2 (Xiao et al. 2021)
     tokens: int = 1  # summaries: 0 the mean of the patches, 1 a class token, 2 class and distillation token
     registers: int = 0  # learned tokens that nothing reads out (Darcet et al. 2023)
+    pool: Pool = "token"  # "mean": of the patches, also beside tokens; "attention": of a learned query (SigLIP)
+    fc_norm: bool = False  # the last norm is after the mean of the patches, not before it (MAE, BEiT)
+    norm_pre: bool = False  # a norm before the first block, and no bias of the patch embedding (CLIP)
     position: Position = "learned"
     position_tokens: bool = True  # a learned table has rows for the summary tokens as well (N+1 rows, not N)
     position_join: Literal["add", "concat"] = "add"
@@ -53,7 +59,7 @@ class Config:
     rope_base: float = 100.0
     attention_radius: Positive | None = None  # in patches; class token and registers attend to all
     pre_logits: Count = 0  # width of the pre-training head's hidden layer; 0: none
-    pre_logits_act: Literal["tanh", "relu"] = "tanh"
+    pre_logits_act: Literal["tanh", "relu", "none"] = "tanh"  # "none": a projection without bias (CLIP)
     mlp: Literal["gelu", "swiglu"] = "gelu"
     gelu: Gelu = "erf"
     norm: NormKind = "layer"
@@ -125,7 +131,8 @@ class ViT(Backbone):
 
     blocks: nn.ModuleList
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, block: Callable[[float], nn.Module] | None = None):
+        """block: builds the block of a drop rate, for families with blocks of their own."""
         super().__init__()
         self.config = config
         self.patch = pair(config.patch)  # pixels of a token, down and across
@@ -137,13 +144,16 @@ class ViT(Backbone):
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.dropout = nn.Dropout(config.dropout)
         self.patch_dropout = check_patch_dropout(config)
+        self.norm_pre = norm(config.norm, width, config.eps) if config.norm_pre else nn.Identity()
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.norm = norm(config.norm, width, config.eps) if config.norm_at == "pre" else nn.Identity()
+        self.blocks = nn.ModuleList(map(block or partial(Block, config), rates))
+        self.norm, self.fc_norm = final_norms(config)
+        self.attn_pool = attention_pool(config) if config.pool == "attention" else None
         self.pre_logits = pre_logits(config)
-        self.summary_widths = (config.pre_logits or width,) * max(1, config.tokens)
-        self.has_distillation_token = config.tokens == 2
-        self.inner_depths = inner_depths(config)  # numbers of blocks before the maps besides the last
+        self.summaries = config.tokens if config.pool == "token" else 0  # tokens that are summaries
+        self.summary_widths = (config.pre_logits or width,) * max(1, self.summaries)
+        self.has_distillation_token = self.summaries == 2
+        self.inner_depths = inner_depths(config.map_depths, config.depth)  # blocks before the maps besides the last
         maps = len(self.inner_depths) + 1
         self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
         initialise(self, config.init)
@@ -155,11 +165,10 @@ class ViT(Backbone):
     def forward(self, images: Float[Tensor, "B C H W"]) -> Features:
         x = self.patch_embed(images)  # [B h w D]
         grid = (x.shape[1], x.shape[2])
-        patches, kept = self.drop_patches(self.position(x).flatten(1, 2))  # [B hw D], or of fewer patches
-        layout = TokenLayout(
-            grid, self.patch, self.config.tokens + self.config.registers, self.config.tokens, kept=kept
-        )
-        x = self.dropout(self.behind_tokens(patches))  # [B T+R+hw D]
+        dropped = self.patch_dropout if self.training else 0.0
+        patches, kept = drop_patches(self.position(x).flatten(1, 2), dropped)  # [B hw D], or of fewer patches
+        layout = TokenLayout(grid, self.patch, self.config.tokens + self.config.registers, self.summaries, kept=kept)
+        x = self.norm_pre(self.dropout(self.behind_tokens(patches)))  # [B T+R+hw D]
         maps = []
         for done, block in enumerate(self.blocks, start=1):
             x = block(x, layout)
@@ -167,17 +176,13 @@ class ViT(Backbone):
                 maps.append(patch_map(x, layout))
         x = self.norm(x)
         maps.append(patch_map(x, layout))
-        summaries = x[:, : layout.summaries].unbind(1) if layout.summaries else (x[:, layout.leading :].mean(1),)
-        return Features(tuple(map(self.pre_logits, summaries)), tuple(maps))
+        return Features(tuple(self.pre_logits(self.fc_norm(s)) for s in self.summarise(x, layout)), tuple(maps))
 
-    def drop_patches(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """In training a random share of the patches [B N D] is dropped, the same number for each image; returns the
-        others and their indices [B n], None where all are kept."""
-        count = max(1, round((1.0 - self.patch_dropout) * patches.shape[1])) if self.training else patches.shape[1]
-        if count >= patches.shape[1]:
-            return patches, None
-        indices = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count]
-        return patches.take_along_dim(indices[..., None], 1), indices
+    def summarise(self, x: Tensor, layout: TokenLayout) -> tuple[Tensor, ...]:
+        """The summaries [B D] of a sequence [B T+R+N D]."""
+        if self.attn_pool is not None:
+            return (self.attn_pool(x, layout),)
+        return x[:, : layout.summaries].unbind(1) if layout.summaries else (x[:, layout.leading :].mean(1),)
 
     def behind_tokens(self, patches: Tensor) -> Tensor:
         """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
@@ -197,23 +202,9 @@ def build(config: Config) -> ViT:
     return ViT(config)
 
 
-def patch_map(x: Tensor, layout: TokenLayout) -> Tensor:
-    """The patches of a sequence as a map [B D h w]. Dropped ones are filled with the mean of the rest, which keeps
-    shape and mean."""
-    patches, (h, w), kept = x[:, layout.leading :], layout.grid, layout.kept
-    if kept is not None:
-        filled = patches.mean(1, keepdim=True).expand(-1, h * w, -1)
-        patches = filled.scatter(1, kept[..., None].expand_as(patches), patches)
-    return patches.mT.unflatten(2, (h, w))  # [B hw D] -> [B D h w]
-
-
-def pair(patch: int | Sequence[int]) -> tuple[int, int]:
-    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
-
-
 def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
     if config.stem == "patch":
-        return PatchEmbed(config.channels, config.width, patch)
+        return PatchEmbed(config.channels, config.width, patch, bias=not config.norm_pre)
     if patch[0] != patch[1]:
         raise UsageError(
             f"the convolutional stem needs a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number'
@@ -262,20 +253,6 @@ def check_patch_dropout(config: Config) -> float:
     return config.patch_dropout
 
 
-def inner_depths(config: Config) -> tuple[int, ...]:
-    """The depths of `map_depths` before the last block. Errors: `UsageError` for depths out of range, or out of
-    order."""
-    depths = config.map_depths
-    text = " ".join(map(str, depths))
-    if depths and not 1 <= min(depths) <= max(depths) <= config.depth:
-        raise UsageError(
-            f"map_depths is {text}, and there are {config.depth} blocks", f"use depths of 1 to {config.depth}"
-        )
-    if list(depths) != sorted(set(depths)):
-        raise UsageError(f"map_depths is not ascending: {text}", f"use {' '.join(map(str, sorted(set(depths))))}")
-    return tuple(depth for depth in depths if depth < config.depth)
-
-
 def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
     if not config.drop_path_skip:
         return DropPath(rate)
@@ -290,10 +267,22 @@ def block_norm(config: Config) -> nn.Module:
     return nn.Identity() if config.norm_at == "none" else norm(config.norm, config.width, config.eps)
 
 
+def final_norms(config: Config) -> tuple[nn.Module, nn.Module]:
+    """The norm of all tokens and the norm of the summary, of which a model has one at most."""
+    if config.norm_at != "pre":
+        return nn.Identity(), nn.Identity()
+    last = norm(config.norm, config.width, config.eps)
+    return (nn.Identity(), last) if config.fc_norm else (last, nn.Identity())
+
+
+def attention_pool(config: Config) -> AttentionPool:
+    mlp = Mlp(config.width, round(config.width * config.mlp_ratio), config.gelu, config.dropout)
+    return AttentionPool(config.width, config.heads, norm(config.norm, config.width, config.eps), mlp)
+
+
 def pre_logits(config: Config) -> nn.Module:
-    """The hidden layer of the pre-training head: dense, then tanh as in the original (or ReLU)."""
+    """The hidden layer of the pre-training head: dense, then tanh as in the original (or ReLU, or nothing)."""
     if not config.pre_logits:
         return nn.Identity()
-    return nn.Sequential(
-        nn.Linear(config.width, config.pre_logits), nn.Tanh() if config.pre_logits_act == "tanh" else nn.ReLU()
-    )
+    dense = nn.Linear(config.width, config.pre_logits, bias=config.pre_logits_act != "none")
+    return nn.Sequential(dense, {"tanh": nn.Tanh, "relu": nn.ReLU, "none": nn.Identity}[config.pre_logits_act]())

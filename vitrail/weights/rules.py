@@ -10,6 +10,7 @@ backbone; a head's begin with "heads.". Tensors are converted by a list of named
 `{all}` in our name: theirs stacks the tensors of all blocks along the first axis.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
+
+CHANNELS = 3  # of published weights of patches that are rows of numbers
 
 
 class Step(NamedTuple):
@@ -29,6 +32,12 @@ class Step(NamedTuple):
 
 def elementwise(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Step:
     return Step(lambda ts: [there(t) for t in ts], lambda ts, n: [back(t) for t in ts])
+
+
+def patch_kernel(t: Tensor) -> Tensor:
+    """[D p*p*3] -> [D 3 p p]."""
+    side = math.isqrt(t.shape[1] // CHANNELS)
+    return t.unflatten(1, (side, side, CHANNELS)).permute(0, 3, 1, 2)
 
 
 STEPS: dict[str, Step] = {
@@ -45,6 +54,11 @@ STEPS: dict[str, Step] = {
         lambda t: t[..., None, None] if t.ndim == 2 else t, lambda t: t.flatten(1) if t.ndim == 4 else t
     ),
     "row": elementwise(lambda t: t.reshape(t.shape[1:]), lambda t: t[None]),  # a leading axis of one
+    "vector": elementwise(lambda t: t[None], lambda t: t.reshape(t.shape[1:])),  # [D] and [1 D]
+    # queries apart from keys and values, out of a matrix of all three
+    "query_apart": Step(lambda ts: [ts[0].chunk(3)[0], torch.cat(ts[0].chunk(3)[1:])], lambda ts, n: [torch.cat(ts)]),
+    # a linear layer over patches, each row by row with its channels last, and a convolution
+    "patches": elementwise(patch_kernel, lambda t: t.permute(0, 2, 3, 1).flatten(1)),
     "heads_in": elementwise(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
     "heads_bias": elementwise(lambda t: t.flatten(), lambda t: t),  # [h d] and [h*d]
     "heads_out": elementwise(lambda t: t.flatten(0, 1).mT, lambda t: t.mT),  # a kernel [h d D] and [D h*d]

@@ -21,7 +21,7 @@ CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transf
 }
 SIZES = ("image_size", "model_args.img_size")
 GELUS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
-         "gelu_tanh": "tanh"}  # fmt: skip
+         "gelu_tanh": "tanh", "quick_gelu": "quick"}  # fmt: skip
 HEADS = {  # of published models by width and depth, where no variant has them
     (256, 14): 4, (320, 12): 5, (448, 12): 7, (640, 12): 10, (896, 18): 14, (1152, 27): 16, (1536, 40): 24,
 }  # fmt: skip
@@ -53,6 +53,7 @@ def infer(clues: Clues, variants: Mapping[str, Config]) -> dict[str, Any] | None
         **embed,
         **mlp,
         **activation(clues),
+        **summary_fields(clues),
     }
     return {**fields, **position_fields(clues, fields)}
 
@@ -72,6 +73,13 @@ def stem_fields(clues: Clues) -> dict[str, Any] | None:
         return {"stem": "conv", "patch": 2 ** (convs - 1), "channels": first[1]}
     patch = kernel[2] if kernel[2] == kernel[3] else kernel[2:]
     return {"stem": "patch", "patch": patch, "channels": kernel[1]}
+
+
+def summary_fields(clues: Clues) -> dict[str, Any]:
+    """Where the norms are, and what summarises an image."""
+    after = clues.has("fc_norm.weight")
+    pool = "attention" if clues.has("attn_pool.attn.latent") else "mean" if after else "token"
+    return {"norm_pre": clues.has("norm_pre.weight"), "fc_norm": after, "pool": pool}
 
 
 def mlp_fields(clues: Clues, width: int) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from vitrail.weights.tables._infer_vit import CONFIG_NAMES as CONFIG_NAMES
 
 Table = tuple[Rule | Drop, ...]
 MASK = "mask token of pre-training, unused afterwards"
+MASKED = "the decoder of pre-training, unused afterwards"
 
 TOKEN = (Rule("cls_token", "tokens", "row"), Rule("pos_embed", "position.table", "row"))
 HEAD = (Rule("head.{p}", "heads.0.{p}"),)
@@ -19,6 +20,12 @@ BLOCKS = tuple(
     Rule(f"blocks.{{i}}.{part}.{{rest}}", f"blocks.{{i}}.{part}.{{rest}}") for part in ("norm1", "attn", "norm2", "mlp")
 )
 TRUNK = (*STEM, *BLOCKS, Rule("norm.{p}", "norm.{p}"), Rule("pre_logits.fc.{p}", "pre_logits.0.{p}"))
+POOL = (  # attention pooling of timm
+    Rule("attn_pool.norm.{p}", "attn_pool.norm.{p}"),
+    Rule("attn_pool.mlp.{rest}", "attn_pool.mlp.{rest}"),
+    Rule("attn_pool.latent", "attn_pool.attn.latent", "row"),
+    Rule("attn_pool.{x}.{p}", "attn_pool.attn.{x}.{p}"),
+)
 SCALES = (
     Rule("blocks.{i}.ls{k}.gamma", "blocks.{i}.ls{k}.gamma"),
     Rule("blocks.{i}.gamma_{k}", "blocks.{i}.ls{k}.gamma"),
@@ -26,6 +33,11 @@ SCALES = (
 PACKED = (
     Rule("blocks.{i}.mlp.fc1.{p}", "blocks.{i}.mlp.w12.{p}"),
     Rule("blocks.{i}.mlp.fc2.{p}", "blocks.{i}.mlp.w3.{p}"),
+)
+DECODER = (
+    Drop("mask_token", MASK),
+    Drop("decoder_pos_embed", MASKED),
+    *(Drop(f"decoder_{part}.{{rest}}", MASKED) for part in ("embed", "blocks", "norm", "pred")),
 )
 REGISTERS = (Rule("reg_token", "registers", "row"),)
 
@@ -130,6 +142,23 @@ def scale(theirs: str, ours: str) -> tuple[Rule, Rule]:
     return Rule(f"{theirs}/scale", f"{ours}.weight"), Rule(f"{theirs}/bias", f"{ours}.bias")
 
 
+def map_head(theirs: str = "MAPHead_0", ours: str = "attn_pool") -> Table:
+    """Attention pooling of big_vision, which is beside the transformer."""
+    mix, kernel, bias = f"{theirs}/MultiHeadDotProductAttention_0", "heads_in", "heads_bias"
+    pair = [(f"{mix}/key/{p}", f"{mix}/value/{p}") for p in ("kernel", "bias")]
+    return (
+        Rule(f"{theirs}/probe", f"{ours}.attn.latent", "row"),
+        Rule(f"{mix}/query/kernel", f"{ours}.attn.q.weight", kernel),
+        Rule(f"{mix}/query/bias", f"{ours}.attn.q.bias", bias),
+        Rule(pair[0], f"{ours}.attn.kv.weight", (kernel, "fuse")),
+        Rule(pair[1], f"{ours}.attn.kv.bias", (bias, "fuse")),
+        *dense(f"{mix}/out", f"{ours}.attn.proj", "heads_out"),
+        *scale(f"{theirs}/LayerNorm_0", f"{ours}.norm"),
+        *dense(f"{theirs}/MlpBlock_0/Dense_0", f"{ours}.mlp.fc1"),
+        *dense(f"{theirs}/MlpBlock_0/Dense_1", f"{ours}.mlp.fc2"),
+    )
+
+
 OLD = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 NEW = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 INPUT = "Transformer/posembed_input/pos_embedding"
@@ -143,11 +172,13 @@ KINDS = [  # of DINOv2 in transformers: such as "-registers-live-swiglu"
 
 SOURCES: dict[str, Table] = {
     "timm": (*TOKEN, *TRUNK, *HEAD),
+    "timm:gap": (*TOKEN, *SCALES[:1], Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "timm:dinov2": (*TOKEN, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-registers": (*TOKEN, *REGISTERS, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-swiglu": (*TOKEN, *SCALES, *PACKED, *TRUNK, *HEAD),
     "timm:dinov2-registers-swiglu": (*TOKEN, *REGISTERS, *SCALES, *PACKED, *TRUNK, *HEAD),
     "original": (*TOKEN, Drop("mask_token", MASK), *SCALES, *TRUNK, *HEAD),
+    "original:mae": (*TOKEN, *DECODER, Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "original:registers": (
         *TOKEN,
         Rule("register_tokens", "registers", "row"),
@@ -159,6 +190,8 @@ SOURCES: dict[str, Table] = {
     "torchvision": TORCHVISION,
     "transformers": transformers(True, ("vit.", "")),
     "transformers:live": transformers(False, ("vit.", "")),
+    "transformers:mae": (Drop("decoder.{rest}", MASKED), *transformers(True, ("vit.",))),
+    "transformers:mae-live": (Drop("decoder.{rest}", MASKED), *transformers(False, ("vit.",))),
     **{f"transformers:dinov2{name}": dinov2(*has) for name, *has in KINDS},
     "google": google(INPUT, "encoderblock_{i}", *OLD),
     "google:new": google(INPUT, "encoderblock_{i}", *NEW),
@@ -172,6 +205,8 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "timm:dinov2": IMAGENET._replace(crop_ratio=1.0),
     "transformers": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
     "transformers:dinov2": IMAGENET,
+    "timm:gap": IMAGENET._replace(crop_ratio=0.9),  # MAE; of big_vision's and relative positions' mean and std are 0.5
+    "transformers:mae": IMAGENET,
     "torchvision": IMAGENET._replace(interpolation="bilinear"),
     "original": IMAGENET,
 }
@@ -179,10 +214,12 @@ PREPROCESSING: dict[str, Preprocessing] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "google": {"gelu": "tanh"},
     "timm": {"position_resampling": "antialias"},
+    "timm:gap": {"position_resampling": "antialias", "pool": "mean", "fc_norm": True},
     "transformers": {"eps": 1e-12},
     "transformers:dinov2": {"position_resampling": "bicubic"},
     "transformers:dinov2-registers": {"position_resampling": "antialias"},
     "original": {"position_resampling": "dino"},
+    "original:mae": {"position_resampling": "bicubic"},
     "original:registers": {"position_resampling": "antialias"},
 }
 
