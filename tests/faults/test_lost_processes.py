@@ -229,3 +229,18 @@ def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(ran
     assert tiny.digest(tmp_path / "killed" / "model.safetensors") == tiny.digest(
         tmp_path / "whole" / "model.safetensors"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "rank"), [("save", 0), ("eval", 0), ("eval", 1)])
+def test_killed_while_it_saves_or_evaluates_the_run_ends_in_the_same_bits(moment, rank, tmp_path):
+    """Process 0 alone writes; both evaluate."""
+    words = train(tiny.npz(tmp_path / "data"), "whole", 30)
+    end_well(torchrun(tmp_path, *words))
+    words[words.index("whole")] = "killed"
+    aimed = [Path(ranks.__file__).with_name("aimed.py"), moment, rank, tmp_path / "died", *words[2:]]
+    end_well(torchrun(tmp_path, *aimed, options=["--max-restarts=3"]))
+    assert (tmp_path / "died").exists()
+    assert tiny.digest(tmp_path / "killed" / "model.safetensors") == tiny.digest(
+        tmp_path / "whole" / "model.safetensors"
+    )
