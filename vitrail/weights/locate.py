@@ -1,0 +1,215 @@
+"""Weights by name: the one door through which files of weights come in, each verified before it is used.
+
+What is on this machine is used first: a folder that VITRAIL_WEIGHTS names, then the caches of the hub and of torch. A
+licence that restricts the use of weights is named before a byte of them is fetched.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.errors import CheckpointError
+from vitrail.recipe import Choice
+from vitrail.weights.download import hash_file
+from vitrail.weights.licences import check_licence, describe_licence, is_permissive, licence_of_repo
+from vitrail.weights.lock import find_pin, lock_path, read_lock
+from vitrail.weights.names import Kind, Reference, parse_name
+from vitrail.weights.remote import folder, hub
+from vitrail.weights.remote.address import obtain_url, cache_path
+from vitrail.weights.remote.hub import HubFile
+from vitrail.weights.remote.repository import LocalFile, obtain_hub_file, obtain_sidecar, read_repository
+from vitrail.weights.table import PublishedWeights, find_hash, read_table
+
+USUAL = (  # names of weights in a folder or a repository, best first
+    "model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors",
+    "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)  # fmt: skip
+ENDINGS = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt")
+OTHER_PARTS = ("optimizer", "scheduler", "training_args", "rng_state", "adapter_model")  # of a trainer, not of a model
+
+
+@dataclass(frozen=True)
+class Located:
+    """Weights on this machine. files: the file, or the folder of a run; folder: where its config.json may lie.
+
+    model: by the table, None where the file itself has to say; format: a key of the family's table of names, "auto"
+    where it is not known; preprocessing: keys of [input]. reasons: what was taken and why, in lines for the user.
+    """
+
+    files: Path
+    kind: Kind
+    name: str  # as it can be typed again
+    folder: Path | None = None
+    model: Choice | None = None
+    format: str = "auto"
+    source: str = ""
+    licence: str = ""
+    revision: str = ""
+    sha256: str = ""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    classes: int | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What is kept with everything that is made from the weights."""
+        own = {"name": self.name, "source": self.source, "licence": self.licence, "revision": self.revision,
+               "sha256": self.sha256}  # fmt: skip
+        return {key: value for key, value in own.items() if value}
+
+
+def locate(name: str, accept: str = "", runs: Path = Path("runs")) -> Located:
+    """The weights of a name, fetched if they are not here. accept: names of licences that the user accepts, with
+    commas.
+
+    Errors: `UsageError` for a name that is none, and for a licence that was not accepted; `CheckpointError` for weights
+    that cannot be had, or are not what they should be.
+    """
+    reference = parse_name(name, runs)
+    if reference.kind == "run":
+        assert reference.path is not None
+        return Located(reference.path, "run", reference.name)
+    if reference.path is not None:
+        return locate_on_disk(reference)
+    what = name if name == reference.name else f"{name} ({reference.name})"
+    if reference.repo:
+        got, reference = obtain_from_repo(reference, accept, what)
+    else:
+        got = obtain_from_address(reference, accept, what)
+    return describe(reference, got)
+
+
+def locate_on_disk(reference: Reference) -> Located:
+    """A file, or the weights in a folder as timm or transformers save it."""
+    assert reference.path is not None
+    path = reference.path
+    if reference.kind == "folder":
+        names = sorted(p.name for p in path.iterdir() if p.is_file())
+        path = path / choose_file(names, str(path), "give the path of one")
+    try:
+        digest = hash_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
+    row = find_hash(digest)
+    found = describe(replace(reference, row=row), LocalFile(path, digest))
+    return replace(found, source=row.source if row else "", reasons=found.reasons if row or reference.why else ())
+
+
+def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[LocalFile, Reference]:
+    """The weights of a repository of the hub; the reference with the file that was chosen in it."""
+    row, here = reference.row, cached_names(reference)
+    file, licence, revision = reference.file, row.licence if row else "", reference.revision
+    wanted = HubFile(reference.repo, file or known_file(reference), revision)
+    expected = row.sha256 if row and wanted.file == row.file and revision == "main" else ""
+    if wanted.file and (got := folder.find_hub_file(wanted, expected)):
+        return replace(got, licence=licence or got.licence), replace(reference, file=wanted.file)
+    pin = find_pin(wanted.key) if wanted.file else None
+    if row is None and pin is None and not (wanted.file and hub.find_cached(wanted, revision)):
+        listed = read_repository(reference.repo, revision, here)
+        remedy = f"hf:{reference.repo}/FILE takes one"
+        chosen = wanted.file or choose_file(list(listed.files), reference.repo, remedy)
+        wanted = replace(wanted, file=chosen)
+        licence = licence_of_repo(reference.repo, listed.licence)
+        pin = find_pin(wanted.key)
+    licence = licence or (pin.licence if pin else licence_of_repo(reference.repo, ""))
+    if not (pin and pin.accepted and pin.licence == licence):
+        check_licence(licence, accept, what)
+    got = obtain_hub_file(wanted, expected, licence, here)
+    for name in folder.SIDECARS if got.path.suffix != ".npz" else ():
+        obtain_sidecar(HubFile(wanted.repo, name, got.revision))
+    return got, replace(reference, file=wanted.file)
+
+
+def known_file(reference: Reference) -> str:
+    """The file of a repository that was chosen before: in a user's folder, in the lock, or in the cache; else ""."""
+    start = HubFile(reference.repo, "", reference.revision).key
+    own = folder.weights_folder()
+    keys = [*(read_lock(own / folder.NAME) if own else ()), *read_lock(lock_path())]
+    if names := [key.removeprefix(start) for key in keys if key.startswith(start)]:
+        return choose_file(names, reference.repo, f"hf:{reference.repo}/FILE takes one")
+    cached = hub.snapshot_files(reference.repo, reference.revision)
+    return next((name for name in USUAL if name in cached), "")
+
+
+def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFile:
+    row, url = reference.row, reference.url
+    licence, expected = (row.licence, row.sha256) if row else ("", "")
+    if got := folder.find_address(url, reference.file, expected):
+        return replace(got, licence=licence or got.licence)
+    pin = find_pin(url)
+    if not (pin and pin.accepted and pin.licence == licence):
+        check_licence(licence, accept, what)
+    return obtain_url(url, expected, licence, row is not None, cached_names(reference))
+
+
+def choose_file(names: list[str], where: str, remedy: str) -> str:
+    """The file of weights among the names of a folder or a repository. Errors: `CheckpointError`."""
+    for name in USUAL:
+        if name in names:
+            return name
+    if parts := [n for n in names if n.endswith(".index.json")]:
+        raise CheckpointError(
+            f"the weights of {where} are in several files ({parts[0]} lists them), which are not read",
+            "a smaller model of that family is one file; or join them with the library that wrote them",
+        )
+    own = [n for n in names if n.endswith(ENDINGS) and not n.rpartition("/")[2].startswith(OTHER_PARTS)]
+    for candidates in ([n for n in own if n.endswith(ENDINGS[0])], own):
+        top = [n for n in candidates if "/" not in n] or candidates
+        if len(top) == 1:
+            return top[0]
+    if own:
+        raise CheckpointError(f"{where} has {len(own)} files of weights: {', '.join(own[:4])}", remedy)
+    there = f"there are {', '.join(names[:4])}" if names else "it is empty"
+    raise CheckpointError(
+        f"{where} has no weights: {there}", f"wanted is {USUAL[0]}, {USUAL[4]} or one file of {', '.join(ENDINGS[:4])}"
+    )
+
+
+def cached_names(reference: Reference) -> list[str]:
+    """Published weights that are on this machine, of the same family first."""
+    family = (reference.row.name if reference.row else "").partition("/")[0]
+    here = [row.name for row in read_table() if is_here(row)]
+    return sorted(here, key=lambda name: name.partition("/")[0] != family)
+
+
+def is_here(row: PublishedWeights) -> bool:
+    """Whether the file of a row is on this machine. Nothing is asked, and nothing is verified yet."""
+    if row.repo:
+        return hub.find_cached(HubFile(row.repo, row.file), "main") is not None or in_folder(row)
+    return cache_path(row.url, True).is_file() or in_folder(row)
+
+
+def in_folder(row: PublishedWeights) -> bool:
+    own = folder.weights_folder()
+    key = HubFile(row.repo, row.file).key if row.repo else row.url
+    return own is not None and key in read_lock(own / folder.NAME)
+
+
+def describe(reference: Reference, got: LocalFile) -> Located:
+    """What was found, with the reasons in lines for the user."""
+    row = reference.row if reference.row and reference.file in ("", reference.row.file) else None
+    source = row.source if row else f"hf:{reference.repo}" if reference.repo else reference.url
+    licence = got.licence or (row.licence if row else "")
+    facts = [source if reference.path is None else "known by its SHA-256"]
+    facts += [f"commit {got.revision[:12]}"] if got.revision else []
+    facts += [f"SHA-256 {got.sha256[:16]}", f"licence {describe_licence(licence) or 'not stated'}"]
+    facts.append(f"{got.fetched / 1e6:,.1f} MB were fetched" if got.fetched else "it was on this machine")
+    reasons = [
+        *([f"weights: {reference.why}"] if reference.why else []),
+        f"weights = {reference.name}: {'; '.join(facts)}",
+    ]
+    if not is_permissive(licence):
+        reasons.append(f"the licence {licence} holds for whatever is made from these weights")
+    if row is None:
+        revision = reference.revision if reference.revision != "main" else got.revision
+        pinned = replace(reference, revision=revision or "main") if reference.repo else reference
+        name = pinned.name
+    else:
+        name = reference.name
+    choice = Choice(row.model, dict(row.keys)) if row and not row.inferred else None
+    return Located(
+        got.path, reference.kind, name, got.path.parent, choice, row.format if row and choice else "auto", source,
+        licence, got.revision, got.sha256, row.preprocessing if row else {}, row.classes if row else None,
+        (*got.notes, *reasons),
+    )  # fmt: skip

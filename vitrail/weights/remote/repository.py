@@ -1,0 +1,202 @@
+"""Files of the hub's repositories: asked for by the hub's protocol, kept in the hub's cache, verified at every use."""
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitrail.errors import CheckpointError, VitrailError
+from vitrail.storage.json_text import from_json
+from vitrail.weights.download import RemoteFile, describe_difference, download, hash_file
+from vitrail.weights.licences import is_permissive
+from vitrail.weights.lock import Pin, find_pin, lock_path, save_pin
+from vitrail.weights.remote import hub
+from vitrail.weights.remote.answers import explain_hub, offline_error
+from vitrail.weights.remote.hub import COMMIT, SHA256, HubFile, endpoint, hub_server
+from vitrail.weights.remote.progress import download_bar
+from vitrail.weights.remote.web import StatusError, UnreachedError, ask
+
+LONGEST_SIDECAR = 16 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine whose SHA-256 was checked. fetched: bytes that were moved for it."""
+
+    path: Path
+    sha256: str
+    revision: str = ""
+    licence: str = ""
+    fetched: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the hub says of a repository. files: their sizes, 0 where that is not said."""
+
+    commit: str
+    files: dict[str, int] = field(default_factory=dict)
+    licence: str = ""
+
+
+class Stated(NamedTuple):
+    """What the hub states of a file."""
+
+    commit: str
+    etag: str
+    size: int
+
+    @property
+    def sha256(self) -> str:
+        return self.etag if SHA256.fullmatch(self.etag) else ""
+
+
+def read_repository(repo: str, revision: str, here: list[str]) -> Repository:
+    """The files and the licence of a repository; one request. Errors: `CheckpointError`."""
+    wanted = HubFile(repo, "", revision)
+    if hub.is_offline():
+        raise offline_error(repo, here)
+    where = "" if revision == "main" else f"/revision/{hub.quote(revision, safe='')}"
+    try:
+        _, body = ask(hub_server(), "GET", f"{endpoint()}/api/models/{repo}{where}?blobs=true")
+        about: Any = from_json(body)
+        files = {str(one["rfilename"]): int(one.get("size") or 0) for one in about.get("siblings") or []}
+        tags = [str(tag) for tag in about.get("tags") or []]
+        card = about.get("cardData") or {}
+        stated = card.get("license") or next((t[8:] for t in tags if t.startswith("license:")), "")
+        if stated == "other" and card.get("license_name"):
+            stated = card["license_name"]
+        return Repository(str(about.get("sha") or ""), files, str(stated if isinstance(stated, str) else stated[0]))
+    except (StatusError, UnreachedError) as error:
+        raise explain_hub(error, wanted, here, []) from None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{endpoint()} does not answer as the hub does ({' '.join(str(error).split())[:80]})", "check HF_ENDPOINT"
+        ) from None
+
+
+def state_file(wanted: HubFile, revision: str) -> Stated:
+    """What the hub states of a file: one request without a body. Errors: `StatusError`, `UnreachedError`,
+    `CheckpointError`."""
+    headers, _ = ask(hub_server(), "HEAD", wanted.url(revision), follow=False)
+    commit, etag = headers.get("x-repo-commit", ""), headers.get("x-linked-etag") or headers.get("etag", "")
+    size = headers.get("x-linked-size") or headers.get("content-length", "")
+    etag = etag.removeprefix("W/").strip('"')
+    if not COMMIT.fullmatch(commit):
+        raise CheckpointError(f"{endpoint()} does not answer as the hub does: it names no commit", "check HF_ENDPOINT")
+    whole = size.isdecimal() and ("x-linked-size" in headers or "location" not in headers)
+    return Stated(commit, etag if etag.isalnum() else "", int(size) if whole else 0)
+
+
+def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str]) -> LocalFile:
+    """A file of weights, out of the cache or fetched into it, and pinned. expected: its SHA-256 by the table, or the
+    first digits. licence: as it was shown and accepted. Errors: `CheckpointError`."""
+    pin = find_pin(wanted.key)
+    pinned = pin.sha256 if pin and pin.sha256.startswith(expected) else expected
+    revision = pin.revision if pin and pin.revision else wanted.revision
+    notes: list[str] = []
+    if cached := hub.find_cached(wanted, revision):
+        path, commit = cached
+        digest, wrong = hub.check_cached(path, pinned)
+        if not wrong:
+            return pinned_file(wanted, LocalFile(path, digest, commit, licence), pin)
+        hub.remove_cached(path)
+        notes.append(f"the copy in the cache was damaged and was removed: {wrong}")
+        if hub.is_offline():
+            raise CheckpointError(
+                f"{wanted.repo}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once"
+            )
+    if hub.is_offline():
+        raise offline_error(wanted.repo, here)
+    try:
+        stated = state_file(wanted, revision)
+        refuse_replaced(wanted, stated, pinned)
+        got = fetch_blob(wanted, stated, pinned)
+    except (StatusError, UnreachedError) as error:
+        raise explain_hub(error, wanted, here, list_files(wanted, error)) from None
+    return pinned_file(wanted, LocalFile(*got[:2], stated.commit, licence, got[2], tuple(notes)), pin)
+
+
+def pinned_file(wanted: HubFile, got: LocalFile, pin: Pin | None) -> LocalFile:
+    """The file, which is pinned from now on."""
+    licence = got.licence or (pin.licence if pin else "")
+    new = Pin(got.sha256, got.path.stat().st_size, got.revision, licence, not is_permissive(licence))
+    if new != pin:
+        save_pin(wanted.key, new)
+    return LocalFile(got.path, got.sha256, got.revision, licence, got.fetched, got.notes)
+
+
+def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str) -> None:
+    """Errors: `CheckpointError` where the hub has another file than the pinned one; nothing is fetched then."""
+    if stated.sha256 and not stated.sha256.startswith(pinned):
+        raise CheckpointError(
+            f"{wanted.repo} has another {wanted.file} now: SHA-256 {stated.sha256}, pinned {pinned}; not fetched",
+            f"if that is meant, remove [{wanted.key!r}] from {lock_path()}, or name one: hf:{wanted.repo}@REVISION",
+        )
+
+
+def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str, int]:
+    """The path of a fetched file in its snapshot, its SHA-256 and the bytes that were moved."""
+    from filelock import FileLock
+
+    expected = stated.sha256 if len(stated.sha256) > len(pinned) else pinned
+    git_hash = stated.etag if COMMIT.fullmatch(stated.etag) else ""
+    remote = RemoteFile(wanted.url(stated.commit), f"{wanted.repo}/{wanted.file}", stated.size, expected, git_hash)
+    blob = wanted.folder / "blobs" / (stated.etag or f"unstated-{stated.commit[:12]}")
+    lock = hub.hub_cache() / ".locks" / wanted.folder.name / f"{blob.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable_error(lock, error) from None
+    with FileLock(lock):
+        moved = 0
+        digest = hash_file(blob) if blob.is_file() else ""
+        if not digest or describe_difference(remote, blob, digest):
+            blob.unlink(missing_ok=True)
+            with download_bar(remote.name, remote.size) as progress:
+                digest = download(hub_server(), remote, blob, progress)
+            moved = blob.stat().st_size
+        try:
+            return hub.link_snapshot(wanted, stated.commit, blob), digest, moved
+        except OSError as error:
+            raise unwritable_error(blob, error) from None
+
+
+def unwritable_error(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be written: {error.strerror or error}", "set HF_HOME to a folder of yours")
+
+
+def list_files(wanted: HubFile, error: Exception) -> list[str]:
+    """The files of a repository that lacks one; none where it cannot be asked."""
+    if not (isinstance(error, StatusError) and error.headers.get("x-error-code") == "EntryNotFound"):
+        return []
+    with contextlib.suppress(VitrailError):
+        return list(read_repository(wanted.repo, wanted.revision, []).files)
+    return []
+
+
+def obtain_sidecar(wanted: HubFile) -> Path | None:
+    """A small file beside the weights, of the same commit; None where there is none, or it cannot be had. It is
+    verified by git's hash."""
+    with contextlib.suppress(OSError):
+        if hub.absence_marker(wanted, wanted.revision).exists():
+            return None
+    if cached := hub.find_cached(wanted, wanted.revision):
+        if not hub.check_cached(cached[0], "")[1]:
+            return cached[0]
+        hub.remove_cached(cached[0])
+    if hub.is_offline():
+        return None
+    try:
+        stated = state_file(wanted, wanted.revision)
+        return fetch_blob(wanted, stated, "")[0] if stated.size <= LONGEST_SIDECAR else None
+    except StatusError as error:
+        if error.status == 404:
+            with contextlib.suppress(OSError):
+                marker = hub.absence_marker(wanted, wanted.revision)
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.touch()
+        return None
+    except (UnreachedError, CheckpointError):
+        return None
