@@ -128,8 +128,9 @@ def disk_errors(target: Path, remote: RemoteFile) -> Iterator[None]:
 
 
 def receive(server: Server, remote: RemoteFile, half: Path, progress: Progress | None) -> None:
-    """Fetches what is missing of a half file. A connection that brought something may break any number of times."""
-    failures = 0
+    """Fetches what is missing of a half file. A connection that got further than any before may break, as often as it
+    likes."""
+    failures = furthest = 0
     while True:
         before = half.stat().st_size if half.is_file() else 0
         if before > (remote.size or LARGEST):
@@ -148,7 +149,9 @@ def receive(server: Server, remote: RemoteFile, half: Path, progress: Progress |
             failures += 1
             Attempt(server, failures).pause(error.headers.get("retry-after", ""))
         except UnreachedError:
-            failures = 0 if half.is_file() and half.stat().st_size > before else failures + 1
+            here = half.stat().st_size if half.is_file() else 0
+            failures = 0 if here > max(before, furthest) else failures + 1
+            furthest = max(here, furthest)
             if failures >= UNREACHED:
                 raise
             Attempt(server, max(failures, 1)).pause()

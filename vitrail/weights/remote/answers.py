@@ -53,6 +53,10 @@ def explain_url(error: Exception, url: str, here: list[str]) -> CheckpointError:
 
 
 def unreached_error(host: str, why: str, what: str, here: list[str]) -> CheckpointError:
+    if why.startswith("the connection broke"):
+        return CheckpointError(
+            f"{host} does not give {what} whole: {why}", "run it again later: what has arrived is taken up again"
+        )
     cached = f"on this machine: {', '.join(here[:3])}{', ...' if here[3:] else ''}; " if here else ""
     return CheckpointError(f"{host} cannot be reached ({why}), and {what} is not on this machine", f"{cached}{CARRY}")
 
