@@ -1,8 +1,9 @@
 """A hub on loopback: as much of the Hugging Face protocol as downloads need, plain files at /files/, and its faults.
 
 faults: {file: fault}. "flip" changes a byte of every answer; "truncate" ends early and says so in Content-Length;
-("cut", [0.1, 0.5]) breaks the connection at these parts of the file, one a request; ("cut, no range", [...]) also ignores
-Range; ("busy", 2) answers 503 so often; ("redirect", URL) sends elsewhere; ("size", N) announces N bytes; "no etag".
+("cut", [0.1, 0.5]) breaks the connection at these parts of the file, one a request; ("cut, no range", [...]) also
+ignores Range; ("busy", 2) answers 503 so often; ("redirect", URL) sends elsewhere; ("size", N) announces N bytes; "no
+etag".
 `log` has (method, path, Range, Authorization); `sent` the bytes of all bodies of files.
 """
 
@@ -89,12 +90,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_about(self, repo):
         hub = self.server
+        repo = hub.renamed.get(repo, repo)
         if repo not in hub.repos:
             return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
         licence = hub.licences.get(repo)
         about = {
-            "id": repo, "sha": hub.commit(repo), "tags": [f"license:{licence}"] if licence else [], "gated": repo in hub.gated,
-            "siblings": [{"rfilename": name, "size": len(body)} for name, body in hub.repos[repo].items()],
+            "id": repo, "sha": hub.commit(repo), "tags": [f"license:{licence}"] if licence else [],
+            "gated": repo in hub.gated, "siblings": [{"rfilename": name, "size": len(body)} for name, body in hub.repos[repo].items()],
         }  # fmt: skip
         return self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
 

@@ -191,7 +191,7 @@ def test_a_redirect_on_the_same_server_is_followed(hub):
 
 def test_too_large(hub):
     hub.faults[FILE] = ("size", 10**12)
-    with pytest.raises(CheckpointError, match="931.3 GB, more than the 32 GB"):
+    with pytest.raises(CheckpointError, match=r"931.3 GB, more than the 32 GB"):
         locate(NAME)
     assert hub.sent == 0
 
@@ -300,7 +300,7 @@ def test_files_of_a_commit_stay_where_main_moves(hub):
 
 def test_a_licence_is_named_before_a_byte(hub):
     hub.licences[REPO] = "cc-by-nc-4.0"
-    with pytest.raises(UsageError, match="not for commercial use.*nothing was fetched") as error:
+    with pytest.raises(UsageError, match=r"not for commercial use.*nothing was fetched") as error:
         locate(NAME)
     assert "--accept-licence cc-by-nc-4.0" in error.value.fix
     assert hub.sent == 0
@@ -313,7 +313,7 @@ def test_a_licence_is_named_before_a_byte(hub):
 
 
 def test_a_licence_of_the_table_costs_no_request(hub):
-    with pytest.raises(UsageError, match="vit/base:mae: the licence of these weights is cc-by-nc-4.0"):
+    with pytest.raises(UsageError, match=r"vit/base:mae: the licence of these weights is cc-by-nc-4.0"):
         locate("vit/base:mae")
     assert not hub.log
 
@@ -336,7 +336,7 @@ def test_repositories_whose_licence_is_known_by_their_name(hub):
     ],
 )
 def test_the_file_of_a_repository(hub, names, chosen):
-    hub.repos["org/many"] = {name: BODY for name in names}
+    hub.repos["org/many"] = dict.fromkeys(names, BODY)
     assert locate("hf:org/many").files.name == chosen
 
 
@@ -349,7 +349,7 @@ def test_the_file_of_a_repository(hub, names, chosen):
     ],
 )
 def test_a_repository_without_one_file(hub, names, message):
-    hub.repos["org/many"] = {name: BODY for name in names}
+    hub.repos["org/many"] = dict.fromkeys(names, BODY)
     with pytest.raises(CheckpointError, match=message):
         locate("hf:org/many")
 

@@ -15,7 +15,7 @@ from vitrail.weights.licences import check_licence, describe_licence, is_permiss
 from vitrail.weights.lock import find_pin, lock_path, read_lock
 from vitrail.weights.names import Kind, Reference, parse_name
 from vitrail.weights.remote import folder, hub
-from vitrail.weights.remote.address import obtain_url, cache_path
+from vitrail.weights.remote.address import cache_path, obtain_url
 from vitrail.weights.remote.hub import HubFile
 from vitrail.weights.remote.repository import LocalFile, obtain_hub_file, obtain_sidecar, read_repository
 from vitrail.weights.table import PublishedWeights, find_hash, read_table
