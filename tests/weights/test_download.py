@@ -11,10 +11,9 @@ import pytest
 from fakehub import Hub
 
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.weights import download, lock
 from vitrail.weights.locate import locate
+from vitrail.weights.remote import download, lock, web
 from vitrail.weights.remote import hub as hub_cache
-from vitrail.weights.remote import web
 from vitrail.weights.remote.web import Server
 
 REPO, NAME, FILE = "org/tiny", "hf:org/tiny", "model.safetensors"

@@ -10,21 +10,17 @@ from typing import Any
 
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice
-from vitrail.weights.download import hash_file
-from vitrail.weights.licences import check_licence, describe_licence, is_permissive, licence_of_repo
-from vitrail.weights.lock import find_pin, lock_path, read_lock
-from vitrail.weights.names import Kind, Reference, parse_name
+from vitrail.weights.folders import NAMES, list_files
 from vitrail.weights.remote import folder, hub
 from vitrail.weights.remote.address import cache_path, obtain_url
+from vitrail.weights.remote.download import hash_file
 from vitrail.weights.remote.hub import HubFile
+from vitrail.weights.remote.licences import check_licence, describe_licence, is_permissive, licence_of_repo
+from vitrail.weights.remote.lock import find_pin, lock_path, read_lock
+from vitrail.weights.remote.names import Kind, Reference, parse_name
 from vitrail.weights.remote.repository import LocalFile, obtain_hub_file, obtain_sidecar, read_repository
-from vitrail.weights.table import PublishedWeights, find_hash, read_table
+from vitrail.weights.remote.table import PublishedWeights, find_hash, read_table
 
-USUAL = (  # names of weights in a folder or a repository, best first
-    "model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors",
-    "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin",
-    "diffusion_pytorch_model.bin",
-)  # fmt: skip
 ENDINGS = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt")
 OTHER_PARTS = ("optimizer", "scheduler", "training_args", "rng_state", "adapter_model")  # of a trainer, not of a model
 
@@ -81,19 +77,21 @@ def locate(name: str, accept: str = "", runs: Path = Path("runs")) -> Located:
 
 
 def locate_on_disk(reference: Reference) -> Located:
-    """A file, or the weights in a folder as timm or transformers save it."""
+    """A file, or a folder as timm or transformers save it, whose weights may be in several files."""
     assert reference.path is not None
     path = reference.path
-    if reference.kind == "folder":
-        names = sorted(p.name for p in path.iterdir() if p.is_file())
-        path = path / choose_file(names, str(path), "give the path of one")
     try:
-        digest = hash_file(path)
+        files = list_files(path) if path.is_dir() else [path]
+        if not files:
+            choose_file(sorted(p.name for p in path.iterdir()), str(path), "give the path of one")
+        digest = hash_file(files[0]) if len(files) == 1 else ""
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
-    row = find_hash(digest)
-    found = describe(replace(reference, row=row), LocalFile(path, digest))
-    return replace(found, source=row.source if row else "", reasons=found.reasons if row or reference.why else ())
+    row = find_hash(digest) if digest else None
+    if row is None:
+        reasons = (f"weights = {reference.name}: {reference.why}",) if reference.why else ()
+        return Located(path, reference.kind, reference.name, path if path.is_dir() else path.parent, reasons=reasons)
+    return replace(describe(replace(reference, row=row), LocalFile(files[0], digest)), files=path, source=row.source)
 
 
 def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[LocalFile, Reference]:
@@ -129,7 +127,7 @@ def known_file(reference: Reference) -> str:
     if names := [key.removeprefix(start) for key in keys if key.startswith(start)]:
         return choose_file(names, reference.repo, f"hf:{reference.repo}/FILE takes one")
     cached = hub.snapshot_files(reference.repo, reference.revision)
-    return next((name for name in USUAL if name in cached), "")
+    return next((name for name in NAMES if name in cached), "")
 
 
 def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFile:
@@ -145,7 +143,7 @@ def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFi
 
 def choose_file(names: list[str], where: str, remedy: str) -> str:
     """The file of weights among the names of a folder or a repository. Errors: `CheckpointError`."""
-    for name in USUAL:
+    for name in NAMES:
         if name in names:
             return name
     if parts := [n for n in names if n.endswith(".index.json")]:
@@ -162,7 +160,7 @@ def choose_file(names: list[str], where: str, remedy: str) -> str:
         raise CheckpointError(f"{where} has {len(own)} files of weights: {', '.join(own[:4])}", remedy)
     there = f"there are {', '.join(names[:4])}" if names else "it is empty"
     raise CheckpointError(
-        f"{where} has no weights: {there}", f"wanted is {USUAL[0]}, {USUAL[4]} or one file of {', '.join(ENDINGS[:4])}"
+        f"{where} has no weights: {there}", f"wanted is {NAMES[0]}, {NAMES[3]} or one file of {', '.join(ENDINGS[:4])}"
     )
 
 

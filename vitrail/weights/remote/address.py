@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.weights.download import RemoteFile, download, hash_file
-from vitrail.weights.lock import Pin, find_pin, own_folder, save_pin
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import explain_url, offline_error
+from vitrail.weights.remote.download import RemoteFile, download, hash_file
+from vitrail.weights.remote.lock import Pin, find_pin, own_folder, save_pin
 from vitrail.weights.remote.progress import download_bar
 from vitrail.weights.remote.repository import LocalFile
 from vitrail.weights.remote.web import Server, StatusError, UnreachedError, ask, is_loopback
@@ -117,7 +117,7 @@ def size_at(server: Server, url: str) -> int:
 
 
 def pinned_file(url: str, got: LocalFile, pin: Pin | None) -> LocalFile:
-    from vitrail.weights.licences import is_permissive
+    from vitrail.weights.remote.licences import is_permissive
 
     new = Pin(got.sha256, got.path.stat().st_size, "", got.licence, not is_permissive(got.licence))
     if new != pin:

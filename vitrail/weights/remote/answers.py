@@ -2,8 +2,8 @@
 
 from vitrail.errors import CheckpointError, nearest
 from vitrail.weights.remote.hub import HubFile, endpoint, read_token
+from vitrail.weights.remote.table import read_table
 from vitrail.weights.remote.web import BUSY, StatusError, UnreachedError
-from vitrail.weights.table import read_table
 
 CARRY = "vitrail fetch NAME --to FOLDER on a machine with a network, then VITRAIL_WEIGHTS=FOLDER here, brings them"
 

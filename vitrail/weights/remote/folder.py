@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.weights.download import hash_file
-from vitrail.weights.lock import NAME, Pin, find_pin, read_lock, save_pin
+from vitrail.weights.remote.download import hash_file
 from vitrail.weights.remote.hub import HubFile
+from vitrail.weights.remote.lock import NAME, Pin, find_pin, read_lock, save_pin
 from vitrail.weights.remote.repository import LocalFile
 
 VARIABLE = "VITRAIL_WEIGHTS"

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vitrail.errors import UsageError
-from vitrail.weights.download import git_hash_of, hash_file
+from vitrail.weights.remote.download import git_hash_of, hash_file
 from vitrail.weights.remote.web import Server
 
 TRUE = ("1", "on", "yes", "true")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vitrail.weights.download import Progress
+from vitrail.weights.remote.download import Progress
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from vitrail.errors import CheckpointError, VitrailError
 from vitrail.storage.json_text import from_json
-from vitrail.weights.download import RemoteFile, describe_difference, download, hash_file
-from vitrail.weights.licences import is_permissive
-from vitrail.weights.lock import Pin, find_pin, lock_path, save_pin
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import explain_hub, offline_error
+from vitrail.weights.remote.download import RemoteFile, describe_difference, download, hash_file
 from vitrail.weights.remote.hub import COMMIT, SHA256, HubFile, endpoint, hub_server
+from vitrail.weights.remote.licences import is_permissive
+from vitrail.weights.remote.lock import Pin, find_pin, lock_path, save_pin
 from vitrail.weights.remote.progress import download_bar
 from vitrail.weights.remote.web import StatusError, UnreachedError, ask
 

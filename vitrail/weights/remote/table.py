@@ -66,7 +66,7 @@ class PublishedWeights:
 @lru_cache(maxsize=1)
 def read_table() -> tuple[PublishedWeights, ...]:
     """Every row, those of a model together, its recommended one first."""
-    tables = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads((Path(__file__).parents[1] / "published.toml").read_text(encoding="utf-8"))
     return tuple(parse_row(name, row, tables["norms"]) for name, row in tables["weights"].items())
 
 

@@ -16,7 +16,7 @@ from vitrail.storage.printable import shell_word
 from vitrail.validation import as_path
 from vitrail.weights.remote.address import check_url, file_name
 from vitrail.weights.remote.hub import NAME, parse_repo
-from vitrail.weights.table import (
+from vitrail.weights.remote.table import (
     TIMM,
     PublishedWeights,
     find_repo,
