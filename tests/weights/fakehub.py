@@ -96,7 +96,8 @@ class Handler(BaseHTTPRequestHandler):
         licence = hub.licences.get(repo)
         about = {
             "id": repo, "sha": hub.commit(repo), "tags": [f"license:{licence}"] if licence else [],
-            "gated": repo in hub.gated, "siblings": [{"rfilename": name, "size": len(body)} for name, body in hub.repos[repo].items()],
+            "gated": repo in hub.gated,
+            "siblings": [{"rfilename": name, "size": len(body)} for name, body in hub.repos[repo].items()],
         }  # fmt: skip
         return self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
 
