@@ -124,8 +124,7 @@ class Predictions(NamedTuple):
 
 
 class Windows(ABC):
-    """A model that predicts whole images of any size, in windows. Evaluators and predictors of masks or boxes get
-    one."""
+    """A model that predicts whole images of any size, in windows, for evaluators and predictors of masks or boxes."""
 
     @abstractmethod
     def label_maps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -193,6 +192,7 @@ class Task(ABC):
     multi_label: bool = False  # whether an image may have any number of the classes
     is_generative: bool = False  # whether it is a `GenerativeTask`
     is_dense: bool = False  # whether it is a `DenseTask`
+    takes_features: bool = False  # its loss sees images through the model alone: features of a frozen one do as well
     teacher: str | None = None  # of distillation: the model whose logits of the same images are joined to the targets
     path_keys: tuple[str, ...] = ()  # keys of its config that name files or folders: never in a weights file
 

@@ -30,6 +30,8 @@ class Facts:
     gpu: bool
     classes: int = 0
     tile: int = 0  # pixels of the tiles that training images were cut into
+    is_new_head: bool = False  # whether initial weights are for other classes
+    takes_features: bool = False  # whether the task learns from features of a frozen backbone as from images
     latent_shape: LatentShape | None = None  # of the autoencoder, where the model learns latents
 
 
@@ -74,6 +76,7 @@ class Defaults(ABC):
     """The defaults that a task chooses for a recipe, each with its reason, and the settings that it rejects."""
 
     max_epochs: float
+    published: tuple[str, str] = ("", "")  # weights that few images gain from, by name: on a CPU and on a GPU
 
     @abstractmethod
     def choose_input(self, c: Choices) -> None:

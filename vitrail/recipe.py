@@ -66,7 +66,7 @@ class InitConfig:
     weights: str = ""  # a run, a model folder, or a file of published weights
     format: str = "auto"  # naming scheme of the file: "timm", "transformers", ...
     head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept if the classes are the same
-    fit_head: bool | None = None  # frozen backbone: a new head starts as its linear probe; None: if optim.lr is open
+    fit_head: bool | None = None  # a new head starts as the linear probe of its features; None: where optim.lr is open
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class OptimConfig:
     warmup_steps: Count | None = None
     min_lr_ratio: UnitInterval = 0.0  # final learning rate as a fraction of the peak
     clip_grad: NonNegative = 1.0  # maximum gradient norm; 0: no clipping
-    layer_decay: PositiveFloat = 1.0  # factor on the learning rate from each block to the one below
-    freeze: Literal["none", "backbone"] | Count = "none"  # or the number of blocks from the stem up
-    unfreeze_steps: tuple[Count, ...] = ()  # at which equal parts of the frozen blocks unfreeze, from the head down
+    layer_decay: PositiveFloat | None = None  # factor on the lr from each block to the one below; None: 1, or transfer
+    freeze: Literal["none", "backbone"] | Count | None = None  # blocks from the stem up; None: none, or transfer
+    unfreeze_steps: tuple[Count, ...] | None = None  # at which equal parts unfreeze, from the head down; None: never
     ema_decay: Fraction | None = None  # decay per step of the averaged weights; 0: off; None: off, 0.9999 for denoisers
     ema_decay_2: Fraction | None = None  # of a second average, for `vitrail sample --ema 2`; None: off
 
@@ -160,6 +160,7 @@ class RuntimeConfig:
     workers: Workers | None = None  # processes that read images; None: none for data in memory
     grad_checkpoint: bool = False  # recompute activations in the backward pass to save memory
     cache_images: bool = False  # keep decoded images in memory
+    cache_features: bool | None = None  # frozen backbone: train on features computed once; None: if nothing is random
     latents_dir: str = ""  # folder of the cached latents; empty: latents/ beside the run
     channels_last: bool = False  # memory format that is faster for convolutions on some machines
     log_every: Positive = 10
@@ -188,6 +189,7 @@ class Recipe:
 
 DEFAULTS: dict[str, Any] = {  # the values of None
     "weight_decay": 0.05, "betas": (0.9, 0.999), "schedule": "cosine", "ema_decay": 0.0, "ema_decay_2": 0.0,
+    "layer_decay": 1.0, "freeze": "none", "unfreeze_steps": (),
     "crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255),
 }  # fmt: skip
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))

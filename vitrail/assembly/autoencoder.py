@@ -115,8 +115,11 @@ def read_class_name(folder: Path) -> str:
         raise CheckpointError(f"{folder / 'config.json'} is damaged", "copy it again") from None
 
 
-def resolve_autoencoder(recipe: Recipe) -> tuple[Recipe, LatentShape | None]:
-    """The recipe with the hash and the absolute path of its autoencoder, and its shape. Errors: `CheckpointError`."""
+def resolve_autoencoder(recipe: Recipe, is_generative: bool) -> tuple[Recipe, LatentShape | None]:
+    """The recipe with the hash and the absolute path of its autoencoder, and its shape. Errors: `CheckpointError`;
+    `UsageError` for a task that generates no images."""
+    if recipe.input.vae is not None and not is_generative:
+        raise UsageError("input.vae is for generative models", "leave it out, or --model dit/small_2")
     if recipe.input.vae is None:
         if recipe.input.vae_hash is not None:
             raise CheckpointError(

@@ -1,4 +1,5 @@
-"""Fills in a recipe: options that are not set are chosen from the data, each with its reason."""
+"""Fills in a recipe: options that are not set are chosen from the data, each with its reason. And the commands that are
+suggested for a data set, which work as printed."""
 
 import dataclasses
 import math
@@ -7,12 +8,16 @@ from typing import Any
 
 import torch
 
-from vitrail.contracts import Defaults
+from vitrail.contracts import Defaults, Task
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.images import Survey
 from vitrail.facts import Choices, Facts
-from vitrail.recipe import Choice, Recipe, with_defaults
+from vitrail.recipe import Choice, DataConfig, Recipe, with_defaults
+from vitrail.storage.json_text import to_json
+from vitrail.storage.printable import shell_word
+from vitrail.tasks._defaults import transfer
 
+SMALL = 5_000  # training images below which published weights are suggested
 LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak learning rates as multiples of AdamW's
 
 
@@ -69,8 +74,8 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
     c.recipe = dataclasses.replace(c.recipe, optim=with_defaults(c.recipe.optim))
     c.set_default("optim", "warmup_steps", min(2000, steps // 10), "a tenth of the steps, at most 2,000")
     peak = default_lr(c.recipe, defaults, c.model_config)
-    halved = pretrained and c.recipe.optim.freeze != "backbone"
-    lower = "; half of it for pretrained weights" if halved else ""
+    factor = weights_factor(c.recipe)
+    lower = f"; {factor:g} of it for pretrained weights" if factor != 1 else ""
     c.set_default(
         "optim", "lr", float(f"{peak:.2g}"), f"for this model at batch size {batch}, by square-root scaling{lower}"
     )
@@ -78,11 +83,15 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
 
 def default_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
     """The default peak learning rate of a model at the recipe's batch size, by square-root scaling."""
-    lower = 0.5 if recipe.init.weights and recipe.optim.freeze != "backbone" else 1.0  # a new head alone is random
-    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * lower
+    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * weights_factor(recipe)
 
 
-def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any]) -> Facts:
+def weights_factor(recipe: Recipe) -> float:
+    """The learning rate for initial weights, as a multiple of that for random ones."""
+    return transfer.way_of(recipe.optim).lr if recipe.init.weights else 1.0
+
+
+def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any], task: Task) -> Facts:
     """The facts that defaults depend on. keys: those of the data set."""
     return Facts(
         count=len(dataset.splits["train"]),
@@ -95,4 +104,27 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         gpu=device.type == "cuda",
         classes=len(dataset.classes),
         tile=int(keys.get("tile", 0)),
+        takes_features=task.takes_features,
     )
+
+
+def train_command(choice: DataConfig) -> str:
+    """The command that trains on the data, with every key that was given."""
+    given = {field.name: getattr(choice, field.name) for field in dataclasses.fields(choice) if field.name != "keys"}
+    changed = {name: value for name, value in given.items() if value != getattr(DataConfig(), name)}
+    words = [
+        f"--data.{key.replace('_', '-')} {shell_word(value if isinstance(value, str) else to_json(value))}"
+        for key, value in {**changed, **choice.keys}.items()
+        if key != "path"
+    ]
+    return " ".join([f"vitrail train --data {shell_word(choice.keys['path'])}", *words])
+
+
+def suggest_weights(choice: DataConfig, count: int, defaults: Defaults, gpu: bool) -> str:
+    """That published weights would help so few training images, with the command; "" where they are many, or nothing is
+    known to help. choice: the data as it was given."""
+    name = defaults.published[gpu]
+    if count >= SMALL or not name or "path" not in choice.keys:
+        return ""
+    command = f"{train_command(choice)} --weights {name}"
+    return f"{count:,} training images are few: published weights would help: {command} (vitrail weights lists others)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
 from vitrail.assembly.data import choose_images, open_data
-from vitrail.assembly.defaults import fill_recipe, gather_facts
+from vitrail.assembly.defaults import fill_recipe, gather_facts, suggest_weights
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
@@ -17,7 +17,6 @@ from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess, broken_annotations
 from vitrail.data.survey.images import Survey, survey_images
 from vitrail.engine.world import World, best_device
-from vitrail.errors import UsageError
 from vitrail.recipe import DataConfig, Recipe
 from vitrail.storage.printable import shell_word
 
@@ -44,19 +43,18 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     Errors: `DataError` for data that cannot be trained on, `UsageError` for a recipe that contradicts itself or the
     data.
     """
-    names = Names()  # wrong ones are found before any image is read
+    names, given = Names(), recipe.data  # wrong ones are found before any image is read
     annotations = annotations_of(recipe, names)
     if recipe.model.name:
         names.model_config(recipe.model)
     origin = pretrained.find_weights(recipe.init, recipe.model)
     dataset, data = open_data(recipe.data, annotations, names)
     recipe, task, reasons = choose_task(recipe, dataset, origin.model if origin else "", names)
+    is_new = pretrained.has_new_head(origin, task.output_names(dataset.classes))
     if origin:
-        recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task)
+        recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task, is_new)
         reasons += inherited
-    if recipe.input.vae is not None and not task.is_generative:
-        raise UsageError("input.vae is for generative models", "leave it out, or --model dit/small_2")
-    recipe, latent_shape = autoencoder.resolve_autoencoder(recipe)
+    recipe, latent_shape = autoencoder.resolve_autoencoder(recipe, task.is_generative)
     survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
     broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
     listing = f"vitrail check {shell_word(str(data.keys.get('path') or data.name))}"
@@ -67,16 +65,21 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     reasons = [*reasons, *held_out]
     data = dataclasses.replace(data, val_fraction=recipe.data.val_fraction)
     recipe = dataclasses.replace(recipe, data=data, task=with_absolute_paths(recipe.task, task))
-    facts = dataclasses.replace(gather_facts(dataset, survey, world.device, data.keys), latent_shape=latent_shape)
+    facts = dataclasses.replace(
+        gather_facts(dataset, survey, world.device, data.keys, task),
+        latent_shape=latent_shape,
+        is_new_head=is_new,
+    )
     filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
     filled, precision_reasons = resolve_precision(filled, names, world)
+    hint = "" if origin else suggest_weights(given, facts.count, task.defaults(), facts.gpu)
     check_keep(filled)
     check_fits(filled, dataset, task)
     return PreparedRun(
         filled,
         dataset,
         survey,
-        (*reasons, *choices, *precision_reasons),
+        (*reasons, *choices, *precision_reasons, *([hint] if hint else [])),
         assessment.notes,
         assessment.left_out,
         origin,
@@ -89,6 +92,8 @@ def explain_settings(choice: DataConfig, dataset: Dataset, survey: Survey, left_
     names, device = Names(), best_device()
     recipe, task, reasons = choose_task(Recipe(data=choice), dataset, "", names)
     recipe, dataset, held_out = choose_images(recipe, dataset, task, left_out)
-    facts = gather_facts(dataset, survey, device, choice.keys)
+    facts = gather_facts(dataset, survey, device, choice.keys, task)
     filled, choices = fill_recipe(recipe, facts, task.defaults(), names.model_config)
-    return [*reasons, *held_out, *choices, *resolve_precision(filled, names, World(0, 1, device))[1]]
+    hint = suggest_weights(choice, facts.count, task.defaults(), facts.gpu)
+    precision = resolve_precision(filled, names, World(0, 1, device))[1]
+    return [*reasons, *held_out, *choices, *precision, *([hint] if hint else [])]

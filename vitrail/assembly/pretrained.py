@@ -27,6 +27,7 @@ from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, hea
 from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport, list_names
 
+OF_TRAINING = ("drop_path", "dropout", "attention_dropout", "patch_dropout")  # keys of models that no weight depends on
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
 
 
@@ -71,11 +72,19 @@ def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigi
     return WeightsOrigin(path, raw, "vitrail", own.recipe, own.classes)
 
 
-def inherit_settings(recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task) -> tuple[Recipe, list[str]]:
+def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...]) -> bool:
+    """Whether initial weights are for other classes than a task's outputs, by their names."""
+    return origin is not None and origin.classes != classes
+
+
+def inherit_settings(
+    recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task, has_new_head: bool = False
+) -> tuple[Recipe, list[str]]:
     """The recipe with the model and preprocessing of the weights where no others were given, and the reasons.
 
     `channels` of the data: weights for fewer channels are widened rather than colour dropped; centre crops are not
-    inherited for masks and boxes, which need whole images.
+    inherited for masks and boxes, which need whole images. has_new_head: for other classes; then how the model was
+    regularised is not inherited.
     """
     reasons = [f"init.weights = {origin.path}"]
     if origin.recipe is None:
@@ -84,6 +93,8 @@ def inherit_settings(recipe: Recipe, origin: WeightsOrigin, channels: int, task:
         theirs, why = origin.recipe, "as the weights were trained"
     same = recipe.model.name in ("", theirs.model.name)
     keys = {**(transferable_keys(theirs.model.keys) if same else {}), **recipe.model.keys}
+    if has_new_head:
+        keys = {k: value for k, value in keys.items() if k not in OF_TRAINING or k in recipe.model.keys}
     chosen = Choice(recipe.model.name or theirs.model.name, keys)
     if chosen != recipe.model:
         shown = origin.identified.reasons if origin.identified and same else ()

@@ -1,6 +1,6 @@
 """`vitrail check`: examines a data set before training on it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -9,8 +9,7 @@ from vitrail.cli.output.console import Console
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
-from vitrail.recipe import DataConfig, Recipe, override
-from vitrail.storage.json_text import to_json
+from vitrail.recipe import Recipe, override
 from vitrail.storage.printable import shell_word
 
 
@@ -31,6 +30,7 @@ def check(words: list[str]) -> int:
     given, keys = read(VERB, words)
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
     from vitrail.assembly.data import open_data
+    from vitrail.assembly.defaults import train_command
     from vitrail.assembly.prepare import explain_settings
     from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.assess import assess, broken_annotations
@@ -60,18 +60,6 @@ def check(words: list[str]) -> int:
     ]
     print("\nsuggested\n" + "\n".join(f"  {line}" for line in lines))
     return 3 if assessment.refusal else 0
-
-
-def train_command(choice: DataConfig) -> str:
-    """The command that trains on the data, with every key that was given."""
-    given = {field.name: getattr(choice, field.name) for field in fields(choice) if field.name != "keys"}
-    changed = {name: value for name, value in given.items() if value != getattr(DataConfig(), name)}
-    words = [
-        f"--data.{key.replace('_', '-')} {shell_word(value if isinstance(value, str) else to_json(value))}"
-        for key, value in {**changed, **choice.keys}.items()
-        if key != "path"
-    ]
-    return " ".join([f"vitrail train --data {shell_word(choice.keys['path'])}", *words])
 
 
 VERB = Verb("check", Check, check, sections=("data",), changes="what a data set is")

@@ -1,12 +1,20 @@
-"""What is done where memory does not suffice for a step: it is taken again in smaller micro-batches of the same
-batch."""
+"""The memory that a step needs and has: micro-batches that fit are chosen before the first step, and where memory does
+not suffice all the same a step is taken again in smaller micro-batches of the same batch.
+
+The choice depends on what a machine or device has in all, never on what happens to be free: the same machine chooses
+the same.
+"""
 
 import gc
+import os
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+USABLE_CPU, USABLE_GPU = 0.5, 0.85  # shares of all memory: the system, workers and images need some as well
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
@@ -34,3 +42,50 @@ def peak_memory(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
     return f"; at most {torch.cuda.max_memory_allocated(device) / 2**30:,.1f} GiB of the GPU were in use"
+
+
+class StepMemory(NamedTuple):
+    """Bytes that a training step takes: whatever its images, and for each of them."""
+
+    fixed: int
+    each: int
+
+
+def fit_images(images: int, step: StepMemory, budget: int, least: int) -> int:
+    """The largest size of equal micro-batches of so many images that `budget` bytes hold, a multiple of `least`, and at
+    least that: batch norm and mixing need two.
+
+    >>> fit_images(128, StepMemory(100, 10), 1000, 1), fit_images(128, StepMemory(100, 10), 2000, 1)
+    (64, 128)
+    """
+    most = max(least, (budget - step.fixed) // max(1, step.each))
+    for parts in range(-(-images // most), images + 1):
+        size = -(-images // parts // least) * least
+        if size <= most:
+            return min(size, images)
+    return min(least, images)
+
+
+def usable_memory(device: torch.device) -> int:
+    """The bytes that a run may use of the device, or of the machine; 0 where a system does not tell."""
+    if device.type == "cuda":
+        return int(USABLE_GPU * torch.cuda.get_device_properties(device).total_memory)
+    return int(USABLE_CPU * machine_memory()) if device.type == "cpu" else 0
+
+
+def machine_memory() -> int:
+    """All memory of the machine, or of the container that the process is in, in bytes; 0 where a system does not
+    tell."""
+    limits = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no container, or "max"
+            continue
+    sysconf = vars(os).get("sysconf")  # Windows has none
+    if sysconf is not None:
+        try:
+            limits.append(int(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")))
+        except (ValueError, OSError):
+            return 0
+    return min(limits, default=0)

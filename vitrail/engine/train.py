@@ -68,6 +68,7 @@ class LoopSettings:
     stop_requested: Callable[[], bool]
     unfreeze_stages: tuple[UnfreezeStage, ...] = ()
     shrink: Callable[[list[MicroBatch]], list[MicroBatch]] | None = None  # smaller ones, where memory does not suffice
+    model: nn.Module | None = None  # in place of the state's, with its parameters: a head on cached features
     same_chance: bool = False  # the same random numbers in every step, for a range test of a denoiser's loss
 
 
@@ -77,13 +78,13 @@ def train_steps(
     """Trains on `batches`, each the micro-batches of one step, beginning with the batch of `state.step`. Errors:
     `NonFiniteError`."""
     unfreeze_due(loop.unfreeze_stages, state.step)
-    loss_of = wrap_ddp(LossModule(state.model, task), loop.world)
+    loss_of = wrap_ddp(LossModule(loop.model or state.model, task), loop.world)
     start = time.perf_counter()
     for micro_batches in batches:
         ready = time.perf_counter()
         if unfreeze_due(loop.unfreeze_stages, state.step):
             del loss_of  # before another is created: each adds hooks to the parameters
-            loss_of = wrap_ddp(LossModule(state.model, task), loop.world)
+            loss_of = wrap_ddp(LossModule(loop.model or state.model, task), loop.world)
         with loop.world.in_step(state.step):
             terms, norm, stop = update_weights(state, loss_of, micro_batches, loop)
         task.after_step(state.model, state.step)

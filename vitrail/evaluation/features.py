@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from vitrail.version import __version__
 
 BATCH = 256
 
+Progress = Callable[[int, int], None]
+
 
 def summaries(net: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tensor:
     """The backbone's summaries side by side, [B D]."""
@@ -35,30 +37,46 @@ def summaries(net: Any, images: Tensor, labels: Tensor, ids: np.ndarray) -> Tens
 
 
 def part_features(
-    predictor: Predictor, dataset: Dataset, part: str, cache_dir: Path | None, world: World
+    predictor: Predictor,
+    dataset: Dataset,
+    part: str,
+    cache_dir: Path | None,
+    world: World,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, list[str]]:
     """The features of a split [N D], in the order of its images, and notes; from the cache if it has them."""
     split = dataset.splits[part]
     if not len(split):
         raise DataError(f"there is nothing to probe with: the part {part} is empty", "--split names another part")
     notes: list[str] = []
-    file, about = None, {}
     if cache_dir is not None:
-        about = describe_features(predictor, dataset, part)
-        file = cache_dir / f"{hashlib.sha256(to_json(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+        file, about = feature_file(predictor, dataset, part, cache_dir)
         cached, notes = read_features(file, about, len(split))
         if cached is not None:
             return cached, notes
-    features = compute_features(predictor.model, split, predictor.preprocess, world)
+    features = compute_features(predictor.model, split, predictor.preprocess, world, progress)
     if not torch.isfinite(features).all():
         bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
         raise RunError(
             f"the features of {len(bad):,} images are not finite, the first: {split.names[int(bad[0])]}",
             "these weights cannot be used; use an earlier checkpoint",
         )
-    if file is not None:
-        notes += write_features(file, features, about)
+    if cache_dir is not None:
+        notes += save_features(predictor, dataset, part, cache_dir, features)
     return features, notes
+
+
+def feature_file(predictor: Predictor, dataset: Dataset, part: str, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of the features of a split, named after all that they depend on, which is the second."""
+    about = describe_features(predictor, dataset, part)
+    name = hashlib.sha256(to_json(about, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_dir / f"{name}.safetensors", about
+
+
+def save_features(predictor: Predictor, dataset: Dataset, part: str, cache_dir: Path, features: Tensor) -> list[str]:
+    """Writes features that were computed into the cache; returns notes."""
+    file, about = feature_file(predictor, dataset, part, cache_dir)
+    return write_features(file, features, about)
 
 
 def image_features(
@@ -69,13 +87,19 @@ def image_features(
     return split, compute_features(predictor.model, split, predictor.preprocess, world)
 
 
-def compute_features(net: nn.Module, split: Split, pre: Preprocess, world: World) -> Tensor:
+def compute_features(
+    net: nn.Module, split: Split, pre: Preprocess, world: World, progress: Progress | None = None
+) -> Tensor:
     """The backbone's summaries of every image, fp32 on the CPU."""
     workers = default_workers(split, False, 1) if len(split) > 4 * BATCH else 0
     batches = load_batches(Fetcher(split, pre), evaluation_requests(split, np.arange(len(split)), BATCH), workers)
-    return torch.cat(
-        [rows for _, rows in predict(net, summaries, batches, pre.batch, Precision("fp32", world.device.type))]
-    )
+    parts, done = [], 0
+    for _, rows in predict(net, summaries, batches, pre.batch, Precision("fp32", world.device.type)):
+        parts.append(rows)
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(split))
+    return torch.cat(parts)
 
 
 def describe_features(predictor: Predictor, dataset: Dataset, part: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The classification head: one linear layer per summary vector; the prediction is the mean of their logits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,5 +26,21 @@ class Classifier(HeadedModel):
 
     def forward_all(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S K"]:
         """Logits of every summary's own head [B S K]; distillation trains them separately."""
-        summaries = self.backbone(images).summaries
+        return self.classify(self.backbone(images).summaries)
+
+    def classify(self, summaries: Sequence[Tensor]) -> Float[Tensor, "B S K"]:
+        """The same of the summaries of a backbone, each [B D]."""
         return torch.stack([head(x) for head, x in zip(self.heads, summaries, strict=True)], dim=1)
+
+
+class FeatureClassifier(nn.Module):
+    """The heads of a classifier for features of its frozen backbone [B D], all summaries side by side, in place of
+    images. Its parameters are the classifier's own."""
+
+    def __init__(self, model: Classifier):
+        super().__init__()
+        self.model = model
+        self.widths = list(model.backbone.summary_widths)
+
+    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        return self.model.classify(features.split(self.widths, dim=1)).mean(1)

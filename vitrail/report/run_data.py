@@ -19,7 +19,7 @@ from vitrail.data.dataset import Dataset
 from vitrail.engine import log
 from vitrail.engine.freeze import freeze, parts_to_freeze
 from vitrail.errors import VitrailError
-from vitrail.recipe import Choice, Recipe
+from vitrail.recipe import Choice, Recipe, with_defaults
 
 EMPTY = np.zeros((0, 0))
 ORDER = ("test", "val", "train")  # the part to evaluate on, where there are several
@@ -192,7 +192,7 @@ def read_cost(recipe: Recipe, about: dict[str, Any]) -> Cost | None:
         with torch.device("meta"):
             net = model.assemble_model(recipe, tuple(about["classes"]), bool(about.get("multi_label"))).model
         trunk = trunk_of(net)
-        freeze(parts_to_freeze(net, trunk, list(trunk.blocks), recipe.optim.freeze))
+        freeze(parts_to_freeze(net, trunk, list(trunk.blocks), with_defaults(recipe.optim).freeze or 0))
         return cost(net)
     except (VitrailError, RuntimeError, ValueError, NotImplementedError):  # only the cost section is omitted
         return None

@@ -40,6 +40,7 @@ class Classification(StatelessTask):
 
     annotations: AnnotationKind = ANNOTATIONS
     output: Output = "classes"
+    takes_features = True
 
     def __init__(self, config: Config):
         self.config = config

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitrail.assembly import latents, model, pretrained
+from vitrail.assembly import latents, model
 from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
 from vitrail.assembly.run_directory import RunFolder, command_line, new_run_path
 from vitrail.data import fingerprint as entries
@@ -14,9 +14,9 @@ from vitrail.engine.world import World
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session
-from vitrail.training.initial_weights import fit_head, load_initial_weights
 from vitrail.training.restart import launchers
-from vitrail.training.session import Session, estimate_needs
+from vitrail.training.session import Session
+from vitrail.training.transfer.begin import begin, keep_features, plan
 from vitrail.version import versions
 
 
@@ -34,12 +34,11 @@ def create_session(
     data, name = prepared.recipe.data, prepared.recipe.model.name
     path = out or world.on_rank_zero(lambda: new_run_path(str(data.keys.get("path") or data.name), name))
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(path), world, prepared.names)
-    frechet.load_classifier(session.recipe, session.bundle.task)
-    cache_latents(session, progress)
-    session.load_report = load_initial_weights(session, prepared.origin)
-    session.notes += fit_head(session)
+    open_parts(session, progress)
+    begin(session, prepared.origin, progress)
     launch = launchers(world)
     world.on_rank_zero(lambda: create_folder(session, prepared, launch, command or command_line()))
+    keep_features(session)
     session.notes += prepared.notes
     return session, prepared
 
@@ -52,8 +51,13 @@ def plan_session(
     prepared = prepare_run(recipe, world, progress)
     folder = RunFolder(out or Path("runs"))
     session = build_session(prepared.recipe, prepared.dataset, folder, world, prepared.names)
-    session.load_report = load_initial_weights(session, prepared.origin)
-    return session, prepared, estimate_needs(session)
+    return session, prepared, plan(session, prepared.origin)
+
+
+def open_parts(session: Session, progress: Progress | None = None) -> None:
+    """What a run has beside model and data: the classifier of a Fréchet distance, and latents."""
+    frechet.load_classifier(session.recipe, session.bundle.task)
+    cache_latents(session, progress)
 
 
 def cache_latents(session: Session, progress: Progress | None = None) -> None:
@@ -67,13 +71,6 @@ def cache_latents(session: Session, progress: Progress | None = None) -> None:
         dataset, session.recipe, parts, session.folder.path, session.world, progress
     )
     session.notes += notes
-
-
-def begin_again(session: Session) -> None:
-    """The initial weights of a run that ended before its first checkpoint."""
-    origin = pretrained.find_weights(session.recipe.init, session.recipe.model)
-    session.load_report = load_initial_weights(session, origin)
-    fit_head(session)
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:
@@ -106,4 +103,4 @@ def create_folder(session: Session, prepared: PreparedRun, launch: list[str], co
         "launch": launch,
         "parameters": sum(p.numel() for p in session.bundle.model.parameters()),
     }
-    session.folder.create(prepared.recipe, about, dataset.entries)
+    session.folder.create(session.recipe, about, dataset.entries)

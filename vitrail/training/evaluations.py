@@ -6,6 +6,7 @@ best: whichever a run is resumed from, its best weights exist. best.json names t
 """
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -48,18 +49,21 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
     split = session.dataset.splits[part]
     for buffer in session.state.best_model.buffers():  # of batch norms: those of rank 0 are saved, so evaluate them
         session.world.broadcast(buffer)
-    bundle = trained_bundle(session)
+    bundle, transform, cached = trained_bundle(session), session.evaluation_preprocess, session.features
     precision = Precision("fp32", session.world.device.type) if final else session.precision
-    evaluation = evaluate.evaluate(
-        bundle, split, session.world, session.evaluation_preprocess, session.workers, precision
-    )
+    on_features = cached is not None and not final and part in cached.splits
+    if cached is not None and on_features:
+        split, transform = cached.splits[part], cached.transform
+        bundle = dataclasses.replace(bundle, model=cached.classifier(session.state.best_model))
+    evaluation = evaluate.evaluate(bundle, split, session.world, transform, session.workers, precision)
     values = {
         "part": part,
         **evaluate.scalar_metrics(evaluation.metrics),
         **frechet.measure(bundle),
         "eval_s": round(time.perf_counter() - start, 3),
     }
-    return Measured(session.state.step, part, precision.name, evaluation, values)
+    name = "features" if on_features else precision.name  # the final one is of images
+    return Measured(session.state.step, part, name, evaluation, values)
 
 
 def write_final(session: Session, measured: Measured) -> dict[str, Any]:

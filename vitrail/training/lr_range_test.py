@@ -19,9 +19,9 @@ from vitrail.errors import RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.build import build_session
 from vitrail.training.create import cache_latents
-from vitrail.training.initial_weights import load_initial_weights
 from vitrail.training.session import Session
 from vitrail.training.steps import loop_settings, remaining_batches
+from vitrail.training.transfer.initial_weights import load_initial_weights
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 DIVERGED = 4.0  # times the lowest smoothed loss, and above the first: the test ends

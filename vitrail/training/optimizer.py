@@ -25,12 +25,12 @@ def build_state(
     blocks = list(trunk.blocks)
     if recipe.runtime.channels_last:
         net.to(memory_format=torch.channels_last)
-    frozen = parts_to_freeze(net, trunk, blocks, o.freeze)
-    stages = plan_unfreezing(frozen, o.unfreeze_steps, recipe.train.steps or 0)
+    frozen = parts_to_freeze(net, trunk, blocks, o.freeze or 0)
+    stages = plan_unfreezing(frozen, o.unfreeze_steps or (), recipe.train.steps or 0)
     freeze(frozen)
     if not any(p.requires_grad for p in net.parameters()):
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to train", "freeze fewer blocks")
-    groups = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay)
+    groups = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay or 1.0)
     optimizer = build_optimizer(o.name, groups, blocks, OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum))
     scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
     ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))

@@ -13,12 +13,12 @@ from vitrail.data import fingerprint as entries
 from vitrail.engine import checkpoint
 from vitrail.engine.world import World
 from vitrail.errors import DataError, UsageError
-from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
 from vitrail.training.build import build_session
-from vitrail.training.create import begin_again, cache_latents, recipe_keys
+from vitrail.training.create import open_parts, recipe_keys
 from vitrail.training.session import Session
+from vitrail.training.transfer.begin import begin_again, go_on
 from vitrail.validation import as_path
 
 
@@ -50,8 +50,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     session = build_session(after, dataset, folder, world)
     if list(session.bundle.classes) != about["classes"]:
         raise DataError("the classes are not those that the run started with", "start a new run, or restore them")
-    frechet.load_classifier(after, session.bundle.task)
-    cache_latents(session)
+    open_parts(session)
     if after.input.vae != before.input.vae:
         world.on_rank_zero(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))
     session.changed = tuple(c for c in changes(before, after) if not is_same_path(c))
@@ -62,6 +61,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     ]
     if saved:
         session.state.load(saved.parts, saved.numbers)
+        go_on(session)
     else:  # it ended before its first checkpoint
         begin_again(session)
     if session.state.step > session.steps:

@@ -21,12 +21,13 @@ from vitrail.types import Batch
 def remaining_batches(session: Session, is_stopped: Callable[[], bool] = bool) -> Iterator[list[MicroBatch]]:
     """The micro-batches of every step that is still to do: the batch of a step is a function of the step alone. A
     single process that waits for workers ends them when `is_stopped`; of several each ends at the same step."""
-    split, world = session.dataset.splits["train"], session.world
+    cached, world = session.features, session.world
+    split = (cached.splits if cached else session.dataset.splits)["train"]
     stream = build_stream(session.recipe, split)
     requests = TrainRequests(stream, session.state.step, session.steps, world.rank, world.size)
     fetch, limit = Fetcher(split, session.feed.transform), session.recipe.runtime.timeout
     alone = is_stopped if world.size == 1 else bool
-    for loaded in load_batches(fetch, requests, session.workers, limit, alone):
+    for loaded in load_batches(fetch, requests, 0 if cached else session.workers, limit, alone):
         yield session.feed.micro_batches(loaded, world)
 
 
@@ -36,7 +37,9 @@ def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
     peak, warmup, steps = o.lr or 0.0, o.warmup_steps or 0, session.steps
     return LoopSettings(
         lr_at=lambda step: peak * lr_factor(step, steps, warmup, o.schedule or "cosine", o.min_lr_ratio),
-        prepare=channels_last(session) if session.recipe.runtime.channels_last else session.feed.prepare,
+        prepare=channels_last(session)
+        if session.recipe.runtime.channels_last and session.features is None
+        else session.feed.prepare,
         clip_grad=o.clip_grad,
         seed=session.recipe.train.seed,
         precision=session.precision,
@@ -44,6 +47,7 @@ def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
         stop_requested=stop.is_requested,
         unfreeze_stages=session.unfreeze_stages,
         shrink=partial(shrink_micro_batches, session),
+        model=session.features.model if session.features else None,
     )
 
 

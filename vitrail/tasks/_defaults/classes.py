@@ -6,16 +6,16 @@ from typing import Any
 from vitrail.contracts import Defaults
 from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe, override
+from vitrail.tasks._defaults import transfer
 
 SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
-FITTED_LR, PROBE_LR = 1e-4, 1e-2  # at batch size 64: of a head that starts as a linear probe, and of a random one
-FITTED = 100  # most classes for which the probe is fitted before the first step
 
 
 class ClassDefaults(Defaults):
     """Of tasks that learn one class, or several, of a whole image."""
 
     max_epochs = 150
+    published = ("vit/tiny", "vit/small")
 
     def images_shown(self, gpu: bool) -> int:
         return SHOWN[gpu]
@@ -43,6 +43,7 @@ class ClassDefaults(Defaults):
     def choose_model(self, c: Choices) -> None:
         name = "vit/nano" if not c.facts.gpu else ("vit/tiny" if c.facts.count < 20_000 else "vit/small")
         c.set_model(name, f"for {c.facts.count:,} images on {'a GPU' if c.facts.gpu else 'a CPU'}")
+        transfer.choose_what_learns(c)
         name, size = c.recipe.model.name, c.recipe.input.size
         assert size is not None
         side = min(size)
@@ -59,18 +60,11 @@ class ClassDefaults(Defaults):
             c.reasons.append(f"model.patch = {patch}: {tokens} tokens an image")
 
     def choose_optimizer(self, c: Choices) -> None:
-        """The general defaults; those of a linear probe where only the head learns."""
-        o = c.recipe.optim
-        is_open = o.freeze == "backbone" and o.lr is None
-        c.set_default("init", "fit_head", is_open, "a new head starts as the linear probe" if is_open else "")
-        if is_open and o.name == "adamw" and not o.unfreeze_steps:
-            lr = (FITTED_LR if c.facts.classes <= FITTED else PROBE_LR) * math.sqrt(
-                (c.recipe.train.batch_size or 1) / 64
-            )
-            c.set_default("optim", "lr", float(f"{lr:.2g}"), "only the head learns, on frozen features")
-            c.set_default("optim", "weight_decay", 0.0, "as of a linear probe")
+        """The general defaults; their own of training that begins from weights."""
+        transfer.choose_start(c)
 
     def choose_augmentation(self, c: Choices) -> None:
+        transfer.choose_features(c)
         assert c.recipe.input.size is not None
         small = max(c.recipe.input.size) <= 64
         if not small:

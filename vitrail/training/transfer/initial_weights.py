@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
+from vitrail.data.dataset import Split
 from vitrail.evaluation.features import part_features
 from vitrail.heads.linear import Classifier
 from vitrail.inference.predictor import Predictor
@@ -42,15 +43,15 @@ def fit_head(session: Session) -> list[str]:
     if not (recipe.init.fit_head and is_new and isinstance(net, Classifier)) or bundle.task.teacher is not None:
         return []
     train, width = session.dataset.splits["train"], sum(net.backbone.summary_widths)
+    known = session.features.splits["train"] if session.features else None
     classes, count = len(bundle.classes), len(train)
     share = min(1.0, NUMBERS / (width * classes * count))
     if share * count < LEAST * classes and share < 1:
         return [f"{classes:,} classes are too many to fit the head before the first step"]
     if share < 1:
-        train = train.select(draw_subset(train.labels, share, recipe.train.seed))
-    predictor = Predictor(net.eval(), bundle.classes, recipe, bundle.task, session.folder.path)
-    dataset = dataclasses.replace(session.dataset, splits={"train": train})
-    features = part_features(predictor, dataset, "train", None, session.world)[0].double()
+        chosen_images = draw_subset(train.labels, share, recipe.train.seed)
+        train, known = train.select(chosen_images), known.select(chosen_images) if known else None
+    features = (read_rows(known) if known else compute_rows(session, train)).double()
     labels = torch.from_numpy(np.ascontiguousarray(train.labels))
     with torch.enable_grad():
         chosen = choose_l2(features, labels, classes, recipe.train.seed)
@@ -62,5 +63,17 @@ def fit_head(session: Session) -> list[str]:
         assert isinstance(head, nn.Linear)
         head.weight.copy_(part.T * len(parts))
         head.bias.copy_(bias)
-    net.train()
     return [f"the head starts as the linear probe of {len(train):,} training images, L2 {chosen.l2:g}"]
+
+
+def read_rows(split: Split) -> Tensor:
+    """Cached features [N D]."""
+    return torch.from_numpy(np.stack([split.read(i) for i in range(len(split))]))
+
+
+def compute_rows(session: Session, train: Split) -> Tensor:
+    """The features of images [N D]."""
+    bundle = session.bundle
+    predictor = Predictor(session.state.model, bundle.classes, session.recipe, bundle.task, session.folder.path)
+    dataset = dataclasses.replace(session.dataset, splits={"train": train})
+    return part_features(predictor, dataset, "train", None, session.world)[0]

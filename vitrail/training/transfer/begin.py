@@ -1,0 +1,44 @@
+"""From a built session to its first step: weights, cached features, the start of a new head, micro-batches."""
+
+from vitrail.assembly import pretrained
+from vitrail.assembly.pretrained import WeightsOrigin
+from vitrail.training.needs import estimate_needs, fit_micro_batch
+from vitrail.training.session import Session
+from vitrail.training.transfer.cached_features import Progress, cache_features, write_features
+from vitrail.training.transfer.initial_weights import fit_head, load_initial_weights
+
+
+def begin(session: Session, origin: WeightsOrigin | None, progress: Progress | None = None) -> None:
+    """A new run, before it has a folder."""
+    session.load_report = load_initial_weights(session, origin)
+    cache_features(session, is_resumed=False, progress=progress)
+    session.notes += fit_head(session)
+    fit_micro_batch(session)
+
+
+def begin_again(session: Session) -> None:
+    """A resumed run that ended before its first checkpoint."""
+    session.load_report = load_initial_weights(
+        session, pretrained.find_weights(session.recipe.init, session.recipe.model)
+    )
+    cache_features(session, is_resumed=True)
+    fit_head(session)
+    fit_micro_batch(session)
+
+
+def go_on(session: Session) -> None:
+    """A resumed run with the weights of a checkpoint."""
+    cache_features(session, is_resumed=True)
+    fit_micro_batch(session)
+
+
+def keep_features(session: Session) -> None:
+    """Writes the features of a new run into its folder, on the first process."""
+    session.world.on_rank_zero(lambda: write_features(session))
+
+
+def plan(session: Session, origin: WeightsOrigin | None) -> str:
+    """Loads the weights alone; what the run will need, in words. Errors: `DataError` where the disk is too small."""
+    session.load_report = load_initial_weights(session, origin)
+    fit_micro_batch(session)
+    return estimate_needs(session)
