@@ -3,9 +3,10 @@ shapes, and the model of that config is built without memory and held against th
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +17,15 @@ from vitrail.foreign_names import translate
 from vitrail.recipe import Choice
 from vitrail.validation import update_config
 from vitrail.weights.clues import Clues, Open
-from vitrail.weights.load import OURS, without_prefixes
+from vitrail.weights.load import OURS, Table, without_prefixes
 from vitrail.weights.published import PublishedInfo, load_table, lookup_by_source
 from vitrail.weights.read import RawWeights
 from vitrail.weights.rules import convert
-from vitrail.weights.sidecars import CountOf, Sidecar, Small, Whole
+from vitrail.weights.sidecars import CountOf, Ratio, Sidecar, Small, Whole
 from vitrail.weights.variants import GEOMETRY, choose_variant, differing, same_value
 
-KINDS = {"eps": Small, "inner_eps": Small, "norm_eps": Small, "qkv_bias": bool, "qk_norm": bool, "registers": CountOf}
+LATER = re.compile(r"(?:^|[./_])(?:[2-9]|\d{2,})(?:[./]|$)")  # in the name of a tensor of a later block than the second
+NEAR = 3  # names more that a table may not know than the best one
 MOST_TOKENS = 2**14  # cells of a grid that only a sidecar claims
 
 
@@ -42,6 +44,15 @@ class Candidate:
     contradictions: tuple[str, ...] = ()
 
 
+class Reading(NamedTuple):
+    """A table of names and the tensors that it is to convert."""
+
+    family: str
+    source: str
+    rules: Table
+    raw: dict[str, Tensor]
+
+
 def families() -> list[str]:
     """The families with a table of published names."""
     return catalog.list_modules("weights/tables")
@@ -50,25 +61,44 @@ def families() -> list[str]:
 def list_candidates(
     shapes: Mapping[str, Tensor], sidecar: Sidecar, given: Choice, source: str, rooms: list[str]
 ) -> list[Candidate]:
-    """Every way to read the file whose table knows its config, with what is wrong about it."""
-    found = []
-    for family in rooms:
-        info = load_table(family)
-        if info.infer is None:
-            continue
-        for key, rules in {**info.sources, **OURS}.items():
-            if source not in ("auto", key.partition(":")[0]):
-                continue
-            for raw, _ in without_prefixes(RawWeights(dict(shapes), {}, "")):
-                converted = convert(raw, rules)
-                if len(converted.unknown) > len(raw) // 2:
-                    continue
-                clues = Clues(converted.tensors, raw, key, sidecar, given.keys)
-                fields = info.infer(clues)
-                if fields is not None:
-                    candidate = Candidate(family, key, info, clues, fields)
-                    found.append(hold_against(complete(candidate, given), converted.unknown))
+    """The ways to read the file whose table knows its config, with what is wrong about each. Tables of published names
+    come first, then our own names."""
+    infos = {family: info for family in rooms if (info := load_table(family)).infer is not None}
+    tensors = [raw for raw, _ in without_prefixes(RawWeights(dict(shapes), {}, ""))]
+    found: list[Candidate] = []
+    for own in (False, True):
+        if any(not candidate.wrong for candidate in found):
+            break
+        readings = [
+            Reading(family, key, rules, raw)
+            for family, info in infos.items()
+            for key, rules in (OURS if own else info.sources).items()
+            for raw in tensors
+            if source in ("auto", key.partition(":")[0])
+        ]
+        for reading in likely_readings(readings):
+            converted = convert(reading.raw, reading.rules)
+            clues = Clues(converted.tensors, reading.raw, reading.source, sidecar, given.keys)
+            info = infos[reading.family]
+            fields = info.infer(clues) if info.infer is not None else None
+            if fields is not None:
+                candidate = Candidate(reading.family, reading.source, info, clues, fields)
+                found.append(hold_against(complete(candidate, given), converted.unknown))
     return found
+
+
+def likely_readings(readings: list[Reading]) -> list[Reading]:
+    """Those whose tables know the names of the first blocks about as well as the best does: of many tables, few."""
+    unknown = []
+    for reading in readings:
+        first = {name: t for name, t in reading.raw.items() if not LATER.search(name)}
+        unknown.append((len(convert(first, reading.rules).unknown), len(first)))
+    least = min((count for count, _ in unknown), default=0)
+    return [
+        reading
+        for reading, (count, total) in zip(readings, unknown, strict=True)
+        if count <= least + NEAR and 2 * count <= total
+    ]
 
 
 def complete(candidate: Candidate, given: Choice) -> Candidate:
@@ -77,7 +107,7 @@ def complete(candidate: Candidate, given: Choice) -> Candidate:
     module = catalog.load_module("models", candidate.family)
     fields, wrong = dict(candidate.fields), []
     for name, theirs in info.config_names.items():
-        path, value = clues.sidecar.find(KINDS.get(name, Whole), theirs)
+        path, value = clues.sidecar.find(kind_of(name, vars(module.Config())[name]), theirs)
         if value is None:
             continue
         if name in fields and not isinstance(fields[name], Open) and not same_value(name, fields[name], value):
@@ -95,6 +125,16 @@ def complete(candidate: Candidate, given: Choice) -> Candidate:
         variant, keys = own, differing(module.VARIANTS[own], fields)
     model = Choice(f"{candidate.family}/{variant}", keys)
     return replace(candidate, fields=fields, model=model, contradictions=tuple(wrong), open=left_open)
+
+
+def kind_of(name: str, default: Any) -> Any:
+    """What a sidecar may give for a field with such a default."""
+    if isinstance(default, tuple):
+        each: Any = Ratio if isinstance(default[0], float) else Whole
+        return tuple[each, ...]
+    if isinstance(default, bool):
+        return bool
+    return CountOf if isinstance(default, int) else Small if "eps" in name else Ratio
 
 
 def decides(key: str, fields: Mapping[str, Any]) -> bool:
@@ -134,7 +174,8 @@ def hold_against(candidate: Candidate, unknown: list[str]) -> Candidate:
     config = replace(module.VARIANTS[variant], **candidate.model.keys)
     config = replace(config, **{name: left.values[0] for name, left in candidate.open.items()})
     try:
-        check_size(config)
+        if vars(module).get("KIND") == "denoiser":
+            check_size(config)
         with torch.device("meta"):
             state = module.build(config).state_dict()
     except UsageError as error:
@@ -149,11 +190,10 @@ def hold_against(candidate: Candidate, unknown: list[str]) -> Candidate:
 
 
 def check_size(config: Any) -> None:
-    """Errors: `UsageError` for a grid of positions larger than any model's, of which tables would be computed."""
-    size, patch = vars(config).get("size"), vars(config).get("patch", 1)
-    down, across = (patch, patch) if isinstance(patch, int) else patch
-    if size is not None and (size[0] // down) * (size[1] // across) > MOST_TOKENS and "patch" in vars(config):
-        raise UsageError(f"a size of {size[0]}x{size[1]} has more than {MOST_TOKENS:,} patches of {down}x{across}")
+    """Errors: `UsageError` for a grid of positions larger than any denoiser's: tables of sines would be computed."""
+    (height, width), patch = config.size, config.patch
+    if (height // patch) * (width // patch) > MOST_TOKENS:
+        raise UsageError(f"a size of {height}x{width} has more than {MOST_TOKENS:,} patches of {patch} pixels")
 
 
 def rank(candidates: list[Candidate], sidecar: Sidecar) -> list[Candidate]:

@@ -1,12 +1,13 @@
 """What a table of names reads a model's config from: tensors by our names, their shapes, and the files beside them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vitrail.weights.sidecars import Sidecar
+from vitrail.errors import CheckpointError
+from vitrail.weights.sidecars import Pixels, Sidecar
 
 
 class Clues(NamedTuple):
@@ -34,6 +35,25 @@ class Clues(NamedTuple):
         numbers = {int(found[1]) for name in self.tensors if (found := pattern.match(name))}
         return len(numbers) if numbers == set(range(len(numbers))) else -1
 
+    def stated_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images, as typed or as a sidecar has it."""
+        if "size" in self.given:
+            return as_pair(self.given["size"])
+        size = self.sidecar.get(Pixels | tuple[Pixels, Pixels], "image_size", "model_args.img_size", "sample_size")
+        stated = self.sidecar.get(tuple[Pixels, Pixels, Pixels], "pretrained_cfg.input_size") if size is None else None
+        return as_pair(size) if stated is None else as_pair(stated[1:])
+
+    def check_activation(self, names: Iterable[str]) -> None:
+        """Errors: `CheckpointError` where a sidecar names another activation than those, which the family has."""
+        path, word = self.sidecar.find(str, ("hidden_act", "activation_fn", "model_args.act_layer"))
+        if word is not None and word not in names:
+            what = f"{self.sidecar.path_of(path)} is {word[:40]!r}, an activation that this model has not"
+            raise CheckpointError(what, f"there is {', '.join(names)}")
+
+    def stage_shapes(self, pattern: str, stages: int = 4) -> tuple[tuple[int, ...], ...]:
+        """The shapes of a tensor of every stage, whose number stands for "{}"."""
+        return tuple(self.shape(pattern.format(s)) for s in range(stages))
+
 
 class Open(NamedTuple):
     """A field that nothing in the file decides: its likely values, and what it is."""
@@ -59,3 +79,13 @@ def as_pair(value: Sequence[int] | int | None) -> tuple[int, int] | None:
     if value is None:
         return None
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def likely_heads(widths: Sequence[int], variants: Iterable[Any], name: str = "widths") -> Any:
+    """The heads of every stage: those of the variant with these widths, which are the value of the field `name`; else
+    open."""
+    own = [config.heads for config in variants if tuple(vars(config)[name]) == tuple(widths)]
+    if own:
+        return own[0]
+    each = [tuple(width // d for width in widths) for d in (64, 32, 16) if all(width % d == 0 for width in widths)]
+    return Open(tuple(each[:2]) or (tuple(1 for _ in widths),), "the numbers of attention heads")

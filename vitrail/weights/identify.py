@@ -126,8 +126,8 @@ def undecided(best: Candidate) -> CheckpointError:
     if len(fits) < 2:
         name, value = next(iter(best.open.items()))
         fits = [f"--model.{name.replace('_', '-')} {show(v)}" for v in value.values]
-    model = best.model.name if not best.model.keys else f"a {best.family}"
-    what = f"these are weights of {model}, and nothing in them says {what}"
+    size = " ".join(f"{k} {show(v)}" for k, v in best.fields.items() if k in SHAPE)
+    what = f"these are weights of {best.family} ({size}), and nothing in the file says {what}"
     return CheckpointError(what, f"{' or '.join(fits[:6])} says it")
 
 

@@ -13,6 +13,7 @@ backbone; a head's begin with "heads.". Tensors are converted by a list of named
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -199,6 +200,7 @@ def match(pattern: str, name: str) -> dict[str, str] | None:
     return matcher(pattern)(name)
 
 
+@lru_cache(maxsize=8192)
 def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
     """`match` for one pattern and many names."""
     parts = re.split(r"\{(\w+)\}", pattern)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitrail.errors import CheckpointError
-from vitrail.models.vit import Config
 from vitrail.weights.clues import Clues, Open, as_pair, ratio, square
-from vitrail.weights.sidecars import Pixels, Whole
+from vitrail.weights.sidecars import Whole
 
 CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transformers and in timm
     "width": ("hidden_size", "model_args.embed_dim"),
@@ -19,7 +18,7 @@ CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transf
     "qk_norm": ("model_args.qk_norm",),
     "eps": ("layer_norm_eps",),
 }
-SIZES = ("image_size", "model_args.img_size")
+NANO = 3  # blocks of a variant whose heads are not those of published models of its width
 GELUS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
          "gelu_tanh": "tanh", "quick_gelu": "quick"}  # fmt: skip
 HEADS = {  # of published models by width and depth, where no variant has them
@@ -28,8 +27,9 @@ HEADS = {  # of published models by width and depth, where no variant has them
 HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
 
-def infer(clues: Clues, variants: Mapping[str, Config]) -> dict[str, Any] | None:
-    """The fields of `vit.Config` that the file shows; None where it is no ViT."""
+def infer(clues: Clues, variants: Mapping[str, Any], stride: int = 0) -> dict[str, Any] | None:
+    """The fields of `vit.Config` that the file shows; None where it is no ViT. stride: pixels of a token, 0 for those
+    of the patch."""
     qkv, depth = clues.shape("blocks.0.attn.qkv.weight"), clues.count("blocks.")
     embed = stem_fields(clues)
     if len(qkv) != 2 or depth < 1 or embed is None:
@@ -55,7 +55,7 @@ def infer(clues: Clues, variants: Mapping[str, Config]) -> dict[str, Any] | None
         **activation(clues),
         **summary_fields(clues),
     }
-    return {**fields, **position_fields(clues, fields)}
+    return {**fields, **position_fields(clues, fields, as_pair(stride or fields["patch"]) or (1, 1))}
 
 
 def rows(clues: Clues, name: str) -> int:
@@ -104,26 +104,25 @@ def activation(clues: Clues) -> dict[str, Any]:
     return {"gelu": GELUS[word]}
 
 
-def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Config]) -> Any:
+def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Any]) -> Any:
     """The number of heads: by the norms of queries, by the sidecar, or as the models of this width have; else open."""
     if norm := clues.shape("blocks.0.attn.q_norm.weight"):
         return width // max(1, norm[0])
     _, stated = clues.sidecar.find(Whole, CONFIG_NAMES["heads"])
     if stated is not None:
         return stated
-    own = [c.heads for c in variants.values() if c.width == width and (c.stem == "patch" or c.depth == depth)]
+    own = [c.heads for c in variants.values() if c.width == width and (c.depth == depth or c.depth > NANO)]
     if known := own[0] if own else HEADS.get((width, depth)):
         return known
     likely = tuple(width // d for d in HEAD_WIDTHS if width % d == 0)[:2]
     return Open(likely or (1,), "the number of attention heads")
 
 
-def position_fields(clues: Clues, fields: Mapping[str, Any]) -> dict[str, Any]:
+def position_fields(clues: Clues, fields: Mapping[str, Any], patch: tuple[int, int]) -> dict[str, Any]:
     """The kind of positions, and the size of the images that a table was made for. Rows of tokens precede those of the
     grid. The size stays open for a table of no square grid, where no sidecar has it."""
     table = clues.shape("position.table")
-    patch = as_pair(fields["patch"]) or (1, 1)
-    size = stated_size(clues)
+    size = clues.stated_size()
     if len(table) != 2:
         return {"position": "none", **({"size": size} if size else {})}
     grids = [(-(-size[0] // patch[0]), -(-size[1] // patch[1]))] if size else []
@@ -141,13 +140,3 @@ def grids_of(cells: int) -> list[tuple[int, int]]:
     """The two likeliest grids of so many cells, which are no square: the nearest to one."""
     low = next((h for h in range(math.isqrt(max(cells, 1)), 0, -1) if cells % h == 0), 1)
     return [(low, max(cells, 1) // low), (max(cells, 1) // low, low)]
-
-
-def stated_size(clues: Clues) -> tuple[int, int] | None:
-    """(height, width) of the images, as typed or as a sidecar has it."""
-    if "size" in clues.given:
-        return as_pair(clues.given["size"])
-    size = clues.sidecar.get(Pixels | tuple[Pixels, Pixels], *SIZES)
-    if size is None and (of_input := clues.sidecar.get(tuple[Pixels, Pixels, Pixels], "pretrained_cfg.input_size")):
-        size = of_input[1:]
-    return as_pair(size)

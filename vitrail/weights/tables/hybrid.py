@@ -3,15 +3,19 @@
 Google's units are counted from one, and the norms of their published files have three axes of one before the channels.
 """
 
+from dataclasses import fields
 from itertools import product
 from typing import Any
 
+from vitrail.models.hybrid import VARIANTS, Config
+from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import HALF, Preprocessing
 from vitrail.weights.rules import Drop, Rule
-from vitrail.weights.tables import vit
+from vitrail.weights.tables import _infer_vit, vit
 
 Table = tuple[Rule | Drop, ...]
 STEM = "patch_embed.backbone"
+KNOWN = {field.name for field in fields(Config)}
 LEAVES = (("scale", "weight"), ("bias", "bias"))
 WIDE = ("row", "row", "row")  # [1 1 1 C] and [C]
 
@@ -61,3 +65,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "google": {"gelu": "tanh"},
     "timm": {"standardise": "timm", "stem_eps": 1e-5, "position_resampling": "antialias"},
 }
+
+CONFIG_NAMES = {name: theirs for name, theirs in _infer_vit.CONFIG_NAMES.items() if name not in ("qkv_bias", "qk_norm")}
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows: a ResNet, and the ViT behind it."""
+    root, kernel = clues.shape(f"{STEM}.stem.conv.weight"), clues.shape("patch_embed.proj.weight")
+    if len(root) != 4 or len(kernel) != 4:
+        return None
+    counts = [clues.count(f"{STEM}.stages.{s}.blocks.") for s in range(4)]
+    stages = tuple(count for count in counts if count)
+    stride = kernel[2] * (4 << max(0, len(stages) - 1))
+    trunk = _infer_vit.infer(clues, VARIANTS, stride)
+    if trunk is None:
+        return None
+    own = {"stages": stages, "stem_width": root[0], "patch": kernel[2], "channels": root[1]}
+    return {**{k: v for k, v in trunk.items() if k in KNOWN}, **own}

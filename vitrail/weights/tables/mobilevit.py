@@ -4,6 +4,9 @@ weights.
 CVNets, and so transformers, trained on BGR pixels; so the input channels of their first convolution are reversed.
 """
 
+from typing import Any
+
+from vitrail.weights.clues import Clues, ratio
 from vitrail.weights.preprocessing import Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
@@ -97,3 +100,34 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "transformers": Preprocessing((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
     "original": Preprocessing((0.0,) * 3, (1.0,) * 3, crop_ratio=256 / 288, interpolation="bilinear"),
 }
+
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {
+    "heads": ("num_attention_heads",),
+    "patch": ("patch_size",),
+    "channels": ("num_channels", "model_args.in_chans"),
+    "eps": ("layer_norm_eps",),
+}
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows. Heads and patch are 4 and 2 in every MobileViT, unless a sidecar has others."""
+    stem, final = clues.shape("stem.conv.weight"), clues.shape("final_conv.conv.weight")
+    outs = clues.stage_shapes("stages.{}.0.conv3_1x1.conv.weight", 5)
+    tokens = [clues.shape(f"stages.{s}.1.conv_1x1.weight") for s in (2, 3, 4)]
+    up, hidden = clues.shape("stages.0.0.conv1_1x1.conv.weight"), clues.shape("stages.2.1.transformer.0.mlp.fc1.weight")
+    if any(len(t) != 4 for t in (stem, final, up, *outs, *tokens)) or len(hidden) != 2:
+        return None
+    fields = {
+        "stem_width": stem[0],
+        "channels": stem[1],
+        "widths": tuple(out[0] for out in outs),
+        "expand": ratio(up[0], up[1]),
+        "convs": tuple(clues.count(f"stages.{s}.") for s in (0, 1)),
+        "token_widths": tuple(t[0] for t in tokens),
+        "depths": tuple(clues.count(f"stages.{s}.1.transformer.") for s in (2, 3, 4)),
+        "mlp_ratio": ratio(hidden[0], hidden[1]),
+        "summary_width": final[0],
+    }
+    clues.check_activation(("silu", "swish"))
+    size = clues.stated_size()
+    return {**fields, "size": size} if size else fields

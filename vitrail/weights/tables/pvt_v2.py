@@ -1,6 +1,11 @@
 """Names of published PVT v2 weights. Stages count from 1 in the original and from 0 elsewhere; ours are timm's."""
 
+from typing import Any
+
+from vitrail.models.pvt_v2 import VARIANTS
+from vitrail.weights.clues import Clues
 from vitrail.weights.rules import Drop, Rule
+from vitrail.weights.tables import pvt
 
 TIMM = (
     Rule("patch_embed.{rest}", "patch_embed.{rest}"),
@@ -41,3 +46,20 @@ TRANSFORMERS = (
 )
 
 SOURCES: dict[str, tuple[Rule | Drop, ...]] = {"timm": TIMM, "original": ORIGINAL, "transformers": TRANSFORMERS}
+
+CONFIG_NAMES = {k: v for k, v in pvt.CONFIG_NAMES.items() if k != "reductions"}
+SETTINGS: dict[str, dict[str, Any]] = {"transformers": {"inner_eps": 1e-6}}
+POOL = 7  # cells along an axis of the keys of every linear variant
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows: a linear variant has a 1x1 convolution over its keys in every stage."""
+    fields, kernel = pvt.stage_fields(clues, VARIANTS.values()), clues.shape("patch_embed.proj.weight")
+    if fields is None or len(kernel) != 4:
+        return None
+    last = clues.shape("stages.3.blocks.0.attn.sr.weight")
+    fields |= {"channels": kernel[1], "pool": POOL if last[2:] == (1, 1) else None}
+    if last:
+        fields.pop("reductions")
+    size = clues.stated_size()
+    return {**fields, "size": size} if size else fields

@@ -1,5 +1,8 @@
 """Names of published ResNet weights: torchvision and timm have our names, transformers counts stages from 0."""
 
+from typing import Any
+
+from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
@@ -30,3 +33,27 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "timm": IMAGENET._replace(crop_ratio=0.95),
     "transformers": IMAGENET._replace(interpolation="bicubic"),
 }
+
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {
+    "depths": ("depths", "model_args.layers"),
+    "channels": ("num_channels", "model_args.in_chans"),
+    "width": ("embedding_size",),
+}
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows. A stem of 3x3 is that for small images."""
+    kernel = clues.shape("conv1.weight")
+    depths = tuple(clues.count(f"layer{s}.") for s in range(1, 5))
+    if len(kernel) != 4 or min(depths) < 1 or kernel[2] not in (3, 7):
+        return None
+    clues.check_activation(("relu",))
+    fields = {
+        "depths": depths,
+        "block": "bottleneck" if clues.has("layer1.0.conv3.weight") else "basic",
+        "width": kernel[0],
+        "channels": kernel[1],
+        "stem_stride": 4 if kernel[2] == 7 else 1,
+    }
+    size = clues.stated_size()
+    return {**fields, "size": size} if size else fields

@@ -1,5 +1,8 @@
 """Names of Swin weights. All but timm merge patches at the end of a stage, so their downsample is one stage earlier."""
 
+from typing import Any
+
+from vitrail.weights.clues import Clues, ratio
 from vitrail.weights.rules import Drop, Rule
 
 AGAIN = "made again from the sizes of the window and the map"
@@ -73,3 +76,48 @@ SOURCES: dict[str, tuple[Rule | Drop, ...]] = {
     "torchvision": torchvision((Rule("attn.relative_position_bias_table", "attn.relative.table"),)),
     "transformers": TRANSFORMERS,
 }  # fmt: skip
+
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {
+    "width": ("embed_dim", "model_args.embed_dim"),
+    "depths": ("depths", "model_args.depths"),
+    "heads": ("num_heads", "model_args.num_heads"),
+    "channels": ("num_channels", "model_args.in_chans"),
+    "patch": ("patch_size", "model_args.patch_size"),
+    "qkv_bias": ("qkv_bias", "model_args.qkv_bias"),
+    "eps": ("layer_norm_eps",),
+}
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows: heads and windows by the tables of relative positions."""
+    tables = clues.stage_shapes("layers.{}.blocks.0.attn.relative.table")
+    fields = stage_fields(clues)
+    sides = [round(table[0] ** 0.5) for table in tables if len(table) == 2]
+    if fields is None or len(sides) != 4 or any(side % 2 == 0 for side in sides):
+        return None
+    windows = [(side + 1) // 2 for side in sides]
+    fields |= {"heads": tuple(table[1] for table in tables), "window": max(windows)}
+    fields["qkv_bias"] = clues.has("layers.0.blocks.0.attn.qkv.bias")
+    cell = [fields["patch"] << s for s in range(4)]
+    stated = clues.stated_size()
+    if stated is not None and [min(fields["window"], -(-min(stated) // c)) for c in cell] == windows:
+        return {**fields, "size": stated}
+    smaller = next((s for s in range(4) if windows[s] < max(windows)), 3)  # its window is its whole map
+    return {**fields, "size": (windows[smaller] * cell[smaller],) * 2}
+
+
+def stage_fields(clues: Clues) -> dict[str, Any] | None:
+    """What both Swins have."""
+    kernel, qkv = clues.shape("patch_embed.proj.weight"), clues.shape("layers.0.blocks.0.attn.qkv.weight")
+    hidden = clues.shape("layers.0.blocks.0.mlp.fc1.weight")
+    depths = tuple(clues.count(f"layers.{s}.blocks.") for s in range(4))
+    if len(kernel) != 4 or len(qkv) != 2 or len(hidden) != 2 or min(depths) < 1 or kernel[2] != kernel[3]:
+        return None
+    clues.check_activation(("gelu",))
+    return {
+        "width": kernel[0],
+        "depths": depths,
+        "patch": kernel[2],
+        "channels": kernel[1],
+        "mlp_ratio": ratio(hidden[0], kernel[0]),
+    }

@@ -1,6 +1,11 @@
 """Names of Swin V2 weights: those of `swin` except inside attention."""
 
+from typing import Any
+
+from vitrail.weights.clues import Clues, Open
 from vitrail.weights.rules import Drop, Rule
+from vitrail.weights.sidecars import CountOf, Whole
+from vitrail.weights.tables import swin
 from vitrail.weights.tables.swin import AGAIN, BUFFERS, EARLIER, OURS, SAME, STEM, torchvision
 
 COORDINATES = Drop("{rest}.relative_coords_table", AGAIN)
@@ -52,3 +57,27 @@ SOURCES: dict[str, tuple[Rule | Drop, ...]] = {
     ))),
     "transformers": TRANSFORMERS,
 }  # fmt: skip
+
+CONFIG_NAMES = {**swin.CONFIG_NAMES, "window": ("window_size", "model_args.window_size")}
+WINDOW = "the window and the image size"
+
+
+def infer(clues: Clues) -> dict[str, Any] | None:
+    """The config that a file shows. Its window is in buffers that only some sources save, else a sidecar has it."""
+    fields, scales = swin.stage_fields(clues), clues.stage_shapes("layers.{}.blocks.0.attn.logit_scale")
+    if fields is None or any(len(scale) != 3 for scale in scales):
+        return None
+    fields |= {"heads": tuple(scale[0] for scale in scales), "qkv_bias": clues.has("layers.0.blocks.0.attn.q_bias")}
+    windows = [t.shape[1] // 2 + 1 for n, t in clues.raw.items() if n.endswith("relative_coords_table") and t.ndim == 4]
+    index = [t for n, t in clues.raw.items() if n.endswith("relative_position_index")]
+    windows += [round(t.numel() ** 0.25) for t in index]
+    window = max(windows) if windows else clues.sidecar.get(Whole, *CONFIG_NAMES["window"])
+    fields["window"] = Open((8, 16), WINDOW) if window is None else window
+    fields["size"] = clues.stated_size() or Open(((256, 256), (192, 192)), WINDOW)
+    names = ("pretrained_window_sizes", "model_args.pretrained_window_sizes")
+    trained = clues.sidecar.get(tuple[CountOf, CountOf, CountOf, CountOf], *names)
+    if trained is not None or clues.source.startswith("torchvision") or clues.sidecar.library == "timm":
+        fields["pretrained_windows"] = trained if trained and all(trained) else None
+    else:
+        fields["pretrained_windows"] = Open((None, (12, 12, 12, 6)), "the windows of its pre-training")
+    return fields
