@@ -243,6 +243,29 @@ def test_learns_on_any_family(family):
     assert {depth[n] for n in depth if not n.startswith("backbone.")} == {len(model.backbone.blocks) + 1}
 
 
+@pytest.mark.parametrize("stride", [0, 4, 32])
+def test_the_way_of_vitdet(stride):
+    """Windows and a pyramid of the last map: every parameter that learns has a gradient, at any size; it exports."""
+    keys = {"queries": 5, "width": 16, "heads": 2, "hidden": 24, "decoder": 2, "neck": "simple", "stride": stride}
+    task = detection.build(detection.Config(classes=3, **keys))
+    backbone = vitrail.backbone("vit/tiny", width=32, depth=4, heads=4, patch=16, size=(96, 128), window=2)
+    model = task.assemble(backbone).train()
+    assert model.strides == {0: (8, 16, 32), 4: (4, 8, 16, 32), 32: (32,)}[stride]
+    for size in ((96, 128), (70, 50)):
+        model.zero_grad()
+        sum(task.loss(model, Batch(torch.randn(2, 3, *size), objects(size))).values()).backward()
+        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    x = torch.randn(1, 3, 96, 128)
+    got = torch.export.export(model.eval(), (x,)).module()(x)
+    torch.testing.assert_close(got.boxes, model(x).boxes, rtol=1e-4, atol=1e-5)
+
+
+def test_a_neck_of_a_hierarchical_backbone_is_refused():
+    task = detection.build(detection.Config(classes=3, neck="simple"))
+    with pytest.raises(UsageError, match="neck none"):
+        task.assemble(small("resnet"))
+
+
 @pytest.mark.parametrize("design", [DETR, OURS])
 def test_sixteen_bits(design):
     task = detection.build(detection.Config(classes=3, **{**dataclasses.asdict(design), "stride": 8}))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.heads.pyramid import Pyramid, Skips, is_pyramid
+from vitrail.errors import UsageError
+from vitrail.heads.pyramid import Pyramid, SimplePyramid, Skips, is_pyramid
 
 
 def maps(widths, sizes):
@@ -62,3 +63,30 @@ def test_skips_are_the_last_maps():
     skips = Skips((4, 8, 16), (8, 8, 8), 2)
     assert (skips.sources, skips.widths) == ((1, 2), (8, 16))
     assert [x.shape[1] for x in skips(maps((4, 8, 16), ((3, 3),) * 3))] == [8, 16]
+
+
+@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3), (3,)])
+def test_the_simple_pyramid_is_made_of_the_last_map(levels):
+    """Of 4, 2, 1 and 1/2 of its size, whatever that is; every parameter counts, also where levels are left out."""
+    pyramid = SimplePyramid((8, 16), (16, 16), 12, levels)
+    assert pyramid.strides == tuple((4.0, 8.0, 16.0, 32.0)[level] for level in levels)
+    assert set(pyramid.sources) == {1}
+    out = pyramid(maps((8, 16), ((5, 7), (5, 7))))
+    sizes = [(20, 28), (10, 14), (5, 7), (3, 4)]
+    assert [tuple(x.shape) for x in out] == [(2, 12, *sizes[level]) for level in levels]
+    sum(x.square().sum() for x in out).backward()
+    assert all(p.grad is not None for p in pyramid.parameters())
+
+
+def test_the_simple_pyramid_has_the_parameters_of_vitdet():
+    """ViT-B to 256 channels, by the text of the paper and detectron2: deconvolutions to 384 and 192, to 384; 1x1 and
+    3x3 without bias; LayerNorms of two."""
+    with torch.device("meta"):
+        count = sum(p.numel() for p in SimplePyramid((768,), (16,), 256).parameters())
+    up = (768 * 384 * 4 + 384) + 2 * 384 + (384 * 192 * 4 + 192) + (768 * 384 * 4 + 384)
+    assert count == up + sum(inside * 256 + 256 * 256 * 9 + 4 * 256 for inside in (192, 384, 768, 768))
+
+
+def test_a_pyramid_needs_no_simple_one():
+    with pytest.raises(UsageError, match="4 8 16 32"):
+        SimplePyramid((8,) * 4, (4, 8, 16, 32), 12)

@@ -274,11 +274,22 @@ def test_linear_with_batch_norm_is_dinov2s():
 
 @pytest.mark.parametrize(("keys", "said"), [
     ({"kind": "linear", "width": 8}, "width 8 has no effect"), ({"kind": "mask", "norm": "batch"}, "norms of its own"),
-    ({"kind": "fpn", "auxiliary": True}, "no auxiliary head"),
+    ({"kind": "fpn", "auxiliary": True}, "no auxiliary head"), ({"kind": "mask", "neck": "simple"}, "reads no pyramid"),
 ])  # fmt: skip
 def test_says_what_a_head_has_no_use_for(keys, said):
     with pytest.raises(UsageError, match=said):
         Segmenter(vit.build(VIT), HeadConfig(**{"classes": 3, **keys}))
+
+
+@pytest.mark.parametrize("kind", ["fpn", "upernet"])
+def test_the_simple_pyramid_under_a_head(kind):
+    torch.manual_seed(0)
+    backbone = vit.build(dataclasses.replace(VIT, depth=4, map_depths=(2, 4), window=2))
+    model = Segmenter(backbone, HeadConfig(kind, 3, 16, neck="simple", auxiliary=kind == "upernet"))
+    logits, second = model.forward_all(torch.randn(2, 3, 41, 70))
+    assert logits.shape == (2, 3, 41, 70)
+    (logits.square().mean() + (0 if second is None else second.square().mean())).backward()
+    assert [n for n, p in model.named_parameters() if (p.grad is None) == p.requires_grad] == []
 
 
 def test_building_leaves_the_backbone_as_it_is():

@@ -248,6 +248,22 @@ def test_a_plain_vit_gives_maps_of_several_depths_and_a_task_fits_the_data(tmp_p
     assert running.recipe.input.resize_mode == "fit"
 
 
+def test_a_plain_vit_detects_the_way_of_vitdet(tmp_path):
+    """A pyramid of its last map; windows where the image has more patches than one. What is given stays."""
+    keys = {"depth": 4, "width": 16, "heads": 2, "patch": 4}
+    made = recipe("detection", model=Choice("vit/nano", keys))
+    running = tiny.begin(made, tmp_path / "run")
+    assert running.recipe.task.keys["neck"] == "simple"
+    assert running.recipe.task.keys["stride"] == 2
+    assert running.recipe.model.keys["window"] == 14
+    assert "map_depths" not in running.recipe.model.keys
+    assert [b.windows is None for b in running.state.model.backbone.blocks] == [False, False, False, True]
+    tiny.finish(running)
+    assert vitrail.load(tmp_path / "run").predict_scenes(np.zeros((70, 50, 3), np.uint8))[0].shape[1] == 6
+    given = tiny.begin(recipe("detection", model=Choice("vit/nano", {**keys, "map_depths": [2, 4]})), tmp_path / "b")
+    assert "neck" not in given.recipe.task.keys
+
+
 def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):
     path = tiny.images(tmp_path / "photos", size=72)
     keys = {"depth": 4, "width": 16, "heads": 2, "patch": 8}

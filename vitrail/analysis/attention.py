@@ -49,8 +49,18 @@ class LayerAttention:
         if len(self.query_index) == 1 and parts.shape[3:] == (self.queries.tokens, self.keys.tokens):
             return parts[:, :, 0]
         whole = parts.new_zeros(*parts.shape[:2], self.queries.tokens + 1, self.keys.tokens + 1)
-        whole[:, :, self.query_index[:, :, None], self.key_index[:, None, :]] = parts
-        return whole[:, :, :-1, :-1]
+        places = (
+            self.query_index[:, :, None] % whole.shape[2] * whole.shape[3] + self.key_index[:, None] % whole.shape[3]
+        )
+        shared = parts * self.shares[:, :, None]
+        return whole.flatten(2).index_add(2, places.flatten(), shared.flatten(2)).view_as(whole)[:, :, :-1, :-1]
+
+    @property
+    def shares(self) -> Tensor:
+        """What each query of each group counts [g n]: one over the number of groups that it is in, 0 for padding. Only
+        tokens without a position are in several."""
+        times = torch.bincount(self.query_index.flatten() + 1, minlength=1)
+        return torch.where(self.query_index < 0, 0.0, 1.0 / times[self.query_index + 1])
 
     def attention_from(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
         """The attention from one query, on a map of the keys: [B h hk wk]. query: the number of a token without a
@@ -68,13 +78,13 @@ class LayerAttention:
                     f"it has {side.leading + side.trailing}; for a cell use (row, column)",
                 )
             number = query if query < side.leading else query + side.cells
-        group, place = (int(i) for i in (self.query_index == number).nonzero()[0])
-        return self.to_map(self.scatter(self.parts[:, group, :, place], self.key_index[group]), level)
+        found = (self.query_index == number).nonzero().tolist()
+        rows = (self.scatter(self.parts[:, g, :, place], self.key_index[g]) for g, place in found)
+        return self.to_map(torch.stack(list(rows)).mean(0), level)
 
     def attention_to(self, level: int = 0) -> Tensor:
         """The mean attention to each key over all queries, on a map of the keys: [B h hk wk]."""
-        real = (self.query_index >= 0).to(self.parts)
-        each = torch.einsum("bghnm,gn->bhgm", self.parts, real) / self.queries.tokens
+        each = torch.einsum("bghnm,gn->bhgm", self.parts, self.shares.to(self.parts)) / self.queries.tokens
         return self.to_map(self.scatter(each.flatten(2), self.key_index.flatten()), level)
 
     def scatter(self, values: Tensor, index: Tensor) -> Tensor:

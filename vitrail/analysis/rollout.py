@@ -180,7 +180,8 @@ def trace_shares(
 def distribute(one: LayerAttention, step: Tensor, shares: Tensor) -> Tensor:
     """Shares of a layer's queries [B r N] -> of its input tokens."""
     padded = torch.cat([shares, torch.zeros_like(shares[:, :, :1])], dim=2)
-    moved = torch.einsum("brgn,bgnm->brgm", padded[:, :, one.query_index % padded.shape[2]], step)
+    of_groups = padded[:, :, one.query_index % padded.shape[2]] * one.shares.to(padded)
+    moved = torch.einsum("brgn,bgnm->brgm", of_groups, step)
     n, m = one.queries.tokens, one.keys.tokens
     keys = shares.new_zeros(*shares.shape[:2], m + 1).index_add(
         2, (one.key_index % (m + 1)).flatten(), moved.flatten(2)

@@ -12,6 +12,7 @@ from vitrail.contracts import HeadedModel
 from vitrail.errors import UsageError
 from vitrail.heads.box_positions import cell_centers, cells_inside, sine_positions
 from vitrail.heads.detr_layers import DecoderLayer, EncoderLayer, Memory, build_mlp
+from vitrail.heads.pyramid import SimplePyramid, simple_strides
 from vitrail.heads.queries import AnchorQueries, LearnedQueries, ObjectQueries
 from vitrail.layers.position import check_width
 from vitrail.shapes import Float, Shaped
@@ -34,6 +35,7 @@ class DetectorConfig:
     dropout: float
     stride: int  # of the finest map used, together with all coarser ones; 0: chosen by `choose_maps`
     maps: Literal["all", "last"] = "all"  # "last": of those maps the last alone
+    neck: Literal["none", "simple"] = "none"  # "simple": `SimplePyramid` between the backbone and the transformer
 
 
 class Detector(HeadedModel):
@@ -48,9 +50,14 @@ class Detector(HeadedModel):
         check_width(design.width, 4, "a detector")
         super().__init__(backbone, classes)
         width, heads, self.design = design.width, design.heads, design
-        chosen = choose_maps(backbone.strides, design.stride, backbone.config.size)
+        simple = design.neck == "simple"
+        strides = simple_strides(backbone.strides) if simple else backbone.strides
+        chosen = choose_maps(strides, design.stride, backbone.config.size)
         self.maps = chosen[-1:] if design.maps == "last" else chosen
-        self.input_proj = nn.ModuleList(nn.Conv2d(backbone.map_widths[i], width, 1) for i in self.maps)
+        self.strides, inside = tuple(strides[i] for i in self.maps), backbone.map_widths
+        self.neck = SimplePyramid(inside, backbone.strides, width, self.maps) if simple else None
+        self.sources = self.maps if self.neck is None else self.neck.sources  # of the backbone's maps
+        self.input_proj = nn.ModuleList(nn.Conv2d(width if simple else inside[i], width, 1) for i in self.maps)
         self.levels = nn.Embedding(len(self.maps), width) if len(self.maps) > 1 else None
         inner = (width, heads, design.hidden, design.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*inner) for _ in range(design.encoder))
@@ -84,19 +91,20 @@ class Detector(HeadedModel):
     def encode(self, images: Float[Tensor, "B C H W"], sizes: Shaped[Tensor, "B 2"] | None) -> Memory:
         """The backbone's maps after the encoder."""
         canvas = images.shape[-2:]
-        maps = self.backbone(images).maps
+        every = self.backbone(images).maps
+        maps = [every[i] for i in self.maps] if self.neck is None else self.neck(every)
         extents = torch.tensor([canvas], device=images.device) if sizes is None else sizes.to(images.device)
         values, places, biases, rows, columns, layouts = [], [], [], [], [], []
-        for level, (i, proj) in enumerate(zip(self.maps, self.input_proj, strict=True)):
-            h, w = maps[i].shape[-2:]
+        for level, (x, stride, proj) in enumerate(zip(maps, self.strides, self.input_proj, strict=True)):
+            h, w = x.shape[-2:]
             down, across = cells_inside(extents[:, 0], canvas[0], h), cells_inside(extents[:, 1], canvas[1], w)
             place = sine_positions(down, across, self.design.width)
-            values.append(proj(maps[i]).flatten(2).mT)
+            values.append(proj(x).flatten(2).mT)
             places.append(place if self.levels is None else place + self.levels.weight[level])
             biases.append((down[:, :, None] & across[:, None]).flatten(1))
             rows.append(cell_centers(extents[:, 0], canvas[0], h))
             columns.append(cell_centers(extents[:, 1], canvas[1], w))
-            layouts.append(TokenLayout((h, w), (self.backbone.strides[i], self.backbone.strides[i])))
+            layouts.append(TokenLayout((h, w), (stride, stride)))
         valid = torch.cat(biases, dim=1)[:, None, None]
         bias = None if sizes is None else torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, -torch.inf)
         memory = Memory(
@@ -120,14 +128,15 @@ class Detector(HeadedModel):
         return states, predictions
 
 
-def choose_maps(strides: Sequence[int], stride: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """The indices of the backbone's maps to use: all from `stride` on, or with 0 from the coarsest on that has `CELLS`
+def choose_maps(strides: Sequence[float], stride: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """The indices of the maps to use: all from `stride` on, or with 0 from the coarsest on that has `CELLS`
     cells across an image of `size`. Errors: `UsageError` where no map is that coarse."""
     fine_enough = [i for i, s in enumerate(strides) if min(size) >= CELLS * s]
     first = strides[max(fine_enough, default=0)] if stride == 0 else stride
     chosen = tuple(i for i, s in enumerate(strides) if s >= first)
     if not chosen:
         raise UsageError(
-            f"the model has no map at stride {stride} or coarser", f"its strides: {', '.join(map(str, strides))}"
+            f"the model has no map at stride {stride} or coarser",
+            f"its strides: {', '.join(f'{s:g}' for s in strides)}",
         )
     return chosen

@@ -11,7 +11,7 @@ from vitrail.errors import UsageError
 from vitrail.heads.blocks import Classify, NormKind, initialise, map_norm, resize_map
 from vitrail.heads.fpn import Progressive, SemanticFPN, count_doublings
 from vitrail.heads.mask_transformer import MaskTransformer
-from vitrail.heads.pyramid import Last, Pyramid, Skips
+from vitrail.heads.pyramid import Last, Pyramid, SimplePyramid, Skips
 from vitrail.heads.unused_parameters import freeze_unused_parameters
 from vitrail.heads.upernet import Auxiliary, UPerNet
 from vitrail.shapes import Float
@@ -24,7 +24,7 @@ WIDTHS = {"fpn": 256, "pup": 256, "upernet": 512}
 class HeadConfig:
     """The head on a backbone. width: 0 is the published one, for "mask" the last map's. norm: "auto" is group norm,
     which does not depend on batch size or number of processes; none before "linear". auxiliary: with "upernet" a second
-    head for training."""
+    head for training. neck: "simple" is ViTDet's pyramid of a plain ViT's last map, for "fpn" and "upernet"."""
 
     kind: HeadKind
     classes: int
@@ -32,6 +32,7 @@ class HeadConfig:
     norm: NormKind | Literal["auto"] = "auto"
     dropout: float = 0.1
     auxiliary: bool = False
+    neck: Literal["auto", "simple"] = "auto"
 
 
 class Segmenter(HeadedModel):
@@ -82,6 +83,8 @@ def check_config(head: HeadConfig) -> None:
         raise UsageError(f"head linear has no hidden layer, so width {head.width} has no effect", "leave width out")
     if head.kind == "mask" and head.norm != "auto":
         raise UsageError(f"head mask has norms of its own, so norm {head.norm!r} has no effect", "leave norm out")
+    if head.neck == "simple" and head.kind not in ("fpn", "upernet"):
+        raise UsageError(f"head {head.kind} reads no pyramid, so neck simple has no effect", "leave neck out")
     if head.auxiliary and head.kind != "upernet":
         raise UsageError(f"head {head.kind} has no auxiliary head", 'use head="upernet"')
 
@@ -92,6 +95,8 @@ def neck_of(head: HeadConfig, backbone: Any) -> Any:
         return Last(widths, strides)
     if head.kind == "pup":
         return Skips(widths, strides, count_doublings(strides[-1]))
+    if head.neck == "simple":
+        return SimplePyramid(widths, strides, head.width or WIDTHS["fpn"])
     return Pyramid(widths, strides, norm_of(head))
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError, choose
-from vitrail.layers.resample import Resampling, resample_1d, resample_as
+from vitrail.layers.resample import Resampling as Resampling  # of the tables here
+from vitrail.layers.resample import resample_1d, resample_as
 from vitrail.shapes import Float
 from vitrail.types import Grid
 

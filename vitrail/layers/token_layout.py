@@ -86,9 +86,13 @@ def side_of_maps(layouts: tuple[TokenLayout, ...]) -> Side:
 
 
 def self_attention_layout(layout: TokenLayout) -> AttentionLayout:
-    """Tokens that attend to each other, within their groups."""
+    """Tokens that attend to each other, within their groups, each of which has the leading tokens."""
     side = side_of(layout)
-    index = torch.arange(side.tokens)[None] if layout.groups is None else layout.groups.index(layout.grid)
+    index = torch.arange(side.tokens)[None]
+    if layout.groups is not None:
+        cells = layout.groups.index(layout.grid)
+        tokens = torch.arange(side.leading).expand(len(cells), -1)
+        index = torch.cat([tokens, torch.where(cells < 0, cells, cells + side.leading)], dim=1)
     return AttentionLayout(side, side, index, index)
 
 

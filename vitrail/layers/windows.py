@@ -7,16 +7,19 @@ window are masked. Where one window covers an axis of the map there is no shift 
 not shift along either axis, which differs on maps that are not square).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention
 from vitrail.shapes import Float, Shaped
 from vitrail.types import Grid, Groups, TokenLayout
 
+GLOBAL = 4  # blocks that attend to the whole image, by default, and at most a third of all
 APART = -100.0  # added to the logits of cells that are not neighbours; finite, as published weights were trained
 
 
@@ -52,6 +55,39 @@ def attend_windows(attention: Attention, x: Tensor, layout: TokenLayout, windows
     x = x.roll((-shift[0], -shift[1]), (1, 2))
     x = merge_windows(attention(partition_windows(x, window), shift_mask(grid, window, shift, x), inside), window, grid)
     return x.roll(shift, (1, 2))[:, :height, :width]
+
+
+def attend_tokens(attention: nn.Module, x: Tensor, layout: TokenLayout, windows: Windows | None) -> Tensor:
+    """`attention(sequences [B*n T+N D], layout)` inside every window of a sequence of T leading tokens and the cells of
+    a grid: [B T+HW D] -> [B T+HW D]. The leading tokens join every window, and become the mean of what they become
+    there (ViTDet, Li et al. 2022, has none). Where the grid is smaller than a window, the window is the grid; without
+    windows all attend to each other."""
+    (height, width), leading = layout.grid, layout.leading
+    size = layout.grid if windows is None else (min(windows.size[0], height), min(windows.size[1], width))
+    if size == layout.grid:
+        whole: Tensor = attention(x, layout)
+        return whole
+    cells = pad_to_windows(x[:, leading:].unflatten(1, layout.grid), size)
+    grid, parts = (cells.shape[1], cells.shape[2]), partition_windows(cells, size)
+    count = (grid[0] // size[0]) * (grid[1] // size[1])
+    tokens = x[:, :leading].repeat_interleave(count, 0)
+    out: Tensor = attention(torch.cat([tokens, parts], dim=1), layout._replace(groups=Windows(size)))
+    merged = merge_windows(out[:, leading:], size, grid)[:, :height, :width].flatten(1, 2)
+    return torch.cat([out[:, :leading].unflatten(0, (-1, count)).mean(1), merged], dim=1) if leading else merged
+
+
+def local_depths(window: int, depths: Sequence[int], depth: int) -> list[int]:
+    """The numbers of the blocks that attend in windows, from 1 on: all but the global ones `depths`; by default these
+    are four, evenly spread, the last block among them (ViTDet, section 3), and fewer of less than twelve blocks.
+    Errors: `UsageError` for blocks that there are not."""
+    if depths and not 1 <= min(depths) <= max(depths) <= depth:
+        text = " ".join(map(str, depths))
+        raise UsageError(f"global_blocks is {text}, and there are {depth} blocks", f"use numbers of 1 to {depth}")
+    if depths and not window:
+        raise UsageError("global_blocks without window: all blocks are global", "give window, such as 14")
+    count = min(GLOBAL, max(1, depth // 3))
+    chosen = set(depths) or {round(depth * (i + 1) / count) for i in range(count)}
+    return [number for number in range(1, depth + 1) if number not in chosen] if window else []
 
 
 def pad_to_windows(x: Tensor, window: Grid) -> Tensor:

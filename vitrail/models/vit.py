@@ -23,8 +23,8 @@ from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
 from vitrail.layers.norm import NormKind, layer_scale, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, drop_patches, grid_of, inner_depths, pair, patch_map
 from vitrail.layers.pool import AttentionPool
-from vitrail.layers.position import Concatenate, Learned, build_position
-from vitrail.layers.resample import Resampling
+from vitrail.layers.position import Concatenate, Learned, Resampling, build_position
+from vitrail.layers.windows import Windows, attend_tokens, local_depths
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
@@ -58,6 +58,8 @@ class Config:
     position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights need their own
     rope_base: float = 100.0
     attention_radius: Positive | None = None  # in patches; class token and registers attend to all
+    window: Count = 0  # patches along a side of the windows in which local blocks attend (ViTDet); 0: all are global
+    global_blocks: tuple[Positive, ...] = ()  # their numbers under `window`; (): four in all, evenly spread
     pre_logits: Count = 0  # width of the pre-training head's hidden layer; 0: none
     pre_logits_act: Literal["tanh", "relu", "none"] = "tanh"  # "none": a projection without bias (CLIP)
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -99,6 +101,7 @@ class Block(nn.Module):
         super().__init__()
         width, hidden = config.width, round(config.width * config.mlp_ratio)
         self.norm_at, self.residual = config.norm_at, config.residual
+        self.windows: Windows | None = None  # of a local block
         self.norm1, self.norm2 = (block_norm(config) for _ in range(2))
         self.attn = attention(config)
         self.mlp = (
@@ -111,9 +114,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         if self.norm_at == "post":
-            x = self.norm1(self.join(x, lambda y: self.ls1(self.attn(y, layout))))
+            x = self.norm1(self.join(x, lambda y: self.ls1(attend_tokens(self.attn, y, layout, self.windows))))
             return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
-        x = self.join(x, lambda y: self.ls1(self.attn(self.norm1(y), layout)))
+        x = self.join(x, lambda y: self.ls1(attend_tokens(self.attn, self.norm1(y), layout, self.windows)))
         return self.join(x, lambda y: self.ls2(self.mlp(self.norm2(y))))
 
     def join(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -147,6 +150,7 @@ class ViT(Backbone):
         self.norm_pre = norm(config.norm, width, config.eps) if config.norm_pre else nn.Identity()
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(map(block or partial(Block, config), rates))
+        set_windows(self.blocks, config)
         self.norm, self.fc_norm = final_norms(config)
         self.attn_pool = attention_pool(config) if config.pool == "attention" else None
         self.pre_logits = pre_logits(config)
@@ -236,31 +240,39 @@ def attention(config: Config) -> SelfAttention:
     )
 
 
+def needs_grid(config: Config) -> str:
+    """The setting by which attention depends on where in the grid all patches are; "" where there is none."""
+    if config.position in ("rope", "rope_half", "relative"):
+        return f"position {config.position!r}"
+    return "" if config.attention_radius is None else f"attention_radius {config.attention_radius}"
+
+
 def check_patch_dropout(config: Config) -> float:
     """`patch_dropout`. Errors: `UsageError` where blocks need the position of every patch on the grid."""
-    if config.patch_dropout and (
-        config.position in ("rope", "rope_half", "relative") or config.attention_radius is not None
-    ):
-        which = (
-            f"position {config.position!r}"
-            if config.attention_radius is None
-            else f"attention_radius {config.attention_radius}"
-        )
-        raise UsageError(
-            f"patch_dropout drops patches, and {which} needs the whole grid",
-            'use position="sincos2d", or patch_dropout 0',
-        )
+    which = needs_grid(config) or (f"window {config.window}" if config.window else "")
+    if config.patch_dropout and which:
+        what = f"patch_dropout drops patches, and {which} needs the whole grid"
+        raise UsageError(what, 'use position="sincos2d", or patch_dropout 0')
     return config.patch_dropout
 
 
-def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
-    if not config.drop_path_skip:
-        return DropPath(rate)
-    if not config.residual:
+def set_windows(blocks: nn.ModuleList, config: Config) -> None:
+    """The windows of local blocks. Errors: `UsageError` where attention has terms of the whole grid."""
+    if config.window and (which := needs_grid(config)):
         raise UsageError(
-            "drop_path_skip drops whole branches, so residual must not be false", "use drop_path_skip false"
+            f"window {config.window} divides the grid that {which} is made for", "use sincos2d, or window 0"
         )
-    return SkipPath(rate)
+    local = local_depths(config.window, config.global_blocks, config.depth)
+    for number, block in enumerate(blocks.children(), start=1):
+        if isinstance(block, Block) and number in local:
+            block.windows = Windows((config.window, config.window))
+
+
+def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
+    if config.drop_path_skip and not config.residual:
+        what = "drop_path_skip drops whole branches, so residual must not be false"
+        raise UsageError(what, "use drop_path_skip false")
+    return SkipPath(rate) if config.drop_path_skip else DropPath(rate)
 
 
 def block_norm(config: Config) -> nn.Module:

@@ -38,6 +38,7 @@ class Config:
     head: HeadKind = "fpn"
     width: Count = 0  # of the head; 0: the published one (256, "upernet" 512, "mask" the backbone's)
     norm: Literal["auto", "group", "batch", "none"] = "auto"  # of the head; published weights of "upernet" need "batch"
+    neck: Literal["auto", "simple"] = "auto"  # "simple": ViTDet's pyramid of a plain ViT's last map, under fpn, upernet
     dropout: Fraction = 0.1  # of the head
     dice: NonNegative = 0.0  # weight of the Dice loss beside the cross-entropy
     focal: NonNegative = 0.0  # gamma of the focal loss, which weights pixels by (1 - p)^gamma (Lin et al. 2017)
@@ -74,7 +75,7 @@ class Segmentation(DenseTask):
     def assemble(self, trunk: nn.Module) -> Segmenter:
         c = self.config
         second = c.head == "upernet" and c.auxiliary > 0
-        return Segmenter(trunk, HeadConfig(c.head, c.classes, c.width, c.norm, c.dropout, second))
+        return Segmenter(trunk, HeadConfig(c.head, c.classes, c.width, c.norm, c.dropout, second, c.neck))
 
     def targets(self, labels: Tensor) -> Tensor:
         """Masks uint8 [B H W] as class indices int64."""

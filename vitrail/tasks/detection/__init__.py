@@ -42,6 +42,7 @@ class Config:
     kind: Literal["anchors", "slots"] = "anchors"  # queries are boxes that are refined, or learned embeddings
     stride: Count = 0  # of the finest map to use, with all coarser ones; 0: the coarsest with 8 cells across
     maps: Literal["all", "last"] = "all"  # of these maps, all, or the last alone, as of a dilated ResNet (DC5)
+    neck: Literal["none", "simple"] = "none"  # "simple": a pyramid of a plain ViT's last map (ViTDet)
     width: Positive = 128
     heads: Positive = 8
     encoder: Count = 0  # layers
@@ -81,7 +82,7 @@ class Detection(DenseTask):
     def assemble(self, trunk: nn.Module) -> Detector:
         design = DetectorConfig(**{f.name: getattr(self.config, f.name) for f in fields(DetectorConfig)})
         detector = Detector(trunk, self.config.classes, design)
-        freeze_unused_parameters(trunk, detector.maps)
+        freeze_unused_parameters(trunk, detector.sources)
         return detector
 
     def targets(self, labels: DetectionTargets) -> DetectionTargets:
