@@ -127,4 +127,4 @@ def suggest_weights(choice: DataConfig, count: int, defaults: Defaults, gpu: boo
     if count >= SMALL or not name or "path" not in choice.keys:
         return ""
     command = f"{train_command(choice)} --weights {name}"
-    return f"{count:,} training images are few: published weights would help: {command} (vitrail weights lists others)"
+    return f"{count:,} training images are few; published weights would help (vitrail weights lists them): {command}"

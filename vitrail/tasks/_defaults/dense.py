@@ -102,6 +102,7 @@ class DenseDefaults(Defaults):
 
 class MaskDefaults(DenseDefaults):
     what, side, shown, models, lr = "masks", 512, (10_000, 640_000), ("resnet/18", "pvt_v2/b0"), 1e-3
+    published = models
 
     def choose_tiles(self, c: Choices) -> None:
         """No tiles: a model that sees the whole image classifies its pixels better."""
@@ -120,6 +121,7 @@ class MaskDefaults(DenseDefaults):
 
 class BoxDefaults(DenseDefaults):
     what, side, shown, models, lr = "boxes", 640, (40_000, 1_600_000), ("resnet/18", "resnet/18"), 5e-4
+    published = models
 
     def choose_tiles(self, c: Choices) -> None:
         c.set_default(
