@@ -32,7 +32,10 @@ FIRST = (
     f"--data {{data}}/transfer/first.npz {NANO} --data.val-fraction 0 --steps 4000 --batch-size 64 "
     "--optim.name muon --task.smoothing 0 --seed 0"
 )
-FEW = "--data {data}/transfer/last.npz --data.classes dog frog horse ship truck --data.fraction {share} --data.val-fraction 0 --steps 300 --batch-size 32"
+FEW = (
+    "--data {data}/transfer/last.npz --data.classes dog frog horse ship truck --data.fraction {share} "
+    "--data.val-fraction 0 --steps 300 --batch-size 32"
+)
 WEIGHTS = "--weights {runs}/first"
 WAYS = {
     "from scratch": NANO,
