@@ -19,7 +19,7 @@ from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.published import lookup_by_source
 from vitrail.weights.report import list_names
 from vitrail.weights.sidecar_input import read_input
-from vitrail.weights.sidecars import Sidecar
+from vitrail.weights.sidecars import Sidecar, check_args
 from vitrail.weights.typed import read_as_typed
 from vitrail.weights.variants import SHAPE, choose_variant, differing
 
@@ -71,6 +71,7 @@ def identify(
         raise CheckpointError("; ".join(best.contradictions[:3]), fix)
     if given.name and (different := differs_from(given, best)):
         raise wrong_model(given.name, replace(best, model=different))
+    check_args(sidecar)
     if best.open:
         raise undecided(best)
     return describe(best, sidecar, found)

@@ -27,6 +27,17 @@ Ratio = Annotated[float, Gt(0), Le(1000)]
 PARTS = ("", "vision_config.", "backbone_config.")  # where a config keeps that of its image model
 
 
+ARGS = {  # of timm's `model_args`: read here, shown by the tensors, or of training alone
+    "act_layer", "attn_drop_rate", "block_args", "class_token", "crop_scale", "depth", "depths", "drop_block_rate",
+    "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim", "embed_dims", "fc_norm",
+    "features_only", "final_norm", "fix_init", "global_pool", "head_dim", "head_widths", "img_scale", "img_size",
+    "in_chans", "init_values", "kernels", "layers", "linear", "mlp_ratio", "mlp_ratios", "multi_conv", "no_embed_class",
+    "num_classes", "num_heads", "out_indices", "patch_drop_rate", "patch_size", "pos_drop_rate", "pos_embed",
+    "pre_norm", "pretrained_window_sizes", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens", "sr_ratios",
+    "stem_width", "strict_img_size", "swiglu_mlp", "weight_init", "widths", "window_size", "zero_init_last",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """The files beside tensors, as plain JSON. library: whose they are; where: the folder, for messages; certain:
@@ -84,6 +95,17 @@ class Sidecar:
         if not isinstance(table, dict) or {str(i) for i in range(len(table))} != set(table):
             raise CheckpointError(f"{where} is not a table of the numbers from 0 up", "remove it from config.json")
         return [checked_name(table[str(i)], where) for i in range(len(table))]
+
+
+def check_args(sidecar: Sidecar) -> None:
+    """Errors: `CheckpointError` for an option of timm that may change what a model computes and is not known here."""
+    args = sidecar.config.get("model_args") if sidecar.library == "timm" else None
+    if args is not None and not isinstance(args, dict):
+        raise CheckpointError(f"{sidecar.path_of('model_args')} is no object", "correct it, or remove the file")
+    for name in args or ():
+        if name not in ARGS:
+            what = f"{sidecar.path_of(f'model_args.{name[:60]}')} is an option that is not known here"
+            raise CheckpointError(what, "remove it from the file if the model computes the same without it")
 
 
 def look_up(table: Any, name: str) -> Any:

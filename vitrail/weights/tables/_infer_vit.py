@@ -1,6 +1,7 @@
 """The config of a plain ViT, DeiT or DINOv2 from its tensors and the files beside them."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,18 +19,25 @@ CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transf
     "qk_norm": ("model_args.qk_norm",),
     "eps": ("layer_norm_eps",),
 }
-NANO = 3  # blocks of a variant whose heads are not those of published models of its width
 GELUS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh",
          "gelu_tanh": "tanh", "quick_gelu": "quick"}  # fmt: skip
-HEADS = {  # of published models by width and depth, where no variant has them
-    (256, 14): 4, (320, 12): 5, (448, 12): 7, (640, 12): 10, (896, 18): 14, (1152, 27): 16, (1536, 40): 24,
+HEADS = {  # of all published models by width and depth; the same for a width and depth but for two
+    (192, 12): 3, (256, 10): 4, (256, 14): 4, (320, 14): 5, (384, 12): 6, (384, 36): 6, (512, 12): 8, (512, 20): 8,
+    (640, 12): 10, (768, 12): 12, (832, 21): 13, (896, 12): 14, (896, 18): 14, (1024, 23): 16, (1024, 24): 16,
+    (1152, 27): 16, (1280, 32): 16, (1408, 40): 16, (1536, 40): 16, (1536, 47): 16, (1536, 50): 16, (1664, 48): 16,
+    (1792, 64): 16,
 }  # fmt: skip
+GATED_HEADS = {(1536, 40): 24}  # of DINOv2's giant, whose MLP is gated
+NAMED_HEADS = {"vit_base_patch16_gap_224": 16}
+ELSEWHERE = re.compile(r"_(rope|rpn)_")  # in timm's names of models that compute otherwise than their tensors show
 HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
 
 def infer(clues: Clues, variants: Mapping[str, Any], stride: int = 0) -> dict[str, Any] | None:
     """The fields of `vit.Config` that the file shows; None where it is no ViT. stride: pixels of a token, 0 for those
     of the patch."""
+    if clues.sidecar.library == "timm" and ELSEWHERE.search(clues.sidecar.kind):
+        return None
     qkv, depth = clues.shape("blocks.0.attn.qkv.weight"), clues.count("blocks.")
     embed = stem_fields(clues)
     if len(qkv) != 2 or depth < 1 or embed is None:
@@ -76,9 +84,10 @@ def stem_fields(clues: Clues) -> dict[str, Any] | None:
 
 
 def summary_fields(clues: Clues) -> dict[str, Any]:
-    """Where the norms are, and what summarises an image."""
+    """Where the norms are, and what summarises an image: timm's file says a mean beside class tokens."""
     after = clues.has("fc_norm.weight")
-    pool = "attention" if clues.has("attn_pool.attn.latent") else "mean" if after else "token"
+    mean = after or (rows(clues, "tokens") and clues.sidecar.get(str, "global_pool", "model_args.global_pool") == "avg")
+    pool = "attention" if clues.has("attn_pool.attn.latent") else "mean" if mean else "token"
     return {"norm_pre": clues.has("norm_pre.weight"), "fc_norm": after, "pool": pool}
 
 
@@ -111,8 +120,9 @@ def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Any
     _, stated = clues.sidecar.find(Whole, CONFIG_NAMES["heads"])
     if stated is not None:
         return stated
-    own = [c.heads for c in variants.values() if c.width == width and (c.depth == depth or c.depth > NANO)]
-    if known := own[0] if own else HEADS.get((width, depth)):
+    own = [c.heads for c in variants.values() if (c.width, c.depth) == (width, depth)]
+    gated = GATED_HEADS.get((width, depth)) if clues.has("blocks.0.mlp.w12.weight") else None
+    if known := NAMED_HEADS.get(clues.sidecar.kind) or gated or HEADS.get((width, depth)) or (own[0] if own else None):
         return known
     likely = tuple(width // d for d in HEAD_WIDTHS if width % d == 0)[:2]
     return Open(likely or (1,), "the number of attention heads")
@@ -123,8 +133,9 @@ def position_fields(clues: Clues, fields: Mapping[str, Any], patch: tuple[int, i
     grid. The size stays open for a table of no square grid, where no sidecar has it."""
     table = clues.shape("position.table")
     size = clues.stated_size()
-    if len(table) != 2:
-        return {"position": "none", **({"size": size} if size else {})}
+    if len(table) != 2:  # of another kind, which only the family, a sidecar or a person knows
+        none = {"position": "none"} if clues.sidecar.get(str, "model_args.pos_embed") == "none" else {}
+        return {**none, **({"size": size} if size else {})}
     grids = [(-(-size[0] // patch[0]), -(-size[1] // patch[1]))] if size else []
     for tokens in dict.fromkeys((fields["tokens"], 0)):
         cells = table[0] - tokens
@@ -132,6 +143,8 @@ def position_fields(clues: Clues, fields: Mapping[str, Any], patch: tuple[int, i
         if own is not None:
             exact = size if own in grids and size else (own[0] * patch[0], own[1] * patch[1])
             return {"position": "learned", "position_tokens": tokens > 0 or not fields["tokens"], "size": exact}
+    if square(table[0] - fields["tokens"] - fields["registers"]):  # with rows of registers, which ours has not
+        return {"position": "learned"}
     likely = tuple((h * patch[0], w * patch[1]) for h, w in grids_of(table[0] - fields["tokens"]))
     return {"position": "learned", "size": Open(likely, "the size of the images of its position table")}
 

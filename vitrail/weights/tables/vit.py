@@ -172,11 +172,11 @@ KINDS = [  # of DINOv2 in transformers: such as "-registers-live-swiglu"
 
 SOURCES: dict[str, Table] = {
     "timm": (*TOKEN, *TRUNK, *HEAD),
-    "timm:gap": (*TOKEN, *SCALES[:1], Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "timm:dinov2": (*TOKEN, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-registers": (*TOKEN, *REGISTERS, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-swiglu": (*TOKEN, *SCALES, *PACKED, *TRUNK, *HEAD),
     "timm:dinov2-registers-swiglu": (*TOKEN, *REGISTERS, *SCALES, *PACKED, *TRUNK, *HEAD),
+    "timm:gap": (*TOKEN, *REGISTERS, *SCALES[:1], Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "original": (*TOKEN, Drop("mask_token", MASK), *SCALES, *TRUNK, *HEAD),
     "original:mae": (*TOKEN, *DECODER, Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "original:registers": (
