@@ -91,7 +91,7 @@ def test_every_step_has_its_way_back(name, data):
     parts = [torch.randn(shape) for _ in range(count)]
     try:
         there = STEPS[name].forward(parts)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):
         return  # a step of another family that wants other axes
     back = STEPS[name].backward(there, count)
     assert all(torch.equal(a, b) for a, b in zip(back, parts, strict=True))

@@ -133,7 +133,7 @@ def apply_rule(rule: Rule, placeholders: dict[str, str], parts: list[Tensor]) ->
         try:
             for step in several(rule.steps):
                 tensors = STEPS[step].forward(tensors)
-        except (RuntimeError, IndexError):
+        except (RuntimeError, IndexError, ValueError):
             return None
         values = {**placeholders, "all": str(i)} if stacked else placeholders
         result.update(zip((fill(p, values) for p in several(rule.ours)), tensors, strict=True))
