@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from vitrail import catalog
 from vitrail.heads.linear import Classifier
 from vitrail.models import (
+    beit,
     clip,
     crossvit,
+    dinov3,
     dit,
     efficientvit,
     efficientvit_msra,
+    eva,
     hybrid,
     jit,
     mobilevit,
@@ -250,6 +253,69 @@ def siglip_timm(size: Size = (32, 32)) -> Both:
     maps = partial(theirs.forward_intermediates, indices=[1], norm=True, intermediates_only=True)
     config = replace(siglip.BASE, **SHAPE, position_resampling="antialias")
     return both("siglip", "timm", config, theirs, maps)
+
+
+def dinov3_timm(gated: bool, bias: bool, size: Size = (32, 32)) -> Both:
+    """timm takes the mean of the patches."""
+    from timm.layers import LayerNorm
+    from timm.models.eva import Eva
+
+    keys = {"rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True, "use_rot_pos_emb": True}
+    keys |= {"use_abs_pos_emb": False, "num_reg_tokens": 4, "use_fc_norm": False, "init_values": 1e-5}
+    keys |= {"swiglu_mlp": True, "swiglu_align_to": 8} if gated else {}
+    theirs = plain_timm(Eva, **keys, qkv_bias=bias, norm_layer=partial(LayerNorm, eps=1e-5))
+    config = dinov3.Config(**SHAPE, pool="mean", qkv_bias=bias, mlp="swiglu" if gated else "gelu")
+    maps = partial(theirs.forward_intermediates, indices=[1], norm=True, intermediates_only=True)
+    return both("dinov3", "timm:swiglu" if gated else "timm", config, theirs, maps)
+
+
+def dinov3_transformers(gated: bool, size: Size = (32, 32)) -> Both:
+    """The class token with a head of ours."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    keys = {**VIT_HF, "layer_norm_eps": 1e-5, "num_register_tokens": 4, "hidden_act": "silu" if gated else "gelu"}
+    theirs, head = stir(DINOv3ViTModel(DINOv3ViTConfig(**keys, use_gated_mlp=gated))), stir(nn.Linear(32, 5))
+    state = {**theirs.state_dict(), **{f"classifier.{n}": t for n, t in head.state_dict().items()}}
+    config = dinov3.Config(**SHAPE, mlp="swiglu" if gated else "gelu")
+    ours = take("dinov3", f"transformers:live{'-swiglu' * gated}", config, state)
+    return Both(ours, theirs, lambda x: head(theirs(x).pooler_output))
+
+
+def beit_timm(pool: str, fc_norm: bool, size: Size = (32, 32)) -> Both:
+    from timm.models.beit import Beit
+
+    keys = {"img_size": size, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    keys |= {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.1}
+    theirs = stir(Beit(**keys, global_pool=pool, use_fc_norm=fc_norm))
+    config = beit.Config(**{**SHAPE, "size": size}, pool="mean" if pool == "avg" else "token", fc_norm=fc_norm)
+    return both("beit", "timm", config, theirs)
+
+
+def beit_transformers(size: Size = (32, 32)) -> Both:
+    """transformers takes the square that it was built for."""
+    from transformers import BeitConfig, BeitForImageClassification
+
+    keys = {**VIT_HF, "image_size": size[0], "use_relative_position_bias": True, "layer_scale_init_value": 0.1}
+    theirs = stir(BeitForImageClassification(BeitConfig(**keys)))
+    return both("beit", "transformers:live", beit.Config(**{**SHAPE, "size": size}), theirs)
+
+
+def eva_timm(kind: str, size: Size = (32, 32)) -> Both:
+    """kind: "giant", "packed" (tiny and small EVA-02), "swiglu" (base and large) or "clip" (their towers)."""
+    from timm.models.eva import Eva
+
+    keys, config = {"mlp_ratio": 3}, replace(eva.GIANT, **SHAPE, mlp_ratio=3.0)
+    if kind != "giant":
+        keys = {"mlp_ratio": 8 / 3, "swiglu_mlp": True, "use_rot_pos_emb": True, "ref_feat_shape": (6, 5)}
+        config = eva.Config(**SHAPE, mlp_ratio=85 / 32, rope_grid=(6, 5), mlp_norm=kind != "packed")
+    if kind in ("swiglu", "clip"):
+        keys |= {"qkv_fused": False, "scale_mlp": True}
+    if kind == "clip":
+        keys |= {"scale_attn_inner": True, "global_pool": "token"}
+        config = replace(config, attention_norm=True, pool="token", fc_norm=False)
+    theirs = plain_timm(Eva, **keys)
+    source = "timm" if kind == "giant" else f"timm:{kind}"
+    return both("eva", source, replace(config, position_resampling="antialias"), theirs)
 
 
 DISTILLED, DEIT_3 = (
@@ -648,6 +714,17 @@ PAIRS = [
     Pair("vit", "transformers", "MAE", vit_mae, ((32, 32),)),
     Pair("clip", "timm", "", clip_timm, ((32, 32), (40, 24))),
     Pair("siglip", "timm", "", siglip_timm, ((32, 32), (40, 24))),
+    Pair("dinov3", "timm", "", partial(dinov3_timm, False, True), ((32, 32), (40, 24))),
+    Pair("dinov3", "timm", "gated, without biases", partial(dinov3_timm, True, False), ((40, 24),)),
+    Pair("dinov3", "transformers", "", partial(dinov3_transformers, False), ((32, 32), (40, 24))),
+    Pair("dinov3", "transformers", "gated", partial(dinov3_transformers, True), ((40, 24),)),
+    Pair("beit", "timm", "", partial(beit_timm, "avg", True), ((32, 32), (40, 24))),
+    Pair("beit", "timm", "class token", partial(beit_timm, "token", False), ((32, 32),)),
+    Pair("beit", "transformers", "", beit_transformers, ((32, 32), (40, 40))),
+    *(
+        Pair("eva", "timm", kind, partial(eva_timm, kind), ((32, 32), (40, 24)))
+        for kind in ("giant", "packed", "swiglu", "clip")
+    ),
     Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", 0), ((32, 32),)),
     Pair(
         "vit",

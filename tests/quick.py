@@ -3,6 +3,11 @@
 import pytest
 
 
+def only_first(values):
+    """The first of values is quick, the others slow: sizes of one model."""
+    return [pytest.param(v, marks=pytest.mark.slow if i else ()) for i, v in enumerate(values)]
+
+
 def every_third(values):
     """For `pytest.mark.parametrize`: the first, the last and every third of values are quick, the others slow. A tuple
     is the values of several arguments."""

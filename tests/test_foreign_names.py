@@ -51,7 +51,8 @@ def test_a_translated_model_of_timm_has_timms_parameters():
     for name in ("vit_tiny_patch16_384", "vit_small_patch14_reg4_dinov2", "deit_tiny_distilled_patch16_224",
                  "vit_tiny_r_s16_p8_384", "crossvit_9_dagger_240", "swinv2_tiny_window16_256", "pvt_v2_b2_li",
                  "efficientvit_m2", "resnet34", "vit_base_patch16_clip_quickgelu_224",
-                 "vit_base_patch32_siglip_256"):  # fmt: skip
+                 "vit_base_patch32_siglip_256", "vit_small_patch16_dinov3", "beitv2_base_patch16_224",
+                 "eva02_tiny_patch14_336"):  # fmt: skip
         model = translate(name, OURS)
         with torch.device("meta"):
             made, theirs = vitrail.create(model.name, **model.keys), timm.create_model(name, num_classes=1000)
@@ -61,8 +62,8 @@ def test_a_translated_model_of_timm_has_timms_parameters():
 def test_names_that_have_no_model_here_are_answered_with_the_nearest():
     for name, near in {"convnext_tiny": "resnet/50", "efficientnet_b0.ra_in1k": "resnet/50", "vgg16": "resnet/50",
                        "resnet50d": "resnet/50", "vit_5b_patch16_sapiens2":
-                       "vit/small", "swin_s3_tiny_224": "swin/tiny", "timm/eva02_tiny_patch14_224.mim": "vit/tiny",
-                       "dinov3_vits16": "vit/small"}.items():  # fmt: skip
+                       "vit/small", "swin_s3_tiny_224": "swin/tiny", "dinov4_vits16": "vit/small",
+                       "timm/eva02_enormous_patch14_clip_224": "vit/small"}.items():  # fmt: skip
         assert answer(name, OURS).fix.startswith(f"--model {near};"), name
 
 

@@ -11,7 +11,12 @@ CASES = [
     for pair in PAIRS
     for size in pair.sizes
 ]
-SQUARE = {("vit", "torchvision"), ("pvt", "transformers"), ("dit", "diffusers")}  # take no other images
+SQUARE = {
+    ("vit", "torchvision"),
+    ("beit", "transformers"),
+    ("pvt", "transformers"),
+    ("dit", "diffusers"),
+}  # take no other images
 KEPT = {
     ("vit", "original"): (32, 32),
     ("dit", "original"): (8, 8),

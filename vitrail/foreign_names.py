@@ -135,6 +135,22 @@ def siglip(found: dict[str, str]) -> Model:
     return Model(f"siglip/{'_'.join(parts)}", {"pool": "mean"} if "gap" in found else {})
 
 
+def dinov3(found: dict[str, str]) -> Model:
+    size = LETTERS.get(found["size"], found["size"])
+    keys = {"qkv_bias": False} if "timm" in found and "bias" not in found else {}
+    return Model(f"dinov3/{size}{'_plus' * ('plus' in found)}", keys)
+
+
+def beit(found: dict[str, str]) -> Model:
+    larger = f"_{found['pixels']}" if found.get("pixels", "224") != "224" else ""
+    return Model(f"beit/{'v2_' * ('two' in found)}{found['size']}{larger}", {})
+
+
+def eva(found: dict[str, str]) -> Model:
+    larger = f"_{found['pixels']}" if found.get("pixels", "224") != "224" else ""
+    return Model(f"eva/{'02_' * ('two' in found)}{found['size']}{'_clip' * ('clip' in found)}{larger}", {})
+
+
 def deit(found: dict[str, str]) -> Model:
     three, distilled = "3_" if "three" in found else "", "_distilled" if "distilled" in found else ""
     larger = "_384" if found.get("pixels") == "384" else ""
@@ -190,6 +206,10 @@ RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (rf"clip_vit_{SIZE}_patch(?P<patch>\d+){PIXELS}", clip),  # transformers
     (rf"vit_(?P<size>base|large|so400m|giantopt)_patch(?P<patch>\d+)_siglip(?P<gap>_gap)?{PIXELS}", siglip),
     (rf"siglip2?_(?P<size>base|large|so400m|giant_opt)_patch(?P<patch>\d+){PIXELS}", siglip),
+    (r"(?P<timm>vit)_(?P<size>small|base|large|huge|7b)(?P<plus>_plus)?_patch16_dinov3(?P<bias>_qkvb)?", dinov3),
+    (r"dinov3_vit(?P<size>[sblh]|7b)16(?P<plus>plus)?(?:_pretrain_[a-z0-9]+)?", dinov3),  # transformers, torch.hub
+    (rf"beit(?P<two>v2)?_(?P<size>base|large)_patch16{PIXELS}(?:_pt22k)?(?:_ft22k(?:to1k)?)?", beit),
+    (rf"eva(?P<two>02)?_(?P<size>tiny|small|base|large|giant)_patch(?:14|16)(?P<clip>_clip)?{PIXELS}", eva),
     (rf"vit_?(?P<size>ti|[sblhg])_?(?P<patch>\d+){PIXELS}", vit),  # torchvision, papers: vit_b_16, ViT-B/16
     (r"dino_?vit_?(?P<size>[sb])_?(?P<patch>\d+)", vit),  # torch.hub: dino_vits16
     (r"(?P<dino>dinov2)_(?:with_(?P<registers>registers)_)?(?P<size>small|base|large)", vit),  # transformers

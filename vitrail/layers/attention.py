@@ -5,8 +5,9 @@ a subclass implements `project`, and `locate`, the positions of queries and keys
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.neighbourhood import Neighbourhood, VisiblePairs
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import RelativeBias
-from vitrail.layers.rotary import Rotary
+from vitrail.layers.rotary import Rotary, Rotation
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.shapes import Float
 from vitrail.types import Grid, TokenLayout
@@ -24,7 +25,7 @@ class PositionTerms(NamedTuple):
     """The parts of attention that depend on positions: `rotary` rotates queries and keys, `relative` adds to the
     logits, `neighbourhood` excludes distant pairs."""
 
-    rotary: Rotary | None = None
+    rotary: Rotation | None = None
     relative: RelativeBias | None = None
     neighbourhood: Neighbourhood | None = None
 
@@ -103,6 +104,21 @@ class Attention(nn.Module, ABC):
         return (logits if mask is None else logits + mask).softmax(-1)
 
 
+class KeylessLinear(nn.Linear):
+    """Queries, keys and values [*B 3D] of tokens [*B D]; keys have no bias (BEiT, Bao et al. 2021).
+
+    It is an `nn.Linear` because weight decay and initialisation depend on the module's class.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        return F.linear(x, self.weight, bias)
+
+
 class SelfAttention(Attention):
     """Tokens of a grid attend to each other. `position_terms`: the parts that depend on their positions."""
 
@@ -110,16 +126,16 @@ class SelfAttention(Attention):
         self,
         width: int,
         heads: int,
-        qkv_bias: bool = True,
+        qkv_bias: bool | Literal["keyless"] = True,
         qk_norm: float | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         position_terms: PositionTerms = NO_POSITION_TERMS,
     ):
-        """qk_norm: the eps of a LayerNorm over each head's queries and keys, or None for none (Dehghani et al.
-        2023)."""
+        """qkv_bias: "keyless" for queries and values only. qk_norm: the eps of a LayerNorm over each head's queries and
+        keys, or None for none (Dehghani et al. 2023)."""
         super().__init__(width, heads, dropout, attention_dropout)
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = KeylessLinear(width) if qkv_bias == "keyless" else nn.Linear(width, 3 * width, bias=bool(qkv_bias))
         self.q_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.k_norm = nn.Identity() if qk_norm is None else norm("layer", width // heads, qk_norm)
         self.rotary, self.relative, self.neighbourhood = position_terms

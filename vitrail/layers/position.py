@@ -181,6 +181,14 @@ class Concatenate(nn.Module):
         return joined
 
 
+def concatenate(table: Position | None, kind: str, width: int) -> Concatenate:
+    """`table` concatenated to the patches. Errors: `UsageError` for a kind of position that is no table."""
+    if table is None:
+        what = f"position {kind!r} is not a table, so there is nothing to concatenate"
+        raise UsageError(what, "use learned or sincos")
+    return Concatenate(table, width)
+
+
 def _fill(table: nn.Parameter, init: str) -> None:
     if choose(init, INITS, "initialisation of a position table") == "xavier":
         nn.init.xavier_uniform_(table)

@@ -20,22 +20,35 @@ PAIRS = ("interleaved", "half")
 
 class Rotation(nn.Module, ABC):
     """Rotates queries and keys by their positions: pairs of channels, each pair by an angle of its own. It has no
-    parameters or buffers."""
+    parameters or buffers.
+
+    pairs: "interleaved", channels (2j, 2j+1) rotate together, or "half", channels (j, j + d/2).
+    """
 
     grid: Grid | None  # of images of the model's own size, if any
+    pairs: str = "interleaved"
 
     @abstractmethod
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         """The angle of every pair of channels at every cell in raster order: [h*w d/2], float32."""
 
+    def forward(self, x: Tensor, grid: Grid, skip: int = 0) -> Tensor:
+        """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) are not
+        rotated."""
+        if x.shape[-2] != skip + grid[0] * grid[1]:
+            raise UsageError(
+                f"{x.shape[-2]} tokens are not {skip} without a position and {grid[0]}x{grid[1]} on the grid"
+            )
+        patches = rotate(x[..., skip:, :], self.angles(grid, x.device), self.pairs)
+        return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
+
 
 class Rotary(Rotation):
     """Axial RoPE over integer positions (row y, column x), omega_j = base^(-j/(d/4)), j < d/4.
 
-    "interleaved"  channels (2j, 2j+1) rotate together; first half of the head by x, second half by y: the rope-vit
-                   models.
-    "half"         channels (j, j + d/2) rotate together; angles are those of y, then of x, tiled twice: the layout of
-                   DINOv3, which however uses positions in [-1, 1] and periods instead of integers.
+    "interleaved"  the first half of the head is rotated by x, the second by y: the rope-vit models.
+    "half"         angles are those of y, then of x, tiled twice: the layout of DINOv3, which however uses positions in
+                   [-1, 1] and periods instead of integers.
     """
 
     def __init__(self, head_width: int, base: float = 100.0, pairs: str = "interleaved", grid: Grid | None = None):
@@ -47,17 +60,6 @@ class Rotary(Rotation):
 
     def extra_repr(self) -> str:
         return f"{self.head_width}, base={self.base}, pairs={self.pairs!r}"
-
-    def forward(self, x: Tensor, grid: Grid, skip: int = 0) -> Tensor:
-        """x [B heads N d], or any axes before [N d]; N = skip + h*w. The first `skip` tokens (class, registers) are not
-        rotated."""
-        if x.shape[-2] != skip + grid[0] * grid[1]:
-            raise UsageError(
-                f"{x.shape[-2]} tokens are not {skip} without a position and {grid[0]}x{grid[1]} on the grid"
-            )
-        angles = self.angles(grid, x.device)  # [h*w d/2], one a pair
-        patches = rotate(x[..., skip:, :], angles, self.pairs)
-        return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
 
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         h, w = grid

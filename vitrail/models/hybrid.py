@@ -6,7 +6,7 @@ Convolutions work on the fine grid, where attention would be expensive, and the 
 everything is `vit`. "R50+B/16" is "r50_base", and so on; the stride is 16 for "r50_base", 32 for the others.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -205,9 +205,7 @@ def build(config: Config) -> Hybrid:
 def transformer_config(config: Config) -> vit.Config:
     """The config of the ViT after the stem: fields of the same name are the same, and `patch` is the stride of a
     token."""
-    names = {f.name for f in fields(vit.Config)} & {f.name for f in fields(config)}
-    shared = {name: getattr(config, name) for name in names}
-    return vit.Config(**{**shared, "patch": config.patch * (4 << max(0, len(config.stages) - 1))})
+    return replace(vit.shared_config(config), patch=config.patch * (4 << max(0, len(config.stages) - 1)))
 
 
 def same(x: Tensor, kernel: int, stride: int) -> Tensor:

@@ -6,9 +6,9 @@ patches), a distillation token (DeiT), registers, other position encodings, othe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
 from vitrail.layers.norm import NormKind, layer_scale, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, drop_patches, grid_of, inner_depths, pair, patch_map
 from vitrail.layers.pool import AttentionPool
-from vitrail.layers.position import Concatenate, Learned, Resampling, build_position
+from vitrail.layers.position import Learned, Resampling, build_position, concatenate
 from vitrail.layers.windows import Windows, attend_tokens, local_depths
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
@@ -97,19 +97,15 @@ VARIANTS = {
 class Block(nn.Module):
     """x + attention, x + MLP; each branch with its norm, LayerScale and stochastic depth."""
 
-    def __init__(self, config: Config, drop_path: float):
+    def __init__(self, config: Config, drop_path: float, attn: SelfAttention | None = None):
+        """attn: of families with an attention of their own."""
         super().__init__()
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
         self.norm_at, self.residual = config.norm_at, config.residual
         self.windows: Windows | None = None  # of a local block
         self.norm1, self.norm2 = (block_norm(config) for _ in range(2))
-        self.attn = attention(config)
-        self.mlp = (
-            Mlp(width, hidden, config.gelu, config.dropout)
-            if config.mlp == "gelu"
-            else SwiGLU(width, hidden, config.dropout)
-        )
-        self.ls1, self.ls2 = (layer_scale(width, config.layer_scale) for _ in range(2))
+        self.attn = attn or attention(config)
+        self.mlp: nn.Module = feed_forward(config)
+        self.ls1, self.ls2 = (layer_scale(config.width, config.layer_scale) for _ in range(2))
         self.drop_path = drop_part(config, drop_path)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
@@ -151,10 +147,14 @@ class ViT(Backbone):
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(map(block or partial(Block, config), rates))
         set_windows(self.blocks, config)
-        self.norm, self.fc_norm = final_norms(config)
-        self.attn_pool = attention_pool(config) if config.pool == "attention" else None
+        last = block_norm(config) if config.norm_at == "pre" else nn.Identity()
+        self.norm = nn.Identity() if config.fc_norm else last
+        self.fc_norm = last if config.fc_norm else nn.Identity()
+        parts = (block_norm(config), feed_forward(config)) if config.pool == "attention" else None
+        self.attn_pool = AttentionPool(width, config.heads, *parts) if parts else None
         self.pre_logits = pre_logits(config)
-        self.summaries = config.tokens if config.pool == "token" else 0  # tokens that are summaries
+        self.leading = config.tokens + config.registers  # tokens before the patches, and those that are summaries
+        self.summaries = config.tokens if config.pool == "token" else 0
         self.summary_widths = (config.pre_logits or width,) * max(1, self.summaries)
         self.has_distillation_token = self.summaries == 2
         self.inner_depths = inner_depths(config.map_depths, config.depth)  # blocks before the maps besides the last
@@ -171,7 +171,7 @@ class ViT(Backbone):
         grid = (x.shape[1], x.shape[2])
         dropped = self.patch_dropout if self.training else 0.0
         patches, kept = drop_patches(self.position(x).flatten(1, 2), dropped)  # [B hw D], or of fewer patches
-        layout = TokenLayout(grid, self.patch, self.config.tokens + self.config.registers, self.summaries, kept=kept)
+        layout = TokenLayout(grid, self.patch, self.leading, self.summaries, kept=kept)
         x = self.norm_pre(self.dropout(self.behind_tokens(patches)))  # [B T+R+hw D]
         maps = []
         for done, block in enumerate(self.blocks, start=1):
@@ -192,7 +192,7 @@ class ViT(Backbone):
         """The patches [B N D] with the tokens before them, [B T+R+N D]. Registers have no position."""
         leading: list[Tensor] = []
         if self.tokens is not None:
-            learned = isinstance(self.position, Learned) and self.config.position_tokens
+            learned = isinstance(self.position, Learned) and self.position.tokens > 0
             leading.append(self.tokens + self.position.token_rows if learned else self.tokens)  # type: ignore[operator]
         if self.registers is not None:
             leading.append(self.registers)
@@ -204,6 +204,12 @@ class ViT(Backbone):
 def build(config: Config) -> ViT:
     """A ViT, freshly initialised."""
     return ViT(config)
+
+
+def shared_config(config: Any) -> Config:
+    """The config of the plain ViT inside another family's model: fields of the same name are the same."""
+    names = {f.name for f in fields(Config)} & {f.name for f in fields(config)}
+    return Config(**{name: getattr(config, name) for name in names})
 
 
 def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
@@ -219,15 +225,9 @@ def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
 def position(config: Config, grid: tuple[int, int]) -> nn.Module:
     """The encoding added to the patches before the first block; relative and rotary positions act in the blocks."""
     tokens = config.tokens if config.position_tokens and config.position_join == "add" else 0
-    table = build_position(
-        config.position, grid, config.width, tokens, config.position_init, config.position_resampling
-    )
-    if config.position_join == "concat":
-        if table is None:
-            what = f"position {config.position!r} is not a table, so there is nothing to concatenate"
-            raise UsageError(what, "use learned or sincos")
-        return Concatenate(table, config.width)
-    return table or nn.Identity()
+    kind, init, resampling = config.position, config.position_init, config.position_resampling
+    table = build_position(kind, grid, config.width, tokens, init, resampling)
+    return concatenate(table, kind, config.width) if config.position_join == "concat" else table or nn.Identity()
 
 
 def attention(config: Config) -> SelfAttention:
@@ -279,17 +279,11 @@ def block_norm(config: Config) -> nn.Module:
     return nn.Identity() if config.norm_at == "none" else norm(config.norm, config.width, config.eps)
 
 
-def final_norms(config: Config) -> tuple[nn.Module, nn.Module]:
-    """The norm of all tokens and the norm of the summary, of which a model has one at most."""
-    if config.norm_at != "pre":
-        return nn.Identity(), nn.Identity()
-    last = norm(config.norm, config.width, config.eps)
-    return (nn.Identity(), last) if config.fc_norm else (last, nn.Identity())
-
-
-def attention_pool(config: Config) -> AttentionPool:
-    mlp = Mlp(config.width, round(config.width * config.mlp_ratio), config.gelu, config.dropout)
-    return AttentionPool(config.width, config.heads, norm(config.norm, config.width, config.eps), mlp)
+def feed_forward(config: Config) -> Mlp | SwiGLU:
+    width, hidden = config.width, round(config.width * config.mlp_ratio)
+    if config.mlp == "swiglu":
+        return SwiGLU(width, hidden, config.dropout)
+    return Mlp(width, hidden, config.gelu, config.dropout)
 
 
 def pre_logits(config: Config) -> nn.Module:

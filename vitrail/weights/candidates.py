@@ -198,7 +198,8 @@ def check_size(config: Any) -> None:
 
 def rank(candidates: list[Candidate], sidecar: Sidecar) -> list[Candidate]:
     """The best first: the least that differs, then what the sidecar names, then the plainest name."""
-    hint = sidecar.kind.replace("-", "_").lower()
+    model = translate(sidecar.kind, catalog.list_names("models"))
+    hint = (model.name if model is not None else sidecar.kind).replace("-", "_").lower()
 
     def key(candidate: Candidate) -> tuple[Any, ...]:
         own = catalog.load_module("models", candidate.family)

@@ -48,6 +48,10 @@ def geometry_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, An
             split = split_tokens(len(table), module.tokens, None)
             if split is not None and (split[1] != module.grid or patch != config.patch):
                 found["size"] = (split[1][0] * patch, split[1][1] * patch)
+        elif isinstance(module, RelativeBias) and table is not None and module.grid == own_grid:
+            side = relative_side(table, module)
+            if side and ((side, side) != module.grid or patch != config.patch):
+                found["size"] = (side * patch, side * patch)
     return found
 
 
@@ -107,16 +111,22 @@ def split_tokens(rows: int, likely: int, grid: tuple[int, int] | None) -> tuple[
     return None
 
 
-def resize_bias(table: Tensor, owner: RelativeBias) -> FittedTensor | None:
-    """A relative-bias table of a square window: resampled over offsets; rows of tokens are kept."""
+def relative_side(table: Tensor, owner: RelativeBias) -> int:
+    """The side of the square window of a relative-bias table; 0 where it is of none."""
     extra = TOKEN_ROWS if owner.tokens else 0
     side = math.isqrt(max(0, len(table) - extra)) if table.ndim == 2 else 0
-    if side % 2 == 0 or side * side != len(table) - extra or table.shape[1] != owner.table.shape[1]:
+    return 0 if side % 2 == 0 or side * side != len(table) - extra else (side + 1) // 2
+
+
+def resize_bias(table: Tensor, owner: RelativeBias) -> FittedTensor | None:
+    """A relative-bias table of a square window: resampled over offsets; rows of tokens are kept."""
+    side = relative_side(table, owner)
+    if not side or table.shape[1] != owner.table.shape[1]:
         return None
-    old = ((side + 1) // 2, (side + 1) // 2)
-    cells = resample_bias(table[: side * side], old, owner.grid)
-    how = f"window {old[0]}x{old[1]} to {owner.grid[0]}x{owner.grid[1]}, bicubic"
-    return FittedTensor(cat([cells, table[side * side :]]), how)
+    count = (2 * side - 1) ** 2
+    cells = resample_bias(table[:count], (side, side), owner.grid)
+    how = f"window {side}x{side} to {owner.grid[0]}x{owner.grid[1]}, bicubic"
+    return FittedTensor(cat([cells, table[count:]]), how)
 
 
 def resize_distance_bias(table: Tensor, owner: Cascade) -> FittedTensor | None:

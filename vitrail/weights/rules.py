@@ -7,7 +7,8 @@ backbone; a head's begin with "heads.". Tensors are converted by a list of named
     Rule(("q.{p}", "k.{p}", "v.{p}"), "qkv.{p}", "fuse")
     Rule("kernel", "weight", "linear")
 
-`{all}` in our name: theirs stacks the tensors of all blocks along the first axis.
+`{all}` in our name: theirs stacks the tensors of all blocks along the first axis. `{each}`: theirs serves all blocks,
+and each of ours has a copy; the way back is to names of single blocks.
 """
 
 import math
@@ -113,13 +114,24 @@ def convert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop]) -> Conv
             group = [fill(p, values) for p in several(rule.theirs)]
             if any(g not in remaining for g in group):
                 continue  # an incomplete group is left to later rules, else its names are unknown
-            converted = apply_rule(rule, values, [remaining[g] for g in group])
+            parts = [remaining[g] for g in group]
+            converted = copy_to_blocks(rule, parts[0], result) if is_copied(rule) else apply_rule(rule, values, parts)
             if converted is None or converted.keys() & result.keys():
                 continue
             result.update(converted)
             for g in group:
                 del remaining[g]
     return Converted({name: t.contiguous() for name, t in result.items()}, sorted(remaining), dropped)
+
+
+def is_copied(rule: Rule) -> bool:
+    return "{each}" in several(rule.ours)[0]
+
+
+def copy_to_blocks(rule: Rule, tensor: Tensor, converted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """A copy of a tensor for every block that has other tensors already; None where there is none."""
+    blocks = {found[1] for name in converted if (found := re.match(r"blocks\.(\d+)\.", name))}
+    return {fill(several(rule.ours)[0], {"each": i}): tensor for i in sorted(blocks)} or None
 
 
 def apply_rule(rule: Rule, placeholders: dict[str, str], parts: list[Tensor]) -> dict[str, Tensor] | None:
@@ -148,7 +160,7 @@ def revert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop], heads: i
     """
     remaining, result = dict(tensors), {}
     for rule in rules:
-        if isinstance(rule, Drop):
+        if isinstance(rule, Drop) or is_copied(rule):
             continue
         fits = matcher(several(rule.ours)[0])
         stacks: dict[str, dict[int, Tensor]] = {}
