@@ -63,9 +63,10 @@ class DataConfig(Choice):
 class InitConfig:
     """The weights before the first step; random by default."""
 
-    weights: str = ""  # a run, a model folder, or a file of published weights
+    weights: str = ""  # a run, a model folder, a file, or the name of published weights
     format: str = "auto"  # naming scheme of the file: "timm", "transformers", ...
     head: Literal["auto", "keep", "new"] = "auto"  # "auto": kept if the classes are the same
+    accept_licence: str = ""  # of weights whose use it restricts, by its name
     fit_head: bool | None = None  # a new head starts as the linear probe of its features; None: where optim.lr is open
 
 

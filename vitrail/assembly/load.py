@@ -8,7 +8,14 @@ from torch import Tensor
 
 from vitrail.assembly import run_directory
 from vitrail.assembly.model import ModelBundle
-from vitrail.assembly.restore import Description, build, check_fits, restore_bundle, stored_tensors
+from vitrail.assembly.restore import (
+    Description,
+    build,
+    check_fits,
+    read_origin,
+    restore_bundle,
+    stored_tensors,
+)
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
@@ -103,4 +110,4 @@ def rebuild_bundle(run: RunFolder, saved: SavedCheckpoint, tensors: dict[str, Te
 def describe_run(run: RunFolder, recipe: Recipe) -> Description:
     """The model of a run with such a recipe, as its folder describes it."""
     about = run.about()
-    return Description(recipe, tuple(about["classes"]), about["multi_label"])
+    return Description(recipe, tuple(about["classes"]), about["multi_label"], read_origin(about.get("origin")))

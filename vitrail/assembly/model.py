@@ -1,7 +1,8 @@
 """Recipe -> model, and model -> folder and back. Everything after training starts here, from the saved files alone."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -19,12 +20,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model with its task, recipe (which has the preprocessing) and classes."""
+    """A model with its task, recipe (which has the preprocessing) and classes. origin: of the published weights that it
+    began with: their name, source, licence, revision and hash; empty where it began with none."""
 
     model: nn.Module
     task: Task
     recipe: Recipe
     classes: tuple[str, ...]
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def create_model(name: str, classes: int, keys: dict[str, Any]) -> nn.Module:
@@ -87,4 +90,6 @@ def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
     tables["task"] = {k: v for k, v in tables["task"].items() if k not in bundle.task.path_keys}
     tables["input"].pop("vae", None)
     del tables["runtime"], tables["init"], tables["eval"]
-    return {"format": FORMAT, "recipe": tables, "classes": list(bundle.classes), "multi_label": bundle.task.multi_label}
+    about = {"format": FORMAT, "recipe": tables, "classes": list(bundle.classes)}
+    about["multi_label"] = bundle.task.multi_label
+    return {**about, "origin": dict(bundle.origin)} if bundle.origin else about

@@ -5,13 +5,12 @@ Their model and preprocessing are used by the new run, unless other settings are
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vitrail.assembly import run_directory
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle, class_dependent
 from vitrail.assembly.resolve import Names
@@ -19,13 +18,15 @@ from vitrail.assembly.whole import as_own, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
-from vitrail.validation import as_path
 from vitrail.weights import published as weights_published
-from vitrail.weights.folders import holds_weights, read_published
+from vitrail.weights.folders import read_published
 from vitrail.weights.identify import Identified, identify
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, head_of, is_of_head, load_tensors
+from vitrail.weights.locate import Located, locate
 from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport, list_names
+from vitrail.weights.sidecar_input import read_input
+from vitrail.weights.sidecars import Sidecar
 
 OF_TRAINING = ("drop_path", "dropout", "attention_dropout", "patch_dropout")  # keys of models that no weight depends on
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
@@ -34,7 +35,8 @@ OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold 
 @dataclass(frozen=True)
 class WeightsOrigin:
     """Tensors and their origin. `recipe`: of vitrail's own weights only; `identified`: of published ones; `classes`:
-    None where a file has no names."""
+    None where a file has no names. name: as the weights can be named again; about: what is kept with everything that is
+    made from them; reasons: how they were found, in lines."""
 
     path: Path
     raw: RawWeights
@@ -42,6 +44,9 @@ class WeightsOrigin:
     recipe: Recipe | None = None
     classes: tuple[str, ...] | None = None
     identified: Identified | None = None
+    name: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -56,20 +61,46 @@ def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigi
     `CheckpointError`, `UsageError`."""
     if not start.weights:
         return None
-    path = as_path(start.weights)
-    if holds_weights(path):
-        raw, sidecar = read_published(path)
+    located = locate(start.weights, start.accept_licence)
+    path, name, reasons = located.files, located.name, located.reasons
+    if located.kind != "run":
+        raw, sidecar = read_published(path, located.sha256 or None)
         if "recipe" not in raw.about:
+            about = {**located.origin, "sha256": raw.sha256}
             whole = recognise_whole(raw, path, sidecar, Choice())
             if whole is not None:
-                return WeightsOrigin(path, as_own(whole, raw), whole.source, recipe_of(whole), whole.classes)
-            found = identify(raw.tensors, sidecar, model, start.format)
-            return WeightsOrigin(path, raw, found.source.partition(":")[0], None, found.classes, found)
-    elif not path.exists():
-        path = run_directory.find_run(start.weights).path
-    own, _ = load_bundle(path)
-    raw = RawWeights(dict(own.model.state_dict()), {}, "", ())
-    return WeightsOrigin(path, raw, "vitrail", own.recipe, own.classes)
+                own, kept = as_own(whole, raw), recipe_of(whole)
+                return WeightsOrigin(path, own, whole.source, kept, whole.classes, None, name, about, reasons)
+            found = identify_located(raw, sidecar, located, model, start.format)
+            source = found.source.partition(":")[0]
+            return WeightsOrigin(path, raw, source, None, found.classes, found, name, about, reasons)
+    bundle, _ = load_bundle(path)
+    raw = RawWeights(dict(bundle.model.state_dict()), {}, "", ())
+    return WeightsOrigin(path, raw, "vitrail", bundle.recipe, bundle.classes, None, name, bundle.origin, reasons)
+
+
+def identify_located(
+    raw: RawWeights, sidecar: Sidecar, located: Located, typed: Choice | None, source: str
+) -> Identified:
+    """What a file is: by itself, by what lies beside it, and by the table of published weights where it is in that.
+    typed: the model that a person named. Errors: `CheckpointError`."""
+    given = typed if typed is not None and typed.name else located.model
+    if given is not None and typed is not None and not typed.name:
+        given = Choice(given.name, {**given.keys, **typed.keys})
+    found = identify(raw.tensors, sidecar, given or typed, source)
+    if located.preprocessing and not read_input(sidecar):
+        stated = dataclasses.replace(found.input, **located.preprocessing)
+        found = dataclasses.replace(found, input=stated, input_reason="as the table of published weights has it")
+    return found
+
+
+def check_same(origin: WeightsOrigin, about: Mapping[str, Any]) -> None:
+    """Errors: `CheckpointError` where the weights are not those that a run began with."""
+    before, now = about.get("sha256"), origin.about.get("sha256")
+    if before and now and before != now:
+        raise CheckpointError(
+            f"{origin.name} is another file now: its SHA-256 is {now}, the run began with {before}", "start a new run"
+        )
 
 
 def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...]) -> bool:
@@ -86,7 +117,7 @@ def inherit_settings(
     inherited for masks and boxes, which need whole images. has_new_head: for other classes; then how the model was
     regularised is not inherited.
     """
-    reasons = [f"init.weights = {origin.path}"]
+    reasons = list(origin.reasons) or [f"init.weights = {origin.path}"]
     if origin.recipe is None:
         theirs, why = published_recipe(recipe, origin)
     else:
@@ -105,16 +136,16 @@ def inherit_settings(
         chosen_task = Choice(chosen_task.name, {**transferable_keys(theirs.task.keys), **chosen_task.keys})
     given, inherited = recipe.input, {}
     other_channels = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
-    for field in dataclasses.fields(InputConfig):
-        value = getattr(theirs.input, field.name)
-        unfit = (other_channels and field.name in ("channels", "mean", "std")) or (
-            task.is_dense and (field.name, value) == ("resize_mode", "crop")
+    for one in dataclasses.fields(InputConfig):
+        value = getattr(theirs.input, one.name)
+        unfit = (other_channels and one.name in ("channels", "mean", "std")) or (
+            task.is_dense and (one.name, value) == ("resize_mode", "crop")
         )
-        if getattr(given, field.name) == field.default != value and not unfit:
-            inherited[field.name] = value
+        if getattr(given, one.name) == one.default != value and not unfit:
+            inherited[one.name] = value
     if inherited:
         reasons.append(f"input.{', input.'.join(inherited)}: {why}")
-    start = dataclasses.replace(recipe.init, weights=origin.path.absolute().as_posix())
+    start = dataclasses.replace(recipe.init, weights=origin.name or origin.path.absolute().as_posix())
     return dataclasses.replace(
         recipe, model=chosen, task=chosen_task, input=dataclasses.replace(given, **inherited), init=start
     ), reasons

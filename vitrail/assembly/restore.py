@@ -20,6 +20,7 @@ from vitrail.storage.tensors import StoredTensor, read_about, read_header, refus
 from vitrail.validation import check_fields
 from vitrail.weights.report import list_names
 
+LONGEST_ORIGIN = 500  # characters of a name, an address or a licence
 SURPLUS = 1000  # parameters that a model may register while it is built, beyond twice the tensors of its file
 FREE_BYTES, TIMES = 256 * 2**20, 4  # computed tables: at most so many bytes beyond so many times those of the file
 
@@ -30,6 +31,7 @@ class Description(NamedTuple):
     recipe: Recipe
     classes: tuple[str, ...]
     multi_label: bool
+    origin: dict[str, Any] = {}  # noqa: RUF012  of the weights that it began with
 
 
 def restore_bundle(path: Path) -> ModelBundle:
@@ -55,7 +57,13 @@ def parse_description(about: dict[str, Any], path: Path) -> Description:
     check_fields(about, kinds, str(path))
     with as_checkpoint_error(path):
         recipe = from_tables(about["recipe"], str(path))
-    return Description(recipe, tuple(about["classes"]), about["multi_label"])
+    return Description(recipe, tuple(about["classes"]), about["multi_label"], read_origin(about.get("origin")))
+
+
+def read_origin(value: Any) -> dict[str, Any]:
+    """What a file says of the weights that its model began with: texts and numbers that are not long."""
+    rows = value.items() if isinstance(value, dict) else ()
+    return {k[:40]: v for k, v in rows if isinstance(v, str | int | float) and len(str(v)) <= LONGEST_ORIGIN}
 
 
 @contextmanager
@@ -140,7 +148,7 @@ def build(description: Description, tensors: Mapping[str, Tensor], path: Path) -
     with as_checkpoint_error(path):
         bundle = assemble_model(description.recipe, description.classes, description.multi_label)
         bundle.model.load_state_dict(dict(tensors))
-    return bundle
+    return dataclasses.replace(bundle, origin=description.origin)
 
 
 def stored_tensors(tensors: Mapping[str, Tensor]) -> dict[str, StoredTensor]:

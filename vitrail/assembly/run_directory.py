@@ -42,6 +42,7 @@ ABOUT = {  # the types of the fields of run.json that something depends on, and 
     "format": int, "classes": list[str], "multi_label": bool, "kind": str, "metric": str, "lower_is_better": bool,
     "reasons": list[str], "notes": list[str], "command": list[str], "versions": dict[str, Any], "weights": list[str],
     "processes": int, "parameters": int, "changed": list[dict[str, Any]], "data": dict[str, Any],
+    "origin": dict[str, Any],
 }  # fmt: skip
 DATA = {
     "layout": str, "parts": dict[str, int], "channels": int, "content": str, "left_out": dict[str, list[int]],

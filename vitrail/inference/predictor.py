@@ -1,8 +1,8 @@
 """A trained model ready for use: images of any kind in, labels with probabilities out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class Predictor:
     recipe: Recipe
     task: Task
     source: Path
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of the published weights that it began with
 
     def __call__(self, images: Any, batch: int = BATCH, every: int = 1) -> "Prediction | list[np.ndarray]":
         return self.predict_scenes(images, every=every) if self.task.is_dense else self.predict(images, batch, every)
@@ -76,7 +77,7 @@ class Predictor:
 
     @property
     def bundle(self) -> ModelBundle:
-        return ModelBundle(self.model, self.task, self.recipe, self.classes)
+        return ModelBundle(self.model, self.task, self.recipe, self.classes, self.origin)
 
     def predict_scenes(self, images: Any, batch: int = BATCH, every: int = 1) -> list[np.ndarray]:
         """The masks or boxes of one image or many.
@@ -159,4 +160,4 @@ def build_predictor(bundle: ModelBundle, path: Path, device: str) -> Predictor:
     from vitrail.engine.world import best_device, named_device
 
     target = best_device() if device == "auto" else named_device(device)
-    return Predictor(bundle.model.to(target).eval(), bundle.classes, bundle.recipe, bundle.task, path)
+    return Predictor(bundle.model.to(target).eval(), bundle.classes, bundle.recipe, bundle.task, path, bundle.origin)

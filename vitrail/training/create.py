@@ -99,6 +99,7 @@ def create_folder(session: Session, prepared: PreparedRun, launch: list[str], co
         },
         "versions": versions(),
         "weights": session.load_report.lines() if session.load_report else [],
+        "origin": dict(session.bundle.origin),
         "processes": session.world.size,
         "launch": launch,
         "parameters": sum(p.numel() for p in session.bundle.model.parameters()),

@@ -82,7 +82,7 @@ def write_final(session: Session, measured: Measured) -> dict[str, Any]:
 
 def trained_bundle(session: Session) -> model.ModelBundle:
     """The weights of the session that are evaluated: the averaged ones, where it averages."""
-    return model.ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
+    return dataclasses.replace(session.bundle, model=session.state.best_model, recipe=session.recipe)
 
 
 def write_samples(session: Session, bundle: model.ModelBundle) -> None:

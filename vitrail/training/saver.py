@@ -1,8 +1,9 @@
 """Checkpoints of a run, and what is done where a disk refuses them."""
 
+import dataclasses
 from collections.abc import Iterator
 
-from vitrail.assembly.model import ModelBundle, describe_bundle
+from vitrail.assembly.model import describe_bundle
 from vitrail.engine import checkpoint
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
@@ -25,7 +26,7 @@ def write_weights(session: Session) -> None:
     if not session.world.is_first:
         return
     state, bundle = session.state, session.bundle
-    about = describe_bundle(ModelBundle(state.best_model, bundle.task, session.recipe, bundle.classes))
+    about = describe_bundle(dataclasses.replace(bundle, model=state.best_model, recipe=session.recipe))
     write_file(session.folder.weights, pack(dict(state.best_model.state_dict()), about))
     if state.ema2 is not None:
         write_file(session.folder.ema2, pack(dict(state.ema2.module.state_dict()), about))

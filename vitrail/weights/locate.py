@@ -49,8 +49,9 @@ class Located:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What is kept with everything that is made from the weights."""
-        own = {"name": self.name, "source": self.source, "licence": self.licence, "revision": self.revision,
+        """What is kept with everything that is made from the weights; no paths of this machine."""
+        name = "" if self.kind in ("run", "file", "folder") else self.name
+        own = {"name": name, "source": self.source, "licence": self.licence, "revision": self.revision,
                "sha256": self.sha256}  # fmt: skip
         return {key: value for key, value in own.items() if value}
 

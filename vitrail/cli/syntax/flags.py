@@ -23,7 +23,8 @@ class Flag(NamedTuple):
 FLAGS = (
     Flag("data", "PATH", "images: a folder, .csv, .npz, COCO .json, or mini", ("data", "path")),
     Flag("model", "NAME", "such as vit/nano; see vitrail models", ("model", "name")),
-    Flag("weights", "PATH", "start from a run, a model folder or a weights file", ("init", "weights")),
+    Flag("weights", "NAME", "start from a run, a file, or by name: vit/small", ("init", "weights")),
+    Flag("accept-licence", "NAME", "accept a licence that restricts the weights", ("init", "accept_licence")),
     Flag("task", "NAME", "what is learned, such as distillation", ("task", "name")),
     Flag("out", "DIR", "folder of the run (default: a new one in runs/)"),
     Flag("resume", "RUN", "continue this run"),

@@ -18,9 +18,10 @@ def begin(session: Session, origin: WeightsOrigin | None, progress: Progress | N
 
 def begin_again(session: Session) -> None:
     """A resumed run that ended before its first checkpoint."""
-    session.load_report = load_initial_weights(
-        session, pretrained.find_weights(session.recipe.init, session.recipe.model)
-    )
+    origin = pretrained.find_weights(session.recipe.init, session.recipe.model)
+    if origin is not None:
+        pretrained.check_same(origin, session.bundle.origin)
+    session.load_report = load_initial_weights(session, origin)
     cache_features(session, is_resumed=True)
     fit_head(session)
     fit_micro_batch(session)

@@ -30,7 +30,9 @@ def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> Load
     """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
     if origin is None:
         return None
-    return pretrained.load_origin(session.bundle, origin, session.recipe.init)
+    report = pretrained.load_origin(session.bundle, origin, session.recipe.init)
+    session.bundle = dataclasses.replace(session.bundle, origin=origin.about)
+    return report
 
 
 @torch.no_grad()
