@@ -72,10 +72,15 @@ def models(family: str | None = None) -> list[str]:
     return catalog.list_names("models", family)
 
 
-def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
-    """A classifier: images [B C H W] -> logits [B classes], with random weights. For dit and jit a denoiser with so
-    many classes: noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned
-    variance.
+def create(name: str, classes: int | None = None, weights: "bool | str | Path" = False, accept_licence: str = "",
+           **keys: Any) -> "nn.Module":  # fmt: skip
+    """A classifier: images [B C H W] -> logits [B classes]. For dit and jit a denoiser with so many classes: noisy
+    images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned variance.
+
+    Its weights are random, unless `weights` names some: True for the published ones that are recommended for the model,
+    a name that `vitrail weights` lists, "hf:ORG/REPO", "timm:NAME.TAG", "torchvision:NAME", an address, a file, a
+    folder or a run. They are fetched once, and verified at every use; accept_licence names a licence that restricts
+    their use. classes: by default 1000, or those of the weights; for another number the head is new.
 
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
@@ -85,16 +90,25 @@ def create(name: str, classes: int = 1000, **keys: Any) -> "nn.Module":
 
     catalog.import_typed(name)
     refuse_weights(keys)
-    return model.create_model(name, classes, with_square_size(keys))
+    if weights:
+        from vitrail.assembly.save import create_with_weights
+
+        return create_with_weights(name, weights, classes, with_square_size(keys), accept_licence)
+    return model.create_model(name, 1000 if classes is None else classes, with_square_size(keys))
 
 
-def backbone(name: str, **keys: Any) -> "nn.Module":
-    """A backbone: images [B C H W] -> `Features(summaries, maps)`. Keywords as in `create`."""
+def backbone(name: str, weights: "bool | str | Path" = False, accept_licence: str = "", **keys: Any) -> "nn.Module":
+    """A backbone: images [B C H W] -> `Features(summaries, maps)`. Arguments as in `create`."""
     from vitrail import catalog
     from vitrail.assembly import model
 
     catalog.import_typed(name)
     refuse_weights(keys)
+    if weights:
+        from vitrail.assembly.save import create_with_weights
+        from vitrail.contracts import trunk_of
+
+        return trunk_of(create_with_weights(name, weights, None, with_square_size(keys), accept_licence))
     return model.create_backbone(name, with_square_size(keys))
 
 
@@ -102,11 +116,11 @@ def refuse_weights(keys: dict[str, Any]) -> None:
     """Errors: `UsageError` for what other libraries call the weights to begin with."""
     from vitrail.errors import UsageError
 
-    for key in ("pretrained", "weights", "checkpoint_path"):
+    for key in ("pretrained", "checkpoint_path"):
         if key in keys:
             raise UsageError(
-                f"{key} is no key of a model, which begins with random weights",
-                "vitrail.load_weights(model, FILE) loads published ones, vitrail.load(RUN) trained ones",
+                f"{key} is no key of a model",
+                "weights=True loads published ones, weights=NAME others; a run: vitrail.load",
             )
 
 

@@ -79,6 +79,7 @@ class HeadedModel(nn.Module, ABC):
     classes: int
     takes_sizes: bool = False  # takes images [B C H W] and their sizes [B 2] without padding
     origin: object = None  # how `vitrail.create` was called, for `vitrail.save`
+    loaded: object = None  # the weights by name that it was created with, for `vitrail.save`
 
     def __init__(self, backbone: Any, classes: int):
         super().__init__()

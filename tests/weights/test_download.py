@@ -12,7 +12,7 @@ from fakehub import Hub
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.weights.locate import locate
-from vitrail.weights.remote import download, lock, web
+from vitrail.weights.remote import download, lock
 from vitrail.weights.remote import hub as hub_cache
 from vitrail.weights.remote.web import Server
 
@@ -22,20 +22,9 @@ SHA = hashlib.sha256(BODY).hexdigest()
 CONFIG = b'{"architecture": "vit_tiny_patch16_224"}'
 
 
-@pytest.fixture
-def hub(own_folder, monkeypatch):
-    """A hub with one repository, and a machine that has nothing yet."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE",
-                 "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "VITRAIL_WEIGHTS", "http_proxy", "HTTP_PROXY",
-                 "all_proxy", "ALL_PROXY"):  # fmt: skip
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(own_folder / name.lower()))
-    monkeypatch.setattr(web, "PAUSE_S", 0.001)
-    monkeypatch.setattr(download, "PIECE", 2**14)
-    with Hub({REPO: {FILE: BODY, "config.json": CONFIG}}) as started:
-        monkeypatch.setenv("HF_ENDPOINT", started.url)
-        yield started
+@pytest.fixture(autouse=True)
+def tiny_repository(hub):
+    hub.repos[REPO] = {FILE: BODY, "config.json": CONFIG}
 
 
 def blob():

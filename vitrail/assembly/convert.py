@@ -1,6 +1,7 @@
 """Imports published weights: a whole published file becomes a model folder that is ready for use."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from vitrail.assembly import model
 from vitrail.assembly.model import ModelBundle
+from vitrail.assembly.pretrained import identify_located
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.whole import build_whole, recognise_whole
 from vitrail.contracts import trunk_of
@@ -18,8 +20,9 @@ from vitrail.storage.atomic import write_folder
 from vitrail.storage.tensors import pack
 from vitrail.validation import Positive, validate
 from vitrail.weights.folders import read_published
-from vitrail.weights.identify import Identified, identify
+from vitrail.weights.identify import Identified
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, load_tensors
+from vitrail.weights.locate import Located, locate
 from vitrail.weights.published import load_table, lookup_by_source
 from vitrail.weights.report import LoadReport
 
@@ -28,15 +31,17 @@ CLASSES = 1000  # of a new head, by default
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import, as requested."""
+    """What to import, as requested. name: a file, a folder or the name of published weights; out: None for a folder
+    here that is called like the weights."""
 
-    file: Path
+    name: str
     model: Choice
-    out: Path
+    out: Path | None = None
     source: str = "auto"
     classes: int | tuple[str, ...] | None = None  # how many, or their names; None: as many as the file's head has
     input: dict[str, Any] = field(default_factory=dict)  # keys of [input] that override those of the source
     licence: str = ""
+    accept_licence: str = ""
     sha256: str | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
 
@@ -60,17 +65,24 @@ class ImportedModel:
 def import_weights(request: ImportRequest) -> ImportedModel:
     """Reads, loads, and writes the folder `request.out`. Errors: `CheckpointError`; `UsageError` where the folder
     exists."""
-    if request.out.exists():
-        raise UsageError(f"{request.out} is there already and is never overwritten", "choose another folder")
+    refuse_existing(request.out)
     names = Names()
     if request.model.name:
         names.model_config(request.model)
-    raw, sidecar = read_published(request.file, request.sha256)
-    whole = None if request.options.new_head else recognise_whole(raw, request.file, sidecar, request.model)
+    located = locate(request.name, request.accept_licence)
+    if located.kind == "run":
+        raise UsageError(
+            f"{request.name} is a run or a model folder of vitrail", "it is used as it is, by all commands"
+        )
+    request = with_located(request, located)
+    refuse_existing(request.out)
+    raw, sidecar = read_published(located.files, request.sha256)
+    whole = None if request.options.new_head else recognise_whole(raw, located.files, sidecar, request.model)
     if whole is not None:
         bundle, report = build_whole(whole, raw, request.input, request.classes)
-        return ImportedModel(write_model(bundle, request, report), report, (*whole.reasons, *licence(request)))
-    found = identify(raw.tensors, sidecar, request.model, request.source)
+        folder = write_model(bundle, request, report, located)
+        return ImportedModel(folder, report, (*located.reasons, *whole.reasons, *licence(request)))
+    found = identify_located(raw, sidecar, located, request.model, request.source)
     published = load_table(found.model.name.partition("/")[0])
     reasons = explain_settings(request, found, lookup_by_source(published.settings, found.source, {}))
     request = with_found(request, found)
@@ -89,8 +101,25 @@ def import_weights(request: ImportRequest) -> ImportedModel:
         if any(n.startswith("heads.") for n in report.loaded)
         else ("the head is new and random: train it before using its predictions",)
     )
-    reasons = (*reasons, *why, *licence(request), *new)
-    return ImportedModel(write_model(bundle, request, report), report, reasons)
+    reasons = (*located.reasons, *reasons, *why, *licence(request), *new)
+    return ImportedModel(write_model(bundle, request, report, located), report, reasons)
+
+
+def refuse_existing(folder: Path | None) -> None:
+    if folder is not None and folder.exists():
+        raise UsageError(f"{folder} is there already and is never overwritten", "choose another folder: --out FOLDER")
+
+
+def with_located(request: ImportRequest, located: Located) -> ImportRequest:
+    """The request with what is known of the weights: a folder called like them, their licence, and no head where the
+    published ones have none."""
+    end = located.name.rstrip("/").rpartition("/")[2] if located.folder and located.model is None else located.name
+    name = re.sub(r"[^\w.]+", "-", end.partition("@")[0].removesuffix(located.files.suffix)).strip("-.") or "model"
+    options = request.options
+    if located.classes == 0 and located.model is not None:
+        options = dataclasses.replace(options, new_head=True)
+    licence = request.licence or located.licence
+    return dataclasses.replace(request, out=request.out or Path(name), licence=licence, options=options)
 
 
 def with_found(request: ImportRequest, found: Identified) -> ImportRequest:
@@ -156,15 +185,19 @@ def licence(request: ImportRequest) -> tuple[str, ...]:
     return () if request.licence else ("no licence is recorded; --licence TEXT saves one with the weights",)
 
 
-def write_model(bundle: ModelBundle, request: ImportRequest, report: LoadReport) -> Path:
+def write_model(bundle: ModelBundle, request: ImportRequest, report: LoadReport, located: Located) -> Path:
     """Writes the folder that `vitrail.load` reads, with the origin of the weights in its header."""
+    assert request.out is not None
     origin = {
         "source": report.source,
+        **located.origin,
+        "format": report.source,
         "sha256": report.sha256,
         "licence": request.licence,
         "fraction": round(report.fraction, 6),
     }
-    content = pack(dict(bundle.model.state_dict()), {**model.describe_bundle(bundle), "origin": origin})
+    bundle = dataclasses.replace(bundle, origin=origin)
+    content = pack(dict(bundle.model.state_dict()), model.describe_bundle(bundle))
     try:
         write_folder(request.out, {"model.safetensors": content})
     except OSError as error:

@@ -1,19 +1,80 @@
-"""Saves a model that was created by name."""
+"""Models by name outside a run: created with published weights, and saved."""
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from vitrail.assembly import model
+from vitrail.assembly import model, pretrained
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import HeadedModel
-from vitrail.errors import UsageError
-from vitrail.recipe import Choice, InputConfig, Recipe
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.storage.atomic import write_folder
 from vitrail.storage.tensors import pack
 from vitrail.validation import as_path
+from vitrail.weights.remote.table import find_row
 
 NEUTRAL = 0.5  # mean and std of images without a data set: [0, 1] becomes [-1, 1], as in the original ViT
+CLASSES = 1000  # of a new head, by default
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What is kept of the weights that a model was created with: preprocessing, names of classes, origin."""
+
+    input: InputConfig
+    classes: tuple[str, ...] | None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create_with_weights(
+    name: str, weights: bool | str | Path, classes: int | None, keys: dict[str, Any], accept_licence: str = ""
+) -> nn.Module:
+    """A model by name with weights: True for those that are recommended for it, or their name. classes: None for those
+    of the weights; another number gives it a new head. Positions and patches are resampled where `keys` ask for other
+    ones. Errors: `UsageError`, `CheckpointError`."""
+    start = InitConfig(choose_weights(name, weights), accept_licence=accept_licence)
+    origin = pretrained.find_weights(start, Choice(name, keys))
+    assert origin is not None
+    if origin.identified is not None:
+        theirs, given, outputs = origin.identified.model, origin.identified.input, origin.identified.outputs
+    else:
+        assert origin.recipe is not None
+        theirs, given, outputs = origin.recipe.model, origin.recipe.input, len(origin.classes or ())
+    if theirs.name != name:
+        raise CheckpointError(
+            f"these are weights of {theirs.name}, not of {name}: {origin.name}",
+            f"vitrail.create({theirs.name!r}, weights=...)",
+        )
+    keys = {**{k: v for k, v in theirs.keys.items() if k != "classes"}, **keys}
+    count = classes if classes is not None else outputs or CLASSES
+    names = origin.classes if origin.classes and len(origin.classes) == count else tuple(map(str, range(count)))
+    net = model.create_model(name, count, keys)
+    recipe = Recipe(model=Choice(name, keys), input=given, task=Choice("classification"))
+    bundle = model.ModelBundle(net, Names().task(recipe.task, count), recipe, names)
+    pretrained.load_origin(bundle, origin, InitConfig())
+    if isinstance(net, HeadedModel):
+        net.loaded = LoadedWeights(given, names, origin.about)
+    return net
+
+
+def choose_weights(name: str, weights: bool | str | Path) -> str:
+    """The name of the weights that were asked for. Errors: `UsageError` where there are none for a model."""
+    if isinstance(weights, bool):
+        row = find_row(name) if weights else None
+        if row is None or row.model != name:
+            family = name.partition("/")[0]
+            raise UsageError(
+                f"no weights of {name} are published under its name",
+                f"vitrail weights {family} lists them; weights=NAME",
+            )
+        return row.name
+    tagged = find_row(f"{name}:{weights}")
+    return tagged.name if tagged else str(weights)
 
 
 def save_model(
@@ -40,7 +101,9 @@ def bundle_of(net: nn.Module, classes: tuple[str, ...] | list[str] | None) -> mo
             "save models that vitrail.create or vitrail.load returned",
         )
     config, count = net.backbone.config, net.classes
-    names = tuple(classes) if classes else tuple(map(str, range(count)))
+    loaded = net.loaded if isinstance(net.loaded, LoadedWeights) else None
+    known = loaded.classes if loaded and loaded.classes and len(loaded.classes) == count else None
+    names = tuple(classes) if classes else known or tuple(map(str, range(count)))
     if len(names) != count:
         raise UsageError(f"{len(names)} class names for {count} classes", "give one name per class, or none")
     if len(set(names)) != count or not all(isinstance(name, str) and name for name in names):
@@ -50,5 +113,8 @@ def bundle_of(net: nn.Module, classes: tuple[str, ...] | list[str] | None) -> mo
     given = InputConfig(
         config.size, config.channels, (NEUTRAL,) * config.channels, (NEUTRAL,) * config.channels, "crop"
     )
+    if loaded and len(loaded.input.mean or ()) == config.channels:
+        given = dataclasses.replace(loaded.input, size=config.size, channels=config.channels)
     recipe = Recipe(model=net.origin, input=given, task=Choice("classification"))
-    return model.ModelBundle(net, Names().task(recipe.task, count), recipe, names)
+    bundle = model.ModelBundle(net, Names().task(recipe.task, count), recipe, names)
+    return dataclasses.replace(bundle, origin=loaded.origin) if loaded else bundle

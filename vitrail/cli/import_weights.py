@@ -1,4 +1,4 @@
-"""`vitrail import`: converts a file of published weights into a model folder."""
+"""`vitrail import`: converts published weights into a model folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,20 @@ from vitrail.validation import as_path, parse_value
 
 @dataclass
 class Import:
-    """Convert published weights (.safetensors, .pth, .npz) into a model folder for predict, eval and vitrail.load.
+    """Convert published weights into a model folder for predict, eval and vitrail.load. Only plain tensors are read.
 
-    No file is ever executed: only plain tensors are read.
-
+    vitrail import vit/small
     vitrail import vit_b16.npz --out vit-base
     vitrail import dinov2s.pt --new-head --classes 10 --out dino
     vitrail import swinv2.pth --model swin_v2/tiny_w8 --input.mean 0.5 0.5 0.5 --out swin
     """
 
-    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file of weights, or a folder as transformers or timm save it."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A name (vitrail weights), hf:ORG/REPO, an address, a file, or a folder of timm or transformers."""
     model: str = ""
-    """The architecture, such as vit/base, where the file does not say it; see vitrail models."""
+    """The architecture, such as vit/base, where the file leaves it open."""
     out: Path | None = None
-    """The folder to write; it must not exist."""
+    """The folder to write (default: one here, called like the weights)."""
     format: str = "auto"
     """Naming of the tensors: timm, transformers, torchvision, google, original; auto: the best match."""
     classes: str = ""
@@ -43,15 +42,15 @@ class Import:
     strict: bool = True
     """Load what fits, even if names are missing or unexpected."""
     licence: str = ""
-    """The licence of the weights, kept with them."""
+    """The licence of the weights, kept with them, where it is not known."""
+    accept_licence: str = ""
+    """Accept a licence that restricts the use of the weights, by its name."""
     sha256: str = ""
     """The expected SHA-256 of the file."""
 
 
 def import_weights(words: list[str]) -> None:
     given, keys = read(VERB, words)
-    if given.out is None:
-        raise UsageError("vitrail import needs --out FOLDER", "vitrail import FILE --out FOLDER")
     from vitrail.assembly.convert import ImportRequest
     from vitrail.assembly.convert import import_weights as convert
     from vitrail.recipe import Choice
@@ -61,8 +60,9 @@ def import_weights(words: list[str]) -> None:
     options = LoadOptions(given.strict, given.resize, given.new_head, given.grid)
     model = Choice(given.model, keys_of("model", keys))
     classes = parse_classes(given.classes)
-    request = ImportRequest(as_path(given.file), model, as_path(given.out), given.format, classes,
-                            keys_of("input", keys), given.licence, given.sha256 or None, options)  # fmt: skip
+    out = as_path(given.out) if given.out is not None else None
+    request = ImportRequest(given.name, model, out, given.format, classes, keys_of("input", keys), given.licence,
+                            given.accept_licence, given.sha256 or None, options)  # fmt: skip
     imported = convert(request)
     print("\n".join(imported.lines()))
 

@@ -22,6 +22,8 @@ COMMANDS = {  # name: (module, what it does)
     "sample": ("sample", "generate images with a trained generative model"),
     "check": ("check", "examine a data set before training on it"),
     "import": ("import_weights", "convert published weights into a model folder"),
+    "weights": ("hub.weights", "list published weights by name"),
+    "fetch": ("hub.fetch", "fetch weights by name; make a folder of them to carry"),
     "models": ("models", "list the models, or the settings of one"),
     "cost": ("cost", "parameters, multiply-adds and memory of a model"),
     "report": ("report", "write the HTML report of a run"),

@@ -7,8 +7,9 @@ licence that restricts the use of weights is named before a byte of them is fetc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
 from vitrail.weights.folders import NAMES, list_files
 from vitrail.weights.remote import folder, hub
@@ -75,6 +76,28 @@ def locate(name: str, accept: str = "", runs: Path = Path("runs")) -> Located:
     else:
         got = obtain_from_address(reference, accept, what)
     return describe(reference, got)
+
+
+def fetch_to(name: str, accept: str, target: Path | None) -> Located:
+    """The weights of a name, copied into a folder of `vitrail fetch` where one is given. Errors: as `locate`, and
+    `UsageError` for what is on this machine already."""
+    reference = parse_name(name)
+    if reference.path is not None:
+        raise UsageError(
+            f"{name} is on this machine already", "names of published weights are fetched: vitrail weights"
+        )
+    if reference.repo:
+        got, reference = obtain_from_repo(reference, accept, name)
+        key = HubFile(reference.repo, reference.file, reference.revision).key
+        place = folder.place_of_repo(reference.repo, reference.revision)
+    else:
+        got, key = obtain_from_address(reference, accept, name), reference.url
+        place = urlsplit(reference.url).hostname or "address"
+    located = describe(reference, got)
+    if target is not None:
+        path = folder.copy_to_folder(target, key, place, replace(got, licence=located.licence))
+        located = replace(located, files=path)
+    return located
 
 
 def locate_on_disk(reference: Reference) -> Located:

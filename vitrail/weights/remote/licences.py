@@ -76,8 +76,8 @@ def check_licence(licence: str, accepted: str, what: str) -> None:
         return
     known = RESTRICTED.get(licence, Licence("", ""))
     other = f", not {accepted}" if accepted else ""
-    read = f"read {known.text}; " if known.text else ""
+    read = f"its text: {known.text}" if known.text else "its text is on the page of the weights"
     raise UsageError(
         f"{what}: the licence of these weights is {describe_licence(licence)}{other}; nothing was fetched",
-        f"{read}if you agree: --accept-licence {licence}",
+        f"--accept-licence {licence} if you agree; {read}",
     )

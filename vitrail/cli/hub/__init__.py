@@ -1,0 +1,1 @@
+"""Commands about published weights: the list of them, fetching, publishing."""
