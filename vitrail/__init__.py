@@ -105,10 +105,9 @@ def backbone(name: str, weights: "bool | str | Path" = False, accept_licence: st
     catalog.import_typed(name)
     refuse_weights(keys)
     if weights:
-        from vitrail.assembly.save import create_with_weights
-        from vitrail.contracts import trunk_of
+        from vitrail.assembly.save import backbone_with_weights
 
-        return trunk_of(create_with_weights(name, weights, None, with_square_size(keys), accept_licence))
+        return backbone_with_weights(name, weights, with_square_size(keys), accept_licence)
     return model.create_backbone(name, with_square_size(keys))
 
 

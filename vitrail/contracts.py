@@ -297,5 +297,4 @@ class GenerativeTask(StatelessTask):
 
     @abstractmethod
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy images [B C H W], and the times [B] that the model is conditioned on: from pure noise at 0 to the image
-        at 1."""
+        """Noisy images [B C H W], and the times [B] of their conditioning: from pure noise at 0 to the image at 1."""

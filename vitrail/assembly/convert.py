@@ -10,20 +10,19 @@ import torch
 
 from vitrail.assembly import model
 from vitrail.assembly.model import ModelBundle
-from vitrail.assembly.pretrained import identify_located
 from vitrail.assembly.resolve import Names
+from vitrail.assembly.save import save_model
 from vitrail.assembly.whole import build_whole, recognise_whole
 from vitrail.contracts import trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InputConfig, Recipe, override
-from vitrail.storage.atomic import write_folder
-from vitrail.storage.tensors import pack
 from vitrail.validation import Positive, validate
 from vitrail.weights.folders import read_published
 from vitrail.weights.identify import Identified
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, load_tensors
 from vitrail.weights.locate import Located, locate
 from vitrail.weights.published import load_table, lookup_by_source
+from vitrail.weights.remote.identified import identify_located
 from vitrail.weights.report import LoadReport
 
 CLASSES = 1000  # of a new head, by default
@@ -196,12 +195,4 @@ def write_model(bundle: ModelBundle, request: ImportRequest, report: LoadReport,
         "licence": request.licence,
         "fraction": round(report.fraction, 6),
     }
-    bundle = dataclasses.replace(bundle, origin=origin)
-    content = pack(dict(bundle.model.state_dict()), model.describe_bundle(bundle))
-    try:
-        write_folder(request.out, {"model.safetensors": content})
-    except OSError as error:
-        raise UsageError(
-            f"{request.out} cannot be written: {error.strerror or error}", "choose another folder"
-        ) from None
-    return request.out
+    return save_model(dataclasses.replace(bundle, origin=origin), request.out)

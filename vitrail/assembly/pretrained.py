@@ -20,13 +20,12 @@ from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.weights import published as weights_published
 from vitrail.weights.folders import read_published
-from vitrail.weights.identify import Identified, identify
+from vitrail.weights.identify import Identified
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, head_of, is_of_head, load_tensors
-from vitrail.weights.locate import Located, locate
+from vitrail.weights.locate import locate
 from vitrail.weights.read import RawWeights
+from vitrail.weights.remote.identified import identify_located
 from vitrail.weights.report import LoadReport, list_names
-from vitrail.weights.sidecar_input import read_input
-from vitrail.weights.sidecars import Sidecar
 
 OF_TRAINING = ("drop_path", "dropout", "attention_dropout", "patch_dropout")  # keys of models that no weight depends on
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
@@ -77,21 +76,6 @@ def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigi
     bundle, _ = load_bundle(path)
     raw = RawWeights(dict(bundle.model.state_dict()), {}, "", ())
     return WeightsOrigin(path, raw, "vitrail", bundle.recipe, bundle.classes, None, name, bundle.origin, reasons)
-
-
-def identify_located(
-    raw: RawWeights, sidecar: Sidecar, located: Located, typed: Choice | None, source: str
-) -> Identified:
-    """What a file is: by itself, by what lies beside it, and by the table of published weights where it is in that.
-    typed: the model that a person named. Errors: `CheckpointError`."""
-    given = typed if typed is not None and typed.name else located.model
-    if given is not None and typed is not None and not typed.name:
-        given = Choice(given.name, {**given.keys, **typed.keys})
-    found = identify(raw.tensors, sidecar, given or typed, source)
-    if located.preprocessing and not read_input(sidecar):
-        stated = dataclasses.replace(found.input, **located.preprocessing)
-        found = dataclasses.replace(found, input=stated, input_reason="as the table of published weights has it")
-    return found
 
 
 def check_same(origin: WeightsOrigin, about: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitrail.assembly import model, pretrained
 from vitrail.assembly.resolve import Names
-from vitrail.contracts import HeadedModel
+from vitrail.contracts import HeadedModel, trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.storage.atomic import write_folder
@@ -50,7 +50,7 @@ def create_with_weights(
             f"these are weights of {theirs.name}, not of {name}: {origin.name}",
             f"vitrail.create({theirs.name!r}, weights=...)",
         )
-    keys = {**{k: v for k, v in theirs.keys.items() if k != "classes"}, **keys}
+    keys = {**{key: v for key, v in theirs.keys.items() if key != "classes"}, **keys}
     count = classes if classes is not None else outputs or CLASSES
     names = origin.classes if origin.classes and len(origin.classes) == count else tuple(map(str, range(count)))
     net = model.create_model(name, count, keys)
@@ -60,6 +60,13 @@ def create_with_weights(
     if isinstance(net, HeadedModel):
         net.loaded = LoadedWeights(given, names, origin.about)
     return net
+
+
+def backbone_with_weights(
+    name: str, weights: bool | str | Path, keys: dict[str, Any], accept_licence: str
+) -> nn.Module:
+    """The same without its head."""
+    return trunk_of(create_with_weights(name, weights, None, keys, accept_licence))
 
 
 def choose_weights(name: str, weights: bool | str | Path) -> str:

@@ -8,7 +8,6 @@ import torch
 from vitrail.assembly.checks import check_keep, check_keys, check_newest_checkpoint
 from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
-from vitrail.assembly.restore import read_origin
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import fingerprint as entries
 from vitrail.engine import checkpoint
@@ -49,7 +48,6 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     if about.get("processes") != world.size and after.runtime.threads == before.runtime.threads:
         after = dataclasses.replace(after, runtime=dataclasses.replace(after.runtime, threads=None))
     session = build_session(after, dataset, folder, world)
-    session.bundle = dataclasses.replace(session.bundle, origin=read_origin(about.get("origin")))
     if list(session.bundle.classes) != about["classes"]:
         raise DataError("the classes are not those that the run started with", "start a new run, or restore them")
     open_parts(session)

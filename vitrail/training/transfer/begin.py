@@ -1,7 +1,10 @@
 """From a built session to its first step: weights, cached features, the start of a new head, micro-batches."""
 
+import dataclasses
+
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
+from vitrail.assembly.restore import read_origin
 from vitrail.training.needs import estimate_needs, fit_micro_batch
 from vitrail.training.session import Session
 from vitrail.training.transfer.cached_features import Progress, cache_features, write_features
@@ -18,6 +21,7 @@ def begin(session: Session, origin: WeightsOrigin | None, progress: Progress | N
 
 def begin_again(session: Session) -> None:
     """A resumed run that ended before its first checkpoint."""
+    restore_origin(session)
     origin = pretrained.find_weights(session.recipe.init, session.recipe.model)
     if origin is not None:
         pretrained.check_same(origin, session.bundle.origin)
@@ -29,8 +33,15 @@ def begin_again(session: Session) -> None:
 
 def go_on(session: Session) -> None:
     """A resumed run with the weights of a checkpoint."""
+    restore_origin(session)
     cache_features(session, is_resumed=True)
     fit_micro_batch(session)
+
+
+def restore_origin(session: Session) -> None:
+    """The origin of the weights that a resumed run began with, as its folder has it."""
+    origin = read_origin(session.folder.about().get("origin"))
+    session.bundle = dataclasses.replace(session.bundle, origin=origin)
 
 
 def keep_features(session: Session) -> None:
