@@ -36,9 +36,11 @@ from vitrail.models import (
     pvt,
     pvt_v2,
     resnet,
+    samvit,
     siglip,
     swin,
     swin_v2,
+    tiny_vit,
     vit,
 )
 from vitrail.weights.rules import convert, revert
@@ -618,6 +620,54 @@ def mobilevit_transformers(size: Size = (64, 64)) -> Both:
     return replace(both("mobilevit", "transformers", MOBILE, theirs), logits=lambda x: theirs(x.flip(1)).logits)
 
 
+SAM = samvit.Config(width=32, depth=4, heads=4, patch=8, size=(48, 48), window=4, neck=24, global_blocks=(2, 4))
+
+
+def samvit_timm(built: Size, neck: int, size: Size = (48, 48)) -> Both:
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    theirs = stir(VisionTransformerSAM(
+        img_size=built, patch_size=8, embed_dim=32, depth=4, num_heads=4, num_classes=5, use_rel_pos=True,
+        use_abs_pos=neck > 0, window_size=4, global_attn_indexes=(1, 3), neck_chans=neck or None,
+    ))  # fmt: skip
+    config = replace(SAM, eps=1e-5, neck=neck, position="learned" if neck else "none", size=built)
+    return both("samvit", "timm", config, theirs, lambda x: [theirs.forward_features(x)])
+
+
+def samvit_transformers(size: Size = (48, 48)) -> Both:
+    """transformers' takes only the square that it was built for, and has no classifier: ours gets one of random
+    weights, and theirs is asked for the mean of its map."""
+    from transformers import SamVisionConfig, SamVisionModel
+
+    theirs = stir(SamVisionModel(SamVisionConfig(
+        hidden_size=32, output_channels=24, num_hidden_layers=4, num_attention_heads=4, image_size=size[0],
+        patch_size=8, window_size=4, global_attn_indexes=[1, 3], mlp_dim=128,
+    )))  # fmt: skip
+    state = {**theirs.state_dict(), "heads.0.weight": torch.eye(24), "heads.0.bias": torch.zeros(24)}
+    rules = catalog.load_module("weights/tables", "samvit").SOURCES["transformers"]
+    ours = Classifier(samvit.build(replace(SAM, size=size)), 24)
+    made = convert(theirs.state_dict(), rules)
+    assert made.unknown == []
+    assert revert(made.tensors, rules).keys() == theirs.state_dict().keys()
+    ours.backbone.load_state_dict(made.tensors)
+    ours.heads.load_state_dict({"0.weight": state["heads.0.weight"], "0.bias": state["heads.0.bias"]})
+    last = lambda x: theirs(x).last_hidden_state  # noqa: E731
+    return Both(ours.eval(), theirs, lambda x: last(x).mean((2, 3)), lambda x: [last(x)])
+
+
+TINY_VIT = tiny_vit.Config((16, 24, 32, 48), (1, 2, 2, 1), (2, 4, 4), (4, 3, 2), size=(64, 64))
+
+
+def tiny_vit_timm(size: Size = (64, 64)) -> Both:
+    from timm.models.tiny_vit import TinyVit
+
+    theirs = settle(stir(TinyVit(
+        num_classes=5, embed_dims=TINY_VIT.widths, depths=TINY_VIT.depths, num_heads=(1, *TINY_VIT.heads),
+        window_sizes=(4, *TINY_VIT.windows), drop_path_rate=0.0,
+    ), norms=0.5))  # fmt: skip
+    return both("tiny_vit", "timm", TINY_VIT, theirs, partial(theirs.forward_intermediates, intermediates_only=True))
+
+
 RESNET = resnet.Config(depths=(1, 2, 1, 1))
 
 
@@ -778,6 +828,10 @@ PAIRS = [
         "mobilevit", "timm", "", mobilevit_timm, ((64, 64), (96, 40), (70, 50))
     ),  # odd maps: 12x5, 6x3, 3x2 and 9x7, 5x4, 3x2
     Pair("mobilevit", "transformers", "", mobilevit_transformers, ((64, 64), (96, 40), (70, 50))),
+    Pair("samvit", "timm", "", partial(samvit_timm, (48, 48), 24), ((48, 48), (64, 72), (40, 104), (24, 16))),
+    Pair("samvit", "timm", "without neck and positions", partial(samvit_timm, (64, 48), 0), ((64, 48), (48, 80))),
+    Pair("samvit", "transformers", "", samvit_transformers, ((48, 48), (64, 64))),
+    Pair("tiny_vit", "timm", "", tiny_vit_timm, ((64, 64), (96, 64), (100, 75), (33, 130))),
     Pair("dit", "original", "its outputs", partial(denoiser_golden, "dit"), ((8, 8),)),
     Pair("dit", "diffusers", "the original's eps and waves", dit_diffusers, ((16, 16), (32, 32))),
     Pair("jit", "original", "its outputs", partial(denoiser_golden, "jit"), ((32, 32),)),

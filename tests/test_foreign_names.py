@@ -29,6 +29,9 @@ OTHERS = {  # torchvision, transformers, torch.hub, the papers: ours
     "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k": "--model vit/base", "hf_hub:timm/resnet50.a1_in1k":
     "--model resnet/50", "resnet50.a1_in1k": "--model resnet/50", "timm.vit_tiny_patch16_384":
     "--model vit/tiny --img-size 384",
+    "facebook/sam-vit-huge": "--model samvit/huge", "sam_vit_b_01ec64": "--model samvit/base",
+    "timm/samvit_large_patch16.sa1b": "--model samvit/large", "samvit_base_patch16_224": "--model samvit/base_224",
+    "tiny_vit_21m_384.dist_in22k_ft_in1k": "--model tiny_vit/21m_384", "tiny_vit_11m_224": "--model tiny_vit/11m",
 }  # fmt: skip
 
 
@@ -52,7 +55,7 @@ def test_a_translated_model_of_timm_has_timms_parameters():
                  "vit_tiny_r_s16_p8_384", "crossvit_9_dagger_240", "swinv2_tiny_window16_256", "pvt_v2_b2_li",
                  "efficientvit_m2", "resnet34", "vit_base_patch16_clip_quickgelu_224",
                  "vit_base_patch32_siglip_256", "vit_small_patch16_dinov3", "beitv2_base_patch16_224",
-                 "eva02_tiny_patch14_336"):  # fmt: skip
+                 "eva02_tiny_patch14_336", "tiny_vit_5m_224", "samvit_base_patch16_224"):  # fmt: skip
         model = translate(name, OURS)
         with torch.device("meta"):
             made, theirs = vitrail.create(model.name, **model.keys), timm.create_model(name, num_classes=1000)

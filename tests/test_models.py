@@ -57,6 +57,20 @@ SMALL = {  # a small model of every family, and how its config is made small
     "beit": ("beit/base", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
     "eva": ("eva/02_base", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
     "siglip": ("siglip/base", {"width": 32, "depth": 2, "heads": 4, "patch": 8, "size": (64, 64)}),
+    "samvit": (
+        "samvit/base",
+        {"width": 32, "depth": 3, "heads": 4, "patch": 8, "size": (64, 64), "window": 3, "neck": 24},
+    ),
+    "tiny_vit": (
+        "tiny_vit/5m",
+        {
+            "widths": (16, 24, 32, 48),
+            "depths": (1, 1, 2, 1),
+            "heads": (2, 4, 4),
+            "windows": (3, 2, 2),
+            "size": (64, 64),
+        },
+    ),
     "resnet": ("resnet/18", {"depths": (1, 1, 1, 1), "width": 8, "size": (64, 64)}),
 }
 FAMILIES = [

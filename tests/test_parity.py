@@ -16,6 +16,7 @@ SQUARE = {
     ("beit", "transformers"),
     ("pvt", "transformers"),
     ("dit", "diffusers"),
+    ("samvit", "transformers"),
 }  # take no other images
 KEPT = {
     ("vit", "original"): (32, 32),

@@ -189,6 +189,15 @@ def mobilevit(found: dict[str, str]) -> Model:
     return Model(f"mobilevit/{found['size'].replace('small', 's').replace('_', '')}", {})
 
 
+def samvit(found: dict[str, str]) -> Model:
+    size = LETTERS.get(found["size"], found["size"])
+    return Model(f"samvit/{size}{'_224' if found.get('pixels') == '224' else ''}", {})
+
+
+def tiny_vit(found: dict[str, str]) -> Model:
+    return Model(f"tiny_vit/{found['size']}{'' if found['pixels'] == '224' else '_' + found['pixels']}", {})
+
+
 def denoiser(found: dict[str, str]) -> Model:
     size = found["size"] if found["size"] == "xl" else LETTERS.get(found["size"], found["size"])
     keys = {"size": 64} if (found["kind"], found.get("pixels")) == ("dit", "512") else {}
@@ -227,6 +236,9 @@ RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (rf"efficientvit_(?P<size>[bl]\d){PIXELS}", of_family("efficientvit")),
     (r"efficientvit_(?P<size>m\d)", of_family("efficientvit_msra")),
     (r"mobilevit_(?P<size>(?:x{1,2}_?)?s(?:mall)?)", mobilevit),
+    (r"tiny_vit_(?P<size>5m|11m|21m)_(?P<pixels>224|384|512)", tiny_vit),
+    (rf"samvit_(?P<size>base|large|huge)_patch16{PIXELS}", samvit),
+    (r"sam_vit_(?P<size>base|large|huge|[blh])(?:_[0-9a-f]{6})?", samvit),  # transformers, and the original's files
     (r"resnet_?(?P<size>18|34|50|101|152)", of_family("resnet")),
     (rf"(?P<kind>dit)_(?P<size>xl|[sbl])_(?P<patch>\d+){PIXELS}(?:x\d+)?", denoiser),
     (rf"(?P<kind>jit)_(?P<size>[blhg])_(?P<patch>\d+){PIXELS}", denoiser),

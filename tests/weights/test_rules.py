@@ -97,6 +97,12 @@ def test_every_step_has_its_way_back(name, data):
     assert all(torch.equal(a, b) for a, b in zip(back, parts, strict=True))
 
 
+def test_a_matrix_that_does_not_split_is_unknown():
+    rule = Rule("qkv", ("q", "k", "v"), "split")
+    assert convert({"qkv": torch.zeros(2, 3)}, (rule,)).unknown == ["qkv"]
+    assert [t.shape[0] for t in convert({"qkv": torch.zeros(6, 3)}, (rule,)).tensors.values()] == [2, 2, 2]
+
+
 def test_what_does_not_fit_is_unknown_and_never_half_taken():
     rules = (
         Rule(("q", "k"), "qk", "fuse"),

@@ -64,6 +64,20 @@ def displacement_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
     return table.flip(1, 2)
 
 
+def distances(window: int) -> Tensor:
+    """The index into the bias table of the distance (down, across) of two cells: [N N], down * window + across."""
+    index = torch.arange(window)
+    distance = (index[:, None] - index).abs()
+    return (distance[:, None, :, None] * window + distance[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def all_displacements(biases: Float[Tensor, "h N"], window: int) -> Float[Tensor, "h _ _"]:
+    """The biases of distances in a window [heads window*window], by displacement: [heads 2w-1 2w-1]."""
+    quarter = biases.unflatten(1, (window, window))
+    half = torch.cat([quarter[:, :, 1:].flip(2), quarter], dim=2)
+    return torch.cat([half[:, 1:].flip(1), half], dim=1)
+
+
 def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """The row of the bias table for every query and key: [hw hw], (yq-yk+h-1)(2w-1) + (xq-xk+w-1)."""
     h, w = grid

@@ -18,7 +18,7 @@ from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, AttentionInputs
 from vitrail.layers.drop import DropPath, drop_rates
-from vitrail.layers.relative import Displacements
+from vitrail.layers.relative import Displacements, all_displacements, distances
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows
 from vitrail.shapes import Float
@@ -122,9 +122,7 @@ class Cascade(Displacements):
         return self.proj(torch.cat(outputs, dim=1))
 
     def by_displacement(self) -> Tensor:
-        quarter = self.attention_biases.unflatten(1, (self.window, self.window))
-        half = torch.cat([quarter[:, :, 1:].flip(2), quarter], dim=2)
-        return torch.cat([half[:, 1:].flip(1), half], dim=1)
+        return all_displacements(self.attention_biases, self.window)
 
 
 class WindowMixer(nn.Module):
@@ -273,13 +271,6 @@ def downsample(config: Config, inside: int, out: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(
         res1=pair(config, inside, 1.0, 0.0), patchmerge=Merge(config, inside, out), res2=pair(config, out, 1.0, 0.0),
     ))  # fmt: skip
-
-
-def distances(window: int) -> Tensor:
-    """The index into the bias table of the distance (down, across) of two cells: [N N], down * window + across."""
-    index = torch.arange(window)
-    distance = (index[:, None] - index).abs()
-    return (distance[:, None, :, None] * window + distance[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 def check(config: Config) -> None:

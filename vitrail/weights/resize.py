@@ -18,6 +18,8 @@ from vitrail.layers.position import Factorised, Learned
 from vitrail.layers.relative import TOKEN_ROWS, RelativeBias
 from vitrail.layers.resample import resample, resample_1d, resample_bias
 from vitrail.models.efficientvit_msra import Cascade
+from vitrail.models.samvit import RelativeAxes
+from vitrail.models.tiny_vit import DistanceBias
 
 MOST_TOKENS = 3  # rows of summary tokens at the start of a table
 
@@ -71,7 +73,10 @@ def fit_tensor(
         )
     if isinstance(owner, RelativeBias) and name == "table":
         return resize_bias(tensor, owner)
-    if isinstance(owner, Cascade) and name == "attention_biases":
+    if isinstance(owner, RelativeAxes) and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
+        how = f"{len(tensor)} displacements along an axis to {shape[0]}, linear"
+        return FittedTensor(resample_1d(tensor, shape[0]), how, exact=True)
+    if isinstance(owner, Cascade | DistanceBias) and name == "attention_biases":
         return resize_distance_bias(tensor, owner)
     if isinstance(owner, nn.Conv2d) and name == "weight" and tensor.ndim == 4 and tensor.shape[0] == shape[0]:
         return resize_kernel(tensor, owner, channels)
@@ -129,7 +134,7 @@ def resize_bias(table: Tensor, owner: RelativeBias) -> FittedTensor | None:
     return FittedTensor(cat([cells, table[count:]]), how)
 
 
-def resize_distance_bias(table: Tensor, owner: Cascade) -> FittedTensor | None:
+def resize_distance_bias(table: Tensor, owner: Cascade | DistanceBias) -> FittedTensor | None:
     """Biases [heads window^2] of vertical and horizontal distances, from a square window of another size: bicubic over
     distances, as the original does for its detectors."""
     side = math.isqrt(table.shape[1]) if table.ndim == 2 else 0

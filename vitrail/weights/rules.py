@@ -61,6 +61,8 @@ STEPS: dict[str, Step] = {
     "query_apart": Step(lambda ts: [ts[0].chunk(3)[0], torch.cat(ts[0].chunk(3)[1:])], lambda ts, n: [torch.cat(ts)]),
     # a linear layer over patches, each row by row with its channels last, and a convolution
     "patches": elementwise(patch_kernel, lambda t: t.permute(0, 2, 3, 1).flatten(1)),
+    # a table over a grid [1 h w D] and [h*w D]; the way back is to a square
+    "cells": elementwise(lambda t: t.flatten(0, 2), lambda t: t.unflatten(0, (1, math.isqrt(len(t)), -1))),
     "heads_in": elementwise(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
     "heads_bias": elementwise(lambda t: t.flatten(), lambda t: t),  # [h d] and [h*d]
     "heads_out": elementwise(lambda t: t.flatten(0, 1).mT, lambda t: t.mT),  # a kernel [h d D] and [D h*d]
@@ -146,6 +148,8 @@ def apply_rule(rule: Rule, placeholders: dict[str, str], parts: list[Tensor]) ->
             for step in several(rule.steps):
                 tensors = STEPS[step].forward(tensors)
         except (RuntimeError, IndexError, ValueError):
+            return None
+        if len(tensors) != len(several(rule.ours)):
             return None
         values = {**placeholders, "all": str(i)} if stacked else placeholders
         result.update(zip((fill(p, values) for p in several(rule.ours)), tensors, strict=True))
