@@ -134,8 +134,10 @@ def undecided(best: Candidate) -> CheckpointError:
 
 def wrong_model(name: str, right: Candidate) -> CheckpointError:
     """Another model was typed than the file has."""
+    size = " ".join(f"{k} {show(v)}" for k, v in right.model.keys.items() if k in SHAPE)
+    model = right.model.name if right.model.name != name else f"{right.family} of another size ({size})"
     return CheckpointError(
-        f"these are weights of {right.model.name}, not of {name}",
+        f"these are weights of {model}, not of {name}",
         f"{flags(right.model)}, or leave --model out",
     )
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vitrail.models.swin_v2 import VARIANTS
 from vitrail.weights.clues import Clues, Open
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.sidecars import CountOf, Whole
@@ -76,7 +77,8 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     fields["size"] = clues.stated_size() or Open(((256, 256), (192, 192)), WINDOW)
     names = ("pretrained_window_sizes", "model_args.pretrained_window_sizes")
     trained = clues.sidecar.get(tuple[CountOf, CountOf, CountOf, CountOf], *names)
-    if trained is not None or clues.source.startswith("torchvision") or clues.sidecar.library == "timm":
+    published = any((c.width, c.depths) == (fields["width"], fields["depths"]) for c in VARIANTS.values())
+    if trained is not None or clues.source.startswith("torchvision") or clues.sidecar.library or not published:
         fields["pretrained_windows"] = trained if trained and all(trained) else None
     else:
         fields["pretrained_windows"] = Open((None, (12, 12, 12, 6)), "the windows of its pre-training")
