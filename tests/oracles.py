@@ -224,6 +224,24 @@ def vit_gap_timm(token: bool, size: Size = (32, 32)) -> Both:
     return both("vit", "timm:gap", config, theirs, maps)
 
 
+def vit_relpos(kind: str, size: Size = (32, 32)) -> Both:
+    """timm's relative-position ViTs: kind "" (a mean, then a norm), "cls", "clsgap" or "rpn"; they take one size."""
+    from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
+
+    keys, config = {"qkv_bias": False, "rel_pos_dim": 16}, replace(VIT, position="relative_log", qkv_bias=False)
+    config = replace(config, tokens=int("cls" in kind), relative_width=16, layer_scale=1e-6, size=size)
+    if kind in ("", "clsgap"):
+        keys |= {"fc_norm": True, "class_token": kind == "clsgap"}
+        config = replace(config, pool="mean", fc_norm=True)
+    elif kind == "cls":
+        keys |= {"class_token": True, "global_pool": "token"}
+    else:
+        keys |= {"block_fn": ResPostRelPosBlock}
+        config = replace(config, layer_scale=None, norm_at="branch")
+    shape = {"img_size": size, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    return both("vit", "timm:relative", config, stir(VisionTransformerRelPos(**shape, **keys)))
+
+
 def vit_mae(size: Size = (32, 32)) -> Both:
     """The encoder of a masked autoencoder that sees every patch, in order; with a head of ours. It takes one size."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -761,6 +779,10 @@ PAIRS = [
     Pair("vit", "timm", "mean, then norm", partial(vit_gap_timm, False), ((32, 32), (40, 24))),
     Pair("vit", "timm", "mean beside a class token", partial(vit_gap_timm, True), ((40, 24),)),
     Pair("vit", "transformers", "", vit_transformers, ((32, 32), (40, 24))),
+    *(
+        Pair("vit", "timm", f"relative {kind}", partial(vit_relpos, kind), (size,))
+        for kind, size in (("", (40, 24)), ("cls", (32, 32)), ("clsgap", (32, 32)), ("rpn", (32, 32)))
+    ),
     Pair("vit", "transformers", "MAE", vit_mae, ((32, 32),)),
     Pair("clip", "timm", "", clip_timm, ((32, 32), (40, 24))),
     Pair("siglip", "timm", "", siglip_timm, ((32, 32), (40, 24))),

@@ -118,6 +118,21 @@ def vit(found: dict[str, str]) -> Model:
     return Model(f"vit/{size}", {**keys, **pixels_of(found, 224)})
 
 
+def relpos(found: dict[str, str]) -> Model:
+    size, tokens = found["size"], int("cls" in found)
+    hidden = (
+        {"small": 384, "medium": 512}.get(size, 128)
+        if "shared" in found
+        else 256
+        if (size, tokens) == ("medium", 1)
+        else 128
+    )
+    keys: dict[str, Any] = {"position": "relative_log", "qkv_bias": False, "tokens": tokens, "relative_width": hidden}
+    keys |= {"norm_at": "branch"} if "rpn" in found else {"layer_scale": 1e-6}
+    normed_after = not {"shared", "rpn"} & found.keys() and found.get("cls") != "_cls"
+    return Model(f"vit/{size}", {**keys, **({"pool": "mean", "fc_norm": True} if normed_after else {})})
+
+
 def clip(found: dict[str, str]) -> Model:
     size, patch, pixels = found["size"], found.get("patch"), int(found.get("pixels", 224))
     larger = "_32" if patch == "32" else "_336" if (size, pixels) == ("large", 336) else ""
@@ -211,6 +226,7 @@ def pixels_of(found: dict[str, str], default: int) -> dict[str, int]:
 
 RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (rf"vit_{SIZE}_patch(?P<patch>\d+)(?:(?P<registers>_reg4)?(?P<dino>_dinov2))?{PIXELS}", vit),
+    (r"vit_(?P<shared>s)?relpos_(?P<size>small|medium|base)_patch16(?P<cls>_cls(?:gap)?)?(?P<rpn>_rpn)?_224", relpos),
     (rf"(?P<timm>vit)_{SIZE}_patch(?P<patch>\d+)_clip(?P<quick>_quickgelu)?{PIXELS}", clip),
     (rf"clip_vit_{SIZE}_patch(?P<patch>\d+){PIXELS}", clip),  # transformers
     (rf"vit_(?P<size>base|large|so400m|giantopt)_patch(?P<patch>\d+)_siglip(?P<gap>_gap)?{PIXELS}", siglip),

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from oracles import SHAPE, VIT_HF, clip_timm, count, relative_error, siglip_timm, stir, vit_gap_timm
+from oracles import SHAPE, VIT_HF, clip_timm, count, relative_error, siglip_timm, stir, vit_gap_timm, vit_relpos
 
 import vitrail
 from vitrail.analysis.rollout import relevance, rollout
@@ -179,7 +179,11 @@ def test_masked_autoencoder_of_the_original(tmp_path):
     assert all(torch.equal(t, made.ours.state_dict()[n]) for n, t in ours.state_dict().items())
 
 
-@pytest.mark.parametrize("make", [clip_timm, siglip_timm, partial(vit_gap_timm, True)], ids=["clip", "siglip", "gap"])
+@pytest.mark.parametrize(
+    "make",
+    [clip_timm, siglip_timm, partial(vit_gap_timm, True), partial(vit_relpos, "rpn", (40, 24))],
+    ids=["clip", "siglip", "gap", "rpn"],
+)
 def test_gradients_equal_timms(make):
     pytest.importorskip("timm")
     made = make()
@@ -218,6 +222,40 @@ def test_timms_files_say_what_they_are(name, wanted, keys):
     assert (found.model.name, found.source.partition(":")[0]) == (wanted, "timm")
     assert found.model.keys == {"position_resampling": "antialias", **keys}
     assert translate(name, [wanted]).name == wanted
+
+
+@pytest.mark.parametrize(("name", "size"), [
+    ("vit_relpos_small_patch16_224", "small"), ("vit_srelpos_small_patch16_224", "small"),
+    ("vit_relpos_medium_patch16_cls_224", "medium"), ("vit_relpos_medium_patch16_rpn_224", "medium"),
+])  # fmt: skip
+def test_timms_relative_positions_say_what_they_are(name, size):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    found = identify(theirs.state_dict(), Sidecar("timm", {"architecture": name}))
+    assert (found.model.name, found.source) == (f"vit/{size}", "timm:relative")
+    assert found.model.keys.get("norm_at", "pre") == ("branch" if "rpn" in name else "pre")
+    named = translate(name, [f"vit/{size}"])
+    with torch.device("meta"):
+        ours, same = (vitrail.create(m.name, **m.keys) for m in (found.model, named))
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in same.state_dict().items()}
+    assert count(ours) == count(theirs) + ("srelpos" in name) * 11 * (384 * 3 + 6 * 385)
+
+
+def test_one_set_of_relative_weights_serves_all_blocks(tmp_path):
+    pytest.importorskip("timm")
+    from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    theirs = stir(VisionTransformerRelPos(**shape, qkv_bias=False, shared_rel_pos=True, rel_pos_dim=16))
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    keys = {"tokens": 0, "position": "relative_log", "relative_width": 16, "qkv_bias": False, "layer_scale": 1e-6}
+    ours = vitrail.create("vit/small", classes=5, **SHAPE, **keys)
+    assert vitrail.load_weights(ours, tmp_path / "x.pth").source == "timm:relative"
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_error(ours.eval()(x), theirs(x)) < 1e-5
+        assert ours(torch.randn(2, 3, 40, 24)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -26,6 +26,7 @@ POSITIONS = [
     "sincos2d_sum",
     "factorised",
     "relative",
+    "relative_log",
     "rope",
     "rope_half",
 ]
@@ -96,7 +97,8 @@ def test_every_parameter_learns_and_positions_matter(position):
     model = build(dataclasses.replace(TINY, position=position, qk_norm=True, layer_scale=0.1, registers=1))
     for block in model.blocks:
         if block.attn.relative is not None:
-            torch.nn.init.normal_(block.attn.relative.table)  # starts too small to be seen
+            for p in block.attn.relative.parameters():
+                torch.nn.init.normal_(p)  # starts too small to be seen
     x = torch.randn(2, 3, 32, 32)
     features = model(x)
     (features.summaries[0].square().sum() + features.maps[0].square().mean()).backward()

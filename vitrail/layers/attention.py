@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitrail.errors import UsageError
 from vitrail.layers.neighbourhood import Neighbourhood, VisiblePairs
 from vitrail.layers.norm import norm
-from vitrail.layers.relative import RelativeBias
+from vitrail.layers.relative import LogBias, RelativeBias
 from vitrail.layers.rotary import Rotary, Rotation
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.shapes import Float
@@ -26,7 +26,7 @@ class PositionTerms(NamedTuple):
     logits, `neighbourhood` excludes distant pairs."""
 
     rotary: Rotation | None = None
-    relative: RelativeBias | None = None
+    relative: RelativeBias | LogBias | None = None
     neighbourhood: Neighbourhood | None = None
 
 
@@ -34,14 +34,24 @@ NO_POSITION_TERMS = PositionTerms()
 
 
 def build_position_terms(
-    kind: str, grid: Grid, leading: int, heads: int, head_width: int, rope_base: float, radius: int | None
+    kind: str,
+    grid: Grid,
+    leading: int,
+    heads: int,
+    head_width: int,
+    rope_base: float,
+    radius: int | None,
+    relative_width: int = 128,
 ) -> PositionTerms:
     """The terms for a position encoding of that kind, `leading` tokens before the grid, and a radius of attention."""
-    rotary = relative = None
+    rotary: Rotation | None = None
+    relative: RelativeBias | LogBias | None = None
     if kind in ("rope", "rope_half"):
         rotary = Rotary(head_width, rope_base, "half" if kind == "rope_half" else "interleaved", grid)
     elif kind == "relative":
         relative = RelativeBias(grid, heads, leading)
+    elif kind == "relative_log":
+        relative = LogBias(grid, heads, leading, relative_width)
     return PositionTerms(rotary, relative, None if radius is None else Neighbourhood(radius))
 
 

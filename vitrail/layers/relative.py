@@ -6,6 +6,7 @@ Source: Swin (Liu et al. 2021), section 3.2; the rows for tokens without a posit
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.layers.resample import displacements, resample_bias
@@ -54,6 +55,40 @@ class RelativeBias(Displacements):
             return resample_bias(self.table, self.grid, grid)
         cells, rest = self.table[:-TOKEN_ROWS], self.table[-TOKEN_ROWS:]
         return torch.cat([resample_bias(cells, self.grid, grid), rest])
+
+
+class LogBias(Displacements):
+    """A bias [heads N N] as `RelativeBias` has it, but computed by linear, ReLU, linear from the logarithm of the
+    displacement, so that one set of weights serves every grid: the relative-position ViTs of timm, after Swin V2 (Liu
+    et al. 2021, section 3.3). Tokens without a position have none. Its weights are plain parameters, not linear layers,
+    so that weight decay excludes them.
+    """
+
+    index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int, tokens: int = 0, hidden: int = 128):
+        super().__init__()
+        self.grid, self.tokens = (grid[0], grid[1]), tokens
+        self.weight1, self.bias1 = nn.Parameter(torch.empty(hidden, 2)), nn.Parameter(torch.zeros(hidden))
+        self.weight2, self.bias2 = nn.Parameter(torch.empty(heads, hidden)), nn.Parameter(torch.zeros(heads))
+        nn.init.trunc_normal_(self.weight1, std=0.02)
+        nn.init.trunc_normal_(self.weight2, std=0.02)
+        self.register_buffer("index", relative_index(self.grid), persistent=False)
+
+    def forward(self, grid: tuple[int, int] | None = None) -> Float[Tensor, "h N N"]:
+        at = self.grid if grid is None else (grid[0], grid[1])
+        index = self.index if at == self.grid else relative_index(at, self.index.device)
+        bias = self.rows(at)[index].permute(2, 0, 1)  # [heads hw hw]
+        return F.pad(bias, (self.tokens, 0, self.tokens, 0)).contiguous()
+
+    def rows(self, grid: tuple[int, int]) -> Tensor:
+        """The bias of every displacement of a query from a key: [(2h-1)(2w-1) heads]."""
+        y, x = (torch.arange(1 - n, n, dtype=self.weight1.dtype, device=self.weight1.device) for n in grid)
+        places = torch.cartesian_prod(*(t.sign() * t.abs().log1p() for t in (y, x)))
+        return F.linear(F.linear(places, self.weight1, self.bias1).relu(), self.weight2, self.bias2)
+
+    def by_displacement(self) -> Tensor:
+        return displacement_map(self.rows(self.grid), self.grid)
 
 
 def displacement_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -30,8 +30,8 @@ from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
 
 Position = Literal[
-    "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative", "rope",
-    "rope_half",
+    "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative",
+    "relative_log", "rope", "rope_half",
 ]  # fmt: skip
 Pool = Literal["token", "mean", "attention"]
 
@@ -57,6 +57,7 @@ class Config:
     position_init: Literal["normal", "xavier"] = "normal"
     position_resampling: Resampling = "bicubic"  # of a learned table at another size; published weights need their own
     rope_base: float = 100.0
+    relative_width: Positive = 128  # hidden width of the MLP that computes the bias of "relative_log"
     attention_radius: Positive | None = None  # in patches; class token and registers attend to all
     window: Count = 0  # patches along a side of the windows in which local blocks attend (ViTDet); 0: all are global
     global_blocks: tuple[Positive, ...] = ()  # their numbers under `window`; (): four in all, evenly spread
@@ -65,7 +66,7 @@ class Config:
     mlp: Literal["gelu", "swiglu"] = "gelu"
     gelu: Gelu = "erf"
     norm: NormKind = "layer"
-    norm_at: Literal["pre", "post", "none"] = "pre"  # "post" and "none" are for study
+    norm_at: Literal["pre", "branch", "post", "none"] = "pre"  # "branch": after each; "post" and "none" are for study
     residual: bool = True  # False is for study
     eps: float = 1e-6
     qkv_bias: bool = True
@@ -109,6 +110,9 @@ class Block(nn.Module):
         self.drop_path = drop_part(config, drop_path)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        if self.norm_at == "branch":
+            x = self.join(x, lambda y: self.ls1(self.norm1(attend_tokens(self.attn, y, layout, self.windows))))
+            return self.join(x, lambda y: self.ls2(self.norm2(self.mlp(y))))
         if self.norm_at == "post":
             x = self.norm1(self.join(x, lambda y: self.ls1(attend_tokens(self.attn, y, layout, self.windows))))
             return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
@@ -147,7 +151,7 @@ class ViT(Backbone):
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
         self.blocks = nn.ModuleList(map(block or partial(Block, config), rates))
         set_windows(self.blocks, config)
-        last = block_norm(config) if config.norm_at == "pre" else nn.Identity()
+        last = block_norm(config) if config.norm_at in ("pre", "branch") else nn.Identity()
         self.norm = nn.Identity() if config.fc_norm else last
         self.fc_norm = last if config.fc_norm else nn.Identity()
         parts = (block_norm(config), feed_forward(config)) if config.pool == "attention" else None
@@ -233,7 +237,8 @@ def position(config: Config, grid: tuple[int, int]) -> nn.Module:
 def attention(config: Config) -> SelfAttention:
     grid, leading = grid_of(config.size, pair(config.patch)), config.tokens + config.registers
     head_width, radius = config.width // config.heads, config.attention_radius
-    terms = build_position_terms(config.position, grid, leading, config.heads, head_width, config.rope_base, radius)
+    numbers = (config.heads, head_width, config.rope_base, radius, config.relative_width)
+    terms = build_position_terms(config.position, grid, leading, *numbers)
     qk_norm = config.eps if config.qk_norm else None
     return SelfAttention(
         config.width, config.heads, config.qkv_bias, qk_norm, config.dropout, config.attention_dropout, terms
@@ -242,7 +247,7 @@ def attention(config: Config) -> SelfAttention:
 
 def needs_grid(config: Config) -> str:
     """The setting by which attention depends on where in the grid all patches are; "" where there is none."""
-    if config.position in ("rope", "rope_half", "relative"):
+    if config.position in ("rope", "rope_half", "relative", "relative_log"):
         return f"position {config.position!r}"
     return "" if config.attention_radius is None else f"attention_radius {config.attention_radius}"
 

@@ -117,7 +117,11 @@ def convert(tensors: Mapping[str, Tensor], rules: Iterable[Rule | Drop]) -> Conv
             if any(g not in remaining for g in group):
                 continue  # an incomplete group is left to later rules, else its names are unknown
             parts = [remaining[g] for g in group]
-            converted = copy_to_blocks(rule, parts[0], result) if is_copied(rule) else apply_rule(rule, values, parts)
+            if is_copied(rule):
+                ours = fill(several(rule.ours)[0], {**values, "each": "{each}"})
+                converted = copy_to_blocks(ours, parts[0], result)
+            else:
+                converted = apply_rule(rule, values, parts)
             if converted is None or converted.keys() & result.keys():
                 continue
             result.update(converted)
@@ -130,10 +134,10 @@ def is_copied(rule: Rule) -> bool:
     return "{each}" in several(rule.ours)[0]
 
 
-def copy_to_blocks(rule: Rule, tensor: Tensor, converted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def copy_to_blocks(ours: str, tensor: Tensor, converted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """A copy of a tensor for every block that has other tensors already; None where there is none."""
     blocks = {found[1] for name in converted if (found := re.match(r"blocks\.(\d+)\.", name))}
-    return {fill(several(rule.ours)[0], {"each": i}): tensor for i in sorted(blocks)} or None
+    return {ours.replace("{each}", i): tensor for i in sorted(blocks)} or None
 
 
 def apply_rule(rule: Rule, placeholders: dict[str, str], parts: list[Tensor]) -> dict[str, Tensor] | None:

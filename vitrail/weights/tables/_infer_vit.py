@@ -29,7 +29,7 @@ HEADS = {  # of all published models by width and depth; the same for a width an
 }  # fmt: skip
 GATED_HEADS = {(1536, 40): 24}  # of DINOv2's giant, whose MLP is gated
 NAMED_HEADS = {"vit_base_patch16_gap_224": 16}
-ELSEWHERE = re.compile(r"_(rope|rpn)_")  # in timm's names of models that compute otherwise than their tensors show
+ELSEWHERE = re.compile(r"_rope_")  # in timm's names of models that compute otherwise than their tensors show
 HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
 
@@ -63,7 +63,8 @@ def infer(clues: Clues, variants: Mapping[str, Any], stride: int = 0) -> dict[st
         **activation(clues),
         **summary_fields(clues),
     }
-    return {**fields, **position_fields(clues, fields, as_pair(stride or fields["patch"]) or (1, 1))}
+    place = position_fields(clues, fields, as_pair(stride or fields["patch"]) or (1, 1))
+    return {**fields, **place, **relative_fields(clues, fields)}
 
 
 def rows(clues: Clues, name: str) -> int:
@@ -89,6 +90,16 @@ def summary_fields(clues: Clues) -> dict[str, Any]:
     mean = after or (rows(clues, "tokens") and clues.sidecar.get(str, "global_pool", "model_args.global_pool") == "avg")
     pool = "attention" if clues.has("attn_pool.attn.latent") else "mean" if mean else "token"
     return {"norm_pre": clues.has("norm_pre.weight"), "fc_norm": after, "pool": pool}
+
+
+def relative_fields(clues: Clues, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The MLP of relative positions of timm, and where norms are: models without LayerScale norm what leaves a branch,
+    as do others that it calls "rpn"."""
+    hidden, named = clues.shape("blocks.0.attn.relative.weight1"), "_rpn_" in clues.sidecar.kind
+    if len(hidden) != 2:
+        return {"norm_at": "branch"} if named else {}
+    norm_at = "branch" if named or fields["layer_scale"] is None else "pre"
+    return {"position": "relative_log", "relative_width": hidden[0], "norm_at": norm_at}
 
 
 def mlp_fields(clues: Clues, width: int) -> dict[str, Any] | None:

@@ -26,6 +26,11 @@ POOL = (  # attention pooling of timm
     Rule("attn_pool.latent", "attn_pool.attn.latent", "row"),
     Rule("attn_pool.{x}.{p}", "attn_pool.attn.{x}.{p}"),
 )
+RELATIVE = tuple(  # of timm: in every block, or one for all
+    Rule(f"{theirs}.mlp.fc{{k}}.{p}", f"blocks.{{{i}}}.attn.relative.{p}{{k}}")
+    for i, theirs in (("i", "blocks.{i}.attn.rel_pos"), ("each", "shared_rel_pos"))
+    for p in ("weight", "bias")
+)
 SCALES = (
     Rule("blocks.{i}.ls{k}.gamma", "blocks.{i}.ls{k}.gamma"),
     Rule("blocks.{i}.gamma_{k}", "blocks.{i}.ls{k}.gamma"),
@@ -172,6 +177,15 @@ KINDS = [  # of DINOv2 in transformers: such as "-registers-live-swiglu"
 
 SOURCES: dict[str, Table] = {
     "timm": (*TOKEN, *TRUNK, *HEAD),
+    "timm:relative": (
+        *RELATIVE[:2],
+        *SCALES[:1],
+        Rule("fc_norm.{p}", "fc_norm.{p}"),
+        *TRUNK,
+        *TOKEN,
+        *HEAD,
+        *RELATIVE[2:],
+    ),
     "timm:dinov2": (*TOKEN, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-registers": (*TOKEN, *REGISTERS, *SCALES, *TRUNK, *HEAD),
     "timm:dinov2-swiglu": (*TOKEN, *SCALES, *PACKED, *TRUNK, *HEAD),
@@ -205,6 +219,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "timm:dinov2": IMAGENET._replace(crop_ratio=1.0),
     "transformers": HALF._replace(resize_mode="stretch", interpolation="bilinear"),
     "transformers:dinov2": IMAGENET,
+    "timm:relative": HALF._replace(crop_ratio=0.9),
     "timm:gap": IMAGENET._replace(crop_ratio=0.9),  # MAE; of big_vision's and relative positions' mean and std are 0.5
     "transformers:mae": IMAGENET,
     "torchvision": IMAGENET._replace(interpolation="bilinear"),
