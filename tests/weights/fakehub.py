@@ -7,6 +7,7 @@ etag".
 `log` has (method, path, Range, Authorization); `sent` the bytes of all bodies of files.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -22,7 +23,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, repos=(), licences=()):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos, self.licences, self.gated, self.renamed = dict(repos), dict(licences), set(), {}
-        self.files, self.faults, self.log, self.sent = {}, {}, [], 0
+        self.files, self.faults, self.uploads, self.log, self.sent = {}, {}, {}, [], 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def commit(self, repo):
@@ -87,6 +88,44 @@ class Handler(BaseHTTPRequestHandler):
         head = {"ETag": f'"{etag}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
         head |= {} if is_small else {"X_Linked_ETag": f'"{etag}"', "X_Linked_Size": len(body)}
         return self.answer_file(file, body, head)
+
+    def do_PUT(self):
+        """A large file: /put/SHA."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.log.append(("PUT", self.path, None, None))
+        self.server.uploads[self.path.split("?")[0].rpartition("/")[2]] = body
+        self.answer(200)
+
+    def do_POST(self):
+        """What publishing needs: a repository is made, files are announced, large ones uploaded, all committed."""
+        hub, path = self.server, unquote(self.path.split("?")[0])
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub.log.append(("POST", path, None, self.headers.get("Authorization")))
+        given = {} if path.endswith("/commit/main") else json.loads(text or b"{}")
+        if path == "/api/repos/create":
+            repo = f"{given['organization']}/{given['name']}"
+            hub.repos.setdefault(repo, {})
+            return self.answer_json({"url": f"{hub.url}/{repo}", "name": repo, "id": repo})
+        if path.endswith("/preupload/main"):
+            modes = [("lfs" if f["path"].endswith(".safetensors") else "regular", f["path"]) for f in given["files"]]
+            return self.answer_json(
+                {"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for mode, name in modes]}
+            )
+        if path.endswith("/lfs/objects/batch"):
+            rows = [{**one, "actions": {"upload": {"href": f"{hub.url}/put/{one['oid']}"}}} for one in given["objects"]]
+            return self.answer_json({"transfer": "basic", "objects": rows})
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            for row in map(json.loads, text.splitlines()):
+                value = row["value"]
+                if row["key"] == "file":
+                    hub.repos[match[1]][value["path"]] = base64.b64decode(value["content"])
+                elif row["key"] == "lfsFile":
+                    hub.repos[match[1]][value["path"]] = hub.uploads[value["oid"]]
+            return self.answer_json({"commitUrl": f"{hub.url}/{match[1]}/commit/1", "commitOid": "1" * 40})
+        return self.answer_json({"warnings": [], "errors": []})
+
+    def answer_json(self, value):
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
     def answer_about(self, repo):
         hub = self.server

@@ -308,3 +308,60 @@ def test_the_list_of_weights(started, own_folder, capsys):
     assert main(["weights", "vitt"]) == 2
     assert main(["weights", "jit"]) == 0
     assert "none" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- publishing
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("push") / "run"
+    tiny_keys = ["--model", "vit/nano", "--model.depth", "1", "--model.width", "16", "--model.heads", "2"]
+    assert main(["train", "--data", str(photos), *tiny_keys, "--out", str(out), *WORDS]) == 0
+    return out
+
+
+def test_nothing_is_sent_without_yes(hub, run, capsys):
+    assert main(["push", str(run), "hf:me/first"]) == 0
+    text = capsys.readouterr().out
+    assert "nothing was sent" in text
+    assert "no licence is stated" in text
+    assert "library_name: " in text
+    assert "2 classes: ant, bee." in text
+    assert "| top1 |" in text
+    assert " to " in text.split("| top1 |")[1].splitlines()[0]  # its interval
+    assert "vitrail train --data FOLDER --weights hf:me/first" in text
+    assert str(run.parent) not in text
+    assert not hub.log
+
+
+def test_what_was_published_is_loaded_by_its_name(hub, run, monkeypatch, own_folder, capsys):
+    library = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(library.constants, "HF_HUB_DISABLE_XET", True)  # timm has imported it, and it reads that once
+    assert main(["push", str(run), "hf:me/first", "--yes"]) == 2
+    assert "HF_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert main(["push", str(run), "hf:me/first", "--licence", "mit", "--yes"]) == 0, capsys.readouterr().err
+    assert set(hub.repos["me/first"]) == {"README.md", "model.safetensors"}
+    assert b'license: "mit"' in hub.repos["me/first"]["README.md"]
+    ours, theirs = vitrail.load(run), vitrail.load("hf:me/first")
+    assert all(torch.equal(a, b) for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True))
+    assert theirs.classes == ("ant", "bee")
+
+
+def test_the_licence_of_the_first_weights_holds_for_what_is_published(small, photos, own_folder, capsys):
+    small.licences[SMALL] = "cc-by-nc-4.0"
+    out = own_folder / "a"
+    assert train(photos, NAME_OF_SMALL, out, "--accept-licence", "cc-by-nc-4.0") == 0
+    capsys.readouterr()
+    assert main(["push", str(out), "hf:me/a", "--licence", "mit"]) == 2
+    assert "holds for them too" in capsys.readouterr().err
+    assert main(["push", str(out), "hf:me/a"]) == 0
+    text = capsys.readouterr().out
+    assert 'license: "cc-by-nc-4.0"' in text
+    assert f'base_model: "{SMALL}"' in text
+
+
+@pytest.mark.parametrize("target", ["first", "hf:me", "hf:me/a@v1", "hf:me/a/b.txt"])
+def test_what_is_no_repository_is_refused(hub, run, target, capsys):
+    assert main(["push", str(run), target]) == 2

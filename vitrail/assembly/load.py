@@ -19,20 +19,22 @@ from vitrail.assembly.restore import (
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.validation import as_path
+from vitrail.weights.locate import locate
 
 
 def load_bundle(
     source: str | Path, average: int = 1, weights: Literal["best", "last"] = "best"
 ) -> tuple[ModelBundle, Path]:
-    """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint or a
-    .safetensors file.
+    """A model, and its path: from a run (its folder, or its name under runs/), a model folder, a checkpoint, a
+    .safetensors file, or what `vitrail push` published (hf:ORG/REPO).
 
     weights: of a run, those of its best evaluation, if it kept any, or the last: of an unfinished run, those of its
     newest valid checkpoint. average: 2 for the second average of a run. Errors: `CheckpointError`.
     """
+    source = fetch_typed(source)
     if average == 2:
         return load_ema2(run_directory.find_run(source))
     path = as_path(source)
@@ -50,6 +52,18 @@ def load_bundle(
     if run.weights.is_file() and not (path / "state.json").is_file():
         return load_bundle(run.weights.parent, weights=weights)
     return load_checkpoint(run, path)
+
+
+def fetch_typed(source: str | Path) -> str | Path:
+    """The file of a model that vitrail published, where a repository of the hub or an address was typed; other names
+    as they are. Errors: as `locate`."""
+    if not (isinstance(source, str) and source.startswith(("hf:", "https://"))):
+        return source
+    try:
+        return locate(source).files
+    except UsageError as error:
+        fix = f"vitrail fetch {source} {error.fix}" if error.fix.startswith("--accept-licence") else error.fix
+        raise UsageError(error.what, fix) from None
 
 
 def own_run(source: str | Path) -> RunFolder | None:

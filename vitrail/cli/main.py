@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module, what it does)
     "import": ("import_weights", "convert published weights into a model folder"),
     "weights": ("hub.weights", "list published weights by name"),
     "fetch": ("hub.fetch", "fetch weights by name; make a folder of them to carry"),
+    "push": ("hub.push", "publish the model of a run on the hub"),
     "models": ("models", "list the models, or the settings of one"),
     "cost": ("cost", "parameters, multiply-adds and memory of a model"),
     "report": ("report", "write the HTML report of a run"),
