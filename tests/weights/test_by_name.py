@@ -310,6 +310,19 @@ def test_the_list_of_weights(started, own_folder, capsys):
     assert "none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_page_from_top_to_bottom(started, photos, own_folder):
+    import shutil
+
+    from test_docs import blocks, commands, python
+
+    shutil.copytree(photos, own_folder / "path" / "to" / "my" / "photos")
+    for line in commands("docs/weights_by_name.md"):
+        assert main(line.split()[1:]) == 0, line
+    for code in blocks("docs/weights_by_name.md", "python"):
+        python(code, own_folder)
+
+
 # ---------------------------------------------------------------- publishing
 
 
