@@ -13,6 +13,7 @@ from vitrail.storage.json_text import to_json
 from vitrail.storage.printable import printable
 
 TASKS = {"classes": "image-classification", "masks": "image-segmentation", "boxes": "object-detection"}
+CALLS = {"classes": "labels, probabilities = model.predict"}
 SHOWN = ("top1", "top5", "macro_f1", "miou", "pixel_accuracy", "mAP", "AP50", "calibration_error", "nll")
 MOST_CLASSES = 100
 HUB = ("hf:", "timm:")
@@ -50,7 +51,7 @@ def base_model(source: str) -> str:
 
 
 def usage(repo: str, kind: str) -> list[str]:
-    call = "labels, probabilities = model.predict" if kind == "classes" else "predictions = model"
+    call = CALLS.get(kind, "predictions = model")
     return [
         "```console", f"$ vitrail predict hf:{repo} image.jpg", f"$ vitrail train --data FOLDER --weights hf:{repo}",
         "```", "",
