@@ -45,9 +45,8 @@ WAYS = {
 }
 SHARES = {"1 %": 0.01, "5 %": 0.05}
 DINO = (
-    "--data {data}/transfer/{name}.npz --weights {dinov2} --model vit/small --model.patch 14 --model.registers 4 "
-    "--model.layer-scale 1.0 --model.position-resampling antialias --img-size 56 56 --optim.freeze backbone "
-    "--steps 200 --batch-size 32 --seed 0"
+    "--data {data}/transfer/{name}.npz --weights {dinov2} --img-size 56 56 --optim.freeze backbone --steps 200 "
+    "--batch-size 32 --seed 0"
 )
 
 
