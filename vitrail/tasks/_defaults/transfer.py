@@ -29,7 +29,7 @@ ALL = Way("all of it", 0.5, 0.75, 0.1, 0.1)
 
 FEW = 0  # training images below which the head alone learns, if nothing else is said
 MANY = 10_000
-PROBE_LR, RANDOM_LR = 1e-4, 1e-2  # of the head alone at 64 images: where it starts as the probe, and at random
+PROBE_LR, RANDOM_LR = 1e-5, 1e-2  # of the head alone at 64 images: where it starts as the probe, and at random
 FITTED = 100  # most classes for which the probe is fitted before the first step
 RANDOM_KEYS = ("dropout", "attention_dropout", "drop_path", "patch_dropout")  # of the configs of families
 
