@@ -1,5 +1,6 @@
 """Defaults of training that begins from weights, by what learns: the head alone, the last blocks, the blocks from the
-head down, or all of it. They were measured; benchmarks/transfer.py, docs/results.md.
+head down, or all of it. benchmarks/transfer.py compares them on real images (docs/results.md); layer decay is that of
+BEiT (Bao et al. 2021), drop path that of DeiT's fine-tuning (Touvron et al. 2020).
 
 The head of new classes starts as the linear probe of the features (Kumar et al. 2022, arxiv.org/abs/2202.10054), so the
 first steps do not pull the backbone towards a random head.
@@ -13,19 +14,18 @@ from vitrail.recipe import OptimConfig, Recipe
 
 
 class Way(NamedTuple):
-    """What learns, and how: `lr` as a multiple of the rate for random weights, `warmup` as a share of the steps."""
+    """What learns, and how: `lr` as a multiple of that for random weights."""
 
     name: str
     lr: float
     layer_decay: float
-    warmup: float
-    drop_path: float  # of a set of `MANY` images or more; none of a smaller one
+    drop_path: float  # for a set of `MANY` images or more; none for a smaller one
 
 
-HEAD = Way("the head alone", 1.0, 1.0, 0.0, 0.0)
-BLOCKS = Way("the head and the last blocks", 0.5, 0.75, 0.1, 0.1)
-GRADUAL = Way("the blocks one after another, from the head down", 0.5, 0.75, 0.1, 0.1)
-ALL = Way("all of it", 0.5, 0.75, 0.1, 0.1)
+HEAD = Way("the head alone learns", 1.0, 1.0, 0.0)
+BLOCKS = Way("the head and the last blocks learn", 0.5, 0.75, 0.1)
+GRADUAL = Way("the blocks learn one after another, from the head down", 0.5, 0.75, 0.1)
+ALL = Way("all of it learns", 0.5, 0.75, 0.1)
 
 FEW = 0  # training images below which the head alone learns, if nothing else is said
 MANY = 10_000
@@ -52,7 +52,10 @@ def choose_what_learns(c: Choices) -> None:
         c.set_default("optim", "freeze", "backbone", "what unfreezes is frozen first")
     elif count < FEW and o.name == "adamw" and c.facts.takes_features:
         few = f"{count:,} images are too few to change the features"
-        c.set_default("optim", "freeze", "backbone", f"{few}; --optim.freeze none trains all of it")
+        c.set_default("optim", "freeze", "backbone", f"{HEAD.name}: {few}; --optim.freeze none trains all of it")
+    else:
+        cheap = "; --optim.freeze backbone, the head alone, takes a fraction of the time"
+        c.set_default("optim", "freeze", "none", f"{ALL.name}, best for {count:,} images{cheap}")
     if way_of(c.recipe.optim) is not HEAD and has_drop_path(c):
         dropped = way_of(c.recipe.optim).drop_path if count >= MANY else 0.0
         c.set_key("model", "drop_path", dropped, f"for {count:,} images and pre-trained weights")
@@ -73,8 +76,8 @@ def choose_start(c: Choices) -> None:
         lr = base * math.sqrt((c.recipe.train.batch_size or 1) / 64)
         c.set_default("optim", "lr", float(f"{lr:.2g}"), "only the head learns, on frozen features")
         c.set_default("optim", "weight_decay", 0.0, "as of a linear probe")
-    elif pretrained and way is not HEAD:
-        c.set_default("optim", "layer_decay", way.layer_decay, "earlier blocks know more that holds for other images")
+    elif pretrained and facts.is_new_head and way is not HEAD:
+        c.set_default("optim", "layer_decay", way.layer_decay, "early blocks know most of what other images need")
 
 
 def choose_features(c: Choices) -> None:
