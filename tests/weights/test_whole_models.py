@@ -222,6 +222,53 @@ def test_upernet_in_memory_without_unused_norm_and_with_another_second_head(tmp_
     close(bundle.model.eval()(images), theirs(images).logits)
 
 
+def unfold_order(t):
+    """The last axis, of four neighbours as Swin concatenates them, as nn.Unfold has it: channel by channel, row by
+    row."""
+    width = t.shape[-1] // 4
+    order = {(0, 0): 0, (1, 0): 1, (0, 1): 2, (1, 1): 3}  # (down, across): its place in Swin's
+    places = [order[down, across] * width + c for c in range(width) for down in (0, 1) for across in (0, 1)]
+    return t[..., places]
+
+
+def test_four_neighbours_in_the_order_of_unfold():
+    from vitrail.models.swin import four_in_one
+
+    x, weight = torch.randn(2, 3, 4, 6), torch.randn(5, 12)
+    ours = four_in_one(x.permute(0, 2, 3, 1)).flatten(1, 2) @ weight.T
+    torch.testing.assert_close(F.unfold(x, 2, stride=2).mT @ unfold_order(weight).T, ours)
+
+
+def mmseg_names(state):
+    """transformers' UPerNet by the names of mmsegmentation."""
+    made = {}
+    for name, t in state.items():
+        for old, new in (
+            ("swin.embeddings.patch_embeddings", "patch_embed"), ("swin.embeddings.norm", "patch_embed.norm"),
+            ("swin.encoder.layers", "stages"), ("layernorm_before", "norm1"), ("layernorm_after", "norm2"),
+            ("attention.relative_position_bias.", "attn.w_msa."), ("attention.o_proj", "attn.w_msa.proj"),
+            ("mlp.fc1", "ffn.layers.0.0"), ("mlp.fc2", "ffn.layers.1"), ("batch_norm", "bn"),
+            ("classifier", "conv_seg"),
+            *((f"hidden_states_norms.stage{i + 1}", f"norm{i}") for i in range(4)),
+        ):  # fmt: skip
+            name = name.replace(old, new)
+        made[name] = unfold_order(t) if ".downsample." in name else t
+    for name in [n for n in made if ".q_proj." in n]:
+        parts = [made.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
+        made[name.replace("attention.q_proj", "attn.w_msa.qkv")] = torch.cat(parts)
+    return {n: t for n, t in made.items() if "layernorm" not in n}
+
+
+@torch.no_grad()
+def test_upernet_of_mmsegmentation(tmp_path):
+    theirs = their_upernet()
+    meta = {"mmseg_version": "0.14", "CLASSES": ("wall", "floor")}
+    torch.save({"meta": meta, "state_dict": mmseg_names(theirs.state_dict())}, tmp_path / "upernet.pth")
+    bundle = imported(tmp_path / "upernet.pth", tmp_path / "out")
+    images = torch.randn(1, 3, 160, 160)
+    close(bundle.model.eval()(images), theirs(images).logits)
+
+
 class Vit(nn.Module):
     """A ViT by the names and in the numbers of rstrudel/segmenter."""
 
@@ -309,6 +356,42 @@ def test_segmenter_by_its_original_names(tmp_path, tokens, decoder):
     for size in ((32, 32), (40, 24), (29, 51)):
         images = torch.randn(2, 3, *size)
         close(bundle.model.eval()(images), theirs(images))
+
+
+def mmseg_segmenter(state):
+    """rstrudel's Segmenter by the names of mmsegmentation, whose projections are linear layers."""
+    made = {}
+    for name, t in state.items():
+        if name.startswith("encoder.head"):
+            continue
+        for old, new in (
+            ("encoder.norm.", "backbone.ln1."), ("encoder.", "backbone."), ("decoder.", "decode_head."),
+            ("blocks", "layers"), (".norm1.", ".ln1."), (".norm2.", ".ln2."), ("attn.qkv.", "attn.attn.in_proj_"),
+            ("attn.proj", "attn.attn.out_proj"), ("mlp.fc1", "ffn.layers.0.0"), ("mlp.fc2", "ffn.layers.1"),
+            ("patch_embed.proj", "patch_embed.projection"), ("proj_dec", "dec_proj"), (".head.", ".conv_seg."),
+            ("proj_patch", "patch_proj.weight"), ("proj_classes", "classes_proj.weight"),
+        ):  # fmt: skip
+            name = name.replace(old, new)
+        t = t.T if name.endswith(("patch_proj.weight", "classes_proj.weight")) else t
+        made[name] = t[..., None, None] if name == "decode_head.conv_seg.weight" else t
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decoder", [MaskDecoder, LinearDecoder])
+def test_segmenter_of_mmsegmentation(tmp_path, decoder):
+    theirs = stirred(TheirSegmenter(1, decoder(5)))
+    for m in theirs.encoder.modules():
+        if isinstance(m, nn.LayerNorm):
+            m.eps = 1e-6
+    state = mmseg_segmenter(theirs.state_dict())
+    if decoder is MaskDecoder:
+        state |= {"decode_head.conv_seg.weight": torch.ones(5, 128, 1, 1), "decode_head.conv_seg.bias": torch.ones(5)}
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "segmenter.pth")
+    bundle = imported(tmp_path / "segmenter.pth", tmp_path / "out")
+    assert bundle.recipe.model.keys.get("position_resampling", "bicubic") == "bicubic"
+    images = torch.randn(2, 3, 32, 32)
+    close(bundle.model.eval()(images), theirs(images))
 
 
 def test_a_variation_of_detr_is_refused_by_its_names(detr_folder, tmp_path, capsys):

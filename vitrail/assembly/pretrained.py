@@ -69,6 +69,7 @@ def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigi
             whole = recognise_whole(raw, path, sidecar, Choice())
             if whole is not None:
                 own, kept = as_own(whole, raw), recipe_of(whole)
+                reasons = (*(reasons or (f"init.weights = {path}",)), *whole.reasons)
                 return WeightsOrigin(path, own, whole.source, kept, whole.classes, None, name, about, reasons)
             found = identify_located(raw, sidecar, located, model, start.format)
             source = found.source.partition(":")[0]

@@ -61,6 +61,11 @@ STEPS: dict[str, Step] = {
     "query_apart": Step(lambda ts: [ts[0].chunk(3)[0], torch.cat(ts[0].chunk(3)[1:])], lambda ts, n: [torch.cat(ts)]),
     # a linear layer over patches, each row by row with its channels last, and a convolution
     "patches": elementwise(patch_kernel, lambda t: t.permute(0, 2, 3, 1).flatten(1)),
+    # channels of four neighbours in the last axis: as nn.Unfold has them, and as Swin does, lower before right
+    "unfold": elementwise(
+        lambda t: t.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2),
+        lambda t: t.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :].transpose(-1, -2).flatten(-2),
+    ),
     # a table over a grid [1 h w D] and [h*w D]; the way back is to a square
     "cells": elementwise(lambda t: t.flatten(0, 2), lambda t: t.unflatten(0, (1, math.isqrt(len(t)), -1))),
     "heads_in": elementwise(lambda t: t.flatten(1).mT, lambda t: t.mT),  # a kernel [D h d] and [h*d D]
