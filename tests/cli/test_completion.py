@@ -74,9 +74,11 @@ def test_runs_and_recipes_and_studies(place):
         ("report",),
         ("compare", "mine"),
         ("train", "--resume"),
-        ("train", "--weights"),
     ):
         assert offered(*words, "") == ["mine", "runs/first", "runs/second"]
+    weights = offered("train", "--weights", "")
+    assert weights[:3] == ["mine", "runs/first", "runs/second"]
+    assert {"vit/small", "vit/small:augreg-in21k-1k"} <= set(weights)
     assert offered("eval", "runs/f") == ["runs/first"]
     assert offered("train", "") == ["recipes/small.toml"]
     assert offered("study", "stab") == ["stability"]

@@ -157,6 +157,23 @@ def test_resuming_refuses_other_weights_than_the_run_began_with(small):
         pretrained.check_same(origin, {"sha256": "0" * 64})
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["notes.txt"], "has no weights: there are notes.txt"),
+        ([], "it is empty"),
+        (["a.pth", "b.pth"], "has 2 files of weights: a.pth, b.pth"),
+    ],
+)
+def test_a_folder_without_weights(hub, photos, own_folder, names, message, capsys):
+    (own_folder / "place").mkdir()
+    for name in names:
+        (own_folder / "place" / name).touch()
+    assert train(photos, "place", own_folder / "a") == 4
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (own_folder / "a").exists()
+
+
 # ---------------------------------------------------------------- Python
 
 

@@ -265,7 +265,7 @@ def test_an_unreachable_hub_says_what_is_here(hub, monkeypatch):
     assert locate("vit/tiny").sha256 == SHA
     with pytest.raises(CheckpointError, match=r"127.0.0.1:9 cannot be reached \(Connection refused\)") as error:
         locate("vit/small")
-    assert "on this machine: vit/tiny:augreg-in21k-1k; vitrail fetch NAME --to FOLDER" in error.value.fix
+    assert "on this machine: vit/tiny:augreg-in21k-1k; vitrail fetch hf:timm/vit_small_patch16_224" in error.value.fix
 
 
 def test_a_server_without_hashes_is_pinned_as_it_came(hub):
@@ -428,3 +428,49 @@ def test_the_users_token_is_found(hub, monkeypatch, tmp_path):
     assert hub_cache.read_token() == "of the login"
     monkeypatch.setenv("HF_TOKEN", "of the environment")
     assert hub_cache.read_token() == "of the environment"
+
+
+# ---------------------------------------------------------------- many at once, odd settings
+
+
+def test_many_at_once_fetch_once(hub):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: locate(NAME).sha256, range(4)))
+    assert set(found) == {SHA}
+    assert hub.sent == len(BODY) + len(CONFIG)
+
+
+def test_a_cache_that_cannot_be_written(hub, own_folder, monkeypatch):
+    (own_folder / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(own_folder / "file"))
+    with pytest.raises(CheckpointError, match="cannot be written") as error:
+        locate(NAME)
+    assert "HF_HOME" in error.value.fix
+
+
+def test_a_lock_that_cannot_be_written_is_no_obstacle(hub, own_folder, monkeypatch):
+    (own_folder / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "file"))
+    right(locate(NAME))
+    right(locate(NAME))
+
+
+@pytest.mark.parametrize("text", ["hf-mirror.com", "ftp://hf-mirror.com"])
+def test_an_endpoint_that_is_no_address(hub, monkeypatch, text):
+    monkeypatch.setenv("HF_ENDPOINT", text)
+    with pytest.raises(UsageError, match="HF_ENDPOINT is"):
+        locate(NAME)
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    right(locate(NAME))
+
+
+def test_a_proxy_of_the_environment_is_used(hub, monkeypatch):
+    """The hub plays the proxy: it is asked for the whole address."""
+    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    with pytest.raises(CheckpointError):
+        locate(NAME)
+    assert hub.log[0][1] == "http://hub.invalid/api/models/org/tiny"

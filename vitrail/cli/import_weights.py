@@ -23,7 +23,7 @@ class Import:
     vitrail import swinv2.pth --model swin_v2/tiny_w8 --input.mean 0.5 0.5 0.5 --out swin
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
     """A name (vitrail weights), hf:ORG/REPO, an address, a file, or a folder of timm or transformers."""
     model: str = ""
     """The architecture, such as vit/base, where the file leaves it open."""

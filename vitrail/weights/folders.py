@@ -8,10 +8,9 @@ from pathlib import Path
 from vitrail.errors import CheckpointError
 from vitrail.validation import format_value
 from vitrail.weights.read import TORCH, RawWeights, read_weights
+from vitrail.weights.remote.hub import NAMES
 from vitrail.weights.sidecars import Sidecar, read_object, read_sidecar
 
-NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors",
-         "pytorch_model.bin", "diffusion_pytorch_model.bin", "open_clip_pytorch_model.bin")  # fmt: skip
 OURS = ("manifest.json", "recipe.toml", "state.json", "run.json")
 INDEX = ".index.json"
 MOST_SHARDS = 1000

@@ -11,11 +11,10 @@ from urllib.parse import urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
-from vitrail.weights.folders import NAMES, list_files
 from vitrail.weights.remote import folder, hub
 from vitrail.weights.remote.address import cache_path, obtain_url
 from vitrail.weights.remote.download import hash_file
-from vitrail.weights.remote.hub import HubFile
+from vitrail.weights.remote.hub import NAMES, HubFile
 from vitrail.weights.remote.licences import check_licence, describe_licence, is_permissive, licence_of_repo
 from vitrail.weights.remote.lock import find_pin, lock_path, read_lock
 from vitrail.weights.remote.names import Kind, Reference, parse_name
@@ -103,6 +102,8 @@ def fetch_to(name: str, accept: str, target: Path | None) -> Located:
 def locate_on_disk(reference: Reference) -> Located:
     """A file, or a folder as timm or transformers save it, whose weights may be in several files."""
     assert reference.path is not None
+    from vitrail.weights.folders import list_files
+
     path = reference.path
     try:
         files = list_files(path) if path.is_dir() else [path]

@@ -21,7 +21,7 @@ class Fetch:
     VITRAIL_WEIGHTS=weights vitrail train --data photos --weights vit/small
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")] = ()
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS...")] = ()
     """Names of weights (vitrail weights), hf:ORG/REPO, timm:NAME.TAG, torchvision:NAME or addresses."""
     to: Path | None = None
     """A folder for machines without a network; VITRAIL_WEIGHTS=FOLDER uses it there."""

@@ -100,6 +100,13 @@ def runs() -> list[str]:
     return sorted(str(file.parent) for file in files)
 
 
+def weights() -> list[str]:
+    """Published weights by name: models that have some, then all."""
+    from vitrail.weights.remote.table import read_table
+
+    return [*(row.model for row in read_table() if row.recommended), *(row.name for row in read_table())]
+
+
 def recipes() -> list[str]:
     return sorted(
         str(file)
@@ -114,6 +121,7 @@ POSITIONALS = {  # candidates by the name of a positional argument
     "MODEL": lambda: [*catalog.list_names("models"), *runs()],
     "SOURCE": lambda: [*runs(), *catalog.list_names("models")],
     "NAME": lambda: [*catalog.list_modules("models"), *catalog.list_names("models")],
+    "WEIGHTS": weights,
     "RECIPE": recipes,
     "DATA": lambda: catalog.WORDS,
     "SHELL": lambda: ("bash", "zsh", "fish"),
@@ -122,7 +130,7 @@ VALUES = {
     "--model": lambda: catalog.list_names("models"),
     "--task": lambda: catalog.list_modules("tasks"),
     "--data": lambda: catalog.WORDS,
-    "--weights": runs,
+    "--weights": lambda: [*runs(), *weights()],
     "--resume": runs,
     "--features": runs,
     "--cka": runs,

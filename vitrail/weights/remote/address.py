@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import explain_url, offline_error
-from vitrail.weights.remote.download import RemoteFile, download, hash_file
+from vitrail.weights.remote.download import RemoteFile, download, hash_file, locked
 from vitrail.weights.remote.lock import Pin, find_pin, own_folder, save_pin
 from vitrail.weights.remote.progress import download_bar
 from vitrail.weights.remote.repository import LocalFile
@@ -85,21 +85,13 @@ def obtain_url(url: str, expected: str, licence: str, in_table: bool, here: list
 
 def fetch(url: str, pinned: str, path: Path, here: list[str]) -> tuple[str, int]:
     """The SHA-256 of the fetched file, and the bytes that were moved."""
-    from filelock import FileLock
-
-    server = Server(url)
+    server, name = Server(url), file_name(url)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.parent} cannot be written: {error.strerror or error}", "set TORCH_HOME to a folder of yours"
-        ) from None
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with locked(path.with_name(f".{path.name}.lock"), RemoteFile(url, name)):
             if path.is_file() and pinned and (digest := hash_file(path)).startswith(pinned):
                 return digest, 0  # another process fetched it meanwhile
-            remote = RemoteFile(url, file_name(url), size_at(server, url), pinned)
-            with download_bar(remote.name, remote.size) as progress:
+            remote = RemoteFile(url, name, size_at(server, url), pinned)
+            with download_bar(name, remote.size) as progress:
                 return download(server, remote, path, progress), path.stat().st_size
     except (StatusError, UnreachedError) as error:
         raise explain_url(error, url, here) from None

@@ -5,14 +5,14 @@ from vitrail.weights.remote.hub import HubFile, endpoint, read_token
 from vitrail.weights.remote.table import read_table
 from vitrail.weights.remote.web import BUSY, StatusError, UnreachedError
 
-CARRY = "vitrail fetch NAME --to FOLDER on a machine with a network, then VITRAIL_WEIGHTS=FOLDER here, brings them"
+CARRY = "vitrail fetch {name} --to FOLDER where there is a network, then VITRAIL_WEIGHTS=FOLDER here, brings them"
 
 
 def explain_hub(error: Exception, wanted: HubFile, here: list[str], files: list[str]) -> CheckpointError:
     """here: names of weights on this machine; files: those of the repository, where they are known."""
     host = endpoint().partition("://")[2]
     if isinstance(error, UnreachedError):
-        return unreached_error(host, str(error), wanted.repo, here)
+        return unreached_error(host, str(error), f"hf:{wanted.repo}", here)
     assert isinstance(error, StatusError)
     code = error.headers.get("x-error-code", "")
     page = f"{endpoint()}/{wanted.repo}"
@@ -58,13 +58,16 @@ def unreached_error(host: str, why: str, what: str, here: list[str]) -> Checkpoi
             f"{host} does not give {what} whole: {why}", "run it again later: what has arrived is taken up again"
         )
     cached = f"on this machine: {', '.join(here[:3])}{', ...' if here[3:] else ''}; " if here else ""
-    return CheckpointError(f"{host} cannot be reached ({why}), and {what} is not on this machine", f"{cached}{CARRY}")
+    return CheckpointError(
+        f"{host} cannot be reached ({why}), and {what} is not on this machine", f"{cached}{CARRY.format(name=what)}"
+    )
 
 
 def offline_error(what: str, here: list[str]) -> CheckpointError:
     cached = f"here are {', '.join(here[:3])}{', ...' if here[3:] else ''}; " if here else ""
     return CheckpointError(
-        f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it", f"{cached}unset it once, or: {CARRY}"
+        f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+        f"{cached}unset it once, or: {CARRY.format(name=what)}",
     )
 
 

@@ -127,6 +127,22 @@ def disk_errors(target: Path, remote: RemoteFile) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def locked(path: Path, remote: RemoteFile) -> Iterator[None]:
+    """One process at a time: the others find the file when it is their turn. Errors: `CheckpointError` where the disk
+    refuses."""
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    with disk_errors(path, remote):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def receive(server: Server, remote: RemoteFile, half: Path, progress: Progress | None) -> None:
     """Fetches what is missing of a half file. A connection that got further than any before may break, as often as it
     likes."""

@@ -21,6 +21,10 @@ from vitrail.weights.remote.web import Server
 TRUE = ("1", "on", "yes", "true")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+NAMES = (  # files of weights in a repository or a folder, best first
+    "model.safetensors", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin",
+    "diffusion_pytorch_model.bin", "open_clip_pytorch_model.bin",
+)  # fmt: skip
 NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>refs/pr/\d+|[^/\s@]+))?(?:/(?P<file>[^\s@]+))?"
 )
@@ -58,7 +62,11 @@ def parse_repo(text: str) -> tuple[str, str, str]:
 
 
 def endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    """The address of the hub or of its mirror. Errors: `UsageError` for a HF_ENDPOINT that is none."""
+    text = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not text.startswith(("https://", "http://")):
+        raise UsageError(f"HF_ENDPOINT is {text!r}, which is no address", f"HF_ENDPOINT=https://{text}")
+    return text
 
 
 def hub_server() -> Server:

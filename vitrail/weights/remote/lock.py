@@ -49,7 +49,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
     """The pins by name. Errors: `CheckpointError` for a file that was damaged."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:120]

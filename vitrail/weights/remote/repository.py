@@ -9,7 +9,14 @@ from vitrail.errors import CheckpointError, VitrailError
 from vitrail.storage.json_text import from_json
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import explain_hub, offline_error
-from vitrail.weights.remote.download import RemoteFile, describe_difference, download, hash_file
+from vitrail.weights.remote.download import (
+    RemoteFile,
+    describe_difference,
+    disk_errors,
+    download,
+    hash_file,
+    locked,
+)
 from vitrail.weights.remote.hub import COMMIT, SHA256, HubFile, endpoint, hub_server
 from vitrail.weights.remote.licences import is_permissive
 from vitrail.weights.remote.lock import Pin, find_pin, lock_path, save_pin
@@ -56,7 +63,7 @@ def read_repository(repo: str, revision: str, here: list[str]) -> Repository:
     """The files and the licence of a repository; one request. Errors: `CheckpointError`."""
     wanted = HubFile(repo, "", revision)
     if hub.is_offline():
-        raise offline_error(repo, here)
+        raise offline_error(f"hf:{repo}", here)
     where = "" if revision == "main" else f"/revision/{hub.quote(revision, safe='')}"
     try:
         _, body = ask(hub_server(), "GET", f"{endpoint()}/api/models/{repo}{where}?blobs=true")
@@ -108,7 +115,7 @@ def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str
                 f"{wanted.repo}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once"
             )
     if hub.is_offline():
-        raise offline_error(wanted.repo, here)
+        raise offline_error(f"hf:{wanted.repo}", here)
     try:
         stated = state_file(wanted, revision)
         refuse_replaced(wanted, stated, pinned)
@@ -138,18 +145,12 @@ def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str) -> None:
 
 def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str, int]:
     """The path of a fetched file in its snapshot, its SHA-256 and the bytes that were moved."""
-    from filelock import FileLock
-
     expected = stated.sha256 if len(stated.sha256) > len(pinned) else pinned
     git_hash = stated.etag if COMMIT.fullmatch(stated.etag) else ""
     remote = RemoteFile(wanted.url(stated.commit), f"{wanted.repo}/{wanted.file}", stated.size, expected, git_hash)
     blob = wanted.folder / "blobs" / (stated.etag or f"unstated-{stated.commit[:12]}")
     lock = hub.hub_cache() / ".locks" / wanted.folder.name / f"{blob.name}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable_error(lock, error) from None
-    with FileLock(lock):
+    with locked(lock, remote):
         moved = 0
         digest = hash_file(blob) if blob.is_file() else ""
         if not digest or describe_difference(remote, blob, digest):
@@ -157,14 +158,8 @@ def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str,
             with download_bar(remote.name, remote.size) as progress:
                 digest = download(hub_server(), remote, blob, progress)
             moved = blob.stat().st_size
-        try:
+        with disk_errors(blob, remote):
             return hub.link_snapshot(wanted, stated.commit, blob), digest, moved
-        except OSError as error:
-            raise unwritable_error(blob, error) from None
-
-
-def unwritable_error(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be written: {error.strerror or error}", "set HF_HOME to a folder of yours")
 
 
 def list_files(wanted: HubFile, error: Exception) -> list[str]:
