@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick import every_third
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitrail
@@ -154,7 +155,7 @@ LARGE = [(smallest(family), {}) for family in catalog.list_modules("models")] + 
 ]
 
 
-@pytest.mark.parametrize(("name", "keys"), LARGE)
+@pytest.mark.parametrize(("name", "keys"), every_third(LARGE))
 def test_a_large_image_takes_no_memory(name, keys):
     """No mask, table of places or window is made for real, neither with the model nor when it runs."""
     with NothingReal():
