@@ -80,6 +80,7 @@ def try_case(case: models.Case, folder: Path) -> dict[str, Any]:
     theirs = models.shake(case.build())
     case.save(theirs, folder / "saved")
     row: dict[str, Any] = {"library": case.library, "as": case.kind}
+    before: dict[str, Any] = {}
     for form in ("folder", "file"):
         path = folder / "saved"
         if form == "file":
@@ -88,13 +89,14 @@ def try_case(case: models.Case, folder: Path) -> dict[str, Any]:
             path.parent.mkdir()
             save_file(state, path)
             del state
-        row |= {f"{form} {key}": value for key, value in outcome(path, case, theirs).items()}
+        before = outcome(path, case, theirs, before)
+        row |= {f"{form} {key}": value for key, value in before.items()}
     return row
 
 
-def outcome(path: Path, case: models.Case, theirs: nn.Module) -> dict[str, Any]:
+def outcome(path: Path, case: models.Case, theirs: nn.Module, before: dict[str, Any]) -> dict[str, Any]:
     """What a file was found to be, its error, and where nothing in it decides, the message and the error with the
-    first answer."""
+    first answer. before: the outcome of the same tensors in another file; the same model of them computes the same."""
     try:
         loaded, asked = load(path), ""
     except VitrailError as error:
@@ -103,10 +105,13 @@ def outcome(path: Path, case: models.Case, theirs: nn.Module) -> dict[str, Any]:
             return {"error": None, "message": asked}
         loaded = load(path, case.answer)
     found = loaded.found
+    if not asked and (found.model.name, repr(found.model.keys)) == (before.get("model"), before.get("choice")):
+        return before
     size = case.size or (found.input.size or (224, 224))
     error = compare(loaded.net, case, theirs, size)
     shown = " ".join(f"{k} {v}" for k, v in found.model.keys.items())
     result = {"model": found.model.name, "keys": shown, "source": found.source, "error": error}
+    result["choice"] = repr(found.model.keys)
     return result | ({"message": asked} if asked else {})
 
 
@@ -169,6 +174,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows[case.name] = try_case(case, Path(folder))
         row = rows[case.name]
+        for form in ("folder", "file"):
+            row.pop(f"{form} choice", None)
         print(f"{case.name:45} {cell(row, 'folder'):40} {cell(row, 'file')}", flush=True)
         gc.collect()
         RESULTS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")

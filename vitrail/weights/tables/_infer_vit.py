@@ -133,7 +133,8 @@ def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Any
         return stated
     own = [c.heads for c in variants.values() if (c.width, c.depth) == (width, depth)]
     gated = GATED_HEADS.get((width, depth)) if clues.has("blocks.0.mlp.w12.weight") else None
-    if known := NAMED_HEADS.get(clues.sidecar.kind) or gated or HEADS.get((width, depth)) or (own[0] if own else None):
+    named = NAMED_HEADS.get(clues.sidecar.kind)
+    if known := named or (own[0] if own else None) or gated or HEADS.get((width, depth)):
         return known
     likely = tuple(width // d for d in HEAD_WIDTHS if width % d == 0)[:2]
     return Open(likely or (1,), "the number of attention heads")

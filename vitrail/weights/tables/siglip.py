@@ -68,7 +68,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def infer(clues: Clues) -> dict[str, Any] | None:
     """The config that a file shows; what has neither a pooling query nor such a name beside it is a plain ViT."""
     fields = _infer_vit.infer(clues, VARIANTS)
-    if fields is None or fields["tokens"] or (fields["pool"] != "attention" and "siglip" not in clues.sidecar.kind):
+    named = "siglip" in clues.sidecar.kind or clues.source == "transformers:classifier"
+    if fields is None or fields["tokens"] or (fields["pool"] != "attention" and not named):
         return None
     tanh = {"gelu": "tanh"} if "giantopt" in clues.sidecar.kind else {}
     return {**fields, **tanh}
