@@ -60,7 +60,7 @@ def identify(
         if typed:
             model, key, given_input, outputs = read_as_typed(shapes, given, source)
             return Identified(model, key, given_input, None, outputs, (), f"as is usual for {key}")
-        raise no_model(found[0] if found else None, shapes)
+        raise no_model(found[0] if found else None, shapes, sidecar.kind)
     best = found[0]
     if best.contradictions and not sidecar.certain:
         other = identify(tensors, None, given, source)
@@ -142,10 +142,11 @@ def wrong_model(name: str, right: Candidate) -> CheckpointError:
     )
 
 
-def no_model(nearest: Candidate | None, shapes: Mapping[str, Tensor]) -> CheckpointError:
-    """No family fits."""
+def no_model(nearest: Candidate | None, shapes: Mapping[str, Tensor], kind: str) -> CheckpointError:
+    """No family fits. kind: what the file beside the tensors calls the model."""
     if nearest is None:
-        what = f"no model here has such tensors: {list_names(shapes)}"
+        called = f"is {kind[:60]}" if kind else "has such tensors"
+        what = f"no model here {called}: {list_names(shapes)}"
         return CheckpointError(what, "vitrail models lists the models; --format and --model name one")
     listed = "; ".join(nearest.wrong[:4]) + ("; ..." if nearest.wrong[4:] else "")
     what = f"no model here has these tensors; nearest is {nearest.model.name} read as {nearest.source}: {listed}"
