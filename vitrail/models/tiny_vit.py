@@ -90,7 +90,7 @@ class MBConv(nn.Module):
         self.conv3 = Conv(config, hidden, width, gain=0.0)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B C H W"], layout: TokenLayout) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv3(self.act(self.conv2(self.act(self.conv1(x)))))
         return self.act(x + self.drop_path(y))
 
@@ -158,7 +158,7 @@ class NormMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention in windows, a depthwise convolution, x + MLP, on a map [B C H W]."""
+    """x + attention in windows, a depthwise convolution, x + MLP, on a map [B H W D]."""
 
     def __init__(self, config: Config, stage: int, drop_path: float):
         super().__init__()
@@ -169,15 +169,27 @@ class Block(nn.Module):
         self.mlp = NormMlp(config, width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B C H W"], layout: TokenLayout) -> Float[Tensor, "B C H W"]:
-        cells = x.permute(0, 2, 3, 1)  # [B H W D]
-        cells = cells + self.drop_path(attend_windows(self.attn, cells, layout, self.windows))
-        cells = self.local_conv(cells.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return (cells + self.drop_path(self.mlp(cells))).permute(0, 3, 1, 2)
+    def forward(self, x: Float[Tensor, "B H W D"], layout: TokenLayout) -> Float[Tensor, "B H W D"]:
+        x = x + self.drop_path(attend_windows(self.attn, x, layout, self.windows))
+        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.mlp(x))
+
+
+class ConvStage(nn.Module):
+    """The first stage: convolutions alone."""
+
+    def __init__(self, blocks: Sequence[nn.Module]):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class Stage(nn.Module):
-    """Downsampling, except before the first stage, and blocks at one resolution, of `stride` pixels per cell."""
+    """Downsampling, and blocks at one resolution, of `stride` pixels per cell."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], stride: int):
         super().__init__()
@@ -185,11 +197,11 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Float[Tensor, "B C _ _"]) -> Float[Tensor, "B D h w"]:
-        x = self.downsample(x)
-        layout = TokenLayout((x.shape[2], x.shape[3]), (self.stride, self.stride))
+        x = self.downsample(x).permute(0, 2, 3, 1)  # [B h w D]
+        layout = TokenLayout((x.shape[1], x.shape[2]), (self.stride, self.stride))
         for block in self.blocks:
             x = block(x, layout)
-        return x
+        return x.permute(0, 3, 1, 2)
 
 
 class TinyViT(Backbone):
@@ -201,12 +213,12 @@ class TinyViT(Backbone):
         self.config, widths = config, config.widths
         self.patch_embed = Stem(config)
         rates = iter(drop_rates(config.drop_path, sum(config.depths), "linear"))
-        self.stages = nn.ModuleList()
-        for i, (depth, stride) in enumerate(zip(config.depths, STRIDES, strict=True)):
-            blocks = [
-                Block(config, i, next(rates)) if i else MBConv(config, widths[0], next(rates)) for _ in range(depth)
-            ]
-            self.stages.append(Stage(Merge(config, widths[i - 1], widths[i]) if i else nn.Identity(), blocks, stride))
+        self.stages = nn.ModuleList(
+            [ConvStage([MBConv(config, widths[0], next(rates)) for _ in range(config.depths[0])])]
+        )
+        for i in (1, 2, 3):
+            blocks = [Block(config, i, next(rates)) for _ in range(config.depths[i])]
+            self.stages.append(Stage(Merge(config, widths[i - 1], widths[i]), blocks, STRIDES[i]))
         self.norm = nn.LayerNorm(widths[-1], config.eps)
         self.summary_widths, self.map_widths, self.strides = (widths[-1],), widths, STRIDES
         for m in self.modules():
