@@ -141,6 +141,9 @@ def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ..
     count = validate(request.classes, Positive, "classes") if request.classes is not None else 0
     head = chosen.tensors.get("heads.0.weight")
     if not count and not request.options.new_head:
+        if "label.weight" in chosen.tensors:
+            what = "these are weights of a generative model, which has no classifier head"
+            raise CheckpointError(what, f"vitrail train --data FOLDER --weights {request.name} goes on from them")
         if head is None:
             raise CheckpointError(
                 f"the file has no head (read as {chosen.source})", "--new-head --classes 10 gives the model a new one"
