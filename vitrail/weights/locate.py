@@ -230,7 +230,7 @@ def describe(reference: Reference, got: LocalFile) -> Located:
         name = pinned.name
     else:
         name = reference.name
-    choice = Choice(row.model, dict(row.keys)) if row and not row.inferred else None
+    choice = Choice(row.model, dict(row.keys)) if row else None
     return Located(
         got.path, reference.kind, name, got.path.parent, choice, row.format if row and choice else "auto", source,
         licence, got.revision, got.sha256, row.preprocessing if row else {}, row.classes if row else None,

@@ -38,7 +38,6 @@ class PublishedWeights:
     sha256: str = ""
     parameters: int = 0  # 0: not known before the file is read
     top1: float | None = None
-    inferred: bool = False
     recommended: bool = False
     verified: bool = True
 
