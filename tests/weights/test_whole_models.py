@@ -418,6 +418,18 @@ def test_another_model_and_other_classes_are_refused(detr_folder, tmp_path, caps
     assert "--model resnet/" in capsys.readouterr().err
     assert main(["import", str(detr_folder[1]), "--classes", "9", "--out", out]) == 2
     assert "has 5 classes" in capsys.readouterr().err
+    assert main(["import", str(detr_folder[1]), "--new-head", "--classes", "9", "--out", out]) == 2
+    assert "train --weights" in capsys.readouterr().err
+
+
+def test_a_upernet_on_another_backbone_is_named(tmp_path, capsys):
+    from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    stages = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, out_features=[f"stage{i}" for i in (1, 2, 3, 4)])
+    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=stages, hidden_size=8, num_labels=3))
+    save_file(model.state_dict(), tmp_path / "convnext.safetensors")
+    assert main(["import", str(tmp_path / "convnext.safetensors"), "--out", str(tmp_path / "out")]) == 4
+    assert "no Swin" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"id2label": {"0": 7}}, {"id2label": "five"}, {"encoder_attention_heads": 10**9},

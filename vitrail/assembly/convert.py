@@ -76,8 +76,11 @@ def import_weights(request: ImportRequest) -> ImportedModel:
     request = with_located(request, located)
     refuse_existing(request.out)
     raw, sidecar = read_published(located.files, request.sha256)
-    whole = None if request.options.new_head else recognise_whole(raw, located.files, sidecar, request.model)
+    whole = recognise_whole(raw, located.files, sidecar, request.model)
     if whole is not None:
+        if request.options.new_head:
+            what = f"the head of the file is that of a {whole.task.name}, and --new-head is for classifiers"
+            raise UsageError(what, "vitrail train --weights FILE begins with its backbone, whatever the task")
         bundle, report = build_whole(whole, raw, request.input, request.classes)
         folder = write_model(bundle, request, report, located)
         return ImportedModel(folder, report, (*located.reasons, *whole.reasons, *licence(request)))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice
 from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.rules import Drop, Rule, convert
@@ -101,7 +102,7 @@ def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
         else convert(inside, layout.swin)
     )
     if "patch_embed.proj.weight" not in backbone.tensors:
-        return None
+        raise CheckpointError("the file is a UPerNet on a backbone that is no Swin", "vitrail reads UPerNet on Swin")
     count, width = rest[f"decode_head.{layout.classifier}.weight"].shape[:2]
     auxiliary = has_our_second_head(rest, width)
     other: Table = layout.second() if auxiliary else (Drop("auxiliary_head.{rest}", SECOND),)
