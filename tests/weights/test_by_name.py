@@ -220,6 +220,8 @@ def test_import_by_name(started, own_folder, capsys):
     assert len(bundle.classes) == 1000
     assert main(["import", "vit/tiny"]) == 2
     assert "never overwritten" in capsys.readouterr().err
+    assert main(["import", f"timm:{REPO[5:]}"]) == 0
+    assert f"written     {REPO[5:]}" in capsys.readouterr().out
     assert main(["import", "vit/tiny", "--out", "other", "--licence", "mine"]) == 0
     assert load_bundle(own_folder / "other")[0].origin["licence"] == "mine"
 
@@ -349,6 +351,15 @@ def run(photos, tmp_path_factory):
     tiny_keys = ["--model", "vit/nano", "--model.depth", "1", "--model.width", "16", "--model.heads", "2"]
     assert main(["train", "--data", str(photos), *tiny_keys, "--out", str(out), *WORDS]) == 0
     return out
+
+
+def test_create_with_the_weights_of_a_run(run):
+    images = torch.rand(2, 3, 32, 32)
+    trained = vitrail.load(run).model.eval()
+    assert torch.equal(vitrail.create("vit/nano", weights=run).eval()(images), trained(images))
+    assert vitrail.create("vit/nano", weights=str(run), classes=7)(images).shape == (2, 7)
+    with pytest.raises(CheckpointError, match="weights of vit/nano, not of vit/small"):
+        vitrail.create("vit/small", weights=run)
 
 
 def test_nothing_is_sent_without_yes(hub, run, capsys):

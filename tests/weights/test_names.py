@@ -1,10 +1,16 @@
 """What a typed name of weights means, the table that knows them, and licences. Nothing is asked here."""
 
 import pytest
+import torch
 
 from vitrail import catalog
+from vitrail.assembly.model import create_model
 from vitrail.errors import CheckpointError, UsageError, VitrailError
+from vitrail.recipe import Choice
+from vitrail.weights.identify import identify
+from vitrail.weights.load import choose_source, required_tensors
 from vitrail.weights.published import load_table
+from vitrail.weights.read import RawWeights
 from vitrail.weights.remote import licences, lock
 from vitrail.weights.remote.lock import Pin
 from vitrail.weights.remote.names import parse_name
@@ -138,6 +144,26 @@ def test_timms_own_table_says_the_same():
         assert (theirs.num_classes, theirs.input_size[1:]) == (row.classes, row.size), row.name
         checked += 1
     assert checked > 100
+
+
+@pytest.mark.slow
+def test_every_row_of_timms_is_read_as_its_model():
+    """By names and shapes alone: nothing is left over, and nothing is missing but heads."""
+    timm = pytest.importorskip("timm")
+    for row in read_table():
+        if not row.repo.startswith("timm/"):
+            continue
+        with torch.device("meta"):
+            state = timm.create_model(row.repo.removeprefix("timm/")).state_dict()
+            found = identify(state, None, Choice(row.model, dict(row.keys)))
+            ours = create_model(found.model.name, found.outputs or 1, dict(found.model.keys))
+            tables = load_table(row.model.partition("/")[0]).sources
+            chosen = choose_source(ours, RawWeights(state, {}, ""), tables)
+        needed = {n: t.shape for n, t in required_tensors(ours).items() if found.outputs or not n.startswith("heads.")}
+        assert found.model.name == row.model, row.name
+        assert found.outputs == row.classes, row.name
+        assert {n: t.shape for n, t in chosen.tensors.items()} == needed, row.name
+        assert not chosen.unknown, row.name
 
 
 def test_torchvisions_own_table_says_the_same():

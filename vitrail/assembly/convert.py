@@ -115,8 +115,10 @@ def refuse_existing(folder: Path | None) -> None:
 def with_located(request: ImportRequest, located: Located) -> ImportRequest:
     """The request with what is known of the weights: a folder called like them, their licence, and no head where the
     published ones have none."""
-    end = located.name.rstrip("/").rpartition("/")[2] if located.folder and located.model is None else located.name
-    name = re.sub(r"[^\w.]+", "-", end.partition("@")[0].removesuffix(located.files.suffix)).strip("-.") or "model"
+    name = located.name if located.kind == "published" else located.source.partition(":")[2].rpartition("/")[2]
+    if located.kind in ("file", "folder", "url"):
+        name = located.files.name.removesuffix(located.files.suffix if located.files.is_file() else "")
+    name = re.sub(r"[^\w.]+", "-", name).strip("-.") or "model"
     options = request.options
     if located.classes == 0 and located.model is not None:
         options = dataclasses.replace(options, new_head=True)
