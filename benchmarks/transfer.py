@@ -199,8 +199,8 @@ def write_page(given: argparse.Namespace) -> None:
         own = FIRST.format(data="data")
         what = (
             f"Pre-trained on 25,000 images of the first five classes ({first:.1f} % on their test images): "
-            f"`vitrail train {own} --out runs/transfer/first`. Then 0.2 % (50), 1 % (250) and 5 % (1,250) of the labels "
-            "of the other five, equal steps for all rows, evaluated on their 5,000 test images.\n"
+            f"`vitrail train {own} --out runs/transfer/first`. Then 0.2 % (50), 1 % (250) and 5 % (1,250) of "
+            "the labels of the other five, equal steps for all rows, evaluated on their 5,000 test images.\n"
         )
         parts += ["## Transfer between classes of CIFAR-10\n", what, *rows, ""]
     if rows := dino_table(given):
