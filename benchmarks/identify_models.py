@@ -71,6 +71,9 @@ def timm_cases() -> list[Case]:
     answers = {
         "swinv2_tiny_window8_256": Choice("swin_v2/tiny_w8"), "swinv2_tiny_window16_256": Choice("swin_v2/tiny_w16"),
         "swinv2_base_window12to16_192to256": Choice("swin_v2/base_w12to16_256"),
+        "vit_base_patch16_clip_224": Choice("clip/open_base"), "vit_base_patch32_clip_224": Choice("clip/open_base_32"),
+        "vit_base_patch16_clip_quickgelu_224": Choice("clip/base"),
+        "vit_large_patch14_clip_224": Choice("clip/open_large"),
     }  # fmt: skip
     return [
         Case(name, "timm", "real size", lambda name=name: timm.create_model(name), save, own_state,
@@ -118,6 +121,7 @@ def transformers_cases() -> list[Case]:
     tower, relative = {**vit, "projection_dim": 24}, {"use_relative_position_bias": True}
     Row = tuple[Any, Any, Callable[[nn.Module, Tensor], Tensor] | None, Choice, int]
     registers, by_width = {"num_register_tokens": 3}, Choice("", {"heads": [1, 2, 5, 8]})
+    quick = Choice("", {"heads": 3, "gelu": "quick"})
     window = Choice("", {"window": 2, "size": [64, 64]})
     resnet = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [1, 2, 1, 1], "layer_type": "basic"}
     rows: list[Row] = [
@@ -133,8 +137,8 @@ def transformers_cases() -> list[Case]:
         (hf.PvtV2ForImageClassification, hf.PvtV2Config(image_size=64, **pvt), logits, by_width, 64),
         (hf.MobileViTForImageClassification, hf.MobileViTConfig(image_size=64, **labels), logits, Choice(), 64),
         (hf.ResNetForImageClassification, hf.ResNetConfig(**resnet, **labels), logits, Choice(), 64),
-        (hf.CLIPVisionModelWithProjection, hf.CLIPVisionConfig(**tower), embeds, heads, 32),
-        (hf.CLIPVisionModel, hf.CLIPVisionConfig(**vit), pooled, heads, 32),
+        (hf.CLIPVisionModelWithProjection, hf.CLIPVisionConfig(**tower), embeds, quick, 32),
+        (hf.CLIPVisionModel, hf.CLIPVisionConfig(**vit), pooled, quick, 32),
         (hf.SiglipVisionModel, hf.SiglipVisionConfig(**vit), pooled, heads, 32),
         (hf.ViTMAEModel, hf.ViTMAEConfig(**vit, mask_ratio=0.0), None, heads, 32),
         (hf.BeitForImageClassification, hf.BeitConfig(**vit, **relative, **labels), logits, heads, 32),

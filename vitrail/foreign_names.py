@@ -135,11 +135,10 @@ def relpos(found: dict[str, str]) -> Model:
 
 def clip(found: dict[str, str]) -> Model:
     size, patch, pixels = found["size"], found.get("patch"), int(found.get("pixels", 224))
-    larger = "_32" if patch == "32" else "_336" if (size, pixels) == ("large", 336) else ""
-    keys: dict[str, Any] = {} if larger == "_336" else pixels_of(found, 224)
-    if "timm" in found and "quick" not in found and size in ("base", "large"):
-        keys["gelu"] = "erf"
-    return Model(f"clip/{size}{larger}", keys)
+    exact = "timm" in found and "quick" not in found and size in ("base", "large")
+    larger = "_32" if patch == "32" else "_336" if (size, pixels, exact) == ("large", 336, False) else ""
+    keys = {} if larger == "_336" else pixels_of(found, 224)
+    return Model(f"clip/{'open_' * exact}{size}{larger}", keys)
 
 
 def siglip(found: dict[str, str]) -> Model:

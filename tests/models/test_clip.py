@@ -11,8 +11,10 @@ from oracles import SHAPE, VIT_HF, clip_timm, count, relative_error, siglip_timm
 
 import vitrail
 from vitrail.analysis.rollout import relevance, rollout
+from vitrail.errors import CheckpointError
 from vitrail.foreign_names import translate
 from vitrail.models import clip, siglip, vit
+from vitrail.recipe import Choice
 from vitrail.weights.identify import identify
 from vitrail.weights.rules import revert
 from vitrail.weights.sidecars import Sidecar
@@ -209,7 +211,7 @@ def test_parameter_counts_are_timms(ours, theirs):
 
 @pytest.mark.parametrize(("name", "wanted", "keys"), [
     ("vit_base_patch32_clip_quickgelu_224", "clip/base_32", {}),
-    ("vit_base_patch16_clip_224", "clip/base", {"gelu": "erf"}),
+    ("vit_base_patch16_clip_224", "clip/open_base", {}),
     ("vit_base_patch16_siglip_384", "siglip/base_384", {"gelu": "erf"}),
     ("vit_so400m_patch14_siglip_384", "siglip/so400m_378", {"gelu": "erf"}),
 ])  # fmt: skip
@@ -222,6 +224,15 @@ def test_timms_files_say_what_they_are(name, wanted, keys):
     assert (found.model.name, found.source.partition(":")[0]) == (wanted, "timm")
     assert found.model.keys == {"position_resampling": "antialias", **keys}
     assert translate(name, [wanted]).name == wanted
+
+
+def test_a_bare_file_of_clip_does_not_say_its_gelu():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        state = timm.create_model("vit_base_patch32_clip_224").state_dict()
+    with pytest.raises(CheckpointError, match=r"form of GELU(.|\n)*--model.gelu quick or --model.gelu erf"):
+        identify(state)
+    assert identify(state, given=Choice("clip/open_base_32")).model.name == "clip/open_base_32"
 
 
 @pytest.mark.parametrize(("name", "size"), [

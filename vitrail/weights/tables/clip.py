@@ -4,7 +4,7 @@ OpenAI's own and OpenCLIP's."""
 from typing import Any
 
 from vitrail.models.clip import VARIANTS
-from vitrail.weights.clues import Clues
+from vitrail.weights.clues import Clues, Open
 from vitrail.weights.preprocessing import Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import _infer_vit, vit
@@ -78,9 +78,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "transformers": PIXELS,
     "original": PIXELS,
 }
-# OpenAI's weights have the quick GELU wherever they are published; OpenCLIP's have the exact one, and timm's names
-# without "quickgelu" compute the exact one
-SETTINGS: dict[str, dict[str, Any]] = {"timm": {"position_resampling": "antialias", "gelu": "erf"}}
+SETTINGS: dict[str, dict[str, Any]] = {"timm": {"position_resampling": "antialias"}}
 
 
 def infer(clues: Clues) -> dict[str, Any] | None:
@@ -88,5 +86,14 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     fields = _infer_vit.infer(clues, VARIANTS)
     if fields is None or not fields["norm_pre"]:
         return None
-    quick = {"gelu": "quick"} if "quickgelu" in clues.sidecar.kind else {}
-    return {**fields, "pre_logits_act": "none", **quick}
+    return {"gelu": gelu_of(clues), "pre_logits_act": "none", **fields}
+
+
+def gelu_of(clues: Clues) -> Any:
+    """The form of GELU, which no tensor shows: of OpenAI's own files, by timm's names, or transformers' default."""
+    kind = clues.sidecar.kind
+    if any(name.endswith("input_resolution") for name in clues.raw) or "quickgelu" in kind:
+        return "quick"
+    if not kind:
+        return Open(("quick", "erf"), "which form of GELU they were trained with")
+    return "erf" if clues.sidecar.library == "timm" else "quick"

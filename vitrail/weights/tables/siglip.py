@@ -71,5 +71,5 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     named = "siglip" in clues.sidecar.kind or clues.source == "transformers:classifier"
     if fields is None or fields["tokens"] or (fields["pool"] != "attention" and not named):
         return None
-    tanh = {"gelu": "tanh"} if "giantopt" in clues.sidecar.kind else {}
+    tanh = {"gelu": "tanh"} if fields["width"] == VARIANTS["giant_256"].width else {}
     return {**fields, **tanh}
