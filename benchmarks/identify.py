@@ -65,6 +65,8 @@ def compare(net: nn.Module, case: models.Case, theirs: nn.Module, size: tuple[in
     wanted = case.output(theirs, x)
     if isinstance(net, Denoiser):
         got = net(x, torch.tensor([7.0]), torch.tensor([3]))
+    elif case.by_map:
+        got = net(x).maps[-1].mean((2, 3))
     else:
         got = net(x) if isinstance(net, HeadedModel) else torch.stack(net(x).summaries).mean(0)
     return float((got - wanted).norm() / wanted.norm())

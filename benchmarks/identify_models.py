@@ -43,6 +43,7 @@ class Case(NamedTuple):
     output: Callable[[nn.Module, Tensor], Tensor]
     answer: Choice = Choice()
     size: tuple[int, int] | None = None
+    by_map: bool = False  # compare the mean of the patches: libraries differ in what summarises an image
 
 
 def shake(model: nn.Module) -> nn.Module:
@@ -77,10 +78,16 @@ def timm_cases() -> list[Case]:
     }  # fmt: skip
     return [
         Case(name, "timm", "real size", lambda name=name: timm.create_model(name), save, own_state,
-             lambda model, x: model(x), answers.get(name, Choice()))
+             mean_patch if "dinov3" in name else lambda model, x: model(x), answers.get(name, Choice()),
+             by_map="dinov3" in name)
         for name in (*VITS.split(), *OTHERS.split())
         if timm.is_model(name)
     ]  # fmt: skip
+
+
+def mean_patch(model: Any, x: Tensor) -> Tensor:
+    """timm takes the mean of the patches of DINOv3, the original the class token."""
+    return model.forward_features(x)[:, model.num_prefix_tokens :].mean(1)  # type: ignore[no-any-return]
 
 
 def own_state(model: nn.Module, folder: Path) -> dict[str, Tensor]:

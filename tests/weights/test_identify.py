@@ -1,11 +1,14 @@
 """What a file is, from names and shapes: plain ViTs of timm, on the meta device."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice
 from vitrail.weights.identify import identify
+from vitrail.weights.read import read_weights
 from vitrail.weights.sidecars import Sidecar
 
 NAMES = {
@@ -75,3 +78,32 @@ def test_a_file_of_no_family_is_answered_with_the_nearest():
         identify(state, given=Choice("", {"heads": 2}))
     with pytest.raises(CheckpointError, match="no model here has such tensors: 1: something"):
         identify({"something": torch.empty(2, device="meta")})
+
+
+def test_a_table_of_no_square_grid_asks_for_its_size_and_takes_it():
+    state = tiny_state(img_size=(32, 40))
+    with pytest.raises(CheckpointError, match=r"--model.size 32 40 or --model.size 40 32"):
+        identify(state, given=Choice("", {"heads": 2}))
+    found = identify(state, given=Choice("", {"heads": 2, "size": [32, 40]}))
+    assert found.model.keys["size"] == (32, 40)
+    config = {"architecture": "mine", "model_args": {"num_heads": 2, "img_size": [32, 40]}}
+    assert identify(state, Sidecar("timm", config)).input.size == (32, 40)
+
+
+@pytest.mark.parametrize("name", ["google_vit_tiny", "google_vit_tiny_in21k"])
+def test_files_of_google_show_their_heads(name):
+    found = identify(read_weights(Path(__file__).parents[1] / "golden" / f"{name}.npz").tensors)
+    assert (found.model.keys["heads"], found.model.keys["width"], found.model.keys["gelu"]) == (4, 32, "tanh")
+    assert found.input.resize_mode == "stretch"
+
+
+def test_a_model_of_timm_inside_one_of_transformers():
+    state = {f"timm_model.{name}": t for name, t in tiny_state().items()}
+    config = {"model_type": "timm_wrapper", "architecture": "mine", "model_args": {"num_heads": 2}}
+    assert identify(state, Sidecar("timm", config)).source == "timm"
+
+
+def test_more_tensors_than_any_model_has_are_refused():
+    one = torch.empty(1, device="meta")
+    with pytest.raises(CheckpointError, match="more than any model"):
+        identify({f"blocks.{i}.x": one for i in range(20_001)})

@@ -26,6 +26,7 @@ from vitrail.weights.variants import GEOMETRY, choose_variant, differing, same_v
 
 LATER = re.compile(r"(?:^|[./_])(?:[2-9]|\d{2,})(?:[./]|$)")  # in the name of a tensor of a later block than the second
 NEAR = 3  # names more that a table may not know than the best one
+MOST_TENSORS = 20_000  # of a file; large models have 2,000
 MOST_TOKENS = 2**14  # cells of a grid that only a sidecar claims
 
 
@@ -180,6 +181,8 @@ def hold_against(candidate: Candidate, unknown: list[str]) -> Candidate:
             state = module.build(config).state_dict()
     except UsageError as error:
         return replace(candidate, wrong=(error.what,))
+    except (RuntimeError, ValueError, ArithmeticError) as error:  # sizes that no model has
+        return replace(candidate, wrong=((str(error).splitlines() or ["it cannot be built"])[0][:120],))
     theirs = {n: t for n, t in candidate.clues.tensors.items() if not n.startswith("heads.") or n in state}
     missing = [n for n, t in state.items() if n not in theirs and t.numel() and not n.endswith(".num_batches_tracked")]
     unexpected = [n for n in theirs if n not in state]

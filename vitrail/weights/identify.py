@@ -14,7 +14,7 @@ from torch import Tensor
 from vitrail import catalog
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InputConfig
-from vitrail.weights.candidates import Candidate, families, list_candidates, rank
+from vitrail.weights.candidates import MOST_TENSORS, Candidate, families, list_candidates, rank
 from vitrail.weights.preprocessing import IMAGENET
 from vitrail.weights.published import lookup_by_source
 from vitrail.weights.report import list_names
@@ -50,6 +50,8 @@ def identify(
     model of the weights where another was typed.
     """
     sidecar, given = sidecar or Sidecar(), given or Choice()
+    if len(tensors) > MOST_TENSORS:
+        raise CheckpointError(f"the file has {len(tensors):,} tensors, more than any model here", "check the file")
     shapes = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     typed = given.name.partition("/")[0]
     found = rank(list_candidates(shapes, sidecar, given, source, [typed] if typed else families()), sidecar)

@@ -25,7 +25,7 @@ OURS: dict[str, Table] = {
     "vitrail": (Rule("backbone.{rest}", "{rest}"), Rule("heads.{rest}", "heads.{rest}")),
     "vitrail:backbone": (Rule("{rest}", "{rest}"),),
 }
-WRAPPING_PREFIXES = ("opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.")
+WRAPPING_PREFIXES = ("opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.", "timm_model.")
 RESIZE = "resize=True (--resize) resizes tables, patches and channels"
 NEW_HEAD = "new_head=True (--new-head) loads the rest and re-initialises the head"
 

@@ -30,6 +30,7 @@ HEADS = {  # of all published models by width and depth; the same for a width an
 GATED_HEADS = {(1536, 40): 24}  # of DINOv2's giant, whose MLP is gated
 NAMED_HEADS = {"vit_base_patch16_gap_224": 16}
 ELSEWHERE = re.compile(r"_rope_")  # in timm's names of models that compute otherwise than their tensors show
+SPLIT = "/query/kernel"  # [D h d] in Google's files
 HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
 
@@ -128,6 +129,9 @@ def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Any
     """The number of heads: by the norms of queries, by the sidecar, or as the models of this width have; else open."""
     if norm := clues.shape("blocks.0.attn.q_norm.weight"):
         return width // max(1, norm[0])
+    for name, tensor in clues.raw.items():
+        if name.endswith(SPLIT) and tensor.ndim >= 3:
+            return tensor.shape[-2]
     _, stated = clues.sidecar.find(Whole, CONFIG_NAMES["heads"])
     if stated is not None:
         return stated
