@@ -474,3 +474,24 @@ def test_a_proxy_of_the_environment_is_used(hub, monkeypatch):
     with pytest.raises(CheckpointError):
         locate(NAME)
     assert hub.log[0][1] == "http://hub.invalid/api/models/org/tiny"
+
+
+def test_the_bar_is_drawn_on_a_terminal_alone(hub, monkeypatch):
+    import io
+    import sys
+
+    from vitrail.storage.printable import printable
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    right(locate(NAME))
+    assert terminal.getvalue() == ""  # what the user sees is no terminal
+    blob().write_bytes(b"")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    right(locate(NAME))
+    assert f"{REPO}/{FILE}" in terminal.getvalue()
+    assert printable("\x1b[") not in terminal.getvalue()
