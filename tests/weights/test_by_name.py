@@ -113,6 +113,7 @@ def test_a_run_begins_with_weights_by_name(started, photos, own_folder, capsys):
     assert origin["licence"] == "apache-2.0"
     assert origin["sha256"] == lock.find_pin(f"hf:{REPO}/model.safetensors").sha256
     assert load_bundle(own_folder / "a")[0].origin == origin  # it is in the file of weights
+    assert origin["sha256"] in (own_folder / "a" / "report.html").read_text()
 
     started.shutdown()  # then the same without a hub, and what is made from the run keeps its origin
     started.server_close()
@@ -143,6 +144,8 @@ def test_a_licence_is_accepted_with_a_flag_and_kept_with_whatever_is_made(small,
     assert train(photos, NAME_OF_SMALL, own_folder / "a", "--accept-licence", "cc-by-nc-4.0") == 0
     origin = load_bundle(own_folder / "a")[0].origin
     assert (origin["licence"], origin["source"]) == ("cc-by-nc-4.0", NAME_OF_SMALL)
+    assert main(["train", "--resume", str(own_folder / "a"), "--steps", "2", "--allow-change", "train.steps"]) == 0
+    assert load_bundle(own_folder / "a")[0].origin == origin
     vitrail.save(vitrail.load(own_folder / "a"), own_folder / "saved")
     run = vitrail.train(photos, weights=str(own_folder / "saved"), out=own_folder / "b", steps=1, quiet=True)
     assert RunFolder(run.path).about()["origin"] == origin

@@ -102,7 +102,8 @@ def inherit_settings(
     inherited for masks and boxes, which need whole images. has_new_head: for other classes; then how the model was
     regularised is not inherited.
     """
-    reasons = list(origin.reasons) or [f"init.weights = {origin.path}"]
+    reasons = [f"init.{line}" if line.startswith("weights") else line for line in origin.reasons]
+    reasons = reasons or [f"init.weights = {origin.path}"]
     if origin.recipe is None:
         theirs, why = published_recipe(recipe, origin)
     else:

@@ -124,5 +124,8 @@ def format_value(value: Any) -> str:
 def versions(run: RunData) -> Section | None:
     facts_by_name = {**run.about.get("versions", {}), "processes": run.about.get("processes", 1)}
     facts_by_name["numbers"] = run.recipe.train.precision
+    origin = run.about.get("origin") or {}
+    names = {"source": "began with", "licence": "under the licence", "revision": "of the commit", "sha256": "SHA-256"}
+    facts_by_name |= {text: origin[key] for key, text in names.items() if origin.get(key)}
     facts = [[escape_text(key), escape_text(value)] for key, value in facts_by_name.items()]
     return Section("versions", "Versions", [], table(["", ""], facts, "facts"))
