@@ -129,6 +129,10 @@ def test_weights_that_cannot_be_had_begin_no_run(started, photos, own_folder, ca
     started.faults["model.safetensors"] = "flip"
     assert train(photos, "vit/tiny", own_folder / "a") == 4
     assert "arrived damaged" in capsys.readouterr().err
+    sent = started.sent
+    assert train(own_folder / "no photos", "vit/tiny", own_folder / "a") == 3
+    assert started.sent == sent  # nothing is fetched for data that is not there
+    capsys.readouterr()
     assert train(photos, "vit/base:mae", own_folder / "a") == 2
     assert "--accept-licence cc-by-nc-4.0" in capsys.readouterr().err
     assert train(photos, "vit/tinny", own_folder / "a") == 4

@@ -47,8 +47,9 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     annotations = annotations_of(recipe, names)
     if recipe.model.name:
         names.model_config(recipe.model)
-    origin = pretrained.find_weights(recipe.init, recipe.model)
+    pretrained.check_name(recipe.init)
     dataset, data = open_data(recipe.data, annotations, names)
+    origin = pretrained.find_weights(recipe.init, recipe.model)  # fetched for data that is there
     recipe, task, reasons = choose_task(recipe, dataset, origin.model if origin else "", names)
     is_new = pretrained.has_new_head(origin, task.output_names(dataset.classes))
     if origin:

@@ -18,11 +18,11 @@ from vitrail.assembly.whole import as_own, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
+from vitrail.weights import locate as locating
 from vitrail.weights import published as weights_published
 from vitrail.weights.folders import read_published
 from vitrail.weights.identify import Identified
 from vitrail.weights.load import LoadOptions, MatchedTensors, choose_source, head_of, is_of_head, load_tensors
-from vitrail.weights.locate import locate
 from vitrail.weights.read import RawWeights
 from vitrail.weights.remote.identified import identify_located
 from vitrail.weights.report import LoadReport, list_names
@@ -55,12 +55,18 @@ class WeightsOrigin:
         return "" if self.identified is None else self.identified.model.name
 
 
+def check_name(start: InitConfig) -> None:
+    """Errors: `UsageError`, `CheckpointError` for a name of weights that means nothing; nothing is read or fetched."""
+    if start.weights:
+        locating.check_name(start.weights)
+
+
 def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigin | None:
     """The weights that `start` names, read and checked. model: as typed, None for what the file is. Errors:
     `CheckpointError`, `UsageError`."""
     if not start.weights:
         return None
-    located = locate(start.weights, start.accept_licence)
+    located = locating.locate(start.weights, start.accept_licence)
     path, name, reasons = located.files, located.name, located.reasons
     if located.kind != "run":
         raw, sidecar = read_published(path, located.sha256 or None)

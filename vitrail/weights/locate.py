@@ -77,6 +77,11 @@ def locate(name: str, accept: str = "", runs: Path = Path("runs")) -> Located:
     return describe(reference, got)
 
 
+def check_name(name: str, runs: Path = Path("runs")) -> None:
+    """Errors: `UsageError`, `CheckpointError` for a name that means nothing; nothing is read or fetched."""
+    parse_name(name, runs)
+
+
 def fetch_to(name: str, accept: str, target: Path | None) -> Located:
     """The weights of a name, copied into a folder of `vitrail fetch` where one is given. Errors: as `locate`, and
     `UsageError` for what is on this machine already."""
