@@ -27,7 +27,6 @@ BLOCKS = Way("the head and the last blocks learn", 0.5, 0.75, 0.1)
 GRADUAL = Way("the blocks learn one after another, from the head down", 0.5, 0.75, 0.1)
 ALL = Way("all of it learns", 0.5, 0.75, 0.1)
 
-FEW = 0  # training images below which the head alone learns, if nothing else is said
 MANY = 10_000
 PROBE_LR, RANDOM_LR = 1e-5, 1e-2  # of the head alone at 64 images: where it starts as the probe, and at random
 FITTED = 100  # most classes for which the probe is fitted before the first step
@@ -50,12 +49,9 @@ def choose_what_learns(c: Choices) -> None:
         return
     if o.unfreeze_steps:
         c.set_default("optim", "freeze", "backbone", "what unfreezes is frozen first")
-    elif count < FEW and o.name == "adamw" and c.facts.takes_features:
-        few = f"{count:,} images are too few to change the features"
-        c.set_default("optim", "freeze", "backbone", f"{HEAD.name}: {few}; --optim.freeze none trains all of it")
-    else:
-        cheap = "; --optim.freeze backbone, the head alone, takes a fraction of the time"
-        c.set_default("optim", "freeze", "none", f"{ALL.name}, best for {count:,} images{cheap}")
+    else:  # ahead of the head alone with 50, 250 and 1,250 images alike, since the head starts as the probe
+        cheap = "the head alone, --optim.freeze backbone, takes a fraction of the time"
+        c.set_default("optim", "freeze", "none", f"{ALL.name}, which was best with few images and many; {cheap}")
     if way_of(c.recipe.optim) is not HEAD and has_drop_path(c):
         dropped = way_of(c.recipe.optim).drop_path if count >= MANY else 0.0
         c.set_key("model", "drop_path", dropped, f"for {count:,} images and pre-trained weights")
