@@ -138,9 +138,10 @@ def transfer_table(given: argparse.Namespace) -> list[str]:
             if not found:
                 continue
             mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
-            base = mean if base is None else base
+            base = mean if name == "from scratch" else base
+            against = "" if base is None else f"{mean - base:+.1f}"
             shown = f"{FEW} {words}".format(share=share, data="data", runs="runs/transfer")
-            figures = f"{mean:.1f} ± {spread:.1f} | {mean - base:+.1f} | {len(found)}"
+            figures = f"{mean:.1f} ± {spread:.1f} | {against} | {len(found)}"
             lines.append(f"| {label}, {name} | {figures} | `{shown}` |")
     head = "| labels, what learns | top-1 % | against scratch | seeds | `vitrail train ... --seed SEED` |"
     return [head, "|---|---|---|---|---|", *lines] if lines else []
@@ -186,7 +187,7 @@ def dino_table(given: argparse.Namespace) -> list[str]:
         if file.is_file() and (ours := accuracy(run)) is not None:
             theirs = float(json.loads(file.read_text()))
             shown = DINO.format(name=name, data="data", dinov2="dinov2s.pt")
-            figures = f"{ours:.1f} | {theirs:.1f} | {ours - theirs:+.1f}"
+            figures = f"{ours:.1f} | {theirs:.1f} | {round(ours - theirs, 1) + 0.0:+.1f}"
             lines.append(f"| {case.source}, {case.train} images | {figures} | `{shown}` |")
     head = "| | head only | logistic regression | difference | `vitrail train ...` |"
     return [head, "|---|---|---|---|---|", *lines] if lines else []
