@@ -181,7 +181,7 @@ def hold_against(candidate: Candidate, unknown: list[str]) -> Candidate:
             state = module.build(config).state_dict()
     except UsageError as error:
         return replace(candidate, wrong=(error.what,))
-    except (RuntimeError, ValueError, ArithmeticError) as error:  # sizes that no model has
+    except (RuntimeError, ValueError, ArithmeticError, TypeError) as error:  # sizes that no model of the family has
         return replace(candidate, wrong=((str(error).splitlines() or ["it cannot be built"])[0][:120],))
     theirs = {n: t for n, t in candidate.clues.tensors.items() if not n.startswith("heads.") or n in state}
     missing = [n for n, t in state.items() if n not in theirs and t.numel() and not n.endswith(".num_batches_tracked")]

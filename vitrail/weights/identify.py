@@ -100,7 +100,8 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     keys = {"size": config.size, **usual._asdict(), **stated}
     given = InputConfig(channels=config.channels, **keys)
     where = sidecar.library and f" and {sidecar.library}'s files beside them"
-    shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items())
+    settings = lookup_by_source(best.info.settings, best.source, {})  # reported as such
+    shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items() if settings.get(k) != v)
     reasons = [f"these are weights of {best.model.name}{f' ({shown})' if shown else ''}: as the tensors{where} have it"]
     input_reason = "as the file beside them says" if stated else f"as is usual for {best.source}"
     same = [c for c in found[1:] if not c.wrong and c.family != best.family]
@@ -116,8 +117,8 @@ def show(value: Any) -> str:
 
 
 def flags(model: Choice) -> str:
-    """The model as it is typed."""
-    keys = (f"--model.{k.replace('_', '-')} {show(v)}" for k, v in model.keys.items() if v is not None)
+    """The model as it is typed: its size, since the rest is read from the file."""
+    keys = (f"--model.{k.replace('_', '-')} {show(v)}" for k, v in model.keys.items() if k in (*SHAPE, "heads"))
     return " ".join([f"--model {model.name}", *keys])
 
 

@@ -46,7 +46,7 @@ STEPS: dict[str, Step] = {
     # q, k, v into qkv, along the first axis
     "fuse": Step(lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))),
     "split": Step(lambda ts: list(ts[0].chunk(3)), lambda ts, n: [torch.cat(ts)]),  # and the other way
-    "linear": elementwise(lambda t: t.mT, lambda t: t.mT),  # [in out] and [out in]
+    "linear": elementwise(lambda t: t.transpose(-2, -1), lambda t: t.transpose(-2, -1)),  # [in out] and [out in]
     "conv": elementwise(lambda t: t.permute(3, 2, 0, 1), lambda t: t.permute(2, 3, 1, 0)),  # HWIO and OIHW
     "bgr": elementwise(
         lambda t: t.flip(1), lambda t: t.flip(1)
