@@ -321,11 +321,14 @@ def beit_transformers(size: Size = (32, 32)) -> Both:
 
 
 def eva_timm(kind: str, size: Size = (32, 32)) -> Both:
-    """kind: "giant", "packed" (tiny and small EVA-02), "swiglu" (base and large) or "clip" (their towers)."""
+    """kind: "giant", "packed" (tiny and small EVA-02), "swiglu" (base and large), "clip" (their towers), "enormous"."""
     from timm.models.eva import Eva
 
     keys, config = {"mlp_ratio": 3}, replace(eva.GIANT, **SHAPE, mlp_ratio=3.0)
-    if kind != "giant":
+    if kind == "enormous":
+        keys |= {"use_post_norm": True, "global_pool": "token"}
+        config = replace(config, norm_at="branch", pool="token", fc_norm=False)
+    elif kind != "giant":
         keys = {"mlp_ratio": 8 / 3, "swiglu_mlp": True, "use_rot_pos_emb": True, "ref_feat_shape": (6, 5)}
         config = eva.Config(**SHAPE, mlp_ratio=85 / 32, rope_grid=(6, 5), mlp_norm=kind != "packed")
     if kind in ("swiglu", "clip"):
@@ -334,7 +337,7 @@ def eva_timm(kind: str, size: Size = (32, 32)) -> Both:
         keys |= {"scale_attn_inner": True, "global_pool": "token"}
         config = replace(config, attention_norm=True, pool="token", fc_norm=False)
     theirs = plain_timm(Eva, **keys)
-    source = "timm" if kind == "giant" else f"timm:{kind}"
+    source = "timm" if kind in ("giant", "enormous") else f"timm:{kind}"
     return both("eva", source, replace(config, position_resampling="antialias"), theirs)
 
 
@@ -795,7 +798,7 @@ PAIRS = [
     Pair("beit", "transformers", "", beit_transformers, ((32, 32), (40, 40))),
     *(
         Pair("eva", "timm", kind, partial(eva_timm, kind), ((32, 32), (40, 24)))
-        for kind in ("giant", "packed", "swiglu", "clip")
+        for kind in ("giant", "packed", "swiglu", "clip", "enormous")
     ),
     Pair("vit", "original", "Google, its outputs", partial(vit_golden, "google_vit_tiny", "google", 0), ((32, 32),)),
     Pair(

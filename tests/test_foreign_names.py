@@ -66,7 +66,7 @@ def test_names_that_have_no_model_here_are_answered_with_the_nearest():
     for name, near in {"convnext_tiny": "resnet/50", "efficientnet_b0.ra_in1k": "resnet/50", "vgg16": "resnet/50",
                        "resnet50d": "resnet/50", "vit_5b_patch16_sapiens2":
                        "vit/small", "swin_s3_tiny_224": "swin/tiny", "dinov4_vits16": "vit/small",
-                       "timm/eva02_enormous_patch14_clip_224": "vit/small"}.items():  # fmt: skip
+                       "timm/eva05_enormous_patch14_clip_224": "vit/small"}.items():  # fmt: skip
         assert answer(name, OURS).fix.startswith(f"--model {near};"), name
 
 

@@ -233,7 +233,7 @@ RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (r"(?P<timm>vit)_(?P<size>small|base|large|huge|7b)(?P<plus>_plus)?_patch16_dinov3(?P<bias>_qkvb)?", dinov3),
     (r"dinov3_vit(?P<size>[sblh]|7b)16(?P<plus>plus)?(?:_pretrain_[a-z0-9]+)?", dinov3),  # transformers, torch.hub
     (rf"beit(?P<two>v2)?_(?P<size>base|large)_patch16{PIXELS}(?:_pt22k)?(?:_ft22k(?:to1k)?)?", beit),
-    (rf"eva(?P<two>02)?_(?P<size>tiny|small|base|large|giant)_patch(?:14|16)(?P<clip>_clip)?{PIXELS}", eva),
+    (rf"eva(?P<two>02)?_(?P<size>tiny|small|base|large|giant|enormous)_patch(?:14|16)(?P<clip>_clip)?{PIXELS}", eva),
     (rf"vit_?(?P<size>ti|[sblhg])_?(?P<patch>\d+){PIXELS}", vit),  # torchvision, papers: vit_b_16, ViT-B/16
     (r"dino_?vit_?(?P<size>[sb])_?(?P<patch>\d+)", vit),  # torch.hub: dino_vits16
     (r"(?P<dino>dinov2)_(?:with_(?P<registers>registers)_)?(?P<size>small|base|large)", vit),  # transformers

@@ -5,7 +5,7 @@ al. 2023, arxiv.org/abs/2303.15389).
 A ViT whose keys have no bias and whose summary is the norm of the mean of the patches; that of a tower is its class
 token. EVA-02 rotates queries and keys as well as adding a table, in units of the grid of its pre-training whatever the
 size of an image; its MLPs are gated, from "base" on with a norm inside, and its towers have another norm before the
-projection of the attention.
+projection of the attention. The largest tower is an EVA whose norms come after the branches.
 """
 
 from dataclasses import dataclass, replace
@@ -45,6 +45,7 @@ class Config:
     rope: bool = True
     rope_base: PositiveFloat = 10000.0
     rope_grid: tuple[Positive, Positive] = (16, 16)  # every image's patches are rotated as if they filled this grid
+    norm_at: Literal["pre", "branch"] = "pre"  # "branch": after each branch, not before it
     pool: Literal["token", "mean"] = "mean"
     fc_norm: bool = True  # the last norm is after the mean, not before it
     qkv_bias: bool = True  # of queries and values; keys have none
@@ -78,6 +79,8 @@ VARIANTS = {
     "02_base_clip":      replace(TOWER, width=768, depth=12, heads=12, patch=16),
     "02_large_clip":     replace(TOWER, width=1024, depth=24, heads=16, mlp_ratio=2730 / 1024),
     "02_large_clip_336": replace(TOWER, width=1024, depth=24, heads=16, mlp_ratio=2730 / 1024, size=(336, 336)),
+    "02_enormous_clip":  replace(GIANT, width=1792, depth=64, mlp_ratio=15360 / 1792, norm_at="branch", pool="token",
+                                 fc_norm=False),
 }  # fmt: skip
 
 

@@ -82,6 +82,8 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     fields = _infer_vit.infer(clues, VARIANTS)
     if fields is None or clues.has("position.table") or fields["layer_scale"] is None or fields["tokens"] != 1:
         return None
+    if not fields["registers"]:  # timm's ViTs with other rotations
+        return None
     own = {k: v for k, v in fields.items() if k in vars(VARIANTS["small"])}
     if clues.source.startswith("timm") and not clues.sidecar.kind:
         own["pool"] = "mean"  # as timm's models have it, and the files beside its weights say

@@ -63,8 +63,11 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     if fields is None or not clues.has("position.table") or not clues.has("blocks.0.attn.qkv.q_bias"):
         return None
     own = {k: v for k, v in fields.items() if k in vars(VARIANTS["giant"])}
-    norms = {
+    norms: dict[str, Any] = {
         "mlp_norm": clues.has("blocks.0.mlp.norm.weight"),
         "attention_norm": clues.has("blocks.0.attn.proj.norm.weight"),
     }
+    largest = VARIANTS["02_enormous_clip"]  # whose place of norms only its size shows
+    if (own["width"], own["depth"]) == (largest.width, largest.depth):
+        norms["norm_at"] = largest.norm_at
     return {**own, **norms, "qkv_bias": True, "rope": fields["mlp"] == "swiglu"}
