@@ -218,7 +218,7 @@ def test_python_is_refused_as_the_command_is(started):
 # ---------------------------------------------------------------- import, fetch, weights
 
 
-def test_import_by_name(started, own_folder, capsys):
+def test_import_by_name(started, files_of_a_small_one, own_folder, capsys):
     assert main(["import", "vit/tiny"]) == 0
     assert "written     vit-tiny-augreg-in21k-1k" in capsys.readouterr().out
     bundle, _ = load_bundle(own_folder / "vit-tiny-augreg-in21k-1k")
@@ -227,9 +227,10 @@ def test_import_by_name(started, own_folder, capsys):
     assert len(bundle.classes) == 1000
     assert main(["import", "vit/tiny"]) == 2
     assert "never overwritten" in capsys.readouterr().err
-    assert main(["import", f"timm:{REPO[5:]}"]) == 0
-    assert f"written     {REPO[5:]}" in capsys.readouterr().out
-    assert main(["import", "vit/tiny", "--out", "other", "--licence", "mine"]) == 0
+    started.repos[SMALL] = files_of_a_small_one
+    assert main(["import", NAME_OF_SMALL]) == 0
+    assert "written     small" in capsys.readouterr().out
+    assert main(["import", NAME_OF_SMALL, "--out", "other", "--licence", "mine"]) == 0
     assert load_bundle(own_folder / "other")[0].origin["licence"] == "mine"
 
 
