@@ -50,6 +50,7 @@ def test_the_same_classes_are_trained_on_as_they_were():
     assert (filled.optim.freeze, filled.optim.layer_decay, filled.init.fit_head) == ("none", 1.0, False)
     assert "drop_path" not in filled.model.keys
     assert "optim.freeze" not in reasons
+    assert "the head is kept, for classes of the same names; --init.head new is for others" in reasons
 
 
 def test_the_head_alone():
@@ -95,3 +96,5 @@ def test_a_new_head_inherits_no_regularisation_and_starts_as_the_probe(tmp_path)
     assert any("linear probe of 48 training images, L2 0.021" in note for note in session.notes)
     same = dataclasses.replace(made, data=tiny.recipe(data).data)
     assert tiny.begin(same, tmp_path / "third").recipe.model.keys["dropout"] == 0.1
+    fresh = dataclasses.replace(same, init=dataclasses.replace(same.init, head="new"))
+    assert tiny.begin(fresh, tmp_path / "fourth").recipe.init.fit_head is True

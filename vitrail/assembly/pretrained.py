@@ -94,9 +94,9 @@ def check_same(origin: WeightsOrigin, about: Mapping[str, Any]) -> None:
         )
 
 
-def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...]) -> bool:
-    """Whether initial weights are for other classes than a task's outputs, by their names."""
-    return origin is not None and origin.classes != classes
+def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...], start: InitConfig) -> bool:
+    """Whether initial weights are for other classes than a task's outputs, by their names, or treated so."""
+    return origin is not None and (origin.classes != classes or start.head == "new")
 
 
 def inherit_settings(

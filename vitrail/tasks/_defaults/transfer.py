@@ -45,7 +45,10 @@ def way_of(optim: OptimConfig) -> Way:
 def choose_what_learns(c: Choices) -> None:
     """Of weights for other classes; those for the same ones are trained on as they are."""
     o, count = c.recipe.optim, c.facts.count
-    if not c.recipe.init.weights or not c.facts.is_new_head:
+    if not c.recipe.init.weights:
+        return
+    if not c.facts.is_new_head:  # sets whose classes are called 0, 1, 2 look alike
+        c.reasons.append("the head is kept, for classes of the same names; --init.head new is for others")
         return
     if o.unfreeze_steps:
         c.set_default("optim", "freeze", "backbone", "what unfreezes is frozen first")
