@@ -160,7 +160,14 @@ def cell(row: dict[str, Any], form: str) -> str:
 def notes(rows: dict[str, dict[str, Any]]) -> list[str]:
     """What is not equal, by name."""
     failed = [name for name, row in rows.items() if not is_equal(row["folder error"])]
-    return [f"Not equal or not here: {', '.join(sorted(failed))}."] if failed else ["All are equal."]
+    other = [name for name, row in rows.items() if row["file error"] is not None and not is_equal(row["file error"])]
+    lines = [f"Not equal or not here: {', '.join(sorted(failed))}."] if failed else ["All folders are equal."]
+    if other:
+        same = (
+            "Bare files with the same tensors as a commoner model, and read as that (a note says so where it is known)"
+        )
+        lines += ["", f"{same}: {', '.join(sorted(other))}."]
+    return lines
 
 
 def main() -> None:

@@ -78,11 +78,16 @@ def timm_cases() -> list[Case]:
     }  # fmt: skip
     return [
         Case(name, "timm", "real size", lambda name=name: timm.create_model(name), save, own_state,
-             mean_patch if "dinov3" in name else lambda model, x: model(x), answers.get(name, Choice()),
+             mean_patch if "dinov3" in name else lambda model, x: model(x), answers.get(name, gelu_of(name)),
              by_map="dinov3" in name)
         for name in (*VITS.split(), *OTHERS.split())
         if timm.is_model(name)
     ]  # fmt: skip
+
+
+def gelu_of(name: str) -> Choice:
+    """What no tensor of a CLIP shows."""
+    return Choice("", {"gelu": "quick" if "quickgelu" in name else "erf"}) if "_clip_" in name else Choice()
 
 
 def mean_patch(model: Any, x: Tensor) -> Tensor:
