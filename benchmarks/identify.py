@@ -163,9 +163,7 @@ def notes(rows: dict[str, dict[str, Any]]) -> list[str]:
     other = [name for name, row in rows.items() if row["file error"] is not None and not is_equal(row["file error"])]
     lines = [f"Not equal or not here: {', '.join(sorted(failed))}."] if failed else ["All folders are equal."]
     if other:
-        same = (
-            "Bare files with the same tensors as a commoner model, and read as that (a note says so where it is known)"
-        )
+        same = "Bare files with the same tensors as a commoner model, and read as that"
         lines += ["", f"{same}: {', '.join(sorted(other))}."]
     return lines
 
