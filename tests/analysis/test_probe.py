@@ -243,7 +243,7 @@ def test_random_weights_come_from_the_seed(place):
 
 
 def test_features_that_are_not_finite_are_refused(place, tmp_path, monkeypatch):
-    def spoilt(net, split, pre, world):
+    def spoilt(net, split, *_):
         found = torch.zeros(len(split), 4)
         found[3, 1] = torch.nan
         return found
