@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import identify_models as models
 import torch
+from history import append
 from safetensors.torch import save_file
 from torch import nn
 
@@ -187,6 +188,8 @@ def main() -> None:
         gc.collect()
         RESULTS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     write_page(rows)
+    equal = {form: sum(is_equal(row[f"{form} error"]) for row in rows.values()) for form in ("folder", "file")}
+    append("identify", {"models": len(rows), "equal": equal}, {"only": " ".join(given.only)})
 
 
 if __name__ == "__main__":

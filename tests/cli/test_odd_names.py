@@ -90,11 +90,12 @@ def test_json_reads_back_the_bytes_of_a_name():
 
 
 def test_only_one_place_makes_a_console_of_rich():
-    """Whatever else printed escapes would print those of names too."""
+    """Whatever else printed escapes would print those of names too. The bar of a download is below the command line,
+    and its only text is `printable`."""
     package = Path(sys.modules["vitrail"].__file__).parent
     for file in package.rglob("*.py"):
         names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
-        assert "rich.console" not in names or file.name == "terminal.py", file
+        assert "rich.console" not in names or file.name in ("terminal.py", "progress.py"), file
 
 
 def test_what_may_be_printed_stays():
