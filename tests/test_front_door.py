@@ -71,7 +71,7 @@ OTHER = {  # a value for each field that is not the default; others are found by
     "position_init": "xavier",
     "rope_base": 10.0, "pre_logits": 16, "pre_logits_act": "relu", "mlp": "swiglu", "gelu": "tanh", "norm_at": "post",
     "residual": False, "eps": 1e-5, "qkv_bias": False, "qk_norm": True, "layer_scale": 0.1, "dropout": 0.1,
-    "attention_dropout": 0.1, "drop_path": 0.1, "map_depths": (1,),
+    "attention_dropout": 0.1, "drop_path": 0.1, "map_depths": (1,), "global_blocks": (1,),
 }  # fmt: skip
 
 
