@@ -14,3 +14,9 @@ def every_third(values):
     values = [v if isinstance(v, tuple) else (v,) for v in values]
     quick = {len(values) - 1, *range(0, len(values), 3)}
     return [pytest.param(*v, marks=() if i in quick else pytest.mark.slow) for i, v in enumerate(values)]
+
+
+def the_first(values):
+    """The first is quick, the others slow: where each counts a whole model of published size."""
+    values = [v if isinstance(v, tuple) else (v,) for v in values]
+    return [pytest.param(*v, marks=pytest.mark.slow if i else ()) for i, v in enumerate(values)]

@@ -8,7 +8,7 @@ import torch
 from oracles import EFFICIENT as BASE
 from oracles import EFFICIENT_LARGE as LARGE
 from oracles import count, efficientvit_timm, relative_error, stir
-from quick import every_third
+from quick import the_first
 from torch import nn
 
 import vitrail
@@ -110,7 +110,7 @@ def test_parameter_counts_are_the_published(name, millions):
 
 @pytest.mark.parametrize(
     ("name", "gmacs"),
-    every_third([("b0", 0.10), ("b1", 0.53), ("b2", 1.60), ("b3", 3.99), ("l1", 5.27), ("l2", 6.97), ("l3", 27.62)]),
+    the_first([("b0", 0.10), ("b1", 0.53), ("b2", 1.60), ("b3", 3.99), ("l1", 5.27), ("l2", 6.97), ("l3", 27.62)]),
 )
 def test_multiply_adds_are_the_published(name, gmacs):
     """The published figures count two operations for every number that a BatchNorm puts out, as fvcore does; ours leave

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import MSRA as TINY
 from oracles import count, msra_timm, relative_error, stir
-from quick import every_third
+from quick import the_first
 
 import vitrail
 from vitrail.contracts import Backbone
@@ -84,7 +84,7 @@ def test_parameter_counts_are_the_published(name, millions):
 
 
 @pytest.mark.parametrize(
-    ("name", "macs"), every_third([("m0", 79), ("m1", 167), ("m2", 201), ("m3", 263), ("m4", 299), ("m5", 522)])
+    ("name", "macs"), the_first([("m0", 79), ("m1", 167), ("m2", 201), ("m3", 263), ("m4", 299), ("m5", 522)])
 )
 def test_multiply_adds_are_the_published(name, macs):
     """In millions, as the authors give them."""

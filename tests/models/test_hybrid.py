@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from oracles import HYBRID as TIMM
 from oracles import count, hybrid_timm, relative_error, stir, timm_hybrid
-from quick import every_third
+from quick import the_first
 from torch import nn
 
 import vitrail
@@ -178,7 +178,7 @@ def test_parameter_counts_are_the_published(name):
     assert millions is None or round(count(ours) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("name", every_third([name for name, (_, _, gmacs) in PUBLISHED.items() if gmacs]))
+@pytest.mark.parametrize("name", the_first([name for name, (_, _, gmacs) in PUBLISHED.items() if gmacs]))
 def test_multiply_adds_are_the_published(name):
     """Ours count products only. The published count what norms do as well: with 2 for every number that is normalised
     and 4 for every weight that is standardised the two agree; without, ours are 0.4 to 2.7 % lower."""

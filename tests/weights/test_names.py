@@ -162,7 +162,8 @@ def test_every_row_of_timms_is_read_as_its_model():
         needed = {n: t.shape for n, t in required_tensors(ours).items() if found.outputs or not n.startswith("heads.")}
         assert found.model.name == row.model, row.name
         assert found.outputs == row.classes, row.name
-        assert {n: t.shape for n, t in chosen.tensors.items()} == needed, row.name
+        counters = ".num_batches_tracked"  # of batch norms: optional in a file
+        assert {n: t.shape for n, t in chosen.tensors.items() if not n.endswith(counters)} == needed, row.name
         assert not chosen.unknown, row.name
 
 
