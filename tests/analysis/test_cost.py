@@ -93,12 +93,12 @@ def test_parts_leave_out_pairs_that_are_not_seen():
 
 @pytest.mark.parametrize(
     ("name", "power", "kind"),
-    [
+    every_third([
         ("vit/tiny", 2, "pixels^2.0: global"), ("pvt/tiny", 2, "pixels^2.0: global"),
         ("pvt_v2/b0", 2, "pixels^2.0: global"),
         ("pvt_v2/b2_li", 1, "pixels^1.0: windows or linear"), ("swin/tiny", 1, "pixels^1.0: windows or linear"),
         ("efficientvit/b0", None, "no attention weights"), ("resnet/18", None, "no attention weights"),
-    ],
+    ]),
 )  # fmt: skip
 def test_growth_tells_what_kind_of_attention_it_is(name, power, kind):
     model = light(name)
