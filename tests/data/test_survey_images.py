@@ -85,7 +85,7 @@ def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):
     assert sum(found.channels.values()) == 200
     said = assess(data, found, (), "skip", 0.2).notes[0]
     assert said.startswith("not readable: 40 images (16.67%): train/cat/bad1.jpg is ")
-    assert said.endswith("; and 35 more; training leaves out what is not readable")
+    assert said.endswith("; and 35 more; left out when you train with --data.on-error skip")
     lines = render(data, found)
     assert sum(": is " in line for line in lines) == 20
     assert "  and 20 more" in lines

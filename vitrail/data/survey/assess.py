@@ -53,7 +53,7 @@ def assess(
     if unread and allowing:
         refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, listing)
         return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
-    unreadable = f"not readable: {amount}: {_listed(unread)}; training leaves out what is not readable"
+    unreadable = f"not readable: {amount}: {_listed(unread)}; left out when you train with --data.on-error skip"
     notes = [unreadable] if unread else []
     return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
 
