@@ -82,7 +82,7 @@ def try_case(case: models.Case, folder: Path) -> dict[str, Any]:
     torch.manual_seed(1)
     theirs = models.shake(case.build())
     case.save(theirs, folder / "saved")
-    row: dict[str, Any] = {"library": case.library, "as": case.kind}
+    row: dict[str, Any] = {"library": case.origin, "as": case.kind}
     before: dict[str, Any] = {}
     for form in ("folder", "file"):
         path = folder / "saved"
@@ -177,7 +177,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     cases = [] if given.page else models.cases()
     for case in cases:
-        if not any(fnmatch.fnmatch(case.name, p) or p == case.library for p in given.only):
+        if not any(fnmatch.fnmatch(case.name, p) or p == case.origin for p in given.only):
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows[case.name] = try_case(case, Path(folder))

@@ -35,7 +35,7 @@ class Case(NamedTuple):
     say all; size: of the images, else that of the file's preprocessing."""
 
     name: str
-    library: str
+    origin: str  # the library
     kind: str
     build: Callable[[], nn.Module]
     save: Callable[[nn.Module, Path], None]

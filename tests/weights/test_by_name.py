@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
+import tiny
 import torch
-from PIL import Image
 
 import vitrail
 from vitrail.assembly import pretrained
@@ -70,12 +69,7 @@ def small(hub, files_of_a_small_one):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    place, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for name in ("ant", "bee"):
-        (place / name).mkdir()
-        for i in range(8):
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(place / name / f"{i}.png")
-    return place
+    return tiny.images(tmp_path_factory.mktemp("photos"), each=8, size=32)
 
 
 WORDS = [

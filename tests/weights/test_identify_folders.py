@@ -72,7 +72,7 @@ def test_shards_are_read_as_one_file(hub, tmp_path):
     assert holds_weights(tmp_path)
     raw, sidecar = read_published(tmp_path)
     assert raw.tensors.keys() == tensors.keys()
-    assert sidecar.library == "transformers"
+    assert sidecar.writer == "transformers"
     for bad in ("../model-1.safetensors", "model-9.safetensors", "config.json"):
         index.write_text(json.dumps({"weight_map": {"a": bad}}))
         with pytest.raises(CheckpointError):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, AttentionInputs
+from vitrail.layers.conv_norm import ConvNorm
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.relative import Displacements, all_displacements, distances
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
@@ -57,18 +58,6 @@ VARIANTS = {
 STRIDES = (16, 32, 64)
 
 
-class Conv(nn.Sequential):
-    """A convolution without bias that keeps the grid (or halves it), and its BatchNorm."""
-
-    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-                 gain: float = 1.0):  # fmt: skip
-        """gain: initial value of the norm's weights; 0 makes a residual branch start at zero."""
-        super().__init__()
-        self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out, config.eps)
-        nn.init.constant_(self.bn.weight, gain)
-
-
 class Residual(nn.Module):
     def __init__(self, main: nn.Module, drop_path: float):
         super().__init__()
@@ -86,8 +75,8 @@ class Head(Attention):
         super().__init__(width, heads=1)
         self.add_module("proj", nn.Identity())  # one projection joins all heads, after the last
         self.widths = (config.key_width, config.key_width, width)
-        self.qkv = Conv(config, width, sum(self.widths))
-        self.dw = Conv(config, config.key_width, config.key_width, kernel, groups=config.key_width)
+        self.qkv = ConvNorm(config.eps, width, sum(self.widths))
+        self.dw = ConvNorm(config.eps, config.key_width, config.key_width, kernel, groups=config.key_width)
 
     def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionInputs:
         q, k, v = self.qkv(x).split(self.widths, dim=1)
@@ -108,7 +97,7 @@ class Cascade(Displacements):
         super().__init__()
         self.window = window
         self.cascade = nn.ModuleList(Head(config, width // heads, kernel) for kernel in config.kernels[:heads])
-        self.proj = nn.Sequential(nn.ReLU(inplace=True), Conv(config, width, width, gain=0.0))
+        self.proj = nn.Sequential(nn.ReLU(inplace=True), ConvNorm(config.eps, width, width, gain=0.0))
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         self.register_buffer("index", distances(window), persistent=False)
 
@@ -151,8 +140,8 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         hidden = int(width * config.mlp_ratio)
-        self.pw1, self.act = Conv(config, width, hidden), nn.ReLU(inplace=True)
-        self.pw2 = Conv(config, hidden, width, gain=0.0)
+        self.pw1, self.act = ConvNorm(config.eps, width, hidden), nn.ReLU(inplace=True)
+        self.pw2 = ConvNorm(config.eps, hidden, width, gain=0.0)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.pw2(self.act(self.pw1(x)))
@@ -175,8 +164,8 @@ class Merge(nn.Module):
     def __init__(self, config: Config, inside: int, out: int):
         super().__init__()
         wide = 4 * inside
-        self.conv1, self.conv2 = Conv(config, inside, wide), Conv(config, wide, wide, 3, 2, wide)
-        self.se, self.conv3 = SqueezeExcite(wide, inside), Conv(config, wide, out)
+        self.conv1, self.conv2 = ConvNorm(config.eps, inside, wide), ConvNorm(config.eps, wide, wide, 3, 2, wide)
+        self.se, self.conv3 = SqueezeExcite(wide, inside), ConvNorm(config.eps, wide, out)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.conv3(self.se(self.conv2(self.conv1(x).relu_()).relu_()))
@@ -254,7 +243,7 @@ def stem(config: Config) -> nn.Sequential:
     inside = config.channels
     for i in (1, 2, 3, 4):
         out = config.widths[0] >> (4 - i)
-        layers[f"conv{i}"] = Conv(config, inside, out, 3, 2)
+        layers[f"conv{i}"] = ConvNorm(config.eps, inside, out, 3, 2)
         layers[f"relu{i}"] = nn.ReLU(inplace=True)
         inside = out
     layers.popitem()  # no activation after the last convolution
@@ -263,7 +252,7 @@ def stem(config: Config) -> nn.Sequential:
 
 def pair(config: Config, width: int, gain: float, drop_path: float) -> nn.Sequential:
     """A depthwise convolution and a feed-forward layer, both residual."""
-    depthwise = Conv(config, width, width, 3, groups=width, gain=gain)
+    depthwise = ConvNorm(config.eps, width, width, 3, groups=width, gain=gain)
     return nn.Sequential(Residual(depthwise, drop_path), Residual(Mlp(config, width), drop_path))
 
 

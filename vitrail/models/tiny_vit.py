@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, AttentionInputs
+from vitrail.layers.conv_norm import ConvNorm
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.init import zero
 from vitrail.layers.relative import Displacements, all_displacements, distances
@@ -51,29 +52,14 @@ VARIANTS = {
 }  # fmt: skip
 
 
-class Conv(nn.Module):
-    """A convolution without bias that keeps the grid (or halves it), and its BatchNorm. gain: initial value of the
-    norm's weights; 0 makes a residual branch start at zero."""
-
-    def __init__(self, config: Config, inside: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
-                 gain: float = 1.0):  # fmt: skip
-        super().__init__()
-        self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out, config.eps)
-        nn.init.constant_(self.bn.weight, gain)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return self.bn(self.conv(x))
-
-
 class Stem(nn.Module):
     """Two 3x3 convolutions of stride 2."""
 
     def __init__(self, config: Config):
         super().__init__()
         width = config.widths[0]
-        self.conv1, self.act = Conv(config, config.channels, width // 2, 3, 2), nn.GELU()
-        self.conv2 = Conv(config, width // 2, width, 3, 2)
+        self.conv1, self.act = ConvNorm(config.eps, config.channels, width // 2, 3, 2), nn.GELU()
+        self.conv2 = ConvNorm(config.eps, width // 2, width, 3, 2)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.conv2(self.act(self.conv1(images)))
@@ -85,9 +71,9 @@ class MBConv(nn.Module):
     def __init__(self, config: Config, width: int, drop_path: float):
         super().__init__()
         hidden, self.act = int(width * config.expand), nn.GELU()
-        self.conv1 = Conv(config, width, hidden)
-        self.conv2 = Conv(config, hidden, hidden, 3, groups=hidden)
-        self.conv3 = Conv(config, hidden, width, gain=0.0)
+        self.conv1 = ConvNorm(config.eps, width, hidden)
+        self.conv2 = ConvNorm(config.eps, hidden, hidden, 3, groups=hidden)
+        self.conv3 = ConvNorm(config.eps, hidden, width, gain=0.0)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -101,8 +87,8 @@ class Merge(nn.Module):
     def __init__(self, config: Config, inside: int, out: int):
         super().__init__()
         self.act = nn.GELU()
-        self.conv1, self.conv2 = Conv(config, inside, out), Conv(config, out, out, 3, 2, out)
-        self.conv3 = Conv(config, out, out)
+        self.conv1, self.conv2 = ConvNorm(config.eps, inside, out), ConvNorm(config.eps, out, out, 3, 2, out)
+        self.conv3 = ConvNorm(config.eps, out, out)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.conv3(self.act(self.conv2(self.act(self.conv1(x)))))
@@ -165,7 +151,7 @@ class Block(nn.Module):
         width, window = config.widths[stage], config.windows[stage - 1]
         self.windows = Windows((window, window))
         self.attn = WindowAttention(config, width, config.heads[stage - 1], window)
-        self.local_conv = Conv(config, width, width, 3, groups=width)
+        self.local_conv = ConvNorm(config.eps, width, width, 3, groups=width)
         self.mlp = NormMlp(config, width)
         self.drop_path = DropPath(drop_path)
 

@@ -211,7 +211,7 @@ def rank(candidates: list[Candidate], sidecar: Sidecar) -> list[Candidate]:
         squeezed = candidate.family.replace("_", "")
         return (
             len(candidate.wrong),
-            sidecar.library not in ("", candidate.source.partition(":")[0]),
+            sidecar.writer not in ("", candidate.source.partition(":")[0]),
             not hint.replace("_", "").startswith(squeezed),
             len(candidate.open) > 0,
             len(plain),

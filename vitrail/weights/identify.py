@@ -99,13 +99,13 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     stated = read_input(sidecar)
     keys = {"size": config.size, **usual._asdict(), **stated}
     given = InputConfig(channels=config.channels, **keys)
-    where = sidecar.library and f" and {sidecar.library}'s files beside them"
+    where = sidecar.writer and f" and {sidecar.writer}'s files beside them"
     settings = lookup_by_source(best.info.settings, best.source, {})  # reported as such
     shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items() if settings.get(k) != v)
     reasons = [f"these are weights of {best.model.name}{f' ({shown})' if shown else ''}: as the tensors{where} have it"]
     input_reason = "as the file beside them says" if stated else f"as is usual for {best.source}"
     same = [c for c in found[1:] if not c.wrong and c.family != best.family]
-    if same and not sidecar.library:
+    if same and not sidecar.writer:
         reasons.append(f"{same[0].model.name} has the same tensors: --model {same[0].model.name} reads them as that")
     outputs = head[0] if len(head) == 2 else 0
     names = sidecar.class_names(outputs) if outputs else None

@@ -21,7 +21,7 @@ MODES = {"center": "crop", "squash": "stretch", "border": "fit"}  # timm's
 def read_input(sidecar: Sidecar) -> dict[str, Any]:
     """The keys of `[input]` that the sidecar states: mean, std, size, resize_mode, crop_ratio, interpolation. Errors:
     `CheckpointError` that names the field."""
-    if sidecar.library == "timm":
+    if sidecar.writer == "timm":
         return read_timm(sidecar)
     return read_transformers(sidecar) if sidecar.preprocessing else {}
 

@@ -15,7 +15,7 @@ from vitrail.errors import CheckpointError, UsageError
 from vitrail.storage.json_text import from_json
 from vitrail.validation import format_value, validate
 
-Library = Literal["timm", "transformers", "diffusers", "vitrail", ""]
+Writer = Literal["timm", "transformers", "diffusers", "vitrail", ""]
 LONGEST = 16 * 2**20  # bytes; the names of 21,843 classes take one
 MOST_VALUES = 2**18  # numbers and texts in one file
 LONGEST_NAME = 1000  # characters of a class name
@@ -40,10 +40,10 @@ ARGS = {  # of timm's `model_args`: read here, shown by the tensors, or of train
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The files beside tensors, as plain JSON. library: whose they are; where: the folder, for messages; certain:
-    whether they are of these tensors, and not only in the same folder."""
+    """The files beside tensors, as plain JSON. writer: the library that wrote them; where: the folder, for messages;
+    certain: whether they are of these tensors, and not only in the same folder."""
 
-    library: Library = ""
+    writer: Writer = ""
     config: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
     where: str = ""
@@ -78,7 +78,7 @@ class Sidecar:
         if names is None or all(n == f"LABEL_{i}" for i, n in enumerate(names)):
             return None
         if len(names) != count:
-            if self.config.get("id2label") is not None and self.library == "timm":
+            if self.config.get("id2label") is not None and self.writer == "timm":
                 return None
             what = f"{self.path_of('id2label')} names {len(names):,} classes, and the head has {count:,}"
             raise CheckpointError(what, "it belongs to other weights: remove it, or bring the one of these weights")
@@ -99,7 +99,7 @@ class Sidecar:
 
 def check_args(sidecar: Sidecar) -> None:
     """Errors: `CheckpointError` for an option of timm that may change what a model computes and is not known here."""
-    args = sidecar.config.get("model_args") if sidecar.library == "timm" else None
+    args = sidecar.config.get("model_args") if sidecar.writer == "timm" else None
     if args is not None and not isinstance(args, dict):
         raise CheckpointError(f"{sidecar.path_of('model_args')} is no object", "correct it, or remove the file")
     for name in args or ():
@@ -147,10 +147,10 @@ def read_sidecar(folder: Path) -> Sidecar:
     """What lies in a folder beside its tensors. Errors: `CheckpointError` for files that are not plain JSON."""
     config = read_object(folder / "config.json")
     preprocessing = read_object(folder / "preprocessor_config.json")
-    return Sidecar(library_of(config, preprocessing), config, preprocessing, str(folder))
+    return Sidecar(writer_of(config, preprocessing), config, preprocessing, str(folder))
 
 
-def library_of(config: dict[str, Any], preprocessing: dict[str, Any]) -> Library:
+def writer_of(config: dict[str, Any], preprocessing: dict[str, Any]) -> Writer:
     """Whose files these are."""
     if "architecture" in config or "pretrained_cfg" in config:
         return "timm"  # also where transformers wraps a model of timm

@@ -37,7 +37,7 @@ HEAD_WIDTHS = (64, 32, 16)  # usual ones
 def infer(clues: Clues, variants: Mapping[str, Any], stride: int = 0) -> dict[str, Any] | None:
     """The fields of `vit.Config` that the file shows; None where it is no ViT. stride: pixels of a token, 0 for those
     of the patch."""
-    if clues.sidecar.library == "timm" and ELSEWHERE.search(clues.sidecar.kind):
+    if clues.sidecar.writer == "timm" and ELSEWHERE.search(clues.sidecar.kind):
         return None
     qkv, depth = clues.shape("blocks.0.attn.qkv.weight"), clues.count("blocks.")
     embed = stem_fields(clues)

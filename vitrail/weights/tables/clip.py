@@ -96,4 +96,4 @@ def gelu_of(clues: Clues) -> Any:
         return "quick"
     if not kind:
         return Open(("quick", "erf"), "which form of GELU they were trained with")
-    return "erf" if clues.sidecar.library == "timm" else "quick"
+    return "erf" if clues.sidecar.writer == "timm" else "quick"

@@ -78,7 +78,7 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     names = ("pretrained_window_sizes", "model_args.pretrained_window_sizes")
     trained = clues.sidecar.get(tuple[CountOf, CountOf, CountOf, CountOf], *names)
     published = any((c.width, c.depths) == (fields["width"], fields["depths"]) for c in VARIANTS.values())
-    if trained is not None or clues.source.startswith("torchvision") or clues.sidecar.library or not published:
+    if trained is not None or clues.source.startswith("torchvision") or clues.sidecar.writer or not published:
         fields["pretrained_windows"] = trained if trained and all(trained) else None
     else:
         fields["pretrained_windows"] = Open((None, (12, 12, 12, 6)), "the windows of its pre-training")
