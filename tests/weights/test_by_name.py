@@ -150,6 +150,23 @@ def test_a_licence_is_accepted_with_a_flag_and_kept_with_whatever_is_made(small,
     assert load_bundle(own_folder / "b")[0].origin == origin
 
 
+def test_a_run_begins_with_weights_in_several_files(hub, files_of_a_small_one, photos, own_folder):
+    from safetensors.torch import load, save
+
+    tensors = load(files_of_a_small_one["model.safetensors"])
+    parts = {f"model-{i}.safetensors": list(tensors)[i::2] for i in range(2)}
+    index = {"weight_map": {name: file for file, names in parts.items() for name in names}}
+    files = {file: save({name: tensors[name] for name in names}) for file, names in parts.items()}
+    hub.repos[SMALL] = {**files, "model.safetensors.index.json": json.dumps(index).encode(),
+                        "config.json": files_of_a_small_one["config.json"]}  # fmt: skip
+    assert train(photos, NAME_OF_SMALL, own_folder / "a") == 0
+    asked = len(hub.log)
+    assert main(["import", NAME_OF_SMALL, "--out", "m"]) == 0
+    assert len(hub.log) == asked
+    origin = load_bundle(own_folder / "m")[0].origin
+    assert origin["sha256"] == load_bundle(own_folder / "a")[0].origin["sha256"] == locate(NAME_OF_SMALL).sha256
+
+
 def test_resuming_refuses_other_weights_than_the_run_began_with(small):
     origin = pretrained.find_weights(InitConfig(NAME_OF_SMALL))
     pretrained.check_same(origin, origin.about)

@@ -333,7 +333,7 @@ def test_the_file_of_a_repository(hub, names, chosen):
     [
         (["a.pth", "b.pth"], r"has 2 files of weights: a.pth, b.pth"),
         (["README.md"], "has no weights: there are README.md"),
-        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], "in several files"),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "has 2 files of weights"),
     ],
 )
 def test_a_repository_without_one_file(hub, names, message):

@@ -1,19 +1,16 @@
 """Published weights as they lie on disk: one file, or a folder as transformers and timm save it, with one file or with
 several and an index; and the sidecar beside them."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
-from vitrail.validation import format_value
 from vitrail.weights.read import TORCH, RawWeights, read_weights
-from vitrail.weights.remote.hub import NAMES
-from vitrail.weights.sidecars import Sidecar, read_object, read_sidecar
+from vitrail.weights.remote.hub import NAMES, choose_main
+from vitrail.weights.remote.shards import AGAIN, INDEX, check_complete, is_index, join_hashes, read_index
+from vitrail.weights.sidecars import Sidecar, read_sidecar
 
 OURS = ("manifest.json", "recipe.toml", "state.json", "run.json")
-INDEX = ".index.json"
-MOST_SHARDS = 1000
 READ = {".safetensors", ".npz", *TORCH}
 
 
@@ -25,53 +22,53 @@ def holds_weights(path: Path) -> bool:
     return not any((path / name).exists() for name in OURS) and bool(list_files(path))
 
 
-def list_files(folder: Path) -> list[Path]:
-    """The files of weights in a folder: one, or all that an index names; [] for none. A folder with one file of weights
-    of any name is taken too. Errors: `CheckpointError` for an index that names no files beside it."""
-    for name in NAMES:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (folder / (name + INDEX)).is_file():
-            return read_index(folder / (name + INDEX))
-    others = sorted(p for p in folder.iterdir() if p.suffix in READ and p.is_file())
+def list_files(path: Path) -> list[Path]:
+    """The files of weights that a path means: a file, those that an index names, or those of a folder; [] for a folder
+    without. A folder with one file of weights of any name is taken too. Errors: `CheckpointError` for an index that
+    names files that are not beside it."""
+    if not path.is_dir():
+        return list_shards(path) if is_index(path.name) and path.is_file() else [path]
+    if main := choose_main(p.name for p in path.iterdir() if p.is_file()):
+        return list_files(path / main)
+    others = sorted(p for p in path.iterdir() if p.suffix in READ and p.is_file())
     return others if len(others) == 1 else []
 
 
-def read_index(path: Path) -> list[Path]:
+def list_shards(index: Path) -> list[Path]:
     """The files of an index. Errors: `CheckpointError`."""
-    table = read_object(path).get("weight_map")
-    names = sorted({str(v) for v in table.values()}) if isinstance(table, dict) else []
-    if not 0 < len(names) <= MOST_SHARDS:
-        raise CheckpointError(f"{path} names {len(names):,} files", "copy the folder again from its source")
+    names = read_index(index).files
     for name in names:
-        if Path(name).name != name or Path(name).suffix not in READ:
-            raise CheckpointError(
-                f"{path} names {format_value(name)}, which is no file of weights beside it",
-                "do not use this folder: its index was made up",
-            )
-        if not (path.parent / name).is_file():
-            raise CheckpointError(f"{path} names {name}, which is not there", "copy the whole folder from its source")
-    return [path.parent / name for name in names]
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {name}, which is not there", AGAIN)
+    return [index.parent / name for name in names]
+
+
+def find_index(path: Path) -> Path | None:
+    """The index by which `list_files` found its files."""
+    if path.is_dir():
+        path = path / choose_main(p.name for p in path.iterdir() if p.is_file())
+    return path if is_index(path.name) else None
 
 
 def read_published(path: Path, sha256: str | None = None) -> tuple[RawWeights, Sidecar]:
     """The tensors of a file or folder, and what lies beside them. Of several files the hash is that of their names and
     hashes. Errors: `CheckpointError`."""
-    files = list_files(path) if path.is_dir() else [path]
+    files = list_files(path)
     if not files:
         listed = ", ".join(NAMES[:1] + NAMES[3:4])
         raise CheckpointError(f"{path} has no file of weights", f"a folder needs {listed}, or name the file itself")
     folder = files[0].parent
     beside = read_sidecar(folder)
-    beside = replace(beside, certain=path.is_dir() or path.name in NAMES)
-    if len(files) == 1:
+    beside = replace(beside, certain=path.is_dir() or path.name.removesuffix(INDEX) in NAMES)
+    index = find_index(path)
+    if index is None:
         return read_weights(files[0], sha256), beside
     parts = {file.name: read_weights(file) for file in files}
+    check_complete(read_index(index), {name: raw.tensors for name, raw in parts.items()})
     tensors = {name: t for raw in parts.values() for name, t in raw.tensors.items()}
     if len(tensors) != sum(len(raw.tensors) for raw in parts.values()):
-        raise CheckpointError(f"two files in {folder} have a tensor of one name", "copy the folder from its source")
-    text = "".join(f"{raw.sha256} {name}\n" for name, raw in parts.items())
-    digest = hashlib.sha256(text.encode()).hexdigest()
+        raise CheckpointError(f"two files in {folder} have a tensor of one name", AGAIN)
+    digest = join_hashes({name: raw.sha256 for name, raw in parts.items()})
     if sha256 is not None and digest != sha256.lower().removeprefix("sha256:"):
         raise CheckpointError(f"{folder} is not as expected: the SHA-256 of its files is {digest}", "download it again")
     notes = (f"read from {len(files)} files", *dict.fromkeys(note for raw in parts.values() for note in raw.notes))

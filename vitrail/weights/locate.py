@@ -7,18 +7,24 @@ licence that restricts the use of weights is named before a byte of them is fetc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
 from vitrail.weights.remote import folder, hub
 from vitrail.weights.remote.address import cache_path, obtain_url
 from vitrail.weights.remote.download import hash_file
-from vitrail.weights.remote.hub import NAMES, HubFile
+from vitrail.weights.remote.hub import NAMES, HubFile, choose_main, find_hub_pin, pins_of
 from vitrail.weights.remote.licences import check_licence, describe_licence, is_permissive, licence_of_repo
 from vitrail.weights.remote.lock import find_pin, lock_path, read_lock
 from vitrail.weights.remote.names import Kind, Reference, parse_name
-from vitrail.weights.remote.repository import LocalFile, obtain_hub_file, obtain_sidecar, read_repository
+from vitrail.weights.remote.repository import (
+    LocalFile,
+    obtain_hub_file,
+    obtain_shards,
+    obtain_sidecar,
+    read_repository,
+)
+from vitrail.weights.remote.shards import is_index
 from vitrail.weights.remote.table import PublishedWeights, find_hash, read_table
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt")
@@ -92,14 +98,17 @@ def fetch_to(name: str, accept: str, target: Path | None) -> Located:
         )
     if reference.repo:
         got, reference = obtain_from_repo(reference, accept, name)
-        key = HubFile(reference.repo, reference.file, reference.revision).key
-        place = folder.place_of_repo(reference.repo, reference.revision)
+        wanted = HubFile(reference.repo, reference.file, reference.revision)
+        place = f"{folder.place_of_repo(reference.repo, reference.revision)}/{reference.file}"
+        keys = [*(wanted.beside(part.path.name, got.revision).key for part in got.parts), wanted.key]
     else:
-        got, key = obtain_from_address(reference, accept, name), reference.url
-        place = urlsplit(reference.url).hostname or "address"
+        got, keys = obtain_from_address(reference, accept, name), [reference.url]
+        place = folder.place_of_address(reference.url, reference.file, reference.row is not None)
     located = describe(reference, got)
     if target is not None:
-        path = folder.copy_to_folder(target, key, place, replace(got, licence=located.licence))
+        for key, one in zip(keys, (*got.parts, got), strict=True):  # an index comes last: what it names is there then
+            beside = Path(place).with_name(one.path.name)
+            path = folder.copy_to_folder(target, key, beside, replace(one, licence=located.licence))
         located = replace(located, files=path)
     return located
 
@@ -111,7 +120,7 @@ def locate_on_disk(reference: Reference) -> Located:
 
     path = reference.path
     try:
-        files = list_files(path) if path.is_dir() else [path]
+        files = list_files(path)
         if not files:
             choose_file(sorted(p.name for p in path.iterdir()), str(path), "give the path of one")
         digest = hash_file(files[0]) if len(files) == 1 else ""
@@ -132,32 +141,33 @@ def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[Loca
     expected = row.sha256 if row and wanted.file == row.file and revision == "main" else ""
     if wanted.file and (got := folder.find_hub_file(wanted, expected)):
         return replace(got, licence=licence or got.licence), replace(reference, file=wanted.file)
-    pin = find_pin(wanted.key) if wanted.file else None
+    pin = find_hub_pin(wanted) if wanted.file else None
     if row is None and pin is None and not (wanted.file and hub.find_cached(wanted, revision)):
         listed = read_repository(reference.repo, revision, here)
         remedy = f"hf:{reference.repo}/FILE takes one"
         chosen = wanted.file or choose_file(list(listed.files), reference.repo, remedy)
         wanted = replace(wanted, file=chosen)
         licence = licence_of_repo(reference.repo, listed.licence)
-        pin = find_pin(wanted.key)
+        pin = find_hub_pin(wanted)
     licence = licence or (pin.licence if pin else licence_of_repo(reference.repo, ""))
     if not (pin and pin.accepted and pin.licence == licence):
         check_licence(licence, accept, what)
     got = obtain_hub_file(wanted, expected, licence, here)
+    if is_index(wanted.file):
+        got = obtain_shards(wanted, got, here)
     for name in folder.SIDECARS if got.path.suffix != ".npz" else ():
-        obtain_sidecar(HubFile(wanted.repo, name, got.revision))
+        obtain_sidecar(wanted.beside(name, got.revision))
     return got, replace(reference, file=wanted.file)
 
 
 def known_file(reference: Reference) -> str:
     """The file of a repository that was chosen before: in a user's folder, in the lock, or in the cache; else ""."""
-    start = HubFile(reference.repo, "", reference.revision).key
     own = folder.weights_folder()
-    keys = [*(read_lock(own / folder.NAME) if own else ()), *read_lock(lock_path())]
-    if names := [key.removeprefix(start) for key in keys if key.startswith(start)]:
+    pins = {**read_lock(lock_path()), **(read_lock(own / folder.NAME) if own else {})}
+    if names := list(pins_of(pins, reference.repo, reference.revision)):
         return choose_file(names, reference.repo, f"hf:{reference.repo}/FILE takes one")
     cached = hub.snapshot_files(reference.repo, reference.revision)
-    return next((name for name in NAMES if name in cached), "")
+    return choose_main(folder.names_by_hand(reference.repo, reference.revision)) or choose_main(cached)
 
 
 def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFile:
@@ -173,14 +183,8 @@ def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFi
 
 def choose_file(names: list[str], where: str, remedy: str) -> str:
     """The file of weights among the names of a folder or a repository. Errors: `CheckpointError`."""
-    for name in NAMES:
-        if name in names:
-            return name
-    if parts := [n for n in names if n.endswith(".index.json")]:
-        raise CheckpointError(
-            f"the weights of {where} are in several files ({parts[0]} lists them), which are not read",
-            "a smaller model of that family is one file; or join them with the library that wrote them",
-        )
+    if main := choose_main(names):
+        return main
     own = [n for n in names if n.endswith(ENDINGS) and not n.rpartition("/")[2].startswith(OTHER_PARTS)]
     for candidates in ([n for n in own if n.endswith(ENDINGS[0])], own):
         top = [n for n in candidates if "/" not in n] or candidates
@@ -221,7 +225,8 @@ def describe(reference: Reference, got: LocalFile) -> Located:
     licence = got.licence or (row.licence if row else "")
     facts = [source if reference.path is None else "known by its SHA-256"]
     facts += [f"commit {got.revision[:12]}"] if got.revision else []
-    facts += [f"SHA-256 {got.sha256[:16]}", f"licence {describe_licence(licence) or 'not stated'}"]
+    facts += [f"{len(got.parts)} files"] if got.parts else []
+    facts += [f"SHA-256 {got.sha256_of_weights[:16]}", f"licence {describe_licence(licence) or 'not stated'}"]
     facts.append(f"{got.fetched / 1e6:,.1f} MB were fetched" if got.fetched else "it was on this machine")
     reasons = [
         *([f"weights: {reference.why}"] if reference.why else []),
@@ -238,6 +243,6 @@ def describe(reference: Reference, got: LocalFile) -> Located:
     choice = Choice(row.model, dict(row.keys)) if row else None
     return Located(
         got.path, reference.kind, name, got.path.parent, choice, row.format if row and choice else "auto", source,
-        licence, got.revision, got.sha256, row.preprocessing if row else {}, row.classes if row else None,
+        licence, got.revision, got.sha256_of_weights, row.preprocessing if row else {}, row.classes if row else None,
         (*got.notes, *reasons),
     )  # fmt: skip

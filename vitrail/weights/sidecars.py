@@ -24,6 +24,7 @@ CountOf = Annotated[int, Ge(0), Le(2**16)]
 Pixels = Annotated[int, Gt(0), Le(2**14)]
 Small = Annotated[float, Gt(0), Lt(1)]  # an epsilon
 Ratio = Annotated[float, Gt(0), Le(1000)]
+SIDECAR_FIX = "correct it, or remove it: the tensors say most of it"
 PARTS = ("", "vision_config.", "backbone_config.")  # where a config keeps that of its image model
 
 
@@ -159,9 +160,8 @@ def writer_of(config: dict[str, Any], preprocessing: dict[str, Any]) -> Writer:
     return "transformers" if preprocessing or {"model_type", "architectures"} & config.keys() else ""
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
-    fix = "correct it, or remove it: the tensors say most of it"
+def read_object(path: Path, fix: str = SIDECAR_FIX) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file. fix: what helps where it is damaged."""
     try:
         if not path.is_file():
             return {}

@@ -10,12 +10,15 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from vitrail.errors import UsageError
 from vitrail.weights.remote.download import git_hash_of, hash_file
+from vitrail.weights.remote.lock import Pin, lock_path, read_lock
+from vitrail.weights.remote.shards import INDEX, is_index
 from vitrail.weights.remote.web import Server
 
 TRUE = ("1", "on", "yes", "true")
@@ -47,6 +50,11 @@ class HubFile:
     def folder(self) -> Path:
         return repo_folder(self.repo)
 
+    def beside(self, name: str, commit: str) -> "HubFile":
+        """A file in the same folder of the repository, as it was in a commit."""
+        above, slash, _ = self.file.rpartition("/")
+        return HubFile(self.repo, f"{above}{slash}{name}", commit or self.revision)
+
     def url(self, revision: str) -> str:
         return f"{endpoint()}/{self.repo}/resolve/{quote(revision, safe='')}/{quote(self.file)}"
 
@@ -59,6 +67,34 @@ def parse_repo(text: str) -> tuple[str, str, str]:
             f"{text[:120]!r} is no repository of the hub", "hf:ORG/REPO, hf:ORG/REPO@REVISION or hf:ORG/REPO/FILE"
         )
     return match["repo"], match["revision"] or "main", match["file"] or ""
+
+
+def choose_main(names: Iterable[str]) -> str:
+    """The file of weights, or their index, by its usual name among the names of files; else the only index that is
+    there; "" where neither is."""
+    known = set(names)
+    usual = next((n for name in NAMES for n in (name, name + INDEX) if n in known), "")
+    indices = [n for n in known if is_index(n) and "/" not in n]
+    return usual or (indices[0] if len(indices) == 1 else "")
+
+
+def pins_of(pins: Mapping[str, Pin], repo: str, revision: str) -> dict[str, Pin]:
+    """The pins of a repository's files at a revision, by file. A commit has those too that were pinned by the name of a
+    branch when it was that commit."""
+    found: dict[str, Pin] = {}
+    for key, pin in pins.items():
+        match = NAME.fullmatch(key.removeprefix("hf:")) if key.startswith(f"hf:{repo}") else None
+        if match and match["repo"] == repo and match["file"]:
+            if (match["revision"] or "main") == revision:
+                found[match["file"]] = pin
+            elif pin.revision == revision:
+                found.setdefault(match["file"], pin)
+    return found
+
+
+def find_hub_pin(wanted: HubFile) -> Pin | None:
+    pins = read_lock(lock_path())
+    return pins.get(wanted.key) or pins_of(pins, wanted.repo, wanted.revision).get(wanted.file)
 
 
 def endpoint() -> str:

@@ -1,7 +1,8 @@
 """Files of the hub's repositories: asked for by the hub's protocol, kept in the hub's cache, verified at every use."""
 
 import contextlib
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import explain_hub, offline_error
 from vitrail.weights.remote.download import (
     RemoteFile,
+    check_size,
     describe_difference,
     disk_errors,
     download,
@@ -19,8 +21,9 @@ from vitrail.weights.remote.download import (
 )
 from vitrail.weights.remote.hub import COMMIT, SHA256, HubFile, endpoint, hub_server
 from vitrail.weights.remote.licences import is_permissive
-from vitrail.weights.remote.lock import Pin, find_pin, lock_path, save_pin
+from vitrail.weights.remote.lock import Pin, lock_path, save_pin
 from vitrail.weights.remote.progress import download_bar
+from vitrail.weights.remote.shards import join_hashes, read_index
 from vitrail.weights.remote.web import StatusError, UnreachedError, ask
 
 LONGEST_SIDECAR = 16 * 2**20  # bytes
@@ -28,7 +31,8 @@ LONGEST_SIDECAR = 16 * 2**20  # bytes
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this machine whose SHA-256 was checked. fetched: bytes that were moved for it."""
+    """A file on this machine whose SHA-256 was checked. fetched: bytes that were moved for it; parts: of an index, the
+    files that it names."""
 
     path: Path
     sha256: str
@@ -36,6 +40,17 @@ class LocalFile:
     licence: str = ""
     fetched: int = 0
     notes: tuple[str, ...] = ()
+    parts: tuple["LocalFile", ...] = ()
+
+    @property
+    def sha256_of_weights(self) -> str:
+        """The hash of the weights: of several files that of their names and hashes."""
+        return join_hashes({part.path.name: part.sha256 for part in self.parts}) if self.parts else self.sha256
+
+    def with_parts(self, parts: list["LocalFile"]) -> "LocalFile":
+        fetched = self.fetched + sum(part.fetched for part in parts)
+        notes = dict.fromkeys(note for one in (self, *parts) for note in one.notes)
+        return replace(self, parts=tuple(parts), fetched=fetched, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -96,10 +111,10 @@ def state_file(wanted: HubFile, revision: str) -> Stated:
     return Stated(commit, etag if etag.isalnum() else "", int(size) if whole else 0)
 
 
-def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str]) -> LocalFile:
+def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str], index: str = "") -> LocalFile:
     """A file of weights, out of the cache or fetched into it, and pinned. expected: its SHA-256 by the table, or the
-    first digits. licence: as it was shown and accepted. Errors: `CheckpointError`."""
-    pin = find_pin(wanted.key)
+    first digits. licence: as it was shown and accepted. index: the file that named it. Errors: `CheckpointError`."""
+    pin = hub.find_hub_pin(wanted)
     pinned = pin.sha256 if pin and pin.sha256.startswith(expected) else expected
     revision = pin.revision if pin and pin.revision else wanted.revision
     notes: list[str] = []
@@ -121,8 +136,24 @@ def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str
         refuse_replaced(wanted, stated, pinned)
         got = fetch_blob(wanted, stated, pinned)
     except (StatusError, UnreachedError) as error:
+        if index and is_missing(error):
+            raise CheckpointError(
+                f"{wanted.repo} has no {wanted.file}, which its {index} names",
+                f"the repository is not whole: take another revision (hf:{wanted.repo}@REVISION), or other weights",
+            ) from None
         raise explain_hub(error, wanted, here, list_files(wanted, error)) from None
     return pinned_file(wanted, LocalFile(*got[:2], stated.commit, licence, got[2], tuple(notes)), pin)
+
+
+def obtain_shards(wanted: HubFile, got: LocalFile, here: list[str]) -> LocalFile:
+    """The files that an index names, each as `obtain_hub_file` has it, of the commit of the index. wanted, got: the
+    index. Errors: `CheckpointError`, before a byte of them is fetched where they do not fit on the disk."""
+    index = read_index(got.path)
+    parts = [wanted.beside(name, got.revision) for name in index.files]
+    cached = (hub.find_cached(part, part.revision) for part in parts)
+    missing = index.size - sum(path.stat().st_size for path, _ in filter(None, cached))
+    check_size(RemoteFile("", f"{wanted.repo} ({len(parts)} files)", max(missing, 0)), got.path)
+    return got.with_parts([obtain_hub_file(part, "", got.licence, here, wanted.file) for part in parts])
 
 
 def pinned_file(wanted: HubFile, got: LocalFile, pin: Pin | None) -> LocalFile:
@@ -131,7 +162,7 @@ def pinned_file(wanted: HubFile, got: LocalFile, pin: Pin | None) -> LocalFile:
     new = Pin(got.sha256, got.path.stat().st_size, got.revision, licence, not is_permissive(licence))
     if new != pin:
         save_pin(wanted.key, new)
-    return LocalFile(got.path, got.sha256, got.revision, licence, got.fetched, got.notes)
+    return replace(got, licence=licence)
 
 
 def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str) -> None:
@@ -139,7 +170,7 @@ def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str) -> None:
     if stated.sha256 and not stated.sha256.startswith(pinned):
         raise CheckpointError(
             f"{wanted.repo} has another {wanted.file} now: SHA-256 {stated.sha256}, pinned {pinned}; not fetched",
-            f"if that is meant, remove [{wanted.key!r}] from {lock_path()}, or name one: hf:{wanted.repo}@REVISION",
+            f'if that is meant, remove ["{wanted.key}"] from {lock_path()}, or name one: hf:{wanted.repo}@REVISION',
         )
 
 
@@ -148,7 +179,7 @@ def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str,
     expected = stated.sha256 if len(stated.sha256) > len(pinned) else pinned
     git_hash = stated.etag if COMMIT.fullmatch(stated.etag) else ""
     remote = RemoteFile(wanted.url(stated.commit), f"{wanted.repo}/{wanted.file}", stated.size, expected, git_hash)
-    blob = wanted.folder / "blobs" / (stated.etag or f"unstated-{stated.commit[:12]}")
+    blob = wanted.folder / "blobs" / (stated.etag or unstated_name(wanted, stated))
     lock = hub.hub_cache() / ".locks" / wanted.folder.name / f"{blob.name}.lock"
     with locked(lock, remote):
         moved = 0
@@ -162,9 +193,19 @@ def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str,
             return hub.link_snapshot(wanted, stated.commit, blob), digest, moved
 
 
+def unstated_name(wanted: HubFile, stated: Stated) -> str:
+    """The name of a blob whose hash the server does not state: one for each file of a commit."""
+    return f"unstated-{hashlib.sha256(f'{stated.commit}/{wanted.file}'.encode()).hexdigest()[:16]}"
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether a repository is there, and lacks the file."""
+    return isinstance(error, StatusError) and error.headers.get("x-error-code") == "EntryNotFound"
+
+
 def list_files(wanted: HubFile, error: Exception) -> list[str]:
     """The files of a repository that lacks one; none where it cannot be asked."""
-    if not (isinstance(error, StatusError) and error.headers.get("x-error-code") == "EntryNotFound"):
+    if not is_missing(error):
         return []
     with contextlib.suppress(VitrailError):
         return list(read_repository(wanted.repo, wanted.revision, []).files)
