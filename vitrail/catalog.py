@@ -24,6 +24,7 @@ from vitrail.validation import as_path
 
 KINDS = {
     "models": "model family", "datasets": "data set layout", "tasks": "task", "studies": "study",
+    "inference/engines": "engine", "export/formats": "export format",
     "weights/tables": "table of published names", "weights/heads": "published model with a head",
 }  # fmt: skip
 

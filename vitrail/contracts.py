@@ -52,8 +52,7 @@ class Backbone(Trunk):
 
 
 class Denoiser(Trunk):
-    """Noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or twice the channels with a learned
-    variance."""
+    """Noisy images [B C H W], times [B], labels int64 [B] -> [B C H W], or 2 C channels with a learned variance."""
 
     null: int  # the label of no class, one above the last; 0 for a model without classes
     learns_variance: bool = False  # twice the channels in the output
@@ -132,14 +131,12 @@ class Windows(ABC):
         """uint8 [H W C] each -> a label map uint8 [H W] each."""
 
     @abstractmethod
-    def boxes(self, images: Sequence[np.ndarray], decode: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
-        """uint8 [H W C] each -> boxes float32 [n 6] each: left, top, right, bottom in the image's pixels, score, class;
-        the best first."""
+    def boxes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """uint8 [H W C] each -> float32 [n 6] each: left, top, right, bottom in pixels, score, class; best first."""
 
 
 class ImageReader(ABC):
-    """The images of a split, read as an evaluator needs them. Every image is counted once on any number of
-    processes."""
+    """The images of a split, read as an evaluator needs them: each is counted once on any number of processes."""
 
     split: Split
 
@@ -230,12 +227,11 @@ class Task(ABC):
 
     @abstractmethod
     def fit_class_weights(self, labels: Tensor) -> None:
-        """Sets class weights from all training labels, before the first step, for a loss that has them."""
+        """Sets the class weights of a loss that has them from all training labels, before the first step."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each a scalar; training descends their sum. Random numbers come from torch's global generator
-        alone."""
+        """Named terms, each a scalar; training descends their sum. Random numbers: torch's global generator alone."""
 
     @abstractmethod
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -281,6 +277,11 @@ class DenseTask(StatelessTask):
     is_dense = True
 
     @abstractmethod
+    def predict_windows(self, model: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
+        """Preprocessed windows [B C h w] and their sizes without padding [B 2] -> what whole images are merged from:
+        logits [B K h w], or boxes [B Q 6] in pixels."""
+
+    @abstractmethod
     def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """uint8 [H W C] each -> the prediction of each."""
 
@@ -292,8 +293,7 @@ class GenerativeTask(StatelessTask):
 
     @abstractmethod
     def states(self, model: nn.Module, noise: Tensor, labels: Tensor, sampling: Any, draw: Callable[[], Tensor]) -> Any:
-        """From noise [B C H W], not scaled yet, step by step; `draw()` gives the noise of a step. Errors:
-        `UsageError`."""
+        """From unscaled noise [B C H W], step by step; `draw()` gives a step's noise. Errors: `UsageError`."""
 
     @abstractmethod
     def add_noise_at(self, x: Tensor, share: float, noise: Tensor) -> tuple[Tensor, Tensor]:

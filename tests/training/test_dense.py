@@ -165,7 +165,9 @@ def test_whole_images_are_looked_at_in_windows_and_put_together(resize):
         3, axis=2
     )
     pre = Preprocess((48, 64), 3, (0.5,) * 3, (0.5,) * 3, resize)
-    said = WindowedPredictor(Seeing(), pre, FP32, 2).label_maps([pixels, pixels[:20, :30]])
+    said = WindowedPredictor(lambda images, sizes: Seeing()(pre.batch(images)), pre, 2).label_maps(
+        [pixels, pixels[:20, :30]]
+    )
     assert said[0].shape == pixels.shape[:2]
     assert said[1].shape == (20, 30)
     assert (said[0] == (pixels[:, :, 0] > 127)).mean() > (0.99 if resize == "tile" else 0.85)
@@ -197,8 +199,9 @@ def boxes_of_bright(bright, sizes):
 def test_boxes_of_windows_are_one_where_the_object_is_one(resize):
     pixels = np.zeros((120, 180, 3), np.uint8)
     pixels[40:60, 70:95] = 255
-    view = WindowedPredictor(Finding(), Preprocess((64, 64), 3, (0.5,) * 3, (0.5,) * 3, resize), FP32, 1)
-    found = view.boxes([pixels], boxes_of_bright)[0]
+    pre = Preprocess((64, 64), 3, (0.5,) * 3, (0.5,) * 3, resize)
+    view = WindowedPredictor(lambda images, sizes: boxes_of_bright(Finding()(pre.batch(images), sizes), sizes), pre, 1)
+    found = view.boxes([pixels])[0]
     sure = found[found[:, 4] > 0.5]
     assert len(sure) == 1
     assert np.abs(sure[0, :4] - [70, 40, 95, 60]).max() <= (0 if resize == "tile" else 3)

@@ -7,39 +7,39 @@ from typing import Any
 import numpy as np
 
 from vitrail.inference.describe import shorten
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.stream import ImagePrediction
 
 LEAST = 0.05  # score of boxes in JSON and in the COCO file
 LONGEST = 4096  # characters of a path in a line
 
 
-def to_record(one: ImagePrediction, predictor: Predictor) -> dict[str, Any]:
+def to_record(one: ImagePrediction, predictor: ImagePredictor) -> dict[str, Any]:
     """The prediction of one image as JSON can hold it. Keys: "path", of a video also "frame" and "seconds"; "error", or
     "label" and "probabilities", "pixels" and "shares" of each class, "objects"."""
     frame = {} if one.image.frame is None else {"frame": one.image.frame, "seconds": round(one.image.seconds or 0, 3)}
     return {"path": one.path, **frame, **content(one, predictor)}
 
 
-def content(one: ImagePrediction, predictor: Predictor) -> dict[str, Any]:
+def content(one: ImagePrediction, predictor: ImagePredictor) -> dict[str, Any]:
     if one.error:
         return {"error": one.error.what}
     return CONTENT[predictor.task.output](one.value, predictor)
 
 
-def class_content(row: Any, predictor: Predictor) -> dict[str, Any]:
+def class_content(row: Any, predictor: ImagePredictor) -> dict[str, Any]:
     probabilities = {name: round(float(p), 6) for name, p in zip(predictor.classes, row, strict=True)}
     return {"label": predictor.label(row), "probabilities": probabilities}
 
 
-def mask_content(label_map: np.ndarray, predictor: Predictor) -> dict[str, Any]:
+def mask_content(label_map: np.ndarray, predictor: ImagePredictor) -> dict[str, Any]:
     """The pixels of each class, and the fraction of the image that it covers."""
     counts = np.bincount(label_map.ravel(), minlength=len(predictor.classes))
     pixels = {name: int(n) for name, n in zip(predictor.classes, counts, strict=True)}
     return {"pixels": pixels, "shares": {name: round(n / label_map.size, 6) for name, n in pixels.items()}}
 
 
-def box_content(boxes: np.ndarray, predictor: Predictor) -> dict[str, Any]:
+def box_content(boxes: np.ndarray, predictor: ImagePredictor) -> dict[str, Any]:
     """The objects with a score of at least `LEAST`, the best first."""
     objects = [
         {
@@ -74,7 +74,7 @@ def summary(record: dict[str, Any], top: int, least: float) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
 
 
-def table_head(predictor: Predictor, has_frames: bool) -> list[str]:
+def table_head(predictor: ImagePredictor, has_frames: bool) -> list[str]:
     """The names of the columns of a table of records."""
     own = {
         "classes": ["label", "probability", *(f"p_{name}" for name in predictor.classes)],
@@ -84,7 +84,7 @@ def table_head(predictor: Predictor, has_frames: bool) -> list[str]:
     return ["path", *(["frame", "seconds"] if has_frames else []), *own[predictor.task.output], "error"]
 
 
-def table_rows(record: dict[str, Any], predictor: Predictor, has_frames: bool, least: float) -> list[list[Any]]:
+def table_rows(record: dict[str, Any], predictor: ImagePredictor, has_frames: bool, least: float) -> list[list[Any]]:
     """The rows of one image: one, or of boxes one an object, or one without an object."""
     head = [record["path"], *([record.get("frame", ""), record.get("seconds", "")] if has_frames else [])]
     empty = [""] * (len(table_head(predictor, has_frames)) - len(head) - 1)

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.assembly.model import ModelBundle, build_preprocess
-from vitrail.contracts import Windows
+from vitrail.contracts import DenseTask, Windows
 from vitrail.data.annotations.tiles import merge_boxes, touches_border
 from vitrail.data.transforms.preprocess import Preprocess, Window
 from vitrail.engine.precision import Precision
@@ -31,11 +31,14 @@ SAME = 0.5  # IoU from which on boxes of two windows are the same object
 
 @dataclass(frozen=True)
 class WindowedPredictor(Windows):
-    """A model for masks or boxes of whole images, applied in windows."""
+    """A model for masks or boxes of whole images, applied in windows.
 
-    model: nn.Module
+    predict: uint8 windows [B C h w] and their sizes without padding [B 2] -> logits [B K h w], or boxes [B Q 6] in
+    pixels of the window.
+    """
+
+    predict: Callable[[Tensor, Tensor], Tensor]
     preprocess: Preprocess
-    precision: Precision
     classes: int
 
     def label_maps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -47,9 +50,7 @@ class WindowedPredictor(Windows):
     def logits(self, images: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """[K h w] for each image, at the resized size."""
         windows = [self.preprocess.windows(pixels) for pixels in images]
-        predictions = iter(
-            self.run_windows([w for some in windows for w in some], lambda batch, sizes: self.model(batch).float())
-        )
+        predictions = iter(self.run_windows([w for some in windows for w in some]))
         for pixels, some in zip(images, windows, strict=True):
             yield average_windows(
                 ((window, next(predictions)) for window in some),
@@ -58,13 +59,9 @@ class WindowedPredictor(Windows):
             )
 
     @torch.no_grad()
-    def boxes(self, images: Sequence[np.ndarray], decode: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
+    def boxes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         windows = [self.preprocess.windows(pixels) for pixels in images]
-
-        def detect(batch: Tensor, sizes: Tensor) -> Tensor:  # [B Q 6] in pixels of the canvas
-            return decode(self.model(batch, sizes), sizes).float()
-
-        predictions = iter(self.run_windows([w for some in windows for w in some], detect))
+        predictions = iter(self.run_windows([w for some in windows for w in some]))
         results = []
         for pixels, some in zip(images, windows, strict=True):
             height, width = self.preprocess.scaled_size(*pixels.shape[:2])
@@ -74,16 +71,13 @@ class WindowedPredictor(Windows):
             results.append(boxes[np.argsort(-boxes[:, 4], kind="stable")][:MOST])
         return results
 
-    def run_windows(self, windows: list[Window], predict: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    def run_windows(self, windows: list[Window]) -> Iterator[Tensor]:
         """The prediction of every window, in batches."""
         height, width = self.preprocess.size
         batch = max(1, min(GROUP, VALUES // (self.classes * height * width)))
-        device = next(self.model.parameters()).device
         for start in range(0, len(windows), batch):
             some = windows[start : start + batch]
-            images = self.preprocess.batch(torch.stack([w.image for w in some]).to(device))
-            with self.precision.autocast():
-                yield from predict(images, torch.tensor([w.size for w in some], device=device))
+            yield from self.predict(torch.stack([w.image for w in some]), torch.tensor([w.size for w in some]))
 
 
 def most_likely(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -148,4 +142,11 @@ def read_ahead(read: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]:
 
 def windowed(bundle: ModelBundle, precision: Precision) -> WindowedPredictor:
     """A predictor of whole images."""
-    return WindowedPredictor(bundle.model, build_preprocess(bundle.recipe.input), precision, len(bundle.classes))
+    pre, task, device = build_preprocess(bundle.recipe.input), bundle.task, next(bundle.model.parameters()).device
+    assert isinstance(task, DenseTask)
+
+    def predict(images: Tensor, sizes: Tensor) -> Tensor:
+        with precision.autocast():
+            return task.predict_windows(bundle.model, pre.batch(images.to(device)), sizes.to(device))
+
+    return WindowedPredictor(predict, pre, len(bundle.classes))

@@ -115,6 +115,11 @@ class Segmentation(DenseTask):
         """Probabilities [B K H W]."""
         return model(images).float().softmax(1)
 
+    def predict_windows(self, model: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
+        """Logits [B K h w]."""
+        logits: Tensor = model(images).float()
+        return logits
+
     def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """A label map uint8 [H W] of each."""
         return windows.label_maps(images)

@@ -13,7 +13,7 @@ import numpy as np
 
 from vitrail.cli.output.new_paths import stems
 from vitrail.errors import UsageError
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.records import coco_file, table_head, table_rows
 from vitrail.inference.sources import Source
 from vitrail.inference.stream import ImagePrediction
@@ -25,7 +25,7 @@ DEFAULT_FOLDER = {"masks": "predictions", "boxes": "predictions"}  # by `Task.ou
 class PredictionFiles:
     """The files of one call. folder and table are None where they are not asked for."""
 
-    def __init__(self, folder: Path | None, table: Path | None, predictor: Predictor, sources: Sequence[Source],
+    def __init__(self, folder: Path | None, table: Path | None, predictor: ImagePredictor, sources: Sequence[Source],
                  least: float):  # fmt: skip
         self.folder, self.predictor, self.least = folder, predictor, least
         self.has_frames = any(source.is_video for source in sources)

@@ -145,9 +145,13 @@ class Detection(DenseTask):
         height, width = images.shape[-2:]
         return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
 
+    def predict_windows(self, model: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
+        """The boxes of windows, as from `decode`: [B Q 6]."""
+        return decode(model(images, sizes), sizes).float()
+
     def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Boxes float32 [n 6] of each: left, top, right, bottom in its pixels, score, class; the best first."""
-        return windows.boxes(images, decode)
+        return windows.boxes(images)
 
 
 class BoxEvaluator(Evaluator):

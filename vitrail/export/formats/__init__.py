@@ -1,0 +1,1 @@
+"""Export formats: one file a format. `Config` has its options, `build(config)` returns its `ExportFormat`."""

@@ -1,0 +1,58 @@
+"""ONNX Runtime on the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.inference.engine import Arrays, Engine, EngineFile
+
+SUFFIXES = (".onnx",)
+
+
+@dataclass(frozen=True)
+class Config:
+    optimise: bool = True  # fuse and rewrite the graph when it is opened
+
+
+class OnnxEngine(Engine):
+    """A session of ONNX Runtime."""
+
+    name = "onnx"
+
+    def __init__(self, session: Any, outputs: tuple[str, ...]):
+        self.session, self.outputs = session, outputs
+        self.inputs = {one.name for one in session.get_inputs()}
+
+    def run(self, images: np.ndarray, sizes: np.ndarray) -> Arrays:
+        given = {"images": images, "sizes": sizes}
+        values = self.session.run(list(self.outputs), {k: v for k, v in given.items() if k in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+class OnnxFile(EngineFile):
+    def __init__(self, config: Config):
+        self.config = config
+
+    def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> OnnxEngine:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise UsageError("ONNX Runtime is not installed", "pip install 'vitrail[onnx]'") from None
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if not self.config.optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own classes, which derive from several
+            why = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{path} is no model that ONNX Runtime runs: {why}", "export it again") from None
+        return OnnxEngine(session, outputs)
+
+
+def build(config: Config) -> OnnxFile:
+    return OnnxFile(config)

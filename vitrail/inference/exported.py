@@ -1,0 +1,94 @@
+"""Exported models: a folder with the file of an engine and `model.json`, which says what the file takes and answers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitrail.assembly.resolve import Names
+from vitrail.assembly.restore import Description, as_checkpoint_error, parse_description
+from vitrail.contracts import DenseTask, Task
+from vitrail.errors import CheckpointError
+from vitrail.inference.engine import Engine
+from vitrail.inference.graph import OUTPUTS, ImageType
+from vitrail.inference.image_predictor import ImagePredictor
+from vitrail.inference.windows import WindowedPredictor
+from vitrail.recipe import Recipe
+from vitrail.storage.json_text import to_json
+from vitrail.validation import check_fields
+
+INFO = "model.json"
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """What `model.json` says, beside the description of the model (`assembly.model.describe_bundle`)."""
+
+    file: str  # beside model.json
+    export_format: str
+    outputs: tuple[str, ...]  # names, in order
+    image_type: ImageType
+    size: tuple[int, int]  # height and width of the images that it takes
+    any_size: bool  # or any other height and width
+    sha256: str  # of the file
+    source_sha256: str  # of the weights that it was made of
+    version: str  # of vitrail
+    licence: str = ""  # of the published weights that it began with, if any
+
+
+def info_json(info: ExportInfo, description: dict[str, Any]) -> bytes:
+    """The content of `model.json`."""
+    return to_json({**description, "export": asdict(info)}, indent=1).encode()
+
+
+def read_info(folder: Path) -> tuple[ExportInfo, Description]:
+    """What a folder's `model.json` says, every field checked. Errors: `CheckpointError`."""
+    path = folder / INFO
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", "vitrail export RUN writes it") from None
+    check_fields(about if isinstance(about, dict) else {}, {"export": dict[str, Any]}, str(path))
+    rows = about.pop("export")
+    kinds: dict[str, Any] = {
+        "file": str, "export_format": str, "outputs": tuple[str, ...], "image_type": str, "size": tuple[int, int],
+        "any_size": bool, "sha256": str, "source_sha256": str, "version": str, "licence": str,
+    }  # fmt: skip
+    check_fields(rows, kinds, str(path))
+    if Path(rows["file"]).name != rows["file"]:
+        raise CheckpointError(f"{path} names a file outside its folder: {rows['file'][:100]}", "export it again")
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v := rows[key], list) else v for key in kinds}
+    info = ExportInfo(**values)
+    return info, parse_description(about, path)
+
+
+@dataclass(frozen=True, repr=False)
+class ExportedPredictor(ImagePredictor):
+    """A model that an engine runs from a file, without its weights in torch."""
+
+    engine: Engine
+    classes: tuple[str, ...]
+    recipe: Recipe
+    task: Task
+    source: Path
+
+    def predict_pixels(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        """uint8 [H W C] each -> probabilities [K], a label map or boxes of each."""
+        pre, task = self.preprocess, self.task
+        run = self.engine.predict_windows(OUTPUTS[task.output][0])
+        if isinstance(task, DenseTask):
+            return task.predict_images(WindowedPredictor(run, pre, len(self.classes)), images)
+        batch = torch.stack([pre.image(pixels) for pixels in images])
+        return list(run(batch, torch.tensor([batch.shape[-2:]]).expand(len(batch), 2)))
+
+
+def build_exported(engine: Engine, description: Description, source: Path) -> ExportedPredictor:
+    """A predictor of an engine with what `model.json` says of its model. Errors: `CheckpointError`."""
+    with as_checkpoint_error(source):
+        task = Names().task(description.recipe.task, len(description.classes), description.multi_label)
+        classes = task.output_names(description.classes)
+    return ExportedPredictor(engine, classes, description.recipe, task, source)

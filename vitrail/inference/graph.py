@@ -1,0 +1,54 @@
+"""The whole of a model as one graph: uint8 images in, its answer out. What is exported, served and measured is this
+graph, and `predict` runs the same functions."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.assembly.model import ModelBundle, build_preprocess
+from vitrail.contracts import DenseTask, HeadedModel
+from vitrail.errors import UsageError
+
+ImageType = Literal["uint8", "float32"]
+# By `Task.output`; the first one is what `Task.predict` or `DenseTask.predict_windows` returns.
+OUTPUTS = {"classes": ("probabilities",), "masks": ("logits", "masks"), "boxes": ("boxes",)}
+
+
+class InferenceGraph(nn.Module):
+    """Images [B C H W], resized as `Preprocess.image` or `Preprocess.windows` does, to the outputs of `names`:
+
+    probabilities float32 [B K]
+    logits        float32 [B K H W], masks uint8 [B H W], the likeliest class of each pixel
+    boxes         float32 [B Q 6]: left, top, right, bottom in pixels of the image, score, class; the best first
+
+    images: uint8, or with `image_type` "float32" floats in [0, 1]. Boxes also take `sizes` int64 [B 2]: height and
+    width of each image at the top left of its canvas, the rest of which is padding.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, bundle: ModelBundle, image_type: ImageType = "uint8"):
+        super().__init__()
+        if bundle.task.is_generative:
+            raise UsageError("a generative model has no answer to an image", "vitrail sample generates images with it")
+        pre = build_preprocess(bundle.recipe.input)
+        self.model, self.task, self.image_type = bundle.model.eval(), bundle.task, image_type
+        self.names = OUTPUTS[bundle.task.output]
+        self.takes_sizes = isinstance(bundle.model, HeadedModel) and bundle.model.takes_sizes
+        self.channels, self.size = pre.channels, pre.size
+        for name, values in (("mean", pre.mean), ("std", pre.std)):
+            device = next(bundle.model.parameters()).device
+            self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        pixels = images.float() / 255 if self.image_type == "uint8" else images
+        x = (pixels - self.mean) / self.std
+        task = self.task
+        if not isinstance(task, DenseTask):
+            return (task.predict(self.model, x).float(),)
+        if sizes is None:
+            sizes = torch.tensor([x.shape[-2:]], device=x.device).expand(x.shape[0], 2)
+        rows = task.predict_windows(self.model, x, sizes)
+        return (rows,) if len(self.names) == 1 else (rows, rows.argmax(1).to(torch.uint8))
