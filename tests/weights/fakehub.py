@@ -3,7 +3,8 @@
 faults: {file: fault}. "flip" changes a byte of every answer; "truncate" ends early and says so in Content-Length;
 ("cut", [0.1, 0.5]) breaks the connection at these parts of the file, one a request; ("cut, no range", [...]) also
 ignores Range; ("busy", 2) answers 503 so often; ("redirect", URL) sends elsewhere; ("size", N) announces N bytes; "no
-etag".
+etag", ("etag", TEXT); "no commit"; "other range" gives another part than the one asked for; ("no head", STATUS) answers
+a HEAD so; ("silent", SECONDS) says nothing for so long.
 `log` has (method, path, Range, Authorization); `sent` the bytes of all bodies of files.
 """
 
@@ -12,6 +13,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -23,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, repos=(), licences=()):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos, self.licences, self.gated, self.renamed = dict(repos), dict(licences), set(), {}
+        self.cards = {}  # the header of a repository's card, by name
         self.files, self.faults, self.uploads, self.log, self.sent = {}, {}, {}, [], 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -135,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         licence = hub.licences.get(repo)
         about = {
             "id": repo, "sha": hub.commit(repo), "tags": [f"license:{licence}"] if licence else [],
-            "gated": repo in hub.gated,
+            "gated": repo in hub.gated, "cardData": hub.cards.get(repo, {}),
             "siblings": [{"rfilename": name, "size": len(body)} for name, body in hub.repos[repo].items()],
         }  # fmt: skip
         return self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
@@ -150,6 +153,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(302, b"", Location=detail, **head)
         if kind == "size":
             head["X_Linked_Size" if "X_Linked_Size" in head else "Content_Length"] = detail
+        if kind == "etag":
+            head["X_Linked_ETag"] = f'"{detail}"'
+        if kind == "no commit":
+            head.pop("X_Repo_Commit", None)
+        if kind == "no head" and self.command == "HEAD":
+            return self.answer(detail)
+        if kind == "silent":
+            time.sleep(detail)
         if kind == "no etag":
             head = {k: v for k, v in head.items() if "ETag" not in k}
         if self.command == "HEAD":
@@ -168,7 +179,8 @@ class Handler(BaseHTTPRequestHandler):
         part = body[start:end]
         hub.sent += len(part)
         if start:
-            head["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            shown = start + (kind == "other range")
+            head["Content_Range"] = f"bytes {shown}-{len(body) - 1}/{len(body)}"
         self.answer(206 if start else 200, part, length=len(body) - start, **head)
         if end < len(body):
             self.close_connection = True

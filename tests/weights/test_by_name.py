@@ -341,6 +341,12 @@ def test_the_list_of_weights(started, own_folder, capsys):
     assert len(rows) > 140
     assert rows[NAME]["here"] is True
     assert rows[NAME]["recommended"] is True
+    assert rows[NAME]["bytes"] == len(started.repos[REPO]["model.safetensors"])
+    assert rows["vit/small:dino"]["bytes"] is None
+    assert main(["weights", "vit/tiny"]) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("vit/")}
+    assert f" {len(started.repos[REPO]['model.safetensors']) / 1e6:,.0f} " in shown[NAME]
+    assert " ~39 " in shown["vit/tiny:augreg-in21k"]
     assert rows["vit/small:dino"]["here"] is False
     assert rows["vit/base:mae"]["licence"] == "cc-by-nc-4.0"
     assert main(["weights", "vitt"]) == 2

@@ -151,6 +151,26 @@ def test_gated(hub, monkeypatch):
     assert hub.log[-1][3] == "Bearer hf_secret"
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("flip", "arrived damaged twice"), (("busy", 99), "is busy"), ("truncate", "whole"), (None, "has no model.saf"),
+     (("size", 10**12), "more than the 32 GB")],
+)  # fmt: skip
+def test_messages_have_the_name_that_was_typed(hub, fault, message):
+    hub.repos["timm/vit_small_patch16_224.dino"] = {FILE: BODY} if fault else {}
+    hub.faults[FILE] = fault
+    with pytest.raises(CheckpointError, match=message) as error:
+        locate("vit/small:dino")
+    assert "vit/small:dino" in error.value.what
+    assert "timm:vit_small_patch16_224.dino" in error.value.what.replace("timm/", "timm:")
+
+
+def test_a_repository_of_the_table_that_a_mirror_lacks(hub):
+    with pytest.raises(CheckpointError, match="vit/small:dino: there is no repository timm/vit_small") as error:
+        locate("vit/small:dino")
+    assert "did you mean" not in error.value.fix
+
+
 def test_busy_twice_then_right(hub):
     hub.faults[FILE] = ("busy", 2)
     right(locate(NAME))
@@ -265,7 +285,8 @@ def test_an_unreachable_hub_says_what_is_here(hub, monkeypatch):
     assert locate("vit/tiny").sha256 == SHA
     with pytest.raises(CheckpointError, match=r"127.0.0.1:9 cannot be reached \(Connection refused\)") as error:
         locate("vit/small")
-    assert "on this machine: vit/tiny:augreg-in21k-1k; vitrail fetch hf:timm/vit_small_patch16_224" in error.value.fix
+    assert "vit/small (timm:vit_small_patch16_224.augreg_in21k_ft_in1k) is not on this machine" in error.value.what
+    assert "on this machine: vit/tiny:augreg-in21k-1k; vitrail fetch vit/small --to FOLDER where" in error.value.fix
 
 
 def test_a_server_without_hashes_is_pinned_as_it_came(hub):
@@ -301,7 +322,10 @@ def test_a_licence_is_named_before_a_byte(hub):
 
 
 def test_a_licence_of_the_table_costs_no_request(hub):
-    with pytest.raises(UsageError, match=r"vit/base:mae: the licence of these weights is cc-by-nc-4.0"):
+    with pytest.raises(
+        UsageError,
+        match=r"vit/base:mae \(timm:vit_base_patch16_224.mae\): the licence of these weights is cc-by-nc-4.0",
+    ):
         locate("vit/base:mae")
     assert not hub.log
 

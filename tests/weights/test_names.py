@@ -14,7 +14,7 @@ from vitrail.weights.read import RawWeights
 from vitrail.weights.remote import licences, lock
 from vitrail.weights.remote.lock import Pin
 from vitrail.weights.remote.names import parse_name
-from vitrail.weights.remote.table import read_table
+from vitrail.weights.remote.table import read_table, rows_of
 
 TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 MEANT = {
@@ -66,6 +66,14 @@ REFUSED = {
     "timm:vit_base_patch16_224": "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k",
     "resnet50": "torchvision:resnet50.IMAGENET1K_V1",
     "dinov2": "vit/small:dinov2",
+    "vit/small:dinov3": "did you mean dinov3/small?",
+    "vit/huge:dinov3-plus": "did you mean dinov3/huge_plus?",
+    "vit/large:siglip2-384": "did you mean siglip/large_384?",
+    "vit/base:clip": "did you mean clip/base?",
+    "siglip": "did you mean siglip/base, siglip/base_256, siglip/large_256?",
+    "sam": "did you mean samvit/base, samvit/large, samvit/huge?",
+    "clip/bas": "did you mean clip/base?",
+    "jit/base_16": "of jit none are known by name",
     "torchvision:vit_b_17": "torchvision:vit_b_16",
     "hf:nothing": "hf:ORG/REPO",
     "hf:../../etc": "hf:ORG/REPO",
@@ -124,6 +132,18 @@ def test_rows_are_models_of_ours_and_their_formats_are_known():
         assert [row.recommended for row in rows if row.model == model] == [True] + [False] * (
             sum(row.model == model for row in rows) - 1
         )
+
+
+def test_every_family_with_weights_is_reached_by_its_models():
+    """`vitrail weights FAMILY` lists what FAMILY/VARIANT and FAMILY/VARIANT:TAG mean."""
+    for family in {row.model.partition("/")[0] for row in read_table()}:
+        rows = rows_of(family)
+        assert rows
+        for row in rows:
+            assert parse_name(row.name).row == row
+            assert parse_name(row.model).row.model == row.model
+            assert rows_of(row.model)[0].recommended
+    assert {row.model.partition("/")[0] for row in read_table()} == set(catalog.list_modules("models")) - {"jit"}
 
 
 def test_the_recommended_may_be_used_by_all_where_such_exist():

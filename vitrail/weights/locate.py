@@ -12,6 +12,7 @@ from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
 from vitrail.weights.remote import folder, hub
 from vitrail.weights.remote.address import cache_path, obtain_url
+from vitrail.weights.remote.answers import WeightsName
 from vitrail.weights.remote.download import hash_file
 from vitrail.weights.remote.hub import NAMES, HubFile, choose_main, find_hub_pin, pins_of
 from vitrail.weights.remote.licences import check_licence, describe_licence, is_permissive, licence_of_repo
@@ -75,11 +76,10 @@ def locate(name: str, accept: str = "", runs: Path = Path("runs")) -> Located:
         return Located(reference.path, "run", reference.name)
     if reference.path is not None:
         return locate_on_disk(reference)
-    what = name if name == reference.name else f"{name} ({reference.name})"
     if reference.repo:
-        got, reference = obtain_from_repo(reference, accept, what)
+        got, reference = obtain_from_repo(reference, accept, name)
     else:
-        got = obtain_from_address(reference, accept, what)
+        got = obtain_from_address(reference, accept, name)
     return describe(reference, got)
 
 
@@ -133,9 +133,9 @@ def locate_on_disk(reference: Reference) -> Located:
     return replace(describe(replace(reference, row=row), LocalFile(files[0], digest)), files=path, source=row.source)
 
 
-def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[LocalFile, Reference]:
+def obtain_from_repo(reference: Reference, accept: str, typed: str) -> tuple[LocalFile, Reference]:
     """The weights of a repository of the hub; the reference with the file that was chosen in it."""
-    row, here = reference.row, cached_names(reference)
+    row, name = reference.row, name_in_messages(reference, typed)
     file, licence, revision = reference.file, row.licence if row else "", reference.revision
     wanted = HubFile(reference.repo, file or known_file(reference), revision)
     expected = row.sha256 if row and wanted.file == row.file and revision == "main" else ""
@@ -143,7 +143,7 @@ def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[Loca
         return replace(got, licence=licence or got.licence), replace(reference, file=wanted.file)
     pin = find_hub_pin(wanted) if wanted.file else None
     if row is None and pin is None and not (wanted.file and hub.find_cached(wanted, revision)):
-        listed = read_repository(reference.repo, revision, here)
+        listed = read_repository(reference.repo, revision, name)
         remedy = f"hf:{reference.repo}/FILE takes one"
         chosen = wanted.file or choose_file(list(listed.files), reference.repo, remedy)
         wanted = replace(wanted, file=chosen)
@@ -151,12 +151,12 @@ def obtain_from_repo(reference: Reference, accept: str, what: str) -> tuple[Loca
         pin = find_hub_pin(wanted)
     licence = licence or (pin.licence if pin else licence_of_repo(reference.repo, ""))
     if not (pin and pin.accepted and pin.licence == licence):
-        check_licence(licence, accept, what)
-    got = obtain_hub_file(wanted, expected, licence, here)
+        check_licence(licence, accept, str(name))
+    got = obtain_hub_file(wanted, expected, licence, name)
     if is_index(wanted.file):
-        got = obtain_shards(wanted, got, here)
-    for name in folder.SIDECARS if got.path.suffix != ".npz" else ():
-        obtain_sidecar(wanted.beside(name, got.revision))
+        got = obtain_shards(wanted, got, name)
+    for sidecar in folder.SIDECARS if got.path.suffix != ".npz" else ():
+        obtain_sidecar(wanted.beside(sidecar, got.revision))
     return got, replace(reference, file=wanted.file)
 
 
@@ -170,15 +170,20 @@ def known_file(reference: Reference) -> str:
     return choose_main(folder.names_by_hand(reference.repo, reference.revision)) or choose_main(cached)
 
 
-def obtain_from_address(reference: Reference, accept: str, what: str) -> LocalFile:
-    row, url = reference.row, reference.url
+def obtain_from_address(reference: Reference, accept: str, typed: str) -> LocalFile:
+    row, url, name = reference.row, reference.url, name_in_messages(reference, typed)
     licence, expected = (row.licence, row.sha256) if row else ("", "")
     if got := folder.find_address(url, reference.file, expected):
         return replace(got, licence=licence or got.licence)
     pin = find_pin(url)
     if not (pin and pin.accepted and pin.licence == licence):
-        check_licence(licence, accept, what)
-    return obtain_url(url, expected, licence, row is not None, cached_names(reference))
+        check_licence(licence, accept, str(name))
+    return obtain_url(url, expected, licence, row is not None, name)
+
+
+def name_in_messages(reference: Reference, typed: str) -> WeightsName:
+    source = reference.row.source if reference.row else reference.name
+    return WeightsName(typed, source, lambda: cached_names(reference))
 
 
 def choose_file(names: list[str], where: str, remedy: str) -> str:
@@ -207,15 +212,29 @@ def cached_names(reference: Reference) -> list[str]:
 
 def is_here(row: PublishedWeights) -> bool:
     """Whether the file of a row is on this machine. Nothing is asked, and nothing is verified yet."""
+    return path_here(row) is not None
+
+
+def path_here(row: PublishedWeights) -> Path | None:
+    """The file of a row in a cache, or in the user's folder."""
     if row.repo:
-        return hub.find_cached(HubFile(row.repo, row.file), "main") is not None or in_folder(row)
-    return cache_path(row.url, True).is_file() or in_folder(row)
+        cached = hub.find_cached(HubFile(row.repo, row.file), "main")
+        path = cached[0] if cached else None
+    else:
+        path = cache_path(row.url, True)
+    return path if path is not None and path.is_file() else folder.find_path(key_of(row), row)
 
 
-def in_folder(row: PublishedWeights) -> bool:
-    own = folder.weights_folder()
-    key = HubFile(row.repo, row.file).key if row.repo else row.url
-    return own is not None and key in read_lock(own / folder.NAME)
+def bytes_of(row: PublishedWeights) -> int:
+    """The size of the file of a row, where it is or was on this machine; 0 where that is not known."""
+    if path := path_here(row):
+        return path.stat().st_size
+    pin = find_pin(key_of(row))
+    return pin.size if pin else 0
+
+
+def key_of(row: PublishedWeights) -> str:
+    return HubFile(row.repo, row.file).key if row.repo else row.url
 
 
 def describe(reference: Reference, got: LocalFile) -> Located:

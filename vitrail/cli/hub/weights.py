@@ -51,6 +51,8 @@ def weights(words: list[str]) -> None:
         return
     print("\n".join(table(COLUMNS, [cells(row) for row in rows])))
     print("\n* the model's name alone means these")
+    if not all(row["bytes"] or not row["megabytes"] for row in rows):
+        print(f"~ about: {BYTES} bytes a parameter; the size of a file is known once it was here")
     if restricted := dict.fromkeys(row["licence"] for row in rows if not is_permissive(row["licence"])):
         print(f"asked for before they are fetched (--accept-licence NAME): {', '.join(restricted)}")
     print("\nto begin with some:    vitrail train --data FOLDER --weights NAME")
@@ -58,13 +60,16 @@ def weights(words: list[str]) -> None:
 
 
 def facts(row: Any) -> dict[str, Any]:
-    """A row of the table, and whether its file is on this machine."""
-    from vitrail.weights.locate import is_here
+    """A row of the table, and whether its file is on this machine. bytes: of the file, None where it was never here;
+    megabytes: of it, else about."""
+    from vitrail.weights.locate import bytes_of, is_here
 
+    size = bytes_of(row)
     return {
         "name": row.name, "model": row.model, "recommended": row.recommended, "source": row.source,
         "parameters": row.parameters or None, "top1": row.top1, "training": row.training, "classes": row.classes,
-        "size": list(row.size), "licence": row.licence, "megabytes": round(row.parameters * 4 / 1e6, 1) or None,
+        "size": list(row.size), "licence": row.licence, "bytes": size or None,
+        "megabytes": round((size or row.parameters * BYTES) / 1e6, 1) or None,
         "verified": row.verified, "here": is_here(row), **{k: row.preprocessing[k] for k in ("mean", "std")},
     }  # fmt: skip
 
@@ -79,11 +84,12 @@ def cells(row: dict[str, Any]) -> list[str]:
         str(height) if height == width else f"{height} x {width}",
         f"{row['classes']:,}" if row["classes"] else "",
         row["licence"] or "not stated",
-        f"{row['megabytes']:,.0f}" if row["megabytes"] else "",
+        f"{'' if row['bytes'] else '~'}{row['megabytes']:,.0f}" if row["megabytes"] else "",
         "yes" if row["here"] else "",
         row["source"] if len(row["source"]) <= LONGEST else f"{row['source'][: LONGEST - 3]}...",
     ]
 
 
+BYTES = 4  # of a parameter as it is published as a rule
 LONGEST = 64  # characters of a source
 VERB = Verb("weights", Weights, weights)

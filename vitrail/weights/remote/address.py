@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.weights.remote import hub
-from vitrail.weights.remote.answers import explain_url, offline_error
+from vitrail.weights.remote.answers import WeightsName, explain_url, offline_error
 from vitrail.weights.remote.download import RemoteFile, download, hash_file, locked
 from vitrail.weights.remote.lock import Pin, find_pin, own_folder, save_pin
 from vitrail.weights.remote.progress import download_bar
@@ -63,7 +63,7 @@ def cache_path(url: str, in_table: bool) -> Path:
     return own_folder() / "files" / folder / file_name(url)
 
 
-def obtain_url(url: str, expected: str, licence: str, in_table: bool, here: list[str]) -> LocalFile:
+def obtain_url(url: str, expected: str, licence: str, in_table: bool, name: WeightsName) -> LocalFile:
     """The file at an address, out of the cache or fetched into it, and pinned. Errors: `CheckpointError`."""
     pin, path = find_pin(url), cache_path(url, in_table)
     expected = expected or hash_in_name(url)
@@ -76,25 +76,25 @@ def obtain_url(url: str, expected: str, licence: str, in_table: bool, here: list
         path.unlink()
         notes.append(f"the copy in the cache was damaged and was removed: its SHA-256 is {digest}, expected {pinned}")
         if hub.is_offline():
-            raise CheckpointError(f"{url}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once")
+            raise CheckpointError(f"{name}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once")
     if hub.is_offline():
-        raise offline_error(url, here)
-    digest, moved = fetch(url, pinned, path, here)
+        raise offline_error(name)
+    digest, moved = fetch(url, pinned, path, name)
     return pinned_file(url, LocalFile(path, digest, "", licence, moved, tuple(notes)), pin)
 
 
-def fetch(url: str, pinned: str, path: Path, here: list[str]) -> tuple[str, int]:
+def fetch(url: str, pinned: str, path: Path, name: WeightsName) -> tuple[str, int]:
     """The SHA-256 of the fetched file, and the bytes that were moved."""
-    server, name = Server(url), file_name(url)
+    server, label = Server(url), f"{name.before(url)}{file_name(url)}"
     try:
-        with locked(path.with_name(f".{path.name}.lock"), RemoteFile(url, name)):
+        with locked(path.with_name(f".{path.name}.lock"), RemoteFile(url, label)):
             if path.is_file() and pinned and (digest := hash_file(path)).startswith(pinned):
                 return digest, 0  # another process fetched it meanwhile
-            remote = RemoteFile(url, name, size_at(server, url), pinned)
-            with download_bar(name, remote.size) as progress:
+            remote = RemoteFile(url, label, size_at(server, url), pinned)
+            with download_bar(label, remote.size) as progress:
                 return download(server, remote, path, progress), path.stat().st_size
     except (StatusError, UnreachedError) as error:
-        raise explain_url(error, url, here) from None
+        raise explain_url(error, url, name) from None
 
 
 def size_at(server: Server, url: str) -> int:

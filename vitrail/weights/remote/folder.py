@@ -8,6 +8,7 @@ found too: ORG--REPO/FILE, ORG/REPO/FILE or REPO/FILE of the hub's, the name of 
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from vitrail.weights.remote.hub import HubFile, find_hub_pin, pins_of
 from vitrail.weights.remote.lock import NAME, Pin, find_pin, read_lock, save_pin
 from vitrail.weights.remote.repository import LocalFile
 from vitrail.weights.remote.shards import AGAIN, is_index, read_index
+from vitrail.weights.remote.table import PublishedWeights
 
 VARIABLE = "VITRAIL_WEIGHTS"
 SIDECARS = ("config.json", "preprocessor_config.json")
@@ -47,6 +49,22 @@ def place_of_address(url: str, name: str, in_table: bool) -> str:
 def places_of_repo(repo: str, revision: str) -> tuple[str, ...]:
     """Where the files of a repository may lie in the user's folder, as `vitrail fetch` or a person put them there."""
     return place_of_repo(repo, revision), repo, repo.partition("/")[2]
+
+
+def places_of_address(url: str, name: str) -> tuple[str, ...]:
+    return f"{urlsplit(url).hostname}/{name}", name
+
+
+def find_path(key: str, row: PublishedWeights) -> Path | None:
+    """Where the file of a row of the table lies in the user's folder; it is not verified. key: its name in a lock."""
+    folder = weights_folder()
+    if folder is None:
+        return None
+    above = places_of_repo(row.repo, "main") if row.repo else ()
+    places = [f"{place}/{row.file}" for place in above] or places_of_address(row.url, row.file)
+    own = read_lock(folder / NAME).get(key)
+    paths = (folder / place for place in list_places(own, places))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def names_by_hand(repo: str, revision: str) -> list[str]:
@@ -86,15 +104,15 @@ def find_address(url: str, name: str, expected: str) -> LocalFile | None:
     if folder is None:
         return None
     own = read_lock(folder / NAME).get(url)
-    return find_in_folder(folder, own, own or find_pin(url), [f"{urlsplit(url).hostname}/{name}", name], expected)
+    return find_in_folder(folder, own, own or find_pin(url), places_of_address(url, name), expected)
 
 
 def find_in_folder(
-    folder: Path, own: Pin | None, pin: Pin | None, places: list[str], expected: str
+    folder: Path, own: Pin | None, pin: Pin | None, places: Iterable[str], expected: str
 ) -> LocalFile | None:
     """The first file that is there, verified. own: its row in the folder's lock; pin: that or the user's; places: where
     else it may lie in the folder; expected: its SHA-256 by the table, or the first digits."""
-    for place in [*([own.path] if own and is_inside(own.path) else []), *places]:
+    for place in list_places(own, places):
         path = folder / place
         if not path.is_file():
             continue
@@ -107,6 +125,11 @@ def find_in_folder(
             )
         return LocalFile(path, digest, pin.revision if pin else "", pin.licence if pin else "")
     return None
+
+
+def list_places(own: Pin | None, places: Iterable[str]) -> list[str]:
+    """That of the folder's lock comes first."""
+    return [*([own.path] if own and is_inside(own.path) else []), *places]
 
 
 def is_inside(path: str) -> bool:

@@ -33,6 +33,16 @@ OTHERS = {  # what other tools write before a name: what stands here
     "hf-hub:": "hf:", "hf_hub:": "hf:", "huggingface:": "hf:", "hf://": "hf:", "local-dir:": "", "file://": "",
     "tv:": "torchvision:",
 }  # fmt: skip
+CALLED = {
+    "sam": "samvit",
+    "segment-anything": "samvit",
+    "siglip2": "siglip",
+    "openclip": "clip",
+    "eva02": "eva/02",
+    "swinv2": "swin_v2",
+    "pvtv2": "pvt_v2",
+    "tinyvit": "tiny_vit",
+}  # by others: our family
 PAGE = re.compile(
     r"https://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)"
     r"(?:/(?:resolve|blob|tree|raw)/(?P<rest>[^?#]+))?/?(?:[?#].*)?"
@@ -210,21 +220,51 @@ def url_reference(text: str) -> Reference:
 def refuse(text: str, runs: Path) -> Reference:
     """Errors: `CheckpointError` always, with the nearest three of everything that is known."""
     model = text.partition(":")[0]
-    rows = [row.name for row in read_table() if row.model == model]
     here = sorted(p.parent.name for p in runs.glob("*/recipe.toml"))
-    others = [row.source for row in find_torchvision(text)] + [
-        f"timm:{name}" for name in timm_names() if text.lower() == name.partition(".")[0].lower()
-    ]
-    tagged = [row.name for row in read_table() if text and row.name.partition(":")[2].startswith(text.lower())]
-    near = rows[:3] if ":" in text and rows else (others or tagged)[:3]
-    near = near or nearest(text, [*known_names(), *here, *timm_names()])[:3]
+    near = names_like(text, [*here, *timm_names()])
     what = f"there is no run {text}, no file or folder, and no published weights of that name"
+    family = model.partition("/")[0]
+    is_ours = family in catalog.list_modules("models")
     if near:
         suggestion = f"did you mean {', '.join(shell_word(n) for n in near)}?"
+    elif is_ours:
+        suggestion = f"of {family} none are known by name; hf:ORG/REPO takes a repository of the hub"
     elif here:
         suggestion = f"runs here: {', '.join(here[-4:])}"
     else:
         suggestion = "vitrail weights lists what is known"
-    if NAME.fullmatch(text) and "/" in text and model.partition("/")[0] not in catalog.list_modules("models"):
+    if NAME.fullmatch(text) and "/" in text and not is_ours:
         suggestion += f"; a repository of the hub is hf:{text}"
     raise CheckpointError(what, suggestion)
+
+
+def names_like(text: str, others: list[str]) -> list[str]:
+    """The names, at most three, that a text most likely means. others: that are not of the table."""
+    model, _, tag = text.partition(":")
+    table = read_table()
+    if moved := names_in_family(tag, model.partition("/")[2]):
+        return moved
+    rows = [row.name for row in table if row.model == model]
+    if tag and rows:
+        return rows[:3]
+    family = model.lower().partition("/")[0]
+    same = [row.model for row in table if row.recommended and row.model.partition("/")[0] == family]
+    if same or family in catalog.list_modules("models"):
+        return same[:3] if "/" not in model else nearest(model, same) or same[:3]
+    theirs = [row.source for row in find_torchvision(text)] + [
+        f"timm:{name}" for name in timm_names() if text.lower() == name.partition(".")[0].lower()
+    ]
+    tagged = [row.name for row in table if text and row.name.partition(":")[2].startswith(text.lower())]
+    return (theirs or tagged)[:3] or names_in_family(text, "") or nearest(text, [*known_names(), *others])[:3]
+
+
+def names_in_family(text: str, variant: str) -> list[str]:
+    """The weights of the family that a text begins with, nearest to a variant: what papers call "DINOv3, small" is
+    `dinov3/small` here and not `vit/small:dinov3`."""
+    wanted = text.lower()
+    wanted = next((own + wanted[len(other) :] for other, own in CALLED.items() if wanted.startswith(other)), wanted)
+    models = [row.model for row in read_table() if row.recommended]
+    family = max((f for f in {m.partition("/")[0] for m in models} if wanted.startswith(f)), key=len, default="")
+    rest = re.sub(r"[\W_]+", "_", wanted[len(family) :]).strip("_")
+    own = [model for model in models if family and model.startswith(f"{family}/")]
+    return nearest(f"{family}/{'_'.join(filter(None, (variant, rest)))}", own) if variant else own[:3]

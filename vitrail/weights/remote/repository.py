@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vitrail.errors import CheckpointError, VitrailError
 from vitrail.storage.json_text import from_json
 from vitrail.weights.remote import hub
-from vitrail.weights.remote.answers import explain_hub, offline_error
+from vitrail.weights.remote.answers import WeightsName, explain_hub, offline_error
 from vitrail.weights.remote.download import (
     RemoteFile,
     check_size,
@@ -74,11 +74,11 @@ class Stated(NamedTuple):
         return self.etag if SHA256.fullmatch(self.etag) else ""
 
 
-def read_repository(repo: str, revision: str, here: list[str]) -> Repository:
+def read_repository(repo: str, revision: str, name: WeightsName) -> Repository:
     """The files and the licence of a repository; one request. Errors: `CheckpointError`."""
     wanted = HubFile(repo, "", revision)
     if hub.is_offline():
-        raise offline_error(f"hf:{repo}", here)
+        raise offline_error(name)
     where = "" if revision == "main" else f"/revision/{hub.quote(revision, safe='')}"
     try:
         _, body = ask(hub_server(), "GET", f"{endpoint()}/api/models/{repo}{where}?blobs=true")
@@ -91,7 +91,7 @@ def read_repository(repo: str, revision: str, here: list[str]) -> Repository:
             stated = card["license_name"]
         return Repository(str(about.get("sha") or ""), files, str(stated if isinstance(stated, str) else stated[0]))
     except (StatusError, UnreachedError) as error:
-        raise explain_hub(error, wanted, here, []) from None
+        raise explain_hub(error, wanted, name, []) from None
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"{endpoint()} does not answer as the hub does ({' '.join(str(error).split())[:80]})", "check HF_ENDPOINT"
@@ -111,7 +111,7 @@ def state_file(wanted: HubFile, revision: str) -> Stated:
     return Stated(commit, etag if etag.isalnum() else "", int(size) if whole else 0)
 
 
-def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str], index: str = "") -> LocalFile:
+def obtain_hub_file(wanted: HubFile, expected: str, licence: str, name: WeightsName, index: str = "") -> LocalFile:
     """A file of weights, out of the cache or fetched into it, and pinned. expected: its SHA-256 by the table, or the
     first digits. licence: as it was shown and accepted. index: the file that named it. Errors: `CheckpointError`."""
     pin = hub.find_hub_pin(wanted)
@@ -126,34 +126,34 @@ def obtain_hub_file(wanted: HubFile, expected: str, licence: str, here: list[str
         hub.remove_cached(path)
         notes.append(f"the copy in the cache was damaged and was removed: {wrong}")
         if hub.is_offline():
-            raise CheckpointError(
-                f"{wanted.repo}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once"
-            )
+            raise CheckpointError(f"{name}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once")
     if hub.is_offline():
-        raise offline_error(f"hf:{wanted.repo}", here)
+        raise offline_error(name)
     try:
         stated = state_file(wanted, revision)
-        refuse_replaced(wanted, stated, pinned)
-        got = fetch_blob(wanted, stated, pinned)
+        refuse_replaced(wanted, stated, pinned, name)
+        got = fetch_blob(wanted, stated, pinned, name)
     except (StatusError, UnreachedError) as error:
         if index and is_missing(error):
             raise CheckpointError(
-                f"{wanted.repo} has no {wanted.file}, which its {index} names",
+                f"{name.before(wanted.repo)}{wanted.repo} has no {wanted.file}, which its {index} names",
                 f"the repository is not whole: take another revision (hf:{wanted.repo}@REVISION), or other weights",
             ) from None
-        raise explain_hub(error, wanted, here, list_files(wanted, error)) from None
+        raise explain_hub(error, wanted, name, list_files(wanted, error, name)) from None
     return pinned_file(wanted, LocalFile(*got[:2], stated.commit, licence, got[2], tuple(notes)), pin)
 
 
-def obtain_shards(wanted: HubFile, got: LocalFile, here: list[str]) -> LocalFile:
+def obtain_shards(wanted: HubFile, got: LocalFile, name: WeightsName) -> LocalFile:
     """The files that an index names, each as `obtain_hub_file` has it, of the commit of the index. wanted, got: the
     index. Errors: `CheckpointError`, before a byte of them is fetched where they do not fit on the disk."""
     index = read_index(got.path)
-    parts = [wanted.beside(name, got.revision) for name in index.files]
+    parts = [wanted.beside(file, got.revision) for file in index.files]
     cached = (hub.find_cached(part, part.revision) for part in parts)
     missing = index.size - sum(path.stat().st_size for path, _ in filter(None, cached))
-    check_size(RemoteFile("", f"{wanted.repo} ({len(parts)} files)", max(missing, 0)), got.path)
-    return got.with_parts([obtain_hub_file(part, "", got.licence, here, wanted.file) for part in parts])
+    check_size(
+        RemoteFile("", f"{name.before(wanted.repo)}{wanted.repo} ({len(parts)} files)", max(missing, 0)), got.path
+    )
+    return got.with_parts([obtain_hub_file(part, "", got.licence, name, wanted.file) for part in parts])
 
 
 def pinned_file(wanted: HubFile, got: LocalFile, pin: Pin | None) -> LocalFile:
@@ -165,20 +165,22 @@ def pinned_file(wanted: HubFile, got: LocalFile, pin: Pin | None) -> LocalFile:
     return replace(got, licence=licence)
 
 
-def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str) -> None:
+def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str, name: WeightsName) -> None:
     """Errors: `CheckpointError` where the hub has another file than the pinned one; nothing is fetched then."""
     if stated.sha256 and not stated.sha256.startswith(pinned):
         raise CheckpointError(
-            f"{wanted.repo} has another {wanted.file} now: SHA-256 {stated.sha256}, pinned {pinned}; not fetched",
+            f"{name.before(wanted.repo)}{wanted.repo} has another {wanted.file} now: "
+            f"SHA-256 {stated.sha256}, pinned {pinned}; not fetched",
             f'if that is meant, remove ["{wanted.key}"] from {lock_path()}, or name one: hf:{wanted.repo}@REVISION',
         )
 
 
-def fetch_blob(wanted: HubFile, stated: Stated, pinned: str) -> tuple[Path, str, int]:
+def fetch_blob(wanted: HubFile, stated: Stated, pinned: str, name: WeightsName) -> tuple[Path, str, int]:
     """The path of a fetched file in its snapshot, its SHA-256 and the bytes that were moved."""
     expected = stated.sha256 if len(stated.sha256) > len(pinned) else pinned
     git_hash = stated.etag if COMMIT.fullmatch(stated.etag) else ""
-    remote = RemoteFile(wanted.url(stated.commit), f"{wanted.repo}/{wanted.file}", stated.size, expected, git_hash)
+    label = f"{name.before(wanted.repo)}{wanted.repo}/{wanted.file}"
+    remote = RemoteFile(wanted.url(stated.commit), label, stated.size, expected, git_hash)
     blob = wanted.folder / "blobs" / (stated.etag or unstated_name(wanted, stated))
     lock = hub.hub_cache() / ".locks" / wanted.folder.name / f"{blob.name}.lock"
     with locked(lock, remote):
@@ -203,12 +205,12 @@ def is_missing(error: Exception) -> bool:
     return isinstance(error, StatusError) and error.headers.get("x-error-code") == "EntryNotFound"
 
 
-def list_files(wanted: HubFile, error: Exception) -> list[str]:
+def list_files(wanted: HubFile, error: Exception, name: WeightsName) -> list[str]:
     """The files of a repository that lacks one; none where it cannot be asked."""
     if not is_missing(error):
         return []
     with contextlib.suppress(VitrailError):
-        return list(read_repository(wanted.repo, wanted.revision, []).files)
+        return list(read_repository(wanted.repo, wanted.revision, name).files)
     return []
 
 
@@ -226,7 +228,7 @@ def obtain_sidecar(wanted: HubFile) -> Path | None:
         return None
     try:
         stated = state_file(wanted, wanted.revision)
-        return fetch_blob(wanted, stated, "")[0] if stated.size <= LONGEST_SIDECAR else None
+        return fetch_blob(wanted, stated, "", WeightsName(""))[0] if stated.size <= LONGEST_SIDECAR else None
     except StatusError as error:
         if error.status == 404:
             with contextlib.suppress(OSError):
