@@ -27,7 +27,7 @@ class WeightsName:
         return "" if repo.casefold() in self.typed.casefold() or not self.typed else f"{self.typed}: "
 
     @property
-    def how_to_bring(self) -> str:
+    def how_to_carry(self) -> str:
         fetch = f"vitrail fetch {shell_word(self.typed)} --to FOLDER"
         return f"{fetch} where there is a network, then VITRAIL_WEIGHTS=FOLDER here, brings them"
 
@@ -91,14 +91,14 @@ def unreached_error(host: str, why: str, name: WeightsName) -> CheckpointError:
         )
     return CheckpointError(
         f"{host} cannot be reached ({why}), and {name} is not on this machine",
-        f"{name.here('on this machine:')}{name.how_to_bring}",
+        f"{name.here('on this machine:')}{name.how_to_carry}",
     )
 
 
 def offline_error(name: WeightsName) -> CheckpointError:
     return CheckpointError(
         f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
-        f"{name.here('here are')}unset it once, or: {name.how_to_bring}",
+        f"{name.here('here are')}unset it once, or: {name.how_to_carry}",
     )
 
 
