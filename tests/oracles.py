@@ -224,6 +224,17 @@ def vit_gap_timm(token: bool, size: Size = (32, 32)) -> Both:
     return both("vit", "timm:gap", config, theirs, maps)
 
 
+def vit_placed_timm(pooled: bool, size: Size = (32, 32)) -> Both:
+    """Registers with rows of the position table, under a mean or under attention pooling."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    theirs = plain_timm(VisionTransformer, class_token=False, reg_tokens=3, global_pool="map" if pooled else "avg")
+    config = replace(VIT, tokens=0, registers=3, position_resampling="antialias")
+    if pooled:
+        return both("siglip", "timm:placed", replace(config, pool="attention"), theirs)
+    return both("vit", "timm:gap-placed", replace(config, pool="mean", fc_norm=True), theirs)
+
+
 def vit_relpos(kind: str, size: Size = (32, 32)) -> Both:
     """timm's relative-position ViTs: kind "" (a mean, then a norm), "cls", "clsgap" or "rpn"; they take one size."""
     from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
@@ -369,6 +380,16 @@ def deit_3_original(size: Size) -> Both:
         for n, t in made.theirs.state_dict().items()
     }
     return replace(made, ours=take("deit", "original:3", DEIT_3, state))
+
+
+def deit_rope_timm(table: bool, size: Size = (32, 32)) -> Both:
+    """Rotations along both axes, with a position table as well or without one."""
+    from timm.models.eva import Eva
+
+    keys = {"use_rot_pos_emb": True, "rope_grid_indexing": "xy", "rope_temperature": 100.0, "attn_type": "rope"}
+    keys |= {"global_pool": "token", "no_embed_class": True, "use_abs_pos_emb": table, "init_values": 1e-4}
+    config = replace(DEIT_3, position="learned_rope" if table else "rope")
+    return both("deit", "timm:rope", config, plain_timm(Eva, mlp_ratio=4, **keys))
 
 
 def deit_transformers(size: Size = (32, 32)) -> Both:
@@ -788,6 +809,8 @@ PAIRS = [
     ),
     Pair("vit", "transformers", "MAE", vit_mae, ((32, 32),)),
     Pair("clip", "timm", "", clip_timm, ((32, 32), (40, 24))),
+    Pair("vit", "timm", "placed registers", partial(vit_placed_timm, False), ((32, 32), (40, 24))),
+    Pair("siglip", "timm", "placed registers", partial(vit_placed_timm, True), ((32, 32), (40, 24))),
     Pair("siglip", "timm", "", siglip_timm, ((32, 32), (40, 24))),
     Pair("dinov3", "timm", "", partial(dinov3_timm, False, True), ((32, 32), (40, 24))),
     Pair("dinov3", "timm", "gated, without biases", partial(dinov3_timm, True, False), ((40, 24),)),
@@ -811,6 +834,8 @@ PAIRS = [
     Pair("deit", "timm", "distilled", deit_timm, ((32, 32), (40, 24))),
     Pair("deit", "timm", "III", deit_3_timm, ((32, 32), (40, 24))),
     Pair("deit", "timm", "III, the original's names", deit_3_original, ((32, 32), (40, 24))),
+    Pair("deit", "timm", "rotated", partial(deit_rope_timm, False), ((32, 32), (40, 24))),
+    Pair("deit", "timm", "rotated, with a table", partial(deit_rope_timm, True), ((32, 32), (40, 24))),
     Pair("deit", "transformers", "distilled", deit_transformers, ((32, 32), (40, 24))),
     Pair("hybrid", "timm", "stages 2 1 1", partial(hybrid_timm, (2, 1, 1), 1), ((64, 64), (64, 96))),
     Pair("hybrid", "timm", "stages 1 2, patch 2", partial(hybrid_timm, (1, 2), 2), ((64, 96),)),

@@ -171,6 +171,10 @@ def deit(found: dict[str, str]) -> Model:
     return Model(f"deit/{three}{LETTERS.get(found['size'], found['size'])}{distilled}{larger}", {})
 
 
+def rope(found: dict[str, str]) -> Model:
+    return Model(f"deit/rope_{'ape_' * ('ape' in found)}{found['size']}", {})
+
+
 def hybrid(found: dict[str, str]) -> Model:
     larger = "_384" if found.get("pixels") == "384" else ""
     return Model(f"hybrid/r{found.get('depth', '')}_{found['size']}{larger}", {})
@@ -239,6 +243,7 @@ RULES: tuple[tuple[str, Callable[[dict[str, str]], Model]], ...] = (
     (r"(?P<dino>dinov2)_(?:with_(?P<registers>registers)_)?(?P<size>small|base|large)", vit),  # transformers
     (r"(?P<dino>dinov2)_vit(?P<size>[sbl])14(?:_(?P<registers>reg))?", vit),  # torch.hub
     (rf"deit(?P<three>3)?_{SIZE}(?P<distilled>_distilled)?_patch(?:16|14){PIXELS}", deit),
+    (r"vit_(?P<size>small|base|large)_patch16_rope(?P<ape>_ape)?_224", rope),
     (rf"vit_(?P<size>tiny|small|base|large)_r(?P<depth>26|50)?_s(?:16|32)(?:_p8)?{PIXELS}", hybrid),
     (r"vit_hybrid_(?P<size>base)_bit_(?P<pixels>384)", lambda found: hybrid({**found, "depth": "50"})),
     (rf"swin_{SIZE}(?:_patch4)?_window(?P<window>\d+){PIXELS}", swin),

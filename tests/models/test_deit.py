@@ -14,6 +14,8 @@ MILLIONS = {  # with a head of 1000 classes
     "tiny": 5.72, "small": 22.05, "base": 86.57, "base_384": 86.86, "tiny_distilled": 5.91, "small_distilled": 22.44,
     "base_distilled": 87.34, "base_distilled_384": 87.63, "3_small": 22.06, "3_medium": 38.85, "3_base": 86.59,
     "3_large": 304.37, "3_huge": 632.13, "3_small_384": 22.21, "3_base_384": 86.88, "3_large_384": 304.76,
+    "rope_small": 21.98, "rope_base": 86.43, "rope_large": 304.17, "rope_ape_small": 22.06, "rope_ape_base": 86.59,
+    "rope_ape_large": 304.37,
 }  # fmt: skip
 GMACS = {"tiny": 1.26, "tiny_distilled": 1.27, "small": 4.61, "small_distilled": 4.63, "base": 17.58,
          "base_distilled": 17.68,
@@ -99,6 +101,9 @@ def on_meta(name):
 def timm_name(name):
     size = "384" if name.endswith("384") else "224"
     plain = name.removesuffix("_384")
+    if plain.startswith("rope_"):
+        way, _, scale = plain.rpartition("_")
+        return f"vit_{scale}_patch16_{way}_224"
     if plain.startswith("3_"):
         return f"deit3_{plain[2:]}_patch{14 if 'huge' in plain else 16}_{size}"
     return f"deit_{plain.removesuffix('_distilled')}{'_distilled' * plain.endswith('_distilled')}_patch16_{size}"

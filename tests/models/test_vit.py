@@ -29,6 +29,7 @@ POSITIONS = [
     "relative_log",
     "rope",
     "rope_half",
+    "learned_rope",
 ]
 
 

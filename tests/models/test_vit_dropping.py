@@ -115,7 +115,14 @@ def test_a_patch_keeps_its_place(position):
 
 
 @pytest.mark.parametrize(
-    "keys", [{"position": "rope"}, {"position": "rope_half"}, {"position": "relative"}, {"attention_radius": 2}]
+    "keys",
+    [
+        {"position": "rope"},
+        {"position": "rope_half"},
+        {"position": "learned_rope"},
+        {"position": "relative"},
+        {"attention_radius": 2},
+    ],
 )
 def test_positions_that_count_on_the_grid_are_refused(keys):
     with pytest.raises(UsageError, match="patch_dropout drops patches"):

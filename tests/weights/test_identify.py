@@ -37,6 +37,41 @@ def test_names_and_shapes_say_what_a_file_of_timm_is(name):
     assert found.outputs == (0 if "dinov2" in name else 1000)
 
 
+BARE = {  # mean of a file with nothing beside it, and a word of the reason
+    "vit_tiny_patch16_224": (0.5, r"those of DeiT, DINO and MAE have the same tensors and need --input.mean 0.485 "),
+    "vit_small_patch14_dinov2": (0.485, "as is usual for timm:dinov2"),
+    "vit_wee_patch16_reg1_gap_256": (0.5, "without a class token"),
+    "beit_base_patch16_224": (
+        0.5,
+        r"BEiT v2 have the same tensors and need --input.mean 0.485 0.456 0.406 --input.std ",
+    ),
+    "vit_small_patch16_dinov3": (0.485, r"need --input.mean 0.43 0.411 0.296 --input.std 0.213 0.156 0.143"),
+    "vit_base_patch32_siglip_gap_256": (0.5, "as is usual for timm:gap"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_bare_file_says_whose_mean_and_std_it_is_given(name):
+    import timm
+
+    with torch.device("meta"):
+        found = identify(timm.create_model(name).state_dict())
+    assert found.input.mean[0] == BARE[name][0]
+    assert BARE[name][1] in found.input_reason
+
+
+def test_a_bare_file_without_a_head_is_of_dino_or_mae_and_one_without_biases_of_miil():
+    with_head, none = tiny_state(), {n: t for n, t in tiny_state().items() if not n.startswith("head.")}
+    given = Choice("", {"heads": 2})
+    assert identify(with_head, given=given).input.mean == (0.5,) * 3
+    found = identify(none, given=given)
+    assert found.input.mean == (0.485, 0.456, 0.406)
+    assert "those of Google's ViTs have the same tensors and need --input.mean 0.5 0.5 0.5" in found.input_reason
+    assert identify(tiny_state(qkv_bias=False), given=given).input.mean == (0.0,) * 3
+    sidecar = Sidecar("timm", {"architecture": "mine", "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]})
+    assert identify(none, sidecar, given).input_reason == "as the file beside them says"
+
+
 def tiny_state(**keys):
     from timm.models.vision_transformer import VisionTransformer
 

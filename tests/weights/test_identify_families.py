@@ -9,6 +9,7 @@ from vitrail import catalog
 from vitrail.contracts import Denoiser
 from vitrail.errors import CheckpointError
 from vitrail.heads.linear import Classifier
+from vitrail.recipe import Choice
 from vitrail.weights.identify import identify
 from vitrail.weights.published import load_table, lookup_by_source
 from vitrail.weights.rules import revert
@@ -16,7 +17,8 @@ from vitrail.weights.sidecars import Sidecar
 from vitrail.weights.variants import differing
 
 QUICK = {  # the smallest variants: of each family one, in one source
-    "vit/tiny": "google", "deit/tiny_distilled": "transformers", "deit/3_small": "original:3",
+    "vit/tiny": "google", "deit/tiny_distilled": "transformers", "deit/3_small": "timm:3",
+    "deit/3_small_384": "original:3", "deit/rope_small": "timm:rope",
     "hybrid/r26_small": "timm",
     "swin/tiny": "torchvision", "pvt/tiny": "original", "pvt_v2/b0": "transformers", "pvt_v2/b2_li": "timm",
     "crossvit/9_dagger": "original", "efficientvit/b0": "timm", "efficientvit/l1": "original_large",
@@ -88,6 +90,61 @@ def test_a_mean_beside_a_class_token_is_said_by_the_file_of_timm():
     config = {"architecture": "vit_tiny_patch16_224", "global_pool": "avg"}
     assert identify(state, Sidecar("timm", config)).model.keys["pool"] == "mean"
     assert "pool" not in identify(state, Sidecar("timm", {**config, "global_pool": "token"})).model.keys
+
+
+def test_rotations_that_no_tensor_shows_are_asked_for_or_read_from_the_name():
+    state, _ = their_state("deit/rope_ape_small", "timm:rope")
+    answers = "--model deit/3_small or --model deit/rope_ape_small says it"
+    with pytest.raises(CheckpointError, match=rf"queries and keys are rotated as well\n{answers}"):
+        identify(state)
+    assert identify(state, given=Choice("deit/3_small")).model == Choice("deit/3_small", {})
+    assert identify(state, given=Choice("deit/rope_ape_small")).model == Choice("deit/rope_ape_small", {})
+    sidecar = Sidecar("timm", {"architecture": "vit_small_patch16_rope_ape_224"})
+    assert identify(state, sidecar).model.name == "deit/rope_ape_small"
+    mixed = {**state, "rope.freqs": torch.empty(2, 12, 6, 32, device="meta")}
+    with pytest.raises(CheckpointError, match=r"nearest is deit/rope_ape_small read as timm:rope: unknown rope.freqs"):
+        identify(mixed, Sidecar("timm", {"architecture": "vit_small_patch16_rope_mixed_ape_224"}))
+
+
+def test_means_of_patches_do_not_show_their_heads_and_norms_behind_branches_not_themselves():
+    import timm
+
+    words = {
+        "vit_base_patch16_gap_224": (r"number of attention heads\n--model.heads 12 or --model.heads 16", {"heads": 16}),
+        "vit_base_patch16_rpn_224": (
+            r"before it\n--model.norm-at branch or --model.norm-at pre",
+            {"norm_at": "branch"},
+        ),
+    }
+    for name, (question, keys) in words.items():
+        with torch.device("meta"):
+            state = timm.create_model(name).state_dict()
+        with pytest.raises(CheckpointError, match=question):
+            identify(state)
+        for found in (
+            identify(state, Sidecar("timm", {"architecture": name})),
+            identify(state, given=Choice("", keys)),
+        ):
+            assert found.model.keys.items() >= keys.items()
+
+
+def test_towers_of_siglip_2_have_the_tanh_form_in_timm_too():
+    forms = {"base_256": "erf", "base_32_256": "tanh", "so400m": "erf", "so400m_16_256": "tanh", "giant_256": "tanh",
+             "large_384": "erf", "large_512": "tanh"}  # fmt: skip
+    for variant, form in forms.items():
+        found = identify(their_state(f"siglip/{variant}", "timm")[0])
+        config = dataclasses.replace(catalog.find("models", found.model.name).config, **found.model.keys)
+        assert (variant, config.gelu) == (variant, form)
+
+
+def test_stages_of_a_swin_have_windows_of_their_own():
+    import timm
+
+    with torch.device("meta"):
+        state = timm.create_model("swin_s3_tiny_224").state_dict()
+        plain = timm.create_model("swin_s3_small_224").state_dict()
+    assert identify(state).model == Choice("swin/tiny", {"window": (7, 7, 14, 7)})
+    assert identify(plain).model.keys["window"] == 14
 
 
 def test_names_of_timm_whose_tensors_do_not_show_what_they_compute_are_refused():

@@ -46,7 +46,7 @@ def build_position_terms(
     """The terms for a position encoding of that kind, `leading` tokens before the grid, and a radius of attention."""
     rotary: Rotation | None = None
     relative: RelativeBias | LogBias | None = None
-    if kind in ("rope", "rope_half"):
+    if kind in ("rope", "rope_half", "learned_rope"):
         rotary = Rotary(head_width, rope_base, "half" if kind == "rope_half" else "interleaved", grid)
     elif kind == "relative":
         relative = RelativeBias(grid, heads, leading)

@@ -200,7 +200,7 @@ def build_position(
     kind: str, grid: Grid, width: int, tokens: int, init: str, resampling: Resampling
 ) -> Position | None:
     """The absolute encoding of that kind; None for kinds that are not absolute."""
-    if kind == "learned":
+    if kind in ("learned", "learned_rope"):
         return Learned(grid, width, tokens, init, resampling)
     if kind == "factorised":
         return Factorised(grid, width, init)

@@ -35,7 +35,7 @@ class Config:
     width: Positive = 96  # of the first stage; each stage doubles it
     depths: tuple[Positive, Positive, Positive, Positive] = (2, 2, 6, 2)  # blocks of each stage
     heads: tuple[Positive, Positive, Positive, Positive] = (3, 6, 12, 24)
-    window: Positive = 7  # patches along a side
+    window: Positive | tuple[Positive, Positive, Positive, Positive] = 7  # patches along a side, or those of each stage
     mlp_ratio: PositiveFloat = 4.0
     patch: Positive = 4
     size: tuple[Positive, Positive] = (224, 224)  # (height, width) that the windows fit; any other works too
@@ -174,7 +174,8 @@ def build(config: Config) -> Swin:
 def windows(config: Any) -> list[tuple[int, int]]:
     """The window of each stage: the config's, or the stage's whole map along an axis where that is smaller."""
     grids = [grid_of(config.size, (config.patch << s, config.patch << s)) for s in STAGES]
-    return [(min(config.window, grid[0]), min(config.window, grid[1])) for grid in grids]
+    sides = config.window if isinstance(config.window, tuple) else (config.window,) * len(grids)
+    return [(min(side, grid[0]), min(side, grid[1])) for side, grid in zip(sides, grids, strict=True)]
 
 
 def stage_windows(config: Any, stage: int, shifted: bool) -> Windows:

@@ -31,7 +31,7 @@ from vitrail.validation import Count, Fraction, Positive
 
 Position = Literal[
     "none", "learned", "sincos1d", "sincos2d", "sincos2d_bv", "sincos2d_sum", "factorised", "relative",
-    "relative_log", "rope", "rope_half",
+    "relative_log", "rope", "rope_half", "learned_rope",
 ]  # fmt: skip
 Pool = Literal["token", "mean", "attention"]
 
@@ -247,7 +247,7 @@ def attention(config: Config) -> SelfAttention:
 
 def needs_grid(config: Config) -> str:
     """The setting by which attention depends on where in the grid all patches are; "" where there is none."""
-    if config.position in ("rope", "rope_half", "relative", "relative_log"):
+    if config.position in ("rope", "rope_half", "learned_rope", "relative", "relative_log"):
         return f"position {config.position!r}"
     return "" if config.attention_radius is None else f"attention_radius {config.attention_radius}"
 

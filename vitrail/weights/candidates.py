@@ -213,8 +213,8 @@ def rank(candidates: list[Candidate], sidecar: Sidecar) -> list[Candidate]:
             len(candidate.wrong),
             sidecar.writer not in ("", candidate.source.partition(":")[0]),
             not hint.replace("_", "").startswith(squeezed),
-            len(candidate.open) > 0,
             len(plain),
+            len(candidate.open) > 0,
             own.Config.__module__ != own.__name__,
         )
 

@@ -15,8 +15,7 @@ from vitrail import catalog
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice, InputConfig
 from vitrail.weights.candidates import MOST_TENSORS, Candidate, families, list_candidates, rank
-from vitrail.weights.preprocessing import IMAGENET
-from vitrail.weights.published import lookup_by_source
+from vitrail.weights.published import assume_input, lookup_by_source
 from vitrail.weights.report import list_names
 from vitrail.weights.sidecar_input import read_input
 from vitrail.weights.sidecars import Sidecar, check_args
@@ -95,15 +94,14 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     module, variant = catalog.load_module("models", best.family), best.model.name.partition("/")[2]
     config = replace(module.VARIANTS[variant], **best.model.keys)
     head = best.clues.shape("heads.0.weight")
-    usual = lookup_by_source(best.info.preprocessing, best.source, IMAGENET)
-    stated = read_input(sidecar)
-    keys = {"size": config.size, **usual._asdict(), **stated}
+    assumed, stated = assume_input(best.info, best.clues, vars(config)), read_input(sidecar)
+    keys = {"size": config.size, **assumed.usual._asdict(), **stated}
     given = InputConfig(channels=config.channels, **keys)
     where = sidecar.writer and f" and {sidecar.writer}'s files beside them"
     settings = lookup_by_source(best.info.settings, best.source, {})  # reported as such
     shown = " ".join(f"{k} {show(v)}" for k, v in best.model.keys.items() if settings.get(k) != v)
     reasons = [f"these are weights of {best.model.name}{f' ({shown})' if shown else ''}: as the tensors{where} have it"]
-    input_reason = "as the file beside them says" if stated else f"as is usual for {best.source}"
+    input_reason = "as the file beside them says" if stated else assumed.reason
     same = [c for c in found[1:] if not c.wrong and c.family != best.family]
     if same and not sidecar.writer:
         reasons.append(f"{same[0].model.name} has the same tensors: --model {same[0].model.name} reads them as that")
@@ -126,7 +124,11 @@ def undecided(best: Candidate) -> CheckpointError:
     """Two answers remain: both are named."""
     what = " and ".join(dict.fromkeys(value.what for value in best.open.values()))
     variants = catalog.load_module("models", best.family).VARIANTS
-    fits = [f"--model {best.family}/{n}" for n, config in variants.items() if not differing(config, best.fields)]
+    fits = [
+        f"--model {best.family}/{name}"
+        for name, config in variants.items()
+        if not differing(config, best.fields) and all(vars(config)[k] in v.values for k, v in best.open.items())
+    ]
     if len(fits) < 2:
         name, value = next(iter(best.open.items()))
         fits = [f"--model.{name.replace('_', '-')} {show(v)}" for v in value.values]

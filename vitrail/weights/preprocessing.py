@@ -13,5 +13,23 @@ class Preprocessing(NamedTuple):
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
+class Assumed(NamedTuple):
+    """The preprocessing of a file that nothing beside it states. whose: the weights that have it; other: mean and std
+    of others with the same tensors, None where no others are known."""
+
+    usual: Preprocessing
+    whose: str
+    other: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    others: str = ""
+
+    @property
+    def reason(self) -> str:
+        if self.other is None:
+            return f"as is usual for {self.whose}"
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in self.other)
+        flags = f"--input.mean {mean} --input.std {std}"
+        return f"assumed, as of {self.whose}; those of {self.others} have the same tensors and need {flags}"
+
+
 IMAGENET = Preprocessing()
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)  # [0, 1] to [-1, 1]

@@ -1,6 +1,6 @@
 """Information on published weights, and loading them into a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vitrail.recipe import Choice
 from vitrail.validation import as_path
 from vitrail.weights.clues import Clues
 from vitrail.weights.load import LoadOptions, choose_source, load_tensors
-from vitrail.weights.preprocessing import Preprocessing
+from vitrail.weights.preprocessing import IMAGENET, Assumed, Preprocessing
 from vitrail.weights.read import read_weights
 from vitrail.weights.report import LoadReport
 
@@ -50,6 +50,7 @@ class PublishedInfo:
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     infer: Callable[[Clues], dict[str, Any] | None] | None = None  # the config of a file, None where it is another's
+    assume: Callable[[Clues, Mapping[str, Any], Preprocessing], Assumed] | None = None  # where nothing states mean, std
     config_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fields of ours in config.json
 
 
@@ -64,8 +65,15 @@ def load_table(name: str) -> PublishedInfo:
         parts.get("PREPROCESSING", {}),
         parts.get("SETTINGS", {}),
         parts.get("infer"),
+        parts.get("ASSUME"),
         parts.get("CONFIG_NAMES", {}),
     )
+
+
+def assume_input(info: PublishedInfo, clues: Clues, fields: Mapping[str, Any]) -> Assumed:
+    """The preprocessing of a file of a source that nothing beside it states."""
+    usual = lookup_by_source(info.preprocessing, clues.source, IMAGENET)
+    return Assumed(usual, clues.source) if info.assume is None else info.assume(clues, fields, usual)
 
 
 def lookup_by_source(by_source: dict[str, Any], source: str, otherwise: Any) -> Any:

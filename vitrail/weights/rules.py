@@ -42,6 +42,15 @@ def patch_kernel(t: Tensor) -> Tensor:
     return t.unflatten(1, (side, side, CHANNELS)).permute(0, 3, 1, 2)
 
 
+def place_registers(registers: Tensor, table: Tensor) -> list[Tensor]:
+    """Registers [R D] with their rows of a table [R+N D] added, and the rows of its grid. Errors: `ValueError` for a
+    table that has none for them."""
+    cells = len(table) - len(registers)
+    if cells < 1 or math.isqrt(cells) ** 2 != cells:
+        raise ValueError("no rows of registers")
+    return [registers + table[: len(registers)], table[len(registers) :]]
+
+
 STEPS: dict[str, Step] = {
     # q, k, v into qkv, along the first axis
     "fuse": Step(lambda ts: [torch.cat(ts)], lambda ts, n: list(ts[0].chunk(n))),
@@ -56,6 +65,11 @@ STEPS: dict[str, Step] = {
         lambda t: t[..., None, None] if t.ndim == 2 else t, lambda t: t.flatten(1) if t.ndim == 4 else t
     ),
     "row": elementwise(lambda t: t.reshape(t.shape[1:]), lambda t: t[None]),  # a leading axis of one
+    # registers that have a place each in the table before those of the grid: the sum is what the first block sees
+    "placed": Step(
+        lambda ts: place_registers(ts[0][0], ts[1][0]),
+        lambda ts, n: [ts[0][None], torch.cat([torch.zeros_like(ts[0]), ts[1]])[None]],
+    ),
     "vector": elementwise(lambda t: t[None], lambda t: t.reshape(t.shape[1:])),  # [D] and [1 D]
     # queries apart from keys and values, out of a matrix of all three
     "query_apart": Step(lambda ts: [ts[0].chunk(3)[0], torch.cat(ts[0].chunk(3)[1:])], lambda ts, n: [torch.cat(ts)]),

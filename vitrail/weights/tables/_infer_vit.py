@@ -1,7 +1,6 @@
 """The config of a plain ViT, DeiT or DINOv2 from its tensors and the files beside them."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +27,10 @@ HEADS = {  # of all published models by width and depth; the same for a width an
     (1792, 64): 16,
 }  # fmt: skip
 GATED_HEADS = {(1536, 40): 24}  # of DINOv2's giant, whose MLP is gated
+EITHER_HEADS = {(768, 12, 16): (12, 16)}  # with a patch, of a bare mean of patches: SigLIP's tower and timm's "gap"
 NAMED_HEADS = {"vit_base_patch16_gap_224": 16}
-ELSEWHERE = re.compile(r"_rope_")  # in timm's names of models that compute otherwise than their tensors show
+ROPE = "timm:rope"  # the source of timm's ViTs whose rotations of queries and keys no tensor shows
+ROTATED = "_rope_"  # in timm's names of them
 SPLIT = "/query/kernel"  # [D h d] in Google's files
 HEAD_WIDTHS = (64, 32, 16)  # usual ones
 
@@ -37,7 +38,7 @@ HEAD_WIDTHS = (64, 32, 16)  # usual ones
 def infer(clues: Clues, variants: Mapping[str, Any], stride: int = 0) -> dict[str, Any] | None:
     """The fields of `vit.Config` that the file shows; None where it is no ViT. stride: pixels of a token, 0 for those
     of the patch."""
-    if clues.sidecar.writer == "timm" and ELSEWHERE.search(clues.sidecar.kind):
+    if clues.sidecar.writer == "timm" and ROTATED in clues.sidecar.kind and clues.source != ROPE:
         return None
     qkv, depth = clues.shape("blocks.0.attn.qkv.weight"), clues.count("blocks.")
     embed = stem_fields(clues)
@@ -95,9 +96,11 @@ def summary_fields(clues: Clues) -> dict[str, Any]:
 
 def relative_fields(clues: Clues, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The MLP of relative positions of timm, and where norms are: models without LayerScale norm what leaves a branch,
-    as do others that it calls "rpn"."""
+    as do others that it calls "rpn", whose tensors are those of a plain ViT."""
     hidden, named = clues.shape("blocks.0.attn.relative.weight1"), "_rpn_" in clues.sidecar.kind
     if len(hidden) != 2:
+        if is_unnamed(clues) and not (fields["tokens"] or fields["qkv_bias"] or fields["layer_scale"]):
+            return {"norm_at": Open(("branch", "pre"), "whether norms are after each branch or before it")}
         return {"norm_at": "branch"} if named else {}
     norm_at = "branch" if named or fields["layer_scale"] is None else "pre"
     return {"position": "relative_log", "relative_width": hidden[0], "norm_at": norm_at}
@@ -138,10 +141,25 @@ def count_heads(clues: Clues, width: int, depth: int, variants: Mapping[str, Any
     own = [c.heads for c in variants.values() if (c.width, c.depth) == (width, depth)]
     gated = GATED_HEADS.get((width, depth)) if clues.has("blocks.0.mlp.w12.weight") else None
     named = NAMED_HEADS.get(clues.sidecar.kind)
+    either = EITHER_HEADS.get((width, depth, clues.shape("patch_embed.proj.weight")[2]))
+    if either and is_unnamed(clues) and is_bare_mean(clues):
+        return Open(either, "the number of attention heads")
     if known := named or (own[0] if own else None) or gated or HEADS.get((width, depth)):
         return known
     likely = tuple(width // d for d in HEAD_WIDTHS if width % d == 0)[:2]
     return Open(likely or (1,), "the number of attention heads")
+
+
+def is_unnamed(clues: Clues) -> bool:
+    """Whether the file has timm's names, or those of an original that are the same, and nothing names its model."""
+    return not clues.sidecar.kind and clues.source.partition(":")[0] in ("timm", "original")
+
+
+def is_bare_mean(clues: Clues) -> bool:
+    """Whether the file has neither a token nor another part that summarises an image: that is the mean of its patches,
+    with no norm after it."""
+    others = ("tokens", "registers", "fc_norm.weight", "attn_pool.attn.latent", "blocks.0.ls1.gamma")
+    return not any(map(clues.has, others))
 
 
 def position_fields(clues: Clues, fields: Mapping[str, Any], patch: tuple[int, int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from vitrail.models.beit import VARIANTS
 from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import HALF, Preprocessing
 from vitrail.weights.rules import Drop, Rule
-from vitrail.weights.tables import _infer_vit, vit
+from vitrail.weights.tables import _assumed, _infer_vit, vit
 
 Table = tuple[Rule | Drop, ...]
 INDEX = Drop("{rest}relative_position_index", "made again from the sizes of the grid")
@@ -75,6 +75,7 @@ PREPROCESSING: dict[str, Preprocessing] = {  # of v2 mean and std are ImageNet's
 SETTINGS: dict[str, dict[str, Any]] = {"transformers": {"eps": 1e-12}}
 
 CONFIG_NAMES = {k: v for k, v in _infer_vit.CONFIG_NAMES.items() if k in vars(VARIANTS["base"])}
+ASSUME = _assumed.beit
 
 
 def infer(clues: Clues) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from vitrail.models.dinov3 import VARIANTS
 from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
-from vitrail.weights.tables import _infer_vit, vit
+from vitrail.weights.tables import _assumed, _infer_vit, vit
 
 Table = tuple[Rule | Drop, ...]
 AGAIN = "made again from the base of the periods; the original's are rounded to bfloat16"
@@ -75,6 +75,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
 }
 
 CONFIG_NAMES = {k: v for k, v in _infer_vit.CONFIG_NAMES.items() if k in vars(VARIANTS["small"])}
+ASSUME = _assumed.dinov3
 
 
 def infer(clues: Clues) -> dict[str, Any] | None:

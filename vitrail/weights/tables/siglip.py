@@ -1,6 +1,7 @@
 """Names of the image towers of SigLIP and SigLIP 2: timm, transformers (a tower, or the whole model, whose text tower
 is left out), and the .npz files of big_vision."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitrail.models.siglip import VARIANTS
@@ -43,6 +44,7 @@ def naflex(p: str) -> Table:
 SOURCES: dict[str, Table] = {
     "timm": (*vit.POOL, *vit.SOURCES["timm"]),
     "timm:gap": vit.SOURCES["timm"],
+    "timm:placed": (*vit.PLACED, *vit.POOL, *vit.SOURCES["timm"]),  # of timm's own ViTs with registers
     FLEXIBLE: naflex("vision_model."),  # before the others, which have these names too
     f"{FLEXIBLE}-tower": naflex(""),
     "transformers": transformers("vision_model."),
@@ -58,7 +60,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "google": STRETCHED._replace(interpolation="bilinear"),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "timm": {"position_resampling": "antialias", "gelu": "erf"},  # but for "giant", which has the tanh form there too
+    "timm": {"position_resampling": "antialias", "gelu": "erf"},  # but for the towers of `has_tanh`
     "timm:gap": {"position_resampling": "antialias", "gelu": "erf", "pool": "mean"},
     "transformers:classifier": {"pool": "mean"},
     FLEXIBLE: {"position_resampling": "antialias_bilinear"},
@@ -68,8 +70,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def infer(clues: Clues) -> dict[str, Any] | None:
     """The config that a file shows; what has neither a pooling query nor such a name beside it is a plain ViT."""
     fields = _infer_vit.infer(clues, VARIANTS)
-    named = "siglip" in clues.sidecar.kind or clues.source == "transformers:classifier"
+    named = "siglip" in clues.sidecar.kind or clues.source == "transformers:classifier" or is_tower(clues, fields)
     if fields is None or fields["tokens"] or (fields["pool"] != "attention" and not named):
         return None
-    tanh = {"gelu": "tanh"} if fields["width"] == VARIANTS["giant_256"].width else {}
-    return {**fields, **tanh}
+    return {**fields, **({"gelu": "tanh"} if has_tanh(fields) else {})}
+
+
+def has_tanh(fields: Mapping[str, Any]) -> bool:
+    """Whether timm too has the tanh form of GELU: in the towers that only SigLIP 2 has."""
+    shape, size = (fields["width"], fields["patch"]), fields.get("size")
+    return shape in ((1536, 16), (768, 32), (1152, 16)) or (*shape, size) == (1024, 16, (512, 512))
+
+
+def is_tower(clues: Clues, fields: Mapping[str, Any] | None) -> bool:
+    """Whether the mean of patches is that of a tower that only SigLIP 2 has, by its width, depth and patch."""
+    if fields is None or clues.source != "timm:gap" or clues.sidecar.kind or not has_tanh(fields):
+        return False
+    sizes = [(c.width, c.depth, c.patch) for c in VARIANTS.values()]
+    bare = _infer_vit.is_bare_mean(clues) and fields["qkv_bias"]
+    return bare and (fields["width"], fields["depth"], fields["patch"]) in sizes

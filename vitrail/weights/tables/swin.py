@@ -89,7 +89,8 @@ CONFIG_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def infer(clues: Clues) -> dict[str, Any] | None:
-    """The config that a file shows: heads and windows by the tables of relative positions."""
+    """The config that a file shows: heads and windows by the tables of relative positions; stages of S3 have windows of
+    their own."""
     tables = clues.stage_shapes("layers.{}.blocks.0.attn.relative.table")
     fields = stage_fields(clues)
     sides = [round(table[0] ** 0.5) for table in tables if len(table) == 2]
@@ -103,7 +104,11 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     if stated is not None and [min(fields["window"], -(-min(stated) // c)) for c in cell] == windows:
         return {**fields, "size": stated}
     smaller = next((s for s in range(4) if windows[s] < max(windows)), 3)  # its window is its whole map
-    return {**fields, "size": (windows[smaller] * cell[smaller],) * 2}
+    side = windows[smaller] * cell[smaller]
+    if [min(max(windows), -(-side // c)) for c in cell] == windows:
+        return {**fields, "size": (side, side)}
+    side = max(window * c for window, c in zip(windows, cell, strict=True))  # stages of different windows
+    return {**fields, "window": tuple(windows), "size": stated or (side, side)}
 
 
 def stage_fields(clues: Clues) -> dict[str, Any] | None:

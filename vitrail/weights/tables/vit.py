@@ -6,7 +6,7 @@ from vitrail.models.vit import VARIANTS
 from vitrail.weights.clues import Clues
 from vitrail.weights.preprocessing import HALF, IMAGENET, Preprocessing
 from vitrail.weights.rules import Drop, Rule
-from vitrail.weights.tables import _infer_vit
+from vitrail.weights.tables import _assumed, _infer_vit
 from vitrail.weights.tables._infer_vit import CONFIG_NAMES as CONFIG_NAMES
 
 Table = tuple[Rule | Drop, ...]
@@ -45,6 +45,9 @@ DECODER = (
     *(Drop(f"decoder_{part}.{{rest}}", MASKED) for part in ("embed", "blocks", "norm", "pred")),
 )
 REGISTERS = (Rule("reg_token", "registers", "row"),)
+PLACED = (
+    Rule(("reg_token", "pos_embed"), ("registers", "position.table"), "placed"),
+)  # rows of the table for them too
 
 
 def transformers(disk: bool, prefixes: tuple[str, ...]) -> Table:
@@ -191,6 +194,7 @@ SOURCES: dict[str, Table] = {
     "timm:dinov2-swiglu": (*TOKEN, *SCALES, *PACKED, *TRUNK, *HEAD),
     "timm:dinov2-registers-swiglu": (*TOKEN, *REGISTERS, *SCALES, *PACKED, *TRUNK, *HEAD),
     "timm:gap": (*TOKEN, *REGISTERS, *SCALES[:1], Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
+    "timm:gap-placed": (*PLACED, *SCALES[:1], Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "original": (*TOKEN, Drop("mask_token", MASK), *SCALES, *TRUNK, *HEAD),
     "original:mae": (*TOKEN, *DECODER, Rule("fc_norm.{p}", "fc_norm.{p}"), *TRUNK, *HEAD),
     "original:registers": (
@@ -237,8 +241,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "original:mae": {"position_resampling": "bicubic"},
     "original:registers": {"position_resampling": "antialias"},
 }
+ASSUME = _assumed.vit
 
 
 def infer(clues: Clues) -> dict[str, Any] | None:
     """The config that a file shows."""
+    if clues.source == "timm:relative" and not clues.has("blocks.0.attn.relative.weight1"):
+        return None
     return _infer_vit.infer(clues, VARIANTS)
