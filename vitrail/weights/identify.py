@@ -95,7 +95,7 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     config = replace(module.VARIANTS[variant], **best.model.keys)
     head = best.clues.shape("heads.0.weight")
     assumed, stated = assume_input(best.info, best.clues, vars(config)), read_input(sidecar)
-    keys = {"size": config.size, **assumed.usual._asdict(), **stated}
+    keys = {"size": config.size, **assumed.preprocessing._asdict(), **stated}
     given = InputConfig(channels=config.channels, **keys)
     where = sidecar.writer and f" and {sidecar.writer}'s files beside them"
     settings = lookup_by_source(best.info.settings, best.source, {})  # reported as such

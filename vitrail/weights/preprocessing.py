@@ -17,7 +17,7 @@ class Assumed(NamedTuple):
     """The preprocessing of a file that nothing beside it states. whose: the weights that have it; other: mean and std
     of others with the same tensors, None where no others are known."""
 
-    usual: Preprocessing
+    preprocessing: Preprocessing
     whose: str
     other: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     others: str = ""
