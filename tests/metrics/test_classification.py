@@ -14,7 +14,6 @@ def test_single_label_by_hand():
     t = torch.tensor([0, 1, 1, 2])
     found = single_label(p, t)
     assert found["top1"] == 0.75
-    assert found["top5"] == 1.0
     assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert found["per_class"]["precision"] == pytest.approx([0.5, 1.0, 1.0])
     assert found["per_class"]["recall"] == pytest.approx([1.0, 0.5, 1.0])
@@ -40,6 +39,13 @@ def test_any_number_of_classes(k):
     found = single_label(p, torch.arange(20) % k)
     assert found["count"] == 20
     assert len(found["per_class"]["f1"]) == k
+
+
+def test_top5_is_given_where_it_can_miss():
+    p = torch.linspace(0.3, 0.1, 6).expand(4, 6)
+    assert single_label(p, torch.tensor([0, 1, 4, 5]))["top5"] == 0.75
+    for k in (1, 2, 5):
+        assert "top5" not in single_label(p[:, :k], torch.zeros(4, dtype=torch.long))
 
 
 def test_a_class_without_images_does_not_spoil_the_mean():

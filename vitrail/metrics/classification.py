@@ -6,22 +6,23 @@ import torch
 from torch import Tensor
 
 BINS = 15
+TOP = 5  # classes that may be named, in the metric top5
 
 
 def single_label(probabilities: Tensor, targets: Tensor) -> dict[str, Any]:
     """probabilities [N K], class indices [N] -> scalars by name; "per_class" lists; "confusion" [K K], rows
     annotations, columns predictions; "calibration": rows of (mean confidence, accuracy, count) per bin. Calibration
-    error is over 15 equal bins (Guo et al. 2017)."""
+    error is over 15 equal bins (Guo et al. 2017). "top5" is there for six classes or more: of fewer it is always 1."""
     from torchmetrics.functional import classification as tm
 
     n, k = probabilities.shape
     confusion = tm.multiclass_confusion_matrix(probabilities, targets, k) if k > 1 else torch.tensor([[n]])
     precision, recall, f1 = precision_recall_f1(confusion)
-    ranked = probabilities.topk(min(5, k)).indices == targets[:, None]
+    ranked = probabilities.topk(min(TOP, k)).indices == targets[:, None]
     target_probability = probabilities.clamp_min(1e-12).gather(1, targets[:, None])
     scalars = {
         "top1": ranked[:, 0].float().mean(),
-        "top5": ranked.any(1).float().mean(),
+        **({"top5": ranked.any(1).float().mean()} if k > TOP else {}),
         "macro_f1": f1[confusion.sum(1) > 0].mean(),
         "nll": -target_probability.log().mean(),
         "calibration_error": tm.multiclass_calibration_error(probabilities, targets, k, n_bins=BINS)

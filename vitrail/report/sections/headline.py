@@ -90,7 +90,7 @@ def key_figures(run: RunData) -> list[tuple[str, str]]:
         )
     )
     metrics = run.evaluation.metrics if run.evaluation else {}
-    if "top5" in metrics and len(run.classes) > 5:
+    if "top5" in metrics:
         figures.append((METRIC_NAMES["top5"], format_percent(metrics["top5"])))
     if "macro_f1" in metrics:
         figures.append((METRIC_NAMES["macro_f1"], f"{metrics['macro_f1']:.3f}"))
