@@ -82,6 +82,44 @@ def test_the_strength_is_chosen_on_what_was_held_out():
     assert (one_each.l2, one_each.scores) == (maths.MIDDLE, {})
 
 
+def test_folds_are_of_every_class_alike_and_leave_each_class_something_to_learn_from():
+    labels = np.repeat([0, 1, 2, 3], [40, 7, 2, 1])
+    folds = maths.draw_folds(labels, 3)
+    assert np.array_equal(folds, maths.draw_folds(labels, 3))
+    assert not np.array_equal(folds, maths.draw_folds(labels, 4))
+    assert np.bincount(folds[:40]).tolist() == [8] * 5
+    assert set(np.bincount(folds[40:47]).tolist()) == {1, 2}
+    assert len(set(folds[47:49])) == 2
+    assert folds[49] == maths.ALWAYS, "held out, its class would be unknown"
+    several = np.zeros((30, 3), np.uint8)
+    several[:, 0], several[4, 1], several[[5, 6], 2] = 1, 1, 1
+    folds = maths.draw_folds(several, 0)
+    assert folds[4] == maths.ALWAYS
+    assert maths.ALWAYS in folds[[5, 6]] or folds[5] != folds[6]
+
+
+def test_of_many_features_fewer_parts_are_held_out(monkeypatch):
+    fits = []
+    monkeypatch.setattr(maths, "fit_probe", lambda x, *_, **__: fits.append(len(x)) or maths.LinearProbe(*ZERO))
+    x, y = features(60)
+    for enough, parts in ((2_000, 5), (24, 2), (5, 1)):
+        monkeypatch.setattr(maths, "ENOUGH", enough)
+        del fits[:]
+        maths.choose_l2(x, y, 3, 0, strengths=(1.0,))
+        assert fits == [48] * parts
+
+
+ZERO = [torch.zeros(*shape, dtype=torch.float64) + one for shape, one in (((5,), 0), ((5,), 1), ((5, 3), 0), ((3,), 0))]
+
+
+def test_weaker_penalties_are_tried_only_while_they_help():
+    random = np.random.default_rng(0)
+    noise, y = torch.from_numpy(random.normal(size=(60, 20))), torch.from_numpy(np.arange(60) % 3)
+    choice = maths.choose_l2(noise, y, 3, 0)
+    assert choice.l2 == pytest.approx(0.1)
+    assert len(choice.scores) == 1 + maths.PATIENCE
+
+
 @pytest.mark.parametrize("pieces", [2**24, 100])
 def test_neighbours_vote_as_in_a_loop(monkeypatch, pieces):
     monkeypatch.setattr(maths, "SIMILARITIES", pieces)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 import tiny
 
 import vitrail
-from vitrail.analysis.probe import fit_probe
+from vitrail.analysis.probe import choose_l2, fit_probe
 from vitrail.recipe import Choice, InitConfig, OptimConfig
 from vitrail.training import loop
 
@@ -38,7 +38,7 @@ def test_the_head_gives_what_the_probe_gives(model, data, tmp_path):
         inputs = session.preprocess.batch(images)
         features, logits = torch.cat(net.backbone(inputs).summaries, 1).double(), net(inputs)
     labels = torch.from_numpy(np.ascontiguousarray(train.labels))
-    probe = fit_probe(features, labels, 3, 1 / len(train))
+    probe = fit_probe(features, labels, 3, choose_l2(features, labels, 3, session.recipe.train.seed).l2)
     wanted = probe.probabilities(features, session.bundle.task.multi_label).float()
     given = logits.sigmoid() if session.bundle.task.multi_label else logits.softmax(1)
     assert torch.allclose(given, wanted, atol=2e-3)

@@ -24,7 +24,6 @@ from vitrail.weights.report import LoadReport
 
 NUMBERS = 30_000_000  # images x width x classes at most; more would take minutes
 LEAST = 5  # images a class
-RANKED = 1_000  # images below which a held-out fifth ranks L2 strengths by chance: then the prior of unit variance, 1/N
 
 
 def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> LoadReport | None:
@@ -57,8 +56,8 @@ def fit_head(session: Session) -> list[str]:
     features = (read_rows(known) if known else compute_rows(session, train)).double()
     labels = torch.from_numpy(np.ascontiguousarray(train.labels))
     with torch.enable_grad():
-        l2 = 1 / len(train) if len(train) < RANKED else choose_l2(features, labels, classes, recipe.train.seed).l2
-        fitted = fit_probe(features, labels, classes, l2)
+        choice = choose_l2(features, labels, classes, recipe.train.seed)
+        fitted = fit_probe(features, labels, classes, choice.l2)
     weight: Tensor = fitted.weight / fitted.std[:, None]
     bias = fitted.bias - fitted.mean @ weight
     parts = weight.split(list(net.backbone.summary_widths))
@@ -66,7 +65,8 @@ def fit_head(session: Session) -> list[str]:
         assert isinstance(head, nn.Linear)
         head.weight.copy_(part.T * len(parts))
         head.bias.copy_(bias)
-    return [f"the head starts as the linear probe of {len(train):,} training images, L2 {l2:.2g}"]
+    reason = "chosen by cross-validation" if choice.scores else "as no image of a class can be held out"
+    return [f"the head starts as the linear probe of {len(train):,} training images, L2 {choice.l2:.2g}, {reason}"]
 
 
 def read_rows(split: Split) -> Tensor:
