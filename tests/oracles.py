@@ -225,15 +225,13 @@ def vit_gap_timm(token: bool, size: Size = (32, 32)) -> Both:
     return both("vit", "timm:gap", config, theirs, maps)
 
 
-def vit_placed_timm(pooled: bool, size: Size = (32, 32)) -> Both:
-    """Registers with rows of the position table, under a mean or under attention pooling."""
+def vit_placed_timm(size: Size = (32, 32)) -> Both:
+    """Registers with rows of the position table."""
     from timm.models.vision_transformer import VisionTransformer
 
-    theirs = plain_timm(VisionTransformer, class_token=False, reg_tokens=3, global_pool="map" if pooled else "avg")
-    config = replace(VIT, tokens=0, registers=3, position_resampling="antialias")
-    if pooled:
-        return both("siglip", "timm:placed", replace(config, pool="attention"), theirs)
-    return both("vit", "timm:gap-placed", replace(config, pool="mean", fc_norm=True), theirs)
+    theirs = plain_timm(VisionTransformer, class_token=False, reg_tokens=3, global_pool="avg")
+    config = replace(VIT, tokens=0, registers=3, pool="mean", fc_norm=True, position_resampling="antialias")
+    return both("vit", "timm:gap-placed", config, theirs)
 
 
 def vit_relpos(kind: str, size: Size = (32, 32)) -> Both:
@@ -810,8 +808,7 @@ PAIRS = [
     ),
     Pair("vit", "transformers", "MAE", vit_mae, ((32, 32),)),
     Pair("clip", "timm", "", clip_timm, ((32, 32), (40, 24))),
-    Pair("vit", "timm", "placed registers", partial(vit_placed_timm, False), ((32, 32), (40, 24))),
-    Pair("siglip", "timm", "placed registers", partial(vit_placed_timm, True), ((32, 32), (40, 24))),
+    Pair("vit", "timm", "placed registers", vit_placed_timm, ((32, 32), (40, 24))),
     Pair("siglip", "timm", "", siglip_timm, ((32, 32), (40, 24))),
     Pair("dinov3", "timm", "", partial(dinov3_timm, False, True), ((32, 32), (40, 24))),
     Pair("dinov3", "timm", "gated, without biases", partial(dinov3_timm, True, False), ((40, 24),)),

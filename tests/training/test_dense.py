@@ -13,17 +13,21 @@ from test_models import SIZES, SMALL, small
 from torch import nn
 
 import vitrail
+from vitrail import catalog
 from vitrail.cli.main import main
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.precision import Precision
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import UsageError
+from vitrail.facts import Choices, Facts
 from vitrail.inference.windows import WindowedPredictor
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, InitConfig, InputConfig, OptimConfig, Recipe, TrainConfig
 from vitrail.tasks import detection, segmentation
+from vitrail.tasks._defaults.dense import BoxDefaults
 from vitrail.training import feed
 from vitrail.training.optimizer import build_state
 from vitrail.types import Batch, DetectionTargets
+from vitrail.validation import update_config
 
 HEADS = ("linear", "fpn", "pup", "upernet", "mask", "boxes")
 FP32 = Precision("fp32", "cpu")
@@ -265,6 +269,36 @@ def test_a_plain_vit_detects_the_way_of_vitdet(tmp_path):
     assert vitrail.load(tmp_path / "run").predict_scenes(np.zeros((70, 50, 3), np.uint8))[0].shape[1] == 6
     given = tiny.begin(recipe("detection", model=Choice("vit/nano", {**keys, "map_depths": [2, 4]})), tmp_path / "b")
     assert "neck" not in given.recipe.task.keys
+
+
+def config_of(model):
+    return update_config(catalog.find("models", model.name).config, model.keys, model.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["beit/base", "clip/base", "dinov3/small", "eva/02_tiny", "samvit/base", "siglip/base"]
+)
+def test_every_backbone_of_one_stride_detects_the_way_of_vitdet(name):
+    keys = {"depth": 2, "width": 32, "heads": 2, "patch": 8, "size": [32, 32]}
+    given = Recipe(model=Choice(name, keys), input=InputConfig(size=(64, 64)), task=Choice("detection"))
+    choices = Choices(given, Facts(20, (64, 64), True, 3, (0.5,) * 3, (0.5,) * 3, True, False), config_of)
+    BoxDefaults().choose_maps(choices)
+    assert choices.recipe.task.keys == {"neck": "simple", "stride": 4}
+    assert "map_depths" not in choices.recipe.model.keys
+    assert "window" not in choices.recipe.model.keys
+    sizes = {"width": 16, "heads": 2, "hidden": 24, "decoder": 1}
+    task = detection.build(detection.Config(classes=2, **sizes, **choices.recipe.task.keys))
+    module = catalog.load_module("models", name.partition("/")[0])
+    model = task.assemble(module.build(choices.model_config))
+    assert model(torch.randn(1, 3, 64, 64)).boxes.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet/18", "swin/tiny", "crossvit/tiny", "dit/small_2"])
+def test_other_models_get_no_pyramid(name):
+    given = Recipe(model=Choice(name), input=InputConfig(size=(64, 64)), task=Choice("detection"))
+    choices = Choices(given, Facts(20, (64, 64), True, 3, (0.5,) * 3, (0.5,) * 3, True, False), config_of)
+    BoxDefaults().choose_maps(choices)
+    assert "neck" not in choices.recipe.task.keys
 
 
 def test_a_run_begins_with_the_weights_of_a_classifier(tmp_path):

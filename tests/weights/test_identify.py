@@ -111,6 +111,12 @@ def test_a_file_of_no_family_is_answered_with_the_nearest():
     state["blocks.0.extra.weight"] = torch.empty(3, device="meta")
     with pytest.raises(CheckpointError, match=r"nearest is vit/tiny read as timm: unknown blocks.0.extra.weight"):
         identify(state, given=Choice("", {"heads": 2}))
+    other = {name.replace("patch_embed.", "embeds."): t for name, t in tiny_state().items()}
+    words = r"such tensors; nearest is vit read as timm, which has no 2: embeds.proj.bias, embeds.proj.weight\n"
+    with pytest.raises(CheckpointError, match=words):
+        identify(other)
+    with pytest.raises(CheckpointError, match=r"no model here is resnet50d(.|\n)*near by name: resnet/50"):
+        identify(other, Sidecar("timm", {"architecture": "resnet50d"}))
     with pytest.raises(CheckpointError, match="no model here has such tensors: 1: something"):
         identify({"something": torch.empty(2, device="meta")})
 

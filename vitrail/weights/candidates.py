@@ -65,19 +65,11 @@ def list_candidates(
     """The ways to read the file whose table knows its config, with what is wrong about each. Tables of published names
     come first, then our own names."""
     infos = {family: info for family in rooms if (info := load_table(family)).infer is not None}
-    tensors = [raw for raw, _ in without_prefixes(RawWeights(dict(shapes), {}, ""))]
     found: list[Candidate] = []
     for own in (False, True):
         if any(not candidate.wrong for candidate in found):
             break
-        readings = [
-            Reading(family, key, rules, raw)
-            for family, info in infos.items()
-            for key, rules in (OURS if own else info.sources).items()
-            for raw in tensors
-            if source in ("auto", key.partition(":")[0])
-        ]
-        for reading in likely_readings(readings):
+        for reading in likely_readings(all_readings(shapes, infos, source, own)):
             converted = convert(reading.raw, reading.rules)
             clues = Clues(converted.tensors, reading.raw, reading.source, sidecar, given.keys)
             info = infos[reading.family]
@@ -86,6 +78,30 @@ def list_candidates(
                 candidate = Candidate(reading.family, reading.source, info, clues, fields)
                 found.append(hold_against(complete(candidate, given), converted.unknown))
     return found
+
+
+def all_readings(
+    shapes: Mapping[str, Tensor], infos: Mapping[str, PublishedInfo], source: str, own: bool = False
+) -> list[Reading]:
+    """Every table of the families with every way that the file's names may have a prefix. own: by our names."""
+    tensors = [raw for raw, _ in without_prefixes(RawWeights(dict(shapes), {}, ""))]
+    return [
+        Reading(family, key, rules, raw)
+        for family, info in infos.items()
+        for key, rules in (OURS if own else info.sources).items()
+        for raw in tensors
+        if source in ("auto", key.partition(":")[0])
+    ]
+
+
+def nearest_names(shapes: Mapping[str, Tensor]) -> tuple[Reading, list[str]] | None:
+    """The table that knows most names of the first blocks of a file that is no model here, and those that it does not
+    know; None where none knows a third, or one knows all names and only the shapes differ."""
+    first = {name: t for name, t in shapes.items() if not LATER.search(name)}
+    infos = {family: load_table(family) for family in families()}
+    found = [(reading, convert(reading.raw, reading.rules).unknown) for reading in all_readings(first, infos, "auto")]
+    best = min(found, key=lambda pair: (len(pair[1]), len(pair[0].rules)), default=None)
+    return best if best is not None and 0 < 3 * len(best[1]) <= 2 * len(first) else None
 
 
 def likely_readings(readings: list[Reading]) -> list[Reading]:

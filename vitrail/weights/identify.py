@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vitrail import catalog
 from vitrail.errors import CheckpointError
+from vitrail.foreign_names import nearest_kind
 from vitrail.recipe import Choice, InputConfig
-from vitrail.weights.candidates import MOST_TENSORS, Candidate, families, list_candidates, rank
+from vitrail.weights.candidates import MOST_TENSORS, Candidate, families, list_candidates, nearest_names, rank
 from vitrail.weights.published import assume_input, lookup_by_source
 from vitrail.weights.report import list_names
 from vitrail.weights.sidecar_input import read_input
@@ -152,7 +153,12 @@ def no_model(nearest: Candidate | None, shapes: Mapping[str, Tensor], kind: str)
     if nearest is None:
         called = f"is {kind[:60]}" if kind else "has such tensors"
         what = f"no model here {called}: {list_names(shapes)}"
-        return CheckpointError(what, "vitrail models lists the models; --format and --model name one")
+        if (alike := nearest_names(shapes)) is not None:
+            (family, source, _, _), unknown = alike
+            what = f"no model here {called}; nearest is {family} read as {source}, which has no {list_names(unknown)}"
+        near = nearest_kind(kind, catalog.list_names("models"))
+        also = f"; near by name: {', '.join(near)}" if near else ""
+        return CheckpointError(what + also, "vitrail models lists the models; --format and --model name one")
     listed = "; ".join(nearest.wrong[:4]) + ("; ..." if nearest.wrong[4:] else "")
     what = f"no model here has these tensors; nearest is {nearest.model.name} read as {nearest.source}: {listed}"
     return CheckpointError(what, "vitrail import FILE --model NAME --no-strict --out FOLDER loads what fits")

@@ -5,7 +5,10 @@ import math
 from abc import abstractmethod
 from typing import Any
 
-from vitrail.contracts import Defaults
+import torch
+
+from vitrail import catalog
+from vitrail.contracts import Backbone, Defaults
 from vitrail.facts import Choices, check_absent
 from vitrail.layers.windows import local_depths
 from vitrail.models import vit
@@ -134,23 +137,38 @@ class BoxDefaults(DenseDefaults):
     def choose_maps(self, c: Choices) -> None:
         """As ViTDet, a pyramid of the last map of a plain ViT, which objects of all sizes need (51.2 AP instead of 47.8
         for ViT-B in its paper, table 1), and attention in windows where the image is larger than one."""
-        config, given = c.model_config, c.recipe.model.keys
-        if not isinstance(config, vit.Config) or given.get("map_depths") or c.recipe.task.keys.get("neck") == "none":
+        strides, given = map_strides(c), c.recipe.model.keys
+        if len(set(strides)) != 1 or given.get("map_depths") or c.recipe.task.keys.get("neck") == "none":
             return choose_depths(c)
-        patch, size = max(vit.pair(config.patch)), c.recipe.input.size
-        assert size is not None
+        patch = strides[0]
         c.set_key("task", "neck", "simple", "a pyramid of a plain ViT's last map, for objects of all sizes (ViTDet)")
         c.set_key("task", "stride", max(1, patch // 2), "three levels of the pyramid")
-        cells = -(-size[0] // patch) * -(-size[1] // patch)
-        if cells > WINDOW**2 and not vit.needs_grid(config) and not config.patch_dropout:
-            local = len(local_depths(WINDOW, config.global_blocks, config.depth))
-            share = 1 - local / config.depth * (1 - WINDOW**2 / cells)
-            some = f"{config.depth - local} of {config.depth} blocks see all {cells:,} patches, the others windows"
-            c.set_key("model", "window", WINDOW, f"{some}: {share:.0%} of the cost of attention (ViTDet)")
+        if isinstance(c.model_config, vit.Config):
+            choose_windows(c, c.model_config)
         return None
 
     def choose_head(self, c: Choices) -> None:
         """The defaults of the task."""
+
+
+def map_strides(c: Choices) -> tuple[int, ...]:
+    """The strides of the maps of the recipe's backbone, as it says itself; none of a model that is no backbone."""
+    module = catalog.load_module("models", c.recipe.model.name.partition("/")[0])
+    with torch.device("meta"):
+        built = module.build(c.model_config)
+    return built.strides if isinstance(built, Backbone) else ()
+
+
+def choose_windows(c: Choices, config: vit.Config) -> None:
+    """Windows in most blocks, where the image is larger than one and nothing in the model needs all patches."""
+    patch, size = vit.pair(config.patch), c.recipe.input.size
+    assert size is not None
+    cells = -(-size[0] // patch[0]) * -(-size[1] // patch[1])
+    if cells > WINDOW**2 and not vit.needs_grid(config) and not config.patch_dropout:
+        local = len(local_depths(WINDOW, config.global_blocks, config.depth))
+        share = 1 - local / config.depth * (1 - WINDOW**2 / cells)
+        some = f"{config.depth - local} of {config.depth} blocks see all {cells:,} patches, the others windows"
+        c.set_key("model", "window", WINDOW, f"{some}: {share:.0%} of the cost of attention (ViTDet)")
 
 
 def slim_resnet(c: Choices) -> None:

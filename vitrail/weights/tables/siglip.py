@@ -44,7 +44,6 @@ def naflex(p: str) -> Table:
 SOURCES: dict[str, Table] = {
     "timm": (*vit.POOL, *vit.SOURCES["timm"]),
     "timm:gap": vit.SOURCES["timm"],
-    "timm:placed": (*vit.PLACED, *vit.POOL, *vit.SOURCES["timm"]),  # of timm's own ViTs with registers
     FLEXIBLE: naflex("vision_model."),  # before the others, which have these names too
     f"{FLEXIBLE}-tower": naflex(""),
     "transformers": transformers("vision_model."),
