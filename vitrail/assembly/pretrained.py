@@ -16,7 +16,7 @@ from vitrail.assembly.model import ModelBundle, class_dependent
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.whole import as_own, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.weights import locate as locating
 from vitrail.weights import published as weights_published
@@ -28,6 +28,7 @@ from vitrail.weights.remote.identified import identify_located
 from vitrail.weights.report import LoadReport, list_names
 
 OF_TRAINING = ("drop_path", "dropout", "attention_dropout", "patch_dropout")  # keys of models that no weight depends on
+COLOURS = 3  # channels of most images
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
 
 
@@ -111,7 +112,7 @@ def inherit_settings(
     reasons = [f"init.{line}" if line.startswith("weights") else line for line in origin.reasons]
     reasons = reasons or [f"init.weights = {origin.path}"]
     if origin.recipe is None:
-        theirs, why = published_recipe(recipe, origin)
+        theirs, why = published_recipe(recipe, origin, channels, task)
     else:
         theirs, why = origin.recipe, "as the weights were trained"
     same = recipe.model.name in ("", theirs.model.name)
@@ -149,11 +150,19 @@ def transferable_keys(keys: dict[str, Any]) -> dict[str, Any]:
     return {k: value for k, value in keys.items() if k not in OF_CLASSES or value in (0, [], ())}
 
 
-def published_recipe(recipe: Recipe, origin: WeightsOrigin) -> tuple[Recipe, str]:
+def published_recipe(recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task) -> tuple[Recipe, str]:
     """The model and preprocessing of a published file, as it was identified. Its size is that of the images, unless
-    typed."""
+    typed. Errors: `UsageError` for a model of latents without the autoencoder that makes them."""
     assert origin.identified is not None
     found = origin.identified
+    if task.is_generative and (recipe.input.vae is not None or found.input.channels > max(COLOURS, channels)):
+        if recipe.input.vae is None:
+            raise UsageError(
+                f"{found.model.name} of these weights is for latents of {found.input.channels} channels, "
+                "which an autoencoder makes of images",
+                "--input.vae FOLDER: an AutoencoderKL as diffusers saves it, or a pipeline with one",
+            )
+        found = dataclasses.replace(found, input=InputConfig())  # that of the weights is of latents
     keys = {k: v for k, v in found.model.keys.items() if k not in ("size", "channels")}
     return Recipe(model=Choice(found.model.name, keys), input=found.input), found.input_reason
 

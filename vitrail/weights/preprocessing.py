@@ -33,3 +33,4 @@ class Assumed(NamedTuple):
 
 IMAGENET = Preprocessing()
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)  # [0, 1] to [-1, 1]
+GENERATED = HALF._replace(crop_ratio=1.0, interpolation="bilinear")  # images of a generative model are in [-1, 1]

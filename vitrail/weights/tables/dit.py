@@ -4,6 +4,7 @@ from typing import Any
 
 from vitrail.models.dit import VARIANTS
 from vitrail.weights.clues import Clues, Open, ratio, square
+from vitrail.weights.preprocessing import GENERATED, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 
 Table = tuple[Rule | Drop, ...]
@@ -46,6 +47,7 @@ DIFFUSERS: Table = (
 )
 
 SOURCES: dict[str, Table] = {"original": ORIGINAL, "diffusers": DIFFUSERS}
+PREPROCESSING: dict[str, Preprocessing] = {"original": GENERATED, "diffusers": GENERATED}
 
 CONFIG_NAMES: dict[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads",),

@@ -4,6 +4,7 @@ from typing import Any
 
 from vitrail.models.jit import VARIANTS
 from vitrail.weights.clues import Clues, Open
+from vitrail.weights.preprocessing import GENERATED, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables.dit import COMPUTED, Table, block_fields, embedding_rules, table_size
 
@@ -24,6 +25,7 @@ def original(p: str) -> Table:
 
 
 SOURCES: dict[str, tuple[Rule | Drop, ...]] = {"original": original(""), "original:net": original("net.")}
+PREPROCESSING: dict[str, Preprocessing] = {"original": GENERATED}
 
 RATIO = 4.0  # of every published model
 
