@@ -136,6 +136,18 @@ def test_weights_that_cannot_be_had_begin_no_run(started, photos, own_folder, ca
     assert not (own_folder / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["vit/tiny", NAME, f"hf:{REPO}", f"timm:{REPO[5:]}", NAME_OF_SMALL])
+def test_weights_of_others_are_no_model_to_predict_with(started, files_of_a_small_one, name):
+    """What is answered instead works as it is printed."""
+    started.repos[SMALL] = files_of_a_small_one
+    with pytest.raises(CheckpointError, match="are weights of another library") as error:
+        vitrail.load(name)
+    assert error.value.what.startswith(name)
+    assert error.value.fix.startswith(f"vitrail import {name} --out FOLDER makes one")
+    assert f"vitrail train --data FOLDER --weights {name}" in error.value.fix
+    assert bool(started.sent) == (name == NAME_OF_SMALL)  # that a table knows is not fetched for this answer
+
+
 def test_a_licence_is_accepted_with_a_flag_and_kept_with_whatever_is_made(small, photos, own_folder):
     small.licences[SMALL] = "cc-by-nc-4.0"
     assert train(photos, NAME_OF_SMALL, own_folder / "a") == 2
@@ -350,6 +362,8 @@ def test_the_list_of_weights(started, own_folder, capsys):
     assert rows["vit/small:dino"]["here"] is False
     assert rows["vit/base:mae"]["licence"] == "cc-by-nc-4.0"
     assert main(["weights", "vitt"]) == 2
+    assert main(["weights", "vit/small:dino", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["vit/small:dino"]
     assert main(["weights", "jit"]) == 0
     assert "none" in capsys.readouterr().out
 

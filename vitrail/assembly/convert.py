@@ -10,14 +10,12 @@ import torch
 
 from vitrail.assembly import model
 from vitrail.assembly.model import ModelBundle
-from vitrail.assembly.pretrained import COLOURS
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.save import save_model
-from vitrail.assembly.whole import build_whole, recognise_whole
+from vitrail.assembly.whole import build_whole, denoiser_error, recognise_whole
 from vitrail.contracts import trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InputConfig, Recipe, override
-from vitrail.storage.printable import shell_word
 from vitrail.validation import Positive, validate
 from vitrail.weights.folders import read_published
 from vitrail.weights.identify import Identified
@@ -149,12 +147,7 @@ def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ..
     head = chosen.tensors.get("heads.0.weight")
     if not count and not request.options.new_head:
         if "label.weight" in chosen.tensors:
-            channels = Names().model_config(request.model).channels
-            autoencoder = " --input.vae AUTOENCODER" if channels > COLOURS else ""
-            raise CheckpointError(
-                "these are weights of a generative model, which is not imported: it has no classifier head",
-                f"vitrail train --data FOLDER --weights {shell_word(request.name)}{autoencoder} goes on from them",
-            )
+            raise denoiser_error(request.name, Names().model_config(request.model).channels)
         if head is None:
             raise CheckpointError(
                 f"the file has no head (read as {chosen.source})", "--new-head --classes 10 gives the model a new one"

@@ -21,8 +21,12 @@ from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
+from vitrail.storage.printable import shell_word
+from vitrail.storage.tensors import read_about, read_header
 from vitrail.validation import as_path
 from vitrail.weights.locate import locate
+from vitrail.weights.remote.names import parse_name
+from vitrail.weights.remote.table import find_row
 
 
 def load_bundle(
@@ -56,14 +60,33 @@ def load_bundle(
 
 def fetch_typed(source: str | Path) -> str | Path:
     """The file of a model that vitrail published, where a repository of the hub or an address was typed; other names
-    as they are. Errors: as `locate`."""
-    if not (isinstance(source, str) and source.startswith(("hf:", "https://"))):
+    as they are. Errors: as `locate`; `CheckpointError` for weights that vitrail did not write."""
+    if not isinstance(source, str):
         return source
+    if find_row(source) is not None and not Path(source).exists():
+        raise foreign_error(source)
+    if not source.startswith(("hf:", "https://", "timm:", "torchvision:")):
+        return source
+    reference = parse_name(source)
+    if reference.row is not None or source.startswith(("timm:", "torchvision:")):
+        raise foreign_error(source)  # before anything is fetched
     try:
-        return locate(source).files
+        path = locate(source).files
     except UsageError as error:
         fix = f"vitrail fetch {source} {error.fix}" if error.fix.startswith("--accept-licence") else error.fix
         raise UsageError(error.what, fix) from None
+    if path.suffix != ".safetensors" or not read_about(read_header(path), path):
+        raise foreign_error(source)
+    return path
+
+
+def foreign_error(source: str) -> CheckpointError:
+    """Published weights where a trained model is wanted."""
+    name = shell_word(source)
+    return CheckpointError(
+        f"{source} are weights of another library, and no model that vitrail saved",
+        f"vitrail import {name} --out FOLDER makes one; or to train: vitrail train --data FOLDER --weights {name}",
+    )
 
 
 def own_run(source: str | Path) -> RunFolder | None:

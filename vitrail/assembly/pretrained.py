@@ -14,7 +14,7 @@ from torch import Tensor
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle, class_dependent
 from vitrail.assembly.resolve import Names
-from vitrail.assembly.whole import as_own, recipe_of, recognise_whole
+from vitrail.assembly.whole import COLOURS, as_own, recipe_of, recognise_whole
 from vitrail.contracts import Denoiser, Task
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
@@ -28,7 +28,6 @@ from vitrail.weights.remote.identified import identify_located
 from vitrail.weights.report import LoadReport, list_names
 
 OF_TRAINING = ("drop_path", "dropout", "attention_dropout", "patch_dropout")  # keys of models that no weight depends on
-COLOURS = 3  # channels of most images
 OF_CLASSES = ("classes", "class_weights")  # keys of models and tasks that hold for their own classes only
 
 

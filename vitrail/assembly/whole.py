@@ -8,12 +8,14 @@ from typing import Any
 from vitrail.assembly.model import ModelBundle, assemble_model
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, Recipe, override
+from vitrail.storage.printable import shell_word
 from vitrail.weights.load import LoadOptions, MatchedTensors, load_tensors
 from vitrail.weights.read import RawWeights
 from vitrail.weights.report import LoadReport
 from vitrail.weights.sidecars import Sidecar
 from vitrail.weights.whole import WholeModel, find_whole_model
 
+COLOURS = 3  # channels of most images; a generative model of more is one of latents
 DILATED = "dc5"  # part of the names of files whose tensors do not show that the last stage is dilated
 
 
@@ -64,3 +66,12 @@ def build_whole(
     own = as_own(whole, raw)
     chosen = MatchedTensors(whole.source, own.tensors, (), {}, own.notes)
     return bundle, load_tensors(bundle.model, own, chosen, LoadOptions())
+
+
+def denoiser_error(name: str, channels: int) -> CheckpointError:
+    """Weights of a generative model where a classifier is imported. name: as typed; channels: of what it denoises."""
+    autoencoder = " --input.vae AUTOENCODER" if channels > COLOURS else ""
+    return CheckpointError(
+        "these are weights of a generative model, which is not imported: it has no classifier head",
+        f"vitrail train --data FOLDER --weights {shell_word(name)}{autoencoder} goes on from them",
+    )

@@ -40,8 +40,8 @@ def weights(words: list[str]) -> None:
     from vitrail.weights.remote.table import read_table, rows_of
 
     if given.family:
-        models = dict.fromkeys(row.model for row in read_table())
-        choose(given.family, [*catalog.list_modules("models"), *models], "family or model of published weights")
+        names = dict.fromkeys(name for row in read_table() for name in (row.model, row.name))
+        choose(given.family, [*catalog.list_modules("models"), *names], "family or model of published weights")
     rows = [facts(row) for row in rows_of(given.family)]
     if given.json:
         print(to_json(rows))

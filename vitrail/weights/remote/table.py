@@ -77,8 +77,8 @@ def parse_row(name: str, row: dict[str, Any], norms: dict[str, dict[str, list[fl
 
 
 def rows_of(family: str) -> list[PublishedWeights]:
-    """The rows of a family or of one model; of an empty name all."""
-    return [row for row in read_table() if not family or family in (row.model, row.model.partition("/")[0])]
+    """The rows of a family or of one model, or the one of its whole name; of an empty name all."""
+    return [row for row in read_table() if not family or family in (row.name, row.model, row.model.partition("/")[0])]
 
 
 def find_row(name: str) -> PublishedWeights | None:
