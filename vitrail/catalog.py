@@ -25,6 +25,7 @@ from vitrail.validation import as_path
 KINDS = {
     "models": "model family", "datasets": "data set layout", "tasks": "task", "studies": "study",
     "inference/engines": "engine", "export/formats": "export format",
+    "export/int8": "format with int8",
     "weights/tables": "table of published names", "weights/heads": "published model with a head",
 }  # fmt: skip
 

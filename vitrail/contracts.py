@@ -45,6 +45,7 @@ class Backbone(Trunk):
     summary_widths: tuple[int, ...]
     map_widths: tuple[int, ...]
     strides: tuple[int, ...]
+    takes_any_size: bool = False  # whether one traced program holds for images of any height and width
     has_distillation_token: bool = False  # its second summary learns from a teacher; CrossViT's two are its branches
 
     @abstractmethod
@@ -76,6 +77,7 @@ class HeadedModel(nn.Module, ABC):
 
     backbone: Backbone
     classes: int
+    takes_any_size: bool = False  # as of a backbone, the head included
     takes_sizes: bool = False  # takes images [B C H W] and their sizes [B 2] without padding
     origin: object = None  # how `vitrail.create` was called, for `vitrail.save`
     loaded: object = None  # the weights by name that it was created with, for `vitrail.save`
@@ -95,10 +97,8 @@ class HeadedModel(nn.Module, ABC):
 
 def trunk_of(net: nn.Module) -> Trunk:
     """The backbone under a head, or a trunk as a whole. Errors: `UsageError` for a model that is neither."""
-    if isinstance(net, HeadedModel):
-        return net.backbone
-    if isinstance(net, Trunk):
-        return net
+    if isinstance(net, HeadedModel | Trunk):
+        return net.backbone if isinstance(net, HeadedModel) else net
     fix = "a family's model is a Backbone or a Denoiser, or has one"
     raise UsageError(f"a {type(net).__name__} has no known blocks", fix)
 

@@ -19,9 +19,14 @@ from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.windows import WindowedPredictor
 from vitrail.recipe import Recipe
 from vitrail.storage.json_text import to_json
-from vitrail.validation import check_fields
+from vitrail.validation import Positive, check_fields
 
 INFO = "model.json"
+FIELDS: dict[str, Any] = {  # of `ExportInfo`, as JSON has them
+    "file": str, "export_format": str, "inputs": list[str], "outputs": list[str], "image_type": ImageType,
+    "size": list[Positive], "any_size": bool, "sha256": str, "source_sha256": str, "version": str, "precision": str,
+    "licence": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,19 +35,21 @@ class ExportInfo:
 
     file: str  # beside model.json
     export_format: str
-    outputs: tuple[str, ...]  # names, in order
+    inputs: tuple[str, ...]  # names, in order
+    outputs: tuple[str, ...]
     image_type: ImageType
     size: tuple[int, int]  # height and width of the images that it takes
     any_size: bool  # or any other height and width
     sha256: str  # of the file
     source_sha256: str  # of the weights that it was made of
     version: str  # of vitrail
+    precision: str = "fp32"  # or "int8"
     licence: str = ""  # of the published weights that it began with, if any
 
 
-def info_json(info: ExportInfo, description: dict[str, Any]) -> bytes:
-    """The content of `model.json`."""
-    return to_json({**description, "export": asdict(info)}, indent=1).encode()
+def info_json(info: ExportInfo, description: dict[str, Any], about: dict[str, Any]) -> bytes:
+    """The content of `model.json`. about: the same in plain words, for whoever reads it without vitrail."""
+    return to_json({"export": asdict(info), **about, **description}, indent=1).encode()
 
 
 def read_info(folder: Path) -> tuple[ExportInfo, Description]:
@@ -54,14 +61,12 @@ def read_info(folder: Path) -> tuple[ExportInfo, Description]:
         raise CheckpointError(f"{path} cannot be read: {error}", "vitrail export RUN writes it") from None
     check_fields(about if isinstance(about, dict) else {}, {"export": dict[str, Any]}, str(path))
     rows = about.pop("export")
-    kinds: dict[str, Any] = {
-        "file": str, "export_format": str, "outputs": tuple[str, ...], "image_type": str, "size": tuple[int, int],
-        "any_size": bool, "sha256": str, "source_sha256": str, "version": str, "licence": str,
-    }  # fmt: skip
-    check_fields(rows, kinds, str(path))
+    check_fields(rows, FIELDS, str(path))
     if Path(rows["file"]).name != rows["file"]:
         raise CheckpointError(f"{path} names a file outside its folder: {rows['file'][:100]}", "export it again")
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v := rows[key], list) else v for key in kinds}
+    if len(rows["size"]) != 2:
+        raise CheckpointError(f"{path} has a size of {len(rows['size'])} numbers", "export it again")
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v := rows[key], list) else v for key in FIELDS}
     info = ExportInfo(**values)
     return info, parse_description(about, path)
 

@@ -1,13 +1,13 @@
 """The whole of a model as one graph: uint8 images in, its answer out. What is exported, served and measured is this
 graph, and `predict` runs the same functions."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vitrail.assembly.model import ModelBundle, build_preprocess
-from vitrail.contracts import DenseTask, HeadedModel
+from vitrail.contracts import DenseTask, HeadedModel, trunk_of
 from vitrail.errors import UsageError
 
 ImageType = Literal["uint8", "float32"]
@@ -38,9 +38,28 @@ class InferenceGraph(nn.Module):
         self.names = OUTPUTS[bundle.task.output]
         self.takes_sizes = isinstance(bundle.model, HeadedModel) and bundle.model.takes_sizes
         self.channels, self.size = pre.channels, pre.size
+        strides: Any = trunk_of(bundle.model).strides
+        cell = max(1, round(max(strides)))
+        self.least_size = 2 * cell  # pixels along a side, where any size will do
+        whole = isinstance(bundle.model, HeadedModel) and bundle.model.takes_any_size
+        self.any_size = whole and min(pre.size) >= self.least_size  # whether it may be traced for any
         for name, values in (("mean", pre.mean), ("std", pre.std)):
             device = next(bundle.model.parameters()).device
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return ("images", "sizes") if self.takes_sizes else ("images",)
+
+    def example(self, any_size: bool) -> tuple[Tensor, ...]:
+        """Two images, black, and their sizes where it takes them. any_size: of another size than the model's own, so
+        that nothing is traced that holds at that one alone."""
+        height, width = (
+            n + k * self.least_size // 2 + 3 if any_size else n for n, k in zip(self.size, (1, 2), strict=True)
+        )
+        dtype = torch.uint8 if self.image_type == "uint8" else torch.float32
+        images = torch.zeros(2, self.channels, height, width, dtype=dtype)
+        return (images, torch.tensor([[height, width]] * 2)) if self.takes_sizes else (images,)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         pixels = images.float() / 255 if self.image_type == "uint8" else images

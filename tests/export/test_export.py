@@ -1,0 +1,107 @@
+"""`vitrail export`: what is in the folder, what it refuses, and that nothing is left of an export that failed."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from vitrail.cli.main import main
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.inference.load_any import load_any
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    assert main(["export", str(run)]) == 0
+    return run / "export" / "onnx"
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(1)
+    return [random.integers(0, 256, (24 + i, 40, 3), np.uint8) for i in range(5)]
+
+
+def message(capsys):
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_sidecar_says_what_the_file_is(run, exported):
+    about = json.loads((exported / "model.json").read_text())
+    info = about["export"]
+    assert hashlib.sha256((exported / info["file"]).read_bytes()).hexdigest() == info["sha256"]
+    assert hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest() == info["source_sha256"]
+    assert about["classes"] == ["0", "1", "2"]
+    assert about["inputs"]["images"]["shape"] == ["batch", 3, 32, 32]
+    assert "antialias" in about["inputs"]["images"]["resize"]
+
+
+def test_the_file_says_it_too(exported):
+    texts = {one.key: one.value for one in onnx.load(exported / "model.onnx").metadata_props}
+    about = json.loads((exported / "model.json").read_text())
+    assert json.loads(texts["classes"]) == about["classes"]
+    assert json.loads(texts["mean"]) == about["recipe"]["input"]["mean"]
+    assert json.loads(texts["size"]) == [32, 32]
+    assert texts["source_sha256"] == about["export"]["source_sha256"]
+    assert texts["licence"] == "not stated"
+    assert texts["version"].startswith("vitrail ")
+
+
+def test_without_vitrail(run, exported):
+    """ONNX Runtime alone: bytes in, probabilities out, of any batch."""
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    pixels = np.random.default_rng(2).integers(0, 256, (7, 3, 32, 32), np.uint8)
+    (rows,) = session.run(None, {"images": pixels})
+    ours = load_any(run).predict(torch.from_numpy(pixels)).probabilities
+    assert np.abs(rows - ours.numpy()).max() < 1e-6
+
+
+def test_predicts_like_the_run(run, exported, images):
+    ours, theirs = load_any(run).predict(images), load_any(exported).predict(images)
+    assert theirs.classes == ours.classes
+    assert (ours.probabilities - theirs.probabilities).abs().max() < 1e-6
+    again = load_any(run, "onnx").predict(images)
+    assert torch.equal(again.probabilities, theirs.probabilities)
+
+
+def test_the_proof_is_kept(exported):
+    proof = json.loads((exported / "proof.json").read_text())
+    assert proof["passed"]
+    assert {row["batch"] for row in proof["rows"]} == {1, 5, 9}
+    assert max(row["error"] for row in proof["rows"]) < 1e-5
+    assert "the test part" in proof["images"]
+
+
+def test_nothing_is_overwritten(run, exported, capsys):
+    assert main(["export", str(run)]) == 2
+    assert "--overwrite" in message(capsys)
+
+
+def test_other_files_are_never_replaced(run, tmp_path, capsys):
+    (tmp_path / "mine").write_text("x")
+    assert main(["export", str(run), "--out", str(tmp_path), "--overwrite"]) == 2
+    assert "is no export" in message(capsys)
+    assert (tmp_path / "mine").read_text() == "x"
+
+
+def test_a_changed_file_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CheckpointError, match="was changed"):
+        load_any(folder)
+
+
+def test_an_unknown_format_is_answered_with_the_nearest(run, capsys):
+    assert main(["export", str(run), "--format", "onx"]) == 2
+    assert "did you mean 'onnx'" in message(capsys)
+
+
+def test_an_engine_without_its_export(data, run):
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
+        load_any(run, "onxx")

@@ -1,0 +1,65 @@
+"""`vitrail export`: a trained model as a file that runs without vitrail, with proof that its answers are the same."""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, Verb
+from vitrail.errors import UsageError, choose
+from vitrail.storage.json_text import to_json
+
+
+@dataclass
+class Export(OfRun, OfWeights, AsJson):
+    """Write a trained model as a file that runs without vitrail, and prove that its answers are the same.
+
+    vitrail export runs/photos
+    vitrail export runs/photos --format torch --out photos-torch
+    vitrail export runs/photos --int8 --data photos
+    """
+
+    format: str = "onnx"
+    """onnx, torch, safetensors, openvino, executorch or html."""
+    out: str = ""
+    """A new folder (default: export/FORMAT in that of the run)."""
+    image_type: Literal["uint8", "float32"] = "uint8"
+    """What the file takes: bytes, or floats from 0 to 1."""
+    attention: bool = False
+    """A further output: the share of each part of the image in the answer (attention rollout)."""
+    int8: bool = False
+    """Smaller and often faster, in whole numbers; with --data calibrated."""
+    data: str = ""
+    """Images for the proof and for --int8 (default: those that the run held out)."""
+    split: str = ""
+    """With --data: test, val, train or all."""
+    overwrite: bool = False
+    """Replace an earlier export, once the new one has its proof."""
+    force: bool = False
+    """Keep an int8 file that is less accurate than it should be."""
+
+
+def export(words: list[str]) -> None:
+    given, keys = read(VERB, words)
+    from vitrail import catalog
+
+    choose(given.format, catalog.list_modules("export/formats"), "export format")
+    if given.split and not given.data:
+        raise UsageError("--split is a part of other data", "--data FOLDER names it")
+    from vitrail.cli.output.export_table import show_export
+    from vitrail.export.exporter import ExportRequest
+    from vitrail.export.exporter import export as export_source
+
+    request = ExportRequest(
+        given.format, given.image_type, given.attention, given.int8, given.data, given.split, keys_of("data", keys),
+        given.overwrite, given.force,
+    )  # fmt: skip
+    result = export_source(given.run, request, given.out, given.checkpoint)
+    if given.json:
+        sys.stdout.write(to_json({"folder": str(result.folder), "proof": result.proof.to_dict()}) + "\n")
+    else:
+        show_export(result)
+
+
+VERB = Verb("export", Export, export, sections=("data",), changes="what is exported")

@@ -1,0 +1,30 @@
+"""An export in words: its folder, the table of its proof, how it is used."""
+
+from vitrail.cli.output.tables import Column, paragraph, table
+from vitrail.export.exporter import ExportResult
+from vitrail.export.proof import Proof, summarise
+
+
+def show_export(result: ExportResult) -> None:
+    info = result.info
+    sizes = "any size" if info.any_size else f"{info.size[0]} x {info.size[1]} pixels (height x width)"
+    print(f"{result.folder / info.file}: any batch, {sizes}, images {info.image_type}")
+    for note in result.notes:
+        print("\n".join(paragraph(note)))
+    print("\n".join(proof_lines(result.proof)))
+    print("\n  " + "\n  ".join(result.usage))
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """The proof as a table for the terminal."""
+    heads = [Column("output", right=False), Column("batches", right=False), Column("sizes", right=False),
+             Column("largest error"), Column("answers"), Column("other")]  # fmt: skip
+    rows = [[one.output, one.batches, one.sizes, f"{one.error:.1e}", f"{one.answers:,}" if one.answers else "-",
+             f"{one.changed:,}" if one.answers else "-"] for one in summarise(proof)]  # fmt: skip
+    timing = proof.timing
+    speed = (
+        f"{timing.file_ms:.2f} ms an image, torch {timing.torch_ms:.2f} ms (processor time, one thread, "
+        f"batch {timing.batch}); file {proof.bytes_after / 1e6:.2f} MB, weights {proof.bytes_before / 1e6:.2f} MB"
+    )
+    return [*paragraph(f"the same as torch on {proof.images}:"), *(f"  {line}" for line in table(heads, rows)),
+            *paragraph(speed)]  # fmt: skip

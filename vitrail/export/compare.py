@@ -1,0 +1,103 @@
+"""Outputs of an exported model against those of torch: how far apart, and whether answers differ."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-4  # largest relative error of an output
+TINY = 1e-12
+
+
+class Difference(NamedTuple):
+    """error: the largest, relative to the largest value of the output. changed: answers that differ, of so many
+    `answers`; beyond: those among them that torch gave by a margin which such an error cannot explain."""
+
+    error: float
+    answers: int = 0
+    changed: int = 0
+    beyond: int = 0
+
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """max |a - b| / max |b|; infinite where shapes differ or a number is not finite on one side alone."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not theirs.size:
+        return 0.0
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    same = np.isfinite(b)
+    return float(np.abs(a[same] - b[same]).max(initial=0.0) / max(TINY, np.abs(b[same]).max(initial=0.0)))
+
+
+def count_changes(changed: np.ndarray, margin: np.ndarray, scale: float) -> tuple[int, int, int]:
+    """Of answers with a margin each: how many, how many changed, and how many of these by more than two errors."""
+    return changed.size, int(changed.sum()), int((changed & (margin > 2 * TOLERANCE * scale)).sum())
+
+
+def top_margin(scores: np.ndarray, axis: int) -> np.ndarray:
+    """The best score minus the second best along an axis; infinite where there is only one."""
+    if scores.shape[axis] == 1:
+        return np.full(np.delete(scores.shape, axis), np.inf)
+    best = -np.partition(-scores, 1, axis=axis)
+    return np.asarray(best.take(0, axis) - best.take(1, axis))
+
+
+def compare_classes(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    """Probabilities [B K]: the answer is the likeliest class, or with several labels whether each is at least 0.5."""
+    a, b = ours["probabilities"], theirs["probabilities"]
+    error = relative_error(a, b)
+    if a.shape != b.shape:
+        return Difference(error, len(b), len(b), len(b))
+    scale = float(np.abs(b).max(initial=0.0))
+    if multi_label:
+        return Difference(error, *count_changes((a >= 0.5) != (b >= 0.5), np.abs(b - 0.5), scale))
+    return Difference(error, *count_changes(a.argmax(1) != b.argmax(1), top_margin(b, 1), scale))
+
+
+def compare_logits(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    return Difference(relative_error(ours["logits"], theirs["logits"]))
+
+
+def compare_masks(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    """Label maps [B H W]: an answer a pixel, its margin between the two best logits."""
+    a, b, logits = ours["masks"], theirs["masks"], theirs["logits"]
+    if a.shape != b.shape:
+        return Difference(float("inf"), b.size, b.size, b.size)
+    scale = float(np.abs(logits).max(initial=0.0))
+    return Difference(0.0, *count_changes(a != b, top_margin(logits, 1), scale))
+
+
+def compare_boxes(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    """Boxes [B Q 6]: every one of torch's against the nearest of ours, since two of the same score may come in either
+    order. Edges are relative to the largest, scores are as they are; an answer is the class of a box."""
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = ours["boxes"].astype(np.float64), theirs["boxes"].astype(np.float64)
+    if a.shape != b.shape or not np.isfinite(a).all():
+        return Difference(float("inf"), b.shape[0] * b.shape[1], b.shape[0] * b.shape[1], b.shape[0] * b.shape[1])
+    scale = max(TINY, float(np.abs(b[..., :4]).max(initial=0.0)))
+    error, changed = 0.0, 0
+    for mine, torchs in zip(a, b, strict=True):
+        edges = np.abs(torchs[:, None, :4] - mine[None, :, :4]).max(-1) / scale
+        apart = np.maximum(edges, np.abs(torchs[:, None, 4] - mine[None, :, 4]))  # [Q Q]
+        is_other = torchs[:, None, 5] != mine[None, :, 5]
+        rows, columns = linear_sum_assignment(apart + is_other)
+        error = max(error, float(apart[rows, columns].max(initial=0.0)))
+        changed += int(is_other[rows, columns].sum())
+    return Difference(error, a.shape[0] * a.shape[1], changed, changed)
+
+
+def compare_attention(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    return Difference(relative_error(ours["attention"], theirs["attention"]))
+
+
+COMPARE: dict[str, Callable[[Outputs, Outputs, bool], Difference]] = {  # by the name of an output
+    "probabilities": compare_classes, "logits": compare_logits, "masks": compare_masks, "boxes": compare_boxes,
+    "attention": compare_attention,
+}  # fmt: skip

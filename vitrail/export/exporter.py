@@ -1,0 +1,85 @@
+"""Export: a trained model as a file in a folder of its own, with what it is and the proof that its answers are the
+same. The folder appears when the proof has passed, and not before."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from vitrail import catalog
+from vitrail.assembly.load import load_bundle
+from vitrail.assembly.model import ModelBundle
+from vitrail.errors import RunError, UsageError
+from vitrail.export.contract import ExportFormat, TracedGraph
+from vitrail.export.folders import choose_folder, new_folder, refuse_existing
+from vitrail.export.images import ImageRequest, read_images
+from vitrail.export.metadata import file_metadata, hash_file, hash_weights, new_info
+from vitrail.export.proof import prove
+from vitrail.export.quantised import check_quantiser, quantise_export
+from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
+from vitrail.export.sidecars import write_sidecars
+from vitrail.inference.graph import InferenceGraph
+from vitrail.validation import as_path
+
+
+def export(
+    source: str | Path, request: ExportRequest, out: str | Path = "", weights: Literal["best", "last"] = "best"
+) -> ExportResult:
+    """A run, model folder or file as `request` says. out: a new folder; by default in the folder of the source, or of a
+    single file beside it: export/FORMAT. Errors: `UsageError`, `CheckpointError`, `DataError`; `RunError` where the
+    proof fails, and then nothing is written."""
+    chosen = find_format(request.format)
+    chosen.check()
+    if request.int8:
+        check_quantiser(request)
+    bundle, path = load_bundle(source, weights=weights)
+    folder = choose_folder(request, as_path(out) if out else None, source, path)
+    refuse_existing(folder, request.overwrite)
+    images = read_images(ImageRequest(str(source), request.data, request.split, request.keys), bundle)
+    return export_model(ExportSubject(bundle, str(source), hash_weights(path), images), chosen, request, folder)
+
+
+def find_format(name: str) -> ExportFormat:
+    """A format of the catalogue. Errors: `UsageError` with the nearest names."""
+    entry = catalog.find("export/formats", name)
+    made: ExportFormat = entry.module.build(entry.config)
+    return made
+
+
+def export_model(subject: ExportSubject, chosen: ExportFormat, request: ExportRequest, folder: Path) -> ExportResult:
+    """Writes one export: to a temporary folder beside it, proves it there, and renames it. Errors: as `export`."""
+    graph = build_graph(subject.bundle, chosen, request)
+    with new_folder(folder) as temporary:
+        result = write_and_prove(subject, chosen, graph, temporary)
+        if request.int8:
+            result = quantise_export(subject, chosen, request, result)
+    return result._replace(folder=folder)
+
+
+def build_graph(bundle: ModelBundle, chosen: ExportFormat, request: ExportRequest) -> InferenceGraph:
+    """The graph that goes out. Errors: `UsageError` for a model or an option that the format does not have."""
+    if request.image_type not in chosen.image_types:
+        only = " or ".join(chosen.image_types)
+        raise UsageError(f"{request.format} takes images of {only}", "leave --image-type out")
+    graph = InferenceGraph(bundle, request.image_type)
+    graph.any_size = graph.any_size and chosen.any_size
+    return graph
+
+
+def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: InferenceGraph, folder: Path) -> ExportResult:
+    """The files of an export in a folder. Errors: `RunError` where the proof fails."""
+    bundle, path = subject.bundle, folder / chosen.file
+    info = new_info(bundle, graph, type_name(chosen), chosen.file, subject.sha256)
+    chosen.write(TracedGraph(graph, bundle, graph.any_size), file_metadata(bundle, info), path)
+    info = dataclasses.replace(info, sha256=hash_file(path))
+    size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+    proof = prove(chosen.open(path, info), graph, bundle, subject.images, size)
+    if proof.failures:
+        raise RunError(f"the exported file is not the model: {'; '.join(proof.failures)}; nothing was written",
+                       "please report it with your command; another --format may work")  # fmt: skip
+    write_sidecars(folder, bundle, info, proof)
+    return ExportResult(folder, info, proof, chosen.describe(info))
+
+
+def type_name(chosen: ExportFormat) -> str:
+    """The name of a format: that of its module."""
+    return type(chosen).__module__.rpartition(".")[2]

@@ -1,0 +1,102 @@
+"""ONNX: one file for ONNX Runtime, OpenVINO and others."""
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail.errors import RunError, UsageError
+from vitrail.export.contract import ExportFormat, TracedGraph
+from vitrail.inference.engine import Engine
+from vitrail.inference.exported import ExportInfo
+from vitrail.inference.open_engine import open_file
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+MOST_BYTES = 2**31 - 2**24  # of one file: protobuf's limit, with room for the graph
+
+
+@dataclass(frozen=True)
+class Config:
+    opset: int = 18  # the lowest that has every operation, for runtimes of 2023 on
+
+
+class OnnxFormat(ExportFormat):
+    file = "model.onnx"
+    engines = ("onnx", "openvino")
+    any_size = True
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def check(self) -> None:
+        if missing := [name for name in PACKAGES if find_spec(name) is None]:
+            raise UsageError(f"ONNX needs {' and '.join(missing)}", "pip install 'vitrail[onnx]'")
+
+    def write(self, traced: TracedGraph, metadata: dict[str, str], path: Path) -> None:
+        size = sum(t.numel() * t.element_size() for t in traced.graph.state_dict().values())
+        if size > MOST_BYTES:
+            raise UsageError(
+                f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB",
+                "--format torch or --format safetensors writes it",
+            )
+        onnx_program = convert(traced, self.config.opset)
+        onnx_program.model.producer_name = "vitrail"
+        onnx_program.model.metadata_props.update(metadata)
+        onnx_program.save(path, external_data=False)
+        check_shapes(path, traced)
+
+    def open(self, path: Path, info: ExportInfo) -> Engine:
+        return open_file(path, info, "onnx", threads=1)
+
+    def describe(self, info: ExportInfo) -> tuple[str, ...]:
+        return (
+            "import onnxruntime",
+            f'session = onnxruntime.InferenceSession("{info.file}")',
+            f'{", ".join(info.outputs)}, = session.run(None, {{"images": images}})',
+        )
+
+
+def convert(traced: TracedGraph, opset: int) -> Any:
+    """The program as `torch.onnx.ONNXProgram`. Errors: `UsageError` for an operation that ONNX has not."""
+    level = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)  # of onnxscript, on versions of operations
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                traced.program, (), dynamo=True, opset_version=opset, verbose=False,
+                input_names=list(traced.graph.input_names), output_names=list(traced.graph.names),
+            )  # fmt: skip
+    except UsageError:
+        raise
+    except Exception as error:
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(f"the model cannot be written as ONNX: {why[:200]}", "--format torch writes it") from error
+    finally:
+        logging.disable(level)
+
+
+def check_shapes(path: Path, traced: TracedGraph) -> None:
+    """Reads the written file. Errors: `RunError` where an axis that should be free is not."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    free = (0, 2, 3) if traced.any_size else (0,)
+    for value in graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if fixed := [i for i in free if i < len(axes) and not axes[i].dim_param]:
+            what = f"{path.name} came out with a fixed axis {fixed[0]} of {value.name} ({axes[fixed[0]].dim_value})"
+            raise RunError(what, "--format torch writes a file without that limit")
+    names = [value.name for value in graph.output]
+    if names != list(traced.graph.names):
+        raise RunError(f"{path.name} came out with the outputs {', '.join(names)}", "--format torch")
+
+
+def build(config: Config) -> OnnxFormat:
+    return OnnxFormat(config)

@@ -1,0 +1,1 @@
+"""Int8 files: one file a format. `build(config)` returns its `Quantiser`."""

@@ -1,0 +1,45 @@
+"""What is exported and how, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitrail.assembly.model import ModelBundle
+from vitrail.export.images import ProofImages
+from vitrail.export.proof import Proof
+from vitrail.inference.exported import ExportInfo
+from vitrail.inference.graph import ImageType
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, as it was asked for. data, split, keys: other images for the proof and for calibration than those
+    of the run. overwrite: replace the folder of an earlier export. force: int8 that loses more than it may."""
+
+    format: str = "onnx"
+    image_type: ImageType = "uint8"
+    attention: bool = False
+    int8: bool = False
+    data: str = ""
+    split: str = ""
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+    force: bool = False
+
+
+class ExportSubject(NamedTuple):
+    """What is exported: a model, where it came from, and images to prove it on."""
+
+    bundle: ModelBundle
+    source: str  # as it was typed
+    sha256: str  # of its weights
+    images: ProofImages
+
+
+class ExportResult(NamedTuple):
+    folder: Path
+    info: ExportInfo
+    proof: Proof
+    usage: tuple[str, ...]  # how to use the file, in a few lines
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,16 @@
+"""The files beside an exported one: what it is, and its proof."""
+
+from pathlib import Path
+
+from vitrail.assembly.model import ModelBundle, describe_bundle
+from vitrail.export.metadata import describe_input
+from vitrail.export.proof import FILE, Proof
+from vitrail.inference.exported import INFO, ExportInfo, info_json
+from vitrail.storage.atomic import write_through
+from vitrail.storage.json_text import to_json
+
+
+def write_sidecars(folder: Path, bundle: ModelBundle, info: ExportInfo, proof: Proof) -> None:
+    """Writes `model.json` and `proof.json` into the folder of an export."""
+    write_through(folder / FILE, to_json(proof.to_dict(), indent=1).encode())
+    write_through(folder / INFO, info_json(info, describe_bundle(bundle), describe_input(bundle, info)))

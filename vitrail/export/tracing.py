@@ -1,0 +1,38 @@
+"""Tracing: the graph of a model as a program of `torch.export`, with a batch of any length."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.errors import UsageError
+from vitrail.inference.graph import InferenceGraph
+
+LARGEST = 4096  # pixels along a side of an image whose size is free
+
+
+def trace(graph: InferenceGraph, inputs: tuple[Tensor, ...], any_size: bool) -> Any:
+    """The `torch.export.ExportedProgram` of a graph on the CPU.
+
+    `torch.export` raises where the program would not hold for every batch, or with `any_size` for every height and
+    width. `torch.onnx.export` alone would write a file for the sizes of the example and report success.
+    Errors: `UsageError` with the reason.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    of_images: dict[int, Any] = {0: batch}
+    if any_size:
+        least = graph.least_size
+        of_images |= {2: torch.export.Dim("height", min=least, max=LARGEST),
+                      3: torch.export.Dim("width", min=least, max=LARGEST)}  # fmt: skip
+    shapes = (of_images, {0: batch})[: len(inputs)]
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own parts
+            return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # of many classes: whatever the model does that cannot be traced
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(
+            f"the model cannot be traced for every batch{' and size' if any_size else ''}: {why[:200]}",
+            "it cannot be exported as a graph; vitrail export RUN --format safetensors writes its weights",
+        ) from error

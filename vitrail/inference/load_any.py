@@ -1,0 +1,90 @@
+"""A predictor of whatever holds a trained model: a run, a model folder, a file, or the folder of an export."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from vitrail import catalog
+from vitrail.errors import CheckpointError, UsageError, choose
+from vitrail.inference.exported import INFO, ExportedPredictor, ExportInfo, build_exported, read_info
+from vitrail.inference.image_predictor import ImagePredictor
+from vitrail.inference.open_engine import TORCH, open_file, suffixes_of
+from vitrail.inference.predictor import load_predictor
+from vitrail.validation import as_path
+
+EXPORTS = "export"  # of a run: the folder of its exports
+
+
+def load_any(
+    source: str | Path,
+    engine: str = "",
+    device: str = "cpu",
+    threads: int = 0,
+    weights: Literal["best", "last"] = "best",
+    vae: str = "",
+) -> ImagePredictor:
+    """A predictor of a run, a model folder, a file, or the folder or file of an export.
+
+    engine: "torch" or one of `inference/engines`, by default torch, and of an export the one for its file. For a run
+    and an engine other than torch, the export of the run is used. threads: of engines other than torch; 0: as many as
+    cores. Errors: `UsageError`, `CheckpointError`; also where the file is not the one that `model.json` describes.
+    """
+    folder = export_folder(source)
+    known = (TORCH, *catalog.list_modules("inference/engines"))
+    if engine:
+        choose(engine, known, "engine")
+    if folder is None and engine in ("", TORCH):
+        return load_predictor(source, device, vae=vae, weights=weights)
+    if folder is None:
+        folder = find_export(source, engine)
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"exported files run on the CPU, not on {device}", "leave --device out")
+    return open_export(folder, "" if engine == TORCH else engine, threads)
+
+
+def export_folder(source: str | Path) -> Path | None:
+    """The folder of an export that a source names, itself or by a file in it; None where it names none."""
+    path = as_path(source)
+    folder = path.parent if path.is_file() else path
+    return folder if (folder / INFO).is_file() else None
+
+
+def open_export(folder: Path, engine: str = "", threads: int = 0) -> ExportedPredictor:
+    """The predictor of the folder of an export. Errors: `UsageError`, `CheckpointError`."""
+    info, description = read_info(folder)
+    check_hash(folder, info)
+    return build_exported(open_file(folder / info.file, info, engine, threads), description, folder)
+
+
+def check_hash(folder: Path, info: ExportInfo) -> None:
+    """Errors: `CheckpointError` where the file is missing, or not the one that was exported."""
+    path = folder / info.file
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or error}"
+        raise CheckpointError(what, "vitrail export RUN --overwrite writes it again") from None
+    if found != info.sha256:
+        raise CheckpointError(
+            f"{path} was changed: its SHA-256 is not the one in {INFO}",
+            "vitrail export RUN --overwrite writes it again",
+        )
+
+
+def find_export(source: str | Path, engine: str) -> Path:
+    """The export of a run, or of a model folder, that an engine opens. Errors: `UsageError` where there is none."""
+    from vitrail.assembly.run_directory import find_run
+
+    path = as_path(source)
+    home = path if path.is_dir() else path.parent
+    try:
+        home = find_run(source).path
+    except CheckpointError:
+        if not path.exists():
+            raise
+    suffixes = suffixes_of(engine)
+    for folder in sorted((home / EXPORTS).glob("*")):
+        if (folder / INFO).is_file() and read_info(folder)[0].file.endswith(suffixes):
+            return folder
+    raise UsageError(f"{source} has no export that {engine} opens", f"vitrail export {source} --format {engine}")

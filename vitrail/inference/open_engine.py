@@ -1,0 +1,51 @@
+"""The engine that opens an exported file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vitrail import catalog
+from vitrail.errors import CheckpointError, UsageError
+from vitrail.inference.engine import Arrays, Engine
+from vitrail.inference.exported import ExportInfo
+
+TORCH = "torch"  # what runs a model that is not exported
+
+
+class FloatImages(Engine):
+    """An engine whose graph takes floats in [0, 1], for uint8 images."""
+
+    def __init__(self, inner: Engine):
+        self.inner, self.name = inner, inner.name
+
+    def run(self, images: np.ndarray, sizes: np.ndarray) -> Arrays:
+        return self.inner.run(images.astype(np.float32) / np.float32(255), sizes)
+
+
+def engine_of(path: Path) -> str:
+    """The name of the engine that opens a file, by its suffix; "" where there is none."""
+    for name in catalog.list_modules("inference/engines"):
+        if path.name.endswith(suffixes_of(name)):
+            return name
+    return ""
+
+
+def suffixes_of(engine: str) -> tuple[str, ...]:
+    """The suffixes of the files that an engine opens."""
+    return tuple(vars(catalog.load_module("inference/engines", engine))["SUFFIXES"])
+
+
+def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0) -> Engine:
+    """The engine of an exported file. engine: its name, by default the one for files of this kind. Errors:
+    `UsageError`, `CheckpointError`."""
+    name = engine or engine_of(path)
+    if not name:
+        raise UsageError(f"vitrail runs no {path.suffix} files", f"vitrail export RUN --format {info.export_format}")
+    entry = catalog.find("inference/engines", name)
+    if not path.name.endswith(suffixes_of(name)):
+        what = f"the engine {name} opens {' and '.join(suffixes_of(name))} files, not {path.name}"
+        raise UsageError(what, f"leave --engine out: {engine_of(path) or 'nothing'} opens it")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing", "vitrail export RUN writes it")
+    opened: Engine = entry.module.build(entry.config).open(path, info.outputs, threads)
+    return FloatImages(opened) if info.image_type == "float32" else opened
