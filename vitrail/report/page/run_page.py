@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from vitrail.assembly.run_directory import RunFolder
+from vitrail.inference.page.assemble import read_part
 from vitrail.report.page.markup import Section, escape_text, render_paragraphs
 from vitrail.report.page.style import SCRIPT, STYLE
 from vitrail.report.run_data import RunData, read_run
@@ -57,11 +58,12 @@ def render_section(section: Section) -> str:
 def render_head(title: str) -> str:
     """The head of the page. Its content security policy forbids all requests and all scripts but the inline one."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    style = read_part("theme.css") + STYLE
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="data:,"><title>{escape_text(title)}: report</title><style>{STYLE}</style></head>'
+        f'<link rel="icon" href="data:,"><title>{escape_text(title)}: report</title><style>{style}</style></head>'
     )

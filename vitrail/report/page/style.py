@@ -1,40 +1,7 @@
-"""The style sheet of the pages (light, dark, phone, print) and the script that sorts tables."""
+"""The style sheet of the pages, after the one that all pages share (`inference/page/theme.css`): print too; and the
+script that sorts tables."""
 
 STYLE = """
-:root {
-  color-scheme: light dark;
-  --ground: #f6f7f9; --card: #ffffff; --ink: #1b2430; --soft: #5a6675; --edge: #e2e6ec; --fill: #eef1f5;
-  --a: 43 92 196; --b: 201 93 20; --good: #1d7a4c; --bad: #b3361e; --deep: #ffffff;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #10141b; --card: #181e27; --ink: #e6eaf0; --soft: #9aa6b5; --edge: #2a323e; --fill: #212934;
-    --a: 122 162 255; --b: 245 155 84; --good: #5fcf97; --bad: #ff8a70; --deep: #0d1117;
-  }
-}
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body {
-  margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif;
-}
-body::before {
-  content: ""; display: block; height: 6px;
-  background: linear-gradient(90deg, #2b5cc4 0 17%, #1f9c8f 0 31%, #e3b341 0 43%, #c95d14 0 60%, #a3273f 0 74%,
-    #5b3b9e 0 88%, #2b5cc4 0);
-}
-main { max-width: 1180px; margin: 0 auto; padding: clamp(14px, 3vw, 36px); }
-h1 { margin: 0 0 .4em; font-size: clamp(1.5rem, 4vw, 2.3rem); line-height: 1.2; letter-spacing: -.02em;
-  overflow-wrap: anywhere; }
-h1 span { color: var(--soft); font-weight: 400; }
-h2 { margin: 0 0 .35em; font-size: 1.3rem; letter-spacing: -.01em; }
-h3 { margin: 1.2em 0 .3em; font-size: .95rem; color: var(--soft); font-weight: 600; }
-p { text-wrap: pretty; margin: 0 0 .6em; max-width: 75ch; overflow-wrap: anywhere; }
-code, pre { font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
-pre { margin: 0; padding: .6em .8em; background: var(--fill); border-radius: 8px; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-bdi { overflow-wrap: anywhere; }
-
 header .score { display: flex; flex-wrap: wrap; align-items: center; gap: .4em 1.2em; margin: .6em 0; }
 header .score > b {
   font-size: clamp(3.2rem, 10vw, 5.2rem); line-height: 1; letter-spacing: -.04em; font-weight: 700;
@@ -45,7 +12,6 @@ header .score p + p, header > p { color: var(--soft); }
 header dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 10px;
   margin: 1.2em 0 1em; }
 header dl div { padding: .7em .9em; background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
-dt { color: var(--soft); font-size: .82rem; }
 header dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .banner {
   margin-bottom: 1.3em; padding: .7em 1em; max-width: none; border-left: 4px solid rgb(var(--b));
@@ -54,12 +20,6 @@ header dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeri
 }
 
 nav { display: flex; flex-wrap: wrap; gap: .2em 1em; margin: 0 0 1.2em; font-size: .88rem; }
-a { color: rgb(var(--a)); text-decoration: none; }
-a:hover, a:focus-visible { text-decoration: underline; }
-section {
-  margin: 0 0 18px; padding: clamp(14px, 2.4vw, 26px); background: var(--card); border: 1px solid var(--edge);
-  border-radius: 14px;
-}
 
 .commands { margin: .8em 0 0; display: grid; gap: .2em 1em; }
 .commands dt { margin-top: .4em; }
@@ -188,8 +148,6 @@ table.facts td { overflow-wrap: anywhere; }
 .chips { display: flex; flex-wrap: wrap; gap: 6px; max-height: 16rem; overflow-y: auto; margin-top: .6em; }
 .chip { padding: .1em .65em; background: var(--fill); border-radius: 99px; font-size: .85rem; }
 ul { margin: .6em 0; padding-left: 1.2em; color: var(--soft); font-size: .9rem; }
-details { margin-top: .8em; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
-details pre { margin-top: .6em; }
 
 @media print {
   :root {
