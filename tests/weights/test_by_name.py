@@ -442,6 +442,17 @@ def test_the_licence_of_the_first_weights_holds_for_what_is_published(small, pho
     assert f'base_model: "{SMALL}"' in text
 
 
+def test_a_hub_that_is_not_reached_is_named(hub, run, monkeypatch, capsys):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["push", str(run), "hf:me/first", "--yes"]) == 4
+    text = " ".join(capsys.readouterr().err.split())
+    assert "could not be published at http://127.0.0.1:9" in text
+    assert "is that address reached from here" in text
+    assert "hf_secret" not in text
+
+
 @pytest.mark.parametrize("target", ["first", "hf:me", "hf:me/a@v1", "hf:me/a/b.txt"])
 def test_what_is_no_repository_is_refused(hub, run, target, capsys):
     assert main(["push", str(run), target]) == 2

@@ -214,6 +214,14 @@ def test_what_somebody_brought_by_hand(hub, own_folder, monkeypatch):
         assert read_published(locate(str(path)).files)[0].sha256 == located.sha256
 
 
+def test_an_index_on_the_disk_is_imported_by_its_path(own_folder, capsys):
+    place = own_folder / "some" / "parts"
+    place.mkdir(parents=True)
+    (place / INDEX).write_bytes(index_of(MAP))
+    assert main(["import", str(place / INDEX)]) == 4
+    assert f"names {PARTS[0]}, which is not there" in " ".join(capsys.readouterr().err.split())
+
+
 def test_offline_with_a_file_missing(hub, monkeypatch):
     located = right(locate(NAME))
     hub_cache.remove_cached(located.files.with_name(PARTS[0]))

@@ -118,6 +118,7 @@ def with_located(request: ImportRequest, located: Located) -> ImportRequest:
     name = located.name if located.kind == "published" else located.source.partition(":")[2].rpartition("/")[2]
     if located.kind in ("file", "folder", "url"):
         name = located.files.name.removesuffix(located.files.suffix if located.files.is_file() else "")
+        name = located.files.absolute().parent.name if located.files.suffix == ".json" else name  # an index of several
     name = re.sub(r"[^\w.]+", "-", name).strip("-.") or "model"
     options = request.options
     if located.classes == 0 and located.model is not None:

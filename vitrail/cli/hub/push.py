@@ -112,8 +112,8 @@ def send(folder: Path, repo: str, public: bool) -> str:
             cause = cause.__cause__
         first = (str(cause).splitlines() or [type(cause).__name__])[0][:200]
         raise CheckpointError(
-            f"{repo} could not be published: {first}",
-            "may your token write there? what was sent can be sent again",
+            f"{repo} could not be published at {endpoint()}: {first}",
+            "is that address reached from here, and may your token write there? what was sent can be sent again",
         ) from None
     return f"{endpoint()}/{repo}"
 

@@ -50,7 +50,9 @@ def weights(words: list[str]) -> None:
         print(f"of {given.family} none are known by name; hf:ORG/REPO takes any repository of the hub")
         return
     print("\n".join(table(COLUMNS, [cells(row) for row in rows])))
-    print("\n* the model's name alone means these")
+    print()
+    if any(row["recommended"] for row in rows):
+        print("* the model's name alone means these")
     if not all(row["bytes"] or not row["megabytes"] for row in rows):
         print(f"~ about: {BYTES} bytes a parameter; the size of a file is known once it was here")
     if restricted := dict.fromkeys(row["licence"] for row in rows if not is_permissive(row["licence"])):
