@@ -24,7 +24,7 @@ class Cost:
     """`macs`, for one image: multiply-adds of matrix products, convolutions and attention (papers call them FLOPs).
     `attention_bytes`: fp32 attention weights of all layers, if they were materialised as for inspection; the fused
     kernel never stores them. Where attention is sparse, both count the visible pairs. `activation_bytes`: fp32 outputs
-    of every leaf module, about the memory of training. These two are of `batch` images."""
+    of every leaf module that computes something, about the memory of training. These two are of `batch` images."""
 
     size: tuple[int, int]  # height and width of the image
     batch: int
@@ -168,7 +168,8 @@ def record_forward(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> CostRe
     with FlopCounterMode(display=False) as counter:
         recorder = CostRecorder(counter)
         hooks = [m.register_forward_pre_hook(recorder.attends(name)) for name, m in named_attentions(model).items()]
-        hooks += [m.register_forward_hook(recorder.activates) for m in model.modules() if not any(m.children())]
+        leaves = [m for m in model.modules() if not any(m.children()) and not isinstance(m, nn.Identity)]
+        hooks += [m.register_forward_hook(recorder.activates) for m in leaves]
         model(*inputs)
     for hook in hooks:
         hook.remove()

@@ -39,7 +39,7 @@ from vitrail.training.session import Session
 
 STATE_TENSORS = {"adamw": 2, "lamb": 2}  # tensors of an optimiser for each weight; the others have one
 SMALL_MODEL, SMALL_BATCH = 2**21, 2**19  # weights, and pixels of a batch: at most some 100 MB
-KEPT = 1.5  # memory of a step by its activations: gradients of the widest layers and copies for attention come on top
+KEPT = 1.75  # memory of a step by its activations: gradients of the widest layers and copies for attention come on top
 
 
 def fit_micro_batch(session: Session) -> None:
