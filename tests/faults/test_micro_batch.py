@@ -85,7 +85,8 @@ def test_what_is_frozen_keeps_no_activations(data, tmp_path):
         ("gradual", {"freeze": 1, "unfreeze_steps": (3,)}),
     ):
         steps[name] = needs.estimate_step(session(data, tmp_path / name, optim=optim)).each
-    assert steps["head"] * 2 == steps["all"] == steps["gradual"]
+    assert steps["all"] == steps["gradual"]
+    assert steps["head"] == round(steps["all"] / 2)
 
 
 def test_base_is_trained_on_any_laptop(tmp_path, machine, monkeypatch):
