@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from history import append
 from PIL import Image
-from transfer import PAGE, SOURCES, write_halves
+from transfer import OTHERS, PAGE, SOURCES, regressions, write_halves
 
 from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe
 from vitrail.engine.world import World, best_device
@@ -30,7 +30,6 @@ SETS = ("blood", "organs", "cifar", "fashion", "lungs")
 COUNTS = (50, 250, 600)
 POOL = {"train": 2_000, "test": 1_000}
 FASHION = {"train": "train", "test": "t10k"}
-OTHERS = ("C = 1", "CV by accuracy", "CV by log loss")
 Arrays = dict[str, np.ndarray]
 
 
@@ -77,25 +76,6 @@ def compare(pool: Arrays, count: int, seed: int) -> dict[str, float]:
     probe = fit_probe(features, labels, classes, choice.l2)
     right = probe.logits(torch.from_numpy(z).double()).argmax(1).numpy() == t
     return {"l2": choice.l2, "head": 100 * float(right.mean()), **regressions(x, y, z, t)}
-
-
-def regressions(x: np.ndarray, y: np.ndarray, z: np.ndarray, t: np.ndarray) -> dict[str, float]:
-    """Test accuracies of scikit-learn's logistic regressions on standardised features: with C = 1, and with C of ten
-    chosen by five-fold cross-validation (as many folds as the smallest class has images, where it has fewer)."""
-    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    folds = min(5, int(np.unique(y, return_counts=True)[1].min()))
-    found = {}
-    for name, scoring in zip(OTHERS, ("", "accuracy", "neg_log_loss"), strict=True):
-        if scoring and folds < 2:
-            continue
-        own = {"Cs": 10, "cv": folds, "scoring": scoring, "l1_ratios": (0,), "use_legacy_attributes": False}
-        model = LogisticRegressionCV(max_iter=1000, **own) if scoring else LogisticRegression(max_iter=5000)
-        fitted = make_pipeline(StandardScaler(), model).fit(x, y)
-        found[name] = 100 * float((fitted.predict(z) == t).mean())
-    return found
 
 
 def table(found: dict[str, dict[str, float]], seeds: int) -> list[str]:

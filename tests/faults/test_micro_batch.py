@@ -69,6 +69,22 @@ def test_a_small_machine_takes_smaller_micro_batches_with_the_same_result(data, 
     assert (weights(whole) - weights(parts)).norm() / weights(whole).norm() <= 1e-6
 
 
+def test_the_limit_of_a_container_or_of_a_job_is_that_of_the_machine(tmp_path):
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+    assert memory.group_limits(root, membership) == [], "no Linux"
+    (root / "slurm" / "job7").mkdir(parents=True)
+    (root / "memory" / "docker" / "a").mkdir(parents=True)
+    (root / "memory.max").write_text("max\n")
+    membership.write_text("4:cpu,memory:/docker/a\n0::/slurm/job7/step_0\n")
+    (root / "slurm" / "job7" / "memory.max").write_text("700\n")
+    assert memory.group_limits(root, membership) == [700]
+    (root / "memory" / "docker" / "a" / "memory.limit_in_bytes").write_text("600\n")
+    (root / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert sorted(memory.group_limits(root, membership)) == [600, 700, 9223372036854771712]
+    membership.write_text("4:memory:/host/path/that/the/container/lacks\n")
+    assert memory.group_limits(root, membership) == [9223372036854771712]
+
+
 def test_what_is_given_stays(data, tmp_path, machine):
     machine(10)
     assert session(data, tmp_path / "given", runtime={"micro_batch": 8}).feed.micro_batch == 8

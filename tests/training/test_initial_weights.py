@@ -15,6 +15,7 @@ import vitrail
 from vitrail.analysis.probe import choose_l2, fit_probe
 from vitrail.recipe import Choice, InitConfig, OptimConfig
 from vitrail.training import loop
+from vitrail.training.transfer.initial_weights import fit_head
 
 FROZEN, RANDOM = OptimConfig(freeze="backbone"), InitConfig()
 
@@ -63,6 +64,13 @@ def test_its_defaults_are_those_of_a_probe_and_what_was_typed_is_kept(data, tmp_
     whole = start(data, tmp_path / "whole", optim=OptimConfig())
     assert whole.recipe.init.fit_head is False
     assert whole.recipe.optim.weight_decay == 0.05
+
+
+def test_the_progress_of_its_features_is_shown_also_where_all_learns(data, tmp_path):
+    session = start(data, tmp_path / "run", optim=OptimConfig(), init=InitConfig(fit_head=True))
+    shown = []
+    assert any("linear probe" in note for note in fit_head(session, lambda done, of: shown.append((done, of))))
+    assert shown[-1] == (48, 48)
 
 
 def test_a_head_that_is_kept_is_not_fitted_and_a_resumed_run_begins_alike(data, tmp_path):

@@ -74,14 +74,9 @@ def usable_memory(device: torch.device) -> int:
 
 
 def machine_memory() -> int:
-    """All memory of the machine, or of the container that the process is in, in bytes; 0 where a system does not
+    """All memory of the machine, or of the container or job that the process is in, in bytes; 0 where a system does not
     tell."""
-    limits = []
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path(path).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no container, or "max"
-            continue
+    limits = group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
     sysconf = vars(os).get("sysconf")  # Windows has none
     if sysconf is not None:
         try:
@@ -89,3 +84,24 @@ def machine_memory() -> int:
         except (ValueError, OSError):
             return 0
     return min(limits, default=0)
+
+
+def group_limits(root: Path, membership: Path) -> list[int]:
+    """The limits in bytes of the control groups of a process and of all groups above them, in versions 1 and 2: a
+    container sees its own as the root, a job of a cluster is some folders below. membership: its /proc/PID/cgroup."""
+    folders = {root: "memory.max", root / "memory": "memory.limit_in_bytes"}
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    for top, file in tuple(folders.items()):
+        kind = "" if top == root else "memory"
+        for group in (Path(line[2].lstrip("/")) for line in lines if len(line) == 3 and kind in line[1].split(",")):
+            folders.update({top / group: file, **{top / above: file for above in group.parents}})
+    limits = []
+    for folder, file in folders.items():
+        try:
+            limits.append(int((folder / file).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return limits

@@ -5,9 +5,10 @@ import dataclasses
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.restore import read_origin
+from vitrail.evaluation.features import Progress
 from vitrail.training.needs import estimate_needs, fit_micro_batch
 from vitrail.training.session import Session
-from vitrail.training.transfer.cached_features import Progress, cache_features, write_features
+from vitrail.training.transfer.cached_features import cache_features, write_features
 from vitrail.training.transfer.initial_weights import fit_head, load_initial_weights
 
 
@@ -15,7 +16,7 @@ def begin(session: Session, origin: WeightsOrigin | None, progress: Progress | N
     """A new run, before it has a folder."""
     session.load_report = load_initial_weights(session, origin)
     cache_features(session, is_resumed=False, progress=progress)
-    session.notes += fit_head(session)
+    session.notes += fit_head(session, progress)
     fit_micro_batch(session)
 
 

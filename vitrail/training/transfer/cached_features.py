@@ -6,7 +6,6 @@ That holds where an image has the same features in every step: the whole backbon
 augmentation, no mixing, no dropout, no change of size, and a loss that sees images through the model alone.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from vitrail.data.dataset import Split
 from vitrail.data.splits import evaluation_part
 from vitrail.data.transforms.features import FeatureReader, FeatureTransform
 from vitrail.engine.freeze import set_train_mode
-from vitrail.evaluation.features import part_features, save_features
+from vitrail.evaluation.features import Progress, part_features, save_features
 from vitrail.heads.linear import Classifier, FeatureClassifier
 from vitrail.inference.predictor import Predictor
 from vitrail.tasks._defaults.transfer import RANDOM_KEYS, random_settings
@@ -26,8 +25,6 @@ from vitrail.training.session import CachedFeatures, Session
 
 LARGEST = 2**32  # bytes of features in memory
 PROBED = 2  # images whose features are computed twice
-
-Progress = Callable[[int, int], None]
 
 
 def cache_features(session: Session, is_resumed: bool, progress: Progress | None = None) -> None:

@@ -16,7 +16,7 @@ from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.data.dataset import Split
-from vitrail.evaluation.features import part_features
+from vitrail.evaluation.features import Progress, part_features
 from vitrail.heads.linear import Classifier
 from vitrail.inference.predictor import Predictor
 from vitrail.training.session import Session
@@ -36,7 +36,7 @@ def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> Load
 
 
 @torch.no_grad()
-def fit_head(session: Session) -> list[str]:
+def fit_head(session: Session, progress: Progress | None = None) -> list[str]:
     """Fits a new linear head to the features of the training images, where `init.fit_head` is set; returns notes. The
     same on every process."""
     bundle, recipe, net = session.bundle, session.recipe, session.state.model
@@ -53,7 +53,7 @@ def fit_head(session: Session) -> list[str]:
     if share < 1:
         chosen_images = draw_subset(train.labels, share, recipe.train.seed)
         train, known = train.select(chosen_images), known.select(chosen_images) if known else None
-    features = (read_rows(known) if known else compute_rows(session, train)).double()
+    features = (read_rows(known) if known else compute_rows(session, train, progress)).double()
     labels = torch.from_numpy(np.ascontiguousarray(train.labels))
     with torch.enable_grad():
         choice = choose_l2(features, labels, classes, recipe.train.seed)
@@ -74,9 +74,9 @@ def read_rows(split: Split) -> Tensor:
     return torch.from_numpy(np.stack([split.read(i) for i in range(len(split))]))
 
 
-def compute_rows(session: Session, train: Split) -> Tensor:
+def compute_rows(session: Session, train: Split, progress: Progress | None) -> Tensor:
     """The features of images [N D]."""
     bundle = session.bundle
     predictor = Predictor(session.state.model, bundle.classes, session.recipe, bundle.task, session.folder.path)
     dataset = dataclasses.replace(session.dataset, splits={"train": train})
-    return part_features(predictor, dataset, "train", None, session.world)[0]
+    return part_features(predictor, dataset, "train", None, session.world, progress)[0]
