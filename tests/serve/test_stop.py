@@ -1,0 +1,78 @@
+"""SIGTERM: nothing that is in flight is lost."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+from servers import PAGE, raw, serve_stubs, settings, until
+
+pytest.importorskip("fastapi")
+
+from vitrail.serve.run import serve
+
+
+def test_sigterm_with_50_in_flight_loses_none():
+    """In this process, with its real signal: the server ends with 0, and all 50 have their answers."""
+    import httpx
+
+    answers, unready = [], []
+
+    def ask(address):
+        with httpx.Client(base_url=address, timeout=30) as client:
+            answers.append(client.post("/predict", content=b"sleep 0.02").status_code)
+
+    def announce(models, address):
+        threads = [threading.Thread(target=ask, args=(address,)) for _ in range(50)]
+
+        def send():
+            for thread in threads:
+                thread.start()
+            wait_until_admitted(address)
+            os.kill(os.getpid(), signal.SIGTERM)
+            unready.append(httpx.get(f"{address}/ready").status_code)
+
+        threading.Thread(target=send).start()
+        started.extend(threads)
+
+    def wait_until_admitted(address):
+        for _ in range(2000):
+            text = httpx.get(f"{address}/metrics").text
+            done = sum(status == 200 for status in answers)
+            if float(text.split("\nvitrail_in_flight ")[1].split()[0]) + done >= 50:
+                return
+
+    started = []
+    assert serve(settings(drain=1.0), PAGE, announce) == 0
+    for thread in started:
+        thread.join()
+    assert answers == [200] * 50
+    assert unready in ([503], [200])  # a signal may come a moment later
+
+
+def test_what_stops_says_so_and_closes_its_connections():
+    async def test(server, client):
+        slow = asyncio.create_task(client.post("/predict", content=b"sleep 0.5"))
+        await until(lambda: server.pool.admitted == 1)
+        server.begin_stop(0.3)
+        ready = await client.get("/ready")
+        assert ready.status_code == 503
+        assert ready.json() == {"status": "stopping"}
+        assert ready.headers["connection"] == "close"
+        assert (await client.post("/predict", content=b"x")).status_code == 200  # it listens as long as it drains
+        assert (await slow).status_code == 200
+        assert await raw(client, b"") == b""
+
+    serve_stubs(test)
+
+
+def test_what_takes_longer_than_the_grace_is_given_up_with_503():
+    async def test(server, client):
+        slow = asyncio.create_task(client.post("/predict", content=b"sleep 5"))
+        await until(lambda: server.pool.admitted == 1)
+        server.begin_stop(0.0)
+        assert (await slow).status_code == 503
+        assert server.unanswered == 1
+
+    serve_stubs(test, grace=0.3)

@@ -1,0 +1,112 @@
+"""What every request passes first and last: who may ask, what is logged and counted, headers of every answer."""
+
+import hmac
+import logging
+import time
+from typing import Any
+
+from vitrail.serve.metrics import Metrics
+from vitrail.serve.refusal import Refused, error_body
+from vitrail.serve.settings import Settings
+from vitrail.storage.printable import printable
+
+LOG = logging.getLogger("vitrail.serve")
+ROUTES = ("/", "/predict", "/attention", "/models", "/live", "/ready", "/metrics", "/openapi.json")
+OPEN = ("/", "/live", "/ready")  # without a token: nothing in them is worth one
+PROBES = ("/live", "/ready", "/metrics")  # asked every few seconds: no line a time
+LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "img-src blob: data:; connect-src 'self' blob: data:; worker-src blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", POLICY.encode()),
+]  # fmt: skip
+LONGEST = 200  # characters of a path in the log
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics):
+        self.app, self.metrics = app, metrics
+        self.token = settings.token.encode()
+        self.is_draining = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        start, sent = time.monotonic(), Sent()
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                sent.status = message["status"]
+                closing = [(b"connection", b"close")] if self.is_draining else []
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS, *closing]}
+            await send(message)
+
+        try:
+            self.check(scope)
+            await self.app(scope, receive, send_guarded)
+        except Refused as error:
+            self.metrics.refused.labels("not allowed").inc()
+            await answer_refused(error, send_guarded)
+        except Exception as error:  # of the application, which has answered it, or not
+            LOG.error("%s while a request was answered", type(error).__name__)
+            if not sent.status:
+                await answer_refused(Refused(500, "the server could not answer"), send_guarded)
+        finally:
+            route = scope["path"] if scope["path"] in ROUTES else "other"
+            self.metrics.requests.labels(route, str(sent.status)).inc()
+            self.metrics.seconds.labels(route).observe(time.monotonic() - start)
+            level = logging.DEBUG if scope["path"] in PROBES and sent.status < 400 else logging.INFO
+            LOG.log(level, "%s", access_line(scope, sent.status, time.monotonic() - start))
+
+    def check(self, scope: Any) -> None:
+        """Errors: `Refused`. Without a token only pages of this machine may ask: no page of another site, and none
+        whose name was made to lead here (DNS rebinding)."""
+        headers = dict(scope["headers"])
+        if self.token:
+            if scope["path"] not in OPEN and not self.is_known(headers.get(b"authorization", b"")):
+                raise Refused(401, "a token is needed, and this is none", "Authorization: Bearer TOKEN")
+            return
+        host = headers.get(b"host", b"").decode("latin-1").rpartition("]")
+        name = host[0] + host[1] if host[1] else host[2].partition(":")[0]
+        if name and name.lower() not in LOCAL:
+            raise Refused(
+                403, "this server is for its own machine alone", "ask http://127.0.0.1, or start it with --host"
+            )
+        if headers.get(b"sec-fetch-site", b"") == b"cross-site":
+            raise Refused(403, "a page of another site may not ask this server", "start it with --host and a token")
+
+    def is_known(self, authorization: bytes) -> bool:
+        """Compared in a time that does not depend on where they differ."""
+        kind, _, token = authorization.partition(b" ")
+        return hmac.compare_digest(token.strip(), self.token) and kind.lower() == b"bearer"
+
+
+class Sent:
+    """The status of an answer, once it has begun."""
+
+    status = 0
+
+
+async def answer_refused(error: Refused, send: Any) -> None:
+    headers = [(b"content-type", b"application/json"), *refusal_headers(error)]
+    body = error_body(error.what, error.fix)
+    await send({"type": "http.response.start", "status": error.status,
+                "headers": [*headers, (b"content-length", str(len(body)).encode())]})  # fmt: skip
+    await send({"type": "http.response.body", "body": body})
+
+
+def refusal_headers(error: Refused) -> list[tuple[bytes, bytes]]:
+    found = [(b"retry-after", str(error.retry).encode())] if error.retry else []
+    return [*found, (b"www-authenticate", b"Bearer")] if error.status == 401 else found
+
+
+def access_line(scope: Any, status: int, seconds: float) -> str:
+    """Method, path, status and time: no query, no header, nothing of a body, and no character that a terminal obeys."""
+    path = printable(scope["path"][:LONGEST].replace("\n", "\\n").replace("\t", "\\t"))
+    return f"{printable(scope['method'][:20])} {path} {status or 'no answer'} {1000 * seconds:.1f} ms"
