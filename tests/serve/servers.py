@@ -65,8 +65,9 @@ async def until(condition, seconds=20.0):
 
 async def raw(client, *pieces, pause=0.0):
     """Sends bytes as they are; what comes back until the server closes."""
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer = None
     try:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
@@ -75,7 +76,8 @@ async def raw(client, *pieces, pause=0.0):
     except ConnectionError:
         return b""
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
 
 
 def with_limits(given, **keys):

@@ -1,7 +1,6 @@
 """The queue: exactly as many requests as there is room for, deadlines, clients that leave, workers that die."""
 
 import asyncio
-import signal
 
 import pytest
 from servers import raw, serve_stubs, settings, until
@@ -101,13 +100,15 @@ def test_a_dead_worker_answers_at_once_and_another_one_takes_over():
 def test_with_two_workers_the_death_of_one_is_no_loss_to_the_other():
     async def test(server, client):
         await until(lambda: len(server.pool.workers) == 2)
-        pids = {(await client.post("/predict", content=b"sleep 0.05")).json()["pid"] for _ in range(2)}
-        idle = server.pool.workers[0]
-        idle.process.send_signal(signal.SIGKILL)
+        both = [asyncio.create_task(client.post("/predict", content=b"sleep 0.3")) for _ in range(2)]
+        await until(lambda: all(worker.outstanding for worker in server.pool.workers))
+        killed = server.pool.workers[0]
+        killed.kill()
+        await until(lambda: killed not in server.pool.workers)
         answers = await asyncio.gather(*(client.post("/predict", content=b"x") for _ in range(8)))
         assert {a.status_code for a in answers} == {200}
-        await until(lambda: len(server.pool.workers) == 2 and idle not in server.pool.workers)
-        assert pids
+        assert sorted(a.status_code for a in await asyncio.gather(*both)) == [200, 503]
+        await until(lambda: len(server.pool.workers) == 2)
 
     serve_stubs(test, workers=2)
 

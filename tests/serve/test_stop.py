@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 
 import pytest
 from servers import PAGE, raw, serve_stubs, settings, until
@@ -42,6 +43,7 @@ def test_sigterm_with_50_in_flight_loses_none():
             done = sum(status == 200 for status in answers)
             if float(text.split("\nvitrail_in_flight ")[1].split()[0]) + done >= 50:
                 return
+            time.sleep(0.02)
 
     started = []
     assert serve(settings(drain=1.0), PAGE, announce) == 0

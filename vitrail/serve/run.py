@@ -126,11 +126,12 @@ class PrintableFormatter(logging.Formatter):
         return printable(" ".join(f"{self.formatTime(record)} {record.getMessage()}".split("\n")))
 
 
-def log_to_stderr(quiet: bool) -> None:
-    """One line a request and what goes wrong; quiet: what goes wrong alone."""
+def log_to_stderr(errors_only: bool) -> None:
+    """One line a request and what goes wrong, or what goes wrong alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter())
-    for name, level in (("vitrail.serve", logging.WARNING if quiet else logging.INFO), ("uvicorn", logging.ERROR)):
+    own = logging.WARNING if errors_only else logging.INFO
+    for name, level in (("vitrail.serve", own), ("uvicorn", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
