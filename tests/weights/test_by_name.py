@@ -1,5 +1,6 @@
 """Runs, models and imports that begin with published weights by name, from an empty cache and then without a hub."""
 
+import hashlib
 import json
 
 import pytest
@@ -122,7 +123,9 @@ def test_a_run_begins_with_weights_by_name(started, photos, own_folder, capsys):
 def test_weights_that_cannot_be_had_begin_no_run(started, photos, own_folder, capsys):
     started.faults["model.safetensors"] = "flip"
     assert train(photos, "vit/tiny", own_folder / "a") == 4
-    assert "arrived damaged" in capsys.readouterr().err
+    text = " ".join(capsys.readouterr().err.split())
+    assert "vit/tiny: model.safetensors arrived damaged twice" in text
+    assert f"expected {hashlib.sha256(started.repos[REPO]['model.safetensors']).hexdigest()}" in text  # is not cut off
     sent = started.sent
     assert train(own_folder / "no photos", "vit/tiny", own_folder / "a") == 3
     assert started.sent == sent  # nothing is fetched for data that is not there

@@ -97,6 +97,23 @@ def test_what_is_pinned_is_held_against_its_hash_where_a_server_states_none(hub)
         locate(NAME)
 
 
+def test_both_hashes_are_shown_whole(hub, capsys):
+    from vitrail.cli.main import main
+
+    repo = "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
+    hub.repos[repo] = {FILE: BODY}
+    hub.faults[FILE] = "flip"
+    for name in ("vit/small:augreg-in21k-1k", f"hf:{repo}"):
+        assert main(["fetch", name]) == 4
+        assert f"expected {SHA}" in " ".join(capsys.readouterr().err.split())
+    hub.faults.clear()
+    lock.save_pin(f"hf:{repo}/{FILE}", Pin("0" * 64))
+    assert main(["fetch", "vit/small:augreg-in21k-1k"]) == 4
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"SHA-256 {SHA}, pinned {'0' * 64}; not fetched" in text
+    assert f'remove ["hf:{repo}/{FILE}"] from' in text
+
+
 def test_redirects_without_end(hub):
     hub.faults[FILE] = ("redirect", f"{hub.url}/{REPO}/resolve/main/{FILE}")
     with pytest.raises(CheckpointError, match="more than 5 redirects"):

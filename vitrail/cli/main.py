@@ -147,8 +147,9 @@ a first run:  vitrail train --data mini
 
 def print_error(what: str, fix: str) -> None:
     """At most five lines on stderr: what is wrong and where, then what to do."""
-    lines = truncate_lines(wrap(what, "vitrail: "), 3)
-    lines += truncate_lines(wrap(fix, "  -> "), 5 - len(lines)) if fix else []
+    remedy = wrap(fix, "  -> ") if fix else []
+    lines = truncate_lines(wrap(what, "vitrail: "), max(3, 5 - len(remedy)))
+    lines += truncate_lines(remedy, 5 - len(lines)) if remedy else []
     sys.stderr.write("\n".join(lines) + "\n")
 
 

@@ -76,7 +76,9 @@ def obtain_url(url: str, expected: str, licence: str, in_table: bool, name: Weig
         path.unlink()
         notes.append(f"the copy in the cache was damaged and was removed: its SHA-256 is {digest}, expected {pinned}")
         if hub.is_offline():
-            raise CheckpointError(f"{name}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once")
+            raise CheckpointError(
+                f"{name.typed}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once"
+            )
     if hub.is_offline():
         raise offline_error(name)
     digest, moved = fetch(url, pinned, path, name)

@@ -26,6 +26,10 @@ class WeightsName:
         """What a sentence about a repository begins with, where that is not what was typed."""
         return "" if repo.casefold() in self.typed.casefold() or not self.typed else f"{self.typed}: "
 
+    def of_file(self, repo: str, file: str) -> str:
+        """A file in messages that have two hashes, which leave little room."""
+        return f"{self.typed}: {file}" if self.before(repo) else f"{repo}/{file}"
+
     @property
     def how_to_carry(self) -> str:
         fetch = f"vitrail fetch {shell_word(self.typed)} --to FOLDER"

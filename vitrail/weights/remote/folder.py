@@ -121,7 +121,7 @@ def find_in_folder(
         if not digest.startswith(pinned or expected):
             raise CheckpointError(
                 f"{path} is not the file that it should be: its SHA-256 is {digest}, expected {pinned or expected}",
-                "copy it again: vitrail fetch NAME --to FOLDER on a machine with a network writes it anew",
+                "copy it again; vitrail fetch NAME --to FOLDER writes it anew",
             )
         return LocalFile(path, digest, pin.revision if pin else "", pin.licence if pin else "")
     return None

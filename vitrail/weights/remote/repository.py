@@ -126,7 +126,9 @@ def obtain_hub_file(wanted: HubFile, expected: str, licence: str, name: WeightsN
         hub.remove_cached(path)
         notes.append(f"the copy in the cache was damaged and was removed: {wrong}")
         if hub.is_offline():
-            raise CheckpointError(f"{name}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once")
+            raise CheckpointError(
+                f"{name.typed}: {notes[0]}", "HF_HUB_OFFLINE forbids to fetch it again: unset it once"
+            )
     if hub.is_offline():
         raise offline_error(name)
     try:
@@ -169,7 +171,7 @@ def refuse_replaced(wanted: HubFile, stated: Stated, pinned: str, name: WeightsN
     """Errors: `CheckpointError` where the hub has another file than the pinned one; nothing is fetched then."""
     if stated.sha256 and not stated.sha256.startswith(pinned):
         raise CheckpointError(
-            f"{name.before(wanted.repo)}{wanted.repo} has another {wanted.file} now: "
+            f"{name.of_file(wanted.repo, wanted.file)} is another file now: "
             f"SHA-256 {stated.sha256}, pinned {pinned}; not fetched",
             f'if that is meant, remove ["{wanted.key}"] from {lock_path()}, or name one: hf:{wanted.repo}@REVISION',
         )
@@ -179,7 +181,7 @@ def fetch_blob(wanted: HubFile, stated: Stated, pinned: str, name: WeightsName) 
     """The path of a fetched file in its snapshot, its SHA-256 and the bytes that were moved."""
     expected = stated.sha256 if len(stated.sha256) > len(pinned) else pinned
     git_hash = stated.etag if COMMIT.fullmatch(stated.etag) else ""
-    label = f"{name.before(wanted.repo)}{wanted.repo}/{wanted.file}"
+    label = name.of_file(wanted.repo, wanted.file)
     remote = RemoteFile(wanted.url(stated.commit), label, stated.size, expected, git_hash)
     blob = wanted.folder / "blobs" / (stated.etag or unstated_name(wanted, stated))
     lock = hub.hub_cache() / ".locks" / wanted.folder.name / f"{blob.name}.lock"
