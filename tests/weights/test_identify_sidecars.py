@@ -69,6 +69,13 @@ def test_what_contradicts_the_tensors_is_an_error_unless_it_only_lies_in_the_sam
     assert any("another model" in reason for reason in found.reasons)
 
 
+def test_names_of_classes_are_read_the_other_way_round_where_only_that_is_there(state):
+    config = {"model_type": "vit", "num_attention_heads": 6, "image_size": 32}
+    table = {"d": 3, "a": 0, "c": 2, "b": 1}
+    for given, names in ((table, ("a", "b", "c", "d")), ({"a": 0}, None), ({**table, "d": 9}, None), ([1], None)):
+        assert identify(state, Sidecar("transformers", {**config, "label2id": given}), GIVEN).classes == names
+
+
 def test_options_of_timm_that_are_not_known_are_named(state):
     config = {"architecture": "mine", "model_args": {"num_heads": 3, "scale_attn_norm": True}}
     with pytest.raises(CheckpointError, match=r"model_args.scale_attn_norm in config.json is an option"):

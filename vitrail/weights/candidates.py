@@ -100,7 +100,12 @@ def nearest_names(shapes: Mapping[str, Tensor]) -> tuple[Reading, list[str]] | N
     first = {name: t for name, t in shapes.items() if not LATER.search(name)}
     infos = {family: load_table(family) for family in families()}
     found = [(reading, convert(reading.raw, reading.rules).unknown) for reading in all_readings(first, infos, "auto")]
-    best = min(found, key=lambda pair: (len(pair[1]), len(pair[0].rules)), default=None)
+
+    def key(pair: tuple[Reading, list[str]]) -> tuple[Any, ...]:
+        own = catalog.load_module("models", pair[0].family)  # a family with the config of another is a kind of that
+        return len(pair[1]), own.Config.__module__ != own.__name__, len(pair[0].rules)
+
+    best = min(found, key=key, default=None)
     return best if best is not None and 0 < 3 * len(best[1]) <= 2 * len(first) else None
 
 

@@ -81,6 +81,8 @@ class Sidecar:
         if len(names) != count:
             if self.config.get("id2label") is not None and self.writer == "timm":
                 return None
+            if not {"id2label", "label_names"} & self.config.keys():
+                return None  # the names by number are what counts
             what = f"{self.path_of('id2label')} names {len(names):,} classes, and the head has {count:,}"
             raise CheckpointError(what, "it belongs to other weights: remove it, or bring the one of these weights")
         return unique_names(names)
@@ -92,10 +94,18 @@ class Sidecar:
         if isinstance(rows, list):
             return [checked_name(name, where) for name in rows]
         if table is None:
-            return None
+            return invert_names(self.config.get("label2id"), self.path_of("label2id"))
         if not isinstance(table, dict) or {str(i) for i in range(len(table))} != set(table):
             raise CheckpointError(f"{where} is not a table of the numbers from 0 up", "remove it from config.json")
         return [checked_name(table[str(i)], where) for i in range(len(table))]
+
+
+def invert_names(table: Any, where: str) -> list[str] | None:
+    """The class names of a table of numbers by name; None for one that is not of the numbers from 0 up."""
+    if not isinstance(table, dict) or {str(v) for v in table.values()} != {str(i) for i in range(len(table))}:
+        return None
+    names = {str(number): name for name, number in table.items()}
+    return [checked_name(names[str(i)], where) for i in range(len(names))]
 
 
 def check_args(sidecar: Sidecar) -> None:
