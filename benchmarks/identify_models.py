@@ -23,11 +23,12 @@ deit_tiny_patch16_224 deit_small_patch16_224 deit_base_patch16_224 deit_tiny_dis
 deit_small_distilled_patch16_224 deit_base_distilled_patch16_224 deit3_small_patch16_224 deit3_base_patch16_224
 vit_tiny_r_s16_p8_224 vit_small_r26_s32_224 vit_small_patch16_dinov3 vit_base_patch16_dinov3 beit_base_patch16_224
 beitv2_base_patch16_224 eva02_tiny_patch14_224 eva02_small_patch14_336 vit_relpos_small_patch16_224
-vit_relpos_medium_patch16_224 vit_small_patch16_36x1_224 vit_base_patch14_reg1_tipsv2"""
+vit_relpos_medium_patch16_224 vit_small_patch16_36x1_224 vit_base_patch14_reg1_tipsv2 vit_small_patch16_rope_224
+vit_small_patch16_rope_ape_224 vit_base_patch16_rpn_224 vit_base_patch32_siglip_256 vit_so150m_patch16_reg4_gap_256"""
 OTHERS = """swin_tiny_patch4_window7_224 swin_base_patch4_window12_384 swinv2_tiny_window8_256 swinv2_tiny_window16_256
 swinv2_base_window12to16_192to256 pvt_v2_b0 pvt_v2_b2_li crossvit_tiny_240 crossvit_9_dagger_240 crossvit_15_dagger_408
 efficientvit_b0 efficientvit_l1 efficientvit_m0 efficientvit_m5 mobilevit_xxs mobilevit_s resnet18 resnet50
-tiny_vit_5m_224"""
+tiny_vit_5m_224 swin_s3_tiny_224"""
 
 
 class Case(NamedTuple):
@@ -75,6 +76,9 @@ def timm_cases() -> list[Case]:
         "vit_base_patch16_clip_224": Choice("clip/open_base"), "vit_base_patch32_clip_224": Choice("clip/open_base_32"),
         "vit_base_patch16_clip_quickgelu_224": Choice("clip/base"),
         "vit_large_patch14_clip_224": Choice("clip/open_large"),
+        "vit_base_patch16_gap_224": Choice("", {"heads": 16}), "vit_base_patch16_siglip_gap_224": Choice("", {"heads": 12}),
+        "vit_base_patch16_rpn_224": Choice("", {"norm_at": "branch"}),
+        "vit_small_patch16_rope_ape_224": Choice("deit/rope_ape_small"),
     }  # fmt: skip
     return [
         Case(name, "timm", "real size", lambda name=name: timm.create_model(name), save, own_state,
