@@ -76,7 +76,8 @@ def timm_cases() -> list[Case]:
         "vit_base_patch16_clip_224": Choice("clip/open_base"), "vit_base_patch32_clip_224": Choice("clip/open_base_32"),
         "vit_base_patch16_clip_quickgelu_224": Choice("clip/base"),
         "vit_large_patch14_clip_224": Choice("clip/open_large"),
-        "vit_base_patch16_gap_224": Choice("", {"heads": 16}), "vit_base_patch16_siglip_gap_224": Choice("", {"heads": 12}),
+        "vit_base_patch16_gap_224": Choice("", {"heads": 16}),
+        "vit_base_patch16_siglip_gap_224": Choice("", {"heads": 12}),
         "vit_base_patch16_rpn_224": Choice("", {"norm_at": "branch"}),
         "vit_small_patch16_rope_ape_224": Choice("deit/rope_ape_small"),
     }  # fmt: skip
