@@ -24,12 +24,12 @@ MODELS = {
 
 def small(family, swiglu, placed):
     keys = dict(MODELS[family])
-    if placed:  # no class token: the registers are the first rows of the table
-        keys |= {"tokens": 0}
     if family != "resnet":
         keys |= {"width": 16, "depth": 3, "heads": 2, "patch": 8, "size": (16, 24)}
     if swiglu:
         keys["mlp"] = "swiglu"
+    if placed:  # no class token: the registers have the first rows of the table, before those of a square grid
+        keys |= {"tokens": 0, "size": (16, 16)}
     return vitrail.create(f"{family}/{'50' if family == 'resnet' else 'tiny'}", classes=3, **keys)
 
 
@@ -40,7 +40,7 @@ def test_ours_to_theirs_to_ours_to_theirs(family, source):
     ours = {n.removeprefix("backbone."): torch.randn(t.shape) for n, t in model.state_dict().items() if t.numel()}
     patterns = [o for r in rules if isinstance(r, Rule) for o in several(r.ours)]
     for name in [n for n in ours if any(part in n for part in ("registers", "ls1", "ls2", "pre_logits"))]:
-        if not any(match(p.replace("{all}", "{i}"), name) for p in patterns):
+        if all(match(p.replace("{all}", "{i}"), name) is None for p in patterns):
             del ours[name]  # this source has no such part
     theirs = revert(ours, rules, heads=2)
     back = convert(theirs, rules)
