@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module, what it does)
     "predict": ("predict", "predict classes, masks or boxes of images"),
     "export": ("deploy.export", "write a trained model as a file that runs anywhere, with proof"),
     "serve": ("deploy.serve", "serve trained models over HTTP, with a page and metrics"),
+    "bench": ("deploy.bench", "measure every engine that runs a model, and recommend one"),
     "sample": ("sample", "generate images with a trained generative model"),
     "check": ("check", "examine a data set before training on it"),
     "import": ("import_weights", "convert published weights into a model folder"),

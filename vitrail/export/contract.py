@@ -65,11 +65,13 @@ class Quantiser(ABC):
     """Makes an int8 file of one that a format has written: `build(config)` of a file of `export/int8`, which is named
     as the format."""
 
+    has_dynamic: bool = False  # whether it can do without images
+
     @abstractmethod
     def check(self, calibrated: bool) -> None:
         """Errors: `UsageError` where a package that it needs is missing. calibrated: whether there is data."""
 
     @abstractmethod
-    def quantise(self, source: Path, target: Path, batches: list[dict[str, Any]]) -> str:
-        """Writes `target`, and returns what was done to it in a few words. batches: inputs of the file for calibration
-        (arrays by name), none without data."""
+    def quantise(self, source: Path, target: Path, batches: list[dict[str, Any]], dynamic: bool) -> str:
+        """Writes `target`, and returns what was done to it in a few words. batches: inputs of the file (arrays by
+        name), by which it is calibrated; dynamic: the scales of activations are found at run time."""

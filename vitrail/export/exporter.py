@@ -29,8 +29,7 @@ def export(
     proof fails, and then nothing is written."""
     chosen = find_format(request.format)
     chosen.check()
-    if request.int8:
-        check_quantiser(request)
+    check_quantiser(request)
     bundle, path = load_bundle(source, weights=weights)
     folder = choose_folder(request, as_path(out) if out else None, source, path)
     refuse_existing(folder, request.overwrite)

@@ -14,13 +14,15 @@ from vitrail.inference.graph import ImageType
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, as it was asked for. data, split, keys: other images for the proof and for calibration than those
-    of the run. overwrite: replace the folder of an earlier export. force: int8 that loses more than it may."""
+    """What to export, as it was asked. data, split, keys: other images for the proof and for calibration than those
+    of the run. dynamic: int8 with scales that are found at run time. overwrite: replace the folder of an earlier
+    export. force: int8 that loses more than it may."""
 
     format: str = "onnx"
     image_type: ImageType = "uint8"
     attention: bool = False
     int8: bool = False
+    dynamic: bool = False
     data: str = ""
     split: str = ""
     keys: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,8 @@
 """The files beside an exported one: what it is, and its proof."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitrail.assembly.model import ModelBundle, describe_bundle
 from vitrail.export.metadata import describe_input
@@ -10,7 +12,10 @@ from vitrail.storage.atomic import write_through
 from vitrail.storage.json_text import to_json
 
 
-def write_sidecars(folder: Path, bundle: ModelBundle, info: ExportInfo, proof: Proof) -> None:
-    """Writes `model.json` and `proof.json` into the folder of an export."""
-    write_through(folder / FILE, to_json(proof.to_dict(), indent=1).encode())
-    write_through(folder / INFO, info_json(info, describe_bundle(bundle), describe_input(bundle, info)))
+def write_sidecars(
+    folder: Path, bundle: ModelBundle, info: ExportInfo, proof: Proof, more: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `model.json` and `proof.json` into the folder of an export. more: further sections of both."""
+    extra = dict(more or {})
+    write_through(folder / FILE, to_json({**proof.to_dict(), **extra}, indent=1).encode())
+    write_through(folder / INFO, info_json(info, describe_bundle(bundle), {**describe_input(bundle, info), **extra}))

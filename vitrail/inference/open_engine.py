@@ -1,5 +1,6 @@
 """The engine that opens an exported file."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,9 @@ def suffixes_of(engine: str) -> tuple[str, ...]:
     return tuple(vars(catalog.load_module("inference/engines", engine))["SUFFIXES"])
 
 
-def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0) -> Engine:
-    """The engine of an exported file. engine: its name, by default the one for files of this kind. Errors:
-    `UsageError`, `CheckpointError`."""
+def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, precision: str = "fp32") -> Engine:
+    """The engine of an exported file. engine: its name, by default the one for files of this kind; precision: "bf16"
+    where the engine has it. Errors: `UsageError`, `CheckpointError`."""
     name = engine or engine_of(path)
     if not name:
         raise UsageError(f"vitrail runs no {path.suffix} files", f"vitrail export RUN --format {info.export_format}")
@@ -47,5 +48,10 @@ def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0) 
         raise UsageError(what, f"leave --engine out: {engine_of(path) or 'nothing'} opens it")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing", "vitrail export RUN writes it")
-    opened: Engine = entry.module.build(entry.config).open(path, info.outputs, threads)
+    config = entry.config
+    if precision != "fp32":
+        if "precision" not in vars(config):
+            raise UsageError(f"the engine {name} computes in fp32 only", "--engine openvino has bf16")
+        config = dataclasses.replace(config, precision=precision)
+    opened: Engine = entry.module.build(config).open(path, info.outputs, threads)
     return FloatImages(opened) if info.image_type == "float32" else opened

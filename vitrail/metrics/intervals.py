@@ -44,11 +44,16 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], count: int, wid
 def jackknife_interval(statistic: Callable[[np.ndarray], float], count: int, value: float) -> tuple[float, float]:
     """The interval of a statistic that takes long, of value `value`, from ten evaluations, each without a tenth of the
     images (Quenouille 1956); of a fraction, so within 0 and 1."""
+    reach = jackknife_reach(statistic, count)
+    return max(0.0, value - reach), min(1.0, value + reach)
+
+
+def jackknife_reach(statistic: Callable[[np.ndarray], float], count: int) -> float:
+    """How far such an interval reaches to either side."""
     from scipy.stats import t
 
     groups = min(GROUPS, count)
     which = np.arange(count) % groups
     without = np.array([statistic(np.flatnonzero(which != group)) for group in range(groups)])
     error = np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum())
-    reach = float(t.ppf((1 + LEVEL) / 2, groups - 1) * error)
-    return max(0.0, value - reach), min(1.0, value + reach)
+    return float(t.ppf((1 + LEVEL) / 2, groups - 1) * error)

@@ -30,6 +30,8 @@ class Export(OfRun, OfWeights, AsJson):
     """A further output: the share of each part of the image in the answer (attention rollout)."""
     int8: bool = False
     """Smaller and often faster, in whole numbers; with --data calibrated."""
+    dynamic: bool = False
+    """With --int8: find the scales at run time, without images."""
     data: str = ""
     """Images for the proof and for --int8 (default: those that the run held out)."""
     split: str = ""
@@ -52,8 +54,8 @@ def export(words: list[str]) -> None:
     from vitrail.export.exporter import export as export_source
 
     request = ExportRequest(
-        given.format, given.image_type, given.attention, given.int8, given.data, given.split, keys_of("data", keys),
-        given.overwrite, given.force,
+        given.format, given.image_type, given.attention, given.int8, given.dynamic, given.data, given.split,
+        keys_of("data", keys), given.overwrite, given.force,
     )  # fmt: skip
     result = export_source(given.run, request, given.out, given.checkpoint)
     if given.json:

@@ -11,12 +11,13 @@ def show_export(result: ExportResult) -> None:
     print(f"{result.folder / info.file}: any batch, {sizes}, images {info.image_type}")
     for note in result.notes:
         print("\n".join(paragraph(note)))
-    print("\n".join(proof_lines(result.proof)))
+    before = "in fp32, before int8, " if info.precision != "fp32" else ""
+    print("\n".join(proof_lines(result.proof, before)))
     print("\n  " + "\n  ".join(result.usage))
 
 
-def proof_lines(proof: Proof) -> list[str]:
-    """The proof as a table for the terminal."""
+def proof_lines(proof: Proof, lead: str = "") -> list[str]:
+    """The proof as a table for the terminal. lead: of what, before its first sentence."""
     heads = [Column("output", right=False), Column("batches", right=False), Column("sizes", right=False),
              Column("largest error"), Column("answers"), Column("other")]  # fmt: skip
     rows = [[one.output, one.batches, one.sizes, f"{one.error:.1e}", f"{one.answers:,}" if one.answers else "-",
@@ -26,5 +27,5 @@ def proof_lines(proof: Proof) -> list[str]:
         f"{timing.file_ms:.2f} ms an image, torch {timing.torch_ms:.2f} ms (processor time, one thread, "
         f"batch {timing.batch}); file {proof.bytes_after / 1e6:.2f} MB, weights {proof.bytes_before / 1e6:.2f} MB"
     )
-    return [*paragraph(f"the same as torch on {proof.images}:"), *(f"  {line}" for line in table(heads, rows)),
+    return [*paragraph(f"{lead}the same as torch on {proof.images}:"), *(f"  {line}" for line in table(heads, rows)),
             *paragraph(speed)]  # fmt: skip

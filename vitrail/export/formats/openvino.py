@@ -1,0 +1,72 @@
+"""OpenVINO: model.xml with its weights in model.bin, for Intel and AMD processors; bf16 where they have it."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from vitrail.errors import RunError, UsageError
+from vitrail.export.contract import ExportFormat, TracedGraph
+from vitrail.export.formats import onnx
+from vitrail.export.metadata import hash_file
+from vitrail.inference.engine import Engine
+from vitrail.inference.engines.openvino import WEIGHTS_HASH
+from vitrail.inference.exported import ExportInfo
+from vitrail.inference.open_engine import open_file
+
+
+@dataclass(frozen=True)
+class Config:
+    opset: int = 18  # of the ONNX graph in between
+
+
+class OpenVinoFormat(ExportFormat):
+    file = "model.xml"
+    engines = ("openvino",)
+    any_size = True
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def check(self) -> None:
+        if missing := [name for name in ("openvino", "onnx", "onnxscript") if find_spec(name) is None]:
+            raise UsageError(f"OpenVINO needs {' and '.join(missing)}", "pip install 'vitrail[openvino]'")
+
+    def write(self, traced: TracedGraph, metadata: dict[str, str], path: Path) -> None:
+        """By way of ONNX: OpenVINO's own converter of torch programs calls home (`openvino_telemetry`)."""
+        import openvino
+
+        between = path.with_name(f".{path.stem}.onnx")
+        try:
+            onnx.convert(traced, self.config.opset).save(between, external_data=False)
+            save_model(openvino.Core().read_model(between), metadata, path)
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:160]
+            raise RunError(f"OpenVINO cannot read the model: {why}", "--format onnx writes it") from error
+        finally:
+            between.unlink(missing_ok=True)
+
+    def open(self, path: Path, info: ExportInfo) -> Engine:
+        return open_file(path, info, "openvino", threads=1)
+
+    def describe(self, info: ExportInfo) -> tuple[str, ...]:
+        return (
+            "import openvino",
+            f'model = openvino.Core().compile_model("{info.file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})',
+            f'answer = model({{"images": images}})["{info.outputs[0]}"]  # "bf16" is faster where the processor has it',
+        )
+
+
+def save_model(model: Any, metadata: dict[str, str], path: Path) -> None:
+    """Writes .xml and .bin with texts of metadata. The .xml has the SHA-256 of the .bin."""
+    import openvino
+
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["vitrail", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    model.set_rt_info(hash_file(path.with_suffix(".bin")), list(WEIGHTS_HASH))
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def build(config: Config) -> OpenVinoFormat:
+    return OpenVinoFormat(config)
