@@ -13,9 +13,9 @@ from vitrail.data.decode import decode
 from vitrail.errors import BadImage, CheckpointError, UsageError
 from vitrail.evaluation.look import available_maps, heat_map, whole_image
 from vitrail.inference.image_predictor import ImagePredictor
+from vitrail.inference.load_any import load_any
 from vitrail.inference.predictor import Predictor
 from vitrail.serve.answers import ANSWERS, Content, Options, to_png
-from vitrail.serve.opening import open_source
 from vitrail.serve.refusal import Refused
 from vitrail.version import __version__
 
@@ -98,7 +98,8 @@ class ServedModel:
 
 def open_model(name: str, source: str, work: dict[str, Any]) -> ServedModel:
     """Errors: `UsageError`, `CheckpointError`."""
-    predictor = open_source(source, work["engine"], work["device"], work["checkpoint"], work["threads"])
+    engine = "" if work["engine"] == "auto" else work["engine"]
+    predictor = load_any(source, engine, work["device"], work["threads"], work["checkpoint"])
     if predictor.task.is_generative:
         raise UsageError(f"{source} is a generative model: it has no answer to an image", f"vitrail sample {source}")
     batch = work["batch"] or (16 if on_gpu(predictor) else 1)

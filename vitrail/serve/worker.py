@@ -58,13 +58,14 @@ class Worker:
         self.limits = first.header["limits"]
         decoders = first.header["decoders"] or (4 if self.batch > 1 else 2)
         lane = Lane(self.predict, self.batch, first.header["delay"])
-        with ThreadPoolExecutor(decoders) as pool:
-            while (frame := read_frame(self.source)) is not None:
-                if frame.header["kind"] == "drop":
-                    self.dropped.add(frame.header["id"])
-                else:
-                    pool.submit(self.prepare, frame, lane)
-            os._exit(0)  # nobody waits for what is left
+        pool = ThreadPoolExecutor(decoders)
+        while (frame := read_frame(self.source)) is not None:
+            if frame.header["kind"] == "drop":
+                self.dropped.add(frame.header["id"])
+            else:
+                pool.submit(self.prepare, frame, lane)
+        pool.shutdown(wait=False, cancel_futures=True)
+        return 0
 
     def load(self, work: dict[str, Any]) -> None:
         """Opens the models and says so."""
@@ -193,4 +194,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os._exit(main())
+    os._exit(main())  # nobody waits for what its threads still do

@@ -70,11 +70,13 @@ def serve(words: list[str]) -> int:
         raise UsageError(
             "vitrail serve needs packages that are not installed", "pip install 'vitrail[serve]'"
         ) from None
+    from vitrail.inference.page.assemble import render_for_server
     from vitrail.serve.run import log_to_stderr
     from vitrail.serve.run import serve as run_server
 
     log_to_stderr(given.quiet)
-    return run_server(settings_of(given), read_page(), announce)
+    settings = settings_of(given)
+    return run_server(settings, render_for_server(settings.models[0].name).encode(), announce)
 
 
 def check(given: Serve) -> None:
@@ -139,12 +141,6 @@ def imported_modules() -> tuple[str, ...]:
     words = sys.argv
     following = [after for word, after in pairwise(words) if word == "--module"]
     return (*following, *(word.partition("=")[2] for word in words if word.startswith("--module=")))
-
-
-def read_page() -> bytes:
-    import vitrail.serve
-
-    return (Path(next(iter(vitrail.serve.__path__))) / "page.html").read_bytes()
 
 
 def announce(models: list[dict[str, Any]], address: str) -> None:

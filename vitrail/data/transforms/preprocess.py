@@ -70,9 +70,9 @@ class Preprocess(Transform):
             return self.windows(pixels)[0].image
         height, width = image.shape[1:]
         scale = max(self.size[0] / height, self.size[1] / width) / self.crop_ratio
-        return center_crop(
-            resize_image(image, (round(height * scale), round(width * scale)), self.interpolation), self.size
-        )
+        size = round(height * scale), round(width * scale)
+        refuse_enlarged((height, width), size)
+        return center_crop(resize_image(image, size, self.interpolation), self.size)
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """The size of the whole image before it is cut into windows."""
@@ -86,14 +86,7 @@ class Preprocess(Transform):
         """uint8 [H W C] -> all of it in one window, or in several that overlap by a share of their size."""
         image = to_tensor(pixels, self.channels)
         size = self.scaled_size(*image.shape[1:])
-        if size[0] * size[1] > LARGEST:
-            from vitrail.errors import BadImage
-
-            before = f"{image.shape[1]} x {image.shape[2]} (height x width)"
-            raise BadImage(
-                f"an image of {before} would be resized to {size[0]} x {size[1]}",
-                "remove it, or --input.resize-mode fit",
-            )
+        refuse_enlarged((image.shape[1], image.shape[2]), size)
         image = pad_image(
             image if tuple(image.shape[1:]) == size else resize_image(image, size, self.interpolation),
             self.size,
@@ -114,6 +107,17 @@ class Preprocess(Transform):
     def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
         """uint8 [B C h w] -> float32, normalised, on the same device."""
         return normalize(images, self.mean, self.std)
+
+
+def refuse_enlarged(before: tuple[int, int], size: tuple[int, int]) -> None:
+    """Errors: `BadImage` for an image that would grow beyond `LARGEST` pixels."""
+    if size[0] * size[1] > LARGEST:
+        from vitrail.errors import BadImage
+
+        raise BadImage(
+            f"an image of {before[0]} x {before[1]} (height x width) would be resized to {size[0]} x {size[1]}",
+            "remove it, or --input.resize-mode fit",
+        )
 
 
 def to_tensor(pixels: np.ndarray, channels: int) -> Tensor:

@@ -1,0 +1,323 @@
+"""A server under load, overload, slow and hostile clients, and the end of its processes, on loopback.
+
+    python benchmarks/serve.py [PART ...] [--seconds 10] [--bodies 10000] [--model vit/tiny] [--size 224] [--threads 1]
+        [--workers 1]
+
+Parts: load, overload, malformed, bombs, slow, stop, death, memory; all by default. The model has weights of chance, and
+images are JPEGs of noise. Every part starts a server of its own in another process, checks what it has to (a line that
+begins with FAILED, and exit 1), and prints its figures. Clients and server share the machine: latencies are those of
+both. `serve_client.py` has the clients. Needs Linux (`/proc`).
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import serve_client as client
+from history import append
+
+HERE = Path(__file__)
+FAILED = []
+
+
+def check(name, holds, text):
+    print(f"  {'ok' if holds else 'FAILED'}: {name}: {text}")
+    if not holds:
+        FAILED.append(f"{name}: {text}")
+
+
+class Server:
+    """A front process, in a session of its own, and what it holds of the machine."""
+
+    def __init__(self, options, **keys):
+        settings = {"models": [["model", str(options.folder)]], "threads": options.threads, "port": 0}
+        settings |= {"workers": options.workers, **keys}
+        command = [sys.executable, str(HERE), "--front", json.dumps(settings)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.address = self.process.stdout.readline().split()[-1]
+        self.port = int(self.address.rpartition(":")[2])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+    @property
+    def workers(self):
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
+
+    def memory(self):
+        """MB of the front process and its workers."""
+        total = 0
+        for pid in (self.process.pid, *self.workers):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                total += int(line.split()[1]) if line.startswith("VmRSS") else 0
+        return total / 1024
+
+    def files(self):
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.process.pid, *self.workers))
+
+
+def front(text):
+    """The front process of a server with such settings. The last word that it prints is its address."""
+    from vitrail.serve.run import log_to_stderr, serve
+    from vitrail.serve.settings import Limits, ModelSource, Settings
+
+    given = json.loads(text)
+    limits = Limits(**given.pop("limits", {}))
+    models = tuple(ModelSource(*row) for row in given.pop("models"))
+    if given.pop("leak", False):
+        given["command"] = (sys.executable, str(HERE), "--leak")
+    log_to_stderr(True)
+    return serve(
+        Settings(models=models, limits=limits, **given), b"", lambda models, address: print(address, flush=True)
+    )
+
+
+def leak():
+    """A worker that keeps a kilobyte of each request: what the part about memory has to find."""
+    from vitrail.serve import worker
+
+    kept, real = [], worker.Worker.predict
+
+    def predict(self, items):
+        kept.extend(os.urandom(1024) for _ in items)
+        real(self, items)
+
+    worker.Worker.predict = predict
+    return worker.main()
+
+
+def percentiles(times):
+    times = sorted(times) or [0.0]
+    return {f"p{p}": 1000 * times[min(len(times) - 1, int(len(times) * p / 100))] for p in (50, 95, 99)}
+
+
+def show(name, figures):
+    print(f"  {name}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+
+
+async def capacity(server, image, seconds):
+    """Answers a second with a few clients that ask without a pause."""
+    times = await client.closed_loop(server.port, image, 4, seconds)
+    return len(times) / seconds
+
+
+def load(options):
+    """Open loop, Poisson arrivals at shares of the capacity."""
+    found = {}
+    with Server(options) as server:
+        most = asyncio.run(capacity(server, options.image, options.seconds))
+        found["capacity"] = most
+        print(f"  capacity {most:.1f} answers a second")
+        for share in (0.3, 0.5, 0.7, 0.9):
+            outcome = asyncio.run(client.open_loop(server.port, options.image, share * most, options.seconds))
+            figures = {"requests": len(outcome), **percentiles([t for s, t in outcome if s == 200])}
+            figures["errors"] = sum(s != 200 for s, _ in outcome)
+            found[f"{share}"] = figures
+            show(f"{share} of capacity", figures)
+            check("all are answered", figures["errors"] == 0, f"{figures['errors']} were not")
+        p50, p99 = found["0.7"]["p50"], found["0.7"]["p99"]
+        check("p99 at 0.7 of capacity", p99 <= 3 * p50, f"{p99:.0f} ms, {p99 / p50:.1f} times the median")
+    return found
+
+
+def overload(options):
+    found = {}
+    queue = 16
+    with Server(options, limits={"queue": queue}) as server:
+        most = asyncio.run(capacity(server, options.image, options.seconds))
+        for share in (1.5, 2.0, 5.0):
+            outcome = asyncio.run(client.open_loop(server.port, options.image, share * most, options.seconds))
+            good, refused = [t for s, t in outcome if s == 200], [t for s, t in outcome if s == 503]
+            figures = {
+                "goodput": len(good) / options.seconds / most, "accepted p99": percentiles(good)["p99"],
+                "refused": len(refused), "refused p50": percentiles(refused)["p50"],
+                "refused p99": percentiles(refused)["p99"], "others": len(outcome) - len(good) - len(refused),
+            }  # fmt: skip
+            found[f"{share}"] = figures
+            show(f"{share} of capacity {most:.1f}", figures)
+            check("goodput", figures["goodput"] >= 0.9, f"{figures['goodput']:.2f} of capacity")
+            check("nothing but 200 and 503", figures["others"] == 0, f"{figures['others']}")
+            longest = 1000 * (queue + 2) / most * 1.2
+            late = figures["accepted p99"]
+            check("accepted p99", late <= longest, f"{late:.0f} ms, the queue takes {longest:.0f} ms")
+            check("refused at once", figures["refused p99"] <= 50, f"p99 {figures['refused p99']:.1f} ms")
+    return found
+
+
+def malformed(options):
+    """Damaged forms, JSON, base64 and images, beside good traffic."""
+    chance = random.Random(options.seed)
+    requests = [client.damaged(options.image, chance) for _ in range(options.bodies)]
+    with Server(options) as server:
+        pids = server.workers
+        before = percentiles(asyncio.run(client.closed_loop(server.port, options.image, 1, options.seconds)))
+        start = time.monotonic()
+        statuses, good, plain = asyncio.run(client.send_all(server.port, requests, options.image, 8))
+        seconds = time.monotonic() - start
+        after = percentiles(asyncio.run(client.closed_loop(server.port, options.image, 1, options.seconds)))
+        figures = {
+            "bodies": len(requests), "a second": len(requests) / seconds, "statuses": dict(sorted(statuses.items())),
+            "not JSON": plain, "good p99 before": before["p99"], "good p99 during": percentiles(good)["p99"],
+            "good p99 after": after["p99"],
+        }  # fmt: skip
+        show("malformed", figures)
+        check("no answer of 5xx", not any(s >= 500 for s in statuses), str(dict(statuses)))
+        check("every answer is JSON", plain == 0, f"{plain} are not")
+        check("no worker ended", server.workers == pids, f"{pids} -> {server.workers}")
+        return figures
+
+
+def bombs(options):
+    found = {}
+    with Server(options) as server:
+        asyncio.run(client.closed_loop(server.port, options.image, 2, 2))
+        before, highest = server.memory(), 0.0
+        for name, body in client.bombs().items():
+            status, took, _ = asyncio.run(client.once(server.port, body))
+            highest = max(highest, server.memory())
+            found[name] = {"bytes": len(body), "status": status, "ms": 1000 * took}
+            show(name, found[name])
+            check("refused, or tiny and answered", status in (200, 413, 422), str(status))
+        found["rise"] = highest - before
+        body = next(iter(client.bombs().values()))
+        outcome = asyncio.run(client.together(server.port, body, 50))
+        found["rise of 50 together"] = server.memory() - before
+        check("50 together", all(s in (413, 422, 503) for s, _ in outcome), str(Counter(s for s, _ in outcome)))
+        most = max(found["rise"], found["rise of 50 together"])
+        check(
+            "memory",
+            most <= 150,
+            f"it rose by {most:.0f} MB at most, 50 together {found['rise of 50 together']:.0f} MB",
+        )
+    return found
+
+
+def slow(options):
+    """Clients that never end their headers, their bodies, or never read."""
+    with Server(options) as server:
+        alone = percentiles(asyncio.run(client.closed_loop(server.port, options.image, 1, options.seconds)))
+        kinds, good = asyncio.run(client.slow_clients(server.port, options.image))
+        figures = {"good p99 alone": alone["p99"], "good p99 beside them": percentiles(good)["p99"], **kinds}
+        show("slow clients", figures)
+        for kind, limit in (("headers", 5), ("bodies", 15), ("readers", 21)):
+            share, longest = kinds[f"{kind} closed"], kinds[f"{kind} longest"]
+            check(
+                f"slow {kind}",
+                share == 1 and longest <= limit + 2,
+                f"{share:.0%} closed, the last after {longest:.1f} s",
+            )
+        return figures
+
+
+def stop(options):
+    with Server(options, limits={"queue": 128}) as server:
+        outcome, ready, seconds = asyncio.run(client.stop_with(server, options.image, 50))
+        code = server.process.wait(60)
+        figures = {"answered": sum(s == 200 for s, _ in outcome), "exit": code, "ready": ready, "seconds": seconds}
+        show("SIGTERM with 50 in flight", figures)
+        check(
+            "none is lost",
+            figures["answered"] == 50 and code == 0,
+            f"{dict(Counter(s for s, _ in outcome))}, exit {code}",
+        )
+        return figures
+
+
+def death(options):
+    found = {}
+    with Server(options, workers=2) as server:
+        for name in ("idle", "busy"):
+            outcome, answered, back = asyncio.run(client.kill_worker(server, options.image, name == "busy"))
+            counts = Counter(s for s, _ in outcome)
+            found[name] = {"statuses": dict(counts), "answered after": answered, "back after": back}
+            show(f"kill -9 of one of two, {name}", found[name])
+            check("nothing but 200 and 503", set(counts) <= {200, 503}, str(dict(counts)))
+            check("those of the dead are few", counts[503] <= (2 if name == "busy" else 0), str(dict(counts)))
+            check("answered", answered <= 1, f"{answered:.2f} s after the kill")
+            check("back", back <= 10, f"{back:.1f} s after the kill")
+    return found
+
+
+def memory(options):
+    """MB for 10,000 requests, of a server and of one that keeps a kilobyte of each."""
+    found = {}
+    for name, keys in (("server", {}), ("control that leaks", {"leak": True})):
+        with Server(options, **keys) as server:
+            asyncio.run(client.count_loop(server.port, options.tiny, 4, options.requests // 4))
+            files, points = server.files(), []
+            for _ in range(8):
+                asyncio.run(client.count_loop(server.port, options.tiny, 4, options.requests // 8))
+                points.append(server.memory())
+            xs = [(i + 1) * options.requests / 8 for i in range(8)]
+            slope = statistics.linear_regression(xs, points).slope * 10_000
+            found[name] = {
+                "requests": options.requests,
+                "MB per 10,000": slope,
+                "MB": points[-1],
+                "files": server.files() - files,
+            }
+            show(name, found[name])
+    found["of the leak alone"] = found["control that leaks"]["MB per 10,000"] - found["server"]["MB per 10,000"]
+    check(
+        "memory is flat", found["server"]["MB per 10,000"] <= 0.5, f"{found['server']['MB per 10,000']:.2f} MB / 10,000"
+    )
+    check("a leak of 1 kB is seen", found["control that leaks"]["MB per 10,000"] >= 5, "10 MB / 10,000 are leaked")
+    check("files", found["server"]["files"] == 0, f"{found['server']['files']} more")
+    return found
+
+
+PARTS = {"load": load, "overload": overload, "malformed": malformed, "bombs": bombs, "slow": slow, "stop": stop,
+         "death": death, "memory": memory}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--front")
+    parser.add_argument("--leak", action="store_true")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--bodies", type=int, default=10_000)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--model", default="vit/tiny")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.front:
+        return front(options.front)
+    if options.leak:
+        return leak()
+    with tempfile.TemporaryDirectory() as place:
+        options.folder = Path(place) / "model"
+        count = client.make_model(options.folder, options.model, options.size)
+        options.image, options.tiny = client.jpeg(320, 240, options.seed), client.jpeg(32, 32, options.seed)
+        for name in options.parts or PARTS:
+            print(f"{name}: {PARTS[name].__doc__ or ''}".strip())
+            figures = PARTS[name](options)
+            settings = {key: vars(options)[key] for key in ("model", "size", "threads", "workers", "seconds")}
+            append("serve", {name: figures}, {**settings, "parameters": count})
+    print("\n".join(f"FAILED: {line}" for line in FAILED) or "all as it should be")
+    return 1 if FAILED else 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code) if "--leak" in sys.argv else sys.exit(code)
