@@ -25,6 +25,14 @@ class Groups(ABC):
         """The cell at each position of each sequence, in raster order of the map; -1 for padding: [g n]."""
 
 
+class MergedGroups(NamedTuple):
+    """Cells that became one token: `tokens` int64 [B N], the token of each cell, counted behind the leading ones; and
+    `sizes` float [B n], the number of cells of each token."""
+
+    tokens: Tensor
+    sizes: Tensor
+
+
 class TokenLayout(NamedTuple):
     """The positions of tokens on the image: `leading` tokens without a position (class, distillation, registers), the
     cells of `grid` in raster order, `trailing` tokens without a position.
@@ -40,9 +48,13 @@ class TokenLayout(NamedTuple):
     trailing: int = 0
     kept: Tensor | None = None  # [B n] the cells that are present, where others are dropped; None: all of them
     groups: Groups | None = None  # None: all tokens attend to each other
+    merged: MergedGroups | None = None  # of the cells that are present; None: each has a token of its own
 
     @property
     def cells(self) -> int:
+        """How many tokens stand for cells."""
+        if self.merged is not None:
+            return self.merged.sizes.shape[1]
         return self.grid[0] * self.grid[1] if self.kept is None else self.kept.shape[1]
 
     @property

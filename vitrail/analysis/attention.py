@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from vitrail.analysis.hooks import ModelInputs, backbone_of, prepare_inputs, run_with_hooks
 from vitrail.errors import UsageError, choose
 from vitrail.layers.attention import Attention, named_attentions
+from vitrail.layers.merge import unmerge_weights
 from vitrail.layers.token_layout import AttentionLayout, Side
+from vitrail.types import MergedGroups, each_tensor
 
 Reduction = Literal["mean", "min", "max"]
 Heads = Reduction | Sequence[int] | None
@@ -132,8 +134,11 @@ def attention(
 
 
 def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> LayerAttention:
-    """Weights [B*g h n m] with their layout."""
-    return LayerAttention(name, weights.unflatten(0, (-1, len(at.query_index))), *at)
+    """Weights [B*g h n m] with their layout; of merged tokens those of every cell."""
+    if at.merged is not None:
+        groups: MergedGroups = each_tensor(lambda t: t.to(weights.device), at.merged)
+        weights = unmerge_weights(weights, groups, at.queries.leading)
+    return LayerAttention(name, weights.unflatten(0, (-1, len(at.query_index))), *at[:4])
 
 
 def find_attentions(model: nn.Module) -> dict[str, dict[str, Attention]]:

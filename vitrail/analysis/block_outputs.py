@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.analysis.hooks import blocks_of, run_with_hooks
+from vitrail.layers.merge import take_rows
 from vitrail.types import Grid, TokenLayout
 
 
@@ -29,11 +30,17 @@ class BlockOutput:
         return self.layout.grid
 
     def cells(self, of: Tensor | None = None) -> Tensor:
-        """The patches [B h w D] of the output, or of something shaped like it, such as its gradient."""
+        """The patches [B h w D] of the output, or of a gradient that is shaped like it. Merged patches have their token
+        each, and an equal part of its gradient."""
         x, layout = self.raw if of is None else of, self.layout
         if layout is None:
             return x.permute(0, 2, 3, 1) if x.ndim == 4 else x[:, None]
-        return x if x.ndim == 4 else x[:, layout.leading : layout.leading + layout.cells].unflatten(1, layout.grid)
+        if x.ndim == 4:
+            return x
+        x = x[:, layout.leading : layout.leading + layout.cells]
+        if layout.merged is not None:
+            x = take_rows(x if of is None else x / layout.merged.sizes[..., None], layout.merged.tokens)
+        return x.unflatten(1, layout.grid)
 
 
 def visit_outputs(model: nn.Module, args: tuple, see: Callable[[BlockOutput], Any], before: bool = False) -> Any:
@@ -53,9 +60,9 @@ def visit_outputs(model: nn.Module, args: tuple, see: Callable[[BlockOutput], An
 
 
 def split(name: str, args: tuple, out: Any) -> Iterator[BlockOutput]:
-    """One output for each tensor that a block returns, with the layout passed to the block for it."""
+    """One output for each tensor that a block returns, with the layout that it returns, or was passed, for it."""
     branches = [out] if isinstance(out, Tensor) else [x for x in out if isinstance(x, Tensor)]
-    layouts = list(layouts_in(args))
+    layouts = list(layouts_in(() if isinstance(out, Tensor) else out)) or list(layouts_in(args))
     for i, raw in enumerate(branches):
         title = name if len(branches) == 1 else f"{name}[{i}]"
         yield BlockOutput(name, title, raw, layouts[i] if i < len(layouts) else None)

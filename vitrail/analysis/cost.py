@@ -135,7 +135,7 @@ class CostRecorder:
         def hook(module: Any, args: tuple) -> None:
             before = self.counter.get_total_flops()
             self.reprojecting = True  # a second projection, for the shapes; its activations do not count
-            inputs = module.project(*args)
+            inputs = module.inputs(*args)
             self.reprojecting = False
             self.overcounted[name] += (self.counter.get_total_flops() - before) // 2
             q, k, v = inputs[:3]

@@ -12,6 +12,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, merge_heads
 from vitrail.layers.drop import DropPath, SkipPath
 from vitrail.layers.modes import evaluation_mode
+from vitrail.types import TokenLayout
 
 TINY = 1e-30
 
@@ -99,6 +100,8 @@ class FlowRecorder:
 
     def leaves(self, name: str, part: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, out: Any) -> None:
+            if isinstance(out, tuple) and isinstance(out[-1], TokenLayout):  # of a block that merges tokens
+                out = out[0]
             if isinstance(out, Tensor):
                 self.tensors[name, part] = out
 
@@ -114,7 +117,7 @@ class FlowRecorder:
         """Attention again from queries, keys and values that are in the graph; its result replaces the first."""
 
         def hook(module: Attention, args: tuple, out: Tensor) -> Tensor:
-            inputs = module.project(*args)
+            inputs = module.inputs(*args)
             mixed = F.scaled_dot_product_attention(inputs.queries, inputs.keys, inputs.values, inputs.mask())
             again = module.dropout(module.proj(merge_heads(mixed)))
             for label, tensor in zip(("q", "k", "v", "proj"), (*inputs[:3], again), strict=True):

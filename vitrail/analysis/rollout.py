@@ -88,7 +88,7 @@ def positive_relevance(
 
     def record(name: str, module: Attention, args: tuple, out: Tensor) -> Tensor:
         weight = module.weights(*args)
-        values = module.project(*args).values
+        values = module.inputs(*args).values
         weights[name], layouts[name] = weight, module.locate(*args)
         return module.dropout(module.proj(merge_heads(weight.to(values.dtype) @ values)))
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UsageError
+from vitrail.layers.merge import log_sizes, mean_of_cells
 from vitrail.layers.neighbourhood import Neighbourhood, VisiblePairs
 from vitrail.layers.norm import norm
 from vitrail.layers.relative import LogBias, RelativeBias
@@ -95,8 +96,12 @@ class Attention(nn.Module, ABC):
     def locate(self, *args: Any) -> AttentionLayout:
         """The positions of queries and keys on the image, from the same arguments."""
 
+    def inputs(self, *args: Any) -> AttentionInputs:
+        """`project`, or the first argument where that is what it gave: of callers that need the keys too."""
+        return args[0] if isinstance(args[0], AttentionInputs) else self.project(*args)
+
     def forward(self, *args: Any) -> Tensor:
-        inputs = self.project(*args)
+        inputs = self.inputs(*args)
         q, k, v = inputs[:3]
         p = self.attention_dropout if self.training else 0.0
         if inputs.visible is not None and inputs.bias is None and p == 0.0 and q.is_cuda:
@@ -108,7 +113,7 @@ class Attention(nn.Module, ABC):
 
     def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
         """The attention weights of each query on each key, [B h N M], rows summing to one; no dropout."""
-        inputs = self.project(*args)
+        inputs = self.inputs(*args)
         logits: Tensor = inputs.queries @ inputs.keys.mT / inputs.queries.shape[-1] ** 0.5
         mask = inputs.mask()
         return (logits if mask is None else logits + mask).softmax(-1)
@@ -154,13 +159,16 @@ class SelfAttention(Attention):
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
         grid, leading = layout.grid, layout.leading
-        if self.rotary is not None:
+        if self.rotary is not None and layout.merged is not None:
+            angles = mean_of_cells(self.rotary.angles(grid, x.device), layout.merged)
+            q, k = (self.rotary.turn(t, angles[:, None], leading) for t in (q, k))
+        elif self.rotary is not None:
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)
-        bias = None if self.relative is None else self.relative(grid)
+        bias = log_sizes(layout, q) if self.relative is None else self.relative(grid)
         near = None if self.neighbourhood is None else VisiblePairs(self.neighbourhood.radius, grid, leading)
         return AttentionInputs(q, k, v, bias, near)
 
-    def locate(self, x: Tensor, layout: TokenLayout) -> AttentionLayout:
+    def locate(self, x: Tensor | AttentionInputs, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
 
 

@@ -1,4 +1,5 @@
-"""Initialisers, chosen by the class of a module."""
+"""Initialisers, chosen by the class of a module; and what a model ignores when weights are loaded: empty tensors, since
+it has no parameter without elements, on which sharding breaks."""
 
 from typing import Literal
 
@@ -31,3 +32,16 @@ def initialise(root: nn.Module, kind: Init) -> None:
 def zero(bias: Tensor | None) -> None:
     if bias is not None:
         nn.init.zeros_(bias)
+
+
+def ignore_empty(module: nn.Module) -> None:
+    """Lets `load_state_dict` ignore empty tensors that the module has no parameters for."""
+    module.register_load_state_dict_pre_hook(drop_empty)
+
+
+def drop_empty(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    own = {name for name, _ in module.named_parameters(recurse=False)}
+    for name in [n for n, t in tensors.items() if n.startswith(prefix) and not t.numel()]:
+        leaf = name.removeprefix(prefix)
+        if "." not in leaf and leaf not in own:
+            del tensors[name]

@@ -39,7 +39,11 @@ class Rotation(nn.Module, ABC):
             raise UsageError(
                 f"{x.shape[-2]} tokens are not {skip} without a position and {grid[0]}x{grid[1]} on the grid"
             )
-        patches = rotate(x[..., skip:, :], self.angles(grid, x.device), self.pairs)
+        return self.turn(x, self.angles(grid, x.device), skip)
+
+    def turn(self, x: Tensor, angles: Tensor, skip: int) -> Tensor:
+        """The same by angles [... N d/2] of one's own."""
+        patches = rotate(x[..., skip:, :], angles, self.pairs)
         return torch.cat([x[..., :skip, :], patches], dim=-2) if skip else patches
 
 
@@ -76,7 +80,7 @@ def axis_angles(
     return torch.arange(count, dtype=torch.float32, device=device)[:, None] * omega
 
 
-def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "N _"], pairs: str) -> Float[Tensor, "*B N d"]:
+def rotate(x: Float[Tensor, "*B N d"], angles: Float[Tensor, "... N _"], pairs: str) -> Float[Tensor, "*B N d"]:
     """Rotates every pair of channels of x [... N d] by its angle [N d/2]; computed in float32 at least, returned in x's
     dtype."""
     cos, sin = angles.cos(), angles.sin()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitrail.types import Grid, TokenLayout
+from vitrail.types import Grid, MergedGroups, TokenLayout
 
 
 class Cells(NamedTuple):
@@ -54,12 +54,13 @@ class Side(NamedTuple):
 
 class AttentionLayout(NamedTuple):
     """Which queries [g n] of an image attend to which keys [g m], in g groups; -1 is padding, which is not on the
-    image."""
+    image. merged: of tokens that are several of the queries and keys that are counted here."""
 
     queries: Side
     keys: Side
     query_index: Tensor
     key_index: Tensor
+    merged: MergedGroups | None = None
 
 
 def cells_of(grid: Grid, stride: tuple[float, float]) -> Cells:
@@ -86,14 +87,15 @@ def side_of_maps(layouts: tuple[TokenLayout, ...]) -> Side:
 
 
 def self_attention_layout(layout: TokenLayout) -> AttentionLayout:
-    """Tokens that attend to each other, within their groups, each of which has the leading tokens."""
-    side = side_of(layout)
+    """Tokens that attend to each other, within their groups, each of which has the leading tokens. Merged ones are
+    counted as the cells that they were."""
+    side = side_of(layout._replace(merged=None))
     index = torch.arange(side.tokens)[None]
     if layout.groups is not None:
         cells = layout.groups.index(layout.grid)
         tokens = torch.arange(side.leading).expand(len(cells), -1)
         index = torch.cat([tokens, torch.where(cells < 0, cells, cells + side.leading)], dim=1)
-    return AttentionLayout(side, side, index, index)
+    return AttentionLayout(side, side, index, index, layout.merged)
 
 
 def cross_attention_layout(queries: Side, keys: Side) -> AttentionLayout:

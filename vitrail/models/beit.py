@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 from vitrail.layers.attention import PositionTerms, SelfAttention
+from vitrail.layers.block import Block, MergingBlock
 from vitrail.layers.init import Init
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.patch import grid_of
@@ -69,9 +70,9 @@ def build(config: Config) -> BEiT:
     return BEiT(config)
 
 
-def block(config: Config, drop_path: float) -> vit.Block:
+def block(config: Config, drop_path: float) -> Block | MergingBlock:
     relative = RelativeBias(grid_of(config.size, (config.patch, config.patch)), config.heads, tokens=1)
     bias: bool | Literal["keyless"] = "keyless" if config.qkv_bias else False
     terms = PositionTerms(relative=relative)
     attn = SelfAttention(config.width, config.heads, bias, None, config.dropout, config.attention_dropout, terms)
-    return vit.Block(vit.shared_config(config), drop_path, attn)
+    return vit.build_block(vit.shared_config(config), drop_path, attn)

@@ -128,7 +128,7 @@ class MultiScale(nn.Module):
         super().__init__()
         widths = config.widths
         self.blocks = nn.ModuleList(
-            nn.ModuleList(vit.Block(block_config(config, i), rate) for rate in rates[:depth])
+            nn.ModuleList(vit.build_block(block_config(config, i), rate) for rate in rates[:depth])
             for i, depth in enumerate(config.depths)
         )
         self.projs = nn.ModuleList(build_projection(widths[i], widths[1 - i], config.eps) for i in range(2))

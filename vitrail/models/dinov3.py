@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from vitrail.layers.attention import PositionTerms, SelfAttention
+from vitrail.layers.block import Block, MergingBlock
 from vitrail.layers.init import Init
+from vitrail.layers.merge import Merge
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import check_width
@@ -45,6 +47,7 @@ class Config:
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: NonNegative = 0.0
+    merge: Merge = 0  # tokens that each block merges, or below 1 the share that all do; 0: none
     map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 
@@ -94,12 +97,12 @@ def plain_config(config: Config) -> vit.Config:
     return replace(vit.shared_config(config), position="none")
 
 
-def block(config: Config, drop_path: float) -> vit.Block:
+def block(config: Config, drop_path: float) -> Block | MergingBlock:
     grid = grid_of(config.size, (config.patch, config.patch))
     terms = PositionTerms(CentredRotation(config.width // config.heads, config.rope_base, grid))
     bias: bool | Literal["keyless"] = "keyless" if config.qkv_bias else False
     attn = SelfAttention(config.width, config.heads, bias, None, config.dropout, config.attention_dropout, terms)
-    return vit.Block(plain_config(config), drop_path, attn)
+    return vit.build_block(plain_config(config), drop_path, attn)
 
 
 def centres(count: int, device: torch.device | None = None) -> Tensor:

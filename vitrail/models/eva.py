@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.layers.attention import PositionTerms, SelfAttention
+from vitrail.layers.block import Block, MergingBlock
 from vitrail.layers.init import Init
+from vitrail.layers.merge import Merge
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import check_width
@@ -54,6 +56,7 @@ class Config:
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: NonNegative = 0.0
+    merge: Merge = 0  # tokens that each block merges, or below 1 the share that all do; 0: none
     map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 
@@ -143,7 +146,7 @@ def build(config: Config) -> EVA:
     return EVA(config)
 
 
-def block(config: Config, drop_path: float) -> vit.Block:
+def block(config: Config, drop_path: float) -> Block | MergingBlock:
     grid, width = grid_of(config.size, (config.patch, config.patch)), config.width
     turns = ScaledRotation(width // config.heads, config.rope_base, config.rope_grid, grid) if config.rope else None
     bias: bool | Literal["keyless"] = "keyless" if config.qkv_bias else False
@@ -151,7 +154,7 @@ def block(config: Config, drop_path: float) -> vit.Block:
     attn = SelfAttention(width, config.heads, bias, None, config.dropout, config.attention_dropout, terms)
     if config.attention_norm:
         attn.proj = NormedLinear(width, config.eps)
-    made = vit.Block(vit.shared_config(config), drop_path, attn)
+    made = vit.build_block(vit.shared_config(config), drop_path, attn)
     if config.mlp == "swiglu" and config.mlp_norm:
         made.mlp = NormedSwiGLU(width, round(width * config.mlp_ratio), config.eps, config.dropout)
     return made

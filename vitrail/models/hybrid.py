@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError
 from vitrail.layers.init import Init, initialise
+from vitrail.layers.merge import Merge
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.resample import Resampling
 from vitrail.models import vit
@@ -51,6 +52,7 @@ class Config:
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     drop_path: NonNegative = 0.0  # of the transformer's blocks
+    merge: Merge = 0  # tokens that each block of the transformer merges, or below 1 the share that all do; 0: none
     map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitrail.errors import UsageError
 from vitrail.layers.adaln import ClassEmbed, Conditioning, Modulation, PatchOut, TimeEmbed, initialise, modulate
 from vitrail.layers.attention import Attention, AttentionInputs, split_heads
-from vitrail.layers.empty import ignore_empty
+from vitrail.layers.init import ignore_empty
 from vitrail.layers.norm import norm
 from vitrail.layers.patch import grid_of
 from vitrail.layers.position import SinCos, check_width

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import Attention, AttentionInputs
-from vitrail.layers.conv_norm import ConvNorm
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.layers.init import zero
+from vitrail.layers.norm import ConvNorm
 from vitrail.layers.relative import Displacements, all_displacements, distances
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.layers.windows import Windows, attend_windows

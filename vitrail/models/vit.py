@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import SelfAttention, build_position_terms
-from vitrail.layers.drop import DropPath, Schedule, SkipPath, drop_rates
-from vitrail.layers.empty import ignore_empty
-from vitrail.layers.init import Init, initialise
-from vitrail.layers.mlp import Gelu, Mlp, SwiGLU
-from vitrail.layers.norm import NormKind, layer_scale, norm
+from vitrail.layers.block import Block, MergingBlock, block_norm, feed_forward, set_windows
+from vitrail.layers.drop import Schedule, drop_rates
+from vitrail.layers.init import Init, ignore_empty, initialise
+from vitrail.layers.merge import Merge, check_merge, merge_counts, unmerge_tokens
+from vitrail.layers.mlp import Gelu
+from vitrail.layers.norm import NormKind, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, drop_patches, grid_of, inner_depths, pair, patch_map
 from vitrail.layers.pool import AttentionPool
 from vitrail.layers.position import Learned, Resampling, build_position, concatenate
-from vitrail.layers.windows import Windows, attend_tokens, local_depths
 from vitrail.shapes import Float
 from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
@@ -78,6 +78,7 @@ class Config:
     drop_path_schedule: Schedule = "linear"
     drop_path_skip: bool = False  # dropped branches are not computed
     patch_dropout: Fraction = 0.0  # share of the patches dropped in training (PatchDropout, Liu et al. 2022)
+    merge: Merge = 0  # tokens that each block merges (Bolya et al. 2022), or below 1 the share that all do; 0: none
     map_depths: tuple[Positive, ...] = ()  # numbers of blocks after which there is a map, besides the last
     init: Init = "truncated"
 
@@ -93,36 +94,6 @@ VARIANTS = {
     "giant":    Config(width=1408, depth=40, heads=16, patch=14, mlp_ratio=6144 / 1408),
     "gigantic": Config(width=1664, depth=48, heads=16, patch=14, mlp_ratio=8192 / 1664),
 }  # fmt: skip
-
-
-class Block(nn.Module):
-    """x + attention, x + MLP; each branch with its norm, LayerScale and stochastic depth."""
-
-    def __init__(self, config: Config, drop_path: float, attn: SelfAttention | None = None):
-        """attn: of families with an attention of their own."""
-        super().__init__()
-        self.norm_at, self.residual = config.norm_at, config.residual
-        self.windows: Windows | None = None  # of a local block
-        self.norm1, self.norm2 = (block_norm(config) for _ in range(2))
-        self.attn = attn or attention(config)
-        self.mlp: nn.Module = feed_forward(config)
-        self.ls1, self.ls2 = (layer_scale(config.width, config.layer_scale) for _ in range(2))
-        self.drop_path = drop_part(config, drop_path)
-
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        if self.norm_at == "branch":
-            x = self.join(x, lambda y: self.ls1(self.norm1(attend_tokens(self.attn, y, layout, self.windows))))
-            return self.join(x, lambda y: self.ls2(self.norm2(self.mlp(y))))
-        if self.norm_at == "post":
-            x = self.norm1(self.join(x, lambda y: self.ls1(attend_tokens(self.attn, y, layout, self.windows))))
-            return self.norm2(self.join(x, lambda y: self.ls2(self.mlp(y))))
-        x = self.join(x, lambda y: self.ls1(attend_tokens(self.attn, self.norm1(y), layout, self.windows)))
-        return self.join(x, lambda y: self.ls2(self.mlp(self.norm2(y))))
-
-    def join(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        if isinstance(self.drop_path, SkipPath):
-            return self.drop_path(x, branch)
-        return x + self.drop_path(branch(x)) if self.residual else self.drop_path(branch(x))
 
 
 class ViT(Backbone):
@@ -146,11 +117,11 @@ class ViT(Backbone):
         self.tokens = nn.Parameter(torch.empty(config.tokens, width)) if config.tokens else None
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.dropout = nn.Dropout(config.dropout)
-        self.patch_dropout = check_patch_dropout(config)
+        self.patch_dropout, self.merge = check_patch_dropout(config), check_merging(config)
         self.norm_pre = norm(config.norm, width, config.eps) if config.norm_pre else nn.Identity()
         rates = drop_rates(config.drop_path, config.depth, config.drop_path_schedule)
-        self.blocks = nn.ModuleList(map(block or partial(Block, config), rates))
-        set_windows(self.blocks, config)
+        self.blocks = nn.ModuleList(map(block or partial(build_block, config), rates))
+        set_windows(self.blocks, *check_windows(config))
         last = block_norm(config) if config.norm_at in ("pre", "branch") else nn.Identity()
         self.norm = nn.Identity() if config.fc_norm else last
         self.fc_norm = last if config.fc_norm else nn.Identity()
@@ -178,11 +149,12 @@ class ViT(Backbone):
         layout = TokenLayout(grid, self.patch, self.leading, self.summaries, kept=kept)
         x = self.norm_pre(self.dropout(self.behind_tokens(patches)))  # [B T+R+hw D]
         maps = []
-        for done, block in enumerate(self.blocks, start=1):
-            x = block(x, layout)
+        counts = merge_counts(self.merge, layout.cells, len(self.blocks))
+        for done, (block, count) in enumerate(zip(self.blocks, counts, strict=True), start=1):
+            x, layout = block(x, layout, count) if self.merge else (block(x, layout), layout)
             if done in self.inner_depths:
-                maps.append(patch_map(x, layout))
-        x = self.norm(x)
+                maps.append(patch_map(*unmerge_tokens(x, layout)))
+        x, layout = unmerge_tokens(self.norm(x), layout)
         maps.append(patch_map(x, layout))
         return Features(tuple(self.pre_logits(self.fc_norm(s)) for s in self.summarise(x, layout)), tuple(maps))
 
@@ -208,6 +180,11 @@ class ViT(Backbone):
 def build(config: Config) -> ViT:
     """A ViT, freshly initialised."""
     return ViT(config)
+
+
+def build_block(config: Config, drop_path: float, attn: SelfAttention | None = None) -> Block | MergingBlock:
+    """attn: of families with an attention of their own."""
+    return (MergingBlock if config.merge else Block)(config, drop_path, attn or attention(config))
 
 
 def shared_config(config: Any) -> Config:
@@ -261,34 +238,26 @@ def check_patch_dropout(config: Config) -> float:
     return config.patch_dropout
 
 
-def set_windows(blocks: nn.ModuleList, config: Config) -> None:
-    """The windows of local blocks. Errors: `UsageError` where attention has terms of the whole grid."""
+def check_merging(config: Config) -> float:
+    """`merge`. Errors: `UsageError` where what blocks do would not be the same to merged tokens."""
+    relative = "" if config.position in ("rope", "rope_half") else needs_grid(config)
+    which = relative or (f"window {config.window}" if config.window else "")
+    which = which or ("drop_path_skip" if config.drop_path_skip else "")
+    if config.merge and which:
+        raise UsageError(
+            f"merge joins patches of every image, and {which} does not go with it",
+            'positions that do: "learned", "sincos2d", "rope" and the like; or merge 0',
+        )
+    return check_merge(config.merge)
+
+
+def check_windows(config: Config) -> tuple[int, tuple[int, ...]]:
+    """`window` and `global_blocks`. Errors: `UsageError` where attention has terms of the whole grid."""
     if config.window and (which := needs_grid(config)):
         raise UsageError(
             f"window {config.window} divides the grid that {which} is made for", "use sincos2d, or window 0"
         )
-    local = local_depths(config.window, config.global_blocks, config.depth)
-    for number, block in enumerate(blocks.children(), start=1):
-        if isinstance(block, Block) and number in local:
-            block.windows = Windows((config.window, config.window))
-
-
-def drop_part(config: Config, rate: float) -> DropPath | SkipPath:
-    if config.drop_path_skip and not config.residual:
-        what = "drop_path_skip drops whole branches, so residual must not be false"
-        raise UsageError(what, "use drop_path_skip false")
-    return SkipPath(rate) if config.drop_path_skip else DropPath(rate)
-
-
-def block_norm(config: Config) -> nn.Module:
-    return nn.Identity() if config.norm_at == "none" else norm(config.norm, config.width, config.eps)
-
-
-def feed_forward(config: Config) -> Mlp | SwiGLU:
-    width, hidden = config.width, round(config.width * config.mlp_ratio)
-    if config.mlp == "swiglu":
-        return SwiGLU(width, hidden, config.dropout)
-    return Mlp(width, hidden, config.gelu, config.dropout)
+    return config.window, config.global_blocks
 
 
 def pre_logits(config: Config) -> nn.Module:
