@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,7 @@ def list_names(floor: str, only: str | None = None) -> list[str]:
     """Every variant on a floor, or of one module on it, as "module/variant", without importing any of them."""
     names = []
     for room in list_modules(floor) if only is None else [check_name(floor, only)]:
-        spec = find_spec(f"vitrail.{floor}.{room}")
+        spec = find_module(floor, room)
         if spec and spec.origin:
             names += [f"{room}/{variant}" for variant in list_variants(Path(spec.origin))]
     return [choose(only, names, "model")] if only and "/" in only else names
@@ -105,7 +106,7 @@ def model_kind(name: str) -> str:
 
 def constant(floor: str, room: str, name: str) -> str:
     """The text constant of a name in a module, read from its source without importing it; "" where there is none."""
-    spec = find_spec(f"vitrail.{floor}.{room}")
+    spec = find_module(floor, room)
     for node in parse_source(Path(spec.origin)).body if spec and spec.origin else []:
         target = (
             node.target
@@ -135,7 +136,7 @@ def config_fields(floor: str, room: str) -> list[str]:
 
 def config_types(floor: str, room: str) -> dict[str, str]:
     """The fields of a module's `Config` and their types as its source has them, without importing it."""
-    spec = find_spec(f"vitrail.{floor}.{room}")
+    spec = find_module(floor, room)
     body = parse_source(Path(spec.origin)).body if spec and spec.origin else []
     config = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     return {
@@ -154,8 +155,13 @@ def takes_texts(floor: str, key: str) -> bool:
     )
 
 
+def find_module(floor: str, room: str) -> ModuleSpec | None:
+    """Where a module on a floor is, without importing it."""
+    return find_spec(f"vitrail.{floor.replace('/', '.')}.{room}")
+
+
 def read_source(floor: str, room: str) -> str:
-    spec = find_spec(f"vitrail.{floor}.{room}")
+    spec = find_module(floor, room)
     return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 
@@ -172,7 +178,7 @@ def _parsed(file: Path, changed: int) -> ast.Module:
 
 def read_docstring(floor: str, room: str) -> list[str]:
     """The paragraphs of a module's docstring, read from its source without importing it."""
-    spec = find_spec(f"vitrail.{floor}.{room}")
+    spec = find_module(floor, room)
     tree = parse_source(Path(spec.origin)) if spec and spec.origin else ast.Module([], [])
     return [" ".join(part.split()) for part in (ast.get_docstring(tree) or "").split("\n\n")]
 

@@ -1,6 +1,7 @@
 """Chromium without a window and without a network, by its own protocol through a pipe."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -81,17 +82,21 @@ class Page:
 @contextmanager
 def open_page(address: str, folder: Path, offline: bool = True) -> Iterator[Page]:
     """A page at an address. folder: of the browser's profile."""
-    ours, theirs = os.pipe(), os.pipe()
-    command = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
-    arguments = [str(BROWSER), *ARGUMENTS, f"--user-data-dir={folder}", "about:blank"]
+    (reads, ours), (theirs, writes) = os.pipe(), os.pipe()
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (reads, writes)]
+
+    def place_ends() -> None:  # where Chromium looks for them
+        for end, place in zip(ends, (3, 4), strict=True):
+            os.dup2(end, place)
+
     process = subprocess.Popen(
-        ["sh", "-c", command, *arguments], pass_fds=(ours[0], theirs[1]),
+        [str(BROWSER), *ARGUMENTS, f"--user-data-dir={folder}", "about:blank"], close_fds=False, preexec_fn=place_ends,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(ours[0])
-    os.close(theirs[1])
+    for end in (reads, writes, *ends):
+        os.close(end)
     try:
-        page = Page(ours[1], theirs[0])
+        page = Page(ours, theirs)
         targets = page.call("Target.getTargets")["targetInfos"]
         target = next(one["targetId"] for one in targets if one["type"] == "page")
         page.session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -104,7 +109,7 @@ def open_page(address: str, folder: Path, offline: bool = True) -> Iterator[Page
         page.call("Page.navigate", url=address)
         yield page
     finally:
-        os.close(ours[1])
+        os.close(ours)
         process.terminate()
         process.wait(30)
-        os.close(theirs[0])
+        os.close(theirs)

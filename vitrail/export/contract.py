@@ -23,6 +23,7 @@ class TracedGraph:
     graph: InferenceGraph
     bundle: ModelBundle
     any_size: bool
+    source: str = ""  # of the model, as it was typed: a run has images and figures
 
     @cached_property
     def program(self) -> Any:

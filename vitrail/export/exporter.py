@@ -2,8 +2,9 @@
 same. The folder appears when the proof has passed, and not before."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vitrail import catalog
 from vitrail.assembly.load import load_bundle
@@ -18,7 +19,7 @@ from vitrail.export.quantised import check_quantiser, quantise_export
 from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
 from vitrail.export.sidecars import write_sidecars
 from vitrail.inference.graph import InferenceGraph
-from vitrail.validation import as_path
+from vitrail.validation import as_path, update_config
 
 
 def export(
@@ -27,7 +28,7 @@ def export(
     """A run, model folder or file as `request` says. out: a new folder; by default in the folder of the source, or of a
     single file beside it: export/FORMAT. Errors: `UsageError`, `CheckpointError`, `DataError`; `RunError` where the
     proof fails, and then nothing is written."""
-    chosen = find_format(request.format)
+    chosen = find_format(request.format, request.options)
     chosen.check()
     check_quantiser(request)
     bundle, path = load_bundle(source, weights=weights)
@@ -37,10 +38,10 @@ def export(
     return export_model(ExportSubject(bundle, str(source), hash_weights(path), images), chosen, request, folder)
 
 
-def find_format(name: str) -> ExportFormat:
-    """A format of the catalogue. Errors: `UsageError` with the nearest names."""
+def find_format(name: str, options: Mapping[str, Any] | None = None) -> ExportFormat:
+    """A format of the catalogue, with options of its own. Errors: `UsageError` with the nearest names."""
     entry = catalog.find("export/formats", name)
-    made: ExportFormat = entry.module.build(entry.config)
+    made: ExportFormat = entry.module.build(update_config(entry.config, dict(options or {}), f"--format {name}"))
     return made
 
 
@@ -68,7 +69,7 @@ def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: Inferen
     """The files of an export in a folder. Errors: `RunError` where the proof fails."""
     bundle, path = subject.bundle, folder / chosen.file
     info = new_info(bundle, graph, type_name(chosen), chosen.file, subject.sha256)
-    chosen.write(TracedGraph(graph, bundle, graph.any_size), file_metadata(bundle, info), path)
+    chosen.write(TracedGraph(graph, bundle, graph.any_size, subject.source), file_metadata(bundle, info), path)
     info = dataclasses.replace(info, sha256=hash_file(path))
     size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
     proof = prove(chosen.open(path, info), graph, bundle, subject.images, size)

@@ -16,7 +16,7 @@ from vitrail.inference.graph import ImageType
 class ExportRequest:
     """What to export, as it was asked. data, split, keys: other images for the proof and for calibration than those
     of the run. dynamic: int8 with scales that are found at run time. overwrite: replace the folder of an earlier
-    export. force: int8 that loses more than it may."""
+    export. force: int8 that loses more than it may. options: of the format, fields of its `Config`."""
 
     format: str = "onnx"
     image_type: ImageType = "uint8"
@@ -28,6 +28,7 @@ class ExportRequest:
     keys: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
     force: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ExportSubject(NamedTuple):

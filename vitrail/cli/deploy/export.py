@@ -18,6 +18,7 @@ class Export(OfRun, OfWeights, AsJson):
     vitrail export runs/photos
     vitrail export runs/photos --format torch --out photos-torch
     vitrail export runs/photos --int8 --data photos
+    vitrail export runs/photos --format html
     """
 
     format: str = "onnx"
@@ -36,6 +37,8 @@ class Export(OfRun, OfWeights, AsJson):
     """Images for the proof and for --int8 (default: those that the run held out)."""
     split: str = ""
     """With --data: test, val, train or all."""
+    runtime: str = ""
+    """With --format html: a folder with ONNX Runtime Web (default: npm brings it once)."""
     overwrite: bool = False
     """Replace an earlier export, once the new one has its proof."""
     force: bool = False
@@ -47,6 +50,8 @@ def export(words: list[str]) -> None:
     from vitrail import catalog
 
     choose(given.format, catalog.list_modules("export/formats"), "export format")
+    if given.runtime and "runtime" not in catalog.config_fields("export/formats", given.format):
+        raise UsageError("--runtime is of the page", "--format html")
     if given.split and not given.data:
         raise UsageError("--split is a part of other data", "--data FOLDER names it")
     from vitrail.cli.output.export_table import show_export
@@ -56,6 +61,7 @@ def export(words: list[str]) -> None:
     request = ExportRequest(
         given.format, given.image_type, given.attention, given.int8, given.dynamic, given.data, given.split,
         keys_of("data", keys), given.overwrite, given.force,
+        {"runtime": given.runtime} if given.runtime else {},
     )  # fmt: skip
     result = export_source(given.run, request, given.out, given.checkpoint)
     if given.json:

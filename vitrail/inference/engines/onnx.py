@@ -37,21 +37,28 @@ class OnnxFile(EngineFile):
         self.config = config
 
     def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> OnnxEngine:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise UsageError("ONNX Runtime is not installed", "pip install 'vitrail[onnx]'") from None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if not self.config.optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own classes, which derive from several
-            why = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{path} is no model that ONNX Runtime runs: {why}", "export it again") from None
-        return OnnxEngine(session, outputs)
+        return open_session(path, outputs, threads, self.config.optimise, str(path))
+
+
+def open_session(
+    source: Path | bytes, outputs: tuple[str, ...], threads: int, optimise: bool, where: str
+) -> OnnxEngine:
+    """A file, or its content, as an engine; `where` is its name in messages. Errors: as `EngineFile.open`."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise UsageError("ONNX Runtime is not installed", "pip install 'vitrail[onnx]'") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, which derive from several
+        why = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{where} is no model that ONNX Runtime runs: {why}", "export it again") from None
+    return OnnxEngine(session, outputs)
 
 
 def build(config: Config) -> OnnxFile:

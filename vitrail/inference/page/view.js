@@ -120,8 +120,8 @@ const SHOW = {
     view.verdict(front.length ? front.slice(0, 3).flatMap((i, n) => [n ? ", " : "", named(classes[i])])
       : [named(classes[0] ?? "nothing")]);
     view.remark(`${present.length} of ${classes.length} classes in this image, by their share of its pixels`);
-    view.rows(present.map(i => classRow(view.toggle(i, classes[i]), counts[i] / map.data.length, true,
-      cssColor(maskColor(i)))), 12, "classes");
+    view.rows(present.map(i => classRow(i ? view.toggle(i, classes[i]) : view.swatch(classes[i]),
+      counts[i] / map.data.length, true, cssColor(maskColor(i)))), 12, "classes");
   },
   boxes(view, { boxes }, { classes }) {
     const shown = boxes.filter(box => box[4] >= view.stage.strength.score), counts = new Map();
@@ -176,6 +176,11 @@ class View {
       stage.paintMasks();
     };
     return element("label", {}, box, named(name));
+  }
+
+  // A class that is not drawn: the image shows there.
+  swatch(name) {
+    return element("span", { className: "plain" }, named(name));
   }
 
   controls(answer, about) {
