@@ -78,9 +78,8 @@ def candidates(split: Split, count: int) -> Iterator[int]:
     if split.annotation is not None or split.labels.ndim > 1:
         yield from spaced[:: max(1, len(spaced) // count)] if count else ()
         return
-    occurred = set[int]()
-    first = [i for i in spaced if (label := int(split.labels[i])) not in occurred and not occurred.add(label)]
-    yield from sorted(first, key=lambda i: int(split.labels[i]))
+    first = [spaced[i] for i in np.unique(split.labels[spaced], return_index=True)[1]]
+    yield from first
     rest = [i for i in spaced if i not in set(first)]
     yield from rest[:: max(1, len(rest) // max(1, count))]
 
