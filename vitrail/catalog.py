@@ -155,8 +155,7 @@ def takes_texts(floor: str, key: str) -> bool:
     )
 
 
-def find_module(floor: str, room: str) -> ModuleSpec | None:
-    """Where a module on a floor is, without importing it."""
+def find_module(floor: str, room: str) -> ModuleSpec | None:  # without importing it
     return find_spec(f"vitrail.{floor.replace('/', '.')}.{room}")
 
 

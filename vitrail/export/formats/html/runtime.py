@@ -161,9 +161,11 @@ def fetch_archive() -> bytes:
     npm = shutil.which("npm") or "npm"
     with tempfile.TemporaryDirectory(prefix="vitrail-") as folder:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--no-update-notifier", "--loglevel=error"]
-        quiet = {**os.environ, "NO_COLOR": "1"}
+        environment = {**os.environ, "NO_COLOR": "1"}
         try:
-            done = subprocess.run(command, cwd=folder, env=quiet, capture_output=True, timeout=PATIENCE_S, check=False)
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE_S, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RunError(f"{COMMAND} failed: {type(error).__name__}", CARRY) from None
         path = Path(folder) / ARCHIVE
