@@ -45,7 +45,7 @@ class Backbone(Trunk):
     summary_widths: tuple[int, ...]
     map_widths: tuple[int, ...]
     strides: tuple[int, ...]
-    takes_any_size: bool = False  # whether one traced program holds for images of any height and width
+    any_size_from: int = 0  # pixels along a side from which one traced program holds for images of any size; 0: none
     has_distillation_token: bool = False  # its second summary learns from a teacher; CrossViT's two are its branches
 
     @abstractmethod
@@ -77,7 +77,7 @@ class HeadedModel(nn.Module, ABC):
 
     backbone: Backbone
     classes: int
-    takes_any_size: bool = False  # as of a backbone, the head included
+    any_size_from: int = 0  # as that of a backbone, with the head
     takes_sizes: bool = False  # takes images [B C H W] and their sizes [B 2] without padding
     origin: object = None  # how `vitrail.create` was called, for `vitrail.save`
     loaded: object = None  # the weights by name that it was created with, for `vitrail.save`

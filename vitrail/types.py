@@ -4,9 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Grid = tuple[int, int]  # (height, width) in cells, or (down, across)
+
+
+def is_free(*sides: int) -> bool:
+    """Whether one of some sizes is left open by the program that is traced: nothing may depend on its value then, or
+    the program holds for the sizes of its example alone, and ONNX files do not even say so."""
+    return any(isinstance(side, torch.SymInt) for side in sides)
 
 
 class Features(NamedTuple):

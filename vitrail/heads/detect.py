@@ -116,7 +116,7 @@ class Detector(HeadedModel):
 
     def decode(self, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         """For every decoder layer, the queries' states after the shared norm [B Q W], and their boxes [B Q 4]."""
-        x, boxes = self.queries.start(len(memory.values))
+        x, boxes = self.queries.start(memory.values.shape[0])
         keys = memory.values + memory.positions
         states, predictions = [], []
         for i, layer in enumerate(self.decoder):

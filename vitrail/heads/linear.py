@@ -15,7 +15,7 @@ class Classifier(HeadedModel):
 
     def __init__(self, backbone: Any, classes: int, init_std: float = 0.02):
         super().__init__(backbone, classes)
-        self.takes_any_size = backbone.takes_any_size
+        self.any_size_from = backbone.any_size_from
         self.heads = nn.ModuleList(nn.Linear(width, classes) for width in backbone.summary_widths)
         for head in self.heads.children():
             assert isinstance(head, nn.Linear)

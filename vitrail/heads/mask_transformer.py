@@ -52,7 +52,7 @@ class MaskTransformer(nn.Module):
         layout = TokenLayout(grid, (self.stride, self.stride), trailing=len(self.classes))
         x = self.inside(maps[-1].flatten(2).mT)  # [B hw D]
         cells = layout.cells
-        x = torch.cat([x, self.classes.expand(len(x), -1, -1)], dim=1)  # [B hw+K D]
+        x = torch.cat([x, self.classes.expand(x.shape[0], -1, -1)], dim=1)  # [B hw+K D]
         for block in self.blocks:
             x = block(x, layout)
         x = self.norm(x)

@@ -1,13 +1,13 @@
 """The whole of a model as one graph: uint8 images in, its answer out. What is exported, served and measured is this
 graph, and `predict` runs the same functions."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vitrail.assembly.model import ModelBundle, build_preprocess
-from vitrail.contracts import DenseTask, HeadedModel, trunk_of
+from vitrail.contracts import DenseTask, HeadedModel
 from vitrail.errors import UsageError
 
 ImageType = Literal["uint8", "float32"]
@@ -38,11 +38,9 @@ class InferenceGraph(nn.Module):
         self.names = OUTPUTS[bundle.task.output]
         self.takes_sizes = isinstance(bundle.model, HeadedModel) and bundle.model.takes_sizes
         self.channels, self.size = pre.channels, pre.size
-        strides: Any = trunk_of(bundle.model).strides
-        cell = max(1, round(max(strides)))
-        self.least_size = 2 * cell  # pixels along a side, where any size will do
-        whole = isinstance(bundle.model, HeadedModel) and bundle.model.takes_any_size
-        self.any_size = whole and min(pre.size) >= self.least_size  # whether it may be traced for any
+        least = bundle.model.any_size_from if isinstance(bundle.model, HeadedModel) else 0
+        self.least_size = least  # pixels along a side, where any size will do
+        self.any_size = 0 < least <= min(pre.size)  # whether it may be traced for any
         for name, values in (("mean", pre.mean), ("std", pre.std)):
             device = next(bundle.model.parameters()).device
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)

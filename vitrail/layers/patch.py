@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import UsageError
 from vitrail.shapes import Float
-from vitrail.types import TokenLayout
+from vitrail.types import TokenLayout, is_free
 
 
 def pair(patch: int | Sequence[int]) -> tuple[int, int]:
@@ -40,7 +40,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
         below, right = -images.shape[-2] % self.patch[0], -images.shape[-1] % self.patch[1]
-        if below or right:
+        if is_free(below, right) or below or right:
             images = F.pad(images, (0, right, 0, below))
         patches: Tensor = self.proj(images)  # [B D h w]
         return patches.permute(0, 2, 3, 1)

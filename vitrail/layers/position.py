@@ -14,7 +14,7 @@ from vitrail.errors import UsageError, choose
 from vitrail.layers.resample import Resampling as Resampling  # of the tables here
 from vitrail.layers.resample import resample_1d, resample_as
 from vitrail.shapes import Float
-from vitrail.types import Grid
+from vitrail.types import Grid, is_free
 
 ORDERS = ("mae", "big_vision", "sum")
 INITS = ("normal", "xavier")
@@ -40,7 +40,8 @@ def sincos_2d(grid: tuple[int, int], width: int, order: str = "mae") -> Float[Te
     """
     h, w = grid
     choose(order, ORDERS, "order of a 2-D sin-cos encoding")
-    y, x = _places(h).repeat_interleave(w), _places(w).repeat(h)  # [h*w] each
+    # not repeat_interleave, which ONNX files get wrong for a free size
+    y, x = _places(h)[:, None].expand(h, w).flatten(), _places(w).expand(h, w).flatten()  # [h*w] each
     if order == "sum":
         check_width(width, 2, "a summed 2-D sin-cos encoding")
         return (_waves(y, width // 2, width // 2) + _waves(x, width // 2, width // 2)).float()
@@ -136,7 +137,8 @@ class SinCos(Position):
         self.register_buffer("table", table, persistent=False)
 
     def encoding(self, grid: tuple[int, int]) -> Tensor:
-        return self.table if tuple(grid) == self.grid else self._compute(grid).to(self.table)
+        own = not is_free(*grid) and tuple(grid) == self.grid
+        return self.table if own else self._compute(grid).to(self.table)
 
     def _compute(self, grid: tuple[int, int]) -> Tensor:
         return sincos_1d(grid[0] * grid[1], self.width) if self.kind == "1d" else sincos_2d(grid, self.width, self.kind)

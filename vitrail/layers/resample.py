@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitrail.errors import UsageError, choose
 from vitrail.shapes import Float
+from vitrail.types import is_free
 
 MODES = ("bicubic", "bilinear")
 Resampling = Literal["bicubic", "antialias", "dino", "plain_bilinear", "antialias_bilinear"]
@@ -38,7 +39,7 @@ def resample(
             f"a table of {table.shape[0]} rows does not match a grid of {old[0]}x{old[1]} = {old[0] * old[1]} cells",
             "pass the grid (height, width) of the table, without the rows of class tokens",
         )
-    if tuple(old) == tuple(new):
+    if not is_free(*new) and tuple(old) == tuple(new):
         return table
     plane = _exact(table).unflatten(0, old).permute(2, 0, 1)[None]  # [1 D h w]
     plane = F.interpolate(plane, size=tuple(new), mode=mode, align_corners=False, antialias=antialias)
@@ -69,10 +70,10 @@ def resample_bias(table: Float[Tensor, "N D"], old: tuple[int, int], new: tuple[
 
 def resample_1d(table: Float[Tensor, "N D"], new: int) -> Float[Tensor, "{new} D"]:
     """The table of one axis, [n D], resampled to `new` positions: [n' D], linear. The same tensor when n' = n."""
-    if table.shape[0] == new:
+    if not is_free(new) and table.shape[0] == new:
         return table
     line = F.interpolate(_exact(table).T[None], size=new, mode="linear", align_corners=False)
-    return line[0].T.to(table.dtype)
+    return line[0].T.contiguous().to(table.dtype)
 
 
 def displacements(window: tuple[int, int]) -> tuple[int, int]:

@@ -68,7 +68,7 @@ class Rotary(Rotation):
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         h, w = grid
         y, x = (axis_angles(count, self.head_width // 4, self.base, device) for count in (h, w))
-        y, x = y.repeat_interleave(w, dim=0), x.repeat(h, 1)  # [h*w d/4] each
+        y, x = y[:, None].expand(h, w, -1).flatten(0, 1), x.expand(h, w, -1).flatten(0, 1)  # [h*w d/4] each
         return torch.cat([x, y] if self.pairs == "interleaved" else [y, x], dim=1)
 
 

@@ -195,6 +195,8 @@ class EfficientViT(Backbone):
     With `pre_logits` None the vector is the mean of the last map.
     """
 
+    any_size_from = 64
+
     def __init__(self, config: Config):
         super().__init__()
         check(config)

@@ -18,7 +18,7 @@ from vitrail.contracts import Backbone
 from vitrail.layers.attention import SelfAttention
 from vitrail.layers.drop import DropPath, drop_rates
 from vitrail.shapes import Float
-from vitrail.types import Features, Grid, Groups, TokenLayout
+from vitrail.types import Features, Grid, Groups, TokenLayout, is_free
 from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveFloat
 
 
@@ -139,7 +139,7 @@ class MobileViTBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv_1x1(self.conv_kxk(x))
         size = (y.shape[2], y.shape[3])
-        grid = (-(-size[0] // self.patch), -(-size[1] // self.patch))
+        grid = ((size[0] + self.patch - 1) // self.patch, (size[1] + self.patch - 1) // self.patch)
         padded = (grid[0] * self.patch, grid[1] * self.patch)
         stride = (self.stride * size[0] / padded[0], self.stride * size[1] / padded[1])
         layout = TokenLayout(padded, stride, groups=SamePlaces(self.patch))
@@ -171,6 +171,7 @@ class MobileViT(Backbone):
         self.stages = nn.Sequential(*stages)
         self.final_conv = Conv(inside, config.summary_width, 1, config.eps)
         self.summary_widths, self.map_widths, self.strides = (config.summary_width,), config.widths[1:], (4, 8, 16, 32)
+        self.any_size_from = 2 * self.strides[-1] * config.patch
         initialise(self)
 
     @property
@@ -193,8 +194,10 @@ def build(config: Config) -> MobileViT:
 
 def unfold(x: Tensor, patch: int) -> Tensor:
     """A map [B D hp wp] as sequences [Bpp hw D], one for every position in a patch."""
-    x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B D h p w p]
-    return x.permute(0, 3, 5, 2, 4, 1).flatten(3, 4).flatten(0, 2)
+    x, h, w = x.permute(0, 2, 3, 1), x.shape[2] - patch + 1, x.shape[3] - patch + 1
+    # strided slices, since a view of hp as [h p] binds a free size while it is traced
+    places = [x[:, i : h + i : patch, j : w + j : patch] for i in range(patch) for j in range(patch)]
+    return torch.stack(places, dim=1).flatten(2, 3).flatten(0, 1)  # [B pp h w D] -> [Bpp hw D]
 
 
 def fold(x: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
@@ -204,7 +207,9 @@ def fold(x: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if size == (x.shape[2], x.shape[3]) else F.interpolate(x, size, mode="bilinear", align_corners=False)
+    if not is_free(*size) and size == (x.shape[2], x.shape[3]):
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def initialise(model: nn.Module) -> None:

@@ -174,6 +174,7 @@ class PVTv2(Backbone):
             Stage(config, i, [next(rates) for _ in range(n)]) for i, n in enumerate(config.depths)
         )
         self.summary_widths, self.map_widths, self.strides = config.widths[-1:], config.widths, STRIDES
+        self.any_size_from = 2 * STRIDES[-1] if config.pool is None else 0
         initialise(self)
 
     @property

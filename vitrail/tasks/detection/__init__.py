@@ -143,7 +143,7 @@ class Detection(DenseTask):
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """The boxes of images [B C H W], as from `decode`, in pixels: [B Q 6]."""
         height, width = images.shape[-2:]
-        return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(len(images), 2))
+        return decode(model(images), torch.tensor([[height, width]], device=images.device).expand(images.shape[0], 2))
 
     def predict_windows(self, model: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
         """The boxes of windows, as from `decode`: [B Q 6]."""
