@@ -10,7 +10,8 @@ Nothing heavy is imported until it is used.
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import vitrail.models  # noqa: F401  now: imported later, it would replace the function below
+import vitrail.export
+import vitrail.models  # noqa: F401  both now: imported later, they would replace the functions below
 from vitrail.version import __version__
 
 if TYPE_CHECKING:
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
     from vitrail.analysis.attention import Heads, LayerAttention, Layers
     from vitrail.analysis.cost import Cost
+    from vitrail.export.exporter import ExportResult
     from vitrail.inference.predictor import Prediction, Predictor
     from vitrail.report.run import Run
-    from vitrail.weights.report import LoadReport
+    from vitrail.weights.published import LoadReport
 
 __all__ = [
-    "Prediction", "Predictor", "Run", "__version__", "attention", "backbone", "cost", "create", "load", "load_weights",
-    "models", "save", "train",
+    "Prediction", "Predictor", "Run", "__version__", "attention", "backbone", "cost", "create", "export", "load",
+    "load_weights", "models", "save", "train",
 ]  # fmt: skip
 
 
@@ -85,30 +87,18 @@ def create(name: str, classes: int | None = None, weights: "bool | str | Path" =
     `keys` are the fields of the family's `Config`, such as size=(224, 224), channels=3, patch=16, depth=12;
     `vitrail models vit/base` lists them. Errors: `UsageError` (a ValueError) that names the nearest known name or key.
     """
-    from vitrail import catalog
-    from vitrail.assembly import model
+    from vitrail.assembly.save import create_typed
 
-    catalog.import_typed(name)
     refuse_weights(keys)
-    if weights:
-        from vitrail.assembly.save import create_with_weights
-
-        return create_with_weights(name, weights, classes, with_square_size(keys), accept_licence)
-    return model.create_model(name, 1000 if classes is None else classes, with_square_size(keys))
+    return create_typed(name, weights, classes, with_square_size(keys), accept_licence)
 
 
 def backbone(name: str, weights: "bool | str | Path" = False, accept_licence: str = "", **keys: Any) -> "nn.Module":
     """A backbone: images [B C H W] -> `Features(summaries, maps)`. Arguments as in `create`."""
-    from vitrail import catalog
-    from vitrail.assembly import model
+    from vitrail.assembly.save import backbone_typed
 
-    catalog.import_typed(name)
     refuse_weights(keys)
-    if weights:
-        from vitrail.assembly.save import backbone_with_weights
-
-        return backbone_with_weights(name, weights, with_square_size(keys), accept_licence)
-    return model.create_backbone(name, with_square_size(keys))
+    return backbone_typed(name, weights, with_square_size(keys), accept_licence)
 
 
 def refuse_weights(keys: dict[str, Any]) -> None:
@@ -179,18 +169,40 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "",
-         checkpoint: "Literal['best', 'last']" = "best") -> "Predictor":  # fmt: skip
-    """A trained model from a run, a model folder or a .safetensors file: `.model`, `.classes`, `.recipe`,
-    `.predict(...)`; called with images it predicts.
+         checkpoint: "Literal['best', 'last']" = "best", engine: str = "") -> Any:  # fmt: skip
+    """A trained model from a run, a model folder or a .safetensors file: a `Predictor` with `.model`, `.classes`,
+    `.recipe`, `.predict(...)`; called with images it predicts. Of the folder of an export the same without `.model`:
+    engine names what runs it, by default the one for its file.
 
     vae: of a model of latents, the folder of its autoencoder. checkpoint: of a run, the weights of its best evaluation,
     if it kept them, or the last. Errors: `CheckpointError`.
     """
     from vitrail.errors import choose
-    from vitrail.inference.predictor import load_predictor
+    from vitrail.inference.load_any import load_any
 
     choose(checkpoint, ("best", "last"), "checkpoint")
-    return load_predictor(source, device, vae=vae, weights=checkpoint)
+    return load_any(source, engine, device, weights=checkpoint, vae=vae)
+
+
+def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", attention: bool = False,
+           int8: bool = False, data: str = "", overwrite: bool = False,
+           image_type: "Literal['uint8', 'float32']" = "uint8") -> "ExportResult":  # fmt: skip
+    """Writes a run, a model folder or a file as one that runs without vitrail, and proves that its answers are those of
+    torch: `.folder`, `.info`, `.proof`.
+
+    As `vitrail export`. out: a new folder, by default export/FORMAT in that of the run. attention: a further output,
+    the attention rollout. data: images for the proof and for int8, by default those that the run held out.
+    Errors: `UsageError`, `CheckpointError`, `DataError`; `RunError` where the proof fails: then nothing is written.
+    """
+    from vitrail.errors import choose
+    from vitrail.export.exporter import ExportRequest
+    from vitrail.export.exporter import export as export_source
+
+    choose(image_type, ("uint8", "float32"), "image type")
+    request = ExportRequest(
+        format=format, image_type=image_type, attention=attention, int8=int8, data=data, overwrite=overwrite
+    )
+    return export_source(source, request, out)
 
 
 def load_weights(
@@ -211,7 +223,7 @@ def load_weights(
     may be resampled. new_head: load all but the head. grid: (height, width) in patches that the file's position table
     was made for, if not square. Errors: `CheckpointError`, and then the model is as it was.
     """
-    from vitrail.weights.load import LoadOptions
+    from vitrail.weights.published import LoadOptions
     from vitrail.weights.published import load_weights as load_published
 
     return load_published(model, path, source, LoadOptions(strict, resize, new_head, grid), sha256)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from vitrail import catalog
 from vitrail.assembly import model, pretrained
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import HeadedModel, trunk_of
@@ -29,6 +30,23 @@ class LoadedWeights:
     input: InputConfig
     classes: tuple[str, ...] | None
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create_typed(
+    name: str, weights: bool | str | Path, classes: int | None, keys: dict[str, Any], accept_licence: str
+) -> nn.Module:
+    """A model by a name that a person typed, with random weights or others. Errors: `UsageError`,
+    `CheckpointError`."""
+    catalog.import_typed(name)
+    if weights:
+        return create_with_weights(name, weights, classes, keys, accept_licence)
+    return model.create_model(name, CLASSES if classes is None else classes, keys)
+
+
+def backbone_typed(name: str, weights: bool | str | Path, keys: dict[str, Any], accept_licence: str) -> nn.Module:
+    """The same without a head."""
+    catalog.import_typed(name)
+    return backbone_with_weights(name, weights, keys, accept_licence) if weights else model.create_backbone(name, keys)
 
 
 def create_with_weights(

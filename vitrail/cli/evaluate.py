@@ -20,6 +20,7 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
 
     vitrail eval runs/photos
     vitrail eval runs/photos --data other --csv predictions.csv
+    vitrail eval runs/photos/export/onnx
     vitrail eval runs/photos --data other.csv --data.label-column kind --split test
     vitrail eval runs/flow --features runs/classifier --count 1000
     vitrail eval runs/flow --features runs/classifier --sweep-guidance 1 2 3
@@ -39,6 +40,8 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
     """Write a CSV file with one line an image: label, prediction, probability."""
     skip_unknown: bool = False
     """With --data: leave out the classes that the model does not know."""
+    engine: str = ""
+    """What runs it: torch, or onnx and others for an exported file (default: by the file)."""
     vae: str = ""
     """Latent models: where the autoencoder lies now, if moved."""
 
@@ -51,16 +54,20 @@ def evaluate(words: list[str]) -> None:
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import write_csv
     from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
-    from vitrail.inference.predictor import load_predictor
+    from vitrail.inference.load_any import load_any
+    from vitrail.inference.predictor import Predictor
 
     file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
-    predictor = load_predictor(given.run, str(world.device), vae=given.vae, weights=given.checkpoint)
+    predictor = load_any(given.run, given.engine, str(world.device), weights=given.checkpoint, vae=given.vae)
+    is_torch = isinstance(predictor, Predictor)
+    if given.img_size and not is_torch:
+        raise UsageError("--img-size takes a model in torch, not an exported file", "leave --img-size out")
     sample_quality.check(given, predictor)
     request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
     subject, result = evaluate_readable(request, predictor, world)
     metrics = own_metrics = result.metrics
-    if world.is_first and subject.folder is not None and subject.is_kept:
+    if world.is_first and subject.folder is not None and subject.is_kept and is_torch:
         write_evaluation(subject.folder, subject.part, result)
     if given.img_size:
         resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world)

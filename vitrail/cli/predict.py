@@ -35,6 +35,8 @@ class Predict(OfRun, OfWeights, OnDevice, AsJson):
     """A new folder: the table; of masks and boxes also label maps and overlays (default then: predictions)."""
     score: float = 0.5
     """Boxes: lowest score of an object that is drawn and counted."""
+    engine: str = ""
+    """What runs it: torch, or onnx and others for an exported file (default: by the file)."""
     every: int = 1
     """Videos: every N-th frame."""
 
@@ -52,10 +54,10 @@ def predict(words: list[str]) -> int:
     for note in notes:
         sys.stderr.write(f"vitrail: note: {note}\n")
     from vitrail.cli.output.prediction_files import DEFAULT_FOLDER, PredictionFiles
-    from vitrail.inference.predictor import load_predictor
+    from vitrail.inference.load_any import load_any
     from vitrail.inference.stream import BATCH, predict_each, read_each
 
-    predictor = load_predictor(given.run, given.device, weights=given.checkpoint)
+    predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint)
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")

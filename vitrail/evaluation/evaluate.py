@@ -17,7 +17,7 @@ from vitrail.engine.precision import Precision
 from vitrail.engine.world import World
 from vitrail.errors import DataError
 from vitrail.evaluation.intervals import measure_interval
-from vitrail.evaluation.reader import SplitReader
+from vitrail.evaluation.reader import SplitReader, TaskReader
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
 
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
     metrics: Mapping[str, Any]
     predictions: Predictions
-    images: SplitReader
+    images: TaskReader
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
 
 def with_interval(evaluation: Evaluation) -> Evaluation:
     """The same, with the 95 % interval of the metric that ranks models under "interval", where it has one."""
-    interval = measure_interval(evaluation.images.bundle.task, evaluation.metrics, evaluation.predictions)
+    interval = measure_interval(evaluation.images.task, evaluation.metrics, evaluation.predictions)
     return evaluation._replace(metrics={**evaluation.metrics, **({"interval": interval} if interval else {})})
 
 
@@ -64,7 +64,7 @@ def write_evaluation(folder: RunFolder, part: str, evaluation: Evaluation) -> No
     """Writes evaluation/PART.json (metrics), PART.npz (the evaluator's arrays, and the names of the images), and PART/
     with further files of a few images, if there are any."""
     folder.evaluation.mkdir(exist_ok=True)
-    split, evaluator = evaluation.images.split, evaluation.images.bundle.task.evaluator()
+    split, evaluator = evaluation.images.split, evaluation.images.task.evaluator()
     names, packed = np.array([split.names[i] for i in range(len(split))]), io.BytesIO()
     np.savez_compressed(packed, **evaluator.arrays(evaluation.predictions), names=names)  # type: ignore[arg-type]
     files, subfolder = evaluator.files(evaluation.predictions, evaluation.images), folder.evaluation / part

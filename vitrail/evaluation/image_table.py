@@ -29,9 +29,8 @@ def write_csv(file: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> N
 def rows(evaluation: Evaluation, classes: tuple[str, ...]) -> Iterator[list[Any]]:
     """The heading, then a row for each image. Of classes: the label, the predicted class and its probability, the
     probability of the label; of masks and boxes, and of generated images: the score or loss of the image."""
-    names, arrays = evaluation.images.split.names, evaluation.images.bundle.task.evaluator().arrays(
-        evaluation.predictions
-    )  # fmt: skip
+    images = evaluation.images
+    names, arrays = images.split.names, images.task.evaluator().arrays(evaluation.predictions)
     if "probabilities" in arrays and arrays["probabilities"].shape[1:] == (len(classes),):
         yield from class_rows(names, arrays["probabilities"], arrays["targets"], classes)
         return

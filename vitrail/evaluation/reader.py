@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitrail.assembly.model import ModelBundle
-from vitrail.contracts import ImageReader, Predictions
+from vitrail.contracts import ImageReader, Predictions, Task
 from vitrail.data.dataset import Split
 from vitrail.data.loader import Fetcher, default_workers, evaluation_requests, load_batches
 from vitrail.data.sampling import shard_indices
@@ -20,7 +20,13 @@ from vitrail.inference.windows import GROUP, read_ahead, windowed
 from vitrail.layers.modes import evaluation_mode
 
 
-class SplitReader(ImageReader):
+class TaskReader(ImageReader):
+    """A reader that knows the task whose model predicts."""
+
+    task: Task
+
+
+class SplitReader(TaskReader):
     """The images of a split, read for a model, each by one of the processes."""
 
     def __init__(
@@ -34,7 +40,7 @@ class SplitReader(ImageReader):
         batch: int = 256,
     ):
         self.bundle, self.split, self.transform, self.world, self.batch = bundle, split, transform, world, batch
-        self.workers = workers
+        self.workers, self.task = workers, bundle.task
         self.precision = precision or Precision("fp32", world.device.type)
 
     def by_batch(self, row: Row, width: int) -> Predictions:

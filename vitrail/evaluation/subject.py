@@ -16,8 +16,10 @@ from vitrail.data.survey.assess import most_left_out
 from vitrail.engine.world import World
 from vitrail.errors import BadImage, CheckpointError, UsageError, many
 from vitrail.evaluation.classes import match_classes
+from vitrail.evaluation.engine_reader import evaluate_engine
 from vitrail.evaluation.evaluate import Evaluation, evaluate, with_interval, with_weights
 from vitrail.evaluation.scope import ALL, Scope, choose_split, count_trained
+from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.predictor import Predictor
 from vitrail.recipe import Recipe, override
 
@@ -76,7 +78,7 @@ def open_source(request: SubjectRequest, task: Task) -> Source:
     return Source(dataset, part, split, run)
 
 
-def open_subject(request: SubjectRequest, predictor: Predictor) -> Subject:
+def open_subject(request: SubjectRequest, predictor: ImagePredictor) -> Subject:
     """Errors: `UsageError`, `DataError`; for other data also where it has classes that the model does not know."""
     dataset, part, split, run = open_source(request, predictor.task)
     own = not request.data
@@ -98,19 +100,26 @@ def open_subject(request: SubjectRequest, predictor: Predictor) -> Subject:
     return Subject(dataset, part, matched.split, run if own and part != ALL else None, scope)
 
 
-def evaluate_readable(request: SubjectRequest, predictor: Predictor, world: World) -> tuple[Subject, Evaluation]:
+def evaluate_readable(request: SubjectRequest, predictor: ImagePredictor, world: World) -> tuple[Subject, Evaluation]:
     """The evaluation of a request, with interval and weights. Of other data, images that cannot be read are left out
     and counted. Errors: `UsageError`, `DataError`; `BadImage` for the run's own data."""
     subject = open_subject(request, predictor)
     try:
-        result = evaluate(predictor.bundle, subject.split, world)
+        result = evaluate_predictor(predictor, subject.split, world)
     except BadImage as error:
         subject = without_unreadable(subject, request, error)
-        result = evaluate(predictor.bundle, subject.split, world)
+        result = evaluate_predictor(predictor, subject.split, world)
     return subject, with_weights(with_interval(result), subject.scope.weights)
 
 
-def is_best(predictor: Predictor, run: RunFolder) -> bool:
+def evaluate_predictor(predictor: ImagePredictor, split: Split, world: World) -> Evaluation:
+    """The evaluation of a model, by torch or by the engine of an exported file."""
+    if isinstance(predictor, Predictor):
+        return evaluate(predictor.bundle, split, world)
+    return evaluate_engine(predictor, split)
+
+
+def is_best(predictor: ImagePredictor, run: RunFolder) -> bool:
     """Whether a predictor has the best weights of a run."""
     return run.best_weights is not None and predictor.source.absolute() == run.best_weights.absolute()
 

@@ -195,8 +195,6 @@ class EfficientViT(Backbone):
     With `pre_logits` None the vector is the mean of the last map.
     """
 
-    any_size_from = 64
-
     def __init__(self, config: Config):
         super().__init__()
         check(config)
@@ -211,7 +209,7 @@ class EfficientViT(Backbone):
         self.pre_logits = PreLogits(config, last, config.pre_logits) if config.pre_logits else None
         self.dropout = nn.Dropout(config.dropout)
         self.summary_widths = (config.pre_logits[1] if config.pre_logits else last,)
-        self.map_widths, self.strides = config.widths[1:], (4, 8, 16, 32)
+        self.map_widths, self.strides, self.any_size_from = config.widths[1:], (4, 8, 16, 32), 64
         set_rates(self, config)
         initialise(self, config.zero_last)
 

@@ -132,12 +132,11 @@ class ViT(Backbone):
         self.summaries = config.tokens if config.pool == "token" else 0
         self.summary_widths = (config.pre_logits or width,) * max(1, self.summaries)
         self.has_distillation_token = self.summaries == 2
-        bound = config.window or config.attention_radius or config.position in ("relative", "relative_log")
-        bound = block or bound or config.position_resampling == "dino"  # the last: its own grid is a case of its own
-        self.any_size_from = 0 if bound else 2 * max(patch)
+        bound = (config.window, config.attention_radius, "relative" in config.position)
+        special = any(bound) or config.position_resampling == "dino"  # whose own grid is a case of its own
+        self.any_size_from = 0 if special or block is not None else 2 * max(patch)
         self.inner_depths = inner_depths(config.map_depths, config.depth)  # blocks before the maps besides the last
-        maps = len(self.inner_depths) + 1
-        self.map_widths, self.strides = (width,) * maps, (patch[0],) * maps
+        self.map_widths, self.strides = ((n,) * (len(self.inner_depths) + 1) for n in (width, patch[0]))
         initialise(self, config.init)
         for tokens in (self.tokens, self.registers):
             if tokens is not None:
