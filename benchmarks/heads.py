@@ -93,7 +93,7 @@ def table(found: dict[str, dict[str, float]], seeds: int) -> list[str]:
                     cells.append("")
                     continue
                 ahead, theirs = (statistics.mean(values) for values in zip(*pairs, strict=True))
-                cells.append(f"{theirs:.1f} ({ahead:+.1f}; {min(gap for gap, _ in pairs):+.1f})")
+                cells.append(f"{theirs:.1f} ({round(ahead, 1) + 0.0:+.1f}; {min(gap for gap, _ in pairs):+.1f})")
             lines.append(f"| {name}, {count} images | {' | '.join(cells)} | {len(rows)} |")
     head = f"| | head | {' | '.join(OTHERS)} | draws |"
     return [head, "|---" * (len(OTHERS) + 3) + "|", *lines] if lines else []
