@@ -199,7 +199,8 @@ def test_without_a_token_only_this_machine_and_no_other_site_may_ask():
     async def test(server, client):
         for headers, status in (
             ({"host": "evil.example"}, 403), ({"host": "127.0.0.1.evil.example:8000"}, 403),
-            ({"host": "[::1]:8000"}, 200), ({"host": "localhost:9999"}, 200),
+            ({"host": "[::1]:8000"}, 200), ({"host": "127.0.0.2"}, 200), ({"host": "[fe80::1]"}, 403),
+            ({"host": "192.168.0.7:8000"}, 403), ({"host": "["}, 200), ({"host": "localhost:9999"}, 200),
             ({"sec-fetch-site": "cross-site"}, 403), ({"sec-fetch-site": "same-origin"}, 200),
         ):  # fmt: skip
             assert (await client.post("/predict", content=b"x", headers=headers)).status_code == status, headers

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from places import must
 
 from vitrail.assembly.model import assemble_model
 from vitrail.assembly.save import save_model
@@ -201,6 +202,23 @@ def test_a_model_that_generates_is_not_served(tmp_path):
         open_model("dit", str(tmp_path / "dit"), WORK)
 
 
+@pytest.mark.slow
+def test_exported_files_answer_as_the_model_does(folders, models, tmp_path):
+    """Behind the same worker: ONNX Runtime and OpenVINO."""
+    run = shutil.copytree(folders / "classes", tmp_path / "classes")
+    must("export", run, "--format", "onnx")
+    pixels = [models["classes"].read(png(*size), 10**6)[0] for size in SIZES]
+    expected = models["classes"].predict(pixels)
+    for source, engine in ((run, "onnx"), (run / "export/onnx", "auto"), (run, "openvino")):
+        model = open_model("a", str(source), {**WORK, "engine": engine, "device": "auto"})
+        model.warm_up()
+        for value, right in zip(model.predict(pixels), expected, strict=True):
+            np.testing.assert_allclose(value, right, atol=1e-5)
+        assert model.describe()["engine"] in (engine, "onnx")
+        with pytest.raises(Refused, match="no attention"):
+            model.explain(pixels[0], (16, 16), "auto", "")
+
+
 class Pipe:
     """A worker in this process, and the two ends of its pipes."""
 
@@ -247,9 +265,10 @@ def test_a_worker_answers_what_it_is_asked(folders):
             frame = pipe.answer()
             assert (frame.header["id"], frame.header["status"]) == (number, status), frame.body
             assert (b'"model"' in frame.body) == (status == 200)
-        pipe.ask({"kind": "drop", "id": 99})
-        pipe.ask({**ask, "model": "a", "id": 99}, png(20, 30))
-        assert pipe.answer().header == {"type": "answer", "id": 99, "status": 504, "stages": {}, "batch": 0}
+        pipe.ask({"kind": "drop", "id": 6})  # too late: it has its answer, and nothing is kept of it
+        pipe.ask({**ask, "model": "a", "id": 7}, png(20, 30))
+        assert pipe.answer().header["status"] == 200
+        assert pipe.worker.present == pipe.worker.dropped == set()
 
 
 def test_a_worker_says_why_it_cannot_open_its_models(tmp_path):

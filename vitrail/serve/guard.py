@@ -1,6 +1,7 @@
 """What every request passes first and last: who may ask, what is logged and counted, headers of every answer."""
 
 import hmac
+import ipaddress
 import logging
 import time
 from typing import Any
@@ -14,7 +15,6 @@ LOG = logging.getLogger("vitrail.serve")
 ROUTES = ("/", "/predict", "/attention", "/models", "/live", "/ready", "/metrics", "/openapi.json")
 OPEN = ("/", "/live", "/ready")  # without a token: nothing in them is worth one
 PROBES = ("/live", "/ready", "/metrics")  # asked every few seconds: no line a time
-LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 POLICY = (  # the page has one that is stricter, with the hash of its script
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -71,9 +71,7 @@ class Guard:
             if scope["path"] not in OPEN and not self.is_known(headers.get(b"authorization", b"")):
                 raise Refused(401, "a token is needed, and this is none", "Authorization: Bearer TOKEN")
             return
-        host = headers.get(b"host", b"").decode("latin-1").rpartition("]")
-        name = host[0] + host[1] if host[1] else host[2].partition(":")[0]
-        if name and name.lower() not in LOCAL:
+        if not is_local(headers.get(b"host", b"").decode("latin-1")):
             raise Refused(
                 403, "this server is for its own machine alone", "ask http://127.0.0.1, or start it with --host"
             )
@@ -84,6 +82,15 @@ class Guard:
         """Compared in a time that does not depend on where they differ."""
         kind, _, token = authorization.partition(b" ")
         return hmac.compare_digest(token.strip(), self.token) and kind.lower() == b"bearer"
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header names this machine by a name that only it has, or is empty."""
+    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() in ("", "localhost")
 
 
 class Sent:

@@ -1,6 +1,7 @@
 """The front process: listens, answers, and stops without losing a request."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import signal
@@ -37,16 +38,21 @@ class FrontServer(uvicorn.Server):
         self.unanswered = 0
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal to stop; a second one ends at once."""
-        self.loop.call_soon_threadsafe(self.begin_stop, 0.0 if sig == signal.SIGINT else self.settings.drain)
+        """A signal to stop. Ctrl-C does not drain, and twice it does not wait."""
+        by_hand = sig == signal.SIGINT
+        if not self.guard.is_draining:
+            self.loop.call_soon_threadsafe(self.begin_stop, 0.0 if by_hand else self.settings.drain)
+        elif by_hand:
+            self.loop.call_soon_threadsafe(self.end_now)
 
     def begin_stop(self, drain: float) -> None:
-        if self.guard.is_draining:
-            self.unanswered += self.pool.give_up("the server was stopped")
-            self.should_exit = self.force_exit = True
-            return
-        self.guard.is_draining = True
-        self.stopping = self.loop.create_task(self.stop_listening(drain))
+        if not self.guard.is_draining:
+            self.guard.is_draining = True
+            self.stopping = self.loop.create_task(self.stop_listening(drain))
+
+    def end_now(self) -> None:
+        self.unanswered += self.pool.give_up("the server was stopped")
+        self.should_exit = self.force_exit = True
 
     async def stop_listening(self, drain: float) -> None:
         await asyncio.sleep(drain)  # in which whoever balances load sees that this server is not ready any more
@@ -86,7 +92,8 @@ async def watch_pool(pool: WorkerPool, server: FrontServer, announce: Callable[[
     ready, ended = asyncio.create_task(pool.ready.wait()), asyncio.create_task(pool.ended.wait())
     await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
-        announce()
+        with contextlib.suppress(OSError):  # nobody reads what is printed
+            announce()
     await ended
     server.should_exit = True
 

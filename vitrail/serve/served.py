@@ -12,8 +12,10 @@ from vitrail.analysis.overlay import find_visible_area
 from vitrail.data.decode import decode
 from vitrail.errors import BadImage, CheckpointError, UsageError
 from vitrail.evaluation.look import available_maps, heat_map, whole_image
+from vitrail.inference.exported import ExportedPredictor
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.load_any import load_any
+from vitrail.inference.open_engine import TORCH
 from vitrail.inference.predictor import Predictor
 from vitrail.serve.answers import ANSWERS, Content, Options, to_png
 from vitrail.serve.refusal import Refused
@@ -92,6 +94,7 @@ class ServedModel:
             "name": self.name, "model": predictor.recipe.model.name, "task": predictor.recipe.task.name,
             "output": predictor.task.output, "multi_label": predictor.task.multi_label,
             "classes": list(predictor.classes), "input": dataclasses.asdict(pre), "attention": list(self.attention),
+            "engine": predictor.engine.name if isinstance(predictor, ExportedPredictor) else TORCH,
             "sha256": digest(weight_files(predictor.source)), "vitrail": __version__,
         }  # fmt: skip
 
@@ -141,10 +144,10 @@ def weight_files(source: Path) -> list[Path]:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 over what the weights' files hold."""
-    total = hashlib.sha256()
+    """The SHA-256 of the file of weights; of several, that of theirs, in order."""
+    found = []
     for path in files:
         if path.suffix != ".json":
             with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+                found.append(hashlib.file_digest(file, "sha256").digest())
+    return found[0].hex() if len(found) == 1 else hashlib.sha256(b"".join(found)).hexdigest()

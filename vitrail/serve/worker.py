@@ -42,7 +42,8 @@ class Worker:
     def __init__(self, source: BinaryIO, target: BinaryIO):
         self.source, self.target = source, target
         self.writing = threading.Lock()
-        self.dropped: set[int] = set()
+        self.present: set[int] = set()  # requests that have no answer yet
+        self.dropped: set[int] = set()  # those of them that nobody waits for
         self.models: dict[str, Any] = {}
 
     def run(self) -> int:
@@ -60,10 +61,13 @@ class Worker:
         lane = Lane(self.predict, self.batch, first.header["delay"])
         pool = ThreadPoolExecutor(decoders)
         while (frame := read_frame(self.source)) is not None:
-            if frame.header["kind"] == "drop":
-                self.dropped.add(frame.header["id"])
-            else:
-                pool.submit(self.prepare, frame, lane)
+            number = frame.header["id"]
+            with self.writing:
+                if frame.header["kind"] == "drop":
+                    self.dropped |= {number} & self.present
+                    continue
+                self.present.add(number)
+            pool.submit(self.prepare, frame, lane)
         pool.shutdown(wait=False, cancel_futures=True)
         return 0
 
@@ -137,10 +141,8 @@ class Worker:
 
     def is_late(self, header: dict[str, Any]) -> bool:
         """Whether nobody waits for an answer any more; then the front process gets an empty one."""
-        dropped = header["id"] in self.dropped
-        if not dropped and time.monotonic() < header["deadline"]:
+        if header["id"] not in self.dropped and time.monotonic() < header["deadline"]:
             return False
-        self.dropped.discard(header["id"])
         self.send({"type": "answer", "id": header["id"], "status": 504, "stages": {}, "batch": 0})
         return True
 
@@ -154,11 +156,12 @@ class Worker:
             is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
             print(f"vitrail: {type(error).__name__} while a request was answered", file=sys.stderr)
             status, body = (503, error_body("out of memory", "send a smaller image")) if is_memory else (500, FAILED)
-        self.dropped.discard(header["id"])
         self.send({"type": "answer", "id": header["id"], "status": status, "stages": {}, "batch": 0}, body)
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
         with self.writing:
+            self.present.discard(header.get("id", 0))
+            self.dropped.discard(header.get("id", 0))
             self.target.write(pack_frame(header, body))
             self.target.flush()
 
