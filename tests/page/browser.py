@@ -18,7 +18,7 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--disable-sync",
     "--disable-component-update", "--disable-background-networking", "--disable-dev-shm-usage",
 )  # fmt: skip
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 
 
 class Page:
@@ -68,12 +68,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
+    def wait(self, expression: str) -> None:
+        """Until an expression is true."""
         end = time.monotonic() + PATIENCE_S
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Boolean({expression})"):
             assert time.monotonic() < end, f"{expression}; {self.problems}"
             time.sleep(0.05)
-        return value
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))

@@ -117,7 +117,7 @@ function firstImage(data) {
 }
 
 function listen() {
-  byId("choose").onclick = () => byId("file").click();
+  byId("choose").onclick = byId("empty").onclick = () => byId("file").click();
   byId("photograph").onclick = photograph;
   byId("release").onclick = release;
   byId("leave").onclick = () => byId("camera").close();

@@ -39,14 +39,19 @@ const READ = { // by the output of a model: its answer in JSON as the page shows
   },
 };
 
+const SEEN = { // by the resize mode
+  stretch: "the whole image, stretched", crop: "the centre of the image", fit: "the whole image, fitted",
+  slide: "overlapping windows of the resized image", tile: "overlapping windows of the image",
+};
+
 class ServedModel {
   constructor(about) {
     const { name, model: family, input, classes, sha256, vitrail } = about;
     this.about = { ...about, title: name, facts: [
       { name: "Model", value: family, more: about.task && `for ${about.task}` },
       { name: "Classes", value: classes.length.toLocaleString("en") },
-      { name: "Input", value: `${input.size[0]} × ${input.size[1]} pixels`, more: `resized by: ${input.resize_mode}` },
-      { name: "Weights", value: sha256 ? `SHA-256 ${sha256.slice(0, 12)}…` : "" },
+      { name: "Input", value: `${input.size[0]} × ${input.size[1]} pixels`, more: SEEN[input.resize_mode] },
+      { name: "SHA-256 of the weights", value: sha256 ? `${sha256.slice(0, 12)}…` : "" },
       { name: "Served by", value: `vitrail ${vitrail}` },
     ].filter(fact => fact.value) };
     this.lead = "Images are sent to this server, which keeps none of them.";
