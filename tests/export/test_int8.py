@@ -11,7 +11,7 @@ from vitrail.cli.main import main
 from vitrail.engine import world as worlds
 from vitrail.errors import UsageError
 from vitrail.evaluation.difference import measure_change
-from vitrail.evaluation.predictor_reader import PredictorReader
+from vitrail.evaluation.engine_reader import EngineReader
 from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
 from vitrail.export import quantised
 from vitrail.export.int8_data import read_int8_images
@@ -104,7 +104,7 @@ def test_an_engine_is_evaluated_as_the_model_is(run):
     predictor = load_any(run)
     subject, result = evaluate_readable(SubjectRequest(str(run)), predictor, worlds.join("cpu"))
     evaluator = predictor.task.evaluator()
-    predictions = evaluator.predictions(PredictorReader(predictor, subject.split))
+    predictions = evaluator.predictions(EngineReader(predictor, subject.split))
     np.testing.assert_allclose(predictions.rows, result.predictions.rows, atol=1e-6)
     assert evaluator.metrics(predictions)["top1"] == result.metrics["top1"]
     same = measure_change(predictor.task, predictions, predictions)

@@ -6,7 +6,7 @@ import torch
 
 from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.assembly.resolve import Names
-from vitrail.engine.precision import choose_precision
+from vitrail.engine.precision import PrecisionChoice, choose_precision
 from vitrail.engine.world import World
 from vitrail.recipe import Recipe
 
@@ -20,6 +20,13 @@ def resolve_precision(recipe: Recipe, names: Names, world: World) -> tuple[Recip
     reasons = [f"train.precision = {chosen.name}: {chosen.reason}"] if asked == "auto" else []
     runtime = dataclasses.replace(recipe.runtime, threads=recipe.runtime.threads or torch.get_num_threads())
     return dataclasses.replace(recipe, train=train, runtime=runtime), reasons
+
+
+def inference_precision(
+    wanted: str, recipe: Recipe, device: torch.device, names: Names | None = None
+) -> PrecisionChoice:
+    """The precision of a trained model: `wanted` by name, or for "auto" the one for the device and the model."""
+    return choose_precision(wanted, device, lambda: count_macs(recipe, names or Names()))
 
 
 def count_macs(recipe: Recipe, names: Names) -> int:

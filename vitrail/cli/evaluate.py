@@ -42,6 +42,8 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
     """With --data: leave out the classes that the model does not know."""
     engine: str = ""
     """What runs it: torch, or onnx and others for an exported file (default: by the file)."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16 is faster on processors that have it; auto: there, if the model is large. Kept and compared in fp32."""
     vae: str = ""
     """Latent models: where the autoencoder lies now, if moved."""
 
@@ -50,6 +52,7 @@ def evaluate(words: list[str]) -> None:
     given, keys = read(VERB, words)
     device(given.device)
     from vitrail.engine import world as worlds
+    from vitrail.engine.precision import Precision
     from vitrail.evaluation.evaluate import evaluate as evaluate_split
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import write_csv
@@ -59,18 +62,20 @@ def evaluate(words: list[str]) -> None:
 
     file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
-    predictor = load_any(given.run, given.engine, str(world.device), weights=given.checkpoint, vae=given.vae)
-    is_torch = isinstance(predictor, Predictor)
+    predictor = load_any(given.run, given.engine, str(world.device), weights=given.checkpoint, vae=given.vae,
+                         precision=given.precision)  # fmt: skip
+    is_torch, is_exact = isinstance(predictor, Predictor), predictor.choice.name == "fp32"
     if given.img_size and not is_torch:
         raise UsageError("--img-size takes a model in torch, not an exported file", "leave --img-size out")
     sample_quality.check(given, predictor)
     request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
     subject, result = evaluate_readable(request, predictor, world)
     metrics = own_metrics = result.metrics
-    if world.is_first and subject.folder is not None and subject.is_kept and is_torch:
+    if world.is_first and subject.folder is not None and subject.is_kept and is_torch and is_exact:
         write_evaluation(subject.folder, subject.part, result)
     if given.img_size:
-        resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world)
+        resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world,
+                                 precision=Precision(predictor.choice.name, world.device.type))  # fmt: skip
         result = with_weights(with_interval(resized), subject.scope.weights)
         metrics = result.metrics
     if world.is_first and file is not None:
@@ -82,8 +87,10 @@ def evaluate(words: list[str]) -> None:
         metrics = {**metrics, "made": sample_quality.once(given, predictor, dataset, part, folder, world)}
     if world.is_first:
         if given.json:
-            sys.stdout.write(to_json({**subject.scope.numbers(), **metrics}) + "\n")
+            sys.stdout.write(to_json({**subject.scope.numbers(), "precision": predictor.choice.name, **metrics}) + "\n")
         elif not sample_quality.has_sweep(given):
+            if given.precision != "fp32":
+                print(f"precision {predictor.choice.name}: {predictor.choice.reason}")
             show_metrics(part, subject.scope.sentence(), metrics, predictor.classes)
             if given.img_size:
                 show_change(given.img_size, predictor, own_metrics, metrics)

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -37,6 +37,8 @@ class Predict(OfRun, OfWeights, OnDevice, AsJson):
     """Boxes: lowest score of an object that is drawn and counted."""
     engine: str = ""
     """What runs it: torch, or onnx and others for an exported file (default: by the file)."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16 is faster on processors that have it; auto: there, if the model is large."""
     every: int = 1
     """Videos: every N-th frame."""
 
@@ -57,7 +59,9 @@ def predict(words: list[str]) -> int:
     from vitrail.inference.load_any import load_any
     from vitrail.inference.stream import BATCH, predict_each, read_each
 
-    predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint)
+    predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint, precision=given.precision)
+    if given.precision != "fp32":
+        sys.stderr.write(f"vitrail: note: precision {predictor.choice.name}: {predictor.choice.reason}\n")
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")

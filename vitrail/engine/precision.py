@@ -42,6 +42,9 @@ class PrecisionChoice:
     reason: str
 
 
+FP32 = PrecisionChoice("fp32", "as set")
+
+
 def choose_precision(wanted: str, device: torch.device, count_macs: Callable[[], int]) -> PrecisionChoice:
     """`wanted` by name, or for "auto" the one for a device and a model. `count_macs`: the multiply-adds of one image,
     asked only where they decide; 0 where they are unknown."""

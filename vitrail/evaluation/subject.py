@@ -115,7 +115,7 @@ def evaluate_readable(request: SubjectRequest, predictor: ImagePredictor, world:
 def evaluate_predictor(predictor: ImagePredictor, split: Split, world: World) -> Evaluation:
     """The evaluation of a model, by torch or by the engine of an exported file."""
     if isinstance(predictor, Predictor):
-        return evaluate(predictor.bundle, split, world)
+        return evaluate(predictor.bundle, split, world, precision=predictor.precision)
     return evaluate_engine(predictor, split)
 
 

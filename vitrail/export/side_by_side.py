@@ -6,7 +6,7 @@ from vitrail.assembly.model import ModelBundle, build_preprocess
 from vitrail.contracts import Predictions
 from vitrail.data.dataset import Split
 from vitrail.evaluation.difference import Change, measure_change
-from vitrail.evaluation.predictor_reader import PredictorReader
+from vitrail.evaluation.engine_reader import EngineReader
 from vitrail.export.compare import COMPARE
 from vitrail.export.images import ProofImages
 from vitrail.export.proof import Timing, as_inputs, one_thread, take, time_both
@@ -19,7 +19,7 @@ BATCH = 4  # images at a time
 def predict_split(engine: Engine, bundle: ModelBundle, split: Split) -> Predictions:
     """The predictions of an engine for the evaluator of the model's task."""
     predictor = ExportedPredictor(engine, bundle.classes, bundle.recipe, bundle.task, Path(engine.name))
-    return bundle.task.evaluator().predictions(PredictorReader(predictor, split))
+    return bundle.task.evaluator().predictions(EngineReader(predictor, split))
 
 
 def compare_accuracy(before: Engine, after: Engine, bundle: ModelBundle, split: Split) -> Change:

@@ -12,6 +12,7 @@ import torch
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.restore import Description, as_checkpoint_error, parse_description
 from vitrail.contracts import DenseTask, Task
+from vitrail.engine.precision import FP32, PrecisionChoice
 from vitrail.errors import CheckpointError
 from vitrail.inference.engine import Engine
 from vitrail.inference.graph import OUTPUTS, ImageType
@@ -80,6 +81,7 @@ class ExportedPredictor(ImagePredictor):
     recipe: Recipe
     task: Task
     source: Path
+    choice: PrecisionChoice = FP32
 
     def predict_pixels(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
         """uint8 [H W C] each -> probabilities [K], a label map or boxes of each."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitrail.assembly import model
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
+from vitrail.engine.precision import PrecisionChoice
 from vitrail.errors import UsageError
 from vitrail.inference.describe import describe_prediction, describe_predictor
 from vitrail.inference.stream import BATCH, ImagePrediction, predict_each, read_each, sources_of
@@ -55,6 +56,7 @@ class ImagePredictor(ABC):
     recipe: Recipe
     task: Task
     source: Path
+    choice: PrecisionChoice  # the precision that it computes in, and why
 
     @abstractmethod
     def predict_pixels(self, images: Sequence[np.ndarray]) -> Sequence[Any]:

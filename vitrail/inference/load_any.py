@@ -1,14 +1,19 @@
 """A predictor of whatever holds a trained model: a run, a model folder, a file, or the folder of an export."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from vitrail import catalog
+from vitrail.assembly.precision import inference_precision
+from vitrail.engine.precision import FP32
 from vitrail.errors import CheckpointError, UsageError, choose
 from vitrail.inference.exported import INFO, ExportedPredictor, ExportInfo, build_exported, read_info
 from vitrail.inference.image_predictor import ImagePredictor
-from vitrail.inference.open_engine import TORCH, open_file, suffixes_of
+from vitrail.inference.open_engine import TORCH, engine_of, has_bf16, open_file, suffixes_of
 from vitrail.inference.predictor import load_predictor
 from vitrail.validation import as_path
 
@@ -22,24 +27,27 @@ def load_any(
     threads: int = 0,
     weights: Literal["best", "last"] = "best",
     vae: str = "",
+    precision: str = "fp32",
 ) -> ImagePredictor:
     """A predictor of a run, a model folder, a file, or the folder or file of an export.
 
     engine: "torch" or one of `inference/engines`, by default torch, and of an export the one for its file. For a run
     and an engine other than torch, the export of the run is used. threads: of engines other than torch; 0: as many as
-    cores. Errors: `UsageError`, `CheckpointError`; also where the file is not the one that `model.json` describes.
+    cores. precision: fp32, bf16, or auto: by what the processor states and the size of the model; of a file, as far as
+    its engine has it. Errors: `UsageError`, `CheckpointError`; also where the file is not the one that `model.json`
+    describes.
     """
     folder = export_folder(source)
     known = (TORCH, *catalog.list_modules("inference/engines"))
     if engine:
         choose(engine, known, "engine")
     if folder is None and engine in ("", TORCH):
-        return load_predictor(source, device, vae=vae, weights=weights)
+        return load_predictor(source, device, vae=vae, weights=weights, precision=precision)
     if folder is None:
         folder = find_export(source, engine)
     if device not in ("auto", "cpu"):
         raise UsageError(f"exported files run on the CPU, not on {device}", "leave --device out")
-    return open_export(folder, "" if engine == TORCH else engine, threads)
+    return open_export(folder, "" if engine == TORCH else engine, threads, precision)
 
 
 def export_folder(source: str | Path) -> Path | None:
@@ -49,11 +57,15 @@ def export_folder(source: str | Path) -> Path | None:
     return folder if (folder / INFO).is_file() else None
 
 
-def open_export(folder: Path, engine: str = "", threads: int = 0) -> ExportedPredictor:
+def open_export(folder: Path, engine: str = "", threads: int = 0, precision: str = "fp32") -> ExportedPredictor:
     """The predictor of the folder of an export. Errors: `UsageError`, `CheckpointError`."""
     info, description = read_info(folder)
     check_hash(folder, info)
-    return build_exported(open_file(folder / info.file, info, engine, threads), description, folder)
+    choice, is_fp32 = FP32, info.precision == "fp32"
+    if precision != "auto" or (is_fp32 and has_bf16(engine or engine_of(folder / info.file))):
+        choice = inference_precision(precision, description.recipe, torch.device("cpu"))
+    opened = open_file(folder / info.file, info, engine, threads, choice.name)
+    return dataclasses.replace(build_exported(opened, description, folder), choice=choice)
 
 
 def check_hash(folder: Path, info: ExportInfo) -> None:

@@ -36,6 +36,11 @@ def suffixes_of(engine: str) -> tuple[str, ...]:
     return tuple(vars(catalog.load_module("inference/engines", engine))["SUFFIXES"])
 
 
+def has_bf16(engine: str) -> bool:
+    """Whether an engine may compute in bf16 what a file holds in fp32."""
+    return bool(engine) and "precision" in vars(catalog.find("inference/engines", engine).config)
+
+
 def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, precision: str = "fp32") -> Engine:
     """The engine of an exported file. engine: its name, by default the one for files of this kind; precision: "bf16"
     where the engine has it. Errors: `UsageError`, `CheckpointError`."""
@@ -50,7 +55,7 @@ def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, 
         raise CheckpointError(f"{path} is missing", "vitrail export RUN writes it")
     config = entry.config
     if precision != "fp32":
-        if "precision" not in vars(config):
+        if not has_bf16(name):
             raise UsageError(f"the engine {name} computes in fp32 only", "--engine openvino has bf16")
         config = dataclasses.replace(config, precision=precision)
     opened: Engine = entry.module.build(config).open(path, info.outputs, threads)

@@ -12,7 +12,9 @@ from torch import nn
 from vitrail.assembly.autoencoder import relocate_autoencoder
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle
+from vitrail.assembly.precision import inference_precision
 from vitrail.contracts import Task
+from vitrail.engine.precision import FP32, Precision, PrecisionChoice
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.image_predictor import Prediction as Prediction
 from vitrail.inference.sample import BATCH as SAMPLES
@@ -33,6 +35,7 @@ class Predictor(ImagePredictor):
     task: Task
     source: Path
     origin: Mapping[str, Any] = field(default_factory=dict)  # of the published weights that it began with
+    choice: PrecisionChoice = FP32
 
     @property
     def bundle(self) -> ModelBundle:
@@ -40,7 +43,11 @@ class Predictor(ImagePredictor):
 
     def predict_pixels(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
         """uint8 [H W C] each -> probabilities [K], a label map or boxes of each."""
-        return predict_pixels(self.bundle, self.preprocess, images)
+        return predict_pixels(self.bundle, self.preprocess, images, self.precision)
+
+    @property
+    def precision(self) -> Precision:
+        return Precision(self.choice.name, next(self.model.parameters()).device.type)
 
     def sample(self, classes: Sequence[str | int] = (), count: int = 8, seed: int = 0, guidance: float | None = None,
                steps: int = 50, sampling: Sampling | None = None, batch: int = SAMPLES) -> np.ndarray:  # fmt: skip
@@ -62,15 +69,21 @@ def load_predictor(
     average: int = 1,
     vae: str = "",
     weights: Literal["best", "last"] = "best",
+    precision: str = "fp32",
 ) -> Predictor:
     """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents;
-    weights: of a run, the best that it kept, or the last. Errors: `CheckpointError`."""
+    weights: of a run, the best that it kept, or the last; precision: fp32, bf16, or auto, by what the processor states
+    and the size of the model. Errors: `CheckpointError`."""
     bundle, path = load_bundle(source, average, weights)
-    return build_predictor(dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device)
+    return build_predictor(
+        dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device, precision
+    )
 
 
-def build_predictor(bundle: ModelBundle, path: Path, device: str) -> Predictor:
+def build_predictor(bundle: ModelBundle, path: Path, device: str, precision: str = "fp32") -> Predictor:
     from vitrail.engine.world import best_device, named_device
 
     target = best_device() if device == "auto" else named_device(device)
-    return Predictor(bundle.model.to(target).eval(), bundle.classes, bundle.recipe, bundle.task, path, bundle.origin)
+    choice = inference_precision(precision, bundle.recipe, target)
+    model = bundle.model.to(target).eval()
+    return Predictor(model, bundle.classes, bundle.recipe, bundle.task, path, bundle.origin, choice)

@@ -111,14 +111,17 @@ def take_group(images: Iterator[ReadImage], batch: int) -> list[ReadImage]:
 
 
 @torch.no_grad()
-def predict_pixels(bundle: ModelBundle, pre: Preprocess, images: Sequence[np.ndarray]) -> Sequence[Any]:
+def predict_pixels(
+    bundle: ModelBundle, pre: Preprocess, images: Sequence[np.ndarray], precision: Precision
+) -> Sequence[Any]:
     """uint8 [H W C] each -> probabilities [K], a label map or boxes of each."""
     device, task = next(bundle.model.parameters()).device, bundle.task
     with evaluation_mode(bundle.model):
         if isinstance(task, DenseTask):
-            return task.predict_images(windowed(bundle, Precision("fp32", device.type)), images)
+            return task.predict_images(windowed(bundle, precision), images)
         batch = torch.stack([pre.image(pixels) for pixels in images])
-        return list(task.predict(bundle.model, pre.batch(batch.to(device))).float().cpu())
+        with precision.autocast():
+            return list(task.predict(bundle.model, pre.batch(batch.to(device))).float().cpu())
 
 
 def to_channels(pixels: np.ndarray, pre: Preprocess) -> np.ndarray:
