@@ -202,7 +202,10 @@ def decode(output: DetectionOutput, sizes: Tensor) -> Tensor:
     score, label = output.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
     scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height
     rows = torch.cat([to_corners(output.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
-    order = score.argsort(dim=1, descending=True, stable=True)
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK is one
+        order = score.topk(score.shape[1], dim=1).indices
+    else:
+        order = score.argsort(dim=1, descending=True, stable=True)
     return rows.gather(1, order[..., None].expand_as(rows))
 
 
