@@ -6,17 +6,19 @@ arguments (`Attention.weights`), reduce them over heads if requested, and copy t
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.hooks import ModelInputs, backbone_of, prepare_inputs, run_with_hooks
+from vitrail.analysis.hooks import ModelInputs, backbone_of, prepare_inputs, temporary_hooks
 from vitrail.errors import UsageError, choose
 from vitrail.layers.attention import Attention, named_attentions
 from vitrail.layers.merge import unmerge_weights
+from vitrail.layers.modes import evaluation_mode
 from vitrail.layers.token_layout import AttentionLayout, Side
 from vitrail.types import MergedGroups, each_tensor
 
@@ -61,7 +63,8 @@ class LayerAttention:
     def shares(self) -> Tensor:
         """What each query of each group counts [g n]: one over the number of groups that it is in, 0 for padding. Only
         tokens without a position are in several."""
-        times = torch.bincount(self.query_index.flatten() + 1, minlength=1)
+        places = self.query_index.flatten() + 1  # counted by index_add, which can be traced, unlike bincount
+        times = torch.zeros(self.queries.tokens + 1).index_add(0, places, torch.ones(places.shape))
         return torch.where(self.query_index < 0, 0.0, 1.0 / times[self.query_index + 1])
 
     def attention_from(self, query: int | tuple[int, int], level: int = 0) -> Tensor:
@@ -114,10 +117,22 @@ def attention(
     or "max" over them, or None for all. The weights are float32 on the CPU.
     Errors: `UsageError` for a model without softmax attention, and for layers and heads that it does not have.
     """
-    chosen = choose_attentions(model, layers)
-    args, parts, results = prepare_inputs(model, images), dict[str, list[Tensor]](), dict[str, LayerAttention]()
+    args = prepare_inputs(model, images)
+    with torch.no_grad(), evaluation_mode(model), recorded_attention(model, layers, heads) as results:
+        model(*args)
+    return results()
 
-    def record(name: str, module: Attention, args: tuple, out: Tensor) -> None:
+
+@contextmanager
+def recorded_attention(
+    model: nn.Module, layers: Layers = None, heads: Heads = None
+) -> Iterator[Callable[[], list[LayerAttention]]]:
+    """Inside it every forward pass records the attention of the chosen layers; its value returns that of the last pass,
+    in order of depth. Arguments and errors as those of `attention`."""
+    chosen = choose_attentions(model, layers)
+    parts, results = dict[str, list[Tensor]](), dict[str, LayerAttention]()
+
+    def record(name: str, module: Attention, args: tuple) -> None:
         weights = module.weights(*args).float()
         site = next(s for s, modules in chosen.items() if name in modules)
         alone = len(chosen[site]) == 1
@@ -127,10 +142,12 @@ def attention(
             results[site] = build_layer_attention(site, joined, module.locate(*args))
             del parts[site]
 
+    def after(name: str) -> Callable[..., None]:
+        return lambda module, args, out: record(name, module, args)
+
     modules_by_name = {name: m for modules in chosen.values() for name, m in modules.items()}
-    with torch.no_grad():
-        run_with_hooks(model, args, modules_by_name, record)
-    return [results[site] for site in chosen if site in results]
+    with temporary_hooks([m.register_forward_hook(after(name)) for name, m in modules_by_name.items()]):
+        yield lambda: [results[site] for site in chosen if site in results]
 
 
 def build_layer_attention(name: str, weights: Tensor, at: AttentionLayout) -> LayerAttention:

@@ -50,7 +50,14 @@ def rollout(
     pools the tokens, its weights are the summary's shares.
     Errors: `UsageError` for layers that are not one sequence over the same tokens.
     """
-    attentions, pool = split_pool(attention(model, images, layers, heads))
+    return rollout_of(attention(model, images, layers, heads), model, discard, residual)
+
+
+def rollout_of(
+    recorded: Sequence[LayerAttention], model: nn.Module, discard: float = 0.0, residual: float = 0.5
+) -> Tensor:
+    """The same of attentions that were recorded, their heads reduced to one."""
+    attentions, pool = split_pool(list(recorded))
     check(attentions, model, discard)
     steps = [discard_smallest(one, discard) for one in attentions]
     start = summary_row(attentions[-1]) if pool is None else discard_smallest(pool, discard)[:, 0]
@@ -143,7 +150,7 @@ def check(attentions: Sequence[LayerAttention], model: nn.Module, discard: float
 def summary_row(last: LayerAttention) -> Tensor:
     """The shares of the last layer's tokens in the summary [B 1 N]: the class tokens, or all cells equally."""
     side = last.queries
-    shares = torch.zeros(len(last.parts), 1, side.tokens)
+    shares = torch.zeros(last.parts.shape[0], 1, side.tokens)
     first, count = (0, side.summaries) if side.summaries else (side.leading, side.cells)
     shares[:, :, first : first + count] = 1.0 / max(1, count)
     return shares

@@ -6,11 +6,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vitrail.analysis.attention import recorded_attention
+from vitrail.analysis.hooks import backbone_of
+from vitrail.analysis.rollout import rollout, rollout_of
 from vitrail.assembly.model import ModelBundle, build_preprocess
 from vitrail.contracts import DenseTask, HeadedModel
 from vitrail.errors import UsageError
 
 ImageType = Literal["uint8", "float32"]
+ATTENTION = "attention"  # the output that is there on request
 # By `Task.output`; the first one is what `Task.predict` or `DenseTask.predict_windows` returns.
 OUTPUTS = {"classes": ("probabilities",), "masks": ("logits", "masks"), "boxes": ("boxes",)}
 
@@ -21,6 +25,7 @@ class InferenceGraph(nn.Module):
     probabilities float32 [B K]
     logits        float32 [B K H W], masks uint8 [B H W], the likeliest class of each pixel
     boxes         float32 [B Q 6]: left, top, right, bottom in pixels of the image, score, class; the best first
+    attention     float32 [B h w], on request: the attention rollout of the backbone, as `analysis.rollout` has it
 
     images: uint8, or with `image_type` "float32" floats in [0, 1]. Boxes also take `sizes` int64 [B 2]: height and
     width of each image at the top left of its canvas, the rest of which is padding.
@@ -29,7 +34,8 @@ class InferenceGraph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, bundle: ModelBundle, image_type: ImageType = "uint8"):
+    def __init__(self, bundle: ModelBundle, image_type: ImageType = "uint8", attention: bool = False):
+        """Errors: `UsageError` for a generative model, and for a rollout that the model does not have."""
         super().__init__()
         if bundle.task.is_generative:
             raise UsageError("a generative model has no answer to an image", "vitrail sample generates images with it")
@@ -44,6 +50,11 @@ class InferenceGraph(nn.Module):
         for name, values in (("mean", pre.mean), ("std", pre.std)):
             device = next(bundle.model.parameters()).device
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)
+        self.attention = attention
+        if attention:
+            check_rollout(self)
+            self.names = (*self.names, ATTENTION)
+            self.any_size = False  # a rollout counts the cells of each layer
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -60,6 +71,15 @@ class InferenceGraph(nn.Module):
         return (images, torch.tensor([[height, width]] * 2)) if self.takes_sizes else (images,)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        if not self.attention:
+            return self.answer(images, sizes)
+        backbone = backbone_of(self.model)
+        with recorded_attention(backbone, heads="mean") as results:
+            answer = self.answer(images, sizes)
+        return (*answer, rollout_of(results(), backbone))
+
+    def answer(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor, ...]:
+        """All outputs but the attention."""
         pixels = images.float() / 255 if self.image_type == "uint8" else images
         x = (pixels - self.mean) / self.std
         task = self.task
@@ -68,4 +88,15 @@ class InferenceGraph(nn.Module):
         if sizes is None:
             sizes = torch.tensor([x.shape[-2:]], device=x.device).expand(x.shape[0], 2)
         rows = task.predict_windows(self.model, x, sizes)
-        return (rows,) if len(self.names) == 1 else (rows, rows.argmax(1).to(torch.uint8))
+        return (rows,) if len(OUTPUTS[task.output]) == 1 else (rows, rows.argmax(1).to(torch.uint8))
+
+
+@torch.no_grad()
+def check_rollout(graph: InferenceGraph) -> None:
+    """Errors: `UsageError` for a model whose attention is not one sequence of layers over the same tokens."""
+    backbone, parameter = backbone_of(graph.model), next(graph.model.parameters())
+    try:
+        rollout(backbone, torch.zeros(1, graph.channels, *graph.size, device=parameter.device))
+    except UsageError as error:
+        what = f"{type(backbone).__name__} has no attention rollout: {error.what}"
+        raise UsageError(what, "leave --attention out; vitrail look shows what the model looks at") from None

@@ -23,6 +23,11 @@ class FloatImages(Engine):
         return self.inner.run(images.astype(np.float32) / np.float32(255), sizes)
 
 
+def for_images(engine: Engine, info: ExportInfo) -> Engine:
+    """The engine for uint8 images, whatever its file takes."""
+    return FloatImages(engine) if info.image_type == "float32" else engine
+
+
 def engine_of(path: Path) -> str:
     """The name of the engine that opens a file, by its suffix; "" where there is none."""
     for name in catalog.list_modules("inference/engines"):
@@ -46,7 +51,8 @@ def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, 
     where the engine has it. Errors: `UsageError`, `CheckpointError`."""
     name = engine or engine_of(path)
     if not name:
-        raise UsageError(f"vitrail runs no {path.suffix} files", f"vitrail export RUN --format {info.export_format}")
+        what = f"vitrail opens no {path.suffix or path.name} files, it only writes them"
+        raise UsageError(what, "vitrail export RUN --format onnx writes one that it opens")
     entry = catalog.find("inference/engines", name)
     if not path.name.endswith(suffixes_of(name)):
         what = f"the engine {name} opens {' and '.join(suffixes_of(name))} files, not {path.name}"
@@ -59,4 +65,4 @@ def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, 
             raise UsageError(f"the engine {name} computes in fp32 only", "--engine openvino has bf16")
         config = dataclasses.replace(config, precision=precision)
     opened: Engine = entry.module.build(config).open(path, info.outputs, threads)
-    return FloatImages(opened) if info.image_type == "float32" else opened
+    return for_images(opened, info)

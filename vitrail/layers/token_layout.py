@@ -16,7 +16,7 @@ class Cells(NamedTuple):
 
     @property
     def grid(self) -> Grid:
-        return len(self.rows), len(self.columns)
+        return self.rows.shape[0], self.columns.shape[0]
 
     @property
     def extent(self) -> Grid:

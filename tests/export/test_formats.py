@@ -1,0 +1,54 @@
+"""Each format on one tiny model: attention as a further output, floats in, torch's own program."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import vitrail
+from vitrail.analysis.rollout import rollout
+from vitrail.assembly.load import load_bundle
+from vitrail.cli.main import main
+from vitrail.errors import UsageError
+from vitrail.inference.exported import read_info
+from vitrail.inference.load_any import load_any
+from vitrail.inference.open_engine import open_file
+
+
+def test_attention_is_the_rollout(run, data, tmp_path):
+    """A fixed size, since a rollout counts cells; the run's own images and values between 0 and 1."""
+    result = vitrail.export(run, out=tmp_path / "a", attention=True, image_type="float32")
+    assert result.info.outputs == ("probabilities", "attention")
+    assert not result.info.any_size
+    bundle, _ = load_bundle(run)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    engine = open_file(result.folder / "model.onnx", result.info)
+    ours = engine.run(pixels, np.zeros((3, 2), np.int64))["attention"]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (bundle.recipe.input.mean, bundle.recipe.input.std))
+    theirs = rollout(bundle.model, (torch.from_numpy(pixels).float() / 255 - mean) / std)
+    torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-4, atol=1e-6)
+    assert json.loads((result.folder / "proof.json").read_text())["rows"][-1]["output"] == "attention"
+
+
+def test_no_rollout_is_said(tmp_path, capsys):
+    model = vitrail.create("efficientvit/b0", classes=3, depths=(1, 1, 1, 1, 1), pre_logits=(32, 24), size=(64, 64))
+    vitrail.save(model, tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), "--attention"]) == 2
+    assert "has no attention rollout" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "model" / "export").exists()
+
+
+def test_torch_program(run, tmp_path):
+    """It runs with torch alone, at another size and batch; vitrail itself opens no program that a file holds."""
+    result = vitrail.export(run, format="torch", out=tmp_path / "t")
+    program = torch.export.load(result.folder / "model.pt2").module()
+    pixels = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (7, 3, 41, 55), np.uint8))
+    (rows,) = program(pixels)
+    assert rows.shape == (7, 3)
+    assert read_info(result.folder)[0].any_size
+    extra = {"classes": ""}
+    torch.export.load(result.folder / "model.pt2", extra_files=extra)
+    assert json.loads(extra["classes"]) == ["0", "1", "2"]
+    with pytest.raises(UsageError, match=r"opens no \.pt2 files"):
+        load_any(result.folder)
