@@ -119,7 +119,7 @@ def test_weaker_penalties_are_tried_only_while_they_help():
     assert choice.l2 >= 1
     assert list(choice.scores).index(choice.l2) == len(choice.scores) - 1 - maths.PATIENCE
     few = maths.choose_l2(noise[:59], y[:59], 3, 0)
-    assert (few.l2, len(few.scores)) == (pytest.approx(0.1), 1 + maths.PATIENCE), "fewer than 20 images a class"
+    assert (few.l2, len(few.scores)) == (pytest.approx(0.1), 1 + maths.PATIENCE), "a class of fewer than 20 images"
 
 
 @pytest.mark.parametrize("pieces", [2**24, 100])

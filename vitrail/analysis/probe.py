@@ -16,7 +16,7 @@ from torch import Tensor
 from vitrail.metrics.classification import multi_label, single_label
 
 L2_STRENGTHS = tuple(10 ** (half / 2) for half in range(2, -13, -1))  # to try, strongest first: 10 to 1e-6
-# Of few images a class the loss often asks for 1 or more, which lowers the confidence of a small probe but costs up to
+# Where a class has few images the loss often asks for 1 or more, which lowers the confidence of a small probe but costs up to
 # 4 points of accuracy (benchmarks/heads.py).
 FEW, STRONGEST_OF_FEW = 20, 0.1
 MIDDLE = 1e-2  # where there are too few features to hold any out
@@ -127,7 +127,8 @@ def choose_l2(
     targets = torch.cat([labels[part] for part in held_out])
     scores: dict[float, float] = {}
     losses: list[float] = []
-    strongest = STRONGEST_OF_FEW if len(labels) < FEW * classes else max(strengths)
+    counts = labels.bincount() if labels.ndim == 1 else labels.sum(0)
+    strongest = STRONGEST_OF_FEW if int(counts[counts > 0].min()) < FEW else max(strengths)
     ordered = sorted((l2 for l2 in strengths if l2 <= strongest), reverse=True)
     probes: list[LinearProbe | None] = [None] * len(held_out)
     for l2 in ordered:
