@@ -16,8 +16,8 @@ from torch import Tensor
 from vitrail.metrics.classification import multi_label, single_label
 
 L2_STRENGTHS = tuple(10 ** (half / 2) for half in range(2, -13, -1))  # to try, strongest first: 10 to 1e-6
-# Where a class has few images the loss often asks for 1 or more, which lowers the confidence of a small probe but costs up to
-# 4 points of accuracy (benchmarks/heads.py).
+# Where a class has few images the loss often asks for 1 or more, which lowers the confidence of a small probe but costs
+# up to 4 points of accuracy (benchmarks/heads.py).
 FEW, STRONGEST_OF_FEW = 20, 0.1
 MIDDLE = 1e-2  # where there are too few features to hold any out
 FOLDS = 5  # parts of the training features that are held out in turn
