@@ -16,6 +16,21 @@ def table(run):
     return json.loads((run / "bench.json").read_text())
 
 
+def test_the_report_has_it(run, table):
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert f"Recommended: <strong>{table['recommended']}</strong>" in page
+    assert "onnx int8 dynamic" in page
+    kept = (run / "bench.json").read_text()
+    try:
+        for damaged in (kept[:100], kept.replace('"onnx fp32"', '"<script>"'), kept.replace('"rows"', '"row"')):
+            (run / "bench.json").write_text(damaged)
+            assert main(["report", str(run)]) == 0
+            assert 'id="engines"' not in (run / "report.html").read_text()
+    finally:
+        (run / "bench.json").write_text(kept)
+
+
 def test_a_row_each(table):
     assert [row["name"] for row in table["rows"]] == ["torch fp32", "onnx fp32", "onnx int8", "onnx int8 dynamic"]
     for row in table["rows"]:

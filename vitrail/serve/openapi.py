@@ -80,7 +80,7 @@ MODELS: Responses = {
     200: answer("What is served", {"models": {"value": {"models": [{
         "name": "photos", "model": "vit/small", "task": "classification", "output": "classes", "multi_label": False,
         "classes": ["cat", "dog"], "input": {"size": [224, 224], "channels": 3}, "attention": ["rollout", "relevance"],
-        "engine": "torch", "sha256": "...", "vitrail": "...",
+        "engine": "torch", "precision": "fp32", "sha256": "...", "vitrail": "...",
     }], "notes": []}}}),
 }  # fmt: skip
 PAGE: Responses = {200: {"description": "HTML", "content": {"text/html": {}}}}

@@ -95,6 +95,7 @@ class ServedModel:
             "output": predictor.task.output, "multi_label": predictor.task.multi_label,
             "classes": list(predictor.classes), "input": dataclasses.asdict(pre), "attention": list(self.attention),
             "engine": predictor.engine.name if isinstance(predictor, ExportedPredictor) else TORCH,
+            "precision": predictor.choice.name,
             "sha256": digest(weight_files(predictor.source)), "vitrail": __version__,
         }  # fmt: skip
 
@@ -102,7 +103,8 @@ class ServedModel:
 def open_model(name: str, source: str, work: dict[str, Any]) -> ServedModel:
     """Errors: `UsageError`, `CheckpointError`."""
     engine = "" if work["engine"] == "auto" else work["engine"]
-    predictor = load_any(source, engine, work["device"], work["threads"], work["checkpoint"])
+    predictor = load_any(source, engine, work["device"], work["threads"], work["checkpoint"],
+                         precision=work["precision"])  # fmt: skip
     if predictor.task.is_generative:
         raise UsageError(f"{source} is a generative model: it has no answer to an image", f"vitrail sample {source}")
     batch = work["batch"] or (16 if on_gpu(predictor) else 1)

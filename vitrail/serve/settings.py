@@ -46,6 +46,7 @@ class Settings:
     port: int = 8000
     token: str = ""
     engine: str = "auto"
+    precision: str = "fp32"
     device: str = "auto"
     checkpoint: str = "best"
     threads: int = 0  # of one worker; 0: the cores divided by the workers
@@ -71,6 +72,7 @@ class Settings:
         limits = {"body": self.limits.body, "pixels": self.limits.pixels}
         return {
             "models": [one._asdict() for one in self.models], "engine": self.engine, "device": self.device,
+            "precision": self.precision,
             "checkpoint": self.checkpoint, "threads": self.worker_threads, "batch": self.batch, "delay": self.delay,
             "decoders": self.decoders, "modules": list(self.modules), "limits": limits,
         }  # fmt: skip

@@ -10,8 +10,6 @@ from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnData, Verb
 from vitrail.errors import UsageError
 from vitrail.storage.json_text import to_json
 
-FILE = "bench.json"  # in the folder of a run
-
 
 @dataclass
 class Bench(OfRun, OfWeights, OnData, AsJson):
@@ -44,6 +42,7 @@ def bench(words: list[str]) -> None:
     from vitrail.errors import CheckpointError
     from vitrail.export.bench.run import BenchRequest
     from vitrail.export.bench.run import bench as bench_source
+    from vitrail.export.bench.table import FILE
     from vitrail.inference.load_any import EXPORTS
     from vitrail.storage.atomic import write_file
     from vitrail.validation import as_path

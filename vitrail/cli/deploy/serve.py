@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -39,6 +39,8 @@ class Serve(OfWeights, OnDevice):
     """What clients have to send; better in the variable VITRAIL_TOKEN."""
     engine: str = "auto"
     """torch, onnx or openvino (default: that of an exported folder, else torch)."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16 is faster on processors that have it; auto: there, if the model is large."""
     workers: int = 1
     """Processes that hold the models."""
     threads: int = 0
@@ -113,6 +115,7 @@ def settings_of(given: Serve) -> Any:
     return Settings(
         models=name_models(given.runs), host=given.host, port=given.port,
         token=given.token or os.environ.get("VITRAIL_TOKEN", ""), engine=given.engine, device=given.device,
+        precision=given.precision,
         checkpoint=given.checkpoint, threads=given.threads, workers=given.workers, batch=given.batch_size,
         grace=given.grace, modules=imported_modules(), limits=limits,
     )  # fmt: skip

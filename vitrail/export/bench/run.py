@@ -11,7 +11,7 @@ import torch
 
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import build_preprocess
-from vitrail.errors import UsageError
+from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation.subject import SubjectRequest
 from vitrail.export.bench.candidates import BASE, Candidate, Missing, Workshop, list_candidates
 from vitrail.export.bench.measure import measure_memory, measure_speeds
@@ -70,8 +70,13 @@ def bench(request: BenchRequest, exports: Path | None, say: Callable[[str], None
         for one in list_candidates(workshop, request.is_wanted):
             if isinstance(one, Missing):
                 missing.append(one)
-            else:
+                continue
+            try:
                 opened.append(Opened(one, *measure_memory(lambda one=one: open_and_run(one))))  # type: ignore[misc]
+            except (VitrailError, RuntimeError) as error:
+                if one.name == BASE:
+                    raise
+                missing.append(Missing(one.name, " ".join(str(error).split())[:200]))
         if request.only and len(opened) == 1 and not request.is_wanted(BASE):
             raise UsageError(f"nothing here is called {' or '.join(request.only)}", describe_missing(missing))
         say(f"timing {len(opened)} engines")

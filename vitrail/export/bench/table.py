@@ -1,9 +1,15 @@
 """The table of a bench, and what it recommends."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
 
+from vitrail.errors import CheckpointError
 from vitrail.evaluation.difference import Change
+from vitrail.validation import check_fields
+
+FILE = "bench.json"  # in the folder of a run
 
 MOST_LOSS = 0.005  # of the metric that ranks models, against torch in fp32
 WORTH = 1.1  # times as fast, below which a simpler one is as good
@@ -77,6 +83,8 @@ def explain(table: Table, best: Row) -> str:
     ]
     if best.change is not None:
         facts.append(f"{best.change.sentence()} against torch")
+        if best.changed and best.change.low < -MOST_LOSS:
+            facts.append(f"so few images do not exclude a loss of more than {100 * MOST_LOSS:.1f} points")
     facts.append(f"{best.changed:,} of {best.answers:,} answers differ")
     lossy = [row for row in table.rows if row.loss > MOST_LOSS and row.cpu_ms < best.cpu_ms]
     if lossy:
@@ -87,3 +95,29 @@ def explain(table: Table, best: Row) -> str:
         row = min(exact, key=lambda one: one.cpu_ms)
         facts.append(f"with the answers of torch: {row.name}, {base.cpu_ms / row.cpu_ms:.2f} times as fast")
     return "; ".join(facts)
+
+
+def read_table(path: Path) -> Table:
+    """The table that a file of `Table.to_dict` holds, each field checked. Errors: `CheckpointError`."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", "vitrail bench RUN writes it") from None
+    where = str(path)
+    kinds = {**get_type_hints(Table), "rows": list[dict[str, Any]], "missing": list[list[str]]}
+    check_fields(values if isinstance(values, dict) else {}, kinds, where)
+    rows = []
+    for row in values["rows"]:
+        check_fields(row, {**get_type_hints(Row), "change": dict[str, Any] | None}, where)
+        change = row["change"]
+        if change is not None:
+            check_fields(change, get_type_hints(Change), where)
+            change = Change(*(change[name] for name in Change._fields))
+        rows.append(Row(**{**{field.name: row[field.name] for field in fields(Row)}, "change": change}))
+    missing = tuple((name, reason) for name, reason in values["missing"])
+    found = Table(
+        tuple(rows), missing, **{key: values[key] for key in ("batch", "threads", "machine", "evaluated", "source")}
+    )
+    if not rows or any(row.precision not in SIMPLER or not row.cpu_ms > 0 for row in rows) or rows[0].loss > 0:
+        raise CheckpointError(f"{path} is no table of a bench", "vitrail bench RUN writes it")
+    return found
