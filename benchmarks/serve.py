@@ -27,6 +27,7 @@ from history import append
 
 HERE = Path(__file__)
 FAILED = []
+PAGE = 8 * 2**20  # bytes: more than the buffers of a kernel take
 
 
 def check(name, holds, text):
@@ -83,9 +84,8 @@ def front(text):
     if given.pop("leak", False):
         given["command"] = (sys.executable, str(HERE), "--leak")
     log_to_stderr(True)
-    return serve(
-        Settings(models=models, limits=limits, **given), b"", lambda models, address: print(address, flush=True)
-    )
+    settings = Settings(models=models, limits=limits, **given)
+    return serve(settings, bytes(PAGE), lambda models, address: print(address, flush=True))
 
 
 def leak():
@@ -215,11 +215,11 @@ def slow(options):
         kinds, good = asyncio.run(client.slow_clients(server.port, options.image))
         figures = {"good p99 alone": alone["p99"], "good p99 beside them": percentiles(good)["p99"], **kinds}
         show("slow clients", figures)
-        for kind, limit in (("headers", 5), ("bodies", 15), ("readers", 21)):
+        for kind, limit in (("headers", 5), ("bodies", 15), ("readers", 15)):
             share, longest = kinds[f"{kind} closed"], kinds[f"{kind} longest"]
             check(
                 f"slow {kind}",
-                share == 1 and longest <= limit + 2,
+                share == 1 and longest <= limit + 3,  # a second for the last answer, one between two looks
                 f"{share:.0%} closed, the last after {longest:.1f} s",
             )
         return figures
@@ -245,12 +245,13 @@ def death(options):
         for name in ("idle", "busy"):
             outcome, answered, back = asyncio.run(client.kill_worker(server, options.image, name == "busy"))
             counts = Counter(s for s, _ in outcome)
-            found[name] = {"statuses": dict(counts), "answered after": answered, "back after": back}
+            times = {"answered after": answered, "back after": back[0], "processor": back[1]}
+            found[name] = {"statuses": dict(counts), **times}
             show(f"kill -9 of one of two, {name}", found[name])
             check("nothing but 200 and 503", set(counts) <= {200, 503}, str(dict(counts)))
-            check("those of the dead are few", counts[503] <= (2 if name == "busy" else 0), str(dict(counts)))
+            check("those of the dead are few", counts[503] <= (2 if name == "busy" else 1), str(dict(counts)))
             check("answered", answered <= 1, f"{answered:.2f} s after the kill")
-            check("back", back <= 10, f"{back:.1f} s after the kill")
+            check("back", back[1] <= 10, f"{back[0]:.1f} s after the kill, {back[1]:.1f} s of the processor")
     return found
 
 

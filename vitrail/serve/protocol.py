@@ -2,6 +2,9 @@
 connections; uvicorn has none of them."""
 
 import asyncio
+import contextlib
+import socket
+import struct
 from typing import Any
 
 import h11
@@ -70,7 +73,7 @@ class GuardedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.write_timer is None:
-            self.write_timer = self.loop.call_later(self.limits.write_timeout, self.abort)
+            self.write_timer = self.loop.call_later(self.limits.write_timeout, self.reset)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -85,6 +88,14 @@ class GuardedProtocol(H11Protocol):
         self.stop_timers()
         self.transport.write_eof()
         self.write_timer = self.loop.call_later(LINGER, self.abort)
+
+    def reset(self) -> None:
+        """Closes a connection whose client does not read. Without a reset the kernel would go on holding what was
+        written."""
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def abort(self) -> None:
         self.transport.abort()
