@@ -33,7 +33,6 @@ class Service:
 
     async def ask(self, request: Request, header: dict[str, Any]) -> Response:
         """Reads the body of a request and asks the workers. Errors: `Refused`."""
-        self.pool.check_room()  # before the body is read
         header["model"], start = self.pool.find(header["model"]), time.monotonic()
         try:
             async with self.bodies.read(list(request.scope["headers"]), request.receive) as body:
@@ -73,7 +72,7 @@ def build_app(settings: Settings, pool: WorkerPool, metrics: Metrics, page: byte
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(Exception, answer_error)
-    service.guard = Guard(app, settings, metrics)
+    service.guard = Guard(app, settings, metrics, pool.check_room)
     return service.guard
 
 

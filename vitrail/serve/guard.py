@@ -4,6 +4,7 @@ import hmac
 import ipaddress
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from vitrail.serve.metrics import Metrics
@@ -14,6 +15,7 @@ from vitrail.storage.printable import printable
 LOG = logging.getLogger("vitrail.serve")
 ROUTES = ("/", "/predict", "/attention", "/models", "/live", "/ready", "/metrics", "/openapi.json")
 OPEN = ("/", "/live", "/ready")  # without a token: nothing in them is worth one
+PREDICTING = ("/predict", "/attention")
 PROBES = ("/live", "/ready", "/metrics")  # asked every few seconds: no line a time
 POLICY = (  # the page has one that is stricter, with the hash of its script
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
@@ -29,8 +31,9 @@ LONGEST = 200  # characters of a path in the log
 class Guard:
     """An ASGI application around another."""
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics):
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics, check_room: Callable[[], None]):
+        """check_room: raises `Refused` where no prediction would be admitted; asked before a request costs anything."""
+        self.app, self.metrics, self.check_room = app, metrics, check_room
         self.token = settings.token.encode()
         self.is_draining = False
 
@@ -48,9 +51,12 @@ class Guard:
 
         try:
             self.check(scope)
+            if scope["path"] in PREDICTING and scope["method"] == "POST":
+                self.check_room()
             await self.app(scope, receive, send_guarded)
         except Refused as error:
-            self.metrics.refused.labels("not allowed").inc()
+            if error.status < 500:
+                self.metrics.refused.labels("not allowed").inc()
             await answer_refused(error, send_guarded)
         except Exception as error:  # of the application, which has answered it, or not
             LOG.error("%s while a request was answered", type(error).__name__)
