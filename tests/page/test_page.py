@@ -15,7 +15,15 @@ from vitrail.assembly.resolve import Names
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
 from vitrail.inference.page.about import AttentionGrid, Example, Fact, describe_model, score_facts, shorten
-from vitrail.inference.page.assemble import Notice, pack, read_block, read_part, render_for_server, render_with_model
+from vitrail.inference.page.assemble import (
+    Notice,
+    pack,
+    read_block,
+    read_part,
+    render_for_server,
+    render_with_model,
+    replace_block,
+)
 from vitrail.recipe import Choice, DataConfig, Recipe
 
 FOLDER = Path(vitrail.inference.page.__file__).parent
@@ -125,3 +133,14 @@ def test_accuracy_is_given_with_its_interval():
 
 def test_counts_are_short():
     assert [shorten(n) for n in (12, 480_490, 22_050_664, 1_300_000_000)] == ["12", "480 k", "22.1 M", "1.3 G"]
+
+
+def test_a_block_is_replaced_and_a_fact_added(page):
+    changed = replace_block(page, "graph", pack(b"another"), Fact("Numbers", EVIL))
+    assert read_block(changed, "graph") == b"another"
+    assert read_block(changed, "wasm") == b"\0asm"
+    found, about = Tags(changed), json.loads(Tags(changed).texts[0])["model"]
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in Tags(page).tags]
+    assert about["facts"][-1]["name"] == "Numbers"
+    assert len(about["facts"]) == 2
+    assert found.texts[-1] == Tags(page).texts[-1]

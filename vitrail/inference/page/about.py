@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
+from vitrail.inference.page.assemble import Fact as Fact
 from vitrail.recipe import Recipe
 from vitrail.storage.printable import printable
 from vitrail.types import Grid
@@ -19,14 +20,6 @@ MODES = {
 METRICS = {
     "top1": "Accuracy", "exact": "Exact match", "mAP": "Mean average precision", "miou": "Mean IoU",
 }  # fmt: skip
-
-
-class Fact(NamedTuple):
-    """A name, its value, and what is worth a second line."""
-
-    name: str
-    value: str
-    more: str = ""
 
 
 class AttentionGrid(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from vitrail.storage.json_text import to_json
+from vitrail.storage.json_text import from_json, to_json
 from vitrail.storage.printable import printable
 from vitrail.version import __version__
 
@@ -20,6 +20,14 @@ OF_SERVER = (*SHARED, "server.js", "main.js")
 STYLES = ("theme.css", "page.css")
 # no request but to what is named; a blob is what the page unpacked of itself
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+
+
+class Fact(NamedTuple):
+    """What is known of the model: a name, a value, and what is worth a second line."""
+
+    name: str
+    value: str
+    more: str = ""
 
 
 class Notice(NamedTuple):
@@ -87,6 +95,19 @@ def read_block(page: str, key: str) -> bytes:
         return gzip.decompress(base64.b64decode(page[start + len(begin) : end], validate=True))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"its block {key!r} is damaged ({error})") from None
+
+
+def replace_block(page: str, key: str, content: bytes, more: Fact) -> str:
+    """The page with another block, and one more fact about the model. Errors: as `read_block`."""
+    read_block(page, key)
+    new, begin = render_block(key, content), f'<script type="application/octet-stream" id="{key}">'
+    start = page.index(begin)
+    page = page[:start] + new + page[page.index("</script>", start) + len("</script>") :]
+    begin = '<script type="application/json" id="page">'
+    start, end = page.index(begin), page.index("</script>", page.index(begin))
+    data = from_json(page[start + len(begin) : end])
+    data["model"]["facts"].append(more._asdict())
+    return page[:start] + render_json("page", data) + page[end + len("</script>") :]
 
 
 def pack(content: bytes) -> bytes:

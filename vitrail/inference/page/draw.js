@@ -23,6 +23,7 @@ function classColor(index) {
 }
 const maskColor = index => index ? classColor(index) : GROUND;
 const boxColor = index => classColor(index % 254 + 1);
+const isLight = ([red, green, blue]) => 0.299 * red + 0.587 * green + 0.114 * blue > 140;
 const cssColor = rgb => `rgb(${rgb.map(Math.round).join(" ")})`;
 
 function makeCanvas(width, height, paint) {
@@ -79,21 +80,21 @@ function drawBoxes(brush, boxes, names, scale, origin) {
   brush.font = "600 13px system-ui, sans-serif";
   brush.textBaseline = "middle";
   for (const [left, top, right, bottom, score, label] of boxes.slice().reverse()) {
-    const x = origin + left * scale, y = origin + top * scale, color = cssColor(boxColor(label));
+    const x = origin + left * scale, y = origin + top * scale, color = boxColor(label);
     brush.lineWidth = 3;
     brush.strokeStyle = "rgb(0 0 0 / .45)";
     brush.strokeRect(x, y, (right - left) * scale, (bottom - top) * scale);
     brush.lineWidth = 2;
-    brush.strokeStyle = color;
+    brush.strokeStyle = cssColor(color);
     brush.strokeRect(x, y, (right - left) * scale, (bottom - top) * scale);
     placed.push({ x, y, color, text: `${names[label] ?? label} ${Math.round(100 * score)} %` });
   }
   for (const { x, y, color, text } of placed) {
     const width = brush.measureText(text).width + 10, limit = brush.canvas.width / devicePixelRatio - width;
     const left = Math.max(0, Math.min(x - 1, limit)), top = Math.max(0, y - 20);
-    brush.fillStyle = color;
+    brush.fillStyle = cssColor(color);
     brush.fillRect(left, top, width, 20);
-    brush.fillStyle = "#10141b";
+    brush.fillStyle = isLight(color) ? "#10141b" : "#ffffff";
     brush.fillText(text, left + 5, top + 10.5);
   }
 }
