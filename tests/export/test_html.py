@@ -10,6 +10,7 @@ import torch
 from browser import BROWSER, open_page
 from PIL import Image
 
+from vitrail.analysis.rollout import rollout
 from vitrail.cli.main import main
 from vitrail.data.decode import decode
 from vitrail.export.formats import html
@@ -21,6 +22,12 @@ from vitrail.inference.predictor import load_predictor
 NO_BROWSER = "neither chromium nor google-chrome is installed" if BROWSER is None else ""
 NO_RUNTIME = "" if runtime.is_cached() else "ONNX Runtime Web is not in the cache: vitrail export RUN --format html"
 in_browser = pytest.mark.skipif(bool(NO_BROWSER or NO_RUNTIME), reason=NO_BROWSER or NO_RUNTIME)
+SLIDE = """(() => {
+  const slider = document.querySelector("input[type=range]");
+  slider.value = VALUE;
+  slider.oninput();
+  return document.getElementById("canvas").toDataURL();
+})()"""  # what the image looks like with so much of the attention over it
 ANSWERED = "document.getElementById('timing')?.textContent"
 
 
@@ -65,6 +72,7 @@ def test_it_knows_the_model_and_some_images(page):
     about = read_about(page)
     facts = {fact["name"]: fact["value"] for fact in about["facts"]}
     assert about["classes"] == ["0", "1", "2"]
+    assert about["attention"] == {"grid": [4, 4], "covers": [32, 32]}
     assert about["title"] == "vit/nano on tiny.npz"
     assert {"Accuracy", "Classes", "Input", "Parameters", "Licence of the weights", "Exported by"} <= facts.keys()
     assert [one["label"] for one in about["examples"][:3]] == ["0", "1", "2"]
@@ -109,17 +117,19 @@ def test_in_chromium_without_a_network(page, run, tmp_path):
       const image = await vitrail.read(file), [input] = vitrail.prepare(image);
       const planes = new Uint8Array(input.data.length), plane = input.width * input.height;
       planes.forEach((_, i) => planes[i] = input.data[i % plane * input.channels + Math.floor(i / plane)]);
-      const { probabilities } = await vitrail.run(planes);
+      const { probabilities, attention } = await vitrail.run(planes);
       return { size: [image.height, image.width], pixels: [...image.data], planes: [...planes],
-        probabilities: [...probabilities] };
+        probabilities: [...probabilities], attention: [...attention] };
     })"""
     with open_page(page.as_uri(), tmp_path / "profile") as tab:
         tab.wait(ANSWERED)
         shown = tab.evaluate("document.getElementById('verdict').textContent")
+        looks = [tab.evaluate(SLIDE.replace("VALUE", str(value))) for value in (0, 60, 60)]
         answers = [tab.evaluate(f'{ask}("{base64.b64encode(one).decode()}")') for one in files]
     assert not tab.problems
     assert [one for one in tab.requests if not one.startswith(("data:", "blob:null"))] == [page.as_uri()[:100]]
     assert shown.split()[0] in predictor.classes
+    assert looks[0] != looks[1] == looks[2]
     for one, answer in zip(files, answers, strict=True):
         expected = decode(one)
         assert tuple(answer["size"]) == expected.shape[:2]
@@ -129,3 +139,5 @@ def test_in_chromium_without_a_network(page, run, tmp_path):
         assert difference.abs().max() <= 1
         rows = predictor.task.predict(predictor.model, predictor.preprocess.batch(planes))[0]
         torch.testing.assert_close(torch.tensor(answer["probabilities"]), rows.detach(), atol=1e-5, rtol=0)
+        shares = rollout(predictor.model, predictor.preprocess.batch(planes))[0]
+        torch.testing.assert_close(torch.tensor(answer["attention"]), shares.flatten(), atol=1e-5, rtol=0)

@@ -60,7 +60,12 @@ def build_graph(bundle: ModelBundle, chosen: ExportFormat, request: ExportReques
     if request.image_type not in chosen.image_types:
         only = " or ".join(chosen.image_types)
         raise UsageError(f"{request.format} takes images of {only}", "leave --image-type out")
-    graph = InferenceGraph(bundle, request.image_type, request.attention)
+    try:
+        graph = InferenceGraph(bundle, request.image_type, request.attention or chosen.shows_attention)
+    except UsageError:
+        if request.attention:
+            raise
+        graph = InferenceGraph(bundle, request.image_type)
     graph.any_size = graph.any_size and chosen.any_size
     return graph
 

@@ -13,12 +13,11 @@ from vitrail.export.formats.html.content import collect_examples, collect_facts
 from vitrail.export.formats.html.runtime import NOTICE, check_runtime, read_runtime
 from vitrail.inference.engine import Engine
 from vitrail.inference.exported import ExportInfo
+from vitrail.inference.graph import ATTENTION
 from vitrail.inference.open_engine import open_file
 from vitrail.inference.page.about import AttentionGrid, check_channels, describe_model
 from vitrail.inference.page.assemble import pack, render_with_model
 from vitrail.storage.atomic import write_through
-
-ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class HtmlFormat(ExportFormat):
     file = "index.html"
     engines = ("html",)
     image_types = ("uint8",)
+    shows_attention = True
 
     def __init__(self, config: Config):
         self.config = config
