@@ -104,14 +104,14 @@ def test_attention_lies_over_the_part_that_the_model_sees(name, models):
     model = models[name]
     pixels, size = model.read(png(20, 30), 10**6)
     content = model.explain(pixels, size, "auto", "")
-    assert content["kind"] == model.attention[0]
+    assert content["kind"] == model.maps.kinds[0]
     assert len(content["values"]) == content["grid"][0] * content["grid"][1] == 16
     area = content["area"]
     expected = {"top": 1, "left": 6, "rows": 18, "columns": 18} if name == "cropped" else {
         "top": 0, "left": 0, "rows": 20, "columns": 30}  # fmt: skip
     assert {key: area[key] for key in ("top", "left")}.keys() == {"top", "left"}
     assert all(abs(area[key] - value) <= 1 for key, value in expected.items())
-    other = {"rollout": "gradient-cam"}.get(model.attention[0], "rollout")
+    other = {"rollout": "gradient-cam"}.get(model.maps.kinds[0], "rollout")
     with pytest.raises(Refused, match="has no"):
         model.explain(pixels, size, other, "")
     with pytest.raises(Refused, match="no such class"):
@@ -207,6 +207,7 @@ def test_exported_files_answer_as_the_model_does(folders, models, tmp_path):
     """Behind the same worker: ONNX Runtime and OpenVINO."""
     run = shutil.copytree(folders / "classes", tmp_path / "classes")
     must("export", run, "--format", "onnx")
+    must("export", run, "--format", "onnx", "--attention", "--out", tmp_path / "with")
     pixels = [models["classes"].read(png(*size), 10**6)[0] for size in SIZES]
     expected = models["classes"].predict(pixels)
     for source, engine in ((run, "onnx"), (run / "export/onnx", "auto"), (run, "openvino")):
@@ -217,6 +218,10 @@ def test_exported_files_answer_as_the_model_does(folders, models, tmp_path):
         assert model.describe()["engine"] in (engine, "onnx")
         with pytest.raises(Refused, match="no attention"):
             model.explain(pixels[0], (16, 16), "auto", "")
+    explained = open_model("classes", str(tmp_path / "with"), WORK).explain(pixels[0], (20, 30), "auto", "")
+    right = models["classes"].explain(pixels[0], (20, 30), "rollout", "")
+    np.testing.assert_allclose(explained.pop("values"), right.pop("values"), atol=1e-5)
+    assert explained == right
 
 
 class Pipe:

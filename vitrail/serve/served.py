@@ -11,18 +11,18 @@ import numpy as np
 from vitrail.analysis.overlay import find_visible_area
 from vitrail.data.decode import decode
 from vitrail.errors import BadImage, CheckpointError, UsageError
-from vitrail.evaluation.look import available_maps, heat_map, whole_image
+from vitrail.evaluation.look import whole_image
 from vitrail.inference.exported import ExportedPredictor
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.load_any import load_any
 from vitrail.inference.open_engine import TORCH
 from vitrail.inference.predictor import Predictor
 from vitrail.serve.answers import ANSWERS, Content, Options, to_png
+from vitrail.serve.maps import HINT, find_maps
 from vitrail.serve.refusal import Refused
 from vitrail.version import __version__
 
 WEIGHTS = (".safetensors", ".onnx", ".pt2", ".pte", ".xml", ".bin", ".data", ".json")
-KINDS = ("auto", "rollout", "relevance", "gradient-cam")
 
 
 class ServedModel:
@@ -30,7 +30,7 @@ class ServedModel:
 
     def __init__(self, name: str, predictor: ImagePredictor, batch: int):
         self.name, self.predictor, self.batch = name, predictor, batch
-        self.attention = attention_kinds(predictor)
+        self.maps = find_maps(predictor)
 
     @property
     def channels(self) -> int:
@@ -67,16 +67,15 @@ class ServedModel:
     def explain(self, image: np.ndarray, size: tuple[int, int], kind: str, label: str) -> Content:
         """The map of one image [h w] as a list of rows that follow each other, with the part of the image that it
         lies over. Errors: `Refused` for a kind that the model has not, `UsageError` for a class."""
-        predictor = self.predictor
-        if not isinstance(predictor, Predictor) or not self.attention:
-            raise Refused(422, f"{self.name} has no attention to show", "serve the run itself: --engine torch")
-        chosen = self.attention[0] if kind == "auto" else kind
-        if chosen not in self.attention:
-            raise Refused(422, f"{self.name} has no {kind}", f"it has {', '.join(self.attention)}")
-        index = None if not label else class_index(label, predictor.classes)
-        found = heat_map(predictor, image, chosen, index)
-        pre = whole_image(predictor.preprocess)
-        area = find_visible_area(pre, *size)
+        kinds = self.maps.kinds
+        if not kinds:
+            raise Refused(422, f"{self.name} has no attention to show", HINT)
+        chosen = kinds[0] if kind == "auto" else kind
+        if chosen not in kinds:
+            raise Refused(422, f"{self.name} has no {kind}", f"it has {', '.join(kinds)}")
+        index = None if not label else class_index(label, self.predictor.classes)
+        found = self.maps.compute(image, chosen, index)
+        area = find_visible_area(whole_image(self.predictor.preprocess), *size)
         return {
             "model": self.name, "height": size[0], "width": size[1], "kind": chosen,
             "grid": list(found.values.shape), "values": [round(v, 6) for v in found.values.flatten().tolist()],
@@ -93,7 +92,7 @@ class ServedModel:
         return {
             "name": self.name, "model": predictor.recipe.model.name, "task": predictor.recipe.task.name,
             "output": predictor.task.output, "multi_label": predictor.task.multi_label,
-            "classes": list(predictor.classes), "input": dataclasses.asdict(pre), "attention": list(self.attention),
+            "classes": list(predictor.classes), "input": dataclasses.asdict(pre), "attention": list(self.maps.kinds),
             "engine": predictor.engine.name if isinstance(predictor, ExportedPredictor) else TORCH,
             "precision": predictor.choice.name,
             "sha256": digest(weight_files(predictor.source)), "vitrail": __version__,
@@ -113,14 +112,6 @@ def open_model(name: str, source: str, work: dict[str, Any]) -> ServedModel:
 
 def on_gpu(predictor: ImagePredictor) -> bool:
     return isinstance(predictor, Predictor) and next(predictor.model.parameters()).device.type != "cpu"
-
-
-def attention_kinds(predictor: ImagePredictor) -> tuple[str, ...]:
-    """The kinds of maps that a model has, the one that is shown by default first."""
-    if not isinstance(predictor, Predictor):
-        return ()
-    maps = available_maps(predictor)
-    return ("rollout", "relevance") if maps.rollout else ("gradient-cam",) if maps.cam else ()
 
 
 def class_index(label: str, classes: Sequence[str]) -> int:

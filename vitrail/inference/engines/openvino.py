@@ -54,6 +54,7 @@ class OpenVinoFile(EngineFile):
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         core = openvino.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a file that is overwritten would change a model that is served
         try:
             model = core.read_model(path)
             check_weights(model, path)
