@@ -38,7 +38,8 @@ class InferenceGraph(nn.Module):
         """Errors: `UsageError` for a generative model, and for a rollout that the model does not have."""
         super().__init__()
         if bundle.task.is_generative:
-            raise UsageError("a generative model has no answer to an image", "vitrail sample generates images with it")
+            raise UsageError("the model generates images, and has no answer to one that could be written as a graph",
+                             "vitrail sample RUN runs it; samplers are not exported")  # fmt: skip
         pre = build_preprocess(bundle.recipe.input)
         self.model, self.task, self.image_type = bundle.model.eval(), bundle.task, image_type
         self.names = OUTPUTS[bundle.task.output]
