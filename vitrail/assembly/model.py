@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from vitrail import catalog
 from vitrail.analysis.cost import on_meta_device
 from vitrail.assembly.resolve import Names
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import CheckpointError, UsageError, choose
+from vitrail.layers.merge import Merge
 from vitrail.recipe import Choice, InputConfig, Recipe, to_tables, with_defaults
 from vitrail.validation import Positive, validate
 
@@ -58,6 +60,30 @@ def assemble_model(
     task = names.task(recipe.task, len(classes), multi_label)
     model = task.assemble(names.model(recipe.model, recipe.input.size, recipe.input.channels))
     return ModelBundle(model, task, recipe, task.output_names(classes))
+
+
+def with_merging(bundle: ModelBundle, merge: Merge | None) -> ModelBundle:
+    """The same weights in a model that merges tokens so, see `vitrail.layers.merge`; None: as it was trained. Errors:
+    `UsageError` for a model that cannot."""
+    chosen = bundle.recipe.model
+    if merge is None or (merge == 0 and not chosen.keys.get("merge")):
+        return bundle
+    if not takes_merging(chosen.name):
+        able = filter(takes_merging, catalog.list_modules("models"))
+        raise UsageError(
+            f"{chosen.name} cannot merge tokens: its blocks need the whole grid, or have no tokens",
+            f"families that can: {', '.join(able)}",
+        )
+    model = Choice(chosen.name, {**chosen.keys, "merge": merge})
+    recipe = dataclasses.replace(bundle.recipe, model=model)
+    merging = assemble_model(recipe, bundle.classes, bundle.task.multi_label).model
+    merging.load_state_dict(bundle.model.state_dict())
+    return dataclasses.replace(bundle, model=merging.train(bundle.model.training), recipe=recipe)
+
+
+def takes_merging(name: str) -> bool:
+    """Whether a model, or the models of a family, can merge tokens."""
+    return "merge" in [f.name for f in dataclasses.fields(catalog.load_module("models", name).Config)]
 
 
 def class_dependent(bundle: ModelBundle) -> set[str]:

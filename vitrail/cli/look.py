@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import tyro
 
-from vitrail.cli.syntax.arguments import device, read
-from vitrail.cli.syntax.verb import OfRun, OnData, OnDevice, Verb
+from vitrail.cli.syntax.arguments import device, merging, read
+from vitrail.cli.syntax.verb import Merging, OfRun, OnData, OnDevice, Verb
 from vitrail.errors import BadImage, UsageError
 from vitrail.validation import Positive, as_path, validate
 
 
 @dataclass
-class Look(OfRun, OnData, OnDevice):
+class Look(OfRun, OnData, OnDevice, Merging):
     """Show attention maps of a trained model on images, and inspect its layers.
 
     vitrail look runs/photos cat.jpg --layers 0 5 -1 --heads 0 3
+    vitrail look runs/photos cat.jpg --merge 8
     vitrail look runs/photos --distance --positions --tokens
     """
 
@@ -57,15 +58,8 @@ def look(words: list[str]) -> int:
     device(given.device)
     validate(given.count, Positive, "--count")
     requested = [name for name in (*OF_DATA, "positions", "filters") if getattr(given, name) not in (False, None)]
-    if not given.images and not requested:
-        raise UsageError(
-            "nothing to inspect was given",
-            "vitrail look RUN IMAGE..., or --distance, --positions, --filters, --tokens, --cka, --gradients",
-        )
-    if given.cka and len(given.cka) > 1:
-        raise UsageError(
-            f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; images stand before it"
-        )
+    check_request(given, requested)
+    merge = merging(given.merge)
     layers, heads = parse_layers(given.layers), parse_heads(given.heads)
     from vitrail.cli.output.new_paths import fresh, stems
     from vitrail.inference.sources import list_sources
@@ -76,7 +70,7 @@ def look(words: list[str]) -> int:
     from vitrail.inference.predictor import load_predictor
     from vitrail.report import inspection as reporting
 
-    predictor, failed = load_predictor(given.run, given.device), list[str]()
+    predictor, failed = load_predictor(given.run, given.device, merge=merge), list[str]()
     inspecting.noise_times(predictor, given.times)
     check_task(predictor, requested)
     inspections = [inspect(name, given, predictor, layers) for name in requested]
@@ -89,6 +83,8 @@ def look(words: list[str]) -> int:
             failed.append(error.what)
             continue
         write(reporting.image_files(folder, name, maps))
+        if predictor.recipe.model.keys.get("merge"):
+            show_merged(file, folder, name, predictor)
         prediction = f"{maps.prediction}, " if maps.prediction else ""
         print(f"{file}: {prediction}{len(maps.maps)} maps in {folder / f'{name}-sheet.png'}")
     for inspection in inspections:
@@ -102,6 +98,30 @@ def look(words: list[str]) -> int:
             + f"vitrail: {len(failed)} of {len(files)} images could not be read\n"
         )
     return BadImage.code if failed else 0
+
+
+def check_request(given: Look, requested: list[str]) -> None:
+    """Errors: `UsageError` where nothing, or too much, is to be inspected."""
+    if not given.images and not requested:
+        raise UsageError(
+            "nothing to inspect was given",
+            "vitrail look RUN IMAGE..., or --distance, --positions, --filters, --tokens, --cka, --gradients",
+        )
+    if given.cka and len(given.cka) > 1:
+        raise UsageError(
+            f"--cka is given {len(given.cka)} runs", "it compares with one: --cka OTHER_RUN; images stand before it"
+        )
+
+
+def show_merged(file: Any, folder: Any, name: str, predictor: Any) -> None:
+    """Writes and prints which patches of an image became one token."""
+    from vitrail.evaluation.merged import find_merged
+    from vitrail.inference.inputs import read_pixels
+    from vitrail.report.inspection import merging_files
+
+    merged = find_merged(predictor, read_pixels(file, predictor.preprocess))
+    write(merging_files(folder, name, merged))
+    print(f"{file}: {merged.patches} patches become {merged.tokens} tokens, in {folder / f'{name}-merged.png'}")
 
 
 def check_task(predictor: Any, requested: list[str]) -> None:

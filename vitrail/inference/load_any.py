@@ -15,6 +15,7 @@ from vitrail.inference.exported import INFO, ExportedPredictor, ExportInfo, buil
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.open_engine import TORCH, engine_of, has_bf16, open_file, suffixes_of
 from vitrail.inference.predictor import load_predictor
+from vitrail.layers.merge import Merge
 from vitrail.validation import as_path
 
 EXPORTS = "export"  # of a run: the folder of its exports
@@ -28,21 +29,27 @@ def load_any(
     weights: Literal["best", "last"] = "best",
     vae: str = "",
     precision: str = "fp32",
+    merge: Merge | None = None,
 ) -> ImagePredictor:
     """A predictor of a run, a model folder, a file, or the folder or file of an export.
 
     engine: "torch" or one of `inference/engines`, by default torch, and of an export the one for its file. For a run
     and an engine other than torch, the export of the run is used. threads: of engines other than torch; 0: as many as
     cores. precision: fp32, bf16, or auto: by what the processor states and the size of the model; of a file, as far as
-    its engine has it. Errors: `UsageError`, `CheckpointError`; also where the file is not the one that `model.json`
-    describes.
+    its engine has it. merge: of models in torch, how tokens are merged (`vitrail.layers.merge`).
+    Errors: `UsageError`, `CheckpointError`; also where the file is not the one that `model.json` describes.
     """
     folder = export_folder(source)
     known = (TORCH, *catalog.list_modules("inference/engines"))
     if engine:
         choose(engine, known, "engine")
     if folder is None and engine in ("", TORCH):
-        return load_predictor(source, device, vae=vae, weights=weights, precision=precision)
+        return load_predictor(source, device, vae=vae, weights=weights, merge=merge, precision=precision)
+    if merge is not None:
+        what = "an exported file merges tokens as it was written to"
+        raise UsageError(
+            what, f"vitrail export {source if folder is None else 'RUN'} --merge {merge} writes one that merges so"
+        )
     if folder is None:
         folder = find_export(source, engine)
     if device not in ("auto", "cpu"):

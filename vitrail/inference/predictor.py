@@ -11,7 +11,7 @@ from torch import nn
 
 from vitrail.assembly.autoencoder import relocate_autoencoder
 from vitrail.assembly.load import load_bundle
-from vitrail.assembly.model import ModelBundle
+from vitrail.assembly.model import ModelBundle, with_merging
 from vitrail.assembly.precision import inference_precision
 from vitrail.contracts import Task
 from vitrail.engine.precision import FP32, Precision, PrecisionChoice
@@ -20,6 +20,7 @@ from vitrail.inference.image_predictor import Prediction as Prediction
 from vitrail.inference.sample import BATCH as SAMPLES
 from vitrail.inference.sample import default_sampling, request_per_class, resolve_classes, sample_images
 from vitrail.inference.stream import predict_pixels
+from vitrail.layers.merge import Merge
 from vitrail.recipe import Recipe, Seed
 from vitrail.tasks.diffusion import Sampling
 from vitrail.validation import Positive, validate
@@ -70,11 +71,14 @@ def load_predictor(
     vae: str = "",
     weights: Literal["best", "last"] = "best",
     precision: str = "fp32",
+    merge: Merge | None = None,
 ) -> Predictor:
     """A predictor from a run, a model folder or a file. vae: the folder of the autoencoder of a model of latents;
     weights: of a run, the best that it kept, or the last; precision: fp32, bf16, or auto, by what the processor states
-    and the size of the model. Errors: `CheckpointError`."""
+    and the size of the model; merge: see `with_merging`. Errors: `CheckpointError`; `UsageError` for a model that
+    merges no tokens."""
     bundle, path = load_bundle(source, average, weights)
+    bundle = with_merging(bundle, merge)
     return build_predictor(
         dataclasses.replace(bundle, recipe=relocate_autoencoder(bundle.recipe, vae)), path, device, precision
     )

@@ -6,7 +6,7 @@ The class token, the distillation token and registers are never merged. A token 
 ("proportional attention"), which gives what s equal tokens would. At the end each patch gets its group's token.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from vitrail.shapes import Float, Int
 from vitrail.types import MergedGroups, TokenLayout
 
 MOST = 4096  # tokens a block
-Merge = Annotated[float, Ge(0), Le(MOST)]  # tokens that each block merges, or below 1 the share that all do; 0: none
+# Tokens that each block merges, or below 1 the share that all do ("half": 0.5); 0: none
+Merge = Annotated[float, Ge(0), Le(MOST)] | Literal["half"]
 
 
 class Matching(NamedTuple):
@@ -30,8 +31,10 @@ class Matching(NamedTuple):
     targets: Tensor
 
 
-def check_merge(merge: float) -> float:
-    """Errors: `UsageError` for a number of tokens that is not whole."""
+def check_merge(merge: Merge) -> float:
+    """The number of a setting. Errors: `UsageError` for a number of tokens that is not whole."""
+    if isinstance(merge, str):
+        return 0.5
     if merge >= 1 and merge != int(merge):
         raise UsageError(
             f"merge is {merge:g}", "a whole number of tokens a block, as in 8; or a share below 1 of all, as in 0.5"

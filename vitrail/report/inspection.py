@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vitrail.analysis.figures import draw_panels
 from vitrail.analysis.inspection import Inspection
 from vitrail.data.encode import encode_png, to_rgb
 from vitrail.evaluation.look import ImageMaps
+from vitrail.evaluation.merged import MergedImage
 
 TILE, CAPTION, GAP = 160, 15, 6  # pixels of a contact sheet
 ACROSS = 8  # tiles
@@ -25,6 +27,14 @@ def image_files(folder: Path, name: str, maps: ImageMaps) -> Iterator[tuple[Path
     yield folder / f"{name}.npz", pack_arrays({one.name: one.values.numpy() for one in maps.maps})
     for title, pixels in overlays:
         yield folder / name / f"{safe_name(title)}.png", encode_png(pixels)
+
+
+def merging_files(folder: Path, name: str, merged: MergedImage) -> Iterator[tuple[Path, bytes]]:
+    """NAME-merged.png, groups of patches over the image; NAME-merged.npz, the first cell of each cell's group."""
+    buffer = io.BytesIO()
+    draw_panels(merged.panels).savefig(buffer, format="png", dpi=DPI)
+    yield folder / f"{name}-merged.png", buffer.getvalue()
+    yield folder / f"{name}-merged.npz", pack_arrays(merged.groups)
 
 
 def sheet(maps: ImageMaps, overlays: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -19,6 +19,7 @@ from vitrail.recipe import CHOICES, RuntimeConfig
 from vitrail.validation import describe_type
 
 T = TypeVar("T")
+MOST_MERGED = 4096  # tokens a block
 NO_KEYS = {f"--{section}.{field}" for section in CHOICES for field in ("name", "keys")}
 
 
@@ -170,3 +171,17 @@ def condense_error(box: str, kind: type, prog: str, words: list[str]) -> str:
         hint = get_type_hints(kind).get(match[1].replace("-", "_"), str)
         return f"--{match[1]} takes {describe_type(hint)}, not {match[2] or match[3] or match[4] or 'nothing'}"
     return f"{prog} cannot use {' '.join(words)[:120]!r}" if words else f"{prog}: an argument is missing"
+
+
+def merging(text: str) -> Any:
+    """The value of --merge; None where it is not given. Errors: `UsageError`."""
+    if text in ("", "half"):
+        return text or None
+    if text.isdecimal() and int(text) <= MOST_MERGED:
+        return int(text)
+    if not re.fullmatch(r"0?\.\d{1,9}", text):
+        raise UsageError(
+            f"--merge cannot be {text[:40]!r}",
+            "the tokens that each block merges, as in --merge 8; half; or a share below 1, as in --merge 0.4",
+        )
+    return float(text)

@@ -61,6 +61,12 @@ class OfWeights:
 
 
 @dataclass(kw_only=True)
+class Merging:
+    merge: str = ""
+    """ViTs: tokens that each block merges, as 8; or half, or a share of all: faster."""
+
+
+@dataclass(kw_only=True)
 class OnData:
     data: str = ""
     """Another data set (default: the one it was trained on)."""
