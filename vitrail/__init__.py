@@ -169,19 +169,20 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "",
-         checkpoint: "Literal['best', 'last']" = "best", engine: str = "") -> Any:  # fmt: skip
+         checkpoint: "Literal['best', 'last']" = "best", engine: str = "", merge: Any = None) -> Any:  # fmt: skip
     """A trained model from a run, a model folder or a .safetensors file: a `Predictor` with `.model`, `.classes`,
     `.recipe`, `.predict(...)`; called with images it predicts. Of the folder of an export the same without `.model`:
     engine names what runs it, by default the one for its file.
 
     vae: of a model of latents, the folder of its autoencoder. checkpoint: of a run, the weights of its best evaluation,
-    if it kept them, or the last. Errors: `CheckpointError`.
+    if it kept them, or the last. merge: of ViTs, how many tokens each block merges, "half", or a share of all; None: as
+    it was trained. Errors: `CheckpointError`; `UsageError` for a model that cannot.
     """
     from vitrail.errors import choose
     from vitrail.inference.load_any import load_any
 
     choose(checkpoint, ("best", "last"), "checkpoint")
-    return load_any(source, engine, device, weights=checkpoint, vae=vae)
+    return load_any(source, engine, device, weights=checkpoint, vae=vae, merge=merge)
 
 
 def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", attention: bool = False,

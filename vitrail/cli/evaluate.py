@@ -7,15 +7,15 @@ from typing import Any, Literal
 from vitrail.cli.output import sample_quality
 from vitrail.cli.output.evaluation import show_change, show_metrics
 from vitrail.cli.output.new_paths import fresh_path
-from vitrail.cli.syntax.arguments import device, read
+from vitrail.cli.syntax.arguments import device, merging, read
 from vitrail.cli.syntax.keys import keys_of
-from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnData, OnDevice, Verb
+from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, OnData, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.storage.json_text import to_json
 
 
 @dataclass
-class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
+class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson, Merging):
     """Evaluate a trained model on held-out images.
 
     vitrail eval runs/photos
@@ -51,6 +51,7 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson):
 def evaluate(words: list[str]) -> None:
     given, keys = read(VERB, words)
     device(given.device)
+    merge = merging(given.merge)
     from vitrail.engine import world as worlds
     from vitrail.engine.precision import Precision
     from vitrail.evaluation.evaluate import evaluate as evaluate_split
@@ -63,15 +64,15 @@ def evaluate(words: list[str]) -> None:
     file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
     predictor = load_any(given.run, given.engine, str(world.device), weights=given.checkpoint, vae=given.vae,
-                         precision=given.precision)  # fmt: skip
-    is_torch, is_exact = isinstance(predictor, Predictor), predictor.choice.name == "fp32"
-    if given.img_size and not is_torch:
+                         precision=given.precision, merge=merge)  # fmt: skip
+    is_own = isinstance(predictor, Predictor) and predictor.choice.name == "fp32" and merge is None
+    if given.img_size and not isinstance(predictor, Predictor):
         raise UsageError("--img-size takes a model in torch, not an exported file", "leave --img-size out")
     sample_quality.check(given, predictor)
     request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
     subject, result = evaluate_readable(request, predictor, world)
     metrics = own_metrics = result.metrics
-    if world.is_first and subject.folder is not None and subject.is_kept and is_torch and is_exact:
+    if world.is_first and subject.folder is not None and subject.is_kept and is_own:
         write_evaluation(subject.folder, subject.part, result)
     if given.img_size:
         resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world,

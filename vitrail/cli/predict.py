@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vitrail.cli.output.new_paths import fresh, fresh_path
-from vitrail.cli.syntax.arguments import device, read
-from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, OnDevice, Verb
+from vitrail.cli.syntax.arguments import device, merging, read
+from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, OnDevice, Verb
 from vitrail.errors import BadImage, UsageError
 from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
 
 
 @dataclass
-class Predict(OfRun, OfWeights, OnDevice, AsJson):
+class Predict(OfRun, OfWeights, OnDevice, AsJson, Merging):
     """Predict classes, masks or boxes of images.
 
     vitrail predict runs/photos cat.jpg dog.jpg
@@ -46,6 +46,7 @@ class Predict(OfRun, OfWeights, OnDevice, AsJson):
 def predict(words: list[str]) -> int:
     given, _ = read(VERB, words)
     check(given)
+    merge = merging(given.merge)
     from vitrail.inference.sources import list_sources
 
     sources, notes = list_sources(given.images)
@@ -59,7 +60,8 @@ def predict(words: list[str]) -> int:
     from vitrail.inference.load_any import load_any
     from vitrail.inference.stream import BATCH, predict_each, read_each
 
-    predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint, precision=given.precision)
+    predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint, precision=given.precision,
+                         merge=merge)  # fmt: skip
     if given.precision != "fp32":
         sys.stderr.write(f"vitrail: note: precision {predictor.choice.name}: {predictor.choice.reason}\n")
     task = predictor.task

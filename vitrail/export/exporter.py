@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vitrail import catalog
 from vitrail.assembly.load import load_bundle
-from vitrail.assembly.model import ModelBundle
+from vitrail.assembly.model import ModelBundle, with_merging
 from vitrail.errors import RunError, UsageError
 from vitrail.export.contract import ExportFormat, TracedGraph
 from vitrail.export.folders import choose_folder, new_folder, refuse_existing
@@ -32,6 +32,7 @@ def export(
     chosen.check()
     check_quantiser(request)
     bundle, path = load_bundle(source, weights=weights)
+    bundle = with_merging(bundle, request.merge)
     folder = choose_folder(request, as_path(out) if out else None, source, path)
     refuse_existing(folder, request.overwrite)
     images = read_images(ImageRequest(str(source), request.data, request.split, request.keys), bundle)

@@ -11,7 +11,7 @@ from vitrail.assembly.run_directory import RunFolder
 from vitrail.errors import UsageError
 from vitrail.export.request import ExportRequest
 from vitrail.inference.exported import INFO
-from vitrail.inference.load_any import EXPORTS
+from vitrail.inference.load_any import EXPORTS, MERGED
 from vitrail.storage.atomic import sync_folder
 from vitrail.storage.litter import clear_litter
 from vitrail.validation import as_path
@@ -22,6 +22,8 @@ def choose_folder(request: ExportRequest, out: Path | None, source: str | Path, 
     if out is not None:
         return out
     name = f"{request.format}-int8" if request.int8 else request.format
+    if request.merge is not None:
+        name += f"{MERGED}{request.merge}"
     typed = as_path(source)
     parents = [path if path.is_dir() else path.parent, *path.absolute().parents]
     run = next((one for one in parents if RunFolder(one).is_run), None)

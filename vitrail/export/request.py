@@ -10,13 +10,15 @@ from vitrail.export.images import ProofImages
 from vitrail.export.proof import Proof
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import ImageType
+from vitrail.layers.merge import Merge
 
 
 @dataclass(frozen=True)
 class ExportRequest:
     """What to export, as it was asked. data, split, keys: other images for the proof and for calibration than those
     of the run. dynamic: int8 with scales that are found at run time. overwrite: replace the folder of an earlier
-    export. force: int8 that loses more than it may. options: of the format, fields of its `Config`."""
+    export. force: int8 that loses more than it may. options: of the format, fields of its `Config`.
+    merge: how tokens are merged, None as the model was trained."""
 
     format: str = "onnx"
     image_type: ImageType = "uint8"
@@ -29,6 +31,7 @@ class ExportRequest:
     overwrite: bool = False
     force: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    merge: Merge | None = None
 
 
 class ExportSubject(NamedTuple):

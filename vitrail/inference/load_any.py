@@ -19,6 +19,7 @@ from vitrail.layers.merge import Merge
 from vitrail.validation import as_path
 
 EXPORTS = "export"  # of a run: the folder of its exports
+MERGED = "-merge-"  # in the name of an export that merges tokens: it answers for itself, not for the run
 
 
 def load_any(
@@ -104,6 +105,6 @@ def find_export(source: str | Path, engine: str) -> Path:
             raise
     suffixes = suffixes_of(engine)
     for folder in sorted((home / EXPORTS).glob("*")):
-        if (folder / INFO).is_file() and read_info(folder)[0].file.endswith(suffixes):
+        if MERGED not in folder.name and (folder / INFO).is_file() and read_info(folder)[0].file.endswith(suffixes):
             return folder
     raise UsageError(f"{source} has no export that {engine} opens", f"vitrail export {source} --format {engine}")

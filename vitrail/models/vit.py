@@ -132,7 +132,7 @@ class ViT(Backbone):
         self.summaries = config.tokens if config.pool == "token" else 0
         self.summary_widths = (config.pre_logits or width,) * max(1, self.summaries)
         self.has_distillation_token = self.summaries == 2
-        bound = (config.window, config.attention_radius, "relative" in config.position)
+        bound = (config.window, config.attention_radius, "relative" in config.position, config.merge)
         special = any(bound) or config.position_resampling == "dino"  # whose own grid is a case of its own
         self.any_size_from = 0 if special or block is not None else 2 * max(patch)
         self.inner_depths = inner_depths(config.map_depths, config.depth)  # blocks before the maps besides the last

@@ -103,7 +103,7 @@ def open_model(name: str, source: str, work: dict[str, Any]) -> ServedModel:
     """Errors: `UsageError`, `CheckpointError`."""
     engine = "" if work["engine"] == "auto" else work["engine"]
     predictor = load_any(source, engine, work["device"], work["threads"], work["checkpoint"],
-                         precision=work["precision"])  # fmt: skip
+                         precision=work["precision"], merge=work["merge"])  # fmt: skip
     if predictor.task.is_generative:
         raise UsageError(f"{source} is a generative model: it has no answer to an image", f"vitrail sample {source}")
     batch = work["batch"] or (16 if on_gpu(predictor) else 1)

@@ -62,6 +62,7 @@ class Settings:
     modules: tuple[str, ...] = ()  # of the user's, imported in the workers
     command: tuple[str, ...] = WORKER
     limits: Limits = Limits()
+    merge: float | str | None = None  # how tokens are merged; None: as the models were trained
 
     @property
     def worker_threads(self) -> int:
@@ -75,6 +76,7 @@ class Settings:
             "precision": self.precision,
             "checkpoint": self.checkpoint, "threads": self.worker_threads, "batch": self.batch, "delay": self.delay,
             "decoders": self.decoders, "modules": list(self.modules), "limits": limits,
+            "merge": self.merge,
         }  # fmt: skip
 
 

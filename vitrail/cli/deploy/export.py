@@ -4,20 +4,21 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.arguments import merging, read
 from vitrail.cli.syntax.keys import keys_of
-from vitrail.cli.syntax.verb import AsJson, OfRun, OfWeights, Verb
+from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, Verb
 from vitrail.errors import UsageError, choose
 from vitrail.storage.json_text import to_json
 
 
 @dataclass
-class Export(OfRun, OfWeights, AsJson):
+class Export(OfRun, OfWeights, AsJson, Merging):
     """Write a trained model as a file that runs without vitrail, and prove that its answers are the same.
 
     vitrail export runs/photos
     vitrail export runs/photos --format torch --out photos-torch
     vitrail export runs/photos --int8 --data photos
+    vitrail export runs/photos --merge 8
     vitrail export runs/photos --format html
     """
 
@@ -52,6 +53,7 @@ def export(words: list[str]) -> None:
     choose(given.format, catalog.list_modules("export/formats"), "export format")
     if given.runtime and "runtime" not in catalog.config_fields("export/formats", given.format):
         raise UsageError("--runtime is of the page", "--format html")
+    merge = merging(given.merge)
     if given.split and not given.data:
         raise UsageError("--split is a part of other data", "--data FOLDER names it")
     from vitrail.cli.output.export_table import show_export
@@ -61,7 +63,7 @@ def export(words: list[str]) -> None:
     request = ExportRequest(
         given.format, given.image_type, given.attention, given.int8, given.dynamic, given.data, given.split,
         keys_of("data", keys), given.overwrite, given.force,
-        {"runtime": given.runtime} if given.runtime else {},
+        {"runtime": given.runtime} if given.runtime else {}, merge,
     )  # fmt: skip
     result = export_source(given.run, request, given.out, given.checkpoint)
     if given.json:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vitrail.cli.syntax.arguments import read
-from vitrail.cli.syntax.verb import OfWeights, OnDevice, Verb
+from vitrail.cli.syntax.arguments import merging, read
+from vitrail.cli.syntax.verb import Merging, OfWeights, OnDevice, Verb
 from vitrail.errors import UsageError
 from vitrail.storage.printable import printable
 from vitrail.validation import as_path
@@ -21,7 +21,7 @@ LONGEST_NAME = 100
 
 
 @dataclass
-class Serve(OfWeights, OnDevice):
+class Serve(OfWeights, OnDevice, Merging):
     """Serve trained models over HTTP: predictions, attention, a page, metrics.
 
     vitrail serve runs/photos
@@ -117,7 +117,7 @@ def settings_of(given: Serve) -> Any:
         token=given.token or os.environ.get("VITRAIL_TOKEN", ""), engine=given.engine, device=given.device,
         precision=given.precision,
         checkpoint=given.checkpoint, threads=given.threads, workers=given.workers, batch=given.batch_size,
-        grace=given.grace, modules=imported_modules(), limits=limits,
+        grace=given.grace, modules=imported_modules(), limits=limits, merge=merging(given.merge),
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class OfWeights:
 @dataclass(kw_only=True)
 class Merging:
     merge: str = ""
-    """ViTs: tokens that each block merges, as 8; or half, or a share of all: faster."""
+    """ViTs: merge 8 tokens in each block, or half of all."""
 
 
 @dataclass(kw_only=True)
