@@ -27,25 +27,25 @@ class Eval(OfRun, OfWeights, OnData, OnDevice, AsJson, Merging):
     """
 
     img_size: tuple[int, int] | None = None
-    """Evaluate at this height and width too, and print the change."""
+    """Evaluate at this height and width as well."""
     features: str = ""
-    """Generative models: a classifier's run, for Fréchet distance, precision and recall of generated images."""
+    """Generative models: the run of a classifier, for FID."""
     sweep_guidance: tuple[float, ...] = ()
-    """With --features: evaluate at each of these guidance scales."""
+    """With --features: each of these guidance scales."""
     sweep_ema: tuple[Literal[1, 2], ...] = ()
-    """With --features: evaluate each of these weight averages."""
+    """With --features: each of these averages."""
     count: int = 1000
-    """With --features: how many images to generate."""
+    """With --features: images to generate."""
     csv: str = ""
-    """Write a CSV file with one line an image: label, prediction, probability."""
+    """A new file, one line an image."""
     skip_unknown: bool = False
-    """With --data: leave out the classes that the model does not know."""
+    """With --data: leave out classes unknown to the model."""
     engine: str = ""
-    """What runs it: torch, or onnx and others for an exported file (default: by the file)."""
+    """torch, onnx, ... (default: by the file)."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """bf16 is faster on processors that have it; auto: there, if the model is large. Kept and compared in fp32."""
+    """bf16 is faster where the processor has it; auto: there."""
     vae: str = ""
-    """Latent models: where the autoencoder lies now, if moved."""
+    """Latent models: where the autoencoder is now."""
 
 
 def evaluate(words: list[str]) -> None:

@@ -29,13 +29,13 @@ class Export(OfRun, OfWeights, AsJson, Merging):
     image_type: Literal["uint8", "float32"] = "uint8"
     """What the file takes: bytes, or floats from 0 to 1."""
     attention: bool = False
-    """A further output: the share of each part of the image in the answer (attention rollout)."""
+    """A further output: the attention rollout."""
     int8: bool = False
     """Smaller and often faster, in whole numbers; with --data calibrated."""
     dynamic: bool = False
-    """With --int8: find the scales at run time, without images."""
+    """With --int8: scales at run time, without images."""
     data: str = ""
-    """Images for the proof and for --int8 (default: those that the run held out)."""
+    """Images for the proof (default: those held out)."""
     split: str = ""
     """With --data: test, val, train or all."""
     runtime: str = ""
@@ -43,7 +43,7 @@ class Export(OfRun, OfWeights, AsJson, Merging):
     overwrite: bool = False
     """Replace an earlier export, once the new one has its proof."""
     force: bool = False
-    """Keep an int8 file that is less accurate than it should be."""
+    """Keep an int8 file that is not accurate enough."""
 
 
 def export(words: list[str]) -> None:

@@ -63,7 +63,7 @@ class OfWeights:
 @dataclass(kw_only=True)
 class Merging:
     merge: str = ""
-    """ViTs: merge 8 tokens in each block, or half of all."""
+    """Merge 8 tokens in each block of a ViT; or half of all."""
 
 
 @dataclass(kw_only=True)
