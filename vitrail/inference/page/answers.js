@@ -2,7 +2,7 @@
 // A map is { width, height, data }; boxes are rows of six: left, top, right, bottom, score, class.
 
 const MOST_BOXES = 500, CANDIDATES = 5000, SAME_BOX = 0.5, CUT_SCORE = 0.5, COVERED = 0.8, BORDER = 1;
-const MOST_VALUES = 6e7; // logits that are enlarged; of more, the label map is made smaller than the image
+const MOST_VALUES = 1.6e7; // logits that are enlarged; of more, the label map is smaller than the image
 
 // Logits [K h w] of windows -> those of the whole resized image, their mean where windows overlap.
 function averageWindows(parts, classes, [height, width], [rows, columns]) {
@@ -20,12 +20,24 @@ function averageWindows(parts, classes, [height, width], [rows, columns]) {
   return total;
 }
 
-// Positions and shares of a bilinear resize without aligned corners.
+// Of a bilinear resize without aligned corners: the two neighbours of each place, and the share of the second.
 function linearSteps(from, to) {
-  return Array.from({ length: to }, (_, i) => {
-    const at = Math.max(0, (i + 0.5) * from / to - 0.5), low = Math.min(Math.floor(at), from - 1);
-    return [low, Math.min(low + 1, from - 1), at - low];
-  });
+  const low = new Int32Array(to), high = new Int32Array(to), share = new Float64Array(to);
+  for (let i = 0; i < to; i++) {
+    const at = Math.max(0, (i + 0.5) * from / to - 0.5);
+    low[i] = Math.min(Math.floor(at), from - 1);
+    high[i] = Math.min(low[i] + 1, from - 1);
+    share[i] = at - low[i];
+  }
+  return { low, high, share };
+}
+
+// A plane of numbers at a place of a resize.
+function sampleAt(values, upper, lower, part, across, x) {
+  const left = across.low[x], right = across.high[x], share = across.share[x];
+  const above = values[upper + left] + (values[upper + right] - values[upper + left]) * share;
+  const below = values[lower + left] + (values[lower + right] - values[lower + left]) * share;
+  return above + (below - above) * part;
 }
 
 // Logits [K h w] -> the likeliest class of each pixel of the image.
@@ -36,13 +48,13 @@ function mostLikely(logits, classes, [height, width], image) {
   const across = linearSteps(width, columns), down = linearSteps(height, rows), plane = width * height;
   for (let k = 0; k < classes; k++) {
     for (let y = 0, i = 0; y < rows; y++) {
-      const [a, b, part] = down[y], upper = k * plane + a * width, lower = k * plane + b * width;
+      const upper = k * plane + down.low[y] * width, lower = k * plane + down.high[y] * width;
       for (let x = 0; x < columns; x++, i++) {
-        const [l, r, share] = across[x];
-        const above = logits[upper + l] + (logits[upper + r] - logits[upper + l]) * share;
-        const below = logits[lower + l] + (logits[lower + r] - logits[lower + l]) * share;
-        const value = above + (below - above) * part;
-        if (value > best[i]) [best[i], labels[i]] = [value, k];
+        const value = sampleAt(logits, upper, lower, down.share[y], across, x);
+        if (value > best[i]) {
+          best[i] = value;
+          labels[i] = k;
+        }
       }
     }
   }

@@ -48,29 +48,29 @@ function shownCopy(bitmap, most = 2048) {
 function attentionCanvas({ values, grid: [rows, columns], covers, area: { canvas } }) {
   const [height, width] = canvas, across = linearSteps(columns, Math.max(covers[1], width));
   const down = linearSteps(rows, Math.max(covers[0], height)), large = new Float32Array(height * width);
+  let low = Infinity, high = -Infinity;
   for (let y = 0, i = 0; y < height; y++) {
-    const [a, b, part] = down[y];
+    const upper = down.low[y] * columns, lower = down.high[y] * columns;
     for (let x = 0; x < width; x++, i++) {
-      const [l, r, share] = across[x];
-      const above = values[a * columns + l] * (1 - share) + values[a * columns + r] * share;
-      const below = values[b * columns + l] * (1 - share) + values[b * columns + r] * share;
-      large[i] = above * (1 - part) + below * part;
+      const value = large[i] = sampleAt(values, upper, lower, down.share[y], across, x);
+      low = Math.min(low, value);
+      high = Math.max(high, value);
     }
   }
-  const [low, high] = large.reduce(([l, h], v) => [Math.min(l, v), Math.max(h, v)], [Infinity, -Infinity]);
+  const colors = Array.from({ length: 256 }, (_, i) => // where little is attended, the image shows
+    Uint8ClampedArray.of(...heatColor(i / 255), 255 * (0.55 + 0.45 * i / 255)));
   return makeCanvas(width, height, out => {
-    for (let i = 0; i < large.length; i++) {
-      const level = (large[i] - low) / Math.max(high - low, 1e-12);
-      out.set([...heatColor(level), 255 * (0.55 + 0.45 * level)], 4 * i); // where little is attended, the image shows
-    }
+    const scale = 255 / Math.max(high - low, 1e-12);
+    for (let i = 0; i < large.length; i++) out.set(colors[Math.round((large[i] - low) * scale)], 4 * i);
   });
 }
 
 // hidden: classes that are not shown. Background and classes without a name leave the image as it is.
 function maskCanvas({ width, height, data }, count, hidden) {
+  const colors = Array.from({ length: count }, (_, i) => i && !hidden.has(i) ? [...maskColor(i), 255] : null);
   return makeCanvas(width, height, out => {
     for (let i = 0; i < data.length; i++) {
-      if (data[i] && data[i] < count && !hidden.has(data[i])) out.set([...maskColor(data[i]), 255], 4 * i);
+      if (colors[data[i]]) out.set(colors[data[i]], 4 * i);
     }
   });
 }
