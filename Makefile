@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?=
+RUN = $(or $(OUT),$$(ls -td runs/*/ | head -1))
 
 .PHONY: demo test test-all lint format lock clean
 
@@ -13,6 +14,9 @@ OUT ?=
 
 demo: .venv/.ready
 	$(BIN)/vitrail train recipes/mini.toml $(if $(OUT),--out $(OUT))
+	$(BIN)/vitrail export $(RUN) --overwrite
+	@HF_HUB_OFFLINE=1 $(BIN)/vitrail export $(RUN) --format html --overwrite || true
+	@$(BIN)/vitrail report $(RUN)
 
 lint: .venv/.ready
 	$(BIN)/ruff check vitrail tests benchmarks

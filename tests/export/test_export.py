@@ -132,3 +132,18 @@ def test_predict_command(exported, tmp_path, capsys):
     Image.fromarray(np.full((20, 20, 3), 7, np.uint8)).save(tmp_path / "one.png")
     assert main(["predict", str(exported), str(tmp_path / "one.png"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["probabilities"]) == 3
+
+
+def test_the_report_has_the_proof(run, exported):
+    """A damaged proof is left out of the page, which is there all the same."""
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert '<section id="exports">' in page
+    assert "onnx/model.onnx" in page.replace("&#47;", "/")
+    proof = (exported / "proof.json").read_bytes()
+    try:
+        (exported / "proof.json").write_text('{"rows": 3}')
+        assert main(["report", str(run)]) == 0
+        assert '<section id="exports">' not in (run / "report.html").read_text()
+    finally:
+        (exported / "proof.json").write_bytes(proof)

@@ -9,12 +9,12 @@ from vitrail.inference.page.assemble import read_part
 from vitrail.report.page.markup import Section, escape_text, render_paragraphs
 from vitrail.report.page.style import SCRIPT, STYLE
 from vitrail.report.run_data import RunData, read_run
-from vitrail.report.sections import dense, engines, generated, images, inside, metrics, provenance
+from vitrail.report.sections import dense, engines, exports, generated, images, inside, metrics, provenance
 from vitrail.report.sections.headline import commands, curves, headline
 from vitrail.storage.atomic import write_file
 
 FIRST = (commands, curves)
-LAST = (engines.section, provenance.price, provenance.data, provenance.recipe, provenance.versions)
+LAST = (exports.section, engines.section, provenance.price, provenance.data, provenance.recipe, provenance.versions)
 BY_OUTPUT = {  # the sections between them, by the output of the task
     "classes": (
         metrics.confusion,
