@@ -65,7 +65,7 @@ def list_candidates(workshop: Workshop, is_wanted: Callable[[str], bool]) -> Ite
     yield from list_torch(workshop.subject.bundle, is_wanted)
     for name in catalog.list_modules("export/formats"):
         chosen = find_format(name)
-        if name not in chosen.engines or not any(is_wanted(one) for one in names_of(name)):
+        if name not in chosen.engines or not chosen.is_measured or not any(is_wanted(one) for one in names_of(name)):
             continue
         try:
             chosen.check()

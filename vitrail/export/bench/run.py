@@ -49,6 +49,8 @@ def bench(request: BenchRequest, exports: Path | None, say: Callable[[str], None
     """The table of a model. exports: where its exported files may be. say: takes a line of progress. Errors:
     `UsageError`, `CheckpointError`, `DataError`."""
     bundle, path = load_bundle(request.source, weights=request.weights)
+    if bundle.task.is_generative:
+        raise UsageError(f"{request.source} is a generative model: it has no answer to an image", "vitrail sample")
     proof_images = read_images(ImageRequest(request.source, request.data, request.split, request.keys), bundle)
     wanted = SubjectRequest(request.source, request.data, request.split, request.keys)
     images = read_int8_images(wanted, bundle, request.count)

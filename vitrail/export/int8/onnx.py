@@ -78,7 +78,7 @@ def find_outliers(source: Path, layers: dict[str, str], batches: list[dict[str, 
     import onnxruntime
 
     model, names = onnx.load(source), list(dict.fromkeys(layers.values()))
-    there = {value.name for value in model.graph.input}
+    there = {value.name for value in (*model.graph.input, *model.graph.output)}
     names = [name for name in names if name not in there]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()

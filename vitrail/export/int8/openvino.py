@@ -77,10 +77,12 @@ def find_outliers(source: Path, layers: list[str], batches: list[dict[str, Any]]
     core = openvino.Core()
     model = core.read_model(source)
     by_name = {op.get_friendly_name(): op for op in model.get_ops()}
-    first = len(model.outputs)
-    model.add_outputs([by_name[name].input_value(0) for name in layers])
+    inputs = [by_name[name].input_value(0) for name in layers]
+    for i, tensor in enumerate(inputs):  # by name: layers may share an input, which becomes one output
+        tensor.get_tensor().add_names({f"layer {i}"})
+    model.add_outputs(inputs)
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    names = {name: compiled.outputs[first + i] for i, name in enumerate(layers)}
+    names = {name: compiled.output(f"layer {i}") for i, name in enumerate(layers)}
     noisy: set[str] = set()
     for batch in batches[:BATCHES]:
         values = compiled(batch)
