@@ -33,7 +33,7 @@ class OpenVinoFormat(ExportFormat):
             raise UsageError(f"OpenVINO needs {' and '.join(missing)}", "pip install 'vitrail[openvino]'")
 
     def write(self, traced: TracedGraph, metadata: dict[str, str], path: Path) -> None:
-        """By way of ONNX: OpenVINO's own converter of torch programs calls home (`openvino_telemetry`)."""
+        """By way of ONNX: OpenVINO's own converter of torch programs sends telemetry (`openvino_telemetry`)."""
         import openvino
 
         between = path.with_name(f".{path.stem}.onnx")

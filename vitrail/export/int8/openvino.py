@@ -16,7 +16,7 @@ from vitrail.export.formats.openvino import save_model
 from vitrail.export.int8.onnx import silence
 from vitrail.export.outliers import BATCHES, describe_kept, find_noisy
 
-SWITCH = "NNCF_CI"  # with it NNCF does not call home; read where it is imported
+SWITCH = "NNCF_CI"  # with it NNCF sends no telemetry; read where it is imported
 
 
 @dataclass(frozen=True)
