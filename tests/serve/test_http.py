@@ -1,9 +1,12 @@
 """What a client sees: routes, errors in JSON, limits of bodies, who may ask, what is logged."""
 
 import asyncio
+import builtins
 import gzip
+import io
 import json
 import logging
+import os
 
 import pytest
 from servers import PAGE, raw, serve_stubs, until
@@ -25,6 +28,9 @@ def test_every_route_answers_and_every_error_is_json():
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert page.headers["x-content-type-options"] == "nosniff"
         assert (await client.get("/live")).json() == {"status": "live"}
+        head = await client.head("/live")
+        assert (head.status_code, head.content) == (200, b"")
+        assert (await client.head("/predict")).status_code == 405
         assert (await client.get("/ready")).json() == {"status": "ready", "models": ["one", "two"], "notes": []}
         assert [row["name"] for row in (await client.get("/models")).json()["models"]] == ["one", "two"]
         described = (await client.get("/openapi.json")).json()
@@ -47,14 +53,21 @@ def test_every_route_answers_and_every_error_is_json():
     serve_stubs(test)
 
 
-def test_names_of_models_are_looked_up_and_never_paths():
+def test_names_of_models_are_looked_up_and_never_paths(monkeypatch):
+    """And nothing is opened because of them."""
+    opened = []
     names = ["../one", "..%2f..%2fetc%2fpasswd", "/etc/passwd", "one%00", "%2e%2e", "o" * 4096, "one/../two", "%ff"]
 
     async def test(server, client):
+        for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (os, "listdir")):
+            real = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *a, _real=real, **k: opened.append(a[0]) or _real(*a, **k))
         for name in names:
             answer = await client.post(f"/predict?model={name}", content=b"x")
             assert answer.status_code == 404, name
             assert "etc" not in answer.text
+        monkeypatch.undo()
+        assert [path for path in opened if not str(path).endswith(".py")] == []  # FastAPI reads the source of a route
         assert (await client.post("/predict?model=two", content=b"x")).status_code == 200
 
     serve_stubs(test)

@@ -53,7 +53,8 @@ class Guard:
             self.check(scope)
             if scope["path"] in PREDICTING and scope["method"] == "POST":
                 self.check_room()
-            await self.app(scope, receive, send_guarded)
+            as_get = scope["method"] == "HEAD"  # whose body uvicorn leaves out
+            await self.app({**scope, "method": "GET"} if as_get else scope, receive, send_guarded)
         except Refused as error:
             if error.status < 500:
                 self.metrics.refused.labels("not allowed").inc()
