@@ -92,6 +92,17 @@ def test_one_image_as_preprocess_makes_it(prepared):
         assert (result["planes"].reshape(ours.shape) == ours).all()
 
 
+def test_a_line_of_pixels_is_refused_and_not_enlarged():
+    line = np.zeros((1, 65_500, 3), np.uint8)
+    body = """([image, input]) => {
+      const refused = cut => { try { cut(image, input); } catch (error) { return error.message; } };
+      return [refused(fitImage), refused(cutWindows)]; }"""
+    for mode in ("crop", "slide"):
+        input = settings(dataclasses.replace(COLOUR, resize_mode=mode))
+        [messages] = run_scripts(SCRIPTS, body, [[as_image(line), input]])
+        assert "too long and narrow" in (messages[0] if mode == "crop" else messages[1])
+
+
 def test_windows_as_preprocess_cuts_them(prepared):
     for pre, pixels, result in prepared:
         if pre.resize_mode == "crop":

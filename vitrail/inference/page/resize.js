@@ -106,13 +106,17 @@ function windowStarts(length, side, overlap) {
   return Array.from({ length: count }, (_, i) => roundEven(i * (length - side) / (count - 1)));
 }
 
-const LARGEST = 64e6; // pixels of an image cut into windows
+const LARGEST = 64e6; // pixels of a resized image: a line of pixels would grow without limit
+function refuseEnlarged([height, width]) {
+  if (height * width > LARGEST) throw new Error("The image is too long and narrow for this model: crop it first.");
+}
+
 const sameSize = (image, size) => image.height === size[0] && image.width === size[1];
 
 // All of an image in one window of the model's size or in several: { image, top, left, size: without padding }.
 function cutWindows(image, input, overlap = 1 / 3) {
   const size = scaledSize(input, image), [height, width] = input.size;
-  if (size[0] * size[1] > LARGEST) throw new Error("The image is too narrow for this model: crop it first.");
+  refuseEnlarged(size);
   const color = input.mean.map(m => roundEven(255 * m)), whole = resizeImage(image, size, input.interpolation);
   const windows = [];
   for (const top of windowStarts(size[0], height, overlap)) {
@@ -132,6 +136,7 @@ function fitImage(image, input) {
   const [height, width] = input.size;
   const scale = Math.max(height / image.height, width / image.width) / input.crop_ratio;
   const resized = [roundEven(image.height * scale), roundEven(image.width * scale)];
+  refuseEnlarged(resized);
   const whole = resizeImage(image, resized, input.interpolation);
   return cropImage(whole, Math.floor((resized[0] - height) / 2), Math.floor((resized[1] - width) / 2), input.size, []);
 }
