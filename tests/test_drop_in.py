@@ -218,3 +218,13 @@ def test_every_name_of_a_recipe_is_looked_up_once_and_the_data_opened_once(own_f
     assert main(["train", "--data", "mini", "--model", "jit/nano", *TWO_BLOCKS, "--dry-run", "--quiet"]) == 0
     assert lookups == {("models", "jit/nano"): 1, ("tasks", "diffusion"): 1, ("datasets", "mini"): 1}
     assert len(opened) == 1
+
+
+def test_an_export_format(drop):
+    copy = drop("export/formats", "arrays.py")
+    words = ["train", "--data", "mini", "--data.fraction", 0.01, "--model", "vit/nano", "--model.depth", 1]
+    copy.vitrail(*words, *SHORT, "--out", "run")
+    shown = copy.vitrail("export", "run", "--format", "arrays")
+    assert "the same as torch on 32 images" in shown
+    assert json.loads((copy.folder / "run/export/arrays/proof.json").read_text())["passed"]
+    assert "patch_embed" in str(np.load(copy.folder / "run/export/arrays/weights.npz").files)
