@@ -62,6 +62,13 @@ async def until(condition, seconds=20.0):
             await asyncio.sleep(0.01)
 
 
+async def until_answered(client, seconds=20.0):
+    """Asks until there is an answer in time: how long one takes depends on what else the machine does."""
+    async with asyncio.timeout(seconds):
+        while (await client.post("/predict", content=b"x")).status_code != 200:
+            await asyncio.sleep(0.01)
+
+
 async def raw(client, *pieces, pause=0.0):
     """Sends bytes as they are; what comes back until the server closes."""
     writer = None

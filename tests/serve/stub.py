@@ -1,7 +1,7 @@
 """A worker without a model: what the body of a request says, it does. Started as a process of its own, without torch.
 
-sleep SECONDS: answers after so long; die: ends at once; hang: answers nothing ever; 500: an answer of that status;
-anything else: answers with the number of bytes.
+sleep SECONDS: answers after so long; until FILE: once there is such a file; die: ends at once; hang: answers nothing
+ever; 500: an answer of that status; anything else: answers with the number of bytes.
 """
 
 import json
@@ -35,7 +35,10 @@ def receive():
 def main():
     receive()
     options = dict(word.split("=") for word in sys.argv[1:])
-    time.sleep(float(options.get("open", 0)))
+    while "open" in options and not os.path.exists(options["open"]):
+        time.sleep(0.01)
+    if "breaks" in options:
+        os._exit(7)
     if "fails" in options:
         send({"type": "failed", "what": "there are no weights", "fix": "train", "code": 4})
         return
@@ -60,6 +63,8 @@ def main():
             words = [] if time.monotonic() > some[0][0]["deadline"] else some[0][1].split()
             if words[:1] == [b"hang"]:
                 time.sleep(1000)
+            while words[:1] == [b"until"] and not os.path.exists(words[1]):
+                time.sleep(0.01)
             if words[:1] == [b"sleep"]:
                 time.sleep(float(words[1]))
             for header, body in some:

@@ -9,7 +9,7 @@ import logging
 import os
 
 import pytest
-from servers import PAGE, raw, serve_stubs, until
+from servers import PAGE, raw, serve_stubs, until, until_answered
 
 pytest.importorskip("fastapi")
 
@@ -101,7 +101,7 @@ def test_a_body_that_is_too_long_is_refused_by_counted_bytes():
 
 
 def test_bodies_that_do_not_come_headers_that_do_not_end_and_answers_that_nobody_takes_are_closed():
-    limits = {"body_timeout": 0.3, "header_timeout": 0.3, "write_timeout": 0.3, "keep_alive": 1.0}
+    limits = {"body_timeout": 0.5, "header_timeout": 0.5, "write_timeout": 0.5, "keep_alive": 1.0}
 
     async def test(server, client):
         slow = [
@@ -122,7 +122,7 @@ def test_bodies_that_do_not_come_headers_that_do_not_end_and_answers_that_nobody
         assert answers[2].count(b"200 OK") == 1
         assert answers[3].startswith(b"HTTP/1.1 408") or answers[3] == b""
         assert answers[4].startswith(b"HTTP/1.1 404") or answers[4] == b""
-        assert (await client.post("/predict", content=b"x")).status_code == 200
+        await until_answered(client)
 
     serve_stubs(test, limits=limits)
 
@@ -257,19 +257,22 @@ def test_nothing_of_a_request_but_its_path_is_logged_and_that_cannot_break_out_o
     assert len(access_line({"method": "G" * 500, "path": "/" * 5000}, 200, 0.1)) < 300
 
 
-def test_before_during_and_after_a_load_that_fails():
+def test_before_and_after_the_models_are_open(tmp_path):
+    gate = tmp_path / "gate"
+
     async def test(server, client):
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/ready")).status_code == 503
         early = await client.post("/predict", content=b"x")
         assert early.status_code == 503
         assert early.headers["retry-after"]
+        gate.touch()
         await until(lambda: server.pool.ready.is_set())
         ready = await client.get("/ready")
         assert ready.status_code == 200
         assert "/" not in ready.text.replace("\\/", "")
 
-    serve_stubs(test, ["open=0.3"], is_ready=False)
+    serve_stubs(test, [f"open={gate}"], is_ready=False)
 
 
 def test_a_model_whose_files_change_is_served_as_it_was_and_that_is_stated(tmp_path):

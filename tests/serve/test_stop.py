@@ -52,17 +52,23 @@ def test_sigterm_with_50_in_flight_loses_none():
     assert unready in ([503], [200])  # a signal may come a moment later
 
 
-def test_what_stops_says_so_and_closes_its_connections():
+def test_what_stops_says_so_and_closes_its_connections(tmp_path):
+    gate = tmp_path / "gate"
+
     async def test(server, client):
-        slow = asyncio.create_task(client.post("/predict", content=b"sleep 0.5"))
+        slow = asyncio.create_task(client.post("/predict", content=b"until " + str(gate).encode()))
         await until(lambda: server.pool.admitted == 1)
-        server.begin_stop(0.3)
+        server.begin_stop(2.0)
         ready = await client.get("/ready")
         assert ready.status_code == 503
         assert ready.json() == {"status": "stopping"}
         assert ready.headers["connection"] == "close"
-        assert (await client.post("/predict", content=b"x")).status_code == 200  # it listens as long as it drains
+        late = asyncio.create_task(client.post("/predict", content=b"x"))  # it listens as long as it drains
+        await until(lambda: server.pool.admitted == 2)
+        gate.touch()
+        assert (await late).status_code == 200
         assert (await slow).status_code == 200
+        await until(lambda: not any(one.is_serving() for one in server.servers))
         assert await raw(client, b"") == b""
 
     serve_stubs(test)
