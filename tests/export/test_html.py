@@ -141,3 +141,23 @@ def test_in_chromium_without_a_network(page, run, tmp_path):
         torch.testing.assert_close(torch.tensor(answer["probabilities"]), rows.detach(), atol=1e-5, rtol=0)
         shares = rollout(predictor.model, predictor.preprocess.batch(planes))[0]
         torch.testing.assert_close(torch.tensor(answer["attention"]), shares.flatten(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@in_browser
+def test_int8_in_chromium(page, run, tmp_path):
+    """A smaller page, whose model is the int8 one."""
+    out = tmp_path / "int8"
+    assert main(["export", str(run), "--format", "html", "--int8", "--force", "--out", str(out)]) == 0
+    small = out / "index.html"
+    assert len(read_block(small.read_text(), "graph")) < 0.8 * len(read_block(page.read_text(), "graph"))
+    assert {"Numbers of the model": "int8"}.items() <= {
+        f["name"]: f["value"] for f in read_about(small)["facts"]
+    }.items()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    _, expected = load_any(out).predict([pixels])
+    with open_page(small.as_uri(), tmp_path / "profile") as tab:
+        tab.wait(ANSWERED)
+        planes = pixels.transpose(2, 0, 1).flatten().tolist()
+        answer = tab.evaluate(f"vitrail.run(new Uint8Array({planes})).then(one => [...one.probabilities])")
+    torch.testing.assert_close(torch.tensor(answer)[None], expected, atol=1e-3, rtol=0)

@@ -25,6 +25,14 @@ MODELS = [
     {**COMMON, "name": "photos", "output": "classes", "classes": [EVIL, "dog"], "attention": ["rollout"]},
     {**COMMON, "name": "scenes", "output": "masks", "classes": ["ground", "road", "car"], "attention": []},
     {**COMMON, "name": "things", "output": "boxes", "classes": ["cup", "plate"], "attention": []},
+    {
+        **COMMON,
+        "name": "tags",
+        "output": "classes",
+        "classes": list("abcdefghijkl"),
+        "attention": [],
+        "multi_label": True,
+    },
 ]
 SIZE = {"model": "", "height": 20, "width": 30}
 LABELS = np.repeat(np.array([0, 1, 1, 2], np.uint8), 150).reshape(20, 30)
@@ -41,6 +49,9 @@ IMAGE = png(np.full((20, 30, 3), 200, np.uint8))
 ANSWERS = {
     "photos": {**SIZE, "label": EVIL, "probabilities": [
         {"label": EVIL, "index": 0, "probability": 0.93}, {"label": "dog", "index": 1, "probability": 0.07}]},
+    "tags": {**SIZE, "label": "c|a", "probabilities": [
+        {"label": name, "index": i, "probability": p} for i, (name, p) in enumerate(
+            zip("abcdefghijkl", [0.6, 0.1, 0.8, *[0.01] * 9], strict=True))]},
     "scenes": {**SIZE, "classes": [], "mask": base64.b64encode(png(LABELS)).decode()},
     "things": {**SIZE, "objects": [
         {"label": "cup", "index": 0, "score": 0.88, "box": [1, 2, 9, 9]},
@@ -143,6 +154,12 @@ def test_page_asks_for_the_token_and_shows_every_kind_of_answer(tmp_path):
         })()""")
         assert text_of(tab, "verdict") == "2 objects"
         assert tab.evaluate(rows) == ["cup1 × up to 88 %", "plate1 × up to 30 %"]
+        pick(tab, 3)
+        assert text_of(tab, "verdict") == "c, a"
+        assert len(tab.evaluate(rows)) == 5
+        assert text_of(tab, "more") == "Show all 12 classes"
+        tab.evaluate("document.getElementById('more').onclick()")
+        assert len(tab.evaluate(rows)) == 12
         give(tab, png(np.zeros((5, 5), np.uint8)))
         assert text_of(tab, "problem") == "the input is damaged\ntake another"
         give(tab, b"no image")

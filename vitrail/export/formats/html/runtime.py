@@ -76,7 +76,10 @@ def check_runtime(folder: str) -> None:
         find_in_folder(Path(folder).expanduser())
     elif not is_cached():
         if is_offline():
-            raise UsageError("ONNX Runtime Web is not on this machine, and HF_HUB_OFFLINE forbids to fetch it", CARRY)
+            raise UsageError(
+                "ONNX Runtime Web is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+                f"unset it once, or {CARRY}",
+            )
         if shutil.which("npm") is None:
             raise UsageError("ONNX Runtime Web is not on this machine, nor npm, which would bring it", CARRY)
 
