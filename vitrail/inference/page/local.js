@@ -10,7 +10,7 @@ async function unpack(id) {
 
 async function startSession() {
   if (!globalThis.DecompressionStream || !globalThis.WebAssembly) {
-    throw new Error("This browser is too old to run the model: it takes one of 2023 or later, with WebAssembly allowed.");
+    throw new Error("This browser is too old for the model: it takes one of 2023 or later, with WebAssembly.");
   }
   const [module, wasmBinary, graph] = await Promise.all(["runtime", "wasm", "graph"].map(unpack));
   const address = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
