@@ -176,12 +176,12 @@ def draw_gradient_flow(flows: Sequence[BlockFlow]) -> "Figure":
     return figure
 
 
-def draw_panels(panels: Sequence[tuple[str, np.ndarray]], across: int = 3, side: float = 2.6) -> "Figure":
+def draw_panels(panels: Sequence[tuple[str, np.ndarray]], across: int = 3, side: float = 3.2) -> "Figure":
     """Images uint8 [H W 3], each below its title, in rows of so many."""
     across = min(across, len(panels))
     figure, axes = tiles(-(-len(panels) // across), across, side)
     for axis, (title, pixels) in zip(axes.flat, panels, strict=False):
-        axis.imshow(pixels, interpolation="nearest")
+        axis.imshow(pixels)
         axis.set_title(title, fontsize=9)
     return figure
 

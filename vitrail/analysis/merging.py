@@ -13,7 +13,7 @@ from vitrail.data.encode import to_rgb
 from vitrail.errors import UsageError
 from vitrail.types import Grid, TokenLayout
 
-STRENGTH = 0.55  # of the colours over an image
+STRENGTH = 0.6  # of the colours over an image
 LEAST_SIDE = 384  # pixels of the shorter side of what is painted: borders need room
 TURN = 0.618034  # of the colour circle from one group to the next: the golden ratio, so that no two are alike for long
 
@@ -70,7 +70,7 @@ def paint_groups(image: np.ndarray, groups: Tensor, area: VisibleArea, covers: G
     colours = np.array([colour_of(i) for i in range(groups.numel())], np.float32)
     tint = STRENGTH * (sizes[numbers] > 1)[:, :, None]
     part = (1 - tint) * part + tint * colours[numbers]
-    edges = borders(numbers, max(1, min(part.shape[:2]) // 256))
+    edges = borders(numbers, max(2, min(part.shape[:2]) // 110))
     part[edges] = 255.0
     large[rows, columns] = np.rint(part)
     return large
@@ -78,14 +78,18 @@ def paint_groups(image: np.ndarray, groups: Tensor, area: VisibleArea, covers: G
 
 def colour_of(number: int) -> tuple[float, float, float]:
     """A colour of a group, by its first cell: the same after every block."""
-    r, g, b = colorsys.hsv_to_rgb(number * TURN % 1, 0.55 + 0.4 * (number * TURN * 7 % 1), 0.95)
+    r, g, b = colorsys.hsv_to_rgb(number * TURN % 1, 0.6 + 0.4 * (number * TURN * 7 % 1), 1.0)
     return 255 * r, 255 * g, 255 * b
 
 
 def borders(numbers: np.ndarray, thickness: int) -> np.ndarray:
     """Pixels beside those of another group: bool [H W]."""
     edges = np.zeros(numbers.shape, bool)
-    for step in range(1, thickness + 1):
-        edges[:-step] |= numbers[:-step] != numbers[step:]
-        edges[:, :-step] |= numbers[:, :-step] != numbers[:, step:]
+    for step in range(1, thickness + 1):  # half of it on either side
+        low, high = (step - 1) // 2, step - (step - 1) // 2
+        down, across = numbers[:-step] != numbers[step:], numbers[:, :-step] != numbers[:, step:]
+        edges[low : low + len(down)] |= down
+        edges[:, low : low + across.shape[1]] |= across
+        edges[high : high + len(down)] |= down
+        edges[:, high : high + across.shape[1]] |= across
     return edges
