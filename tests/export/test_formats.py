@@ -52,3 +52,42 @@ def test_torch_program(run, tmp_path):
     assert json.loads(extra["classes"]) == ["0", "1", "2"]
     with pytest.raises(UsageError, match=r"opens no \.pt2 files"):
         load_any(result.folder)
+
+
+@pytest.mark.parametrize("more", [{"layer_scale": 0.1}, {"tokens": 0}, {"tokens": 0, "fc_norm": True}], ids=str)
+def test_weights_that_timm_loads(more, tmp_path):
+    """A plain ViT under timm's names with timm's own config: the same logits, without vitrail."""
+    timm = pytest.importorskip("timm")
+    keys = {"width": 32, "depth": 2, "heads": 2, "patch": 8, "size": (32, 40), **more}
+    model = vitrail.create("vit/tiny", classes=3, **keys).eval()
+    vitrail.save(model, tmp_path / "model", ("ant", "bee", "cat"))
+    result = vitrail.export(tmp_path / "model", format="safetensors")
+    config = json.loads((result.folder / "config.json").read_text())
+    assert config["label_names"] == ["ant", "bee", "cat"]
+    theirs = timm.create_model(f"local-dir:{result.folder}", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 40)
+    torch.testing.assert_close(theirs(x), model(x), rtol=1e-4, atol=1e-5)
+    assert theirs.pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(("name", "keys", "names"), [
+    ("swin/tiny", {"width": 16, "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 8), "size": (64, 64), "window": 4}, "timm"),
+    ("vit/nano", {"width": 32, "depth": 1, "heads": 2}, "vitrail"),
+])  # fmt: skip
+def test_names_of_weights(name, keys, names, tmp_path):
+    """timm's where the family has them; a file in them is read back by vitrail itself."""
+    from safetensors.torch import load_file
+
+    model = vitrail.create(name, classes=3, **keys)
+    vitrail.save(model, tmp_path / "model")
+    result = vitrail.export(tmp_path / "model", format="safetensors")
+    config = json.loads((result.folder / "config.json").read_text())
+    assert config["names"].partition(":")[0] == names
+    assert "mean" in config["input"]
+    assert "inputs" not in json.loads((result.folder / "model.json").read_text())
+    tensors = load_file(result.folder / "model.safetensors")
+    assert sum(t.numel() for t in tensors.values()) >= sum(p.numel() for p in model.parameters())
+    if names == "timm":
+        again = vitrail.create(name, classes=3, **keys)
+        vitrail.load_weights(again, result.folder / "model.safetensors")
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))

@@ -43,6 +43,7 @@ class ExportFormat(ABC):
     engines: tuple[str, ...] = ()  # names of `inference/engines` that open it
     any_size: bool = False  # whether the format can hold graphs that take any size
     is_measured: bool = True  # by `vitrail bench`: what runs the file here is what runs it elsewhere
+    is_graph: bool = True  # whether the file computes anything: the preprocessing is inside then
     image_types: tuple[str, ...] = ("uint8", "float32")
     shows_attention: bool = False  # whether it has the attention output unasked, where a model has a rollout
 

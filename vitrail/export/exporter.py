@@ -75,6 +75,8 @@ def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: Inferen
     """The files of an export in a folder. Errors: `RunError` where the proof fails."""
     bundle, path = subject.bundle, folder / chosen.file
     info = new_info(bundle, graph, type_name(chosen), chosen.file, subject.sha256)
+    if not chosen.is_graph:
+        info = dataclasses.replace(info, inputs=(), any_size=False)
     chosen.write(TracedGraph(graph, bundle, graph.any_size, subject.source), file_metadata(bundle, info), path)
     info = dataclasses.replace(info, sha256=hash_file(path))
     size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())

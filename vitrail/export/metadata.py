@@ -74,7 +74,9 @@ def describe_resize(pre: Preprocess) -> str:
 
 
 def describe_input(bundle: ModelBundle, info: ExportInfo) -> dict[str, Any]:
-    """Input and outputs in plain words, for the sidecar."""
+    """Input and outputs in plain words, for the sidecar; none of a file that computes nothing."""
+    if not info.inputs:
+        return {}
     pre = build_preprocess(bundle.recipe.input)
     values = "uint8, 0 to 255" if info.image_type == "uint8" else "float32, 0 to 1"
     sides = ["any height", "any width"] if info.any_size else list(info.size)

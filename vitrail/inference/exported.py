@@ -36,7 +36,7 @@ class ExportInfo:
 
     file: str  # beside model.json
     export_format: str
-    inputs: tuple[str, ...]  # names, in order
+    inputs: tuple[str, ...]  # names, in order; none of weights alone
     outputs: tuple[str, ...]
     image_type: ImageType
     size: tuple[int, int]  # height and width of the images that it takes
