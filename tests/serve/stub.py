@@ -43,10 +43,11 @@ def main():
         send({"type": "failed", "what": "there are no weights", "fix": "train", "code": 4})
         return
     batch = int(options.get("batch", 1))
+    models = [{**row, "sha256": os.path.exists(options.get("version", ""))} for row in MODELS]
     send(
         {
             "type": "loaded",
-            "models": MODELS,
+            "models": models,
             "files": [[options["file"], 0, 0, 0]] if "file" in options else [],
             "batch": batch,
         }

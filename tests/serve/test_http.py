@@ -40,6 +40,7 @@ def test_every_route_answers_and_every_error_is_json():
             ("/nothing", "GET", 404), ("/predict", "GET", 405), ("/../../etc/x", "GET", 404), ("/docs", "GET", 404),
             ("/%2e%2e/%2e%2e/x", "GET", 404), ("/predict?top=0", "POST", 422), ("/predict?score=nan", "POST", 422),
             ("/attention?map=nonsense", "POST", 422), ("/predict?model=three", "POST", 404),
+            ("/models", "POST", 405), ("/models/one", "DELETE", 404), ("/", "PUT", 405), ("/admin", "GET", 404),
         ):  # fmt: skip
             answer = await client.request(method, path, content=b"x" if method == "POST" else None)
             assert answer.status_code == status, path

@@ -21,6 +21,7 @@ from vitrail.serve.frames import pack_frame, read_frame
 from vitrail.serve.refusal import Refused
 from vitrail.serve.served import ServedModel, open_model, weight_files
 from vitrail.serve.settings import ModelSource, Settings
+from vitrail.serve.watching import changed_files, fingerprint
 from vitrail.serve.worker import Worker
 
 CLASSES = ("ant", "bee", "cow")
@@ -164,6 +165,18 @@ def test_a_model_is_described_without_its_place(models, folders):
     assert [p.suffix for p in weight_files(models["classes"].predictor.source) if p.suffix != ".json"] == [
         ".safetensors"
     ]
+
+
+def test_a_file_that_is_replaced_written_or_removed_has_changed(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    before = [fingerprint(file)]
+    assert changed_files(before) == []
+    (tmp_path / "new").write_bytes(b"two")
+    (tmp_path / "new").replace(file)
+    assert changed_files(before) == [str(file)]
+    file.unlink()
+    assert changed_files(before) == [str(file)]
 
 
 def test_weights_that_are_not_finite_are_refused(folders, tmp_path):

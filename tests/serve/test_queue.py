@@ -165,6 +165,29 @@ def test_a_worker_that_ends_while_it_opens_the_models_ends_the_server():
         end_of(settings(["breaks=1"]))
 
 
+def test_a_worker_that_finds_another_model_is_not_mixed_with_the_others(tmp_path):
+    """Two workers go on with one; the last one that is lost ends the server, with the reason."""
+    version = tmp_path / "version"
+
+    async def main():
+        given = settings([f"version={version}"], workers=2)
+        with listen(given.host, given.port) as sock:
+            server = build_server(given, b"")
+            task = asyncio.create_task(run_server(server, sock, lambda *_: None))
+            await until(lambda: len(server.pool.workers) == 2)
+            version.touch()
+            for left in (1, 0):
+                killed = server.pool.workers[0]
+                killed.kill()
+                await until(lambda one=killed: one not in server.pool.workers)
+                await until(lambda count=left: len(server.pool.processes) == count)
+                assert len(server.pool.workers) == left
+            with pytest.raises(CheckpointError, match="has changed on the disk"):
+                await asyncio.wait_for(task, 30)
+
+    asyncio.run(main())
+
+
 def test_five_deaths_within_a_minute_end_the_server():
     async def main():
         given = settings()

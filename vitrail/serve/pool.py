@@ -32,7 +32,7 @@ class WorkerPool:
         self.settings, self.metrics = settings, metrics
         self.queue: deque[Ticket] = deque()
         self.workers: list[WorkerProcess] = []
-        self.starting: list[WorkerProcess] = []
+        self.processes: list[WorkerProcess] = []  # those that still open their models as well
         self.models: list[dict[str, Any]] = []
         self.files: list[list[Any]] = []  # their fingerprints when they were loaded
         self.batch = 1
@@ -128,14 +128,14 @@ class WorkerPool:
         """Starts a worker, and another one whenever it ends."""
         while not self.is_closing and self.failure is None:
             worker = await start_worker(self.settings)
-            self.starting.append(worker)
+            self.processes.append(worker)
             try:
                 error = await self.open_models(worker)
                 if error is None:
                     await self.listen(worker)
             finally:
                 worker.kill()
-                self.starting.remove(worker)
+                self.processes.remove(worker)
                 self.lose(worker)
                 await worker.process.wait()
             if self.is_closing or self.failure is not None:
@@ -232,7 +232,7 @@ class WorkerPool:
         """Ends the workers."""
         self.is_closing = True
         self.give_up("the server is stopping")
-        await asyncio.gather(*(worker.stop(STOP_SECONDS) for worker in self.starting))
+        await asyncio.gather(*(worker.stop(STOP_SECONDS) for worker in self.processes))
         self.tasks[-1].cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
