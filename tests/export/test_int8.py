@@ -112,10 +112,18 @@ def test_an_engine_is_evaluated_as_the_model_is(run):
 
 
 @pytest.mark.slow
-def test_openvino_by_nncf(run, capsys, tmp_path):
+@pytest.mark.parametrize("model", ["vit/nano", "pvt_v2/b0"])  # in the other layers share their inputs
+def test_openvino_by_nncf(run, model, capsys, tmp_path, data):
     pytest.importorskip("nncf")
-    out = tmp_path / "out"
-    assert main(["export", str(run), "--format", "openvino", "--int8", "--force", "--out", str(out)]) == 0
-    assert "NNCF" in capsys.readouterr().out
+    out, source = tmp_path / "out", run
+    if model != "vit/nano":
+        source = tmp_path / "run"
+        words = ["--model.widths", "16", "16", "40", "32", "--model.depths", "1", "1", "1", "1", "--steps", "1"]
+        words = [*words, "--data", str(data), "--model", model, "--workers", "0", "--out", str(source)]
+        assert main(["train", *words]) == 0
+        capsys.readouterr()
+    words = ["--format", "openvino", "--int8", "--force", "--out", str(out), "--json"]
+    assert main(["export", str(source), *words]) == 0
+    assert "NNCF" in json.loads(capsys.readouterr().out)["int8"]["method"]
     assert 'element_type="i8"' in (out / "model.xml").read_text()
     assert load_any(out).predict(np.zeros((32, 32, 3), np.uint8)).probabilities.shape == (1, 3)

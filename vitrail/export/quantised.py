@@ -124,7 +124,7 @@ def quantise_export(
     shutil.rmtree(target.parent)
     info = dataclasses.replace(info, sha256=hash_file(folder / info.file), precision="int8")
     write_sidecars(folder, bundle, info, result.proof, {"int8": report.to_dict()})
-    return result._replace(info=info, notes=(*result.notes, *report.sentences()))
+    return result._replace(info=info, notes=(*result.notes, *report.sentences()), int8=report.to_dict())
 
 
 def has_dynamic(name: str) -> bool:

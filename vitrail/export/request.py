@@ -49,3 +49,4 @@ class ExportResult(NamedTuple):
     proof: Proof
     usage: tuple[str, ...]  # how to use the file, in a few lines
     notes: tuple[str, ...] = ()
+    int8: Mapping[str, Any] | None = None  # what was quantised, and its accuracy before and after

@@ -9,7 +9,7 @@ import torch
 
 from vitrail import catalog
 from vitrail.assembly.precision import inference_precision
-from vitrail.engine.precision import FP32
+from vitrail.engine.precision import PrecisionChoice
 from vitrail.errors import CheckpointError, UsageError, choose
 from vitrail.inference.exported import INFO, ExportedPredictor, ExportInfo, build_exported, read_info
 from vitrail.inference.image_predictor import ImagePredictor
@@ -69,7 +69,7 @@ def open_export(folder: Path, engine: str = "", threads: int = 0, precision: str
     """The predictor of the folder of an export. Errors: `UsageError`, `CheckpointError`."""
     info, description = read_info(folder)
     check_hash(folder, info)
-    choice, is_fp32 = FP32, info.precision == "fp32"
+    choice, is_fp32 = PrecisionChoice("fp32", "the engine computes in what the file holds"), info.precision == "fp32"
     if precision != "auto" or (is_fp32 and has_bf16(engine or engine_of(folder / info.file))):
         choice = inference_precision(precision, description.recipe, torch.device("cpu"))
     opened = open_file(folder / info.file, info, engine, threads, choice.name)

@@ -67,7 +67,8 @@ def export(words: list[str]) -> None:
     )  # fmt: skip
     result = export_source(given.run, request, given.out, given.checkpoint)
     if given.json:
-        sys.stdout.write(to_json({"folder": str(result.folder), "proof": result.proof.to_dict()}) + "\n")
+        about = {"folder": str(result.folder), "proof": result.proof.to_dict()}
+        sys.stdout.write(to_json({**about, "int8": result.int8} if result.int8 else about) + "\n")
     else:
         show_export(result)
 
