@@ -34,14 +34,10 @@ ANSWERED = "document.getElementById('timing')?.textContent"
 @pytest.fixture(scope="module")
 def page(run):
     """The page, with the runtime of this machine where it has one, else with one that cannot run."""
-    if not runtime.is_cached():
-        patch = pytest.MonkeyPatch()
-        patch.setattr(html, "check_runtime", lambda folder: None)
-        patch.setattr(html, "read_runtime", lambda folder: {"runtime": pack(b"export {};"), "wasm": pack(b"\0asm")})
-        with pytest.MonkeyPatch.context():
-            assert main(["export", str(run), "--format", "html"]) == 0
-        patch.undo()
-    else:
+    with pytest.MonkeyPatch.context() as patch:
+        if not runtime.is_cached():
+            patch.setattr(html, "check_runtime", lambda folder: None)
+            patch.setattr(html, "read_runtime", lambda folder: {"runtime": pack(b"export {};"), "wasm": pack(b"\0asm")})
         assert main(["export", str(run), "--format", "html"]) == 0
     return run / "export" / "html" / "index.html"
 
