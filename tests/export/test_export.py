@@ -147,3 +147,10 @@ def test_the_report_has_the_proof(run, exported):
         assert '<section id="exports">' not in (run / "report.html").read_text()
     finally:
         (exported / "proof.json").write_bytes(proof)
+
+
+def test_torch_runs_no_exported_file(exported):
+    with pytest.raises(UsageError, match="is an exported file"):
+        load_any(exported, "torch")
+    with pytest.raises(UsageError, match="run on the CPU"):
+        load_any(exported, device="cuda")

@@ -58,12 +58,13 @@ def evaluate(words: list[str]) -> None:
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import write_csv
     from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
-    from vitrail.inference.load_any import load_any
+    from vitrail.inference.load_any import is_exported, load_any
     from vitrail.inference.predictor import Predictor
 
     file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
-    predictor = load_any(given.run, given.engine, str(world.device), weights=given.checkpoint, vae=given.vae,
+    device_name = given.device if is_exported(given.run, given.engine) else str(world.device)
+    predictor = load_any(given.run, given.engine, device_name, weights=given.checkpoint, vae=given.vae,
                          precision=given.precision, merge=merge)  # fmt: skip
     is_own = isinstance(predictor, Predictor) and predictor.choice.name == "fp32" and merge is None
     if given.img_size and not isinstance(predictor, Predictor):

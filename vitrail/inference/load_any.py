@@ -51,11 +51,19 @@ def load_any(
         raise UsageError(
             what, f"vitrail export {source if folder is None else 'RUN'} --merge {merge} writes one that merges so"
         )
+    if folder is not None and engine == TORCH:
+        what = f"{source} is an exported file, and torch runs the run that it was made of"
+        raise UsageError(what, "leave --engine out: the one for this file is chosen")
     if folder is None:
         folder = find_export(source, engine)
     if device not in ("auto", "cpu"):
         raise UsageError(f"exported files run on the CPU, not on {device}", "leave --device out")
-    return open_export(folder, "" if engine == TORCH else engine, threads, precision)
+    return open_export(folder, engine, threads, precision)
+
+
+def is_exported(source: str | Path, engine: str) -> bool:
+    """Whether an exported file runs a source on the CPU, whatever else the machine has."""
+    return engine not in ("", TORCH) or export_folder(source) is not None
 
 
 def export_folder(source: str | Path) -> Path | None:
