@@ -12,7 +12,7 @@ from vitrail.analysis.overlay import find_visible_area
 from vitrail.data.decode import decode
 from vitrail.errors import BadImage, CheckpointError, UsageError
 from vitrail.evaluation.look import whole_image
-from vitrail.inference.exported import ExportedPredictor
+from vitrail.inference.exported import INFO, ExportedPredictor
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.load_any import load_any
 from vitrail.inference.open_engine import TORCH
@@ -22,7 +22,7 @@ from vitrail.serve.maps import HINT, find_maps
 from vitrail.serve.refusal import Refused
 from vitrail.version import __version__
 
-WEIGHTS = (".safetensors", ".onnx", ".pt2", ".pte", ".xml", ".bin", ".data", ".json")
+WEIGHTS = (".safetensors", ".onnx", ".pt2", ".pte", ".xml", ".bin", ".data")
 
 
 class ServedModel:
@@ -133,7 +133,11 @@ def weight_files(source: Path) -> list[Path]:
     """The files that a model was read from, or would be again."""
     if source.is_file():
         return [source]
-    return sorted(p for p in source.iterdir() if p.suffix in WEIGHTS and p.is_file()) if source.is_dir() else []
+    return (
+        sorted(p for p in source.iterdir() if (p.suffix in WEIGHTS or p.name == INFO) and p.is_file())
+        if source.is_dir()
+        else []
+    )
 
 
 def digest(files: Sequence[Path]) -> str:
