@@ -1,6 +1,5 @@
 """Exported models: a folder with the file of an engine and `model.json`, which says what the file takes and answers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from vitrail.inference.graph import OUTPUTS, ImageType
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.windows import WindowedPredictor
 from vitrail.recipe import Recipe
-from vitrail.storage.json_text import to_json
+from vitrail.storage.json_text import from_json, to_json
 from vitrail.validation import Positive, check_fields
 
 INFO = "model.json"
@@ -57,7 +56,7 @@ def read_info(folder: Path) -> tuple[ExportInfo, Description]:
     """What a folder's `model.json` says, every field checked. Errors: `CheckpointError`."""
     path = folder / INFO
     try:
-        about = json.loads(path.read_bytes())
+        about = from_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", "vitrail export RUN writes it") from None
     check_fields(about if isinstance(about, dict) else {}, {"export": dict[str, Any]}, str(path))

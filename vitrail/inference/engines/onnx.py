@@ -37,7 +37,8 @@ class OnnxFile(EngineFile):
         self.config = config
 
     def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> OnnxEngine:
-        return open_session(path, outputs, threads, self.config.optimise, str(path))
+        content = path.read_bytes()  # not by its path: weights in other files, which nobody hashed, are not read then
+        return open_session(content, outputs, threads, self.config.optimise, str(path))
 
 
 def open_session(
@@ -58,6 +59,8 @@ def open_session(
     except Exception as error:  # its own classes, which derive from several
         why = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{where} is no model that ONNX Runtime runs: {why}", "export it again") from None
+    if missing := [name for name in outputs if name not in {one.name for one in session.get_outputs()}]:
+        raise CheckpointError(f"{where} has no output {', '.join(missing)[:100]}", "export it again")
     return OnnxEngine(session, outputs)
 
 
