@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from test_models import SMALL as FAMILIES
@@ -12,8 +13,10 @@ from test_models import images
 import vitrail
 from vitrail.engine.parallel import recompute
 from vitrail.errors import UsageError
+from vitrail.heads.segment import HeadConfig, Segmenter
 from vitrail.layers.merge import merge_counts, merge_tokens
 from vitrail.models import dinov3, vit
+from vitrail.training import loop
 from vitrail.types import TokenLayout
 
 SMALL = vit.Config(width=32, depth=3, heads=2, patch=4, size=(20, 24), channels=1)
@@ -294,3 +297,26 @@ def test_one_program_holds_for_every_batch():
     for few in (x, x[:1]):
         for a, b in zip(program.module()(few), merging(few), strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("head", ["linear", "mask", "fpn"])
+def test_heads_for_masks_sit_on_merged_patches(head):
+    merging = Segmenter(model(merge=4, map_depths=(1, 2)), HeadConfig(head, 5, dropout=0.0))
+    out = merging(IMAGES)
+    assert out.shape[:2] == (3, 5)
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in merging.backbone.blocks.parameters())
+
+
+def test_training_with_merging_goes_on_to_the_same_bits(tmp_path):
+    """Stopped after a checkpoint and resumed, with activations computed twice, and in one go."""
+    data = tiny.npz(tmp_path)
+    for name, keys in (("whole", {}), ("stopped", {"grad_checkpoint": True})):
+        made = tiny.recipe(data, model={"merge": 2}, train={"steps": 6}, runtime=keys)
+        running = tiny.begin(made, tmp_path / name)
+        assert running.state.model.backbone.merge == 2
+        for event in loop.run_training(running):
+            if name == "stopped" and event.kind == "saved":
+                break
+    tiny.finish(tiny.again(tmp_path / "stopped"))
+    assert tiny.digest(tmp_path / "whole/model.safetensors") == tiny.digest(tmp_path / "stopped/model.safetensors")

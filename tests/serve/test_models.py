@@ -57,6 +57,15 @@ def models(folders):
     return {name: open_model(name, str(folders / name), WORK) for name in (*TASKS, "cropped")}
 
 
+def test_tokens_are_merged_where_it_is_asked(folders):
+    work = Settings(merge=3).hello()
+    merging, plain = open_model("a", str(folders / "classes"), work), open_model("b", str(folders / "classes"), WORK)
+    pixels, _ = plain.read(png(16, 16), 10**6)
+    own = load_predictor(folders / "classes", merge=3).predict_pixels([pixels])
+    np.testing.assert_array_equal(merging.predict([pixels]), own)
+    assert not np.array_equal(merging.predict([pixels]), plain.predict([pixels]))
+
+
 def png(*size, mode="RGB"):
     random = np.random.default_rng(sum(size))
     file = io.BytesIO()

@@ -82,8 +82,10 @@ def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: Inferen
     size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
     proof = prove(chosen.open(path, info), graph, bundle, subject.images, size)
     if proof.failures:
-        raise RunError(f"the exported file is not the model: {'; '.join(proof.failures)}; nothing was written",
-                       "please report it with your command; another --format may work")  # fmt: skip
+        fix = "please report it with your command; another --format may work"
+        if bundle.recipe.model.keys.get("merge"):
+            fix = "tokens alike to the last digits may merge otherwise in another engine; try another --merge, or 0"
+        raise RunError(f"the exported file is not the model: {'; '.join(proof.failures)}; nothing was written", fix)
     write_sidecars(folder, bundle, info, proof)
     return ExportResult(folder, info, proof, chosen.describe(info))
 
