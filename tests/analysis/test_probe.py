@@ -67,19 +67,84 @@ def test_a_feature_that_never_changes_and_the_scale_of_the_others_make_no_differ
     assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_the_strength_is_chosen_on_what_was_held_out():
-    """Features of noise want the strongest penalty; features that say all want less of it."""
+def noisy(count=90, seed=0):
+    """Three classes whose means differ by little in each of 200 features: a strong penalty is best."""
+    random = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    middle = 0.2 * np.random.default_rng(0).normal(size=(3, 200))
+    return torch.from_numpy(middle[y] + random.normal(size=(count, 200))), torch.from_numpy(y)
+
+
+def test_the_strength_stays_at_one_nth_where_all_are_equally_good():
+    """With features that say all, or nothing."""
     random = np.random.default_rng(0)
-    noise = torch.from_numpy(random.normal(size=(200, 60)))
     y = torch.from_numpy(np.arange(200) % 4)
-    said = torch.nn.functional.one_hot(y).double() + 0.01 * noise[:, :4]
-    assert maths.choose_l2(said, y, 4, 0).scores[1e-3] == 1
-    clear = maths.choose_l2(said, y, 4, 0)
-    assert clear.l2 < 1e-2  # all strengths may be right everywhere; the loss then decides
-    assert set(clear.scores) == set(maths.L2_STRENGTHS)
-    assert maths.choose_l2(noise, y, 4, 0) == maths.choose_l2(noise, y, 4, 0)
-    one_each = maths.choose_l2(noise[:4], y[:4], 4, 0)
-    assert (one_each.l2, one_each.scores) == (maths.MIDDLE, {})
+    said = torch.nn.functional.one_hot(y).double() + 0.01 * torch.from_numpy(random.normal(size=(200, 4)))
+    noise = torch.from_numpy(random.normal(size=(200, 60)))
+    for x in (said, noise):
+        choice = maths.choose_l2(x, y, 4, 0)
+        assert choice.l2 == 1 / 200
+        assert choice.reason == "1/N; no other is clearly better in cross-validation"
+        assert {1 / 200, 1e-2, 10.0} <= set(choice.scores)
+    assert set(maths.choose_l2(said, y, 4, 0).scores.values()) == {1.0}
+
+
+def test_it_moves_where_another_is_clearly_better_and_says_so():
+    x, y = noisy()
+    choice = maths.choose_l2(x, y, 3, 0)
+    assert choice.l2 > 0.1
+    assert choice.reason == "1/N, 0.011, is clearly worse in cross-validation"
+    new, labels = noisy(3_000, seed=1)
+    moved, stayed = (maths.score(maths.fit_probe(x, y, 3, l2).logits(new), labels) for l2 in (choice.l2, 1 / 90))
+    assert moved > stayed + 0.01
+
+
+def test_better_by_less_than_a_standard_error_is_no_reason_to_move(monkeypatch):
+    """The loss of each image decides: the same gain on all images moves, one that is as large on average does not."""
+    x, y = features(60)
+    default, other = 1 / 60, 1.0
+    for gains, chosen in ((torch.full((60,), 0.1), other), (torch.tensor([7.0] + [0.0] * 59) - 0.01, default)):
+        each = iter([torch.ones(60) - gains, torch.ones(60)])  # the stronger one is tried first
+        monkeypatch.setattr(maths, "calibrated_losses", lambda *_, each=each: next(each))
+        assert gains.mean() > 0.09
+        assert maths.choose_l2(x, y, 3, 0, strengths=(other,)).l2 == chosen
+
+
+def test_it_moves_no_farther_than_it_has_to(monkeypatch):
+    """Of strengths as good as the best one, that nearest to 1/N."""
+    x, y = features(60)
+    means = {10.0: 1.0, 1.0: 0.9, 0.1: 0.9005, 1 / 60: 1.0}
+    wave = 0.01 * torch.linspace(-1, 1, 60)
+    each = iter([torch.full((60,), mean) + wave * i for i, mean in enumerate(means.values())])
+    monkeypatch.setattr(maths, "calibrated_losses", lambda *_: next(each))
+    choice = maths.choose_l2(x, y, 3, 0, strengths=(10.0, 1.0, 0.1))
+    assert (choice.l2, choice.reason) == (0.1, "1/N, 0.017, is clearly worse in cross-validation")
+
+
+def test_confidence_decides_nothing():
+    x, y = features(60)
+    logits = maths.fit_probe(x, y, 3, 1e-2).logits(x)
+    near, far = (float(maths.calibrated_losses(logits * times, y).mean()) for times in (0.5, 2.0))
+    assert near == pytest.approx(far, rel=1e-3)
+    assert far < float(maths.loss(logits * 2.0, y)) + 1e-9
+
+
+def test_the_choice_is_the_same_again_and_with_any_number_of_threads():
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 1, 3):
+            torch.set_num_threads(threads)
+            found.append([maths.choose_l2(*data, 3, 0)[::2] for data in (noisy(30), features(60, seed=1))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(one == found[0] for one in found)
+
+
+def test_where_nothing_can_be_held_out_it_is_one_nth():
+    x, _ = features(4)
+    choice = maths.choose_l2(x, torch.arange(4), 4, 0)
+    assert (choice.l2, choice.scores, choice.reason) == (1 / 4, {}, "1/N, as no image of a class can be held out")
 
 
 def test_folds_are_of_every_class_alike_and_leave_each_class_something_to_learn_from():
@@ -106,20 +171,17 @@ def test_of_many_features_fewer_parts_are_held_out(monkeypatch):
         monkeypatch.setattr(maths, "ENOUGH", enough)
         del fits[:]
         maths.choose_l2(x, y, 3, 0, strengths=(1.0,))
-        assert fits == [48] * parts
+        assert fits == [48] * parts * 2, "of 1 and of 1/N"
 
 
 ZERO = [torch.zeros(*shape, dtype=torch.float64) + one for shape, one in (((5,), 0), ((5,), 1), ((5, 3), 0), ((3,), 0))]
 
 
-def test_weaker_penalties_are_tried_only_while_they_help():
-    random = np.random.default_rng(0)
-    noise, y = torch.from_numpy(random.normal(size=(60, 20))), torch.from_numpy(np.arange(60) % 3)
-    choice = maths.choose_l2(noise, y, 3, 0)
-    assert choice.l2 >= 1
-    assert list(choice.scores).index(choice.l2) == len(choice.scores) - 1 - maths.PATIENCE
-    few = maths.choose_l2(noise[:59], y[:59], 3, 0)
-    assert (few.l2, len(few.scores)) == (pytest.approx(0.1), 1 + maths.PATIENCE), "a class of fewer than 20 images"
+def test_weaker_penalties_than_one_nth_are_tried_only_while_they_help():
+    x, y = noisy()
+    tried = list(maths.choose_l2(x, y, 3, 0).scores)
+    assert tried == sorted(tried, reverse=True)
+    assert tried[-1] == 1 / 90, "stronger ones were better"
 
 
 @pytest.mark.parametrize("pieces", [2**24, 100])

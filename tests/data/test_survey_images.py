@@ -53,6 +53,7 @@ def test_a_sound_folder(tmp_path):
     assert seen[-1] == (28, 28)
     assert found == survey_images(look(tmp_path), threads=1)
     assert advise(found) == ["fewer than 20 training images: 2 classes; start from pre-trained weights, or add images"]
+    assert advise(found, has_weights=True) == ["fewer than 20 training images: 2 classes; add images"]
 
 
 def test_every_planted_bad_file_is_named_and_no_good_one(tmp_path):

@@ -43,7 +43,7 @@ def test_the_head_gives_what_the_probe_gives(model, data, tmp_path):
     wanted = probe.probabilities(features, session.bundle.task.multi_label).float()
     given = logits.sigmoid() if session.bundle.task.multi_label else logits.softmax(1)
     assert torch.allclose(given, wanted, atol=2e-3)
-    assert any("linear probe" in note for note in session.notes)
+    assert any("linear probe" in note and "L2" in note and "1/N" in note for note in session.notes)
 
 
 def keys_of(split):
@@ -84,4 +84,5 @@ def test_a_head_that_is_kept_is_not_fitted_and_a_resumed_run_begins_alike(data, 
     kept = start(data, tmp_path / "kept", ("", {}), init=weights)
     old = vitrail.load(tmp_path / "first").model.heads[0].weight
     assert torch.equal(kept.state.model.heads[0].weight, old)
+    assert not any(line.startswith("sha256") for line in kept.load_report.lines()), "a run has none"
     assert not any("linear probe" in note for note in kept.notes)

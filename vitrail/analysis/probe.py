@@ -1,10 +1,12 @@
 """Evaluation of frozen features: a linear probe and k-nearest-neighbour classification, on precomputed features.
 
 Linear probe: multinomial logistic regression (binary ones per class for multi-label data) on standardised features, its
-L2 strength chosen by cross-validation on the training features. Nearest neighbours: cosine similarity s, the k most
-similar vote with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978; DINO, Caron et al. 2021, arXiv:2104.14294).
+L2 strength 1/N unless cross-validation on the training features finds a clearly better one. Nearest neighbours: cosine
+similarity s, the k most similar vote with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978; DINO, Caron et al.
+2021, arXiv:2104.14294).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,14 +17,12 @@ from torch import Tensor
 
 from vitrail.metrics.classification import multi_label, single_label
 
-L2_STRENGTHS = tuple(10 ** (half / 2) for half in range(2, -13, -1))  # to try, strongest first: 10 to 1e-6
-# Where a class has few images the loss often asks for 1 or more, which lowers the confidence of a small probe but costs
-# up to 4 points of accuracy (benchmarks/heads.py).
-FEW, STRONGEST_OF_FEW = 20, 0.1
-MIDDLE = 1e-2  # where there are too few features to hold any out
+L2_STRENGTHS = tuple(10 ** (half / 2) for half in range(2, -13, -1))  # to try beside 1/N: 10 to 1e-6
 FOLDS = 5  # parts of the training features that are held out in turn
 ENOUGH = 2_000  # features that are held out in all; of more, fewer parts are
-PATIENCE = 2  # strengths that are worse than the best one, in a row, before weaker ones are not tried
+PATIENCE = 2  # strengths that are worse than the best one, in a row, before those beyond are not tried
+SHARPNESS = tuple(10 ** (step / 20) for step in range(-40, 21))  # 1 / temperature, to try: 0.01 to 10
+LEAST_GAIN = 1e-4  # in the loss beyond its standard error: rough fits differ by less between machines
 ALWAYS = -1  # the part of features that are never held out
 TEMPERATURE = 0.07
 SIMILARITIES = 2**24  # in memory at a time
@@ -45,11 +45,12 @@ class LinearProbe(NamedTuple):
 
 
 class L2Choice(NamedTuple):
-    """The chosen L2 strength, and the score of each that was tried on what was held out: top-1, or mAP; empty where
-    nothing could be."""
+    """The chosen L2 strength and why; and the score of each that was tried on what was held out: top-1, or mAP; empty
+    where nothing could be."""
 
     l2: float
     scores: dict[float, float]
+    reason: str
 
 
 def draw_subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -105,42 +106,64 @@ def fit_probe(
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return image_losses(logits, labels).mean()
+
+
+def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each image [N]."""
     if labels.ndim == 1:
-        return F.cross_entropy(logits, labels)
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(1).mean()
+        return F.cross_entropy(logits, labels, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(1)
+
+
+def calibrated_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each image [N] at the temperature at which their mean is least."""
+    at_each = (image_losses(logits * sharpness, labels) for sharpness in SHARPNESS)
+    return min(at_each, key=lambda losses: float(losses.mean()))
 
 
 def choose_l2(
     features: Tensor, labels: Tensor, classes: int, seed: int, strengths: Sequence[float] = L2_STRENGTHS
 ) -> L2Choice:
-    """The L2 strength whose probes predict best, by the mean loss, what was held out of them: the loss is that of all
-    held-out features together, and ranks strengths by far fewer of them than their accuracy would.
+    """The L2 strength nearest to 1/N, scikit-learn's default, whose probes predict what was held out of them no worse
+    than those of the best one, within one standard error (the rule of Breiman et al. 1984).
 
-    The loss falls and then rises with a weaker penalty, so the weakest ones, whose fits take longest, are tried only
-    where they help. It is compared to six decimals: further ones differ between machines.
+    They are compared by the loss, which ranks them by far fewer images than their accuracy would, each at its best
+    temperature: the plain loss of few images asks for a penalty that lowers the confidence of the probe, at the
+    accuracy's expense.
     """
+    default = 1 / len(labels)
     folds = draw_folds(labels.cpu().numpy(), seed)
     used = range(min(FOLDS, -(-ENOUGH * FOLDS // len(folds))))
     held_out = [torch.from_numpy(folds == i).to(features.device) for i in used if (folds == i).any()]
     if not held_out:
-        return L2Choice(MIDDLE, {})
+        return L2Choice(default, {}, "1/N, as no image of a class can be held out")
     targets = torch.cat([labels[part] for part in held_out])
     scores: dict[float, float] = {}
-    losses: list[float] = []
-    counts = labels.bincount() if labels.ndim == 1 else labels.sum(0)
-    strongest = STRONGEST_OF_FEW if int(counts[counts > 0].min()) < FEW else max(strengths)
-    ordered = sorted((l2 for l2 in strengths if l2 <= strongest), reverse=True)
+    losses: dict[float, Tensor] = {}
     probes: list[LinearProbe | None] = [None] * len(held_out)
-    for l2 in ordered:
+    worse = 0
+    for l2 in sorted({default, *strengths}, reverse=True):
         probes = [fit_probe(features[~part], labels[~part], classes, l2, probe, is_rough=True)
                   for part, probe in zip(held_out, probes, strict=True)]  # fmt: skip
         logits = torch.cat([p.logits(features[part]) for part, p in zip(held_out, probes, strict=True) if p])
         scores[l2] = score(logits.sigmoid() if labels.ndim == 2 else logits.softmax(1), targets)
-        losses.append(round(float(loss(logits, targets)), 6))
-        best = losses.index(min(losses))
-        if len(losses) - 1 - best >= PATIENCE:
+        losses[l2] = calibrated_losses(logits, targets)
+        best = min(losses, key=lambda tried: round(float(losses[tried].mean()), 6))  # further ones differ by machine
+        worse = 0 if best == l2 else worse + 1
+        if default in losses and worse >= PATIENCE:  # fits of weaker ones take longest
             break
-    return L2Choice(ordered[best], scores)
+    by_distance = sorted(losses, key=lambda tried: abs(math.log(tried / default)))
+    chosen = next(tried for tried in by_distance if not is_clearly_better(losses[best], losses[tried]))
+    if chosen == default:
+        return L2Choice(default, scores, "1/N; no other is clearly better in cross-validation")
+    return L2Choice(chosen, scores, f"1/N, {default:.2g}, is clearly worse in cross-validation")
+
+
+def is_clearly_better(losses: Tensor, others: Tensor) -> bool:
+    """Whether the losses of images [N] are lower by more than one standard error of the difference, image by image."""
+    gains = others - losses
+    return len(gains) > 1 and float(gains.mean() - gains.std() / len(gains) ** 0.5) > LEAST_GAIN
 
 
 def draw_folds(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -191,7 +191,7 @@ def load_origin(bundle: ModelBundle, origin: WeightsOrigin, start: InitConfig) -
         )
         raise CheckpointError(f"the head in {origin.path} is {state}", "--init.head new re-initialises it")
     left_out = {
-        name: "not for this task or these classes; the new ones are random"
+        name: "not for this task or these classes; new ones take their place"
         for name in chosen.tensors
         if name not in taken and is_of_head(name, model.state_dict(), model)
     }

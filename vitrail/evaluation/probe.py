@@ -93,8 +93,7 @@ def evaluate_probe(
     votes = {} if several else maths.knn_probabilities(train, labels, queries, classes, request.ks)
     notes = ["these images have several classes each, so there is no k-NN"] if several else []
     notes += [f"k = {k} of {len(train)} labelled images: all of them are used" for k in votes if k > len(train)]
-    if not choice.scores:
-        notes.append(f"too few labels to choose the L2 strength: {choice.l2:g} is used")
+    notes.append(f"L2 {choice.l2:.2g}: {choice.reason}")
     linear = maths.probe_metrics(fitted.probabilities(queries, several), annotation)
     knn = {k: maths.probe_metrics(v, annotation) for k, v in votes.items()}
     counts = len(queries), len(train), train.shape[1]

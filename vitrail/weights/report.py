@@ -35,7 +35,7 @@ class LoadReport:
         """The report as a table for a terminal."""
         rows = [
             ("source", self.source),
-            ("sha256", self.sha256),
+            *((("sha256", self.sha256),) if self.sha256 else ()),  # weights of a run have none
             ("loaded", f"{len(self.loaded)} tensors, {self.fraction:.2%} of the model's numbers"),
             ("missing", list_names(self.missing)),
             ("unexpected", list_names(self.unexpected)),

@@ -10,8 +10,9 @@ UNEVEN = 10.0  # images of the largest class over those of the smallest
 DARK = 0.25  # highest value of images of more than 8 bits, as a fraction of their range, up to which they are dark
 
 
-def advise(survey: Survey) -> list[str]:
-    """A sentence for each finding, the gravest first; empty where there are none. On unreadable images: `assess`."""
+def advise(survey: Survey, has_weights: bool = False) -> list[str]:
+    """A sentence for each finding, the gravest first; empty where there are none. On unreadable images: `assess`.
+    has_weights: whether the training starts from weights."""
     sentences = []
     train = survey.counts.get("train", ())
     if survey.conflicts:
@@ -37,10 +38,8 @@ def advise(survey: Survey) -> list[str]:
             "evaluate by the mean accuracy of the classes"
         )
     if few := sum(0 < n < FEW for n in train):
-        sentences.append(
-            f"fewer than {FEW} training images: {many(few, 'class', 'classes')}; "
-            "start from pre-trained weights, or add images"
-        )
+        remedy = "add images" if has_weights else "start from pre-trained weights, or add images"
+        sentences.append(f"fewer than {FEW} training images: {many(few, 'class', 'classes')}; {remedy}")
     if survey.peak is not None:
         sentences += advise_on_range(survey.peak)
     if survey.slender:

@@ -37,25 +37,28 @@ def assess(
     on_error: str,
     max_errors: float,
     listing: str = "vitrail check DATA",
+    has_weights: bool = False,
 ) -> Assessment:
     """broken: images whose masks or boxes cannot be used. on_error: "skip" leaves unreadable images out, up to the
-    fraction `max_errors` of all; "fail" allows none. listing: the command that lists all of them."""
+    fraction `max_errors` of all; "fail" allows none. listing: the command that lists all of them.
+    has_weights: whether the training starts from weights."""
     unread = [*survey.corrupt, *broken]
     indices: dict[str, list[int]] = {}
     for item in unread:
         indices.setdefault(item.split, []).append(item.number)
     total = max(1, sum(len(s) for s in dataset.splits.values()))
     fraction = len(unread) / total
+    advice = advise(survey, has_weights)
     allowing: dict[str, Any] = {"on_error": "skip"} if on_error == "fail" else {}
     if len(unread) > most_left_out(total, max_errors):
         allowing["max_errors"] = math.ceil(fraction * 1000) / 1000
     amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
     if unread and allowing:
         refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, listing)
-        return Assessment(indices, tuple(advise(survey)), refusal, {} if fraction == 1 else allowing)
+        return Assessment(indices, tuple(advice), refusal, {} if fraction == 1 else allowing)
     unreadable = f"not readable: {amount}: {_listed(unread)}; left out when you train with --data.on-error skip"
     notes = [unreadable] if unread else []
-    return Assessment(indices, (*notes, *advise(survey)), _too_few(dataset, survey, indices))
+    return Assessment(indices, (*notes, *advice), _too_few(dataset, survey, indices))
 
 
 def most_left_out(total: int, max_errors: float) -> int:

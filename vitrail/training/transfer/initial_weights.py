@@ -65,8 +65,8 @@ def fit_head(session: Session, progress: Progress | None = None) -> list[str]:
         assert isinstance(head, nn.Linear)
         head.weight.copy_(part.T * len(parts))
         head.bias.copy_(bias)
-    reason = "chosen by cross-validation" if choice.scores else "as no image of a class can be held out"
-    return [f"the head starts as the linear probe of {len(train):,} training images, L2 {choice.l2:.2g}, {reason}"]
+    found = f"L2 {choice.l2:.2g}: {choice.reason}"
+    return [f"the head starts as the linear probe of {len(train):,} training images, {found}"]
 
 
 def read_rows(split: Split) -> Tensor:
