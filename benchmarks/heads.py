@@ -107,10 +107,14 @@ def write_page(given: argparse.Namespace, found: dict[str, dict[str, float]]) ->
         "The head as it starts, before its first step, on the features of the table above; 1,000 test images (634 "
         "X-rays), the same for all draws. Beside it scikit-learn's logistic regression on the same features, "
         "standardised, with C = 1 and with C of ten chosen by five-fold cross-validation. In brackets how far the head "
-        "is ahead: the mean of the draws, and the draw where it is least. `python benchmarks/heads.py --data data`.\n"
+        "is ahead: the mean of the draws, and the draw where it is least. "
+        "`OMP_NUM_THREADS=1 python benchmarks/heads.py --data data`.\n"
     )
+    gaps = {key: row["head"] - row[OTHERS[0]] for key, row in found.items()}
+    behind = ", ".join(f"{key} ({gap:+.1f})" for key, gap in sorted(gaps.items(), key=lambda one: one[1]) if gap < -1)
+    sentence = f"More than a point behind C = 1, of {len(found)} draws: {behind or 'none'}."
     before, _, rest = PAGE.read_text().partition(START)
-    own = ["## The start of a head\n", what, *table(found, given.seeds), ""]
+    own = ["## The start of a head\n", what, *table(found, given.seeds), "", sentence, ""]
     PAGE.write_text("\n".join([f"{before}{START}", *own, f"{END}{rest.partition(END)[2]}"]))
 
 
