@@ -59,9 +59,8 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
     broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
     listing = f"vitrail check {shell_word(str(data.keys.get('path') or data.name))}"
-    assessment = assess(
-        dataset, survey, broken, recipe.data.on_error, recipe.data.max_errors, listing, origin is not None
-    )
+    rules = recipe.data.on_error, recipe.data.max_errors
+    assessment = assess(dataset, survey, broken, *rules, listing, has_weights=origin is not None)
     if assessment.refusal:
         raise assessment.refusal
     recipe, dataset, held_out = choose_images(recipe, dataset, task, assessment.left_out)
