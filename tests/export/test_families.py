@@ -139,7 +139,9 @@ def test_a_plain_vit_that_is_bound_to_its_size(keys):
     assert not InferenceGraph(bundle_of(vitrail.create(name, classes=5, **{**small, **keys}), None)).any_size
 
 
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("torch", "openvino"))]
+)
 @pytest.mark.parametrize("head", quick(HEADS, ["anchors"]))
 def test_every_head(head, kind, tmp_path):
     bundle = headed(head)
