@@ -192,6 +192,7 @@ class Hybrid(vit.ViT):
         super().__init__(transformer_config(config))
         self.config = config
         self.patch_embed = Stem(config)
+        self.any_size_from = 0  # the stem pads by what the size leaves
 
 
 def build(config: Config) -> Hybrid:
