@@ -44,7 +44,8 @@ def test_a_run_in_words_and_as_json(place):
     assert said.startswith("run (frozen): 32 features, learned from 10 labels\nval: 2 images\n")
     for piece in (
         "linear probe, L2 ",
-        "note: L2 0.1: 1/N; no other is clearly better in cross-validation",
+        "note: L2 ",
+        " in cross-validation",
         "1 nearest neighbours",
         "3 nearest neighbours",
         "top-1",
