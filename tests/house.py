@@ -48,7 +48,7 @@ CATALOGUED = {  # law 3: what a file on a catalogued floor has at its top level
 }
 CATALOGUES = {*CATALOGUED, "weights/tables"}  # law 3: the folder is the registry, so it grows with what there is
 PAPERS = {"models"}  # rooms whose files name their paper: somebody and a year
-FRONT_DOOR = {"create", "backbone", "train"}  # the one place where keywords name config fields
+FRONT_DOOR = {"create", "backbone", "train", "export"}  # the one place where keywords name config fields
 
 LONGEST_FILE, WIDEST_LINE, MOST_ARGUMENTS, MOST_FILES, MOST_IMPORTS = 300, 120, 8, 20, 15
 LONGEST_FUNCTION = {"training/loop.py": 60}  # the page that is the run

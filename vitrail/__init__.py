@@ -185,25 +185,18 @@ def load(source: "str | Path", device: str = "cpu", vae: str = "",
     return load_any(source, engine, device, weights=checkpoint, vae=vae, merge=merge)
 
 
-def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", attention: bool = False,
-           int8: bool = False, data: str = "", overwrite: bool = False,
-           image_type: "Literal['uint8', 'float32']" = "uint8") -> "ExportResult":  # fmt: skip
+def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", **keys: Any) -> "ExportResult":
     """Writes a run, a model folder or a file as one that runs without vitrail, and proves that its answers are those of
     torch: `.folder`, `.info`, `.proof`.
 
-    As `vitrail export`. out: a new folder, by default export/FORMAT in that of the run. attention: a further output,
-    the attention rollout. data: images for the proof and for int8, by default those that the run held out.
+    Keywords are the flags of `vitrail export`: attention, int8, dynamic, data, split, image_type, merge, overwrite,
+    force, and those of the format, such as runtime. out: a new folder, by default export/FORMAT in that of the run.
     Errors: `UsageError`, `CheckpointError`, `DataError`; `RunError` where the proof fails: then nothing is written.
     """
-    from vitrail.errors import choose
-    from vitrail.export.exporter import ExportRequest
     from vitrail.export.exporter import export as export_source
+    from vitrail.export.request import make_request
 
-    choose(image_type, ("uint8", "float32"), "image type")
-    request = ExportRequest(
-        format=format, image_type=image_type, attention=attention, int8=int8, data=data, overwrite=overwrite
-    )
-    return export_source(source, request, out)
+    return export_source(source, make_request(format, keys), out)
 
 
 def load_weights(

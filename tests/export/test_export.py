@@ -154,3 +154,26 @@ def test_torch_runs_no_exported_file(exported):
         load_any(exported, "torch")
     with pytest.raises(UsageError, match="run on the CPU"):
         load_any(exported, device="cuda")
+
+
+def test_python_takes_the_flags_of_the_command(run, data, tmp_path):
+    result = vitrail.export(run, out=tmp_path / "merged", merge=1, split="test", data=str(data))
+    assert "merge" in (tmp_path / "merged" / "model.json").read_text()
+    assert result.folder == tmp_path / "merged"
+    for keys, words in (
+        ({"atention": True}, "attention"),
+        ({"runtime": "x"}, "no key"),
+        ({"merge": 1.5}, "merge is 1.5"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            vitrail.export(run, **keys)
+
+
+def test_a_sidecar_of_two_sizes_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "one")
+    path = tmp_path / "one" / "model.json"
+    about = json.loads(path.read_text())
+    about["export"]["size"] = [14, 14]
+    path.write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="two sizes: 14x14 and 32x32"):
+        vitrail.load(tmp_path / "one")

@@ -67,8 +67,15 @@ def read_info(folder: Path) -> tuple[ExportInfo, Description]:
     if len(rows["size"]) != 2:
         raise CheckpointError(f"{path} has a size of {len(rows['size'])} numbers", "export it again")
     values: dict[str, Any] = {key: tuple(v) if isinstance(v := rows[key], list) else v for key in FIELDS}
-    info = ExportInfo(**values)
-    return info, parse_description(about, path)
+    info, description = ExportInfo(**values), parse_description(about, path)
+    if description.recipe.input.size != info.size:  # images are resized as the recipe says
+        what = f"{path} has two sizes: {show_size(info.size)} and {show_size(description.recipe.input.size or ())}"
+        raise CheckpointError(what, "it was edited; export it again")
+    return info, description
+
+
+def show_size(size: Sequence[int]) -> str:
+    return "x".join(map(str, size)) or "none"
 
 
 @dataclass(frozen=True, repr=False)
