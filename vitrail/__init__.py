@@ -193,10 +193,9 @@ def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", *
     force, and those of the format, such as runtime. out: a new folder, by default export/FORMAT in that of the run.
     Errors: `UsageError`, `CheckpointError`, `DataError`; `RunError` where the proof fails: then nothing is written.
     """
-    from vitrail.export.exporter import export as export_source
-    from vitrail.export.request import make_request
+    from vitrail.export import exporter
 
-    return export_source(source, make_request(format, keys), out)
+    return exporter.export(source, exporter.make_request(format, keys), out)
 
 
 def load_weights(

@@ -162,7 +162,7 @@ def test_python_takes_the_flags_of_the_command(run, data, tmp_path):
     assert result.folder == tmp_path / "merged"
     for keys, words in (
         ({"atention": True}, "attention"),
-        ({"runtime": "x"}, "no key"),
+        ({"runtime": "x"}, "unknown key"),
         ({"merge": 1.5}, "merge is 1.5"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vitrail import catalog
 from vitrail.assembly.load import load_bundle
 from vitrail.assembly.model import ModelBundle, with_merging
-from vitrail.errors import RunError, UsageError
+from vitrail.errors import RunError, UsageError, choose
 from vitrail.export.contract import ExportFormat, TracedGraph
 from vitrail.export.folders import choose_folder, new_folder, refuse_existing
 from vitrail.export.images import ImageRequest, read_images
@@ -19,6 +19,7 @@ from vitrail.export.quantised import check_quantiser, quantise_export
 from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
 from vitrail.export.sidecars import write_sidecars
 from vitrail.inference.graph import InferenceGraph
+from vitrail.layers.merge import check_merge
 from vitrail.validation import as_path, update_config
 
 
@@ -37,6 +38,19 @@ def export(
     refuse_existing(folder, request.overwrite)
     images = read_images(ImageRequest(str(source), request.data, request.split, request.keys), bundle)
     return export_model(ExportSubject(bundle, str(source), hash_weights(path), images), chosen, request, folder)
+
+
+def make_request(format: str, keys: Mapping[str, Any]) -> ExportRequest:
+    """A request of keywords: fields of `ExportRequest`, or of the config of the format. Errors: `UsageError` for any
+    other."""
+    own = {f.name for f in dataclasses.fields(ExportRequest)} - {"format", "keys", "options"}
+    theirs = catalog.config_fields("export/formats", format)
+    for key in keys:
+        choose(key, sorted(own | set(theirs)), "key", where=f" of vitrail.export for {format}")
+    request = update_config(ExportRequest(format), {k: v for k, v in keys.items() if k in own}, "export")
+    if request.merge is not None:
+        check_merge(request.merge)
+    return dataclasses.replace(request, options={k: v for k, v in keys.items() if k not in own})
 
 
 def find_format(name: str, options: Mapping[str, Any] | None = None) -> ExportFormat:

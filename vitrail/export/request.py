@@ -1,19 +1,16 @@
 """What is exported and how, and what came of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitrail import catalog
 from vitrail.assembly.model import ModelBundle
-from vitrail.errors import choose
 from vitrail.export.images import ProofImages
 from vitrail.export.proof import Proof
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import ImageType
-from vitrail.layers.merge import Merge, check_merge
-from vitrail.validation import update_config
+from vitrail.layers.merge import Merge
 
 
 @dataclass(frozen=True)
@@ -35,19 +32,6 @@ class ExportRequest:
     force: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     merge: Merge | None = None
-
-
-def make_request(format: str, keys: Mapping[str, Any]) -> ExportRequest:
-    """A request of keywords: fields of `ExportRequest`, or of the config of the format. Errors: `UsageError` for any
-    other."""
-    own = {f.name for f in fields(ExportRequest)} - {"format", "keys", "options"}
-    theirs = catalog.config_fields("export/formats", format)
-    for key in keys:
-        choose(key, sorted(own | set(theirs)), "key", where=f" of vitrail.export for {format}")
-    request = update_config(ExportRequest(format), {k: v for k, v in keys.items() if k in own}, "export")
-    if request.merge is not None:
-        check_merge(request.merge)
-    return replace(request, options={k: v for k, v in keys.items() if k not in own})
 
 
 class ExportSubject(NamedTuple):
