@@ -78,6 +78,7 @@ def test_a_model_is_trained_with_merging_and_keeps_it(place):
     assert "patches become" in must("look", "merged", "wide.png", "--out", "of-its-own")
 
 
+@pytest.mark.slow
 def test_an_export_merges_as_it_was_written(place):
     must("export", "run", "--merge", "2", "--data", "good", "--split", "all")
     folder = "run/export/onnx-merge-2"

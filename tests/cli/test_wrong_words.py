@@ -63,7 +63,7 @@ WRONG = [
     ("trian", USAGE, "did you mean 'train'"),
     ("TRAIN", USAGE, "did you mean 'train'"),
     ("evaluate run", USAGE, "did you mean 'eval'"),
-    ("''", USAGE, "there are check"),
+    ("''", USAGE, "there are bench, check"),
     (LONG, USAGE, "unknown command"),
     ("--helpp", USAGE, "did you mean '--help'"),
     ("--data mini train", USAGE, "the command comes first"),

@@ -87,7 +87,7 @@ def errors(bundle, kind, path, sizes):
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", quick(FAMILIES, ["swin"]))
+@pytest.mark.parametrize("family", quick(FAMILIES, ["mobilevit"]))
 def test_every_family(family, kind, tmp_path):
     bundle = classifier(family)
     size = bundle.recipe.input.size
@@ -142,7 +142,7 @@ def test_a_plain_vit_that_is_bound_to_its_size(keys):
 @pytest.mark.parametrize(
     "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("torch", "openvino"))]
 )
-@pytest.mark.parametrize("head", quick(HEADS, ["anchors"]))
+@pytest.mark.parametrize("head", quick(HEADS, ["linear"]))
 def test_every_head(head, kind, tmp_path):
     bundle = headed(head)
     size = bundle.recipe.input.size

@@ -39,6 +39,7 @@ def test_no_rollout_is_said(tmp_path, capsys):
     assert not (tmp_path / "model" / "export").exists()
 
 
+@pytest.mark.slow
 def test_torch_program(run, tmp_path):
     """It runs with torch alone, at another size and batch; vitrail itself opens no program that a file holds."""
     result = vitrail.export(run, format="torch", out=tmp_path / "t")

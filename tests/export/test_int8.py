@@ -69,6 +69,7 @@ def test_too_great_a_loss_is_refused(run, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_data(run, tmp_path, capsys):
     """Scales are found at run time, and what is not measured is said."""
     shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors")

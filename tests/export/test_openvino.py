@@ -73,6 +73,7 @@ def test_changed_weights_are_refused(exported, tmp_path):
         load_any(tmp_path / "changed")
 
 
+@pytest.mark.slow
 def test_it_opens_onnx_too_and_no_other_file(run, tmp_path, pixels, exported):
     assert main(["export", str(run), "--out", str(tmp_path / "onnx")]) == 0
     there = load_any(tmp_path / "onnx", "openvino").predict(torch.from_numpy(pixels)).probabilities

@@ -45,6 +45,7 @@ def test_it_is_said_and_not_kept(run, capsys):
     assert main(["eval", str(run), "--precision", "fp64"]) == 2
 
 
+@pytest.mark.slow
 def test_engines_without_bf16(run, tmp_path):
     assert main(["export", str(run), "--out", str(tmp_path / "onnx")]) == 0
     with pytest.raises(UsageError, match="computes in fp32 only"):

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from model_folders import TASKS, model_folder
 from PIL import Image
 from places import refused, vitrail
 from servers import STUB
-from test_models import TASKS, model_folder
 
 pytest.importorskip("fastapi")
 
@@ -117,7 +117,7 @@ def test_a_missing_extra_is_one_sentence(own_folder, monkeypatch):
 
 
 def test_a_model_without_weights_ends_the_command_with_its_code(own_folder, monkeypatch):
-    """The worker is a stub: what it says and the exit code are those of the real one (test_models.py)."""
+    """The worker is a stub: what it says and the exit code are those of the real one (test_served.py)."""
     real = command.settings_of
 
     def with_stub(given):

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from model_folders import CLASSES, TASKS, model_folder
 from PIL import Image
 from places import must
 
@@ -24,23 +25,7 @@ from vitrail.serve.settings import ModelSource, Settings
 from vitrail.serve.watching import changed_files, fingerprint
 from vitrail.serve.worker import Worker
 
-CLASSES = ("ant", "bee", "cow")
-TASKS = {
-    "classes": ("classification", {}), "masks": ("segmentation", {"head": "linear"}),
-    "boxes": ("detection", {"queries": 6, "width": 16, "heads": 2, "decoder": 1, "hidden": 16}),
-}  # fmt: skip
 WORK = Settings().hello()
-
-
-def model_folder(folder, task, **keys):
-    import torch
-
-    torch.manual_seed(0)
-    given = {"size": (16, 16), "channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3, **keys}
-    model = Choice("vit/nano", {"width": 32, "depth": 1, "heads": 2, "patch": 4, "stem": "patch"})
-    return save_model(
-        assemble_model(Recipe(model=model, task=Choice(*task), input=InputConfig(**given)), CLASSES), folder, None
-    )
 
 
 @pytest.fixture(scope="module")
