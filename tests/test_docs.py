@@ -88,7 +88,14 @@ def autoencoder(folder):
 
 SLOW = [
     pytest.param(page, marks=pytest.mark.slow)
-    for page in ("docs/dense.md", "docs/export.md", "docs/generation.md", "docs/looking.md", "docs/transfer.md")
+    for page in (
+        "docs/dense.md",
+        "docs/export.md",
+        "docs/generation.md",
+        "docs/looking.md",
+        "docs/transfer.md",
+        "docs/weights.md",
+    )
 ]
 
 
@@ -107,7 +114,7 @@ def tables(folder):
         (folder / name).write_text("\n".join([head, *map(row, range(8))]) + "\n")
 
 
-@pytest.mark.parametrize("page", ["docs/weights.md", "docs/data.md", "docs/python.md", *SLOW])
+@pytest.mark.parametrize("page", ["docs/data.md", "docs/python.md", *SLOW])
 def test_pages_from_top_to_bottom(page, own_folder):
     photos(own_folder / "path/to/my/photos")
     photos(own_folder / "more/images")

@@ -158,6 +158,7 @@ def test_a_study(drop):
     assert "| 64 |" in (copy.folder / "found/table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_task_without_labels(drop):
     """Trained, stopped and resumed to the bit, evaluated, reported and used."""
     copy = drop("tasks", "rotation.py")

@@ -48,6 +48,7 @@ def test_names_of_other_libraries(name, flags):
     assert refused.value.fix == f"in Python: {model.as_call()}"
 
 
+@pytest.mark.slow
 def test_a_translated_model_of_timm_has_timms_parameters():
     """One name a rule, of the smallest size; on the meta device, without a weight."""
     timm = pytest.importorskip("timm")

@@ -27,6 +27,7 @@ def test_both_learn(race):
     assert all(first is None and last.seconds > 0 for first, last in found.values())
 
 
+@pytest.mark.slow
 def test_the_peer_is_as_large(race):
     running, _ = race.ours("mini", epochs=1, turn=10, share=0.01)
     own = sum(p.numel() for p in running.state.model.parameters())

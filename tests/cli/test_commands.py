@@ -337,7 +337,7 @@ def test_a_run_without_stdout_and_stderr_comes_to_its_end(tmp_path):
 @pytest.mark.parametrize(
     "env",
     [
-        {"PYTHONIOENCODING": "ascii", "COLUMNS": "1"},
+        pytest.param({"PYTHONIOENCODING": "ascii", "COLUMNS": "1"}, marks=pytest.mark.slow),
         pytest.param({"LC_ALL": "C", "NO_COLOR": "1"}, marks=pytest.mark.slow),
     ],
 )

@@ -245,6 +245,7 @@ def test_made_images_are_compared_with_real_ones_by_features():
     assert "of its class" in must("eval", "jit", "--features", "vit", "--count", "12", "--split", "train")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_table_and_a_figure_and_is_taken_up_where_it_was_left():
     words = ["eval", "jit", "--features", "vit", "--count", "12", "--split", "train"]
     first = json.loads(must(*words, "--sweep-guidance", "1", "2", "--json"))["sweep"]

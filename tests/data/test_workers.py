@@ -63,6 +63,7 @@ def test_workers_that_read_nothing_any_more_end_the_run_with_a_sentence():
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_workers_that_are_slow_are_waited_for():
     """A batch takes longer than the limit, an image does not."""
     assert len(list(batches(slow, workers=1, limit=1.1))) == 4

@@ -16,6 +16,7 @@ def table(run):
     return json.loads((run / "bench.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_report_has_it(run, table):
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()

@@ -16,6 +16,7 @@ from vitrail.inference.load_any import load_any
 from vitrail.inference.open_engine import open_file
 
 
+@pytest.mark.slow
 def test_attention_is_the_rollout(run, data, tmp_path):
     """A fixed size, since a rollout counts cells; the run's own images and values between 0 and 1."""
     result = vitrail.export(run, out=tmp_path / "a", attention=True, image_type="float32")

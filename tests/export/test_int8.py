@@ -59,6 +59,7 @@ def test_the_same_twice(run, exported, tmp_path):
     assert (tmp_path / "again" / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_too_great_a_loss_is_refused(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quantised, "MOST_LOSS", -2.0)  # no gain is that great
     words = ["export", str(run), "--int8", "--out", str(tmp_path / "refused")]

@@ -64,7 +64,7 @@ def same(a, b):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("each", ["pair", "batch"])
+@pytest.mark.parametrize("each", ["batch", pytest.param("pair", marks=pytest.mark.slow)])
 def test_processes_pieces_workers_and_cache_change_no_batch(each, folder, tmp_path):
     running = tiny.begin(made(folder, {"mix_mode": each}), tmp_path / "run")
     wanted = batches(running)

@@ -243,7 +243,7 @@ def test_learns_on_any_family(family):
     assert {depth[n] for n in depth if not n.startswith("backbone.")} == {len(model.backbone.blocks) + 1}
 
 
-@pytest.mark.parametrize("stride", [0, 4, 32])
+@pytest.mark.parametrize("stride", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (4, 32))])
 def test_the_way_of_vitdet(stride):
     """Windows and a pyramid of the last map: every parameter that learns has a gradient, at any size; it exports."""
     keys = {"queries": 5, "width": 16, "heads": 2, "hidden": 24, "decoder": 2, "neck": "simple", "stride": stride}

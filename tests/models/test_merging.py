@@ -289,6 +289,7 @@ def test_families_of_the_same_blocks_merge(family):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_one_program_holds_for_every_batch():
     merging = model(merge=4, position="rope", depth=1)
     batch = torch.export.Dim("batch", min=1)
@@ -308,6 +309,7 @@ def test_heads_for_masks_sit_on_merged_patches(head):
     assert all(p.grad is not None for p in merging.backbone.blocks.parameters())
 
 
+@pytest.mark.slow
 def test_training_with_merging_goes_on_to_the_same_bits(tmp_path):
     """Stopped after a checkpoint and resumed, with activations computed twice, and in one go."""
     data = tiny.npz(tmp_path)

@@ -362,6 +362,7 @@ def test_damage_is_found_and_the_advice_mends_it(copy):
     assert "weights_damaged" not in names(copy)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_and_data_that_changed(run, copy, tmp_path):
     (copy / "model.safetensors").unlink()
     shutil.rmtree(copy / "evaluation")

@@ -224,6 +224,7 @@ def test_many_labels(tmp_path):
         assert f">{value:.3f}<" in page
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_with_heavy_images(tmp_path, images):
     classes = [f"class number {i:04d}" for i in range(1000)]
     folder = made(tmp_path / "run", images(["cat", "dog"], count=60), classes)

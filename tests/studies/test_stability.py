@@ -24,6 +24,7 @@ def place(own_folder):
     return own_folder
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_table_its_figure_and_its_numbers(place):
     said = must("study", "stability", *shlex.split(WORDS), "--seeds", "2", "--out", "here")
     names = {"results.json", "table.md", "figure.svg", "manifest.json", "study.json", "journal.jsonl"}
