@@ -13,7 +13,7 @@ from vitrail.errors import RunError, UsageError, choose
 from vitrail.export.contract import ExportFormat, TracedGraph
 from vitrail.export.folders import choose_folder, new_folder, refuse_existing
 from vitrail.export.images import ImageRequest, read_images
-from vitrail.export.metadata import file_metadata, hash_file, hash_weights, new_info
+from vitrail.export.metadata import file_metadata, hash_weights, new_info
 from vitrail.export.proof import prove
 from vitrail.export.quantised import check_quantiser, quantise_export
 from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
@@ -92,7 +92,6 @@ def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: Inferen
     if not chosen.is_graph:
         info = dataclasses.replace(info, inputs=(), any_size=False)
     chosen.write(TracedGraph(graph, bundle, graph.any_size, subject.source), file_metadata(bundle, info), path)
-    info = dataclasses.replace(info, sha256=hash_file(path))
     size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
     proof = prove(chosen.open(path, info), graph, bundle, subject.images, size)
     if proof.failures:
@@ -100,7 +99,7 @@ def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: Inferen
         if bundle.recipe.model.keys.get("merge"):
             fix = "tokens alike to the last digits may merge otherwise in another engine; try another --merge, or 0"
         raise RunError(f"the exported file is not the model: {'; '.join(proof.failures)}; nothing was written", fix)
-    write_sidecars(folder, bundle, info, proof)
+    info = write_sidecars(folder, bundle, info, proof)
     return ExportResult(folder, info, proof, chosen.describe(info))
 
 

@@ -1,6 +1,5 @@
 """What an exported file says of itself: for programs in `model.json`, in plain words there and in the file."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import CheckpointError
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import InferenceGraph
+from vitrail.storage.hashing import hash_file
 from vitrail.storage.json_text import to_json
 from vitrail.version import __version__
 
@@ -39,11 +39,6 @@ def hash_weights(path: Path) -> str:
     except OSError as error:
         what = f"{files[0]} cannot be read: {error.strerror or error}"
         raise CheckpointError(what, "is it the folder of a model?") from None
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def new_info(

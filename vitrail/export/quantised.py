@@ -16,12 +16,12 @@ from vitrail.evaluation.difference import Change
 from vitrail.evaluation.subject import SubjectRequest
 from vitrail.export.contract import ExportFormat, Quantiser
 from vitrail.export.int8_data import Int8Images, read_int8_images
-from vitrail.export.metadata import hash_file
 from vitrail.export.proof import as_inputs
 from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
 from vitrail.export.side_by_side import compare_accuracy, count_changed, time_files
 from vitrail.export.sidecars import write_sidecars
 from vitrail.inference.exported import ExportInfo
+from vitrail.inference.open_engine import to_floats
 
 MOST_LOSS = 0.005  # of the metric that ranks models
 BATCH = 4  # images of a calibration batch, and of a timed one
@@ -122,8 +122,8 @@ def quantise_export(
     for file in target.parent.iterdir():
         os.replace(file, folder / file.name)
     shutil.rmtree(target.parent)
-    info = dataclasses.replace(info, sha256=hash_file(folder / info.file), precision="int8")
-    write_sidecars(folder, bundle, info, result.proof, {"int8": report.to_dict()})
+    info = dataclasses.replace(info, precision="int8")
+    info = write_sidecars(folder, bundle, info, result.proof, {"int8": report.to_dict()})
     return result._replace(info=info, notes=(*result.notes, *report.sentences()), int8=report.to_dict())
 
 
@@ -142,7 +142,7 @@ def as_batches(pixels: list[np.ndarray], bundle: ModelBundle, info: ExportInfo) 
     pre, batches = build_preprocess(bundle.recipe.input), []
     for start in range(0, len(pixels), BATCH):
         images, sizes = as_inputs(pre, pixels[start : start + BATCH], bundle)
-        given = images if info.image_type == "uint8" else images.astype(np.float32) / np.float32(255)
+        given = images if info.image_type == "uint8" else to_floats(images)
         batches.append({"images": given, "sizes": sizes} if "sizes" in info.inputs else {"images": given})
     return batches
 

@@ -1,6 +1,9 @@
 """Tracing: the graph of a model as a program of `torch.export`, with a batch of any length."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,8 +34,26 @@ def trace(graph: InferenceGraph, inputs: tuple[Tensor, ...], any_size: bool) -> 
             warnings.simplefilter("ignore")  # of torch's own parts
             return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # of many classes: whatever the model does that cannot be traced
-        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(
-            f"the model cannot be traced for every batch{' and size' if any_size else ''}: {why[:200]}",
+            f"the model cannot be traced for every batch{' and size' if any_size else ''}: {first_line(error)}",
             "it cannot be exported as a graph; vitrail export RUN --format safetensors writes its weights",
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in a line."""
+    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return why[:200]
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without the advice that libraries log and warn of while they write a file."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

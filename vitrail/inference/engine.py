@@ -27,6 +27,12 @@ class Engine(ABC):
         return lambda images, sizes: torch.from_numpy(np.asarray(self.run(images.numpy(), sizes.numpy())[output]))
 
 
+def run_singly(run: Callable[[np.ndarray, np.ndarray], Arrays], images: np.ndarray, sizes: np.ndarray) -> Arrays:
+    """`run` of one image after the other, for files that hold no batch."""
+    rows = [run(images[i : i + 1], sizes[i : i + 1]) for i in range(len(images))]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
 class EngineFile(ABC):
     """How an engine opens exported files; what `build` of its module returns."""
 

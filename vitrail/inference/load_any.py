@@ -1,7 +1,6 @@
 """A predictor of whatever holds a trained model: a run, a model folder, a file, or the folder of an export."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.open_engine import TORCH, engine_of, has_bf16, open_file, suffixes_of
 from vitrail.inference.predictor import load_predictor
 from vitrail.layers.merge import Merge
+from vitrail.storage.hashing import hash_file
 from vitrail.validation import as_path
 
 EXPORTS = "export"  # of a run: the folder of its exports
@@ -88,8 +88,7 @@ def check_hash(folder: Path, info: ExportInfo) -> None:
     """Errors: `CheckpointError` where the file is missing, or not the one that was exported."""
     path = folder / info.file
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_file(path)
     except OSError as error:
         what = f"{path} cannot be read: {error.strerror or error}"
         raise CheckpointError(what, "vitrail export RUN --overwrite writes it again") from None

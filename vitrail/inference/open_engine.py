@@ -20,7 +20,12 @@ class FloatImages(Engine):
         self.inner, self.name = inner, inner.name
 
     def run(self, images: np.ndarray, sizes: np.ndarray) -> Arrays:
-        return self.inner.run(images.astype(np.float32) / np.float32(255), sizes)
+        return self.inner.run(to_floats(images), sizes)
+
+
+def to_floats(images: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [0, 1], as a graph of such images takes them."""
+    return images.astype(np.float32) / np.float32(255)
 
 
 def for_images(engine: Engine, info: ExportInfo) -> Engine:

@@ -10,10 +10,10 @@ from typing import Any
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
+from vitrail.storage.hashing import hash_file
 from vitrail.weights.remote import folder, hub
 from vitrail.weights.remote.address import cache_path, obtain_url
 from vitrail.weights.remote.answers import WeightsName
-from vitrail.weights.remote.download import hash_file
 from vitrail.weights.remote.hub import NAMES, HubFile, choose_main, find_hub_pin, pins_of
 from vitrail.weights.remote.licences import check_licence, describe_licence, is_permissive, licence_of_repo
 from vitrail.weights.remote.lock import find_pin, lock_path, read_lock

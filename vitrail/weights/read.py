@@ -4,7 +4,6 @@
 its directory, its pickle and its shapes, is checked against its bytes before torch or numpy open it.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.hashing import hash_file
 from vitrail.storage.tensors import unpack
 from vitrail.weights.pickle_scan import LONGEST, check_stream
 from vitrail.weights.zip_directory import (
@@ -82,11 +82,6 @@ def read_weights(path: Path, sha256: str | None = None) -> RawWeights:
             f"{path} is damaged ({type(error).__name__}: {first_line})", "copy it again, or use another copy"
         ) from None
     return RawWeights(tensors, about, digest, notes)
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

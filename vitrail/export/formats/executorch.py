@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import logging
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 
 from vitrail.errors import UsageError
 from vitrail.export.contract import ExportFormat, TracedGraph
+from vitrail.export.tracing import first_line, silence
 from vitrail.inference.engine import Engine
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.open_engine import open_file
@@ -36,11 +35,8 @@ class ExecutorchFormat(ExportFormat):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        level = logging.root.manager.disable
         try:
-            logging.disable(logging.WARNING)  # of its passes
-            with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
+            with torch.no_grad(), silence(), contextlib.redirect_stdout(io.StringIO()):
                 single = tuple(one[:1] for one in traced.inputs)
                 program = torch.export.export(traced.graph, single, strict=False)
                 lowered = to_edge_transform_and_lower(
@@ -48,10 +44,8 @@ class ExecutorchFormat(ExportFormat):
                 )
                 content = lowered.to_executorch().buffer
         except Exception as error:  # of many classes
-            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UsageError(f"ExecuTorch cannot hold the model: {why[:200]}", "--format onnx writes it") from error
-        finally:
-            logging.disable(level)
+            what = f"ExecuTorch cannot hold the model: {first_line(error)}"
+            raise UsageError(what, "--format onnx writes it") from error
         path.write_bytes(content)
 
     def open(self, path: Path, info: ExportInfo) -> Engine:

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import logging
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 
 from vitrail.errors import RunError, UsageError
 from vitrail.export.contract import ExportFormat, TracedGraph
+from vitrail.export.tracing import first_line, silence
 from vitrail.inference.engine import Engine
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.open_engine import open_file
@@ -64,11 +63,8 @@ class OnnxFormat(ExportFormat):
 
 def convert(traced: TracedGraph, opset: int) -> Any:
     """The program as `torch.onnx.ONNXProgram`. Errors: `UsageError` for an operation that ONNX has not."""
-    level = logging.root.manager.disable
     try:
-        logging.disable(logging.WARNING)  # of onnxscript, on versions of operations
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), silence(), contextlib.redirect_stdout(io.StringIO()):
             return torch.onnx.export(
                 traced.program, (), dynamo=True, opset_version=opset, verbose=False,
                 input_names=list(traced.graph.input_names), output_names=list(traced.graph.names),
@@ -76,10 +72,8 @@ def convert(traced: TracedGraph, opset: int) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"the model cannot be written as ONNX: {why[:200]}", "--format torch writes it") from error
-    finally:
-        logging.disable(level)
+        what = f"the model cannot be written as ONNX: {first_line(error)}"
+        raise UsageError(what, "--format torch writes it") from error
 
 
 def check_shapes(path: Path, traced: TracedGraph) -> None:

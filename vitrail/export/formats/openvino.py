@@ -8,11 +8,11 @@ from typing import Any
 from vitrail.errors import RunError, UsageError
 from vitrail.export.contract import ExportFormat, TracedGraph
 from vitrail.export.formats import onnx
-from vitrail.export.metadata import hash_file
 from vitrail.inference.engine import Engine
 from vitrail.inference.engines.openvino import WEIGHTS_HASH
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.open_engine import open_file
+from vitrail.storage.hashing import hash_file
 
 
 @dataclass(frozen=True)

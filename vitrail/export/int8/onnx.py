@@ -1,9 +1,6 @@
 """Int8 of ONNX by ONNX Runtime: linear layers, and with images for calibration convolutions too."""
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 from vitrail.errors import UsageError
 from vitrail.export.contract import Quantiser
 from vitrail.export.outliers import BATCHES, describe_kept, find_noisy
+from vitrail.export.tracing import silence
 
 LINEAR = ("MatMul", "Gemm")
 
@@ -106,19 +104,6 @@ def copy_metadata(source: Path, target: Path) -> None:
     texts = {one.key: one.value for one in onnx.load(source).metadata_props}
     onnx.helper.set_model_props(quantised, {**texts, "precision": "int8"})
     onnx.save(quantised, target)
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Without the advice that a quantiser logs on models that it does not know."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def build(config: Config) -> OnnxQuantiser:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.inference.engine import Arrays, Engine, EngineFile
+from vitrail.inference.engine import Arrays, Engine, EngineFile, run_singly
 
 SUFFIXES = (".pte",)
 
@@ -31,13 +31,14 @@ class ExecutorchEngine(Engine):
         self.turn = threading.Lock()
 
     def run(self, images: np.ndarray, sizes: np.ndarray) -> Arrays:
-        rows: list[list[np.ndarray]] = []
-        for i in range(len(images)):
-            given = [torch.from_numpy(np.ascontiguousarray(one[i : i + 1])) for one in (images, sizes)]
-            with self.turn:
-                values = self.method.execute(given if self.takes_sizes else given[:1])
-                rows.append([value.numpy().copy() for value in values])  # of memory that the next call writes to
-        return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(self.outputs)}
+        return run_singly(self.run_one, images, sizes)
+
+    def run_one(self, image: np.ndarray, size: np.ndarray) -> Arrays:
+        given = [torch.from_numpy(np.ascontiguousarray(one)) for one in (image, size)]
+        with self.turn:
+            values = self.method.execute(given if self.takes_sizes else given[:1])
+            copies = [value.numpy().copy() for value in values]  # of memory that the next call writes to
+        return dict(zip(self.outputs, copies, strict=True))
 
 
 class ExecutorchFile(EngineFile):

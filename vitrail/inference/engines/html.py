@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import CheckpointError
-from vitrail.inference.engine import Arrays, Engine, EngineFile
+from vitrail.inference.engine import Arrays, Engine, EngineFile, run_singly
 from vitrail.inference.engines import onnx
 from vitrail.inference.page.assemble import read_block
 
@@ -15,7 +15,7 @@ SUFFIXES = (".html",)
 
 @dataclass(frozen=True)
 class Config:
-    optimise: bool = True  # fuse and rewrite the graph when it is opened
+    """It has no settings."""
 
 
 class PageEngine(Engine):
@@ -27,22 +27,18 @@ class PageEngine(Engine):
         self.inner = inner
 
     def run(self, images: np.ndarray, sizes: np.ndarray) -> Arrays:
-        rows = [self.inner.run(images[i : i + 1], sizes[i : i + 1]) for i in range(len(images))]
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        return run_singly(self.inner.run, images, sizes)
 
 
 class PageFile(EngineFile):
-    def __init__(self, config: Config):
-        self.config = config
-
     def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> PageEngine:
         try:
             graph = read_block(path.read_text(encoding="utf-8"), "graph")
         except (OSError, ValueError) as error:
             what = f"{path} is no page with a model in it: {error}"
             raise CheckpointError(what, "vitrail export RUN --format html writes one") from None
-        return PageEngine(onnx.open_session(graph, outputs, threads, self.config.optimise, str(path)))
+        return PageEngine(onnx.open_session(graph, outputs, threads, str(path)))
 
 
 def build(config: Config) -> PageFile:
-    return PageFile(config)
+    return PageFile()

@@ -14,7 +14,7 @@ SUFFIXES = (".onnx",)
 
 @dataclass(frozen=True)
 class Config:
-    optimise: bool = True  # fuse and rewrite the graph when it is opened
+    """It has no settings."""
 
 
 class OnnxEngine(Engine):
@@ -33,17 +33,12 @@ class OnnxEngine(Engine):
 
 
 class OnnxFile(EngineFile):
-    def __init__(self, config: Config):
-        self.config = config
-
     def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> OnnxEngine:
         content = path.read_bytes()  # not by its path: weights in other files, which nobody hashed, are not read then
-        return open_session(content, outputs, threads, self.config.optimise, str(path))
+        return open_session(content, outputs, threads, str(path))
 
 
-def open_session(
-    source: Path | bytes, outputs: tuple[str, ...], threads: int, optimise: bool, where: str
-) -> OnnxEngine:
+def open_session(source: Path | bytes, outputs: tuple[str, ...], threads: int, where: str) -> OnnxEngine:
     """A file, or its content, as an engine; `where` is its name in messages. Errors: as `EngineFile.open`."""
     try:
         import onnxruntime as ort
@@ -52,8 +47,6 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, which derive from several
@@ -65,4 +58,4 @@ def open_session(
 
 
 def build(config: Config) -> OnnxFile:
-    return OnnxFile(config)
+    return OnnxFile()

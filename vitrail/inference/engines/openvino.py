@@ -1,6 +1,5 @@
 """OpenVINO on the CPU: its own files (.xml, with the weights in a .bin beside it), and ONNX."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import numpy as np
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference.engine import Arrays, Engine, EngineFile
+from vitrail.storage.hashing import hash_file
 
 SUFFIXES = (".xml", ".onnx")
 WEIGHTS_HASH = ("vitrail", "weights_sha256")  # where a .xml has the SHA-256 of its .bin
@@ -72,9 +72,7 @@ def check_weights(model: Any, path: Path) -> None:
     if not model.has_rt_info(list(WEIGHTS_HASH)):
         return
     weights = path.with_suffix(".bin")
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.get_rt_info(list(WEIGHTS_HASH)).astype(str):
+    if hash_file(weights) != model.get_rt_info(list(WEIGHTS_HASH)).astype(str):
         raise CheckpointError(f"{weights} was changed: its SHA-256 is not the one in {path.name}", "export it again")
 
 

@@ -56,12 +56,16 @@ def render_for_server(title: str) -> str:
     return fill(title, render_json("page", {}), OF_SERVER, f"{POLICY}connect-src 'self'; script-src {{digest}}", ())
 
 
+def script_source(script: str) -> str:
+    """An inline script in a content security policy: by its hash."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
 def fill(title: str, data: str, scripts: Sequence[str], policy: str, notices: Sequence[Notice]) -> str:
     script = '\n"use strict";\n(() => {\n' + "\n".join(read_part(name) for name in scripts) + "})();\n"
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "title": escape(title), "version": escape(__version__), "style": "".join(map(read_part, STYLES)),
-        "policy": policy.format(digest=f"'sha256-{digest}'"), "data": data, "script": script,
+        "policy": policy.format(digest=script_source(script)), "data": data, "script": script,
         "foot": render_foot(notices),
     }  # fmt: skip
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], read_part("index.html"))

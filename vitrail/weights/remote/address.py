@@ -7,9 +7,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
+from vitrail.storage.hashing import hash_file
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import WeightsName, explain_url, offline_error
-from vitrail.weights.remote.download import RemoteFile, download, hash_file, locked
+from vitrail.weights.remote.download import RemoteFile, download, locked
 from vitrail.weights.remote.lock import Pin, find_pin, own_folder, save_pin
 from vitrail.weights.remote.progress import download_bar
 from vitrail.weights.remote.repository import LocalFile

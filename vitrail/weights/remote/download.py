@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.hashing import hash_file
 from vitrail.weights.remote.web import (
     ATTEMPTS,
     BUSY,
@@ -44,11 +45,6 @@ class RemoteFile:
     size: int = 0  # bytes; 0: unknown
     expected: str = ""
     git_hash: str = ""
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_hash_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.weights.remote.download import hash_file
+from vitrail.storage.hashing import hash_file
 from vitrail.weights.remote.hub import HubFile, find_hub_pin, pins_of
 from vitrail.weights.remote.lock import NAME, Pin, find_pin, read_lock, save_pin
 from vitrail.weights.remote.repository import LocalFile

@@ -16,7 +16,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vitrail.errors import UsageError
-from vitrail.weights.remote.download import git_hash_of, hash_file
+from vitrail.storage.hashing import hash_file
+from vitrail.weights.remote.download import git_hash_of
 from vitrail.weights.remote.lock import Pin, lock_path, read_lock
 from vitrail.weights.remote.shards import INDEX, is_index
 from vitrail.weights.remote.web import Server

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitrail.errors import CheckpointError, VitrailError
+from vitrail.storage.hashing import hash_file
 from vitrail.storage.json_text import from_json
 from vitrail.weights.remote import hub
 from vitrail.weights.remote.answers import WeightsName, explain_hub, offline_error
@@ -16,7 +17,6 @@ from vitrail.weights.remote.download import (
     describe_difference,
     disk_errors,
     download,
-    hash_file,
     locked,
 )
 from vitrail.weights.remote.hub import COMMIT, SHA256, HubFile, endpoint, hub_server
