@@ -209,6 +209,36 @@ def test_a_model_that_generates_is_not_served(tmp_path):
         open_model("dit", str(tmp_path / "dit"), WORK)
 
 
+def test_an_answer_that_is_not_finite_is_none(models):
+    model = models["classes"]
+    with pytest.raises(ArithmeticError):
+        model.answer(np.array([0.5, np.nan, 0.5]), (9, 9), Options())
+
+
+def test_a_jpeg_that_would_be_decoded_for_hours_is_refused(models, monkeypatch):
+    monkeypatch.setattr("vitrail.serve.served.has_many_scans", lambda content: content == b"many")
+    with pytest.raises(BadImage, match="scans"):
+        models["classes"].read(b"many", 10**6)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BadImage("it is no image", "send one"), 422), (UsageError("no such class"), 422), (Refused(413, "long"), 413),
+        (CheckpointError("/srv/models/a is damaged", "take another"), 500), (OSError(5, "x", "/srv/models/a"), 500),
+        (MemoryError("/srv/models/a"), 503),
+    ],
+)  # fmt: skip
+def test_what_is_not_the_clients_mistake_is_ours_and_says_nothing_of_it(error, status, capfd):
+    target = io.BytesIO()
+    Worker(io.BytesIO(), target).refuse({"id": 1}, error)
+    target.seek(0)
+    frame = read_frame(target)
+    assert frame.header["status"] == status
+    assert b"srv" not in frame.body + capfd.readouterr().err.encode()
+    assert (b'"error"' in frame.body) is True
+
+
 @pytest.mark.slow
 def test_exported_files_answer_as_the_model_does(folders, models, tmp_path):
     """Behind the same worker: ONNX Runtime and OpenVINO."""

@@ -3,13 +3,15 @@
 import base64
 import contextlib
 import gzip
+import io
 import random
 import zlib
 
 import pytest
+from PIL import Image
 
 from vitrail.serve.refusal import Refused
-from vitrail.serve.uploads import read_upload
+from vitrail.serve.uploads import SCANS, has_many_scans, read_upload
 
 LIMIT = 100_000
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) + b"\r\n--x\r\n"  # with line ends and what looks like a boundary
@@ -23,6 +25,9 @@ def form(*parts, boundary="xyz"):
 
 FILE = b'Content-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png'
 FIELD = b'Content-Disposition: form-data; name="note"'
+NAME_FIELD = b'Content-Disposition: form-data; name="filename"'  # a text: no file, whatever it is called
+ODD_NAME = 'Content-Disposition: form-data; name="x"; filename="../a;\\"b=\n.png"'.replace("\n", "é").encode()
+UNICODE_NAME = b"Content-Disposition: form-data; name=\"x\"; filename*=UTF-8''%e2%82%ac%00.png"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,9 @@ FIELD = b'Content-Disposition: form-data; name="note"'
         (IMAGE, "image/png"), (IMAGE, ""), (IMAGE, "text/html"), (IMAGE, "application/x-www-form-urlencoded"),
         form((FILE, IMAGE)), form((FIELD, b"words"), (FILE, IMAGE)), form((FILE, IMAGE), (FIELD, b"words")),
         form((FILE.replace(b"image", b"photo", 1), IMAGE)), form((FILE.replace(b"; filename=\"a.png\"", b""), IMAGE)),
-        form((FILE, IMAGE), boundary="-" * 20), (b"preamble\r\n" + form((FILE, IMAGE))[0], form()[1]),
+        form((FILE, IMAGE), boundary="-" * 20),
+        form((NAME_FIELD, b"a.png"), (FILE.replace(b"image", b"photo", 1), IMAGE)),
+        form((ODD_NAME, IMAGE)), form((UNICODE_NAME, IMAGE)), (b"preamble\r\n" + form((FILE, IMAGE))[0], form()[1]),
         (b'{"image": "%s"}' % base64.b64encode(IMAGE), "application/json"),
         (b'{"image": "data:image/png;base64,%s"}' % base64.b64encode(IMAGE), "application/json; charset=utf-8"),
         (b'{"image": "%s"}' % base64.encodebytes(IMAGE).replace(b"\n", b"\\n"), "Application/JSON"),
@@ -58,6 +65,8 @@ def test_every_way_to_send_an_image(body, kind):
         (400, "not JSON", b"{", "application/json", ""),
         (400, "not JSON", b"[" * 100_000, "application/json", ""),
         (400, "not JSON", b"\xff\xfe", "application/json", ""),
+        (400, "not JSON", b"[" + b"[]," * 5000 + b"[]]", "application/json", ""),  # each list takes 64 bytes
+        (400, "not JSON", b'{"image": "YQ==", "image": "YQ=="}', "application/json", ""),
         (400, "no text", b"[1]", "application/json", ""),
         (400, "no text", b'{"image": 3}', "application/json", ""),
         (400, "not base64", b'{"image": "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9"}', "application/json", ""),
@@ -69,6 +78,7 @@ def test_every_way_to_send_an_image(body, kind):
         (415, "without a file", b"image=abc", "application/x-www-form-urlencoded", ""),
         (415, "Content-Encoding", IMAGE, "image/png", "br"),
         (400, "claims", IMAGE, "image/png", "gzip"),
+        (400, "follows", gzip.compress(IMAGE) + gzip.compress(IMAGE), "image/png", "gzip"),
         (400, "truncated", gzip.compress(IMAGE)[:-9], "image/png", "gzip"),
         (413, "unpacks to more", gzip.compress(bytes(10**7)), "image/png", "gzip"),
         (413, "unpacks to more", zlib.compress(bytes(LIMIT + 1)), "image/png", "deflate"),
@@ -79,6 +89,25 @@ def test_what_is_no_image_is_refused(status, piece, body, kind, encoding):
         read_upload(body, kind, encoding, LIMIT)
     assert error.value.status == status
     assert error.value.body.startswith(b'{"error"')
+
+
+def progressive(scans):
+    """A JPEG of 5000 x 5000 whose last scan stands there so many times: 42 bytes each, and 20 ms of decoding."""
+    file = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(file, "JPEG", progressive=True, exif=b"Exif\0\0" + b"\xff\xda" * 500)
+    whole = file.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_many_scans_is_none_that_an_encoder_writes():
+    """Ten megabytes of them would be decoded for hours. What is in metadata, or behind the end, does not count."""
+    plain = progressive(0)
+    assert not has_many_scans(plain + b"\xff\xda" * 500)
+    assert not has_many_scans(progressive(SCANS - 10))
+    assert has_many_scans(progressive(SCANS))
+    assert has_many_scans(plain[:-2] + b"\xff\xff\xff\xda\0\2 \xff\0 \xff\xd3" * 101)
+    for content in (b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\xff", IMAGE):
+        assert not has_many_scans(content)
 
 
 def test_damaged_bodies_are_refused_or_read():

@@ -20,6 +20,7 @@ from vitrail.inference.predictor import Predictor
 from vitrail.serve.answers import ANSWERS, Content, Options, to_png
 from vitrail.serve.maps import HINT, find_maps
 from vitrail.serve.refusal import Refused
+from vitrail.serve.uploads import SCANS, has_many_scans
 from vitrail.version import __version__
 
 WEIGHTS = (".safetensors", ".onnx", ".pt2", ".pte", ".xml", ".bin", ".data")
@@ -47,8 +48,10 @@ class ServedModel:
 
     def read(self, content: bytes, limit: int) -> tuple[np.ndarray, tuple[int, int]]:
         """An image file -> uint8 [H W C] as it is predicted, and its height and width. Classifiers get it resized, so
-        that nothing large waits. Errors: `BadImage`, `Refused`."""
+        that nothing large waits. Errors: `BadImage`."""
         pre = self.predictor.preprocess
+        if has_many_scans(content):
+            raise BadImage(f"the image is a JPEG of more than {SCANS} scans", "save it again")
         pixels = decode(content, pre.channels if pre.channels in (1, 3, 4) else 3, limit, pre.background)
         size = pixels.shape[0], pixels.shape[1]
         if resized_area(pre, *size) > limit:
@@ -61,6 +64,8 @@ class ServedModel:
         return self.predictor.predict_pixels(images)
 
     def answer(self, value: Any, size: tuple[int, int], options: Options) -> Content:
+        if (array := np.asarray(value)).dtype.kind == "f" and not np.isfinite(array).all():
+            raise ArithmeticError("the answer is not finite")
         content = ANSWERS[self.predictor.task.output](value, self.predictor, options)
         return {"model": self.name, "height": size[0], "width": size[1], **content}
 

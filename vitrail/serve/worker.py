@@ -4,6 +4,7 @@ It is asked on its standard input and answers on its standard output (`frames.py
 with the front process. Signals to stop are for the front process alone, which lets it finish its work.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple
 
-from vitrail.errors import VitrailError
+from vitrail.errors import DataError, UsageError, VitrailError
 from vitrail.serve.frames import Frame, pack_frame, read_frame
 from vitrail.serve.lane import Lane
 from vitrail.serve.refusal import Refused, error_body
@@ -150,7 +151,7 @@ class Worker:
         """The answer to a request that failed: its client's mistake, or ours, of which the log has the kind alone."""
         if isinstance(error, Refused):
             status, body = error.status, error.body
-        elif isinstance(error, VitrailError):
+        elif isinstance(error, DataError | UsageError):
             status, body = 422, error_body(error.what, error.fix)
         else:
             is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -159,7 +160,7 @@ class Worker:
         self.send({"type": "answer", "id": header["id"], "status": status, "stages": {}, "batch": 0}, body)
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        with self.writing:
+        with self.writing, contextlib.suppress(BrokenPipeError):  # the front process is gone: the input ends too
             self.present.discard(header.get("id", 0))
             self.dropped.discard(header.get("id", 0))
             self.target.write(pack_frame(header, body))
