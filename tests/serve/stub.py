@@ -1,7 +1,8 @@
 """A worker without a model: what the body of a request says, it does. Started as a process of its own, without torch.
 
 sleep SECONDS: answers after so long; until FILE: once there is such a file; die: ends at once; hang: answers nothing
-ever; 500: an answer of that status; anything else: answers with the number of bytes.
+ever; garbage: what is no message; 500: an answer of that status; 504: as a worker answers what is late, with nothing;
+anything else: answers with the number of bytes.
 """
 
 import json
@@ -62,6 +63,13 @@ def main():
                 some = waiting[:batch]
                 del waiting[:batch]
             words = [] if time.monotonic() > some[0][0]["deadline"] else some[0][1].split()
+            if words[:1] == [b"garbage"]:
+                sys.stdout.buffer.write(LENGTHS.pack(5, 0) + b"hello")
+                sys.stdout.buffer.flush()
+                continue
+            if words[:1] == [b"504"]:
+                send({"type": "answer", "id": some[0][0]["id"], "status": 504, "stages": {}, "batch": 0})
+                continue
             if words[:1] == [b"hang"]:
                 time.sleep(1000)
             while words[:1] == [b"until"] and not os.path.exists(words[1]):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ pytest.importorskip("fastapi")
 
 from vitrail.cli.deploy import serve as command
 from vitrail.cli.syntax.arguments import read
+from vitrail.errors import CheckpointError, DataError, UsageError
 from vitrail.serve import settings
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +89,7 @@ def test_the_page_names_every_option_and_route():
         "max-pixels",
         "host",
         "grace",
+        "quota",
     ]
     assert all(f"--{option}" in PAGE for option in options)
 
@@ -97,6 +100,7 @@ def test_the_page_names_every_option_and_route():
         ("serve", "RUN"), ("serve a --port 99999", "--port is 99999"), ("serve a --workers 0", "--workers is 0"),
         ("serve a --timeout -1", "--timeout is -1"), ("serve a --host 0.0.0.0", "no token protects it"),
         ("serve a --token short", "at least 16"), ("serve a b/a", "two models are called a"),
+        ("serve a --quota -1", "--quota is -1"), ("serve a --token 0123456789abcdef,short", "at least 16"),
         ("serve a --host no.such.host.invalid", "no address of this machine"), ("serve a --queue 0", "--queue is 0"),
     ],
 )  # fmt: skip
@@ -146,7 +150,7 @@ def test_workers_get_no_token_and_no_module_of_the_working_folder():
     assert "-P" in given.command
 
 
-def test_the_unit_of_systemd_and_the_image_start_what_the_command_takes():
+def test_the_unit_of_systemd_starts_what_the_command_takes():
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str
     unit.read_string((ROOT / "deploy/vitrail-serve.service").read_text(encoding="utf-8"))
@@ -157,14 +161,67 @@ def test_the_unit_of_systemd_and_the_image_start_what_the_command_takes():
     assert given.grace + 5 <= float(service["TimeoutStopSec"])
     assert service["KillMode"] == "mixed"
     assert service["NoNewPrivileges"] == service["DynamicUser"] == "yes"
-    image = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-    (start,), (words,) = (
-        re.findall(r"^ENTRYPOINT (.*)$", image, re.MULTILINE),
-        re.findall(r"^CMD (.*)$", image, re.MULTILINE),
-    )
-    assert json.loads(start)[-1] == "serve"
-    given, _ = read(command.VERB, json.loads(words))
-    assert given.host == "0.0.0.0"
-    assert image.index("USER 10001") < image.index("ENTRYPOINT")
-    for name in re.findall(r"^COPY (?!--from)(.*) \S+$", image, re.MULTILINE):
-        assert all((ROOT / part).exists() for part in name.split())
+    codes = {error.code for error in (UsageError, DataError, CheckpointError)}  # what is no better when it is repeated
+    assert {int(code) for code in service["RestartPreventExitStatus"].split()} == codes
+
+
+def instructions(text):
+    """(word, rest) of a Dockerfile, in order."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def test_the_image_is_slim_runs_as_no_root_and_starts_what_the_command_takes():
+    """What can be said of a Dockerfile without a daemon that builds it."""
+    found = instructions((ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"))
+    known = {
+        "FROM",
+        "WORKDIR",
+        "COPY",
+        "RUN",
+        "USER",
+        "ENV",
+        "EXPOSE",
+        "STOPSIGNAL",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    assert {word for word, _ in found} <= known  # no ADD, which fetches and unpacks
+    assert all(re.fullmatch(r"python:3\.\d+-slim( AS build)?", rest) for word, rest in found if word == "FROM")
+    last = found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
+    once = {word: rest for word, rest in last if word not in ("RUN", "COPY")}
+    assert [word for word, _ in last].index("USER") < [word for word, _ in last].index("ENTRYPOINT")
+    assert int(once["USER"]) >= 10_000  # a number, so that whoever runs it can tell that it is not root
+    assert not any("pip" in rest for word, rest in last if word == "RUN")  # the packages come from the other stage
+    assert all("--no-cache-dir" in rest and "-c constraints.txt" in rest for _, rest in found if "pip install" in rest)
+    assert not any(re.search("token|secret|password", rest, re.IGNORECASE) for _, rest in found)
+    home = next(rest.split()[-1] for word, rest in last if word == "COPY")
+    start, words = json.loads(once["ENTRYPOINT"]), json.loads(once["CMD"])
+    assert (start[0], start[1:]) == (f"{home}/bin/vitrail", ["serve"])
+    given, _ = read(command.VERB, words)
+    assert (given.host, given.runs, str(given.port)) == ("0.0.0.0", ("/model",), once["EXPOSE"])
+    check = json.loads(once["HEALTHCHECK"].partition("CMD ")[2])
+    assert check[:2] == [f"{home}/bin/python", "-c"]
+    compile(check[2], "healthcheck", "exec")
+    assert f"127.0.0.1:{once['EXPOSE']}/ready" in check[2]
+    assert once["STOPSIGNAL"] == "SIGTERM"
+
+
+def test_the_image_is_built_of_what_the_package_is_built_of():
+    found = instructions((ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"))
+    copied = [part for word, rest in found if word == "COPY" and "--from" not in rest for part in rest.split()[:-1]]
+    assert all((ROOT / part).exists() for part in copied)
+    ignored = (ROOT / "deploy/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignored[0] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    table = project["project"]
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    needed = ["pyproject.toml", "constraints.txt", table["readme"], *table["license-files"], *included]
+    assert {path.split("/")[0] for path in needed} <= set(copied)
+    (extras,) = re.findall(r"'\.\[(.*)\]'", " ".join(rest for _, rest in found))
+    assert set(extras.split(",")) <= set(table["optional-dependencies"])
+    assert "serve" in extras
+    version = re.search(r"python:3\.(\d+)", found[0][1])[1]
+    assert int(version) >= int(re.fullmatch(r">=3\.(\d+)", table["requires-python"])[1])

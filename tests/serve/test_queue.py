@@ -8,6 +8,7 @@ from servers import raw, serve_stubs, settings, until, until_answered
 pytest.importorskip("fastapi")
 
 from vitrail.errors import CheckpointError, RunError
+from vitrail.serve import pool
 from vitrail.serve.run import build_server, run_server
 from vitrail.serve.settings import listen
 
@@ -69,6 +70,58 @@ def test_a_deadline_answers_504_and_frees_the_slot():
         await until_answered(client)
 
     serve_stubs(test, limits={"timeout": 0.5})
+
+
+def test_a_deadline_that_the_worker_sees_first_is_the_same_answer():
+    """Its own is empty: nobody waits for it, most of the time."""
+
+    async def test(server, client):
+        answer = await client.post("/predict", content=b"504")
+        assert answer.status_code == 504
+        assert "no answer within" in answer.json()["error"]
+        assert answer.headers["retry-after"] == "1"
+
+    serve_stubs(test)
+
+
+def test_a_worker_that_speaks_nonsense_is_one_that_died():
+    async def test(server, client):
+        answer = await client.post("/predict", content=b"garbage")
+        assert answer.status_code == 503
+        assert "not tried again" in answer.json()["error"]
+        await until_answered(client)
+
+    serve_stubs(test)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch):
+    real, refused = pool.start_worker, iter([OSError(12, "Cannot allocate memory")] * 2)
+
+    async def start_worker(given):
+        for error in refused:
+            raise error
+        return await real(given)
+
+    monkeypatch.setattr(pool, "start_worker", start_worker)
+    monkeypatch.setattr(pool, "RESTART_SECONDS", 0.0)
+
+    async def test(server, client):
+        assert (await client.post("/predict", content=b"x")).status_code == 200
+        assert b"vitrail_worker_deaths_total 2.0" in (await client.get("/metrics")).content
+
+    serve_stubs(test)
+    refused = iter([OSError(12, "Cannot allocate memory")] * 9)
+    with pytest.raises(RunError, match="5 workers ended within 60 s, the last with it cannot be started: cannot alloc"):
+        end_of(settings())
+
+
+def test_a_mistake_in_what_keeps_the_workers_ends_the_server(monkeypatch):
+    async def start_worker(given):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(pool, "start_worker", start_worker)
+    with pytest.raises(RunError, match="cannot be kept: KeyError"):
+        end_of(settings())
 
 
 def test_a_client_that_leaves_frees_its_slot(gate):

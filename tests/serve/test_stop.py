@@ -12,7 +12,7 @@ from servers import PAGE, raw, serve_stubs, settings, until
 
 pytest.importorskip("fastapi")
 
-from vitrail.serve.run import serve
+from vitrail.serve.run import serve, stop_on_hangup
 
 
 def test_sigterm_with_50_in_flight_loses_none():
@@ -50,6 +50,57 @@ def test_sigterm_with_50_in_flight_loses_none():
         thread.join()
     assert answers == [200] * 50
     assert unready in ([503], [200])  # a signal may come a moment later
+
+
+@pytest.mark.parametrize(
+    ("signals", "answered", "code"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 200, 0), ((signal.SIGHUP,), 200, 0), ((signal.SIGINT,), 200, 0),
+        ((signal.SIGTERM, signal.SIGINT), 503, 1), ((signal.SIGINT, signal.SIGINT), 503, 1),
+    ],
+)  # fmt: skip
+def test_signals(signals, answered, code, tmp_path):
+    """SIGTERM twice is as once, a terminal that is closed is SIGTERM, and Ctrl-C while it stops does not wait."""
+    gate, answers, threads = tmp_path / "gate", [], []
+
+    def ask(address):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/predict", b"until " + str(gate).encode())
+        answers.append(connection.getresponse().status)
+        connection.close()
+
+    def stop(address):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        while not answers and b"vitrail_in_flight 1.0" not in metrics(connection):
+            time.sleep(0.02)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)  # two signals of a kind at once are one
+        connection.close()
+        if answered == 200:
+            gate.touch()
+
+    def metrics(connection):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read()
+
+    def announce(models, address):
+        threads.extend(threading.Thread(target=one, args=(address,)) for one in (ask, stop))
+        for thread in threads:
+            thread.start()
+
+    assert serve(settings(), PAGE, announce) == code
+    for thread in threads:
+        thread.join()
+    assert answers == [answered]
+
+
+def test_a_server_that_is_to_outlive_its_terminal_does(monkeypatch):
+    class Server:
+        """One that must not be asked to stop."""
+
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    stop_on_hangup(Server())
 
 
 def test_what_stops_says_so_and_closes_its_connections(tmp_path):

@@ -63,8 +63,10 @@ class Service:
 def build_app(settings: Settings, pool: WorkerPool, metrics: Metrics, page: bytes) -> Guard:
     """The application. page: the HTML of `GET /`."""
     app = FastAPI(
-        title="vitrail", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None
-    )  # the pages of documentation load scripts from elsewhere
+        title="vitrail", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
+    # the pages of documentation load scripts from elsewhere; a redirect would name the host that the client named
     service = Service(settings, pool, metrics)
     add_state_routes(app, service, page)
     add_prediction_routes(app, service)

@@ -30,7 +30,8 @@ class Bodies:
         pieces: list[bytes] = []
         try:
             await self.collect(pieces, receive)
-            yield b"".join(pieces)
+            pieces[:] = [b"".join(pieces)]
+            yield pieces[0]
         finally:
             self.held -= sum(map(len, pieces))
 

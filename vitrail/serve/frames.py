@@ -15,23 +15,28 @@ class Frame(NamedTuple):
 
 
 def pack_frame(header: dict[str, Any], body: bytes = b"") -> bytes:
+    return b"".join(frame_pieces(header, body))
+
+
+def frame_pieces(header: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
     text = to_json(header).encode()
-    return LENGTHS.pack(len(text), len(body)) + text + body
+    return LENGTHS.pack(len(text), len(body)) + text, body
 
 
 def read_frame(stream: BinaryIO) -> Frame | None:
-    """The next message; None at the end of the stream."""
+    """The next message; None at the end of the stream, also where that is in the middle of one."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         return None
     header, body = LENGTHS.unpack(lengths)
-    return Frame(from_json(stream.read(header)), stream.read(body))
+    text, content = stream.read(header), stream.read(body)
+    return Frame(from_json(text), content) if len(content) == body else None
 
 
 async def receive_frame(stream: asyncio.StreamReader) -> Frame | None:
-    """As `read_frame`, without blocking."""
+    """As `read_frame`, without blocking; None as well for what is no message."""
     try:
         header, body = LENGTHS.unpack(await stream.readexactly(LENGTHS.size))
         return Frame(from_json(await stream.readexactly(header)), await stream.readexactly(body))
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, ConnectionError, ValueError):
         return None

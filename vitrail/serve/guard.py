@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,8 @@ class Guard:
     def __init__(self, app: Any, settings: Settings, metrics: Metrics, check_room: Callable[[], None]):
         """check_room: raises `Refused` where no prediction would be admitted; asked before a request costs anything."""
         self.app, self.metrics, self.check_room = app, metrics, check_room
-        self.token = settings.token.encode()
+        self.tokens = [token.encode() for token in settings.tokens]
+        self.quotas = {token: Quota(settings.quota) for token in self.tokens or [b""]}
         self.is_draining = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -50,14 +52,15 @@ class Guard:
             await send(message)
 
         try:
-            self.check(scope)
+            token = self.check(scope)
             if scope["path"] in PREDICTING and scope["method"] == "POST":
                 self.check_room()
+                self.quotas[token].take()
             as_get = scope["method"] == "HEAD"  # whose body uvicorn leaves out
             await self.app({**scope, "method": "GET"} if as_get else scope, receive, send_guarded)
         except Refused as error:
             if error.status < 500:
-                self.metrics.refused.labels("not allowed").inc()
+                self.metrics.refused.labels("quota" if error.status == 429 else "not allowed").inc()
             await answer_refused(error, send_guarded)
         except Exception as error:  # of the application, which has answered it, or not
             LOG.error("%s while a request was answered", type(error).__name__)
@@ -70,25 +73,50 @@ class Guard:
             level = logging.DEBUG if scope["path"] in PROBES and sent.status < 400 else logging.INFO
             LOG.log(level, "%s", access_line(scope, sent.status, time.monotonic() - start))
 
-    def check(self, scope: Any) -> None:
-        """Errors: `Refused`. Without a token only pages of this machine may ask: no page of another site, and none
-        whose name was made to lead here (DNS rebinding)."""
+    def check(self, scope: Any) -> bytes:
+        """The token of who asks, if the server has any. Errors: `Refused`. Without one only pages of this machine may
+        ask: no page of another site, and none whose name was made to lead here (DNS rebinding)."""
         headers = dict(scope["headers"])
-        if self.token:
-            if scope["path"] not in OPEN and not self.is_known(headers.get(b"authorization", b"")):
+        if self.tokens:
+            token = self.find_token(headers.get(b"authorization", b""))
+            if scope["path"] not in OPEN and not token:
                 raise Refused(401, "a token is needed, and this is none", "Authorization: Bearer TOKEN")
-            return
+            return token
         if not is_local(headers.get(b"host", b"").decode("latin-1")):
             raise Refused(
                 403, "this server is for its own machine alone", "ask http://127.0.0.1, or start it with --host"
             )
-        if headers.get(b"sec-fetch-site", b"") == b"cross-site":
+        origin = headers.get(b"origin", b"").decode("latin-1")  # browsers before 2023 send no more than that
+        is_foreign = bool(origin) and not is_local(origin.partition("://")[2] or origin)
+        if is_foreign or headers.get(b"sec-fetch-site", b"") == b"cross-site":
             raise Refused(403, "a page of another site may not ask this server", "start it with --host and a token")
+        return b""
 
-    def is_known(self, authorization: bytes) -> bool:
-        """Compared in a time that does not depend on where they differ."""
+    def find_token(self, authorization: bytes) -> bytes:
+        """The one that is sent, or nothing. Compared in a time that does not depend on where they differ."""
         kind, _, token = authorization.partition(b" ")
-        return hmac.compare_digest(token.strip(), self.token) and kind.lower() == b"bearer"
+        same = [one for one in self.tokens if hmac.compare_digest(token.strip(), one)]
+        return same[0] if same and kind.lower() == b"bearer" else b""
+
+
+class Quota:
+    """So many predictions a second (0: any number), of which those of a second may come at once: a token bucket."""
+
+    def __init__(self, quota: float, clock: Callable[[], float] = time.monotonic):
+        self.quota, self.clock = quota, clock
+        self.most = self.left = max(1.0, quota)
+        self.since = clock()
+
+    def take(self) -> None:
+        """Errors: `Refused` (429) where there is none left."""
+        if not self.quota:
+            return
+        now = self.clock()
+        self.left, self.since = min(self.most, self.left + (now - self.since) * self.quota), now
+        if self.left < 1:
+            wait = math.ceil((1 - self.left) / self.quota)
+            raise Refused(429, f"more than {self.quota:g} predictions a second", "ask less often", wait)
+        self.left -= 1
 
 
 def is_local(host: str) -> bool:

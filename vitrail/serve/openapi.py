@@ -5,8 +5,8 @@ from typing import Any
 Responses = dict[int | str, dict[str, Any]]
 DESCRIPTION = (
     "Predictions of trained models. With a token every request but GET /, /live and /ready needs the header "
-    "`Authorization: Bearer TOKEN`. Errors are JSON: `error` says what is wrong, `fix` what to do. 503 comes with "
-    "Retry-After."
+    "`Authorization: Bearer TOKEN`. Errors are JSON: `error` says what is wrong, `fix` what to do. 429 and 503 come "
+    "with Retry-After."
 )
 PIXEL = (  # a PNG of one white pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAG7buVgAAAABJRU5ErkJggg=="
@@ -41,6 +41,9 @@ def answer(what: str, content: dict[str, Any]) -> dict[str, Any]:
 REFUSALS: Responses = {
     400: error("The body is empty, or no form or JSON of the kind it claims", "the body is empty"),
     401: error("A token is needed", "a token is needed, and this is none"),
+    403: error(
+        "Without a token: another machine's name, or a page of another site", "this server is for its own machine"
+    ),
     404: error("No such model", "there is no such model"),
     408: error("The body did not come in time", "the body did not come within 15 s"),
     413: error("The body is too long", "the body is longer than 10,485,760 bytes"),
@@ -48,6 +51,7 @@ REFUSALS: Responses = {
     422: error(
         "No image, a damaged one, or one of too many pixels", "the input is not an image: its bytes are not JPEG"
     ),
+    429: error("More than the quota of this token", "more than 5 predictions a second"),
     503: error("The queue is full, the models are being opened, or a worker died", "too many requests are waiting"),
     504: error("No answer in time", "no answer within 30 s"),
 }

@@ -19,6 +19,7 @@ LOG = logging.getLogger("vitrail.serve")
 ERRORS: dict[int, type[VitrailError]] = {e.code: e for e in (RunError, UsageError, DataError, CheckpointError)}
 DIED = "the worker that had this request died; it is not tried again"
 STOP_SECONDS = 3.0  # that a worker may take to end
+RESTART_SECONDS = 2.0  # until a process that could not be started is tried again
 
 
 class ClientGone(Exception):
@@ -48,6 +49,13 @@ class WorkerPool:
     def start(self) -> None:
         self.tasks = [asyncio.create_task(self.keep_worker()) for _ in range(self.settings.workers)]
         self.tasks.append(asyncio.create_task(self.watch()))
+        for task in self.tasks:
+            task.add_done_callback(self.note_end)
+
+    def note_end(self, task: asyncio.Task[None]) -> None:
+        """A mistake of ours in what keeps the workers ends the server: without it nothing would be answered."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(RunError(f"the workers cannot be kept: {type(error).__name__}", "start the server again"))
 
     @property
     def slots(self) -> int:
@@ -89,11 +97,11 @@ class WorkerPool:
         leaving = asyncio.ensure_future(gone())
         try:
             done, _ = await asyncio.wait({future, leaving}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if future in done:
-                return future.result()._replace(stages={**future.result().stages, "queue": ticket.sent - ticket.queued})
+            if future in done and (answer := future.result()).status != 504:
+                return answer._replace(stages={**answer.stages, "queue": ticket.sent - ticket.queued})
             if leaving in done:
                 raise ClientGone
-            raise Refused(
+            raise Refused(  # by this clock, or by that of the worker, whose answer to it is empty
                 504, f"no answer within {timeout:g} s", "try again later, or with fewer requests at a time", 1
             )
         finally:
@@ -127,7 +135,12 @@ class WorkerPool:
     async def keep_worker(self) -> None:
         """Starts a worker, and another one whenever it ends."""
         while not self.is_closing and self.failure is None:
-            worker = await start_worker(self.settings)
+            try:
+                worker = await start_worker(self.settings)
+            except OSError as failure:  # no memory, no process
+                self.count_death(f"it cannot be started: {(failure.strerror or str(failure)).lower()}")
+                await asyncio.sleep(RESTART_SECONDS)
+                continue
             self.processes.append(worker)
             try:
                 error = await self.open_models(worker)
@@ -146,7 +159,8 @@ class WorkerPool:
                     return  # the others go on
                 self.fail(error)
                 return
-            self.count_death(worker.process.returncode or 0)
+            code = worker.process.returncode or 0
+            self.count_death(f"signal {-code}" if code < 0 else f"exit code {code}")
 
     async def open_models(self, worker: WorkerProcess) -> VitrailError | None:
         """Waits until a worker has its models, which then has its share of the work; or why it has not."""
@@ -194,10 +208,9 @@ class WorkerPool:
         worker.outstanding.clear()
         self.show()
 
-    def count_death(self, code: int) -> None:
+    def count_death(self, why: str) -> None:
         """Notes the end of a worker; too many within a minute end the server."""
         self.metrics.deaths.inc()
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
         LOG.error("a worker ended by itself (%s); another one is started", why)
         now = time.monotonic()
         self.deaths.append(now)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vitrail.serve.frames import Frame, pack_frame, receive_frame
+from vitrail.serve.frames import Frame, frame_pieces, pack_frame, receive_frame
 from vitrail.serve.settings import Settings
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -63,7 +63,7 @@ class WorkerProcess:
         ticket.sent, ticket.worker = time.monotonic(), self
         self.outstanding[ticket.number] = ticket
         header = {**ticket.header, "id": ticket.number, "deadline": ticket.deadline}
-        self.target.write(pack_frame(header, ticket.body))
+        self.target.writelines(frame_pieces(header, ticket.body))  # not joined: a body may be large
         ticket.body = b""
 
     def drop(self, ticket: Ticket) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +146,12 @@ def log_to_stderr(errors_only: bool) -> None:
         logger.setLevel(level)
 
 
+def stop_on_hangup(server: FrontServer) -> None:
+    """A terminal that is closed stops the server as SIGTERM does, unless it was started to outlive it (nohup)."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        server.loop.add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGTERM, None)
+
+
 def serve(settings: Settings, page: bytes, announce: Announce) -> int:
     """Serves until a signal says to stop: 0, or 1 where requests were given up.
 
@@ -152,7 +160,10 @@ def serve(settings: Settings, page: bytes, announce: Announce) -> int:
     check_token(settings.host, settings.token)
 
     async def main() -> int:
-        return await run_server(build_server(settings, page), sock, announce)
+        server = build_server(settings, page)
+        if os.name == "posix" and threading.current_thread() is threading.main_thread():
+            stop_on_hangup(server)
+        return await run_server(server, sock, announce)
 
     with listen(settings.host, settings.port) as sock:
         unanswered = asyncio.run(main())

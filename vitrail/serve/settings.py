@@ -44,7 +44,8 @@ class Settings:
     models: tuple[ModelSource, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str = ""
+    token: str = ""  # or several, with commas between them
+    quota: float = 0.0  # predictions a second for each token; 0: no limit
     engine: str = "auto"
     precision: str = "fp32"
     device: str = "auto"
@@ -68,6 +69,10 @@ class Settings:
     def worker_threads(self) -> int:
         return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(self.token.split(",")) if self.token else ()
+
     def hello(self) -> dict[str, Any]:
         """What a worker is told of its work, as JSON."""
         limits = {"body": self.limits.body, "pixels": self.limits.pixels}
@@ -82,7 +87,10 @@ class Settings:
 
 def check_token(host: str, token: str) -> None:
     """Errors: `UsageError` for an address that others can reach without a token, and for a token that is none."""
-    if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+    weak = [
+        t for t in token.split(",") if len(t) < SHORTEST_TOKEN or not t.isascii() or not t.isprintable() or " " in t
+    ]
+    if token and weak:
         raise UsageError(
             f"a token has at least {SHORTEST_TOKEN} printable ASCII characters and no spaces",
             "VITRAIL_TOKEN=$(openssl rand -hex 16) vitrail serve ...",

@@ -36,7 +36,9 @@ class Serve(OfWeights, OnDevice, Merging):
     port: int = 8000
     """Port to listen on; 0: any that is free."""
     token: str = ""
-    """What clients have to send; better in the variable VITRAIL_TOKEN."""
+    """What clients have to send, or several with commas; better in the variable VITRAIL_TOKEN."""
+    quota: float = 0.0
+    """Predictions a second for each token; beyond them 429 (default: no limit)."""
     engine: str = "auto"
     """torch, onnx or openvino (default: that of an exported folder, else torch)."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
@@ -101,6 +103,8 @@ def check(given: Serve) -> None:
     for name, number in numbers.items():
         if not 0 < number < 1e6:
             raise UsageError(f"--{name} is {number:g}", f"--{name} takes a number above 0")
+    if not 0 <= given.quota < 1e6:
+        raise UsageError(f"--quota is {given.quota:g}", "--quota takes a number above 0")
     if not 0 <= given.port < 65536:
         raise UsageError(f"--port is {given.port}", "ports are 0 to 65535")
 
@@ -114,8 +118,8 @@ def settings_of(given: Serve) -> Any:
     )  # fmt: skip
     return Settings(
         models=name_models(given.runs), host=given.host, port=given.port,
-        token=given.token or os.environ.get("VITRAIL_TOKEN", ""), engine=given.engine, device=given.device,
-        precision=given.precision,
+        token=given.token or os.environ.get("VITRAIL_TOKEN", ""), quota=given.quota, engine=given.engine,
+        device=given.device, precision=given.precision,
         checkpoint=given.checkpoint, threads=given.threads, workers=given.workers, batch=given.batch_size,
         grace=given.grace, modules=imported_modules(), limits=limits, merge=merging(given.merge),
     )  # fmt: skip
