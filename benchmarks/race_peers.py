@@ -52,9 +52,9 @@ def sgd(lr: float, variant: str = "") -> Settings:
 
 CHOSEN = {
     "vit": adamw(2e-3, "8"),
-    "resnet": adamw(1e-3),
-    "resnet-small-stem": adamw(1e-3, "small"),
-    "yolo": adamw(3e-3),
+    "resnet": adamw(3e-3),
+    "resnet-small-stem": adamw(3e-3, "small"),
+    "yolo": adamw(1e-3),
     "linear": Settings("adamw", 1e-3, 0.0, flip=False),
 }
 SWEPT = {

@@ -13,6 +13,7 @@ import table
 BENCHMARKS = Path(history.__file__).parent
 # what they are written with, what draws the embedded images, and what belongs to fuzz.py and identify.py
 NONE = {"fuzz_damage.py", "fuzz_seeds.py", "history.py", "identify_models.py", "table.py", "make_mini.py",
+        "race_peers.py",
         "serve_client.py"}  # fmt: skip
 
 
