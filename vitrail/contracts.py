@@ -131,7 +131,7 @@ class Windows(ABC):
         """uint8 [H W C] each -> a label map uint8 [H W] each."""
 
     @abstractmethod
-    def boxes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None) -> list[np.ndarray]:
         """uint8 [H W C] each -> float32 [n 6] each: left, top, right, bottom in pixels, score, class; best first."""
 
 
@@ -190,6 +190,7 @@ class Task(ABC):
     multi_label: bool = False  # whether an image may have any number of the classes
     is_generative: bool = False  # whether it is a `GenerativeTask`
     is_dense: bool = False  # whether it is a `DenseTask`
+    nms_iou: float | None = None  # of boxes: above which two of a class are the same object; None: no two boxes are
     takes_features: bool = False  # its loss sees images through the model alone: features of a frozen one do as well
     teacher: str | None = None  # of distillation: the model whose logits of the same images are joined to the targets
     path_keys: tuple[str, ...] = ()  # keys of its config that name files or folders: never in a weights file
@@ -278,8 +279,7 @@ class DenseTask(StatelessTask):
 
     @abstractmethod
     def predict_windows(self, model: nn.Module, images: Tensor, sizes: Tensor) -> Tensor:
-        """Preprocessed windows [B C h w] and their sizes without padding [B 2] -> what whole images are merged from:
-        logits [B K h w], or boxes [B Q 6] in pixels."""
+        """Preprocessed windows [B C h w], their sizes without padding [B 2] -> logits [B K h w] or boxes [B Q 6]."""
 
     @abstractmethod
     def predict_images(self, windows: Windows, images: Sequence[np.ndarray]) -> list[np.ndarray]:

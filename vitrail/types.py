@@ -87,7 +87,8 @@ class DetectionTargets(NamedTuple):
     boxes: Tensor  # [B M 4] left, top, right, bottom in pixels of the batch's canvas
     labels: Tensor  # [B M] class indices, -1 where there is no object
     sizes: Tensor  # [B 2] height and width of the image at the top left of the canvas; the rest is padding
-    mean_objects: Tensor  # [B] objects per image, the mean over the global batch: the divisor of losses
+    mean_objects: Tensor  # [B] what the losses are divided by, per image and as the mean over the global batch: objects,
+    # or the cells that learn from one
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -100,3 +101,21 @@ class DetectionOutput(NamedTuple):
 
     logits: Tensor  # [B Q K+1], the last for "no object"
     boxes: Tensor  # [B Q 4] centre x, centre y, width, height as fractions of the image without padding
+
+    def class_scores(self) -> Tensor:
+        """Logits of the classes alone, [B Q K]."""
+        return self.logits[..., :-1]
+
+
+class CellOutput(NamedTuple):
+    """The predictions of a detector for a batch of images, by cell of its levels, fine to coarse."""
+
+    logits: Tensor  # [B N K], of each class on its own
+    reach: Tensor  # [B N 4] distances from the centre to the left, top, right and bottom edge, in strides
+    centerness: Tensor  # [B N] logit of how near the centre is to the middle of the box
+    centers: Tensor  # [N 2] x, y in pixels
+    strides: Tensor  # [N] pixels
+
+    def class_scores(self) -> Tensor:
+        """Logits of the classes, [B N K]."""
+        return self.logits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.contracts import HeadedModel, Trunk
 from vitrail.errors import UsageError
 from vitrail.layers.modes import evaluation_mode
-from vitrail.types import DetectionOutput
+from vitrail.types import CellOutput, DetectionOutput
 
 ModelInputs = Tensor | tuple  # images [B C H W], or all inputs of a model, the images first
 
@@ -84,9 +84,9 @@ def run_with_hooks(model: nn.Module, args: Sequence[Any], watched: Mapping[str, 
 
 def class_scores(output: Any, classes: Tensor | int | None) -> Tensor:
     """The score of one class for each image, [B]: its logit, summed over the cells of a map, or the maximum over a
-    detector's queries ("no object" is no class). classes: an index, one for each image [B], or None for the predicted
-    class."""
-    logits = output.logits[..., :-1].amax(1) if isinstance(output, DetectionOutput) else output
+    detector's queries ("no object" is no class) or cells. classes: an index, one for each image [B], or None for the
+    predicted class."""
+    logits = output.class_scores().amax(1) if isinstance(output, DetectionOutput | CellOutput) else output
     if not isinstance(logits, Tensor) or logits.ndim < 2:
         raise UsageError(f"an output {type(output).__name__} has no class scores", "use a model with its head")
     logits = logits.flatten(2).sum(2) if logits.ndim > 2 else logits

@@ -26,7 +26,7 @@ GROUP = 16  # images at a time
 VALUES = 2**27  # largest number of logits in memory at a time
 CANDIDATES = 5000  # boxes of all windows to merge, the most confident
 MOST = 500  # objects of one image
-SAME = 0.5  # IoU from which on boxes of two windows are the same object
+SAME = 0.5  # IoU from which on boxes of two windows are the same object, where no two of one window are
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ class WindowedPredictor(Windows):
             )
 
     @torch.no_grad()
-    def boxes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None) -> list[np.ndarray]:
         windows = [self.preprocess.windows(pixels) for pixels in images]
         predictions = iter(self.run_windows([w for some in windows for w in some]))
         results = []
         for pixels, some in zip(images, windows, strict=True):
             height, width = self.preprocess.scaled_size(*pixels.shape[:2])
-            boxes = merge_detections([(window, next(predictions).cpu()) for window in some], (height, width)).numpy()
+            parts = [(window, next(predictions).cpu()) for window in some]
+            boxes = merge_detections(parts, (height, width), nms_iou).numpy()
             boxes[:, :4] *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2, np.float32)
             boxes[:, :4] = boxes[:, :4].clip(0, np.array([pixels.shape[1], pixels.shape[0]] * 2, np.float32))
             results.append(boxes[np.argsort(-boxes[:, 4], kind="stable")][:MOST])
@@ -110,10 +111,12 @@ def average_windows(probabilities: Iterator[tuple[Window, Tensor]], count: int, 
     return total / times
 
 
-def merge_detections(detections: list[tuple[Window, Tensor]], size: tuple[int, int]) -> Tensor:
+def merge_detections(
+    detections: list[tuple[Window, Tensor]], size: tuple[int, int], nms_iou: float | None
+) -> Tensor:
     """Boxes [n 6] of windows -> those of the whole resized image, each object once: whole boxes are preferred to those
-    cut by a window."""
-    if len(detections) == 1:
+    cut by a window. nms_iou: above which two boxes are the same object, also of one window; None: of two alone."""
+    if len(detections) == 1 and nms_iou is None:
         return detections[0][1]
     boxes, cut = [], []
     for window, rows in detections:
@@ -124,7 +127,7 @@ def merge_detections(detections: list[tuple[Window, Tensor]], size: tuple[int, i
     every = torch.cat(boxes)
     best = every[:, 4].argsort(descending=True, stable=True)[:CANDIDATES]  # every query is a box, most with low scores
     every, parts = every[best], torch.cat(cut)[best]
-    return every[merge_boxes(every[:, :4], every[:, 4], every[:, 5], SAME, parts)]
+    return every[merge_boxes(every[:, :4], every[:, 4], every[:, 5], nms_iou or SAME, parts)]
 
 
 def read_ahead(read: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]:
