@@ -131,7 +131,7 @@ class Windows(ABC):
         """uint8 [H W C] each -> a label map uint8 [H W] each."""
 
     @abstractmethod
-    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None) -> list[np.ndarray]:
+    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None = None) -> list[np.ndarray]:
         """uint8 [H W C] each -> float32 [n 6] each: left, top, right, bottom in pixels, score, class; best first."""
 
 

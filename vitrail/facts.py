@@ -29,6 +29,8 @@ class Facts:
     is_mirrorable: bool  # whether horizontal flips keep the class: not so for digits
     gpu: bool
     classes: int = 0
+    objects: int = 0  # boxes of all training images
+    object_side: float = 0.0  # the median root of their areas, in pixels of the images
     tile: int = 0  # pixels of the tiles that training images were cut into
     is_new_head: bool = False  # whether initial weights are for other classes
     takes_features: bool = False  # whether the task learns from features of a frozen backbone as from images

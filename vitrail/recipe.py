@@ -53,9 +53,7 @@ class DataConfig(Choice):
     val_fraction: Fraction | None = None  # of the training images, held out as val where the data has none; 0: none
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is sampled equally often
     on_error: Literal["fail", "skip"] = "skip"  # an image that cannot be read: left out and listed, or no run starts
-    max_errors: UnitInterval = (
-        0.05  # largest fraction of images that may be left out; of a small set 3 always, but with 0
-    )
+    max_errors: UnitInterval = 0.05  # largest fraction of images left out; of a small set 3 always, but with 0
     fingerprint: Literal["stat", "content"] = "stat"  # how changes of the data set are detected
 
 
@@ -97,6 +95,7 @@ class AugmentConfig:
     mosaic: UnitInterval = 0.0  # masks and boxes: probability of a mosaic of four images
     hflip: bool | None = None  # random horizontal flip
     vflip: bool = False  # random vertical flip
+    rotate90: bool = False  # masks and boxes: turned by 0, 90, 180 or 270 degrees, as of images from above
     randaugment_ops: Count = 0  # operations per image
     magnitude: Annotated[int, Ge(0), Le(30)] = 9  # of RandAugment, 0 to 30
     auto_augment: Literal["none", "autoaugment", "trivialaugment", "3-augment"] = "none"  # instead of RandAugment

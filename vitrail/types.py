@@ -87,8 +87,7 @@ class DetectionTargets(NamedTuple):
     boxes: Tensor  # [B M 4] left, top, right, bottom in pixels of the batch's canvas
     labels: Tensor  # [B M] class indices, -1 where there is no object
     sizes: Tensor  # [B 2] height and width of the image at the top left of the canvas; the rest is padding
-    mean_objects: Tensor  # [B] what the losses are divided by, per image and as the mean over the global batch: objects,
-    # or the cells that learn from one
+    mean_objects: Tensor  # [B] objects, or cells that learn from one, per image of the global batch: divides losses
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -54,7 +54,7 @@ def split(kind, **given):
 @given(seed=st.integers(0, 50), resize=st.sampled_from(["stretch", "fit", "slide", "tile"]))
 @settings(deadline=None, max_examples=40)
 def test_a_mask_stays_on_what_it_is_a_mask_of(seed, resize):
-    joint = JointTransform(pre(resize=resize), seed, "masks", (0.5, 2.0), hflip=True, vflip=True)
+    joint = JointTransform(pre(resize=resize), seed, "masks", (0.5, 2.0), hflip=True, vflip=True, rotate90=seed % 2 > 0)
     images, masks = joint.load(split("masks"), keys(0, 1, 2))
     assert images.shape == (3, 3, 32, 48)
     assert masks.shape == (3, 32, 48)
@@ -67,7 +67,7 @@ def test_a_mask_stays_on_what_it_is_a_mask_of(seed, resize):
 @given(seed=st.integers(0, 50), resize=st.sampled_from(["stretch", "fit", "slide", "tile"]))
 @settings(deadline=None, max_examples=40)
 def test_a_box_stays_around_what_it_is_a_box_of(seed, resize):
-    joint = JointTransform(pre(resize=resize), seed, "boxes", (0.7, 1.5), hflip=True, vflip=True)
+    joint = JointTransform(pre(resize=resize), seed, "boxes", (0.7, 1.5), hflip=True, vflip=True, rotate90=seed % 2 > 0)
     images, objects = joint.load(split("boxes"), keys(0, 1, 2))
     for image, boxes, labels, size in zip(images, objects.boxes, objects.labels, objects.sizes, strict=True):
         height, width = size.tolist()
@@ -80,6 +80,21 @@ def test_a_box_stays_around_what_it_is_a_box_of(seed, resize):
             assert (found - boxes[0]).abs().max() <= 2
             assert labels[0] == 2
             assert (labels[1:] == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+def test_images_are_turned_by_all_quarters(kind):
+    """Each of the four as often as by chance, and the annotation with them."""
+    joint = JointTransform(pre((48, 48), "fit"), 0, kind, rotate90=True)
+    data = split(kind)
+    plain, _ = JointTransform(pre((48, 48), "fit"), 0, kind).load(data, keys(0))
+    size = joint.preprocess.windows(data.read(0))[0].size
+    seen = set()
+    for epoch in range(16):
+        images, _ = joint.load(data, keys(0, epoch=epoch))
+        turned = [plain[0, :, : size[0], : size[1]].rot90(k, (1, 2)) for k in range(4)]
+        seen |= {k for k, one in enumerate(turned) if torch.equal(images[0, :, : one.shape[1], : one.shape[2]], one)}
+    assert seen == {0, 1, 2, 3}
 
 
 def test_without_chance_the_image_is_as_in_evaluation():

@@ -30,6 +30,8 @@ HEADS = {  # task, its keys, backbone
     "upernet": ("segmentation", {"head": "upernet", "width": 16}, "pvt_v2"),
     "anchors": ("detection", {"queries": 6, "width": 32, "decoder": 2, "hidden": 32}, "vit"),
     "slots": ("detection", {"kind": "slots", "queries": 6, "width": 32, "encoder": 1, "decoder": 1}, "pvt_v2"),
+    "cells": ("detection", {"head": "dense", "width": 16, "convs": 1, "stride": 4, "candidates": 40}, "pvt_v2"),
+    "cells_of_vit": ("detection", {"head": "dense", "width": 16, "convs": 1, "neck": "simple"}, "vit"),
     "multi_label": ("classification", {"multi_label": True}, "vit"),
     "distillation": ("distillation", {}, "deit"),
 }

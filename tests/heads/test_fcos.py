@@ -75,7 +75,8 @@ def copied(model, maps):
 
 def random_maps():
     g = torch.Generator().manual_seed(0)
-    return [torch.randn(2, c, CANVAS[0] // s, CANVAS[1] // s, generator=g) for c, s in zip((8, 12, 16), STRIDES)]
+    widths = zip((8, 12, 16), STRIDES, strict=True)
+    return [torch.randn(2, c, CANVAS[0] // s, CANVAS[1] // s, generator=g) for c, s in widths]
 
 
 def random_objects(counts=(9, 4), seed=1):

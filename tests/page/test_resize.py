@@ -164,8 +164,10 @@ def test_label_maps_as_windows_make_them():
     assert (ours["data"].reshape(50, 200) == expected).mean() > 0.999  # ties of floats aside
 
 
-def test_boxes_of_windows_are_merged_alike():
-    pre = dataclasses.replace(COLOUR, resize_mode="tile")
+@pytest.mark.parametrize(("mode", "nms_iou"), [("tile", None), ("tile", 0.3), ("fit", 0.3)])
+def test_boxes_of_windows_are_merged_alike(mode, nms_iou):
+    """Also those of one window, where the model has duplicates."""
+    pre = dataclasses.replace(COLOUR, resize_mode=mode)
     pixels = smooth_and_noise(60, 110, 3, 5)
     windows, random = pre.windows(pixels), np.random.default_rng(0)
     parts, detections = [], []
@@ -176,7 +178,9 @@ def test_boxes_of_windows_are_merged_alike():
         detections.append((w, torch.from_numpy(rows)))
         parts.append({"window": {"top": w.top, "left": w.left, "size": w.size}, "rows": rows.tolist()})
     size = pre.scaled_size(60, 110)
-    expected = merge_detections(detections, size).numpy()
-    [ours] = run_scripts(SCRIPTS, "([parts, size]) => mergeBoxes(parts, size)", [[parts, size]])
-    assert len(windows) > 1
+    expected = merge_detections(detections, size, nms_iou).numpy()
+    body = "([parts, size, nmsIou]) => mergeBoxes(parts, size, nmsIou)"
+    [ours] = run_scripts(SCRIPTS, body, [[parts, size, nms_iou]])
+    assert (len(windows) > 1) == (mode == "tile")
+    assert len(expected) < 40 * len(windows)
     np.testing.assert_allclose(np.array(ours), expected, rtol=1e-5)

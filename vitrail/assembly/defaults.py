@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vitrail.contracts import Defaults, Task
+from vitrail.data.annotations.boxes import measure_objects
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.images import Survey
 from vitrail.facts import Choices, Facts
@@ -93,6 +94,7 @@ def weights_factor(recipe: Recipe) -> float:
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any], task: Task) -> Facts:
     """The facts that defaults depend on. keys: those of the data set."""
+    objects, side = measure_objects(dataset.splits["train"])
     return Facts(
         count=len(dataset.splits["train"]),
         size=(survey.sizes.height[1], survey.sizes.width[1]),
@@ -103,6 +105,8 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         is_mirrorable=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
         gpu=device.type == "cuda",
         classes=len(dataset.classes),
+        objects=objects,
+        object_side=side,
         tile=int(keys.get("tile", 0)),
         takes_features=task.takes_features,
     )

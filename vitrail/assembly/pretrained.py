@@ -125,7 +125,10 @@ def inherit_settings(
     chosen_task = recipe.task
     # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
     if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
-        chosen_task = Choice(chosen_task.name, {**transferable_keys(theirs.task.keys), **chosen_task.keys})
+        usual = {f.name: f.default for f in dataclasses.fields(task.config) if f.name == "head"}  # of an older recipe
+        theirs_keys = {**usual, **transferable_keys(theirs.task.keys)}
+        if chosen_task.keys.get("head", theirs_keys.get("head")) == theirs_keys.get("head"):  # else they mean nothing
+            chosen_task = Choice(chosen_task.name, {**theirs_keys, **chosen_task.keys})
     given, inherited = recipe.input, {}
     other_channels = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
     for one in dataclasses.fields(InputConfig):

@@ -25,9 +25,22 @@ ANSWERS = {
     "probabilities": "float32 [batch, {classes}], one for each class",
     "logits": "float32 [batch, {classes}, height, width], before softmax",
     "masks": "uint8 [batch, height, width], the index of the likeliest class of each pixel",
-    "boxes": "float32 [batch, queries, 6]: left, top, right, bottom in pixels, score, index of the class; best first",
+    "boxes": "float32 [batch, boxes, 6]: left, top, right, bottom in pixels, score, index of the class; best first",
     "attention": "float32 [batch, rows, columns]: the share of each cell of the image in the answer (rollout)",
 }
+
+
+SUPPRESSION = (
+    "; candidates: of two of a class whose intersection over union is above {nms_iou:g} the better one counts, from "
+    "the best on (non-maximum suppression, which is not in the file)"
+)
+
+
+def describe_outputs(bundle: ModelBundle, info: ExportInfo) -> dict[str, str]:
+    """What each output is, in a sentence; of boxes that hold duplicates, how they are left out."""
+    rule = "" if bundle.task.nms_iou is None else SUPPRESSION.format(nms_iou=bundle.task.nms_iou)
+    ends = {name: rule if name == info.outputs[0] else "" for name in info.outputs}
+    return {name: ANSWERS[name].format(classes=len(bundle.classes)) + end for name, end in ends.items()}
 
 
 def hash_weights(path: Path) -> str:
@@ -86,8 +99,7 @@ def describe_input(bundle: ModelBundle, info: ExportInfo) -> dict[str, Any]:
         inputs["sizes"] = {
             "shape": ["batch", 2], "values": "int64: height and width of each image without padding"
         }  # fmt: skip
-    outputs = {name: ANSWERS[name].format(classes=len(bundle.classes)) for name in info.outputs}
-    return {"inputs": inputs, "outputs": outputs}
+    return {"inputs": inputs, "outputs": describe_outputs(bundle, info)}
 
 
 def file_metadata(bundle: ModelBundle, info: ExportInfo) -> dict[str, str]:
@@ -106,7 +118,8 @@ def file_metadata(bundle: ModelBundle, info: ExportInfo) -> dict[str, str]:
         "image_type": info.image_type,
         "channels": to_json(pre.channels),
         "resize": describe_resize(pre),
-        "outputs": to_json({name: ANSWERS[name].format(classes=len(bundle.classes)) for name in info.outputs}),
+        "outputs": to_json(describe_outputs(bundle, info)),
+        **({} if bundle.task.nms_iou is None else {"nms_iou": to_json(bundle.task.nms_iou)}),
         "licence": info.licence or "not stated",
         "version": f"vitrail {info.version}",
         "source_sha256": info.source_sha256,

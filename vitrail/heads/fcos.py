@@ -1,5 +1,5 @@
-"""The one-stage detection head: every cell of a pyramid answers for itself, without anchors or queries (FCOS, Tian et al.
-2019, arxiv.org/abs/1904.01355, with the improvements of arxiv.org/abs/2006.09214, as torchvision has it)."""
+"""The one-stage detection head: every cell of a pyramid answers for itself, without anchors or queries (FCOS, Tian et
+al. 2019, arxiv.org/abs/1904.01355, with the improvements of arxiv.org/abs/2006.09214, as torchvision has it)."""
 
 import math
 from collections.abc import Sequence

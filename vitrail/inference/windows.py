@@ -59,7 +59,7 @@ class WindowedPredictor(Windows):
             )
 
     @torch.no_grad()
-    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None) -> list[np.ndarray]:
+    def boxes(self, images: Sequence[np.ndarray], nms_iou: float | None = None) -> list[np.ndarray]:
         windows = [self.preprocess.windows(pixels) for pixels in images]
         predictions = iter(self.run_windows([w for some in windows for w in some]))
         results = []
@@ -112,7 +112,7 @@ def average_windows(probabilities: Iterator[tuple[Window, Tensor]], count: int, 
 
 
 def merge_detections(
-    detections: list[tuple[Window, Tensor]], size: tuple[int, int], nms_iou: float | None
+    detections: list[tuple[Window, Tensor]], size: tuple[int, int], nms_iou: float | None = None
 ) -> Tensor:
     """Boxes [n 6] of windows -> those of the whole resized image, each object once: whole boxes are preferred to those
     cut by a window. nms_iou: above which two boxes are the same object, also of one window; None: of two alone."""

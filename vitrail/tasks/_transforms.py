@@ -18,4 +18,5 @@ def build_joint(recipe: Recipe, preprocess: Preprocess, kind: AnnotationKind) ->
     """Of images together with their masks or boxes."""
     a = recipe.augment
     resize = (1.0, 1.0) if a.crop == "none" else a.scale_jitter
-    return JointTransform(preprocess, recipe.train.seed, kind, resize, bool(a.hflip), a.vflip, a.color_jitter, a.mosaic)
+    return JointTransform(preprocess, recipe.train.seed, kind, resize, bool(a.hflip), a.vflip, a.color_jitter, a.mosaic,
+                          a.rotate90)  # fmt: skip

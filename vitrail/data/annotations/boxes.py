@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrail.data.dataset import Boxes
+from vitrail.data.dataset import Boxes, Split
 from vitrail.data.decode import read_header
 from vitrail.errors import BadImage, many
 
@@ -51,6 +51,16 @@ def crop_boxes(boxes: Boxes, region: Sequence[int] | np.ndarray, share: float) -
     inside = moved.clip(0, np.tile(edges[2:] - edges[:2], 2).astype(np.float32))
     visible = box_area(inside) >= np.maximum(share * box_area(moved), 1e-6)
     return Boxes(inside[visible], boxes.labels[visible], boxes.crowd[visible])
+
+
+def measure_objects(split: Split) -> tuple[int, float]:
+    """How many objects a split has, crowds left out, and the median root of their areas in pixels; 0 and 0.0 where it
+    has no boxes."""
+    if split.annotation is None or not len(split) or not isinstance(split.annotation(0), Boxes):
+        return 0, 0.0
+    each = (split.annotation(i) for i in range(len(split)))
+    areas = np.concatenate([box_area(own.boxes[~own.crowd]) for own in each])
+    return len(areas), float(np.median(np.sqrt(areas))) if len(areas) else 0.0
 
 
 @dataclass

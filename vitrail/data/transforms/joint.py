@@ -43,6 +43,7 @@ class JointTransform(Transform):
     vflip: bool = False
     color_jitter: float = 0.0  # brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter
     mosaic: float = 0.0  # probability of a mosaic of four images
+    rotate90: bool = False  # turned by a random number of quarters
 
     @property
     def works_per_image(self) -> bool:
@@ -82,13 +83,17 @@ class JointTransform(Transform):
         if size != before:
             image = resize_image(image, size, pre.interpolation)
             annotation = resize_annotation(annotation, before, size)
+        quarters = int(torch.randint(4, ())) if self.rotate90 else 0
+        canvas = pre.size[::-1] if quarters % 2 else pre.size  # before it is turned
         for _ in range(TRIES):
-            top, left = (int(torch.randint(max(0, size[i] - pre.size[i]) + 1, ())) for i in (0, 1))
-            area = (min(pre.size[0], size[0]), min(pre.size[1], size[1]))
+            top, left = (int(torch.randint(max(0, size[i] - canvas[i]) + 1, ())) for i in (0, 1))
+            area = (min(canvas[0], size[0]), min(canvas[1], size[1]))
             cropped = crop_annotation(annotation, top, left, area)
             if area == size or is_informative(cropped, annotation):
                 break
         part = image[:, top : top + area[0], left : left + area[1]]
+        for _ in range(quarters):
+            part, cropped, area = part.rot90(1, (1, 2)), turn_annotation(cropped, area), area[::-1]
         if self.color_jitter:  # before padding, whose colour stays
             from torchvision.transforms import v2
 
@@ -162,6 +167,14 @@ def flip_annotation(annotation: Any, size: tuple[int, int], axis: int) -> Any:
     mask = annotation.copy()
     mask[: size[0], : size[1]] = np.flip(mask[: size[0], : size[1]], axis - 1)
     return mask
+
+
+def turn_annotation(annotation: Any, size: tuple[int, int]) -> Any:
+    """Turned by a quarter, against the clock, as `rot90`: of an image of `size` (height, width) before."""
+    if isinstance(annotation, Boxes):
+        left, top, right, bottom = annotation.boxes.T
+        return annotation._replace(boxes=np.stack([top, size[1] - right, bottom, size[1] - left], axis=1))
+    return np.ascontiguousarray(np.rot90(annotation))
 
 
 def is_informative(cropped: Any, annotation: Any) -> bool:

@@ -57,6 +57,7 @@ def describe_model(
         "title": printable(recipe.model.name) + (f" on {data}" if data else ""),
         "output": task.output,
         "multi_label": task.multi_label,
+        "nms_iou": task.nms_iou,
         "classes": [printable(name) for name in classes],
         "input": settings,
         "attention": attention._asdict() if attention else None,

@@ -71,9 +71,11 @@ function touchesBorder(box, { top, left, size }, [height, width]) {
     || box[3] > top + size[0] - BORDER && top + size[0] < height;
 }
 
-// Boxes of windows -> each object once: whole boxes are preferred to those cut by a window.
-function mergeBoxes(parts, size) {
-  if (parts.length === 1) return parts[0].rows;
+// Boxes of windows -> each object once: whole boxes are preferred to those cut by a window. nmsIou: above which two
+// boxes are the same object, also of one window; null: of two alone.
+function mergeBoxes(parts, size, nmsIou = null) {
+  if (parts.length === 1 && nmsIou === null) return parts[0].rows;
+  const most = nmsIou ?? SAME_BOX;
   let every = [];
   for (const { window, rows } of parts) {
     for (const row of rows) {
@@ -89,7 +91,7 @@ function mergeBoxes(parts, size) {
     const again = kept.some(other => {
       if (other.box[5] !== one.box[5]) return false;
       const shared = overlapOf(one.box, other.box);
-      return shared > SAME_BOX * (areaOf(one.box) + areaOf(other.box) - shared);
+      return shared > most * (areaOf(one.box) + areaOf(other.box) - shared);
     });
     if (!again) kept.push(one);
   }

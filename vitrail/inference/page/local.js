@@ -36,9 +36,10 @@ const ANSWERS = { // by the output of the task: what all windows of an image com
     const whole = averageWindows(parts.map(p => ({ ...p, values: p.outputs.logits })), count, size, about.input.size);
     return { map: mostLikely(whole, count, size, image) };
   },
-  boxes: (about, image, size, parts) => ({
-    boxes: placeBoxes(mergeBoxes(parts.map(p => ({ ...p, rows: splitRows(p.outputs.boxes) })), size), size, image),
-  }),
+  boxes: (about, image, size, parts) => {
+    const rows = parts.map(p => ({ ...p, rows: splitRows(p.outputs.boxes) }));
+    return { boxes: placeBoxes(mergeBoxes(rows, size, about.nms_iou), size, image) };
+  },
 };
 
 class LocalModel {

@@ -90,7 +90,7 @@ class ClassDefaults(Defaults):
     def check(self, recipe: Recipe) -> None:
         resize = recipe.input.resize_mode
         asked = {
-            "augment.mosaic": recipe.augment.mosaic > 0,
+            "augment.mosaic": recipe.augment.mosaic > 0, "augment.rotate90": recipe.augment.rotate90,
             f"input.resize_mode {resize}": resize in ("slide", "tile"),
-        }
+        }  # fmt: skip
         check_absent(asked, "is for images with masks or boxes")

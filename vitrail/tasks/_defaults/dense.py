@@ -9,10 +9,12 @@ import torch
 
 from vitrail import catalog
 from vitrail.contracts import Backbone, Defaults
+from vitrail.errors import many
 from vitrail.facts import Choices, check_absent
 from vitrail.layers.windows import local_depths
 from vitrail.models import vit
 from vitrail.recipe import AugmentConfig, Recipe
+from vitrail.tasks._defaults.box_heads import foreign_keys
 
 LARGE = 4  # shorter side of an image, in canvases, from which on it is split into tiles
 WINDOW = 14  # patches along a side, as ViTDet
@@ -20,6 +22,8 @@ MAPS = 4  # of a plain ViT, from as many depths
 NARROW = 64  # width of a head on a CPU: the published 256 would take more time than the model
 SLIM = 32  # width of a ResNet there, half of it with the finer stem
 FINE = 96  # images with a shorter side keep more detail in the stem
+FEW = 100_000  # boxes below which one stage learns better than a set predictor (docs/dense.md)
+CELLS = 4  # across the median object: FCOS's stride of 8 for the objects of COCO
 STEP = 32  # sides are multiples of the coarsest map's stride
 SMALL = "small, has maps at several scales, and learns positions from few images"
 
@@ -79,8 +83,8 @@ class DenseDefaults(Defaults):
             c.set_model(self.models[c.facts.gpu], SMALL)
             if c.recipe.model.name.startswith("resnet/"):
                 slim_resnet(c)
-        self.choose_maps(c)
         self.choose_head(c)
+        self.choose_maps(c)
 
     def choose_optimizer(self, c: Choices) -> None:
         """The general defaults."""
@@ -134,12 +138,21 @@ class BoxDefaults(DenseDefaults):
             "the images are many times larger, and their objects would be too small",
         )
 
+    def choose_head(self, c: Choices) -> None:
+        """One stage where boxes are few; a set predictor where they are many, or where one of its settings is given."""
+        keys, count = c.recipe.task.keys, c.facts.objects
+        if count < FEW and not foreign_keys("dense", keys):
+            c.set_key("task", "head", "dense", f"{many(count, 'box', 'boxes')}, few for a set predictor (detr)")
+        if c.recipe.task.keys.get("head") == "dense" and not c.facts.gpu:
+            c.set_key("task", "width", NARROW, "a wider head would take most of the time on a CPU")
+
     def choose_maps(self, c: Choices) -> None:
         """As ViTDet, a pyramid of the last map of a plain ViT, which objects of all sizes need (51.2 AP instead of 47.8
         for ViT-B in its paper, table 1), and attention in windows where the image is larger than one."""
         strides, given = map_strides(c), c.recipe.model.keys
         if len(set(strides)) != 1 or given.get("map_depths") or c.recipe.task.keys.get("neck") == "none":
-            return choose_depths(c)
+            choose_depths(c)
+            return choose_stride(c, strides)
         patch = strides[0]
         c.set_key("task", "neck", "simple", "a pyramid of a plain ViT's last map, for objects of all sizes (ViTDet)")
         c.set_key("task", "stride", max(1, patch // 2), "three levels of the pyramid")
@@ -147,8 +160,22 @@ class BoxDefaults(DenseDefaults):
             choose_windows(c, c.model_config)
         return None
 
-    def choose_head(self, c: Choices) -> None:
-        """The defaults of the task."""
+
+def choose_stride(c: Choices, strides: tuple[int, ...]) -> None:
+    """The finest level of a head of cells: the coarsest one that has `CELLS` cells across the median object."""
+    if c.recipe.task.keys.get("head") != "dense" or not strides or not c.facts.object_side:
+        return
+    side = c.facts.object_side * resize_factor(c)
+    stride = max((s for s in strides if s * CELLS <= side), default=min(strides))
+    c.set_key("task", "stride", stride, f"the median object is {side:.0f} pixels large, {side / stride:.1f} cells")
+
+
+def resize_factor(c: Choices) -> float:
+    """How much larger an image of median size becomes."""
+    given = c.recipe.input
+    assert given.size is not None
+    ratios = [new / old for new, old in zip(given.size, c.facts.size, strict=True)]
+    return {"tile": 1.0, "slide": max(ratios)}.get(given.resize_mode or "", min(ratios))
 
 
 def map_strides(c: Choices) -> tuple[int, ...]:

@@ -105,7 +105,8 @@ class GenerationDefaults(Defaults):
         1]."""
         a, p, default, given = recipe.augment, recipe.train, AugmentConfig(), recipe.input
         windowed = given.resize_mode in ("slide", "tile")
-        dense = {"augment.mosaic": a.mosaic > 0, f"input.resize_mode {given.resize_mode}": windowed}
+        dense = {"augment.mosaic": a.mosaic > 0, "augment.rotate90": a.rotate90,
+                 f"input.resize_mode {given.resize_mode}": windowed}  # fmt: skip
         check_absent(dense, "is for images with masks or boxes")
         if given.vae is not None and a.crop == "random":
             what = "augment.crop random gives another crop every time, but latents are computed once"

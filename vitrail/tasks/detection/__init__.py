@@ -1,5 +1,5 @@
-"""Detection: set prediction (DETR, Carion et al. 2020), or one stage of cells (FCOS, Tian et al. 2019), which learns from
-fewer boxes."""
+"""Detection: set prediction (DETR, Carion et al. 2020), or one stage of cells (FCOS, Tian et al. 2019), which learns
+from fewer boxes."""
 
 from dataclasses import dataclass, fields
 from typing import Literal

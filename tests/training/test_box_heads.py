@@ -1,0 +1,77 @@
+"""Which head detects by default, and what weights of another head are worth."""
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+
+import vitrail
+from vitrail import catalog
+from vitrail.facts import Choices, Facts
+from vitrail.recipe import Choice, DataConfig, InitConfig, InputConfig, Recipe, TrainConfig
+from vitrail.tasks._defaults import dense
+from vitrail.validation import update_config
+
+SHAPES = {"path": "shapes", "count_train": 8, "count_val": 4, "count_test": 0, "size": [40, 56]}
+DETR = {"queries": 4, "width": 16, "heads": 2, "decoder": 1, "hidden": 16}
+
+
+def config_of(model):
+    return update_config(catalog.find("models", model.name).config, model.keys, model.name)
+
+
+def chosen(objects, side=40.0, keys=None, size=(256, 256), gpu=False):
+    """The keys of the task that the defaults give a ResNet."""
+    facts = Facts(20, size, True, 3, (0.5,) * 3, (0.5,) * 3, True, gpu, objects=objects, object_side=side)
+    given = Recipe(model=Choice("resnet/18"), input=InputConfig(size=size), task=Choice("detection", keys or {}))
+    choices = Choices(given, facts, config_of)
+    dense.BoxDefaults().choose_model(choices)
+    return choices.recipe.task.keys
+
+
+def test_few_boxes_are_learned_in_one_stage():
+    assert chosen(672) == {"head": "dense", "width": 64, "stride": 8}
+    assert chosen(672, gpu=True) == {"head": "dense", "stride": 8}
+    assert "head" not in chosen(dense.FEW)
+
+
+def test_settings_of_a_set_predictor_keep_it():
+    assert chosen(672, keys={"queries": 20}) == {"queries": 20}
+    assert chosen(672, keys={"head": "detr"}) == {"head": "detr"}
+
+
+@pytest.mark.parametrize(("side", "stride"), [(10, 4), (26, 4), (40, 8), (70, 16), (400, 32)])
+def test_the_finest_level_has_four_cells_across_the_median_object(side, stride):
+    assert chosen(672, side)["stride"] == stride
+    assert chosen(672, side, {"stride": 16})["stride"] == 16
+
+
+def recipe(keys, **changes):
+    made = Recipe(
+        model=Choice("resnet/18", {"width": 8, "depths": [1, 1, 1, 1]}), data=DataConfig("", SHAPES),
+        task=Choice("detection", keys), train=TrainConfig(steps=1, batch_size=4, precision="fp32"),
+        runtime=tiny.RuntimeConfig(workers=0),
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def test_weights_keep_their_head_unless_another_is_given(tmp_path):
+    """A recipe from before there was a choice names no head: it is a set predictor."""
+    tiny.finish(tiny.begin(recipe(DETR), tmp_path / "before"))
+    start = InitConfig(weights=str(tmp_path / "before"))
+    kept = tiny.begin(recipe({}, init=start), tmp_path / "kept")
+    assert kept.recipe.task.keys == {"head": "detr", **DETR}
+    before = vitrail.load(tmp_path / "before").model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in kept.state.model.state_dict().items())
+    other = tiny.begin(recipe({"head": "dense"}, init=start), tmp_path / "other")
+    assert other.recipe.task.keys.keys() == {"head", "width", "stride"}
+    state = other.state.model.state_dict()
+    assert all(torch.equal(state[n], before[n]) for n in state if n.startswith("backbone."))
+    tiny.finish(other)
+
+
+def test_the_choice_is_kept_with_its_reason(tmp_path):
+    running = tiny.begin(recipe({}), tmp_path / "run")
+    assert running.recipe.task.keys["head"] == "dense"
+    assert "boxes, few for a set predictor" in (tmp_path / "run" / "run.json").read_text()
