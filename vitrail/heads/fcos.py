@@ -55,6 +55,7 @@ class CellDetector(HeadedModel):
         self.cls_logits = nn.Conv2d(width, classes, 3, padding=1)
         self.bbox_reg, self.centerness = nn.Conv2d(width, 4, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)
         for layer, bias in ((self.cls_logits, -math.log(1 / PRIOR - 1)), (self.bbox_reg, REACH), (self.centerness, 0)):
+            assert layer.bias is not None
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, bias)
 
@@ -84,11 +85,13 @@ class TopDown(nn.Module):
     def __init__(self, widths: Sequence[int], sources: Sequence[int], width: int):
         super().__init__()
         self.sources = tuple(sources)
-        self.laterals = nn.ModuleList(nn.Conv2d(widths[i], width, 1) for i in self.sources)
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.sources)
-        for layer in (*self.laterals, *self.smooth):
+        laterals = [nn.Conv2d(widths[i], width, 1) for i in self.sources]
+        smooth = [nn.Conv2d(width, width, 3, padding=1) for _ in self.sources]
+        for layer in (*laterals, *smooth):
+            assert layer.bias is not None
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
+        self.laterals, self.smooth = nn.ModuleList(laterals), nn.ModuleList(smooth)
 
     def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
         merged = [lateral(maps[i]) for lateral, i in zip(self.laterals, self.sources, strict=True)]
@@ -102,6 +105,7 @@ def build_tower(width: int, convs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(convs):
         conv = nn.Conv2d(width, width, 3, padding=1)
+        assert conv.bias is not None
         nn.init.normal_(conv.weight, std=0.01)
         nn.init.zeros_(conv.bias)
         layers += [conv, map_norm("group", width), nn.ReLU()]
