@@ -55,7 +55,6 @@ LONGEST_FUNCTION = {"training/loop.py": 60}  # the page that is the run
 USUAL_FUNCTION = 50
 
 ASKED = {  # law 4: hasattr, and getattr with a default, that ask something foreign; at most 10, each with its reason
-    "hasattr(torch.optim, 'Muon')": "torch has it from 2.9 on",
     "getattr(error, 'strerror', None)": "of the errors of opening a path only OSError has it",
     "hasattr(value, 'item')": "numbers of numpy or torch, of which neither may be imported here",
     "getattr(value, 'ndim', 1)": "likewise",

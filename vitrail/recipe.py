@@ -111,7 +111,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: Literal["adamw", "lamb", "sgd", "muon"] = "adamw"
+    name: Literal["adamw", "lamb", "sgd", "muon"] | None = None  # None: adamw, muon for classes from random weights
     lr: NonNegative | None = None
     weight_decay: NonNegative | None = None  # of linear and convolution weights only; None: 0.05, 0 for denoisers
     betas: tuple[Fraction, Fraction] | None = None  # None: 0.9 0.999, 0.9 0.95 for JiT
@@ -188,8 +188,8 @@ class Recipe:
 
 
 DEFAULTS: dict[str, Any] = {  # the values of None
-    "weight_decay": 0.05, "betas": (0.9, 0.999), "schedule": "cosine", "ema_decay": 0.0, "ema_decay_2": 0.0,
-    "layer_decay": 1.0, "freeze": "none", "unfreeze_steps": (),
+    "name": "adamw", "weight_decay": 0.05, "betas": (0.9, 0.999), "schedule": "cosine",
+    "ema_decay": 0.0, "ema_decay_2": 0.0, "layer_decay": 1.0, "freeze": "none", "unfreeze_steps": (),
     "crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255),
 }  # fmt: skip
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))

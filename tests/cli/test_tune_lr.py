@@ -77,7 +77,7 @@ def test_the_test_ends_where_the_loss_has_blown_up():
 
 def test_a_range_test_draws_and_touches_no_run(place):
     said = must("tune-lr", *WORDS, "--to", "0.1")
-    assert said.startswith("vit/nano, adamw, batch 4, fp32\n")
+    assert said.startswith("vit/nano, muon, batch 4, fp32\n")
     assert re.search(r"\n +12 +1\.00e-01 ", said)
     rate = re.search(r"suggested: --lr (\S+)\n", said)[1]
     assert 1e-6 <= float(rate) <= 0.1

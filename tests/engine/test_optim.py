@@ -8,7 +8,14 @@ from torch import nn
 
 import vitrail
 from vitrail.engine.lamb import Lamb
-from vitrail.engine.optim import CombinedOptimizer, OptimizerSettings, build_optimizer, build_parameter_groups
+from vitrail.engine.muon import Muon, orthogonalise
+from vitrail.engine.optim import (
+    CombinedOptimizer,
+    OptimizerSettings,
+    build_optimizer,
+    build_parameter_groups,
+    hidden_matrices,
+)
 from vitrail.engine.state import State
 from vitrail.errors import UsageError
 from vitrail.training import loop
@@ -83,16 +90,19 @@ def made(kind, name="vit/nano"):
     torch.manual_seed(0)
     model = vitrail.create(name, classes=3)
     blocks = list(model.backbone.blocks)
-    return model, build_optimizer(kind, build_parameter_groups(model, blocks, 0.05, 0.9), blocks, OptimizerSettings())
+    groups, matrices = build_parameter_groups(model, blocks, 0.05, 0.9), hidden_matrices(model.backbone, blocks)
+    return model, build_optimizer(kind, groups, matrices, OptimizerSettings())
 
 
-def test_muon_takes_the_linear_weights_of_the_blocks_and_nothing_else():
+def test_muon_takes_the_matrices_between_features_and_nothing_else():
+    """Neither what reads the image, nor the head, nor what is no matrix."""
     model, optim = made("muon")
     assert isinstance(optim, CombinedOptimizer)
     names = {id(p): name for name, p in model.named_parameters()}
     taken, rest = ({names[id(p)] for g in part.param_groups for p in g["params"]} for part in optim.parts)
     layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    assert taken == {f"backbone.blocks.{i}.{layer}.weight" for i in range(3) for layer in layers}
+    stem = {f"backbone.patch_embed.{layer}.weight" for layer in ("convs.3", "convs.6", "convs.9", "proj")}
+    assert taken == stem | {f"backbone.blocks.{i}.{layer}.weight" for i in range(3) for layer in layers}
     assert taken | rest == set(names.values())
     assert not taken & rest
     assert (
@@ -122,15 +132,47 @@ def test_muon_looks_like_one_optimiser():
     assert {name.partition("|")[2] for name in kept} == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
 
 
-def test_muon_where_it_cannot_be(monkeypatch, data, tmp_path):
-    with pytest.raises(UsageError, match="linear layers inside blocks"):
-        made("muon", "resnet/18")
+@pytest.mark.parametrize("name", ["resnet/18", "pvt_v2/b0", "efficientvit/b0", "swin/tiny", "crossvit/tiny"])
+def test_muon_takes_convolutions_but_those_that_read_the_image_and_those_of_single_channels(name):
+    with torch.device("meta"):
+        backbone = vitrail.create(name, classes=3).backbone
+    convs = {id(m.weight): m for m in backbone.modules() if isinstance(m, nn.Conv2d)}
+    taken = {id(p) for p in hidden_matrices(backbone, list(backbone.blocks))}
+    left = [m for key, m in convs.items() if key not in taken]
+    assert all(m.groups > 1 or m.in_channels == 3 for m in left)
+    assert any(m.in_channels == 3 for m in left)
+    assert not any(m.groups > 1 for key, m in convs.items() if key in taken)
+
+
+@pytest.mark.parametrize("shape", [(6, 15), (15, 6), (4, 3, 3, 3), (8, 2, 1, 1)])
+def test_muons_step_is_torchs_for_a_matrix(shape):
+    """torch has it for matrices only; a convolution is one with the taps among its inputs."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.flatten(1).clone())
+    ours = Muon([{"params": [mine], "weight_decay": 0.1}], 0.9)
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    ours.param_groups[0]["lr"] = 0.02
+    for gradient in gradients:
+        mine.grad, theirs.grad = gradient, gradient.flatten(1)
+        ours.step()
+        other.step()
+    moved = theirs.detach() - start.flatten(1)
+    assert ((mine.detach() - start).flatten(1) - moved).norm() <= 0.03 * moved.norm()  # torch iterates in bf16
+
+
+def test_orthogonalised_rows_are_nearly_orthonormal():
+    torch.manual_seed(0)
+    singular = torch.linalg.svdvals(orthogonalise(torch.randn(3, 8, 20)))
+    assert 0.6 < singular.min() <= singular.max() < 1.3
+
+
+def test_muon_where_it_cannot_be(data, tmp_path):
+    with pytest.raises(UsageError, match="weights between features"):
+        build_optimizer("muon", [], [], OptimizerSettings())
     with pytest.raises(UsageError, match="freeze backbone freezes"):
         tiny.begin(tiny.recipe(data, optim={"name": "muon", "freeze": "backbone"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UsageError, match=r"came with 2\.9"):
-        made("muon")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +229,10 @@ def test_channels_last_changes_the_layout_and_nothing_else(data, tmp_path):
         if event.kind == "saved":
             break
     resumed = tiny.again(tmp_path / "broken")
-    assert all(s["exp_avg"].stride() == p.stride() for p, s in resumed.state.optimizer.state.items())
+    kept = [
+        (p, s["exp_avg" if "exp_avg" in s else "momentum_buffer"]) for p, s in resumed.state.optimizer.state.items()
+    ]
+    assert all(moment.stride() == p.stride() for p, moment in kept)
     tiny.finish(resumed)
     assert tiny.digest(tmp_path / "broken" / "model.safetensors") == tiny.digest(
         tmp_path / "True" / "model.safetensors"

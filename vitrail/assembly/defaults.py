@@ -84,7 +84,7 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
 
 def default_lr(recipe: Recipe, defaults: Defaults, model_config: Any) -> float:
     """The default peak learning rate of a model at the recipe's batch size, by square-root scaling."""
-    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name] * weights_factor(recipe)
+    return defaults.peak_lr(recipe, model_config) * LR_SCALES[recipe.optim.name or "adamw"] * weights_factor(recipe)
 
 
 def weights_factor(recipe: Recipe) -> float:

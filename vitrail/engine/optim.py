@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail.engine.lamb import Lamb
+from vitrail.engine.muon import Muon
 from vitrail.errors import UsageError
 
 
@@ -54,19 +55,34 @@ def depth_levels(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, int
 
 
 def build_optimizer(
-    kind: str, parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
+    kind: str, parameter_groups: list[dict[str, Any]], matrices: Sequence[Tensor], numbers: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon".
+    """The optimiser of a name: "adamw", "sgd" with plain momentum, "lamb" or "muon". matrices: those that Muon takes,
+    see `hidden_matrices`.
 
-    Errors: `UsageError` where the model has no weights for Muon, or torch does not have it.
+    Errors: `UsageError` where there are none for Muon.
     """
     if kind == "lamb":
         return Lamb(parameter_groups, numbers.betas, numbers.eps)
     if kind == "sgd":  # foreach: the fused one needs a momentum of every parameter
         return torch.optim.SGD(parameter_groups, lr=1.0, momentum=numbers.momentum, foreach=True)
     if kind == "muon":
-        return build_muon(parameter_groups, blocks, numbers)
+        return build_muon(parameter_groups, matrices, numbers)
     return build_adamw(parameter_groups, numbers.betas, numbers.eps)
+
+
+def hidden_matrices(trunk: nn.Module, blocks: Sequence[nn.Module]) -> list[Tensor]:
+    """The weights between features: of linear layers inside the blocks, and of convolutions anywhere in the trunk.
+    Not of depthwise ones, whose rows are no matrix, nor of those that read the image, as the first layer of a model
+    does: they have as many inputs as it."""
+    inside = {id(m): m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    convs = [m for m in trunk.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    within = {id(m) for block in blocks for m in block.modules()}
+    outer = [m for m in convs if id(m) not in within]
+    channels = outer[0].in_channels if outer else 0
+    taken = [m for m in convs if id(m) in within or m.in_channels != channels]
+    weights: list[Tensor] = [m.weight for m in inside.values()]
+    return weights + [m.weight for m in taken]
 
 
 def build_adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
@@ -76,28 +92,18 @@ def build_adamw(parameter_groups: list[dict[str, Any]], betas: tuple[float, floa
 
 
 def build_muon(
-    parameter_groups: list[dict[str, Any]], blocks: Sequence[nn.Module], numbers: OptimizerSettings
+    parameter_groups: list[dict[str, Any]], matrices: Sequence[Tensor], numbers: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024) for the weights of linear layers inside the blocks, AdamW for everything else. Muon's
-    steps are scaled to the size of AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one learning rate fits
-    both."""
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(
-            f"torch {torch.__version__} has no Muon, which came with 2.9",
-            "install a newer torch, or --optim.name adamw",
-        )
-    hidden = {id(m.weight) for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    """Muon (Jordan et al. 2024) for the given weights, AdamW for everything else."""
+    hidden = {id(p) for p in matrices}
     if not hidden:
-        raise UsageError(
-            "optim.name muon is for linear layers inside blocks, and this model has none", "--optim.name adamw"
-        )
+        what = "optim.name muon is for weights between features, and this model has none"
+        raise UsageError(what, "--optim.name adamw")
     inside, outside = (
         [{**g, "params": [p for p in g["params"] if (id(p) in hidden) == wanted]} for g in parameter_groups]
         for wanted in (True, False)
     )
-    first = torch.optim.Muon(
-        [g for g in inside if g["params"]], momentum=numbers.momentum, adjust_lr_fn="match_rms_adamw"
-    )
+    first = Muon([g for g in inside if g["params"]], numbers.momentum)
     return CombinedOptimizer([first, build_adamw([g for g in outside if g["params"]], numbers.betas, numbers.eps)])
 
 

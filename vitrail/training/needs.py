@@ -108,7 +108,7 @@ def state_bytes(session: Session) -> tuple[int, int]:
     later = {id(p) for stage in session.unfreeze_stages for p in stage.parameters}
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
     trained = sum(p.numel() * p.element_size() for p in net.parameters() if p.requires_grad or id(p) in later)
-    optimizer = STATE_TENSORS.get(session.recipe.optim.name, 1) * trained
+    optimizer = STATE_TENSORS.get(session.recipe.optim.name or "adamw", 1) * trained
     return weights * (1 + len(session.state.averages)) + optimizer, trained
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from vitrail.assembly.checks import check_recipe
 from vitrail.contracts import Task, trunk_of
 from vitrail.engine.freeze import UnfreezeStage, freeze, parts_to_freeze, plan_unfreezing
-from vitrail.engine.optim import OptimizerSettings, build_optimizer, build_parameter_groups
+from vitrail.engine.optim import OptimizerSettings, build_optimizer, build_parameter_groups, hidden_matrices
 from vitrail.engine.state import State, build_ema
 from vitrail.errors import UsageError
 from vitrail.recipe import Recipe, with_defaults
@@ -31,7 +31,8 @@ def build_state(
     if not any(p.requires_grad for p in net.parameters()):
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to train", "freeze fewer blocks")
     groups = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay or 1.0)
-    optimizer = build_optimizer(o.name, groups, blocks, OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum))
+    numbers = OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum)
+    optimizer = build_optimizer(o.name or "adamw", groups, hidden_matrices(trunk, blocks), numbers)
     scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
     ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))
     return State(net, optimizer, ema, scaler, ema2=ema2, task=task), stages

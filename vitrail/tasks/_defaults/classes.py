@@ -60,7 +60,9 @@ class ClassDefaults(Defaults):
             c.reasons.append(f"model.patch = {patch}: {tokens} tokens an image")
 
     def choose_optimizer(self, c: Choices) -> None:
-        """The general defaults; their own of training that begins from weights."""
+        """Muon for random weights; AdamW, and settings of their own, for training that begins from weights."""
+        if not c.recipe.init.weights and transfer.way_of(c.recipe.optim) is not transfer.HEAD:
+            c.set_default("optim", "name", "muon", "learns most in the same time from random weights")
         transfer.choose_start(c)
 
     def choose_augmentation(self, c: Choices) -> None:

@@ -70,7 +70,7 @@ def choose_start(c: Choices) -> None:
     way, pretrained = way_of(o), bool(c.recipe.init.weights)
     is_open = o.lr is None and (way is HEAD or (pretrained and facts.is_new_head))
     c.set_default("init", "fit_head", is_open, "a new head starts as the linear probe" if is_open else "")
-    if way is HEAD and o.lr is None and o.name == "adamw":
+    if way is HEAD and o.lr is None and o.name in (None, "adamw"):
         base = PROBE_LR if facts.classes <= FITTED else RANDOM_LR
         lr = base * math.sqrt((c.recipe.train.batch_size or 1) / 64)
         c.set_default("optim", "lr", float(f"{lr:.2g}"), "only the head learns, on frozen features")
