@@ -43,12 +43,7 @@ SETS = {
     "fashion-mnist": "fashion-mnist",
     "organamnist": "medmnist/organamnist.npz",
 }
-TITLES = {
-    "bloodmnist": "BloodMNIST",
-    "cifar-10": "CIFAR-10",
-    "fashion-mnist": "Fashion-MNIST",
-    "organamnist": "OrganAMNIST",
-}
+TITLES = dict(zip(SETS, ("BloodMNIST", "CIFAR-10", "Fashion-MNIST", "OrganAMNIST"), strict=True))
 SIDED = ("organamnist",)  # left and right are classes, so rivals do not flip
 RIVALS = {
     "ours": "vitrail train",
@@ -185,25 +180,61 @@ def data_words(data: str, given: argparse.Namespace) -> list[str]:
     return ["--data", str(npz_of(data, given)), "--data.classes", *sorted(p.name for p in (source / "train").iterdir())]
 
 
+class Standing(NamedTuple):
+    """All runs of a rival with one budget."""
+
+    rival: str
+    rows: list[dict[str, Any]]
+
+    def mean(self, key: str) -> float:
+        return statistics.mean(row[key] for row in self.rows)
+
+    @property
+    def share(self) -> float:
+        return self.mean("right") / self.rows[0]["images"]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.share, self.rows[0]["images"])
+
+
+def standings(race: Race, data: str, budget: int) -> list[Standing]:
+    """Of those who ran, the best first."""
+    found = []
+    for rival in RIVALS:
+        rows = [row for seed in range(99) if (row := race.rows.get(Cell(data, budget, rival, seed).key))]
+        found += [Standing(rival, rows)] if rows else []
+    return sorted(found, key=lambda one: -one.share)
+
+
 def table(race: Race, data: str) -> list[str]:
-    """A row a budget and rival, the best first."""
-    lines = []
+    """A row a budget and rival, and a sentence about ours."""
+    lines, verdicts = [], []
     for budget in BUDGETS:
-        cells = []
-        for rival, title in RIVALS.items():
-            rows = [row for seed in range(99) if (row := race.rows.get(Cell(data, budget, rival, seed).key))]
-            if rows:
-                cells.append((statistics.mean(row["right"] / row["images"] for row in rows), title, rows))
-        for mean, title, rows in sorted(cells, key=lambda one: -one[0]):
-            shares = [100 * row["right"] / row["images"] for row in rows]
-            low, high = (100 * side for side in wilson_interval(mean, rows[0]["images"]))
-            spread = f"{statistics.stdev(shares):.1f}" if len(rows) > 1 else ""
-            used, whole = (statistics.mean(row[key] for row in rows) for key in ("seconds", "whole_s"))
-            name = f"**{title}**" if title == RIVALS["ours"] else title
-            figures = f"{100 * mean:.1f} | {spread} | {low:.1f} to {high:.1f} | {len(rows)} | {rows[0]['steps']:,}"
-            lines.append(f"| {budget} s | {name} | {rows[0]['parameters']:,} | {figures} | {used:.0f} ({whole:.0f}) |")
+        ranked = standings(race, data, budget)
+        for one in ranked:
+            low, high = (100 * side for side in one.interval)
+            shares = [100 * row["right"] / row["images"] for row in one.rows]
+            spread = f"{statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+            name = f"**{RIVALS[one.rival]}**" if one.rival == "ours" else RIVALS[one.rival]
+            accuracy = f"{100 * one.share:.1f} | {spread} | {low:.1f} to {high:.1f} | {len(one.rows)}"
+            cost = f"{one.mean('steps'):,.0f} | {one.mean('seconds'):.0f} ({one.mean('whole_s'):.0f})"
+            lines.append(f"| {budget} s | {name} | {one.rows[0]['parameters']:,} | {accuracy} | {cost} |")
+        if (ours := next((one for one in ranked if one.rival == "ours"), None)) and len(ranked) > 1:
+            verdicts.append(f"at {budget} s {verdict(ours, ranked[0])}")
+    if not lines:
+        return []
     head = "| budget | | parameters | top-1 % | sd | 95 % interval | seeds | steps | seconds used (with start-up) |"
-    return [head, "|---|---|---|---|---|---|---|---|---|", *lines] if lines else []
+    sentence = [f"Ours {'; '.join(verdicts)}.", ""] if verdicts else []
+    return [head, "|---|---|---|---|---|---|---|---|---|", *lines, "", *sentence]
+
+
+def verdict(ours: Standing, best: Standing) -> str:
+    """Where ours stands: first, within its own interval of the first, or behind."""
+    behind = f"{100 * (best.share - ours.share):.1f} points behind {RIVALS[best.rival]}"
+    if best is ours:
+        return "is first"
+    return f"is within its interval, {behind}" if best.share <= ours.interval[1] else f"is {behind}"
 
 
 def not_run(race: Race) -> str:
@@ -224,7 +255,7 @@ def write_page(race: Race) -> None:
     parts = []
     for data, title in TITLES.items():
         if rows := table(race, data):
-            parts += [f"### {title}\n", *rows, ""]
+            parts += [f"### {title}\n", *rows]
     if missing := not_run(race):
         parts += [f"Not run with three seeds: {missing}.", ""]
     before, _, rest = PAGE.read_text().partition(START)

@@ -77,8 +77,19 @@ def test_ours_runs_and_what_was_not_run_is_named(folder, tmp_path, launched, mon
     assert "| 3 s | **vitrail train** |" in text
     assert "| 3 s | linear model of pixels | 7,850 |" in text
     assert "| 10 | 3 (4) |" in text, "steps, seconds, seconds with the start"
+    assert "\nOurs at 3 s is " in text
     assert "BloodMNIST at 3 s: vitrail train (1 seed), timm ViT (no seed)" in text
     assert "OrganAMNIST at 600 s: everyone (no seed)" in text
+
+
+def test_the_sentence_about_ours():
+    def standing(rival, right):
+        return race.Standing(rival, [{"right": right, "images": 1000}])
+
+    ours = standing("ours", 900)
+    assert race.verdict(ours, ours) == "is first"
+    assert race.verdict(ours, standing("yolo", 910)) == "is within its interval, 1.0 points behind yolo11n-cls"
+    assert race.verdict(ours, standing("yolo", 950)) == "is 5.0 points behind yolo11n-cls"
 
 
 def test_steps_of_the_schedule():
