@@ -31,7 +31,7 @@ from vitrail.engine.world import World
 from vitrail.errors import CheckpointError, DataError
 from vitrail.recipe import InputConfig, Recipe
 from vitrail.storage.atomic import write_file
-from vitrail.storage.tensors import pack, unpack
+from vitrail.storage.tensors import stream, unpack
 from vitrail.validation import as_path
 
 SHARD = 1024  # images in a file: 67 MB of 256 x 256 pixels with flips
@@ -156,7 +156,7 @@ class LatentCache:
                 done += len(rows[-1])
                 if progress:
                     progress(done, total)
-            write_file(self.file(int(some[0]) // SHARD), pack({"moments": torch.cat(rows)}, self.about))
+            write_file(self.file(int(some[0]) // SHARD), stream({"moments": torch.cat(rows)}, self.about))
         return total, damaged
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vitrail.contracts import HeadedModel, trunk_of
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice, InitConfig, InputConfig, Recipe
 from vitrail.storage.atomic import write_folder
-from vitrail.storage.tensors import pack
+from vitrail.storage.tensors import stream
 from vitrail.validation import as_path
 from vitrail.weights.remote.table import find_row
 
@@ -113,7 +113,7 @@ def save_model(
     bundle = net if isinstance(net, model.ModelBundle) else bundle_of(net, classes)
     state = dict(bundle.model.state_dict())
     try:
-        write_folder(path, {"model.safetensors": pack(state, model.describe_bundle(bundle))})
+        write_folder(path, {"model.safetensors": stream(state, model.describe_bundle(bundle))})
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}", "choose another folder") from None
     return path

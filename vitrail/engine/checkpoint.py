@@ -11,7 +11,7 @@ from torch import Tensor
 from vitrail.errors import CheckpointError
 from vitrail.storage.atomic import clean_folder, verify_folder, write_folder
 from vitrail.storage.json_text import from_json, to_json
-from vitrail.storage.tensors import pack, refuse_nonfinite, unpack
+from vitrail.storage.tensors import refuse_nonfinite, stream_listed, unpack_listed
 from vitrail.validation import Count, check_fields
 
 NUMBERS: dict[str, Any] = {"step": Count, "averaged": Count, "scaler": dict[str, float | int]}  # of state.json
@@ -52,7 +52,7 @@ def save(folder: Path, parts: dict[str, dict[str, Tensor]], numbers: dict[str, A
             return path
         except CheckpointError:
             shutil.rmtree(path)  # a damaged one of the same step: replaced by the state in memory
-    files = {f"{name}.safetensors": pack(tensors, {}) for name, tensors in parts.items()}
+    files = {f"{name}.safetensors": stream_listed(tensors) for name, tensors in parts.items()}
     write_folder(path, {**files, "state.json": to_json(numbers, sort_keys=True).encode()})
     for old in [p for p in list_checkpoints(folder) if p.name <= path.name][max(2, keep) :]:
         shutil.rmtree(old, ignore_errors=True)
@@ -68,7 +68,7 @@ def load(path: Path) -> SavedCheckpoint:
     verify_folder(path)
     try:
         numbers = from_json((path / "state.json").read_bytes())
-        parts = {p.stem: unpack(p)[0] for p in sorted(path.glob("*.safetensors"))}
+        parts = {p.stem: unpack_listed(p)[0] for p in sorted(path.glob("*.safetensors"))}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})", "use another checkpoint") from None
     check_content(path, parts, numbers)

@@ -23,7 +23,7 @@ from vitrail.errors import CheckpointError, DataError, RunError
 from vitrail.inference.predictor import Predictor
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
-from vitrail.storage.tensors import digest, pack, unpack
+from vitrail.storage.tensors import digest, stream, unpack
 from vitrail.version import __version__
 
 BATCH = 256
@@ -136,7 +136,7 @@ def read_features(file: Path, about: dict[str, Any], count: int) -> tuple[Tensor
 def write_features(file: Path, features: Tensor, about: dict[str, Any]) -> list[str]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, pack({"features": features}, about))
+        write_file(file, stream({"features": features}, about))
     except OSError as error:
         return [f"the features could not be cached: {error.strerror or error} at {file.parent}"]
     return [f"features cached in {file}"]

@@ -4,16 +4,19 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.json_text import to_json
+from vitrail.storage.large import write_synced
 from vitrail.storage.litter import clear_litter
 
 MANIFEST = "manifest.json"
+Content = bytes | Iterable[bytes | memoryview]  # of a file: whole, or in pieces that are made while they are written
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: Content) -> None:
     """Writes a file atomically: to a temporary file, fsync, rename."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -25,11 +28,8 @@ def write_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def write_through(path: Path, content: Content) -> None:
+    write_synced(path, (content,) if isinstance(content, bytes) else content)
 
 
 def sync_folder(path: Path) -> None:
@@ -44,7 +44,7 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def write_folder(path: Path, files: dict[str, bytes]) -> None:
+def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     """Writes `files` as the folder `path`, which must not exist yet. Until the last rename it is invisible.
 
     Errors: `OSError` as the disk gives it (full, read-only); then the disk is as before.
@@ -54,10 +54,13 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
     clear_litter(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    rows = {}
     try:
         for name, content in files.items():
-            write_through(temporary / name, content)
-        write_through(temporary / MANIFEST, manifest(files))
+            entry = Entry()
+            write_through(temporary / name, entry.count(content))
+            rows[name] = entry.row()
+        write_through(temporary / MANIFEST, format_manifest(rows))
         sync_folder(temporary)
         os.rename(temporary, path)
     except BaseException:
@@ -66,23 +69,50 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
     sync_folder(path.parent)
 
 
-def manifest(files: dict[str, bytes]) -> bytes:
-    rows = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in sorted(files.items())
-    }
-    return to_json({"files": rows}, indent=1).encode()
+class Entry:
+    """What a manifest says of a file, from the pieces that pass."""
+
+    def __init__(self) -> None:
+        self.bytes, self.sha256 = 0, hashlib.sha256()
+
+    def count(self, content: Content) -> Iterator[bytes | memoryview]:
+        """The pieces of a file as they are."""
+        for piece in (content,) if isinstance(content, bytes) else content:
+            self.bytes += len(piece)
+            self.sha256.update(piece)
+            yield piece
+
+    def row(self) -> dict[str, int | str]:
+        return {"bytes": self.bytes, "sha256": self.sha256.hexdigest()}
 
 
-def verify_folder(path: Path) -> None:
-    """Errors: `CheckpointError` that names the first file that is missing, unlisted, of another size or altered."""
+def manifest(files: Mapping[str, bytes]) -> bytes:
+    return format_manifest(
+        {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+        }
+    )
+
+
+def format_manifest(rows: Mapping[str, Mapping[str, int | str]]) -> bytes:
+    return to_json({"files": {name: rows[name] for name in sorted(rows)}}, indent=1).encode()
+
+
+def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file of a folder, as its manifest has them. Errors: `CheckpointError`."""
     try:
         rows = json.loads((path / MANIFEST).read_bytes())["files"]
-        expected = {name: (row["bytes"], row["sha256"]) for name, row in rows.items()}
+        return {name: (row["bytes"], row["sha256"]) for name, row in rows.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path} has no {MANIFEST}, so it cannot be trusted", "use another checkpoint") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise CheckpointError(f"{path / MANIFEST} is damaged", "use another checkpoint") from None
+
+
+def verify_folder(path: Path) -> None:
+    """Errors: `CheckpointError` that names the first file that is missing, unlisted, of another size or altered."""
+    expected = read_manifest(path)
     try:
         present = {p.name for p in path.iterdir()} - {MANIFEST}
     except OSError:  # removed while it was looked at
@@ -91,19 +121,30 @@ def verify_folder(path: Path) -> None:
         raise CheckpointError(
             f"{path / name} is {'not listed' if name in present else 'missing'}", "use another checkpoint"
         )
-    for name, (size, sha256) in expected.items():
-        try:
-            content = (path / name).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path / name} cannot be read ({error.strerror})", "use another checkpoint"
-            ) from None
-        if len(content) != size:
-            raise CheckpointError(
-                f"{path / name} has {len(content)} bytes, not {size}", "it is truncated; use another checkpoint"
-            )
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise CheckpointError(f"{path / name} was altered: its SHA-256 does not match", "use another checkpoint")
+    for name, row in expected.items():
+        verify_content(path / name, *row)
+
+
+def verify_file(path: Path) -> None:
+    """One file of a folder with a manifest. Errors: `CheckpointError` where it is unlisted, of another size or
+    altered."""
+    expected = read_manifest(path.parent)
+    if path.name not in expected:
+        raise CheckpointError(f"{path} is not listed in the {MANIFEST} beside it", "use another checkpoint")
+    verify_content(path, *expected[path.name])
+
+
+def verify_content(path: Path, size: int, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if found == size else ""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})", "use another checkpoint") from None
+    if found != size:
+        raise CheckpointError(f"{path} has {found} bytes, not {size}", "it is truncated; use another checkpoint")
+    if digest != sha256:
+        raise CheckpointError(f"{path} was altered: its SHA-256 does not match", "use another checkpoint")
 
 
 def clean_folder(path: Path) -> list[Path]:

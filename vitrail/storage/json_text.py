@@ -16,6 +16,7 @@ def to_json(
     sort_keys: bool = False,
     ensure_ascii: bool = True,
     default: Callable[[Any], Any] | None = None,
+    separators: tuple[str, str] | None = None,
 ) -> str:
     """The text of a value of dicts, lists, texts and numbers, numpy's among them; the arguments as those of
     `json.dumps`.
@@ -24,8 +25,9 @@ def to_json(
     '{"loss": null, "top1": 0.5}'
     """
     text = json.dumps(
-        finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii, default=default, allow_nan=False
-    )
+        finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii, default=default, allow_nan=False,
+        separators=separators,
+    )  # fmt: skip
     # bytes of a file's name that are no UTF-8 are escaped, as `ensure_ascii` does, and read back as they were
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

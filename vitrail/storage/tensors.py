@@ -1,24 +1,30 @@
-"""Tensors on disk as .safetensors with damage detection: a SHA-256 over the content is stored in the file's header.
+"""Tensors on disk as .safetensors with damage detection: a SHA-256 over the content is stored in the file's header, or
+one over the file in the manifest of its folder.
 
 No checkpoint format detects a flipped bit by itself; all detect truncation. No pickle is read or written. What a header
-claims is checked against the bytes of the file before any tensor is allocated.
+claims is checked against the bytes of the file before any tensor is allocated. Nothing is held in memory twice: files
+are written tensor by tensor, and read as they are mapped.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, isfinite, uint8
+from torch import Tensor, isfinite
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.atomic import MANIFEST, verify_file
 from vitrail.storage.json_text import from_json, to_json
 from vitrail.storage.paths import utf8_path
+from vitrail.storage.stream import TYPES, stream_tensors, tensor_bytes
 
 KEY = "vitrail"  # the only metadata key: with several, safetensors writes them in an order that differs between runs
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes
+DTYPES = dict(TYPES.values())  # bytes of each
 LONGEST_HEADER = 16 * 2**20  # bytes: 100,000 tensors
 LONGEST_SIDE = 2**40  # of a tensor; products of more do not fit into 64 bits
+NO_HASH = to_json({"about": {}})  # what stands under `KEY` in a file whose hash is in the manifest of its folder
 DAMAGED = "copy the file again from its source"
 
 
@@ -43,17 +49,32 @@ class Header(NamedTuple):
 
 def pack(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     """The bytes of a file with `tensors` and the JSON-able `about`. The same input gives the same bytes."""
-    from safetensors.torch import save
+    return b"".join(stream(tensors, about))
 
-    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return save(contiguous, {KEY: make_header(contiguous, about)})
+
+def stream(tensors: dict[str, Tensor], about: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """The same in pieces, for `write_file`: one tensor at a time is in memory beside `tensors`."""
+    yield from stream_tensors(tensors, {KEY: make_header(tensors, about)})
+
+
+def stream_listed(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A file without a hash of its own, for a folder whose manifest has it, so that it is computed once."""
+    yield from stream_tensors(tensors, {KEY: NO_HASH})
 
 
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and `about` of a file, verified. A file of another program has no hash and an empty `about`.
+    """The tensors and `about` of a file, verified: against the hash in its header, or else that in the manifest beside
+    it. A file of another program has no hash and an empty `about`.
 
     Errors: `CheckpointError` for a file that is missing, truncated, altered or not safetensors.
     """
+    if read_header(path).words == NO_HASH and (path.parent / MANIFEST).is_file():
+        verify_file(path)
+    return unpack_listed(path)
+
+
+def unpack_listed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same for a file that was verified against the manifest of its folder."""
     from safetensors import SafetensorError, safe_open
 
     header = read_header(path)
@@ -65,7 +86,7 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is not a whole .safetensors file ({error})", "it may be truncated; copy it again"
         ) from None
-    if header.words is not None and make_header(tensors, about) != header.words:
+    if header.words not in (None, NO_HASH) and make_header(tensors, about) != header.words:
         raise CheckpointError(
             f"{path} was altered after it was written: its SHA-256 does not match", "use another copy or an older one"
         )
@@ -145,9 +166,10 @@ def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, sorted by name, and over `about`."""
     total = hashlib.sha256(to_json(about, sort_keys=True).encode())
     for name in sorted(tensors):
-        t = tensors[name].contiguous()
+        t = tensors[name]
         total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        total.update(t.flatten().view(uint8).numpy().tobytes() if t.numel() else b"")
+        for piece in tensor_bytes(t):
+            total.update(piece)
     return total.hexdigest()
 
 
@@ -165,5 +187,10 @@ def nonfinite_names(tensors: dict[str, Tensor]) -> list[str]:
     return [
         n
         for n, t in tensors.items()
-        if t.is_floating_point() and not all(bool(isfinite(p).all()) for p in t.flatten().split(2**20))
+        if t.is_floating_point() and not all(is_finite(p) for p in t.flatten().split(2**20))
     ]
+
+
+def is_finite(numbers: Tensor) -> bool:
+    # of 8-bit floats torch has no isfinite
+    return bool(isfinite(numbers if numbers.element_size() > 1 else numbers.float()).all())

@@ -15,7 +15,7 @@ from vitrail.engine.train import NonFiniteError, StepReport
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
-from vitrail.storage.tensors import pack
+from vitrail.storage.tensors import stream
 from vitrail.training.session import Session
 
 HISTORY = 8  # rows of the log that a trend is computed from
@@ -117,7 +117,7 @@ def write_batch(error: NonFiniteError, session: Session, facts: dict[str, Any]) 
     try:
         session.folder.divergence.mkdir(exist_ok=True)
         file = path.with_suffix(".safetensors")
-        write_file(file, pack(error.finding.batch, {"step": error.step}))
+        write_file(file, stream(error.finding.batch, {"step": error.step}))
         write_file(path.with_suffix(".json"), to_json(facts, indent=1, ensure_ascii=False).encode())
         return file
     except OSError:

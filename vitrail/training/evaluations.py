@@ -26,7 +26,7 @@ from vitrail.evaluation.generation.frechet import FrechetMonitor
 from vitrail.inference.sample import ACROSS, encode_sheet, sample_portrait
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
-from vitrail.storage.tensors import pack, unpack
+from vitrail.storage.tensors import stream, unpack
 from vitrail.training.events import Event
 from vitrail.training.session import Session
 
@@ -213,7 +213,7 @@ def save_best(session: Session, step: int) -> str:
     try:
         session.folder.best.mkdir(exist_ok=True)
         about = model.describe_bundle(trained_bundle(session))
-        write_file(best_file(session, step), pack(dict(session.state.best_model.state_dict()), about))
+        write_file(best_file(session, step), stream(dict(session.state.best_model.state_dict()), about))
         return ""
     except OSError as error:
         return error.strerror or str(error)

@@ -7,7 +7,7 @@ from vitrail.assembly.model import describe_bundle
 from vitrail.engine import checkpoint
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
-from vitrail.storage.tensors import pack
+from vitrail.storage.tensors import stream
 from vitrail.training.evaluations import remove_stale, restore_best
 from vitrail.training.events import Event
 from vitrail.training.session import Session
@@ -27,9 +27,9 @@ def write_weights(session: Session) -> None:
         return
     state, bundle = session.state, session.bundle
     about = describe_bundle(dataclasses.replace(bundle, model=state.best_model, recipe=session.recipe))
-    write_file(session.folder.weights, pack(dict(state.best_model.state_dict()), about))
+    write_file(session.folder.weights, stream(dict(state.best_model.state_dict()), about))
     if state.ema2 is not None:
-        write_file(session.folder.ema2, pack(dict(state.ema2.module.state_dict()), about))
+        write_file(session.folder.ema2, stream(dict(state.ema2.module.state_dict()), about))
 
 
 def finish_weights(session: Session) -> str:
