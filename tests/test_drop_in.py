@@ -29,7 +29,7 @@ SHORT = [*SMALL, "--steps", 2, "--train.eval-every", 0]
 SERVER = """
 import gc, json, os, runpy, sys
 gc.disable()
-import numpy, PIL.Image, pydantic, safetensors.torch, torch, torch._dynamo, torchmetrics.functional.classification
+import numpy, PIL.Image, pydantic, safetensors.torch, torch, torch._dynamo
 torch.set_num_threads(1)
 assert not any(name.partition(".")[0] == "vitrail" for name in sys.modules)
 gc.freeze()

@@ -73,7 +73,6 @@ def server() -> ForkServerContext:
     """Forks processes from one that has imported what a training needs, since every process would need seconds for
     that."""
     import torch._dynamo
-    import torchmetrics.functional.classification as metrics
 
     from vitrail.cli import train
     from vitrail.cli.syntax import arguments
@@ -81,7 +80,7 @@ def server() -> ForkServerContext:
     from vitrail.report.page import run_page as build
 
     context = multiprocessing.get_context("forkserver")
-    needed = (torch._dynamo, metrics, train, build, arguments, coco, npz)
+    needed = (torch._dynamo, train, build, arguments, coco, npz)
     context.set_forkserver_preload([module.__name__ for module in needed])
     return context
 

@@ -1,1 +1,1 @@
-"""Metrics of predictions: a thin layer over torchmetrics."""
+"""Metrics of predictions."""
