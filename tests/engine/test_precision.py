@@ -4,9 +4,14 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from vitrail.assembly.precision import least_macs
+from vitrail.assembly.resolve import Names
 from vitrail.engine import precision
 from vitrail.engine.precision import BF16_MACS, choose_precision
+from vitrail.layers.attention import SHORT, attend
+from vitrail.recipe import Choice, InputConfig, Recipe
 
 CPU = torch.device("cpu")
 
@@ -67,3 +72,35 @@ def test_what_is_set_stays(processor):
 def test_torch_reports_this_cpu():
     assert precision.cpu_capabilities()
     assert precision.bf16_unit() in ("", "AMX", "AVX512-BF16")
+
+
+def test_a_model_may_gain_from_fewer_multiply_adds(processor):
+    """A pyramid of convolutions does."""
+    processor("avx512_bf16")
+    assert choose_precision("auto", CPU, lambda: 9_000_000, lambda: 10_000_000).name == "fp32"
+    chosen = choose_precision("auto", CPU, lambda: 10_000_000, lambda: 10_000_000)
+    assert chosen.name == "bf16"
+    assert "10 million or more" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("vit/micro", 10_000_000), ("vit/nano", BF16_MACS), ("resnet/18", BF16_MACS)]
+)
+def test_the_pyramid_is_known_by_its_layers(name, least):
+    recipe = Recipe(model=Choice(name), input=InputConfig(size=(32, 32), channels=3))
+    assert least_macs(recipe, Names()) == least
+
+
+@pytest.mark.parametrize("tokens", [SHORT, SHORT + 1])
+def test_short_sequences_attend_in_fp32_under_bf16(tokens, monkeypatch):
+    """And give what bf16 would, but for its rounding."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, tokens, 8).bfloat16().requires_grad_()
+    types = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **b: types.append(a[0].dtype) or kernel(*a, **b))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attend(q, k, v, torch.zeros(1, 1, 1, tokens, dtype=torch.bfloat16), 0.0)
+    assert types == [torch.float32 if tokens <= SHORT else torch.bfloat16]
+    expected = kernel(q.float(), k.float(), v.float())
+    assert (mixed.float() - expected).abs().max() <= 0.02 * expected.abs().max()

@@ -252,3 +252,16 @@ def test_every_variant_can_be_built():
         with torch.device("meta"):
             model = vitrail.backbone(f"vit/{name}")
         assert len(model.blocks) == VARIANTS[name].depth
+
+
+@pytest.mark.parametrize(("name", "count"), [("pico", 212_040), ("micro", 744_800)])
+def test_the_small_ones_have_a_pyramid_for_a_stem(name, count):
+    """Its grid is that of the patches whatever the size, and BatchNorm's statistics are those of its images."""
+    model = vitrail.backbone(f"vit/{name}", channels=1)
+    assert sum(p.numel() for p in model.parameters()) == count
+    model.train()
+    with torch.no_grad():
+        for height, width in ((28, 28), (33, 50), (8, 9)):
+            features = model(torch.randn(2, 1, height, width))
+            assert features.maps[-1].shape == (2, model.config.width, -(-height // 8), -(-width // 8))
+    assert int(model.patch_embed.norm.num_batches_tracked) == 3

@@ -30,7 +30,8 @@ class Precision:
 # Multiply-adds an image from which bf16 is worth its rounding on a CPU that has a unit for it. Times of steps, fp32
 # over bf16: with AMX 0.86 at 14 M (ViT nano, 28 to 32 pixels), 1.47 at 1,250 M (ViT tiny, 224 pixels) and more above;
 # with AVX512-BF16 1.0 at 12 M, 1.1 at 94 M, 1.3 at 370 M and 1.4 at 1,250 M.
-BF16_MACS = 300_000_000
+# A stem of 3x3 convolutions in channels-last gains from few: with AVX512-BF16 1.5 at 14 M (ViT pico and micro).
+BF16_MACS, BF16_MACS_PYRAMID = 300_000_000, 10_000_000
 CPU_UNITS = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"))  # in torch's words, and ours; the faster one first
 
 
@@ -45,9 +46,11 @@ class PrecisionChoice:
 FP32 = PrecisionChoice("fp32", "as set")
 
 
-def choose_precision(wanted: str, device: torch.device, count_macs: Callable[[], int]) -> PrecisionChoice:
+def choose_precision(
+    wanted: str, device: torch.device, count_macs: Callable[[], int], least_macs: Callable[[], int] = lambda: BF16_MACS
+) -> PrecisionChoice:
     """`wanted` by name, or for "auto" the one for a device and a model. `count_macs`: the multiply-adds of one image,
-    asked only where they decide; 0 where they are unknown."""
+    0 where they are unknown; `least_macs`: those from which bf16 is faster. Both are asked only where they decide."""
     if wanted != "auto":
         return PrecisionChoice(wanted, "as set")
     if device.type == "cuda":
@@ -59,14 +62,14 @@ def choose_precision(wanted: str, device: torch.device, count_macs: Callable[[],
     unit = bf16_unit()
     if not unit:
         return PrecisionChoice("fp32", "this CPU has neither AMX nor AVX512-BF16")
-    macs = count_macs()
+    macs, least = count_macs(), least_macs()
     size = (
         f"{macs / 1e6:,.0f} million multiply-adds an image" if macs else "an unknown number of multiply-adds an image"
     )
-    least = f"{BF16_MACS / 1e6:,.0f} million"
-    if macs >= BF16_MACS:
-        return PrecisionChoice("bf16", f"this CPU has {unit}, and the model {size} ({least} or more)")
-    return PrecisionChoice("fp32", f"the model has {size}; below {least} bf16 is no faster")
+    many = f"{least / 1e6:,.0f} million"
+    if macs >= least:
+        return PrecisionChoice("bf16", f"this CPU has {unit}, and the model {size} ({many} or more)")
+    return PrecisionChoice("fp32", f"the model has {size}; below {many} bf16 is no faster")
 
 
 def bf16_unit() -> str:

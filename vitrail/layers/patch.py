@@ -57,13 +57,7 @@ class ConvStem(nn.Module):
 
     def __init__(self, channels: int, width: int, patch: int):
         super().__init__()
-        steps = patch.bit_length() - 1
-        if patch < 2 or patch != 1 << steps:
-            low = 1 << max(1, steps)
-            raise UsageError(
-                f"the convolutional stem halves the image; patch {patch} is not a power of two",
-                f"nearest that work: {low} and {2 * low}",
-            )
+        steps = check_halvings("convolutional stem", patch)
         wide = [32 << i for i in range(steps)]
         layers = [*conv(channels, wide[0], 2), *conv(wide[0], wide[min(1, steps - 1)], 1)]
         here = wide[min(1, steps - 1)]
@@ -80,6 +74,72 @@ class ConvStem(nn.Module):
 
 def conv(channels: int, out: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.GroupNorm(8, out, eps=1e-6), nn.GELU()]
+
+
+class PyramidStem(nn.Module):
+    """Images [B C H W] -> patches [B h w D] by a small convolutional network: a 3x3 convolution of stride 2, then some
+    that each double the width and halve the grid (a maximum of 3x3) until it is reached, and one more at that grid.
+    Each grid but the finest ends with `depth` residual pairs of convolutions.
+
+    BatchNorm and ReLU, and channels last in memory: what learns most in the first minutes (docs/log.md). So an image's
+    features depend on the others in its batch during training, as in a ResNet. Any image size.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int, depth: int):
+        super().__init__()
+        steps = check_halvings("pyramid stem", patch)
+        if width % (1 << (steps - 1)):
+            raise UsageError(
+                f"width {width} is not divisible by {1 << (steps - 1)}, its {steps} grids", "another width"
+            )
+        here = width >> (steps - 1)
+        self.conv, self.norm = nn.Conv2d(channels, here, 3, 2, 1, bias=False), nn.BatchNorm2d(here)
+        layers: list[nn.Module] = []
+        for left in reversed(range(steps - 1)):
+            layers += [Halving(here, 2 * here), *(Pair(2 * here) for _ in range(depth if left else 0))]
+            here *= 2
+        layers += [nn.Conv2d(here, here, 3, 1, 1, bias=False), nn.BatchNorm2d(here), nn.ReLU(inplace=True)]
+        self.convs = nn.Sequential(*layers, *(Pair(here) for _ in range(depth)))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w D"]:
+        patches: Tensor = self.convs(self.norm(self.conv(images)).relu_())  # [B D h w]
+        return patches.permute(0, 2, 3, 1)
+
+
+class Halving(nn.Module):
+    """A 3x3 convolution, the maximum of 3x3 cells at stride 2, norm and ReLU: a map with half the grid."""
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        coarse: Tensor = self.norm(F.max_pool2d(self.conv(x), 3, 2, 1))
+        return coarse.relu_()
+
+
+class Pair(nn.Module):
+    """x + two 3x3 convolutions of it, and ReLU."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+        both: Tensor = x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
+        return both.relu_()
+
+
+def check_halvings(what: str, patch: int) -> int:
+    """How often a stem halves the image. Errors: `UsageError` where patches are no power of two."""
+    steps = patch.bit_length() - 1
+    if patch < 2 or patch != 1 << steps:
+        low = 1 << max(1, steps)
+        message = f"the {what} halves the image; patch {patch} is not a power of two"
+        raise UsageError(message, f"nearest that work: {low} and {2 * low}")
+    return steps
 
 
 def drop_patches(patches: Float[Tensor, "B N D"], share: float) -> tuple[Tensor, Tensor | None]:

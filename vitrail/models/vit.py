@@ -22,7 +22,7 @@ from vitrail.layers.init import Init, ignore_empty, initialise
 from vitrail.layers.merge import Merge, check_merge, merge_counts, unmerge_tokens
 from vitrail.layers.mlp import Gelu
 from vitrail.layers.norm import NormKind, norm
-from vitrail.layers.patch import ConvStem, PatchEmbed, drop_patches, grid_of, inner_depths, pair, patch_map
+from vitrail.layers.patch import ConvStem, PatchEmbed, PyramidStem, drop_patches, grid_of, inner_depths, pair, patch_map
 from vitrail.layers.pool import AttentionPool
 from vitrail.layers.position import Learned, Resampling, build_position, concatenate
 from vitrail.shapes import Float
@@ -45,7 +45,10 @@ class Config:
     patch: int | tuple[int, int] = 16  # pixels, or (height, width) of a rectangular patch
     size: tuple[int, int] = (224, 224)  # (height, width) of the position tables; any other size works too
     channels: int = 3
-    stem: Literal["patch", "conv"] = "patch"  # "conv": 3x3 convolutions of stride 2 (Xiao et al. 2021)
+    stem: Literal["patch", "conv", "pyramid"] = (
+        "patch"  # "conv": of stride 2 (Xiao et al. 2021); "pyramid": a small CNN
+    )
+    stem_depth: Count = 0  # residual pairs of convolutions at each grid of the pyramid
     tokens: int = 1  # summaries: 0 the mean of the patches, 1 a class token, 2 class and distillation token
     registers: int = 0  # learned tokens that nothing reads out (Darcet et al. 2023)
     pool: Pool = "token"  # "mean": of the patches, also beside tokens; "attention": of a learned query (SigLIP)
@@ -85,6 +88,10 @@ class Config:
 
 VARIANTS = {
     "nano":     Config(width=96,   depth=3,  heads=3,  patch=8,  size=(28, 28), stem="conv", tokens=0),
+    "pico":     Config(width=96,   depth=1,  heads=3,  patch=8,  size=(32, 32), stem="pyramid", tokens=0,
+                       mlp_ratio=2.0),
+    "micro":    Config(width=128,  depth=1,  heads=4,  patch=8,  size=(32, 32), stem="pyramid", stem_depth=1, tokens=0,
+                       mlp_ratio=2.0),
     "tiny":     Config(width=192,  depth=12, heads=3),
     "small":    Config(width=384,  depth=12, heads=6),
     "medium":   Config(width=512,  depth=12, heads=8),
@@ -202,6 +209,8 @@ def stem(config: Config, patch: tuple[int, int]) -> nn.Module:
         raise UsageError(
             f"the convolutional stem needs a square patch, not {patch[0]}x{patch[1]}", 'use stem="patch", or one number'
         )
+    if config.stem == "pyramid":
+        return PyramidStem(config.channels, config.width, patch[0], config.stem_depth)
     return ConvStem(config.channels, config.width, patch[0])
 
 

@@ -8,6 +8,8 @@ from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe, override
 from vitrail.tasks._defaults import transfer
 
+SMALL_MODELS = ("vit/pico", "vit/nano", "vit/micro")  # for small images on a CPU
+MANY = 20_000  # images from which on a larger model learns more in the same time
 SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
 
 
@@ -41,8 +43,7 @@ class ClassDefaults(Defaults):
         )
 
     def choose_model(self, c: Choices) -> None:
-        name = "vit/nano" if not c.facts.gpu else ("vit/tiny" if c.facts.count < 20_000 else "vit/small")
-        c.set_model(name, f"for {c.facts.count:,} images on {'a GPU' if c.facts.gpu else 'a CPU'}")
+        c.set_model(default_model(c), f"for {c.facts.count:,} images on {'a GPU' if c.facts.gpu else 'a CPU'}")
         transfer.choose_what_learns(c)
         name, size = c.recipe.model.name, c.recipe.input.size
         assert size is not None
@@ -51,7 +52,7 @@ class ClassDefaults(Defaults):
             return  # initial weights keep the patch that they were trained with
         patch = (
             (4 if side < 24 else 8 if side <= 64 else 16)
-            if name == "vit/nano"
+            if name in SMALL_MODELS
             else (max(2, side // 14) if side < 112 else None)
         )
         if patch is not None:
@@ -87,7 +88,7 @@ class ClassDefaults(Defaults):
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
         batch = recipe.train.batch_size or 1
-        return 3e-3 * math.sqrt(batch / 128) if recipe.model.name == "vit/nano" else 1e-3 * math.sqrt(batch / 1024)
+        return 3e-3 * math.sqrt(batch / 128) if recipe.model.name in SMALL_MODELS else 1e-3 * math.sqrt(batch / 1024)
 
     def check(self, recipe: Recipe) -> None:
         resize = recipe.input.resize_mode
@@ -96,3 +97,14 @@ class ClassDefaults(Defaults):
             f"input.resize_mode {resize}": resize in ("slide", "tile"),
         }  # fmt: skip
         check_absent(asked, "is for images with masks or boxes")
+
+
+def default_model(c: Choices) -> str:
+    """The model where none is named."""
+    few = c.facts.count < MANY
+    if c.facts.gpu:
+        return "vit/tiny" if few else "vit/small"
+    assert c.recipe.input.size is not None
+    if max(c.recipe.input.size) > 64:
+        return "vit/nano"
+    return "vit/pico" if few else "vit/micro"
