@@ -26,7 +26,7 @@ class Facts:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    is_mirrorable: bool  # whether horizontal flips keep the class: not so for digits
+    is_mirrorable: bool  # whether horizontal flips keep the class: not so for digits, left and right
     gpu: bool
     classes: int = 0
     objects: int = 0  # boxes of all training images

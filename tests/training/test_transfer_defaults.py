@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 import tiny
 
-from vitrail.assembly.defaults import fill_recipe
+from vitrail.assembly.defaults import fill_recipe, is_mirrorable
 from vitrail.assembly.resolve import Names
 from vitrail.facts import Facts
 from vitrail.recipe import AugmentConfig, Choice, InitConfig, OptimConfig, Recipe, RuntimeConfig
@@ -98,3 +98,21 @@ def test_a_new_head_inherits_no_regularisation_and_starts_as_the_probe(tmp_path)
     assert tiny.begin(same, tmp_path / "third").recipe.model.keys["dropout"] == 0.1
     fresh = dataclasses.replace(same, init=dataclasses.replace(same.init, head="new"))
     assert tiny.begin(fresh, tmp_path / "fourth").recipe.init.fit_head is True
+
+
+def test_random_weights_learn_with_muon_and_others_with_adamw():
+    scratch, reasons = choose(weights="", new=False, model=("", {}))
+    assert (scratch.model.name, scratch.optim.name) == ("vit/pico", "muon")
+    assert "optim.name = muon" in reasons
+    assert choose(weights="", new=False, model=("", {}), count=20_000)[0].model.name == "vit/micro"
+    assert choose()[0].optim.name == "adamw"
+    assert choose(weights="", new=False, optim=OptimConfig(name="sgd"))[0].optim.name == "sgd"
+    assert choose(weights="", new=False, optim=OptimConfig(freeze="backbone"))[0].optim.name == "adamw"
+
+
+def test_sides_and_digits_are_not_mirrored():
+    assert is_mirrorable("npz", ("0", "1"))
+    assert is_mirrorable("folder", ("cleft", "bright"))
+    assert not is_mirrorable("idx", ("0", "1"))
+    assert not is_mirrorable("npz", ("liver", "kidney-left"))
+    assert not is_mirrorable("folder", ("Right_turn", "stop"))

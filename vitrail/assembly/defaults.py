@@ -3,7 +3,8 @@ suggested for a data set, which work as printed."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from vitrail.storage.json_text import to_json
 from vitrail.storage.printable import shell_word
 from vitrail.tasks._defaults import transfer
 
+SIDES = {"left", "right"}
 SMALL = 5_000  # training images below which published weights are suggested
 LR_SCALES = {"adamw": 1.0, "muon": 1.0, "lamb": 3.0, "sgd": 10.0}  # peak learning rates as multiples of AdamW's
 
@@ -102,7 +104,7 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         channels=dataset.channels,
         mean=survey.mean,
         std=survey.std,
-        is_mirrorable=not (dataset.layout == "idx" and dataset.classes[0].isdigit()),
+        is_mirrorable=is_mirrorable(dataset.layout, dataset.classes),
         gpu=device.type == "cuda",
         classes=len(dataset.classes),
         objects=objects,
@@ -110,6 +112,12 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         tile=int(keys.get("tile", 0)),
         takes_features=task.takes_features,
     )
+
+
+def is_mirrorable(layout: str, classes: Sequence[str]) -> bool:
+    """Whether a mirrored image keeps its class: not of digits, nor where sides are classes (a left kidney)."""
+    sided = any(SIDES & set(re.split(r"[^a-z]+", name.lower())) for name in classes)
+    return not sided and not (layout == "idx" and classes[0].isdigit())
 
 
 def train_command(choice: DataConfig) -> str:

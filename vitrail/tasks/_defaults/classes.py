@@ -83,7 +83,9 @@ class ClassDefaults(Defaults):
             "augment",
             "hflip",
             mirrored,
-            "flipped images keep their class" if mirrored else "digits must not be flipped",
+            "flipped images keep their class"
+            if mirrored
+            else "digits, and classes of left and right, must not be flipped",
         )
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:

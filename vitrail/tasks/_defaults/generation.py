@@ -91,7 +91,9 @@ class GenerationDefaults(Defaults):
             "augment",
             "hflip",
             mirrored,
-            "flipped images keep their class" if mirrored else "digits must not be flipped",
+            "flipped images keep their class"
+            if mirrored
+            else "digits, and classes of left and right, must not be flipped",
         )
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
