@@ -103,6 +103,23 @@ async def closed_loop(port, body, clients, seconds):
     return times
 
 
+async def half_loop(port, body, clients, seconds):
+    """(status, seconds) of requests of clients that rest as long as their last answer took: half of what the server can
+    do, however much of the machine it gets just then."""
+    found, until = [], time.monotonic() + seconds
+
+    async def go():
+        connection = Connection(port)
+        while time.monotonic() < until:
+            status, took, _ = await connection.ask(body)
+            found.append((status, took))
+            await asyncio.sleep(took)
+        connection.close()
+
+    await asyncio.gather(*(go() for _ in range(clients)))
+    return found
+
+
 async def count_loop(port, body, clients, count):
     """So many requests."""
     left = iter(range(count))
@@ -117,14 +134,17 @@ async def count_loop(port, body, clients, count):
     await asyncio.gather(*(go() for _ in range(clients)))
 
 
-async def open_loop(port, body, pace, seconds, seed=0):
-    """(status, seconds) of requests at moments of chance, `pace` a second, whatever became of those before."""
+async def open_loop(port, body, pace, seconds, seed=0, spans=None):
+    """(status, seconds) of requests at moments of chance, `pace` a second, whatever became of those before. spans: a
+    list that gets (status, start, end) of each."""
     chance, free, found, tasks = random.Random(seed), [], [], []
 
     async def go():
         connection = free.pop() if free else Connection(port)
         status, took, _ = await connection.ask(body)
         found.append((status, took))
+        if spans is not None:
+            spans.append((status, time.monotonic() - took, time.monotonic()))
         free.append(connection)
 
     start, due = time.monotonic(), 0.0
@@ -187,6 +207,40 @@ async def send_all(port, requests, good, clients):
     await asyncio.gather(*(go() for _ in range(clients)))
     watching.cancel()
     return statuses, times, plain
+
+
+async def sort_out(port, bodies):
+    """Those of (content type, body) that are refused as malformed."""
+    return [row for row in bodies if (await once(port, row[1], row[0]))[0] in (400, 413, 415, 422)]
+
+
+async def good_beside(port, good, bad, pace, seconds, every=0.25):
+    """Seconds of good requests, one each `every` seconds, beside `pace` bad ones a second."""
+    until, times = time.monotonic() + seconds, []
+
+    async def ask_bad():
+        connections, tasks, turn = [Connection(port) for _ in range(8)], [], 0
+        while bad and time.monotonic() < until:
+            kind, body = bad[turn % len(bad)]
+            if len(tasks) >= 8:
+                await tasks[turn - 8]
+            tasks.append(asyncio.create_task(connections[turn % 8].ask(body, kind)))
+            turn += 1
+            await asyncio.sleep(1 / pace)
+        await asyncio.gather(*tasks)
+        for connection in connections:
+            connection.close()
+
+    flooding = asyncio.create_task(ask_bad())
+    connection = Connection(port)
+    while time.monotonic() < until:
+        status, took, _ = await connection.ask(good)
+        assert status == 200
+        times.append(took)
+        await asyncio.sleep(every)
+    connection.close()
+    await flooding
+    return times
 
 
 def bombs():

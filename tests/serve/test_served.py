@@ -261,6 +261,37 @@ def test_exported_files_answer_as_the_model_does(folders, models, tmp_path):
     assert explained == right
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["masks", "boxes"])
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_exported_masks_and_boxes_are_served_as_the_models_are(task, engine, folders, models, tmp_path):
+    """The whole answer, of images of several sizes, alone and together."""
+    run = shutil.copytree(folders / task, tmp_path / task)
+    must("export", run, "--format", "onnx")
+    served, right = open_model(task, str(run), {**WORK, "engine": engine, "device": "auto"}), models[task]
+    served.warm_up()
+    assert served.describe()["output"] == task
+    pixels = [right.read(png(*size), 10**6)[0] for size in SIZES]
+    together = served.predict(pixels)
+    for image, size, value in zip(pixels, SIZES, together, strict=True):
+        options = Options(score=0.0)
+        expected = right.answer(right.predict([image])[0], size, options)
+        for found in (served.answer(value, size, options), served.answer(served.predict([image])[0], size, options)):
+            if task == "masks":
+                masks = [
+                    np.asarray(Image.open(io.BytesIO(base64.b64decode(a.pop("mask"))))) for a in (found, {**expected})
+                ]
+                assert masks[0].shape == size
+                assert np.mean(masks[0] == masks[1]) >= 0.999
+                continue
+            for one, other in zip(found.pop("objects"), expected["objects"], strict=True):
+                assert one["label"] == other["label"]
+                assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+                assert one["box"] == pytest.approx(other["box"], abs=0.02)
+    with pytest.raises(Refused, match="no attention"):
+        served.explain(pixels[0], SIZES[0], "auto", "")
+
+
 class Pipe:
     """A worker in this process, and the two ends of its pipes."""
 
