@@ -227,6 +227,7 @@ def soak(options):
         first = None
         for _ in range(10):
             outcome = asyncio.run(client.half_loop(server.port, options.tiny, 4, 6 * options.minutes))
+            time.sleep(2)  # until the server has seen that they are gone
             count += len(outcome)
             statuses.update(s for s, _ in outcome)
             first = first or (server.files(), server.threads())
