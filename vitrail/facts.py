@@ -78,6 +78,7 @@ class Defaults(ABC):
     """The defaults that a task chooses for a recipe, each with its reason, and the settings that it rejects."""
 
     max_epochs: float
+    least_epochs: float = 10
     published: tuple[str, str] = ("", "")  # weights that few images gain from, by name: on a CPU and on a GPU
 
     @abstractmethod

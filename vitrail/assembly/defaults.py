@@ -66,7 +66,8 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
     batch = c.recipe.train.batch_size or batch
     if p.steps is None:  # epochs become steps, so that the saved recipe can be run unchanged
         budget = defaults.images_shown(c.facts.gpu)
-        epochs = p.epochs or min(defaults.max_epochs, max(10, round(budget / n))) / (3 if pretrained else 1)
+        whole = min(defaults.max_epochs, max(defaults.least_epochs, round(budget / n)))
+        epochs = p.epochs or whole / (3 if pretrained else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what random weights need" if pretrained and not p.epochs else ""
         c.set_default("train", "steps", steps, f"{epochs:.3g} epochs, {round(epochs * n):,} images in all{fewer}")

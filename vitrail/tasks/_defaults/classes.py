@@ -16,7 +16,7 @@ SHOWN = (250_000, 30_000_000)  # images in all, on a CPU and on a GPU
 class ClassDefaults(Defaults):
     """Of tasks that learn one class, or several, of a whole image."""
 
-    max_epochs = 150
+    max_epochs, least_epochs = 150, 16
     published = ("vit/tiny", "vit/small")
 
     def images_shown(self, gpu: bool) -> int:
