@@ -27,12 +27,15 @@ from vitrail.data.dataset import Boxes, Dataset
 from vitrail.datasets import voc
 from vitrail.metrics.detection import average_precision
 
-TILE = 128
-WORDS = (
-    f"--task detection --data.one-class --data.split 1 0 --data.tile {TILE} --data.empty drop --train.eval-every 0 "
-    "--batch-size 16 --model resnet/18 --model.width 32 --task.queries 50 --augment.scale-jitter 0.8 1.25 "
-    "--augment.vflip --augment.color-jitter 0.3 --lr 1e-3"
+COMMON = (
+    "--task detection --data.one-class --data.split 1 0 --data.empty drop --train.eval-every 0 --batch-size 16 "
+    "--augment.scale-jitter 0.8 1.25 --augment.vflip --augment.color-jitter 0.3 --model resnet/18"
 )
+WORDS = {  # by head
+    "detr": f"{COMMON} --data.tile 128 --model.width 32 --task.queries 50 --lr 1e-3",
+    "dense": f"{COMMON} --data.tile 256 --img-size 128 128 --model.width 16 --model.depths 1 1 1 1 --task.width 32 "
+    "--task.convs 1 --augment.rotate90 --lr 5e-3 --optim.ema-decay 0.99 --runtime.channels-last",
+}
 
 
 def otsu(values: np.ndarray) -> float:
@@ -94,6 +97,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--data", type=Path, default=Path("data/trees"))
     asked.add_argument("--held-out", required=True, help="the name of an image, without its suffix")
+    asked.add_argument("--head", choices=list(WORDS), default="dense")
     asked.add_argument("--steps", type=int, default=2000)
     asked.add_argument("--out", type=Path, default=Path("runs/trees"))
     asked.add_argument("--only-baselines", action="store_true")
@@ -114,7 +118,7 @@ def main() -> None:
         str(given.data),
         "--data.test",
         given.held_out,
-        *WORDS.split(),
+        *WORDS[given.head].split(),
         "--steps",
         str(given.steps),
         "--out",
@@ -125,7 +129,7 @@ def main() -> None:
     rows = np.load(given.out / "evaluation" / "test.npz")["rows"].reshape(-1, 6)
     figures["detector"] = told("detector", rows[rows[:, 4] >= 0], annotation)
     print(f"mAP in the run's own judgement: {judged['mAP']:.3f}")
-    append("trees", figures, {"held_out": given.held_out, "steps": given.steps})
+    append("trees", figures, {"held_out": given.held_out, "head": given.head, "steps": given.steps})
 
 
 if __name__ == "__main__":

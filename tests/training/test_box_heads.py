@@ -10,6 +10,7 @@ import vitrail
 from vitrail import catalog
 from vitrail.facts import Choices, Facts
 from vitrail.recipe import Choice, DataConfig, InitConfig, InputConfig, Recipe, TrainConfig
+from vitrail.tasks import detection
 from vitrail.tasks._defaults import dense
 from vitrail.validation import update_config
 
@@ -39,6 +40,13 @@ def test_few_boxes_are_learned_in_one_stage():
 def test_settings_of_a_set_predictor_keep_it():
     assert chosen(672, keys={"queries": 20}) == {"queries": 20}
     assert chosen(672, keys={"head": "detr"}) == {"head": "detr"}
+
+
+def test_a_setting_of_the_one_stage_head_is_enough():
+    assert chosen(dense.FEW, keys={"radius": 2.0}) == {"radius": 2.0, "head": "dense", "width": 64, "stride": 8}
+    assert chosen(672, keys={"head": "auto"})["head"] == "dense"
+    assert detection.build(detection.Config(classes=2, radius=2.0)).config.head == "dense"
+    assert detection.build(detection.Config(classes=2)).config.head == "detr"
 
 
 @pytest.mark.parametrize(("side", "stride"), [(10, 4), (26, 4), (40, 8), (70, 16), (400, 32)])

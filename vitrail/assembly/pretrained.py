@@ -125,10 +125,15 @@ def inherit_settings(
     chosen_task = recipe.task
     # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
     if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
-        usual = {f.name: f.default for f in dataclasses.fields(task.config) if f.name == "head"}  # of an older recipe
-        theirs_keys = {**usual, **transferable_keys(theirs.task.keys)}
-        if chosen_task.keys.get("head", theirs_keys.get("head")) == theirs_keys.get("head"):  # else they mean nothing
-            chosen_task = Choice(chosen_task.name, {**theirs_keys, **chosen_task.keys})
+        theirs_keys = transferable_keys(theirs.task.keys)
+        head = (
+            vars(Names().task(Choice(theirs.task.name, theirs_keys), 1).config).get("head") if task.is_dense else None
+        )
+        if head is not None:  # recipes name it where it is not the default
+            theirs_keys = {"head": head, **theirs_keys}
+        if chosen_task.keys.get("head", head) in (head, "auto"):  # else its other settings mean nothing
+            given_keys = {k: v for k, v in chosen_task.keys.items() if (k, v) != ("head", "auto")}
+            chosen_task = Choice(chosen_task.name, {**theirs_keys, **given_keys})
     given, inherited = recipe.input, {}
     other_channels = (given.channels or max(channels, theirs.input.channels)) != theirs.input.channels
     for one in dataclasses.fields(InputConfig):

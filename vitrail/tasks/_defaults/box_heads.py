@@ -18,6 +18,12 @@ def foreign_keys(head: str, keys: Iterable[str]) -> dict[str, str]:
     return {key: other for key in keys for other, own in OWN.items() if other != head and key in own}
 
 
+def head_of(keys: Iterable[str]) -> str:
+    """The head that some settings belong to: "detr" where they are those of any, as recipes from before there was a
+    choice have no other."""
+    return "dense" if OWN["dense"].intersection(keys) else "detr"
+
+
 def check_head(head: str, changed: Iterable[str]) -> None:
     """Errors: `UsageError` for the first of some settings that the head does not have."""
     for key, other in foreign_keys(head, changed).items():

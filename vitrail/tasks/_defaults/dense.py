@@ -121,8 +121,7 @@ class MaskDefaults(DenseDefaults):
         keys = c.recipe.task.keys
         wide = keys.get("head", "fpn") in ("fpn", "pup", "upernet") and not keys.get("width")
         if wide and not c.facts.gpu:
-            settings = {key: value for key, value in keys.items() if key != "width"}
-            c.recipe = dataclasses.replace(c.recipe, task=dataclasses.replace(c.recipe.task, keys=settings))
+            drop_task_key(c, "width")
             c.set_key("task", "width", NARROW, "the published width would take most of the time on a CPU")
 
 
@@ -141,8 +140,12 @@ class BoxDefaults(DenseDefaults):
     def choose_head(self, c: Choices) -> None:
         """One stage where boxes are few; a set predictor where they are many, or where one of its settings is given."""
         keys, count = c.recipe.task.keys, c.facts.objects
-        if count < FEW and not foreign_keys("dense", keys):
-            c.set_key("task", "head", "dense", f"{many(count, 'box', 'boxes')}, few for a set predictor (detr)")
+        if keys.get("head", "auto") == "auto" and not foreign_keys("dense", keys):
+            given = foreign_keys("detr", keys)
+            few = f"{many(count, 'box', 'boxes')}, few for a set predictor (detr)"
+            if given or count < FEW:
+                drop_task_key(c, "head")
+                c.set_key("task", "head", "dense", f"task.{next(iter(given))} is a setting of it" if given else few)
         if c.recipe.task.keys.get("head") == "dense" and not c.facts.gpu:
             c.set_key("task", "width", NARROW, "a wider head would take most of the time on a CPU")
 
@@ -176,6 +179,12 @@ def resize_factor(c: Choices) -> float:
     assert given.size is not None
     ratios = [new / old for new, old in zip(given.size, c.facts.size, strict=True)]
     return {"tile": 1.0, "slide": max(ratios)}.get(given.resize_mode or "", min(ratios))
+
+
+def drop_task_key(c: Choices, key: str) -> None:
+    """The recipe without a key that says no more than that it is open."""
+    settings = {name: value for name, value in c.recipe.task.keys.items() if name != key}
+    c.recipe = dataclasses.replace(c.recipe, task=dataclasses.replace(c.recipe.task, keys=settings))
 
 
 def map_strides(c: Choices) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
 """Detection: set prediction (DETR, Carion et al. 2020), or one stage of cells (FCOS, Tian et al. 2019), which learns
 from fewer boxes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from vitrail.data.dataset import AnnotationKind
-from vitrail.tasks._defaults.box_heads import check_head
+from vitrail.tasks._defaults.box_heads import check_head, head_of
 from vitrail.tasks.detection.base import Detection
 from vitrail.tasks.detection.evaluator import BoxEvaluator as BoxEvaluator
 from vitrail.tasks.detection.evaluator import boxes_of_row as boxes_of_row
@@ -25,7 +25,7 @@ class Config:
 
     classes: Count = 0  # 0: as many as the data has
     multi_label: bool = False  # not supported
-    head: Literal["detr", "dense"] = "detr"  # "dense": FCOS, one stage without queries, which learns from few boxes
+    head: Literal["auto", "detr", "dense"] = "auto"  # "dense": FCOS, for few boxes; "auto": by the settings
     stride: Count = 0  # of the finest map, with all coarser ones; 0: of detr the coarsest with 8 cells across, else 8
     neck: Literal["none", "simple"] = "none"  # "simple": a pyramid of a plain ViT's last map (ViTDet)
     width: Positive = 128
@@ -57,5 +57,7 @@ def build(config: Config) -> Detection:
     have."""
     if config.classes < 1:
         raise ValueError("a detection needs its number of classes")
-    check_head(config.head, [f.name for f in fields(config) if getattr(config, f.name) != f.default])
-    return HEADS[config.head](config)
+    changed = [f.name for f in fields(config) if getattr(config, f.name) != f.default]
+    head = head_of(changed) if config.head == "auto" else config.head
+    check_head(head, changed)
+    return HEADS[head](replace(config, head=head))
