@@ -1,9 +1,11 @@
 """Which settings of detection belong to which head, and from how many boxes on a set predictor learns better."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from vitrail.errors import UsageError
 
+HeadKind = Literal["detr", "dense"]
 OWN = {  # settings that one head has, by head
     "detr": {
         "queries", "kind", "maps", "heads", "encoder", "decoder", "hidden", "dropout", "class_cost", "box_cost",
@@ -18,7 +20,7 @@ def foreign_keys(head: str, keys: Iterable[str]) -> dict[str, str]:
     return {key: other for key in keys for other, own in OWN.items() if other != head and key in own}
 
 
-def head_of(keys: Iterable[str]) -> str:
+def head_of(keys: Iterable[str]) -> HeadKind:
     """The head that some settings belong to: "detr" where they are those of any, as recipes from before there was a
     choice have no other."""
     return "dense" if OWN["dense"].intersection(keys) else "detr"
