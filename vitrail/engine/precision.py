@@ -30,8 +30,8 @@ class Precision:
 # Multiply-adds an image from which bf16 is worth its rounding on a CPU that has a unit for it. Times of steps, fp32
 # over bf16: with AMX 0.86 at 14 M (ViT nano, 28 to 32 pixels), 1.47 at 1,250 M (ViT tiny, 224 pixels) and more above;
 # with AVX512-BF16 1.0 at 12 M, 1.1 at 94 M, 1.3 at 370 M and 1.4 at 1,250 M.
-# A stem of 3x3 convolutions in channels-last gains from few: with AVX512-BF16 1.5 at 14 M (ViT pico and micro).
-BF16_MACS, BF16_MACS_PYRAMID = 300_000_000, 10_000_000
+# A stem of 3x3 convolutions in channels-last gains from few: with AVX512-BF16 1.4 at 8 M (ViT pico), 1.5 at 24 M.
+BF16_MACS, BF16_MACS_PYRAMID = 300_000_000, 5_000_000
 CPU_UNITS = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"))  # in torch's words, and ours; the faster one first
 
 
