@@ -4,14 +4,16 @@ import hashlib
 import json
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from vitrail.assembly.model import assemble_model, describe_bundle
 from vitrail.cli.main import main
-from vitrail.errors import CheckpointError, VitrailError
+from vitrail.errors import CheckpointError, UsageError, VitrailError
 from vitrail.inference.exported import ExportInfo, info_json
 from vitrail.inference.load_any import load_any
+from vitrail.inference.open_engine import open_file
 from vitrail.recipe import Choice, InputConfig, Recipe
 
 
@@ -64,16 +66,37 @@ def test_it_opens(folder):
 
 
 @pytest.mark.parametrize("location", ["beside.bin", "../outside.bin", "/etc/hostname"])
-def test_weights_in_other_files_are_not_read(folder, location):
+def test_weights_in_other_files_are_not_read(folder, location, monkeypatch):
     np.zeros(4, np.float32).tofile(folder / "beside.bin")
     write_graph(folder, location)
     rehash(folder)
-    with pytest.raises(CheckpointError, match="is no model that ONNX Runtime runs"):
-        load_any(folder)
+    monkeypatch.chdir(folder)  # where engines look too
+    for engine in ("onnx", "openvino"):
+        with pytest.raises(CheckpointError, match="weights in other files, which are not read"):
+            load_any(folder, engine)
+
+
+def test_a_word_in_the_file_is_no_other_file(folder):
+    model = onnx.load(folder / "model.onnx")
+    helper.set_model_props(model, {"classes": '["location"]'})
+    onnx.save(model, folder / "model.onnx")
+    rehash(folder)
+    assert load_any(folder).classes == ("a", "b")
+
+
+def test_an_engine_that_does_not_fit(folder):
+    with pytest.raises(UsageError, match=r"opens \.xml and \.onnx files, not model\.pte"):
+        open_file(folder / "model.pte", None, "openvino")
+    with pytest.raises(UsageError, match="computes in fp32 only"):
+        load_any(folder, precision="bf16")
+    (folder / "model.onnx").unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        open_file(folder / "model.onnx", None)
 
 
 @pytest.mark.parametrize(("key", "value"), [
     ("file", "../model.onnx"), ("file", "/etc/passwd"), ("file", ".."), ("file", ""), ("file", 3), ("file", "a.exe"),
+    ("file", "a\0.onnx"), ("file", "\ud800.onnx"), ("any_batch", 1),
     ("size", [16]), ("size", [-1, 16]), ("size", ["a", 2]), ("image_type", "int8"), ("outputs", "probabilities"),
     ("any_size", "yes"), ("sha256", "0" * 64), ("sha256", None), ("export_format", ["x"]),
 ])  # fmt: skip

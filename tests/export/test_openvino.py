@@ -11,7 +11,9 @@ import torch
 from vitrail.cli.main import main
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference.engines import openvino as engine
+from vitrail.inference.exported import read_info
 from vitrail.inference.load_any import load_any
+from vitrail.inference.open_engine import open_file
 
 openvino = pytest.importorskip("openvino")
 
@@ -71,6 +73,10 @@ def test_changed_weights_are_refused(exported, tmp_path):
         file.write(b"\1\2\3\4")
     with pytest.raises(CheckpointError, match=r"model\.bin was changed"):
         load_any(tmp_path / "changed")
+    path = tmp_path / "changed" / "model.xml"
+    path.write_text(path.read_text().replace("weights_sha256", "other"))
+    with pytest.raises(CheckpointError, match="does not say which weights"):
+        open_file(path, read_info(exported)[0])
 
 
 @pytest.mark.slow

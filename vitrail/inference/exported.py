@@ -24,8 +24,8 @@ from vitrail.validation import Positive, check_fields
 INFO = "model.json"
 FIELDS: dict[str, Any] = {  # of `ExportInfo`, as JSON has them
     "file": str, "export_format": str, "inputs": list[str], "outputs": list[str], "image_type": ImageType,
-    "size": list[Positive], "any_size": bool, "sha256": str, "source_sha256": str, "version": str, "precision": str,
-    "licence": str,
+    "size": list[Positive], "any_size": bool, "any_batch": bool, "sha256": str, "source_sha256": str, "version": str,
+    "precision": str, "licence": str,
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class ExportInfo:
     version: str  # of vitrail
     precision: str = "fp32"  # or "int8"
     licence: str = ""  # of the published weights that it began with, if any
+    any_batch: bool = True  # or one image at a time
 
 
 def info_json(info: ExportInfo, description: dict[str, Any], about: dict[str, Any]) -> bytes:
@@ -62,8 +63,8 @@ def read_info(folder: Path) -> tuple[ExportInfo, Description]:
     check_fields(about if isinstance(about, dict) else {}, {"export": dict[str, Any]}, str(path))
     rows = about.pop("export")
     check_fields(rows, FIELDS, str(path))
-    if Path(rows["file"]).name != rows["file"]:
-        raise CheckpointError(f"{path} names a file outside its folder: {rows['file'][:100]}", "export it again")
+    if Path(rows["file"]).name != rows["file"] or not rows["file"].isprintable():
+        raise CheckpointError(f"{path} names no file in its folder: {rows['file'][:100]!a}", "export it again")
     if len(rows["size"]) != 2:
         raise CheckpointError(f"{path} has a size of {len(rows['size'])} numbers", "export it again")
     values: dict[str, Any] = {key: tuple(v) if isinstance(v := rows[key], list) else v for key in FIELDS}

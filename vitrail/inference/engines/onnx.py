@@ -34,8 +34,36 @@ class OnnxEngine(Engine):
 
 class OnnxFile(EngineFile):
     def open(self, path: Path, outputs: tuple[str, ...], threads: int) -> OnnxEngine:
-        content = path.read_bytes()  # not by its path: weights in other files, which nobody hashed, are not read then
-        return open_session(content, outputs, threads, str(path))
+        return open_session(read_whole(path), outputs, threads, str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """A file with all of its weights in it. Errors: `CheckpointError` for one that names others, which nobody hashed:
+    engines would read them, beside it or in the current folder."""
+    content = path.read_bytes()
+    if b"location" in content:  # the name of a file with weights has this key; so may other words, and they are parsed
+        try:
+            import onnx
+            from google.protobuf.message import DecodeError
+        except ImportError:
+            raise UsageError("onnx is not installed", "pip install 'vitrail[onnx]'") from None
+        try:
+            is_whole = not names_files(onnx.load_from_string(content))
+        except DecodeError:
+            is_whole = True  # the engine says what is wrong
+        if not is_whole:
+            raise CheckpointError(f"{path} has weights in other files, which are not read", "export it again")
+    return content
+
+
+def names_files(message: Any) -> bool:
+    """Whether a part of an ONNX file has its values in another file."""
+    for field, value in message.ListFields():
+        if field.name == "external_data":
+            return True
+        if field.message_type and any(map(names_files, value if field.is_repeated else [value])):
+            return True
+    return False
 
 
 def open_session(source: Path | bytes, outputs: tuple[str, ...], threads: int, where: str) -> OnnxEngine:

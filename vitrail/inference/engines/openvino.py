@@ -8,6 +8,7 @@ import numpy as np
 
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference.engine import Arrays, Engine, EngineFile
+from vitrail.inference.engines.onnx import read_whole
 from vitrail.storage.hashing import hash_file
 
 SUFFIXES = (".xml", ".onnx")
@@ -56,8 +57,9 @@ class OpenVinoFile(EngineFile):
         core = openvino.Core()
         core.set_property({"ENABLE_MMAP": False})  # a file that is overwritten would change a model that is served
         try:
-            model = core.read_model(path)
-            check_weights(model, path)
+            model = core.read_model(read_whole(path) if path.suffix == ".onnx" else path)
+            if path.suffix != ".onnx":
+                check_weights(model, path)
             compiled = core.compile_model(model, "CPU", settings)
         except CheckpointError:
             raise
@@ -69,9 +71,9 @@ class OpenVinoFile(EngineFile):
 
 def check_weights(model: Any, path: Path) -> None:
     """Errors: `CheckpointError` where the .bin beside a .xml is not the one that was exported with it."""
-    if not model.has_rt_info(list(WEIGHTS_HASH)):
-        return
     weights = path.with_suffix(".bin")
+    if not model.has_rt_info(list(WEIGHTS_HASH)):
+        raise CheckpointError(f"{path} does not say which weights are its own", "export it again")
     if hash_file(weights) != model.get_rt_info(list(WEIGHTS_HASH)).astype(str):
         raise CheckpointError(f"{weights} was changed: its SHA-256 is not the one in {path.name}", "export it again")
 
