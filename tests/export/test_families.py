@@ -68,9 +68,9 @@ def headed(head):
     return stirred(assemble_model(recipe, tuple("abcd"), multi))
 
 
-def errors(bundle, kind, path, sizes):
+def errors(bundle, kind, path, sizes, attention=False):
     """The largest error of an output at each size, batches 1 and 5 in turns."""
-    graph = InferenceGraph(bundle)
+    graph = InferenceGraph(bundle, attention=attention)
     chosen = find_format(kind)
     traced = TracedGraph(graph, bundle, graph.any_size, "")
     info = new_info(bundle, graph, kind, chosen.file, "")
@@ -101,12 +101,17 @@ def test_every_family(family, kind, tmp_path):
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", quick(ANY_SIZE, ["vit"]))
 def test_any_size(family, kind, tmp_path):
+    """Plain ViTs with their rollout."""
     bundle = classifier(family)
     height, width = bundle.recipe.input.size
     sizes = [(height, width), (height + 5, width + 11), (2 * height, width), (height + 33, 2 * width + 1)]
-    graph, found = errors(bundle, kind, tmp_path, sizes)
+    graph, found = errors(bundle, kind, tmp_path, sizes, attention=family in ("vit", "deit", "clip", "siglip"))
     assert graph.any_size
     assert max(found) <= CLOSE
+
+
+def test_a_rollout_over_several_maps_is_bound_to_its_size():
+    assert not InferenceGraph(classifier("pvt_v2"), attention=True).any_size
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Each format on one tiny model: attention as a further output, floats in, torch's own program."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,21 +8,24 @@ import pytest
 import torch
 
 import vitrail
+from vitrail import catalog
 from vitrail.analysis.rollout import rollout
 from vitrail.assembly.load import load_bundle
 from vitrail.cli.main import main
+from vitrail.cli.output.export_table import describe_images
 from vitrail.errors import UsageError
-from vitrail.inference.exported import read_info
+from vitrail.export.exporter import find_format
+from vitrail.inference.exported import ExportInfo, read_info
 from vitrail.inference.load_any import load_any
 from vitrail.inference.open_engine import open_file
 
 
 @pytest.mark.slow
 def test_attention_is_the_rollout(run, data, tmp_path):
-    """A fixed size, since a rollout counts cells; the run's own images and values between 0 and 1."""
+    """Of any size in a plain ViT; the run's own images and values between 0 and 1."""
     result = vitrail.export(run, out=tmp_path / "a", attention=True, image_type="float32")
     assert result.info.outputs == ("probabilities", "attention")
-    assert not result.info.any_size
+    assert result.info.any_size
     bundle, _ = load_bundle(run)
     pixels = np.random.default_rng(3).integers(0, 256, (3, 3, 32, 32), np.uint8)
     engine = open_file(result.folder / "model.onnx", result.info)
@@ -30,6 +34,37 @@ def test_attention_is_the_rollout(run, data, tmp_path):
     theirs = rollout(bundle.model, (torch.from_numpy(pixels).float() / 255 - mean) / std)
     torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-4, atol=1e-6)
     assert json.loads((result.folder / "proof.json").read_text())["rows"][-1]["output"] == "attention"
+
+
+def test_what_is_only_written_is_said(run, tmp_path):
+    with pytest.raises(UsageError, match=r"only writes \.pt2 .* execute what such a file says"):
+        open_file(tmp_path / "model.pt2", None)
+    with pytest.raises(UsageError, match="weights alone"):
+        open_file(tmp_path / "model.safetensors", None)
+    with pytest.raises(UsageError, match="weights alone, which compute no attention"):
+        vitrail.export(run, format="safetensors", attention=True, out=tmp_path / "out")
+
+
+def example(**keys):
+    info = ExportInfo("model.x", "x", ("images",), ("boxes",), "uint8", (32, 40), False, "", "", "0")
+    return dataclasses.replace(info, **keys)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch", "executorch"])
+def test_how_a_file_is_used_names_all_its_inputs(name):
+    usage = find_format(name).describe(example(inputs=("images", "sizes")))
+    assert "sizes" in usage[2]
+    assert "sizes" not in find_format(name).describe(example())[2]
+
+
+def test_what_a_file_takes_in_words():
+    assert describe_images(example()) == "any batch, 32 x 40 pixels (height x width), images uint8"
+    assert describe_images(example(any_batch=False)).startswith("one image at a time, ")
+    assert describe_images(example(any_size=True)) == "any batch, any size, images uint8"
+    assert describe_images(example(inputs=())) == "weights alone"
+    assert [name for name in catalog.list_modules("export/formats") if not find_format(name).any_batch] == [
+        "executorch", "html",
+    ]  # fmt: skip
 
 
 def test_no_rollout_is_said(tmp_path, capsys):
@@ -52,7 +87,7 @@ def test_torch_program(run, tmp_path):
     extra = {"classes": ""}
     torch.export.load(result.folder / "model.pt2", extra_files=extra)
     assert json.loads(extra["classes"]) == ["0", "1", "2"]
-    with pytest.raises(UsageError, match=r"opens no \.pt2 files"):
+    with pytest.raises(UsageError, match=r"only writes \.pt2 files and runs none: torch's reader would execute"):
         load_any(result.folder)
 
 
@@ -70,6 +105,14 @@ def test_weights_that_timm_loads(more, tmp_path):
     x = torch.randn(2, 3, 32, 40)
     torch.testing.assert_close(theirs(x), model(x), rtol=1e-4, atol=1e-5)
     assert theirs.pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_timm_merges_no_tokens(tmp_path):
+    """What it would build is another model: it has our recipe, and no config of timm's."""
+    model = vitrail.create("vit/tiny", classes=3, width=32, depth=2, heads=2, patch=8, size=(32, 40), merge=2)
+    vitrail.save(model, tmp_path / "model")
+    folder = vitrail.export(tmp_path / "model", format="safetensors").folder
+    assert "architecture" not in json.loads((folder / "config.json").read_text())
 
 
 @pytest.mark.parametrize(("name", "keys", "names"), [

@@ -187,11 +187,11 @@ def trace_shares(
 def distribute(one: LayerAttention, step: Tensor, shares: Tensor) -> Tensor:
     """Shares of a layer's queries [B r N] -> of its input tokens."""
     padded = torch.cat([shares, torch.zeros_like(shares[:, :, :1])], dim=2)
-    of_groups = padded[:, :, one.query_index % padded.shape[2]] * one.shares.to(padded)
+    of_groups = padded[:, :, one.query_index] * one.shares.to(padded)  # that of padding, -1, is the last one
     moved = torch.einsum("brgn,bgnm->brgm", of_groups, step)
     n, m = one.queries.tokens, one.keys.tokens
     keys = shares.new_zeros(*shares.shape[:2], m + 1).index_add(
-        2, (one.key_index % (m + 1)).flatten(), moved.flatten(2)
+        2, torch.where(one.key_index < 0, m, one.key_index).flatten(), moved.flatten(2)
     )[:, :, :-1]
     if m == n:
         return keys

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.analysis.attention import recorded_attention
+from vitrail.analysis.attention import attention, recorded_attention
 from vitrail.analysis.hooks import backbone_of
-from vitrail.analysis.rollout import rollout, rollout_of
+from vitrail.analysis.rollout import rollout_of, split_pool
 from vitrail.assembly.model import ModelBundle, build_preprocess
 from vitrail.contracts import DenseTask, HeadedModel
 from vitrail.errors import UsageError
@@ -53,9 +53,8 @@ class InferenceGraph(nn.Module):
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)
         self.attention = attention
         if attention:
-            check_rollout(self)
+            self.any_size = check_rollout(self) and self.any_size
             self.names = (*self.names, ATTENTION)
-            self.any_size = False  # a rollout counts the cells of each layer
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -93,11 +92,18 @@ class InferenceGraph(nn.Module):
 
 
 @torch.no_grad()
-def check_rollout(graph: InferenceGraph) -> None:
-    """Errors: `UsageError` for a model whose attention is not one sequence of layers over the same tokens."""
+def check_rollout(graph: InferenceGraph) -> bool:
+    """Whether a rollout may be traced for any size: where all layers are over the same cells, each of which is a query
+    and a key; else it resizes maps by their sizes in numbers. Errors: `UsageError` for a model whose attention is not
+    one sequence of layers over the same tokens."""
     backbone, parameter = backbone_of(graph.model), next(graph.model.parameters())
     try:
-        rollout(backbone, torch.zeros(1, graph.channels, *graph.size, device=parameter.device))
+        black = torch.zeros(1, graph.channels, *graph.size, device=parameter.device)
+        recorded = attention(backbone, black, heads="mean")
+        rollout_of(recorded, backbone)
     except UsageError as error:
         what = f"{type(backbone).__name__} has no attention rollout: {error.what}"
         raise UsageError(what, "leave --attention out; vitrail look shows what the model looks at") from None
+    layers, _ = split_pool(recorded)
+    grids = {side.maps[0].grid for one in layers for side in (one.queries, one.keys)}
+    return len(grids) == 1 and all(len(one.query_index) == 1 for one in layers)
