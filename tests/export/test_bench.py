@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from vitrail.assembly.load import hash_weights, load_bundle
 from vitrail.cli.main import main
 from vitrail.evaluation.difference import Change
+from vitrail.export.bench.candidates import Workshop, find_file
 from vitrail.export.bench.measure import measure_memory
 from vitrail.export.bench.table import Row, Table, explain, recommend
+from vitrail.export.request import ExportSubject
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,23 @@ def test_files_of_the_run_are_used(run, capsys):
     assert "making onnx int8\n" not in shown.err
     assert "recommended: " in shown.out
     assert "4 of 9 images" in shown.out
+
+
+def test_an_export_with_a_further_output_is_not_measured(run, table, tmp_path):
+    """Nor one of other weights, of floats, or in another precision."""
+    bundle, path = load_bundle(run)
+    assert main(["export", str(run), "--format", "torch", "--out", str(tmp_path / "torch")]) == 0
+    about = json.loads((tmp_path / "torch" / "model.json").read_text())
+
+    def found(**fields):
+        (tmp_path / "torch" / "model.json").write_text(json.dumps({**about, "export": about["export"] | fields}))
+        subject = ExportSubject(bundle, str(run), hash_weights(path), None)
+        return find_file(Workshop(subject, tmp_path, tmp_path, [], print), "torch", "fp32")
+
+    assert found() is not None
+    for fields in ({"outputs": ["probabilities", "attention"]}, {"source_sha256": "0" * 64}, {"precision": "int8"},
+                   {"image_type": "float32"}, {"export_format": "onnx"}, {"sha256": "0" * 64}):  # fmt: skip
+        assert found(**fields) is None
 
 
 def test_what_is_not_there(run, capsys):

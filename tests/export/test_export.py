@@ -14,7 +14,7 @@ from PIL import Image
 import vitrail
 from vitrail.cli.main import main
 from vitrail.errors import CheckpointError, UsageError
-from vitrail.inference.load_any import load_any
+from vitrail.inference.load_any import find_export, load_any
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,32 @@ def test_an_unknown_format_is_answered_with_the_nearest(run, capsys):
 def test_an_engine_without_its_export(data, run):
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
         load_any(run, "onxx")
+
+
+def sidecar(run, name, **fields):
+    """An export beside others, of which only the sidecar is read."""
+    about = json.loads((run / "export" / "onnx" / "model.json").read_text())
+    about["export"] |= fields
+    (run / "export" / name).mkdir()
+    (run / "export" / name / "model.json").write_text(json.dumps(about))
+
+
+def test_which_export_an_engine_takes(run, exported, tmp_path):
+    """One of these weights, in fp32 before int8, of its own format before another."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("export", "checkpoints"))
+    shutil.copytree(exported, copy / "export" / "onnx")
+    sidecar(copy, "a-int8", precision="int8")
+    sidecar(copy, "stale", source_sha256="0" * 64)
+    sidecar(copy, "openvino", file="model.xml", export_format="openvino")
+    assert find_export(copy, "onnx").name == "onnx"
+    assert find_export(copy, "openvino").name == "openvino"
+    shutil.rmtree(copy / "export" / "onnx")
+    assert find_export(copy, "onnx").name == "a-int8"
+    shutil.rmtree(copy / "export" / "a-int8")
+    with pytest.raises(UsageError, match="an export of other weights") as error:
+        load_any(copy, "onnx")
+    assert error.value.fix == f"vitrail export {copy} --format onnx --overwrite"
 
 
 def test_eval_of_an_export(run, exported, capsys):

@@ -52,6 +52,7 @@ def test_it_is_one_file_with_its_sidecars(page):
     assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "model.json", "proof.json"]
     about = json.loads((page.parent / "model.json").read_text())["export"]
     assert (about["file"], about["export_format"]) == ("index.html", "html")
+    assert json.loads((page.parent / "model.json").read_text())["inputs"]["images"]["shape"] == [1, 3, 32, 32]
     assert "Copyright (c) Microsoft Corporation" in page.read_text()
 
 

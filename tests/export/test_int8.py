@@ -1,7 +1,9 @@
 """Int8: calibrated on training images, measured on held-out ones, refused where it loses too much."""
 
+import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -14,9 +16,11 @@ from vitrail.evaluation.difference import measure_change
 from vitrail.evaluation.engine_reader import EngineReader
 from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
 from vitrail.export import quantised
+from vitrail.export.images import ProofImages
 from vitrail.export.int8_data import read_int8_images
-from vitrail.export.request import ExportRequest
+from vitrail.export.request import ExportRequest, ExportSubject
 from vitrail.inference.load_any import load_any
+from vitrail.recipe import DataConfig
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,21 @@ def test_other_data(run, data, tmp_path):
 def test_formats_without_int8():
     with pytest.raises(UsageError, match="has no int8"):
         quantised.check_quantiser(ExportRequest("executorch", int8=True))
+
+
+def test_what_openvino_has_not_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
+    for key in ("openvino", "nncf"):
+        monkeypatch.setitem(sys.modules, key, None)  # nor is it asked for
+    with pytest.raises(UsageError, match="openvino has no dynamic int8"):
+        quantised.check_quantiser(ExportRequest("openvino", int8=True, dynamic=True))
+    shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors")
+    bundle = load_any(run).bundle
+    alone = dataclasses.replace(bundle, recipe=dataclasses.replace(bundle.recipe, data=DataConfig()))
+    subject = ExportSubject(alone, str(tmp_path / "alone.safetensors"), "", ProofImages([], ""))
+    with pytest.raises(UsageError, match=r"is calibrated on images, and the data of the run cannot be read") as error:
+        quantised.read_quantising(subject, ExportRequest("openvino", int8=True))
+    assert "--data FOLDER" in error.value.fix
+    assert not quantised.read_quantising(subject, ExportRequest("onnx", int8=True)).calibration
 
 
 def test_an_engine_is_evaluated_as_the_model_is(run):

@@ -1,5 +1,6 @@
 """What export refuses: one sentence, the right exit code, and nothing that is left half-written."""
 
+import os
 import shutil
 
 import numpy as np
@@ -12,10 +13,13 @@ from vitrail.assembly.model import assemble_model
 from vitrail.assembly.save import save_model
 from vitrail.cli.main import main
 from vitrail.errors import RunError, UsageError
-from vitrail.export import exporter
+from vitrail.export import compare, exporter
 from vitrail.export.compare import compare_boxes, compare_classes, compare_masks, relative_error
+from vitrail.export.folders import new_folder
 from vitrail.export.formats import onnx as onnx_format
 from vitrail.export.formats.onnx import OnnxFormat
+from vitrail.inference.exported import INFO
+from vitrail.inference.torch_engine import TorchEngine
 from vitrail.recipe import Choice, InputConfig, Recipe
 
 
@@ -116,6 +120,27 @@ def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("when", [1, 2])
+def test_an_interrupt_leaves_the_earlier_export(tmp_path, monkeypatch, when):
+    """Ctrl-C after the old folder was moved out of the way, or after the new one has its place."""
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    (folder / INFO).write_text("old")
+    rename, calls = os.rename, []
+
+    def interrupted(*paths):
+        rename(*paths)
+        calls.append(paths)
+        if len(calls) == when:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(folder) as temporary:
+        (temporary / INFO).write_text("new")
+    assert (folder / INFO).read_text() == ("old" if when == 1 else "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
 def test_a_proof_on_other_images(run, tmp_path, monkeypatch):
     """Without the run's data its own images stand in, and that is said."""
     vitrail.save(vitrail.load(run), tmp_path / "model")
@@ -144,6 +169,35 @@ def test_not_finite_is_no_agreement():
     assert relative_error(a, np.array([1.0, 2.0])) == float("inf")
     assert relative_error(a, a) == 0.0
     assert relative_error(np.zeros(2), np.zeros(3)) == float("inf")
+    assert relative_error(np.array([1.0, np.inf]), np.array([1.0, -np.inf])) == float("inf")
+    assert relative_error(np.array([1.0, np.inf]), np.array([1.0, np.nan])) == float("inf")
+    boxes = np.ones((1, 2, 6))
+    for ours, theirs in ((boxes, boxes * np.nan), (boxes * np.nan, boxes)):
+        assert compare_boxes({"boxes": ours}, {"boxes": theirs}, False) == (float("inf"), 2, 2, 2)
+
+
+def test_a_model_that_answers_with_nan_is_not_exported(run, tmp_path, monkeypatch):
+    run_torch = TorchEngine.run
+    broken = lambda self, *given: {name: v * np.nan for name, v in run_torch(self, *given).items()}  # noqa: E731
+    monkeypatch.setattr(TorchEngine, "run", broken)
+    with pytest.raises(RunError, match="probabilities of the model itself are not finite"):
+        vitrail.export(run, format="safetensors", out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tie_of_two_classes_of_a_box(monkeypatch):
+    """The same score, another class: once in so many boxes; more often, or with another score, it is a fault."""
+    monkeypatch.setattr(compare, "TIES", 10)
+    rows = np.random.default_rng(0).random((1, 20, 6)) * [9, 9, 9, 9, 1, 0]
+
+    def beyond(count, score=0.0):
+        other = rows.copy()
+        other[0, :count, 4] += score
+        other[0, :count, 5] = 1
+        return compare_boxes({"boxes": other}, {"boxes": rows}, False).beyond
+
+    assert (beyond(1), beyond(2), beyond(3)) == (0, 0, 3)
+    assert beyond(1, 0.001) == 1
 
 
 def test_masks_and_boxes():

@@ -21,6 +21,7 @@ from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
+from vitrail.storage.hashing import hash_file
 from vitrail.storage.printable import shell_word
 from vitrail.storage.tensors import read_about, read_header
 from vitrail.validation import as_path
@@ -56,6 +57,17 @@ def load_bundle(
     if run.weights.is_file() and not (path / "state.json").is_file():
         return load_bundle(run.weights.parent, weights=weights)
     return load_checkpoint(run, path)
+
+
+def hash_weights(path: Path) -> str:
+    """The SHA-256 of the weights in a file, a model folder or a checkpoint. Errors: `CheckpointError`."""
+    name = "ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors"
+    file = path if path.is_file() else path / name
+    try:
+        return hash_file(file)
+    except OSError as error:
+        what = f"{file} cannot be read: {error.strerror or error}"
+        raise CheckpointError(what, "is it the folder of a model?") from None
 
 
 def fetch_typed(source: str | Path) -> str | Path:

@@ -8,6 +8,7 @@ import numpy as np
 TOLERANCE = 1e-4  # largest relative error of an output
 TINY = 1e-12
 EXCHANGED = 0.01  # largest share of boxes at the lowest score of all, where rounding decides which candidates are in
+TIES = 1000  # boxes, of which one may have two classes that are equally likely
 
 
 class Difference(NamedTuple):
@@ -24,15 +25,15 @@ Outputs = Mapping[str, np.ndarray]
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """max |a - b| / max |b|; infinite where shapes differ or a number is not finite on one side alone."""
+    """max |a - b| / max |b|; infinite where shapes differ or what is not finite is not the same on both sides."""
     if ours.shape != theirs.shape:
         return float("inf")
     if not theirs.size:
         return 0.0
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
     same = np.isfinite(b)
+    if not np.isfinite(a[same]).all() or not np.array_equal(a[~same], b[~same], equal_nan=True):
+        return float("inf")
     return float(np.abs(a[same] - b[same]).max(initial=0.0) / max(TINY, np.abs(b[same]).max(initial=0.0)))
 
 
@@ -77,27 +78,30 @@ def compare_masks(ours: Outputs, theirs: Outputs, multi_label: bool) -> Differen
 def compare_boxes(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
     """Boxes [B Q 6]: every one of torch's against the nearest of ours, since two of the same score may come in either
     order. Edges are relative to the largest, scores are as they are; an answer is the class of a box. Of the best of
-    more candidates the last ones may be others, of the same score (`EXCHANGED`)."""
+    more candidates the last ones may be others, of the same score (`EXCHANGED`). By how much a class was the likeliest
+    is not among the outputs: one answer of `TIES` with the same score counts as a tie."""
     from scipy.optimize import linear_sum_assignment
 
     a, b = ours["boxes"].astype(np.float64), theirs["boxes"].astype(np.float64)
-    if a.shape != b.shape or not np.isfinite(a).all():
-        return Difference(float("inf"), b.shape[0] * b.shape[1], b.shape[0] * b.shape[1], b.shape[0] * b.shape[1])
+    count = b.shape[0] * b.shape[1]
+    if a.shape != b.shape or not np.isfinite(a).all() or not np.isfinite(b).all():
+        return Difference(float("inf"), count, count, count)
     scale = max(TINY, float(np.abs(b[..., :4]).max(initial=0.0)))
-    error, changed = 0.0, 0
+    error, changed, apart_scores = 0.0, 0, 0
     for mine, torchs in zip(a, b, strict=True):
         edges = np.abs(torchs[:, None, :4] - mine[None, :, :4]).max(-1) / scale
         apart = np.maximum(edges, np.abs(torchs[:, None, 4] - mine[None, :, 4]))  # [Q Q]
         is_other = torchs[:, None, 5] != mine[None, :, 5]
         rows, columns = linear_sum_assignment(apart + is_other)
         far, other = apart[rows, columns], is_other[rows, columns]
-        last = (torchs[rows, 4] <= torchs[:, 4].min(initial=1.0) + TOLERANCE) & ((far > TOLERANCE) | other)
-        last &= np.abs(torchs[rows, 4] - mine[columns, 4]) <= TOLERANCE
+        is_near = np.abs(torchs[rows, 4] - mine[columns, 4]) <= TOLERANCE
+        last = (torchs[rows, 4] <= torchs[:, 4].min(initial=1.0) + TOLERANCE) & ((far > TOLERANCE) | other) & is_near
         if last.sum() <= EXCHANGED * len(torchs):
-            far, other = far[~last], other[~last]
+            far, other, is_near = far[~last], other[~last], is_near[~last]
         error = max(error, float(far.max(initial=0.0)))
         changed += int(other.sum())
-    return Difference(error, a.shape[0] * a.shape[1], changed, changed)
+        apart_scores += int((other & ~is_near).sum())
+    return Difference(error, count, changed, changed if changed > count // TIES else apart_scores)
 
 
 def compare_attention(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:

@@ -42,6 +42,7 @@ class ExportFormat(ABC):
     file: str  # its name
     engines: tuple[str, ...] = ()  # names of `inference/engines` that open it
     any_size: bool = False  # whether the format can hold graphs that take any size
+    any_batch: bool = True  # and any number of images; else one at a time
     is_measured: bool = True  # by `vitrail bench`: what runs the file here is what runs it elsewhere
     is_graph: bool = True  # whether the file computes anything: the preprocessing is inside then
     image_types: tuple[str, ...] = ("uint8", "float32")
@@ -72,10 +73,11 @@ class Quantiser(ABC):
     has_dynamic: bool = False  # whether it can do without images
 
     @abstractmethod
-    def check(self, calibrated: bool) -> None:
-        """Errors: `UsageError` where a package that it needs is missing. calibrated: whether there is data."""
+    def check(self) -> None:
+        """Errors: `UsageError` where a package that it needs is missing."""
 
     @abstractmethod
     def quantise(self, source: Path, target: Path, batches: list[dict[str, Any]], dynamic: bool) -> str:
         """Writes `target`, and returns what was done to it in a few words. batches: inputs of the file (arrays by
-        name), by which it is calibrated; dynamic: the scales of activations are found at run time."""
+        name), by which it is calibrated; dynamic: the scales of activations are found at run time, where it has that.
+        """

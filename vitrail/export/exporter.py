@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitrail import catalog
-from vitrail.assembly.load import load_bundle
+from vitrail.assembly.load import hash_weights, load_bundle
 from vitrail.assembly.model import ModelBundle, with_merging
 from vitrail.errors import RunError, UsageError, choose
 from vitrail.export.contract import ExportFormat, TracedGraph
 from vitrail.export.folders import choose_folder, new_folder, refuse_existing
 from vitrail.export.images import ImageRequest, read_images
-from vitrail.export.metadata import file_metadata, hash_weights, new_info
+from vitrail.export.metadata import file_metadata, new_info
 from vitrail.export.proof import prove
-from vitrail.export.quantised import check_quantiser, quantise_export
+from vitrail.export.quantised import check_quantiser, quantise_export, read_quantising
 from vitrail.export.request import ExportRequest, ExportResult, ExportSubject
 from vitrail.export.sidecars import write_sidecars
 from vitrail.inference.graph import InferenceGraph
@@ -63,10 +63,11 @@ def find_format(name: str, options: Mapping[str, Any] | None = None) -> ExportFo
 def export_model(subject: ExportSubject, chosen: ExportFormat, request: ExportRequest, folder: Path) -> ExportResult:
     """Writes one export: to a temporary folder beside it, proves it there, and renames it. Errors: as `export`."""
     graph = build_graph(subject.bundle, chosen, request)
+    images = read_quantising(subject, request) if request.int8 else None
     with new_folder(folder) as temporary:
         result = write_and_prove(subject, chosen, graph, temporary)
-        if request.int8:
-            result = quantise_export(subject, chosen, request, result)
+        if images is not None:
+            result = quantise_export(subject, chosen, request, result, images)
     return result._replace(folder=folder)
 
 
@@ -75,6 +76,8 @@ def build_graph(bundle: ModelBundle, chosen: ExportFormat, request: ExportReques
     if request.image_type not in chosen.image_types:
         only = " or ".join(chosen.image_types)
         raise UsageError(f"{request.format} takes images of {only}", "leave --image-type out")
+    if request.attention and not chosen.is_graph:
+        raise UsageError(f"{request.format} writes weights alone, which compute no attention", "leave --attention out")
     try:
         graph = InferenceGraph(bundle, request.image_type, request.attention or chosen.shows_attention)
     except UsageError:
@@ -88,7 +91,7 @@ def build_graph(bundle: ModelBundle, chosen: ExportFormat, request: ExportReques
 def write_and_prove(subject: ExportSubject, chosen: ExportFormat, graph: InferenceGraph, folder: Path) -> ExportResult:
     """The files of an export in a folder. Errors: `RunError` where the proof fails."""
     bundle, path = subject.bundle, folder / chosen.file
-    info = new_info(bundle, graph, type_name(chosen), chosen.file, subject.sha256)
+    info = new_info(bundle, graph, type_name(chosen), chosen.file, subject.sha256, chosen.any_batch)
     if not chosen.is_graph:
         info = dataclasses.replace(info, inputs=(), any_size=False)
     chosen.write(TracedGraph(graph, bundle, graph.any_size, subject.source), file_metadata(bundle, info), path)

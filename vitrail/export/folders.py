@@ -48,6 +48,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, which becomes `folder` at the end, and goes where anything goes wrong. Errors: `UsageError`
     where the disk refuses."""
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    made = [parent for parent in folder.absolute().parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         clear_litter(folder)
@@ -60,13 +61,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise UsageError(what, "choose another --out, or free the space it needs") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        remove_empty(folder.parent)
+        remove_empty(made)
 
 
-def remove_empty(folder: Path) -> None:
-    """Removes the folder of exports where nothing is in it."""
-    if folder.name == EXPORTS:
-        with contextlib.suppress(OSError):
+def remove_empty(folders: list[Path]) -> None:
+    """Removes folders that were made for an export, the inner ones first, where nothing came into them."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
             folder.rmdir()
 
 
@@ -77,11 +78,11 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         os.rename(temporary, folder)
     else:
         old = folder.with_name(f".{folder.name}.tmp-{os.getpid()}0")
-        os.rename(folder, old)
         try:
+            os.rename(folder, old)
             os.rename(temporary, folder)
-        except OSError:
-            os.rename(old, folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        finally:  # also after Ctrl-C
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            shutil.rmtree(old, ignore_errors=True)
     sync_folder(folder.parent)

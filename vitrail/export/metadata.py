@@ -1,14 +1,11 @@
 """What an exported file says of itself: for programs in `model.json`, in plain words there and in the file."""
 
-from pathlib import Path
 from typing import Any
 
 from vitrail.assembly.model import ModelBundle, build_preprocess
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.errors import CheckpointError
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import InferenceGraph
-from vitrail.storage.hashing import hash_file
 from vitrail.storage.json_text import to_json
 from vitrail.version import __version__
 
@@ -40,22 +37,17 @@ def describe_outputs(bundle: ModelBundle, info: ExportInfo) -> dict[str, str]:
     """What each output is, in a sentence; of boxes that hold duplicates, how they are left out."""
     rule = "" if bundle.task.nms_iou is None else SUPPRESSION.format(nms_iou=bundle.task.nms_iou)
     ends = {name: rule if name == info.outputs[0] else "" for name in info.outputs}
-    return {name: ANSWERS[name].format(classes=len(bundle.classes)) + end for name, end in ends.items()}
-
-
-def hash_weights(path: Path) -> str:
-    """The SHA-256 of the weights in a file, a model folder or a checkpoint. Errors: `CheckpointError`."""
-    names = ("model.safetensors",) if not (path / "ema.safetensors").is_file() else ("ema.safetensors",)
-    files = [path] if path.is_file() else [path / name for name in names]
-    try:
-        return hash_file(files[0])
-    except OSError as error:
-        what = f"{files[0]} cannot be read: {error.strerror or error}"
-        raise CheckpointError(what, "is it the folder of a model?") from None
+    texts = {name: ANSWERS[name].format(classes=len(bundle.classes)) + end for name, end in ends.items()}
+    return texts if info.any_batch else {name: text.replace("[batch,", "[1,") for name, text in texts.items()}
 
 
 def new_info(
-    bundle: ModelBundle, graph: InferenceGraph, export_format: str, file: str, source_sha256: str
+    bundle: ModelBundle,
+    graph: InferenceGraph,
+    export_format: str,
+    file: str,
+    source_sha256: str,
+    any_batch: bool = True,
 ) -> ExportInfo:
     """What is known of an export before its file is written."""
     return ExportInfo(
@@ -70,6 +62,7 @@ def new_info(
         source_sha256=source_sha256,
         version=__version__,
         licence=str(bundle.origin.get("licence", "")),
+        any_batch=any_batch,
     )
 
 
@@ -88,8 +81,9 @@ def describe_input(bundle: ModelBundle, info: ExportInfo) -> dict[str, Any]:
     pre = build_preprocess(bundle.recipe.input)
     values = "uint8, 0 to 255" if info.image_type == "uint8" else "float32, 0 to 1"
     sides = ["any height", "any width"] if info.any_size else list(info.size)
+    count = "batch" if info.any_batch else 1
     images = {
-        "shape": ["batch", pre.channels, *sides], "values": values,
+        "shape": [count, pre.channels, *sides], "values": values,
         "channels": {1: "grey", 3: "RGB"}.get(pre.channels, f"{pre.channels} channels"),
         "resize": describe_resize(pre),
         "inside": {"mean": list(pre.mean), "std": list(pre.std), "of": "pixels in [0, 1]; do not normalise before"},
@@ -97,7 +91,7 @@ def describe_input(bundle: ModelBundle, info: ExportInfo) -> dict[str, Any]:
     inputs = {"images": images}
     if "sizes" in info.inputs:
         inputs["sizes"] = {
-            "shape": ["batch", 2], "values": "int64: height and width of each image without padding"
+            "shape": [count, 2], "values": "int64: height and width of each image without padding"
         }  # fmt: skip
     return {"inputs": inputs, "outputs": describe_outputs(bundle, info)}
 

@@ -12,6 +12,7 @@ import torch
 
 from vitrail.assembly.model import ModelBundle, build_preprocess
 from vitrail.data.transforms.preprocess import Preprocess
+from vitrail.errors import RunError
 from vitrail.export.compare import COMPARE, TOLERANCE
 from vitrail.export.images import ProofImages
 from vitrail.inference.engine import Arrays, Engine
@@ -65,7 +66,7 @@ class Proof:
         reasons = []
         for name in dict.fromkeys(row.output for row in self.rows):
             rows = [row for row in self.rows if row.output == name]
-            worst = max(rows, key=lambda row: row.error)
+            worst = max(rows, key=lambda row: (np.isnan(row.error), row.error))
             if not worst.error <= TOLERANCE:
                 where = f"batch {worst.batch}, {worst.size[0]} x {worst.size[1]}"
                 reasons.append(f"{name} differ by {worst.error:.1e} of their largest value ({where})")
@@ -85,10 +86,21 @@ def prove(engine: Engine, graph: InferenceGraph, bundle: ModelBundle, images: Pr
     with one_thread():
         for inputs in cases(pre, images.pixels, bundle, sizes):
             theirs = reference.run(*inputs)
+            check_finite(theirs)
             rows += compare(engine.run(*inputs), theirs, inputs, bundle.task.multi_label)
         timing = time_both(engine, reference, as_inputs(pre, take(images.pixels, TIMED), bundle))
     state = bundle.model.state_dict().values()
     return Proof(images.sentence, tuple(rows), timing, sum(t.numel() * t.element_size() for t in state), file_bytes)
+
+
+def check_finite(outputs: Arrays) -> None:
+    """Errors: `RunError` for a model whose own answers prove nothing."""
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise RunError(
+                f"the {name} of the model itself are not finite, also in torch; nothing was written",
+                "its weights or its training went wrong: try --checkpoint last, or train again with a smaller --lr",
+            )
 
 
 def other_sizes(size: tuple[int, int], least: int) -> list[tuple[int, int]]:
@@ -156,7 +168,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Summary:
-    """All cases of one output. error: the largest; answers, changed: of all images of the proof once."""
+    """All cases of one output. error: the largest; answers, changed: of all cases, an image in several of them."""
 
     output: str
     batches: str

@@ -76,7 +76,10 @@ def check_quantiser(request: ExportRequest) -> None:
         if request.dynamic:
             raise UsageError("--dynamic is a way to int8", "--int8 --dynamic")
         return
-    find_quantiser(request.format).check(bool(request.data))
+    quantiser = find_quantiser(request.format)
+    if request.dynamic and not quantiser.has_dynamic:
+        raise UsageError(f"the format {request.format} has no dynamic int8", "leave --dynamic out, or --format onnx")
+    quantiser.check()
 
 
 def find_quantiser(name: str) -> Quantiser:
@@ -89,14 +92,25 @@ def find_quantiser(name: str) -> Quantiser:
     return quantiser
 
 
+def read_quantising(subject: ExportSubject, request: ExportRequest) -> Int8Images:
+    """The images that calibrate and measure. Errors: `UsageError` where there are none and int8 of the format needs
+    them, and those of data that was given."""
+    wanted = SubjectRequest(subject.source, request.data, request.split, request.keys)
+    images = read_int8_images(wanted, subject.bundle)
+    if not images.calibration and not has_dynamic(request.format):
+        raise UsageError(
+            f"int8 of {request.format} is calibrated on images, and {images.sentence}",
+            "--data FOLDER names some; or --format onnx, which needs none",
+        )
+    return images
+
+
 def quantise_export(
-    subject: ExportSubject, chosen: ExportFormat, request: ExportRequest, result: ExportResult
+    subject: ExportSubject, chosen: ExportFormat, request: ExportRequest, result: ExportResult, images: Int8Images
 ) -> ExportResult:
     """The export in `result.folder`, which has its proof, with an int8 file in place of its own. Errors: `RunError`
     where it is less accurate than it may be, unless `request.force`."""
     bundle, folder, info = subject.bundle, result.folder, result.info
-    wanted = SubjectRequest(subject.source, request.data, request.split, request.keys)
-    images = read_int8_images(wanted, bundle)
     target = folder / TEMPORARY / info.file
     target.parent.mkdir()
     dynamic = request.dynamic or not images.calibration

@@ -12,7 +12,7 @@ ARCHITECTURE = "vit_base_patch16_224"  # of timm's VisionTransformer; the argume
 SAME = {  # fields that timm's class has in one way only
     "stem": "patch", "norm_pre": False, "position": "learned", "position_tokens": True, "position_join": "add",
     "attention_radius": None, "window": 0, "pre_logits": 0, "mlp": "gelu", "gelu": "erf", "norm": "layer",
-    "norm_at": "pre", "residual": True, "registers": 0, "eps": 1e-6, "qkv_bias": True,
+    "norm_at": "pre", "merge": 0, "residual": True, "registers": 0, "eps": 1e-6, "qkv_bias": True,
 }  # fmt: skip
 
 

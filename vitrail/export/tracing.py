@@ -1,6 +1,7 @@
 """Tracing: the graph of a model as a program of `torch.export`, with a batch of any length."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,12 @@ def trace(graph: InferenceGraph, inputs: tuple[Tensor, ...], any_size: bool) -> 
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in a line."""
-    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error of a library says, in a line: the first cause of it, without what colours a terminal."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).splitlines()
+    why = next((line.strip() for line in lines if line.strip()), type(cause).__name__)
     return why[:200]
 
 

@@ -13,7 +13,8 @@ SHOWN = 3  # images of a prediction
 CLASSES = 8  # names of classes
 
 
-def describe_predictor(source: Path, recipe: Recipe, task: Task, classes: Sequence[str]) -> str:
+def describe_predictor(source: Path, recipe: Recipe, task: Task, classes: Sequence[str], has_model: bool) -> str:
+    """has_model: whether it holds a module of torch."""
     size = " x ".join(map(str, recipe.input.size or ()))
     given = f"images ({recipe.input.channels} channels, {size} pixels)"
     return "\n".join(
@@ -21,7 +22,7 @@ def describe_predictor(source: Path, recipe: Recipe, task: Task, classes: Sequen
             f"Predictor of {source}: {recipe.model.name}, {recipe.task.name}",
             f"  {task.output}: {len(classes)} classes: {list_classes(classes)}; model input: {given}",
             "  .sample() generates images" if task.is_generative else "  predictor(images), .stream(images)",
-            "  .model, .classes, .recipe, .source",
+            f"  {'.model, ' if has_model else ''}.classes, .recipe, .source",
         ]
     )
 

@@ -68,7 +68,7 @@ class ImagePredictor(ABC):
 
     @final
     def __repr__(self) -> str:
-        return describe_predictor(self.source, self.recipe, self.task, self.classes)
+        return describe_predictor(self.source, self.recipe, self.task, self.classes, "model" in vars(self))
 
     @property
     @final

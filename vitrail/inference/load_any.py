@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from vitrail import catalog
+from vitrail.assembly.load import hash_weights, load_bundle
 from vitrail.assembly.precision import inference_precision
 from vitrail.engine.precision import PrecisionChoice
 from vitrail.errors import CheckpointError, UsageError, choose
@@ -55,7 +56,7 @@ def load_any(
         what = f"{source} is an exported file, and torch runs the run that it was made of"
         raise UsageError(what, "leave --engine out: the one for this file is chosen")
     if folder is None:
-        folder = find_export(source, engine)
+        folder = find_export(source, engine, weights)
     if device not in ("auto", "cpu"):
         raise UsageError(f"exported files run on the CPU, not on {device}", "leave --device out")
     return open_export(folder, engine, threads, precision)
@@ -99,8 +100,9 @@ def check_hash(folder: Path, info: ExportInfo) -> None:
         )
 
 
-def find_export(source: str | Path, engine: str) -> Path:
-    """The export of a run, or of a model folder, that an engine opens. Errors: `UsageError` where there is none."""
+def find_export(source: str | Path, engine: str, weights: Literal["best", "last"] = "best") -> Path:
+    """The export of a run, or of a model folder or file, that an engine opens: one in fp32 before one in int8, then the
+    engine's own format before another. Errors: `UsageError` where there is none, or none of these weights."""
     from vitrail.assembly.run_directory import find_run
 
     path = as_path(source)
@@ -110,8 +112,20 @@ def find_export(source: str | Path, engine: str) -> Path:
     except CheckpointError:
         if not path.exists():
             raise
-    suffixes = suffixes_of(engine)
+    found = []
     for folder in sorted((home / EXPORTS).glob("*")):
-        if MERGED not in folder.name and (folder / INFO).is_file() and read_info(folder)[0].file.endswith(suffixes):
-            return folder
-    raise UsageError(f"{source} has no export that {engine} opens", f"vitrail export {source} --format {engine}")
+        if MERGED not in folder.name and (folder / INFO).is_file():
+            info = read_info(folder)[0]
+            if info.file.endswith(suffixes_of(engine)):
+                found.append(((info.precision != "fp32", info.export_format != engine), folder, info))
+    if not found:
+        raise UsageError(f"{source} has no export that {engine} opens", f"vitrail export {source} --format {engine}")
+    digest = hash_weights(load_bundle(source, weights=weights)[1])
+    if not (fresh := [one for one in found if one[2].source_sha256 == digest]):
+        _, folder, info = found[0]
+        flags = f"{' --int8' if info.precision == 'int8' else ''}{' --checkpoint last' if weights == 'last' else ''}"
+        raise UsageError(
+            f"{folder} is an export of other weights than those of {source}",
+            f"vitrail export {source} --format {info.export_format}{flags} --overwrite",
+        )
+    return min(fresh, key=lambda one: one[0])[1]

@@ -11,6 +11,10 @@ from vitrail.inference.engine import Arrays, Engine
 from vitrail.inference.exported import ExportInfo
 
 TORCH = "torch"  # what runs a model that is not exported
+UNOPENED = {  # why, by suffix
+    ".pt2": ": torch's reader would execute what such a file says, whoever wrote it",
+    ".safetensors": " of an export: they are weights alone, and the run has the same ones",
+}
 
 
 class FloatImages(Engine):
@@ -56,8 +60,8 @@ def open_file(path: Path, info: ExportInfo, engine: str = "", threads: int = 0, 
     where the engine has it. Errors: `UsageError`, `CheckpointError`."""
     name = engine or engine_of(path)
     if not name:
-        what = f"vitrail opens no {path.suffix or path.name} files, it only writes them"
-        raise UsageError(what, "vitrail export RUN --format onnx writes one that it opens")
+        what = f"vitrail only writes {path.suffix or path.name} files and runs none{UNOPENED.get(path.suffix, '')}"
+        raise UsageError(what, "name the run that it was made of; or vitrail export RUN --format onnx")
     entry = catalog.find("inference/engines", name)
     if not path.name.endswith(suffixes_of(name)):
         what = f"the engine {name} opens {' and '.join(suffixes_of(name))} files, not {path.name}"

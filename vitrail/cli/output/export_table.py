@@ -3,17 +3,26 @@
 from vitrail.cli.output.tables import Column, paragraph, table
 from vitrail.export.exporter import ExportResult
 from vitrail.export.proof import Proof, summarise
+from vitrail.inference.exported import ExportInfo
 
 
 def show_export(result: ExportResult) -> None:
     info = result.info
-    sizes = "any size" if info.any_size else f"{info.size[0]} x {info.size[1]} pixels (height x width)"
-    print(f"{result.folder / info.file}: any batch, {sizes}, images {info.image_type}")
+    print(f"{result.folder / info.file}: {describe_images(info)}")
     for note in result.notes:
         print("\n".join(paragraph(note)))
     before = "in fp32, before int8, " if info.precision != "fp32" else ""
     print("\n".join(proof_lines(result.proof, before)))
     print("\n  " + "\n  ".join(result.usage))
+
+
+def describe_images(info: ExportInfo) -> str:
+    """What the file takes."""
+    if not info.inputs:
+        return "weights alone"
+    batch = "any batch" if info.any_batch else "one image at a time"
+    sizes = "any size" if info.any_size else f"{info.size[0]} x {info.size[1]} pixels (height x width)"
+    return f"{batch}, {sizes}, images {info.image_type}"
 
 
 def proof_lines(proof: Proof, lead: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from vitrail.export.quantised import as_batches, find_quantiser, measure_files
 from vitrail.export.request import ExportRequest, ExportSubject
 from vitrail.inference.engine import Engine
 from vitrail.inference.exported import INFO, ExportInfo, read_info
+from vitrail.inference.graph import ATTENTION
 from vitrail.inference.load_any import check_hash
 from vitrail.inference.open_engine import TORCH, open_file
 from vitrail.inference.torch_engine import TorchEngine
@@ -117,7 +118,7 @@ def list_int8(
 ) -> Iterator[Candidate | Missing]:
     """Calibrated on the training images, and with scales found at run time where the format has that."""
     quantiser, bundle = find_quantiser(name), workshop.subject.bundle
-    quantiser.check(bool(workshop.calibration))
+    quantiser.check()
     batches = as_batches(workshop.calibration, bundle, file.info)
     if is_wanted(f"{name} int8"):
         found = find_file(workshop, name, "int8")
@@ -133,7 +134,7 @@ def list_int8(
 
 
 def find_file(workshop: Workshop, name: str, precision: str) -> ExportedFile | None:
-    """The export of the run, where it is of these weights and takes bytes."""
+    """The export of the run, where it is of these weights, takes bytes and has no further output."""
     folder = None if workshop.exports is None else workshop.exports / (name if precision == "fp32" else f"{name}-int8")
     if folder is None or not (folder / INFO).is_file():
         return None
@@ -143,7 +144,8 @@ def find_file(workshop: Workshop, name: str, precision: str) -> ExportedFile | N
     except VitrailError:
         return None
     is_ours = info.source_sha256 == workshop.subject.sha256 and info.export_format == name
-    if not is_ours or info.precision != precision or info.image_type != "uint8":
+    is_plain = info.image_type == "uint8" and ATTENTION not in info.outputs
+    if not is_ours or info.precision != precision or not is_plain:
         return None
     return ExportedFile(folder / info.file, info)
 

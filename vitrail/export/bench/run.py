@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from vitrail.assembly.load import load_bundle
+from vitrail.assembly.load import hash_weights, load_bundle
 from vitrail.assembly.model import build_preprocess
 from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation.subject import SubjectRequest
@@ -19,7 +19,6 @@ from vitrail.export.bench.rows import BenchImages, Opened, measure_rows
 from vitrail.export.bench.table import Table
 from vitrail.export.images import ImageRequest, read_images
 from vitrail.export.int8_data import read_int8_images
-from vitrail.export.metadata import hash_weights
 from vitrail.export.proof import as_inputs, take
 from vitrail.export.request import ExportSubject
 from vitrail.inference.engine import Engine

@@ -24,6 +24,7 @@ class Config:
 class ExecutorchFormat(ExportFormat):
     file = "model.pte"
     engines = ("executorch",)
+    any_batch = False
 
     def check(self) -> None:
         if find_spec("executorch") is None:
@@ -55,7 +56,7 @@ class ExecutorchFormat(ExportFormat):
         return (
             "from executorch.runtime import Runtime",
             f'method = Runtime.get().load_program("{info.file}").load_method("forward")',
-            f"{', '.join(info.outputs)}, = method.execute([images])  # a batch of one image",
+            f"{', '.join(info.outputs)}, = method.execute([{', '.join(info.inputs)}])  # tensors, a batch of one image",
         )
 
 

@@ -42,7 +42,7 @@ class OnnxFormat(ExportFormat):
         if size > MOST_BYTES:
             raise UsageError(
                 f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB",
-                "--format torch or --format safetensors writes it",
+                "--format openvino has no such limit, nor have torch and safetensors",
             )
         onnx_program = convert(traced, self.config.opset)
         onnx_program.model.producer_name = "vitrail"
@@ -57,8 +57,13 @@ class OnnxFormat(ExportFormat):
         return (
             "import onnxruntime",
             f'session = onnxruntime.InferenceSession("{info.file}")',
-            f'{", ".join(info.outputs)}, = session.run(None, {{"images": images}})',
+            f"{', '.join(info.outputs)}, = session.run(None, {name_inputs(info)})",
         )
+
+
+def name_inputs(info: ExportInfo) -> str:
+    """The inputs by name, as Python writes them."""
+    return "{" + ", ".join(f'"{name}": {name}' for name in info.inputs) + "}"
 
 
 def convert(traced: TracedGraph, opset: int) -> Any:

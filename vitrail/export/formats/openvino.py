@@ -1,5 +1,6 @@
 """OpenVINO: model.xml with its weights in model.bin, for Intel and AMD processors; bf16 where they have it."""
 
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,15 +37,15 @@ class OpenVinoFormat(ExportFormat):
         """By way of ONNX: OpenVINO's own converter of torch programs sends telemetry (`openvino_telemetry`)."""
         import openvino
 
-        between = path.with_name(f".{path.stem}.onnx")
-        try:
-            onnx.convert(traced, self.config.opset).save(between, external_data=False)
-            save_model(openvino.Core().read_model(between), metadata, path)
-        except RuntimeError as error:
-            why = " ".join(str(error).split())[:160]
-            raise RunError(f"OpenVINO cannot read the model: {why}", "--format onnx writes it") from error
-        finally:
-            between.unlink(missing_ok=True)
+        program = onnx.convert(traced, self.config.opset)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            between = Path(folder) / "model.onnx"
+            program.save(between, external_data=True)  # weights beside it: one ONNX file holds 2 GB
+            try:
+                save_model(openvino.Core().read_model(between), metadata, path)
+            except RuntimeError as error:
+                why = " ".join(str(error).split())[:160]
+                raise RunError(f"OpenVINO cannot read the model: {why}", "--format onnx writes it") from error
 
     def open(self, path: Path, info: ExportInfo) -> Engine:
         return open_file(path, info, "openvino", threads=1)
@@ -53,7 +54,7 @@ class OpenVinoFormat(ExportFormat):
         return (
             "import openvino",
             f'model = openvino.Core().compile_model("{info.file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})',
-            f'answer = model({{"images": images}})["{info.outputs[0]}"]  # "bf16" is faster where the processor has it',
+            f'answer = model({onnx.name_inputs(info)})["{info.outputs[0]}"]  # "bf16": faster where the CPU has it',
         )
 
 

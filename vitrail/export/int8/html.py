@@ -22,8 +22,8 @@ class PageQuantiser(Quantiser):
     def __init__(self, config: Config):
         self.inner = onnx.build(config)
 
-    def check(self, calibrated: bool) -> None:
-        self.inner.check(calibrated)
+    def check(self) -> None:
+        self.inner.check()
 
     def quantise(self, source: Path, target: Path, batches: list[dict[str, Any]], dynamic: bool) -> str:
         page = source.read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ class PageQuantiser(Quantiser):
             before.write_bytes(read_block(page, "graph"))
             method = self.inner.quantise(before, after, list(single_images(batches)), dynamic)
             graph = after.read_bytes()
-        fact = Fact("Numbers of the model", "int8", f"{len(graph) / 1e6:.1f} MB; the accuracy is that of float32")
+        fact = Fact("Numbers of the model", "int8", f"{len(graph) / 1e6:.1f} MB; the accuracy was measured in float32")
         target.write_text(replace_block(page, "graph", pack(graph), fact), encoding="utf-8")
         return method
 

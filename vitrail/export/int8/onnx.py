@@ -25,7 +25,7 @@ class OnnxQuantiser(Quantiser):
     def __init__(self, config: Config):
         self.config = config
 
-    def check(self, calibrated: bool) -> None:
+    def check(self) -> None:
         if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]:
             raise UsageError(f"int8 of ONNX needs {' and '.join(missing)}", "pip install 'vitrail[onnx]'")
 

@@ -13,8 +13,8 @@ from typing import Any
 from vitrail.errors import UsageError
 from vitrail.export.contract import Quantiser
 from vitrail.export.formats.openvino import save_model
-from vitrail.export.int8.onnx import silence
 from vitrail.export.outliers import BATCHES, describe_kept, find_noisy
+from vitrail.export.tracing import silence
 
 SWITCH = "NNCF_CI"  # with it NNCF sends no telemetry; read where it is imported
 
@@ -25,18 +25,11 @@ class Config:
 
 
 class OpenVinoQuantiser(Quantiser):
-    def check(self, calibrated: bool) -> None:
+    def check(self) -> None:
         if missing := [name for name in ("openvino", "nncf") if find_spec(name) is None]:
             raise UsageError(f"int8 of OpenVINO needs {' and '.join(missing)}", "pip install 'vitrail[openvino]'")
 
     def quantise(self, source: Path, target: Path, batches: list[dict[str, Any]], dynamic: bool) -> str:
-        if dynamic and batches:
-            raise UsageError("OpenVINO has no dynamic int8", "leave --dynamic out, or --format onnx")
-        if not batches:
-            raise UsageError(
-                "int8 of OpenVINO is calibrated, and no image of the run's data can be read",
-                "--data FOLDER names images; or --format onnx, which needs none",
-            )
         import openvino
 
         nncf = import_nncf()

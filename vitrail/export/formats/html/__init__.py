@@ -30,6 +30,7 @@ class Config:
 class HtmlFormat(ExportFormat):
     file = "index.html"
     engines = ("html",)
+    any_batch = False
     is_measured = False  # it runs in browsers
     image_types = ("uint8",)
     shows_attention = True
