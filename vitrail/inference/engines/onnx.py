@@ -44,13 +44,12 @@ def read_whole(path: Path) -> bytes:
     if b"location" in content:  # the name of a file with weights has this key; so may other words, and they are parsed
         try:
             import onnx
-            from google.protobuf.message import DecodeError
         except ImportError:
             raise UsageError("onnx is not installed", "pip install 'vitrail[onnx]'") from None
         try:
             is_whole = not names_files(onnx.load_from_string(content))
-        except DecodeError:
-            is_whole = True  # the engine says what is wrong
+        except Exception:  # protobuf's own class: it is no ONNX file, and the engine says what is wrong
+            is_whole = True
         if not is_whole:
             raise CheckpointError(f"{path} has weights in other files, which are not read", "export it again")
     return content
