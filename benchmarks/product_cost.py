@@ -1,5 +1,7 @@
 """Rows of `product.py`: the start of the command, checkpoints, masks."""
 
+import contextlib
+import io
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ from product import Place, Row, Side, Skip, command_time, processor_time
 from safetensors.torch import save_file
 
 import vitrail
+from vitrail.cli.main import main
 from vitrail.engine import checkpoint
 from vitrail.engine.state import State
 
@@ -75,8 +78,40 @@ def predict_one(place: Place) -> tuple[Side, Side]:
     return ours, command_time("-c", "import torch")
 
 
+def predict_masks(place: Place) -> tuple[Side, Side]:
+    """`vitrail predict` of 128 photographs of 256 x 256, with label maps, overlays and tables, and the model alone on
+    as many images of its own size in batches of 16: the segmentation model that a small data set gets by itself."""
+    from product_data import write_photographs
+
+    run, folder, count = place.folder / "run", place.folder / "images", 128
+    words = ["train", "--data", "shapes", "--task", "segmentation", "--steps", "1", "--train.eval-every", "0"]
+    quiet(*words, "--device", "cpu", "--out", str(run))
+    write_photographs(folder, count, (256, 256))
+    bundle = vitrail.load(run).bundle
+    images = torch.randn(16, bundle.recipe.input.channels, *bundle.recipe.input.size)
+
+    def ours() -> None:
+        shutil.rmtree(place.folder / "out", ignore_errors=True)
+        quiet("predict", str(run), str(folder), "--out", str(place.folder / "out"))
+
+    def theirs() -> None:
+        with torch.no_grad():
+            for _ in range(count // 16):
+                bundle.model(images)
+
+    return processor_time(ours), processor_time(theirs)
+
+
+def quiet(*words: str) -> None:
+    """A command in this process, whose imports are done."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if code := main(list(words)):
+            raise RuntimeError(f"vitrail {' '.join(words)} ended with {code}")
+
+
 ROWS = (
     Row("predict", "`vitrail predict` of one image / `import torch`", "<= 1.4", predict_one),
+    Row("predict-masks", "`vitrail predict` of masks / the model in batches of 16", "<= 3", predict_masks),
     Row(
         "checkpoint",
         "a checkpoint of vit/large with AdamW / `safetensors.torch.save_file`",

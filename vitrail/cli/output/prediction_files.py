@@ -87,7 +87,7 @@ def write_masks(folder: Path, name: str, one: ImagePrediction, record: dict[str,
     count, pixels = len(files.predictor.classes), one.image.pixels
     assert pixels is not None
     (folder / f"{name}.png").write_bytes(overlays.encode_label_map(one.value, count))
-    (folder / f"{name}-overlay.png").write_bytes(encode_png(overlays.overlay_mask(pixels, one.value, count)))
+    (folder / f"{name}-overlay.png").write_bytes(encode_png(overlays.overlay_mask(pixels, one.value, count), fast=True))
     areas = {key: record[key] for key in ("pixels", "shares")}
     (folder / f"{name}.json").write_text(to_json(areas, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     record["label_map"] = str(folder / f"{name}.png")
@@ -102,7 +102,7 @@ def write_boxes(folder: Path, name: str, one: ImagePrediction, record: dict[str,
     confident: np.ndarray = one.value[one.value[:, 4] >= files.least]
     words = [f"{files.predictor.classes[int(label)]} {score:.2f}" for score, label in confident[:, 4:6]]
     drawn = overlays.draw_boxes(one.image.pixels, confident[:, :4], confident[:, 5], words)
-    (folder / f"{name}-boxes.png").write_bytes(encode_png(drawn))
+    (folder / f"{name}-boxes.png").write_bytes(encode_png(drawn, fast=True))
     record["image"] = str(folder / f"{name}-boxes.png")
 
 
