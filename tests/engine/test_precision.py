@@ -1,11 +1,14 @@
 """`precision auto` is decided by the processor and the model, and never by a clock."""
 
+import ast
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from vitrail.assembly import precision as assembly_precision
 from vitrail.assembly.precision import least_macs
 from vitrail.assembly.resolve import Names
 from vitrail.engine import precision
@@ -48,6 +51,16 @@ def test_a_cpu_with_a_unit_for_bf16_uses_it_from_a_stated_size_on(unit, name, pr
 
 def test_the_threshold_lies_between_the_models_that_were_measured():
     assert 14_132_160 < BF16_MACS <= 1_253_493_120, "ViT nano at 32 pixels is slower in bf16, ViT tiny at 224 faster"
+
+
+def test_the_module_that_decides_can_ask_no_clock():
+    """Neither `time` nor what has it is imported there, or in what it imports of ours."""
+    for module in (precision, assembly_precision):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not {name.partition(".")[0] for name in names} & {"time", "timeit", "datetime", "resource", "os"}
+        assert "torch.utils.benchmark" not in names
 
 
 def test_a_cpu_without_one_computes_in_fp32_and_nothing_is_counted(processor):

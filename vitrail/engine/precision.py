@@ -1,7 +1,6 @@
 """The precision to compute in. "auto" is decided by what the processor states that it can do and by the size of the
 model, never by a clock: the same command gives the same model on an idle and on a loaded machine."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -84,24 +83,3 @@ def cpu_capabilities() -> Mapping[str, Any]:
         return torch.cpu.get_capabilities()
     # the oldest torch that is supported has these two only
     return {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
-
-
-def measure_bf16_speed(width: int = 256, rounds: int = 7) -> float:
-    """How many times faster bf16 is than fp32 in matrix products of a small transformer, on this CPU now: advice, which
-    decides nothing. Each round times both, one after the other; the median ratio counts."""
-    pairs = []
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(64, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
-        a @ b  # warm-up
-        pairs.append((a, b))
-    return sorted(measure_seconds(*pairs[0]) / measure_seconds(*pairs[1]) for _ in range(rounds))[rounds // 2]
-
-
-def measure_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Seconds of a product, the least of three runs."""
-    tries = []
-    for _ in range(3):
-        start = time.perf_counter()
-        a @ b
-        tries.append(time.perf_counter() - start)
-    return min(tries)
