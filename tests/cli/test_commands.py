@@ -101,7 +101,7 @@ def test_keys_of_a_model_count_though_its_name_is_left_open(tmp_path):
     keys = ["--model.depth", "1", "--model.width", "32", "--model.heads", "2"]
     must("train", "--data", "good", "--out", tmp_path / "run", "--quiet", *keys, "--steps", "1")
     text = (tmp_path / "run" / "recipe.toml").read_text()
-    assert 'name = "vit/nano"\ndepth = 1\nwidth = 32\nheads = 2' in text
+    assert 'name = "vit/pico"\ndepth = 1\nwidth = 32\nheads = 2' in text
 
 
 def test_a_run_without_a_name_gets_one_under_runs(tmp_path, monkeypatch):
