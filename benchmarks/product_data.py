@@ -93,7 +93,7 @@ def train_photographs(place: Place) -> tuple[Side, Side]:
     images = place.folder / "images"
     write_photographs(images, 500)
     return train_commands(place, images, ("--size", 96, "--patch", 16, "--batch", 16, "--epochs", 2, "--crop"),
-                          ("--img-size", 96, "--batch-size", 16, "--epochs", 2))  # fmt: skip
+                          ("--img-size", 96, "--model.patch", 16, "--batch-size", 16, "--epochs", 2))  # fmt: skip
 
 
 def train_small(place: Place) -> tuple[Side, Side]:

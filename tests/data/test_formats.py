@@ -12,8 +12,9 @@ from PIL import Image, features
 
 from vitrail.cli.output.terminal import printable_streams
 from vitrail.data import formats
-from vitrail.data.decode import STRIP, decode, read_header
+from vitrail.data.decode import decode, read_header
 from vitrail.data.files import list_images
+from vitrail.data.pixels import STRIP
 from vitrail.datasets import imagefolder
 from vitrail.errors import BadImage, DataError
 

@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from vitrail.data.dataset import Dataset, Split, SubsetReader
-from vitrail.data.decode import NAMELESS, decode, highest_value, read_bytes, read_header
+from vitrail.data.decode import NAMELESS, count_levels, highest_value, read_bytes, read_header
 from vitrail.data.files import FileReader
 from vitrail.errors import BadImage
 
@@ -23,7 +23,8 @@ SLENDER = 10.0  # longer side over shorter side
 TINY = 8  # pixels of the shorter side
 SHOWN = 20  # files that are listed by name
 LARGE = 16_000_000  # pixels of an image that is decoded alone: several at once could need more memory than there is
-CHUNK = 2**22  # values that are summed up at a time
+CHUNK = 2**17  # values that are summed up at a time
+ROWS = 256  # rows of which float32 sums the squares of one column exactly: 256 times 255 squared is below 2**24
 
 
 class ImageReference(NamedTuple):
@@ -151,15 +152,27 @@ def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
 
 
 def _mean_and_square(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means and mean squares [N C] of images [N H W C], values in [0, 1]; exact, in chunks of rows."""
+    """Means and mean squares [N C] of images [N H W C], values in [0, 1]; sums are exact."""
     count, height, width, channels = array.shape
     sums = np.zeros((2, count, channels))
-    rows = max(1, CHUNK // max(1, count * width * channels))
-    for top in range(0, height, rows):
-        part = array[:, top : top + rows]
-        sums[0] += part.sum((1, 2), dtype=np.uint64)
-        sums[1] += np.square(part, dtype=np.uint16).sum((1, 2), dtype=np.uint64)  # 255 squared fits 16 bits
+    columns = max(1, min(width, CHUNK // channels))
+    rows = max(1, min(height, ROWS, CHUNK // (columns * channels)))
+    step = max(1, CHUNK // (rows * columns * channels))
+    for n, left in product(range(0, count, step), range(0, width, columns)):
+        block = array[n : n + step, :, left : left + columns]
+        each = np.zeros((2, len(block), block.shape[2] * channels))
+        for top in range(0, height, rows):
+            part = block[:, top : top + rows].astype(np.float32).reshape(len(block), -1, each.shape[2])
+            each[0] += part.sum(1)
+            each[1] += np.einsum("nrc,nrc->nc", part, part)
+        sums[:, n : n + step] += each.reshape(2, len(block), -1, channels).sum(2)
     return sums[0] / (height * width * 255), sums[1] / (height * width * 255**2)
+
+
+def _moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Likewise [C] from how often each level is in each channel, int64 [C 256]."""
+    levels, pixels = np.arange(256), counts[0].sum()
+    return counts @ levels / (pixels * 255), counts @ levels**2 / (pixels * 255**2)
 
 
 def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> _ImageFacts:
@@ -183,11 +196,11 @@ def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> 
     try:
         header = read_header(data)
         with alone if header.size[0] * header.size[1] > LARGE else contextlib.nullcontext():
-            means, squares = _mean_and_square(decode(data, channels)[None])
+            mean, square = _moments(count_levels(data, channels))
             peak = highest_value(data) if header.bits > 8 else None
     except BadImage as error:
         return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
-    return _ImageFacts(digest, header.size, header.channels, header.bits, header.frames, peak, means[0], squares[0])
+    return _ImageFacts(digest, header.size, header.channels, header.bits, header.frames, peak, mean, square)
 
 
 def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: dict[str, np.ndarray]) -> Survey:

@@ -18,6 +18,7 @@ from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys, derive_seed, uniform_numbers
 from vitrail.data.transforms.base import Transform, load_at_once, load_each
 from vitrail.data.transforms.preprocess import Preprocess, normalize, to_tensor
+from vitrail.data.transforms.resize import resize_image, sample_crop
 
 SHIFT_Y, SHIFT_X, FLIP, FLIP_VERTICAL, ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X = range(9)
 
@@ -67,18 +68,19 @@ class Augmentation(Transform):
         # training seeds itself at every step; torch.manual_seed would seed all devices too, which takes longer
         torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
         if self.crop == "random":
-            image = self.random_crop()(to_tensor(pixels, self.preprocess.channels))
+            image = self.random_crop(to_tensor(pixels, self.preprocess.channels))
         else:
             image = self.preprocess.image(pixels)
-        for change in self.photometric_changes(image):
-            image = change(image)
+        if self.has_color:
+            for change in self.photometric_changes(image := image.contiguous()):
+                image = change(image)
         return image
 
-    def random_crop(self) -> Callable[[Tensor], Tensor]:
-        from torchvision.transforms import v2
-
-        mode = v2.InterpolationMode(self.preprocess.interpolation)
-        return v2.RandomResizedCrop(list(self.preprocess.size), scale=self.scale, interpolation=mode, antialias=True)
+    def random_crop(self, image: Tensor) -> Tensor:
+        """uint8 [C H W] -> uint8 [C h w]."""
+        top, left, height, width = sample_crop((image.shape[1], image.shape[2]), self.scale)
+        part = image[:, top : top + height, left : left + width]
+        return resize_image(part, self.preprocess.size, self.preprocess.interpolation)
 
     def photometric_changes(self, image: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """The photometric augmentations of an image of the model's size, in order."""

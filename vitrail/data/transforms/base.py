@@ -37,7 +37,7 @@ class Transform(ABC):
 def load_each(split: Split, keys: Keys, change: Callable[[Any, int, int], Tensor]) -> tuple[Tensor, Tensor]:
     """The images of given keys, each transformed by change(pixels as read, epoch, index), and their labels."""
     images = [change(split.read(int(i)), int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)]
-    return torch.stack(images), labels_of(split, keys)
+    return torch.stack(images).contiguous(), labels_of(split, keys)
 
 
 def load_at_once(split: Split, keys: Keys, size: tuple[int, int], channels: int) -> tuple[Tensor, Tensor] | None:

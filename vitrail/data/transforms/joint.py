@@ -15,7 +15,8 @@ from vitrail.data.annotations.boxes import crop_boxes
 from vitrail.data.dataset import IGNORE, AnnotationKind, Boxes, Split
 from vitrail.data.sampling import Keys, derive_seed
 from vitrail.data.transforms.base import Transform
-from vitrail.data.transforms.preprocess import Preprocess, ResizeMode, normalize, pad_image, resize_image, to_tensor
+from vitrail.data.transforms.preprocess import Preprocess, ResizeMode, normalize, pad_image, to_tensor
+from vitrail.data.transforms.resize import resize_image
 from vitrail.types import DetectionTargets
 
 TRIES = 10  # attempts at an informative crop
@@ -97,7 +98,7 @@ class JointTransform(Transform):
         if self.color_jitter:  # before padding, whose colour stays
             from torchvision.transforms import v2
 
-            part = v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter)(part)
+            part = v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter)(part.contiguous())
         padded = pad_image(part, pre.size, pre.padding_color)
         return AnnotatedSample(padded, pad_annotation(cropped, pre.size), area)
 
