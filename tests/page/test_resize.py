@@ -8,7 +8,8 @@ import torch
 from scripts import as_image, as_pixels, needs_node, run_scripts
 
 from vitrail.data.decode import decode
-from vitrail.data.transforms.preprocess import Preprocess, resize_image
+from vitrail.data.transforms.preprocess import Preprocess
+from vitrail.data.transforms.resize import resize_image
 from vitrail.inference.windows import average_windows, merge_detections, most_likely
 
 SCRIPTS = ("resize.js", "answers.js")
