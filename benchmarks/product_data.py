@@ -23,8 +23,8 @@ PHOTOGRAPHS = (  # of packages that the benchmarks need anyway
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LOOP = Path(__file__).with_name("bare_loop.py")
-# the layers of `bare_loop.py`
-LAYERS = ("--model", "vit/tiny", "--model.width", 96, "--model.depth", 3, "--model.heads", 3)
+# the layers and the optimiser of `bare_loop.py`
+LAYERS = ("--model", "vit/tiny", "--model.width", 96, "--model.depth", 3, "--model.heads", 3, "--optim.name", "adamw")
 
 
 def write_photographs(root: Path, count: int, size: tuple[int, int] = (500, 400)) -> None:

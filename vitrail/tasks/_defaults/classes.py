@@ -5,7 +5,7 @@ from typing import Any
 
 from vitrail.contracts import Defaults
 from vitrail.facts import Choices, check_absent
-from vitrail.recipe import Recipe, override
+from vitrail.recipe import Recipe, override, with_defaults
 from vitrail.tasks._defaults import transfer
 
 SMALL_MODELS = ("vit/pico", "vit/nano", "vit/micro")  # for small images on a CPU
@@ -39,7 +39,7 @@ class ClassDefaults(Defaults):
             "input",
             "resize_mode",
             "stretch" if small else "crop",
-            "small images are used whole" if small else "keeps proportions",
+            "small images are used whole" if small else f"keeps proportions; {describe_edges(c)}",
         )
 
     def choose_model(self, c: Choices) -> None:
@@ -99,6 +99,19 @@ class ClassDefaults(Defaults):
             f"input.resize_mode {resize}": resize in ("slide", "tile"),
         }  # fmt: skip
         check_absent(asked, "is for images with masks or boxes")
+
+
+def describe_edges(c: Choices) -> str:
+    """What a crop from the middle leaves out of an image of the median size, and what keeps it."""
+    given = with_defaults(c.recipe.input)
+    lost = edges_lost(c.facts.size, given.size or c.facts.size, given.crop_ratio)
+    return f"the edges, {lost:.0%} of a median image, are not looked at (--input.resize-mode fit looks at all of it)"
+
+
+def edges_lost(image: tuple[int, int], size: tuple[int, int], crop_ratio: float) -> float:
+    """The share of an image of (height, width) that `Preprocess` crops away for `size`."""
+    scale = max(size[0] / image[0], size[1] / image[1]) / crop_ratio
+    return max(0.0, 1 - size[0] * size[1] / (image[0] * image[1] * scale**2))
 
 
 def default_model(c: Choices) -> str:
