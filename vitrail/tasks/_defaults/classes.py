@@ -104,6 +104,7 @@ class ClassDefaults(Defaults):
 def describe_edges(c: Choices) -> str:
     """What a crop from the middle leaves out of an image of the median size, and what keeps it."""
     given = with_defaults(c.recipe.input)
+    assert given.crop_ratio is not None
     lost = edges_lost(c.facts.size, given.size or c.facts.size, given.crop_ratio)
     return f"the edges, {lost:.0%} of a median image, are not looked at (--input.resize-mode fit looks at all of it)"
 
