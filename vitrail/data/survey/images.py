@@ -169,7 +169,7 @@ def _mean_and_square(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sums[0] / (height * width * 255), sums[1] / (height * width * 255**2)
 
 
-def _moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_square_of_levels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Likewise [C] from how often each level is in each channel, int64 [C 256]."""
     levels, pixels = np.arange(256), counts[0].sum()
     return counts @ levels / (pixels * 255), counts @ levels**2 / (pixels * 255**2)
@@ -196,7 +196,7 @@ def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> 
     try:
         header = read_header(data)
         with alone if header.size[0] * header.size[1] > LARGE else contextlib.nullcontext():
-            mean, square = _moments(count_levels(data, channels))
+            mean, square = _mean_and_square_of_levels(count_levels(data, channels))
             peak = highest_value(data) if header.bits > 8 else None
     except BadImage as error:
         return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
