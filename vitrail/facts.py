@@ -31,6 +31,7 @@ class Facts:
     classes: int = 0
     objects: int = 0  # boxes of all training images
     object_side: float = 0.0  # the median root of their areas, in pixels of the images
+    object_overlap: float | None = None  # 99 of 100 overlap less (IoU) with any other of their class
     tile: int = 0  # pixels of the tiles that training images were cut into
     is_new_head: bool = False  # whether initial weights are for other classes
     takes_features: bool = False  # whether the task learns from features of a frozen backbone as from images

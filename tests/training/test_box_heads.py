@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 import vitrail
 from vitrail import catalog
+from vitrail.data.annotations.boxes import ObjectFacts, largest_overlaps, measure_objects
+from vitrail.data.dataset import Boxes, Split
 from vitrail.facts import Choices, Facts
 from vitrail.recipe import Choice, DataConfig, InitConfig, InputConfig, Recipe, TrainConfig
 from vitrail.tasks import detection
@@ -22,9 +25,10 @@ def config_of(model):
     return update_config(catalog.find("models", model.name).config, model.keys, model.name)
 
 
-def chosen(objects, side=40.0, keys=None, size=(256, 256), gpu=False):
+def chosen(objects, side=40.0, keys=None, size=(256, 256), gpu=False, overlap=None):
     """The keys of the task that the defaults give a ResNet."""
-    facts = Facts(20, size, True, 3, (0.5,) * 3, (0.5,) * 3, True, gpu, objects=objects, object_side=side)
+    facts = Facts(20, size, True, 3, (0.5,) * 3, (0.5,) * 3, True, gpu, objects=objects, object_side=side,
+                  object_overlap=overlap)  # fmt: skip
     given = Recipe(model=Choice("resnet/18"), input=InputConfig(size=size), task=Choice("detection", keys or {}))
     choices = Choices(given, facts, config_of)
     dense.BoxDefaults().choose_model(choices)
@@ -55,6 +59,25 @@ def test_the_finest_level_has_four_cells_across_the_median_object(side, stride):
     assert chosen(672, side, {"stride": 16})["stride"] == 16
 
 
+@pytest.mark.parametrize(("overlap", "iou"), [(0.0, 0.3), (0.096, 0.3), (0.21, 0.4), (0.37, 0.6), (0.9, 0.6)])
+def test_duplicates_overlap_more_than_objects_do(overlap, iou):
+    assert chosen(672, overlap=overlap)["nms_iou"] == iou
+    assert chosen(672, overlap=overlap, keys={"nms_iou": 0.7})["nms_iou"] == 0.7
+
+
+def test_objects_are_measured_without_crowds():
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 10, 10], [0, 0, 100, 100]], np.float32)
+    own = Boxes(boxes, np.array([0, 0, 1, 0]), np.array([False, False, False, True]))
+    split = Split(["a"], np.zeros(1, np.int64), None, lambda i: own)
+    found = measure_objects(split)
+    assert (found.total, found.side) == (3, 10)
+    assert largest_overlaps(own) == pytest.approx([1 / 3, 1 / 3, 0])
+    assert found.overlap == pytest.approx(1 / 3)
+    none = own._replace(crowd=np.ones(4, bool))
+    assert measure_objects(Split(["a"], np.zeros(1, np.int64), None, lambda i: none)) == ObjectFacts()
+    assert measure_objects(Split(["a"], np.zeros(1, np.int64), None)) == ObjectFacts()
+
+
 def recipe(keys, **changes):
     made = Recipe(
         model=Choice("resnet/18", {"width": 8, "depths": [1, 1, 1, 1]}), data=DataConfig("", SHAPES),
@@ -73,7 +96,7 @@ def test_weights_keep_their_head_unless_another_is_given(tmp_path):
     before = vitrail.load(tmp_path / "before").model.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in kept.state.model.state_dict().items())
     other = tiny.begin(recipe({"head": "dense"}, init=start), tmp_path / "other")
-    assert other.recipe.task.keys.keys() == {"head", "width", "stride"}
+    assert other.recipe.task.keys.keys() == {"head", "width", "stride", "nms_iou"}
     state = other.state.model.state_dict()
     assert all(torch.equal(state[n], before[n]) for n in state if n.startswith("backbone."))
     tiny.finish(other)

@@ -97,7 +97,7 @@ def weights_factor(recipe: Recipe) -> float:
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any], task: Task) -> Facts:
     """The facts that defaults depend on. keys: those of the data set."""
-    objects, side = measure_objects(dataset.splits["train"])
+    objects = measure_objects(dataset.splits["train"])
     return Facts(
         count=len(dataset.splits["train"]),
         size=(survey.sizes.height[1], survey.sizes.width[1]),
@@ -108,8 +108,9 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         is_mirrorable=is_mirrorable(dataset.layout, dataset.classes),
         gpu=device.type == "cuda",
         classes=len(dataset.classes),
-        objects=objects,
-        object_side=side,
+        objects=objects.total,
+        object_side=objects.side,
+        object_overlap=objects.overlap,
         tile=int(keys.get("tile", 0)),
         takes_features=task.takes_features,
     )

@@ -23,6 +23,7 @@ NARROW = 64  # width of a head on a CPU: the published 256 would take more time 
 SLIM = 32  # width of a ResNet there, half of it with the finer stem
 FINE = 96  # images with a shorter side keep more detail in the stem
 FEW = 100_000  # boxes below which one stage learns better than a set predictor (docs/dense.md)
+NMS = (0.3, 0.2, 0.6)  # least IoU of duplicates, its distance from that of objects, and FCOS's own, the most
 CELLS = 4  # across the median object: FCOS's stride of 8 for the objects of COCO
 STEP = 32  # sides are multiples of the coarsest map's stride
 SMALL = "small, has maps at several scales, and learns positions from few images"
@@ -146,7 +147,14 @@ class BoxDefaults(DenseDefaults):
             if given or count < FEW:
                 drop_task_key(c, "head")
                 c.set_key("task", "head", "dense", f"task.{next(iter(given))} is a setting of it" if given else few)
-        if c.recipe.task.keys.get("head") == "dense" and not c.facts.gpu:
+        if c.recipe.task.keys.get("head") != "dense":
+            return
+        if c.facts.object_overlap is not None:
+            least, margin, most = NMS
+            iou = round(min(most, max(least, c.facts.object_overlap + margin)), 1)
+            why = f"99 of 100 objects overlap by less than {c.facts.object_overlap:.2f} with another of their class"
+            c.set_key("task", "nms_iou", iou, why)
+        if not c.facts.gpu:
             c.set_key("task", "width", NARROW, "a wider head would take most of the time on a CPU")
 
     def choose_maps(self, c: Choices) -> None:
