@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from history import append
 from race import KEPT, SETS, data_words, launch
 
 ARMS = {  # words of `vitrail train` beside the data
@@ -70,6 +71,7 @@ def main(words: list[str] | None = None) -> None:
     given = asked.parse_args(words)
     given.runs.mkdir(parents=True, exist_ok=True)
     print("| set | arm | steps | top-1 % | sd | seeds |\n|---|---|---|---|---|---|", flush=True)
+    figures = {}
     for data in given.sets:
         steps = calibrate(data, given) if given.steps is None else dict.fromkeys(given.arms, given.steps)
         for arm in given.arms:
@@ -77,6 +79,8 @@ def main(words: list[str] | None = None) -> None:
             spread = f"{statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
             row = (data, arm, f"{steps[arm]:,}", f"{statistics.mean(shares):.1f}", spread, len(shares))
             print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            figures[f"{data} {arm}"] = statistics.mean(shares)
+    append("small_models", figures, {"seconds": given.seconds, "steps": given.steps, "seeds": len(given.seeds)})
 
 
 if __name__ == "__main__":

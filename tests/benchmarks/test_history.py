@@ -11,10 +11,9 @@ import pytest
 import table
 
 BENCHMARKS = Path(history.__file__).parent
-# what they are written with, what draws the embedded images, and what belongs to fuzz.py and identify.py
-NONE = {"fuzz_damage.py", "fuzz_seeds.py", "history.py", "identify_models.py", "table.py", "make_mini.py",
-        "race_peers.py",
-        "serve_client.py"}  # fmt: skip
+# what they are written with, what draws the embedded images, and what belongs to fuzz.py, identify.py and product.py
+NONE = {"bare_loop.py", "fuzz_damage.py", "fuzz_seeds.py", "history.py", "identify_models.py", "make_mini.py",
+        "product_cost.py", "product_data.py", "race_peers.py", "serve_client.py", "table.py"}  # fmt: skip
 
 
 def test_a_row_tells_what_was_measured_where(tmp_path):

@@ -46,4 +46,4 @@ def test_rows_that_did_not_run_stay_on_the_page(tmp_path):
 def test_an_unknown_row_is_answered_with_those_there_are(capsys):
     with pytest.raises(SystemExit):
         main(["decodes"])
-    assert "no row decodes; there are decode, survey" in capsys.readouterr().err
+    assert f"no row decodes; there are {', '.join(product.load_rows())}" in capsys.readouterr().err

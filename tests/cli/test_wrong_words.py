@@ -165,7 +165,7 @@ WRONG = [
     (f"{T} --runtime.keep-checkpoints 1", USAGE, "--runtime.keep-checkpoints 2"),
     (f"{T} --batch-size 7 --augment.mixup 0.2", USAGE, "not even"),
     (f"{T} --augment.scale 0.9 0.1", USAGE, "the smaller fraction comes first"),
-    (f"{T} --optim.freeze 99", USAGE, "the model has 3"),
+    (f"{T} --optim.freeze 99", USAGE, "the model has 1"),
     (f"{T} --input.channels 2", USAGE, "cannot be converted to that"),
     (f"{N} --model.channels 2", USAGE, "the images have 3"),
     (f"{N} --model.heads 5", USAGE, "heads that fit"),

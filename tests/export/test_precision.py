@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitrail.assembly import precision as assembled
 from vitrail.cli.main import main
 from vitrail.engine import precision as precisions
 from vitrail.errors import UsageError
@@ -26,7 +27,7 @@ def test_bf16_is_near_fp32(run, pixels):
 def test_auto_follows_the_processor_and_the_size(run, monkeypatch):
     monkeypatch.setattr(precisions, "bf16_unit", lambda: "AMX")
     assert load_any(run, precision="auto").choice.name == "fp32"  # too small
-    monkeypatch.setattr(precisions, "BF16_MACS", 1000)
+    monkeypatch.setattr(assembled, "BF16_MACS", 1000)
     assert load_any(run, precision="auto").choice.name == "bf16"
     monkeypatch.setattr(precisions, "bf16_unit", lambda: "")
     assert load_any(run, precision="auto").choice == precisions.PrecisionChoice(

@@ -36,6 +36,7 @@ def test_what_only_posix_has_is_asked_for_by_name():
     """`vars(os).get("fork")` asks; `os.fork` fails on Windows. What is under a condition that asks is named here."""
     asked = {
         "signal.SIGCHLD": "data/loader.py", "signal.SIGKILL": "serve/process.py", "import resource": "serve/run.py",
+        "import fcntl": "storage/large.py", "signal.SIGHUP": "serve/run.py",
     }  # fmt: skip
     found = [
         f"{path.relative_to(ROOT)}: {what}"

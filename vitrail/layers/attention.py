@@ -126,7 +126,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and is_short(q.shape[-2]):
         with torch.autocast("cpu", enabled=False):  # which would make bf16 of them again
             whole = None if mask is None else mask.float()
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), whole, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), whole, dropout_p=dropout)
+        return mixed.to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
 
 

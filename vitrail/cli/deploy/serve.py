@@ -38,7 +38,7 @@ class Serve(OfWeights, OnDevice, Merging):
     token: str = ""
     """What clients have to send, or several with commas; better in the variable VITRAIL_TOKEN."""
     quota: float = 0.0
-    """Predictions a second for each token; beyond them 429 (default: no limit)."""
+    """Predictions a second for a token (default: any)."""
     engine: str = "auto"
     """torch, onnx or openvino (default: that of an exported folder, else torch)."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
