@@ -102,6 +102,17 @@ def test_weights_keep_their_head_unless_another_is_given(tmp_path):
     tiny.finish(other)
 
 
+def test_masks_keep_the_head_of_their_weights(tmp_path):
+    """As boxes do, of any number of classes."""
+    keys = {"head": "upernet", "width": 8}
+    tiny.finish(tiny.begin(recipe({}, task=Choice("segmentation", keys)), tmp_path / "before"))
+    start = InitConfig(weights=str(tmp_path / "before"))
+    kept = tiny.begin(recipe({}, task=Choice("segmentation"), init=start), tmp_path / "kept")
+    assert kept.recipe.task.keys == keys
+    before = vitrail.load(tmp_path / "before").model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in kept.state.model.state_dict().items())
+
+
 def test_the_choice_is_kept_with_its_reason(tmp_path):
     running = tiny.begin(recipe({}), tmp_path / "run")
     assert running.recipe.task.keys["head"] == "dense"

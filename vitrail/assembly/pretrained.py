@@ -99,6 +99,12 @@ def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...], start: 
     return origin is not None and (origin.classes != classes or start.head == "new")
 
 
+def head_kind(name: str, keys: Mapping[str, Any]) -> str | None:
+    """The kind of head that a recipe's task for masks or boxes has; None for a task of one kind."""
+    kind: str | None = vars(Names().task(Choice(name, dict(keys)), 2).config).get("head")  # of any number of classes
+    return kind
+
+
 def inherit_settings(
     recipe: Recipe, origin: WeightsOrigin, channels: int, task: Task, has_new_head: bool = False
 ) -> tuple[Recipe, list[str]]:
@@ -126,9 +132,7 @@ def inherit_settings(
     # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
     if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
         theirs_keys = transferable_keys(theirs.task.keys)
-        head = (
-            vars(Names().task(Choice(theirs.task.name, theirs_keys), 1).config).get("head") if task.is_dense else None
-        )
+        head = head_kind(theirs.task.name, theirs_keys) if task.is_dense else None
         if head is not None:  # recipes name it where it is not the default
             theirs_keys = {"head": head, **theirs_keys}
         if chosen_task.keys.get("head", head) in (head, "auto"):  # else its other settings mean nothing
