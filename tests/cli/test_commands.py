@@ -1,5 +1,6 @@
 """Every command from its words to its end on models so small that each takes a second."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,9 +12,12 @@ import threading
 
 import pytest
 import tiny
+import torch
 from places import SHORT, TINY, Process, everything, good_rows, images, must, npz, table, vitrail
 
 from vitrail.cli.main import COMMANDS, main
+from vitrail.inference.predictor import load_predictor
+from vitrail.inference.stream import read_each, sources_of
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +175,24 @@ def test_eval_at_another_size_says_what_that_costs(place):
     assert re.search(r"top1 at 12x12 [\d.]+, at 20x16 [\d.]+: [+-][\d.]+ points", said)
     assert json.loads(must("eval", "run", "--img-size", "20", "16", "--json"))["count"] == 2
     assert (place / "run" / "evaluation" / "val.json").read_bytes() == kept, "the run's own judgement is not touched"
+
+
+def test_predict_at_another_size(place):
+    image = str(next((place / "good").rglob("*.png")))
+    own, other = (
+        json.loads(must("predict", "run", image, "--json", *size)) for size in ((), ("--img-size", "20", "16"))
+    )
+    net = load_predictor("run")
+    wide = dataclasses.replace(net.preprocess, size=(20, 16))
+    pixels = next(iter(read_each(sources_of([image]), wide, 1))).checked()
+    with torch.no_grad():
+        wanted = net.task.predict(net.model, wide.batch(wide.image(pixels)[None]))[0]
+    assert own != other
+    assert list(other["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-5)
+    for size, said in ((("0", "16"), "images of 0x16 are not possible"), (("20",), "")):
+        code, _, err = vitrail("predict", "run", image, "--img-size", *size)
+        assert said in err
+        assert code == (2 if said else 0)
 
 
 def test_eval_of_a_file_on_other_data(place, tmp_path):

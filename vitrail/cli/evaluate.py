@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from vitrail.cli.output import sample_quality
 from vitrail.cli.output.evaluation import show_change, show_metrics
@@ -10,7 +10,6 @@ from vitrail.cli.output.new_paths import fresh_path
 from vitrail.cli.syntax.arguments import device, merging, read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, OnData, OnDevice, Verb
-from vitrail.errors import UsageError
 from vitrail.storage.json_text import to_json
 
 
@@ -59,7 +58,7 @@ def evaluate(words: list[str]) -> None:
     from vitrail.evaluation.image_table import write_csv
     from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
     from vitrail.inference.load_any import is_exported, load_any
-    from vitrail.inference.predictor import Predictor
+    from vitrail.inference.predictor import Predictor, at_size
 
     file = fresh_path(given.csv, "--csv") if given.csv else None
     world = worlds.join(given.device)
@@ -67,16 +66,15 @@ def evaluate(words: list[str]) -> None:
     predictor = load_any(given.run, given.engine, device_name, weights=given.checkpoint, vae=given.vae,
                          precision=given.precision, merge=merge)  # fmt: skip
     is_own = isinstance(predictor, Predictor) and predictor.choice.name == "fp32" and merge is None
-    if given.img_size and not isinstance(predictor, Predictor):
-        raise UsageError("--img-size takes a model in torch, not an exported file", "leave --img-size out")
     sample_quality.check(given, predictor)
+    another = at_size(predictor, given.img_size) if given.img_size else None
     request = SubjectRequest(given.run, given.data, given.split, keys_of("data", keys), given.skip_unknown)
     subject, result = evaluate_readable(request, predictor, world)
     metrics = own_metrics = result.metrics
     if world.is_first and subject.folder is not None and subject.is_kept and is_own:
         write_evaluation(subject.folder, subject.part, result)
-    if given.img_size:
-        resized = evaluate_split(with_input_size(predictor, given.img_size), subject.split, world,
+    if another is not None:
+        resized = evaluate_split(another.bundle, subject.split, world,
                                  precision=Precision(predictor.choice.name, world.device.type))  # fmt: skip
         result = with_weights(with_interval(resized), subject.scope.weights)
         metrics = result.metrics
@@ -97,27 +95,6 @@ def evaluate(words: list[str]) -> None:
             if given.img_size:
                 show_change(given.img_size, predictor, own_metrics, metrics)
     worlds.leave(world)
-
-
-def with_input_size(predictor: Any, size: tuple[int, int]) -> Any:
-    """The model with images of another size. Errors: `UsageError` for a size that the model cannot take."""
-    import dataclasses
-
-    import torch
-
-    if min(size) < 1:
-        raise UsageError(f"images of {size[0]}x{size[1]} are not possible", "--img-size HEIGHT WIDTH")
-    recipe = dataclasses.replace(predictor.recipe, input=dataclasses.replace(predictor.recipe.input, size=size))
-    device = next(predictor.model.parameters()).device
-    try:
-        with torch.no_grad():
-            predictor.model(torch.zeros(1, predictor.preprocess.channels, *size, device=device))
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"the model cannot take images of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}",
-            "give another --img-size",
-        ) from None
-    return dataclasses.replace(predictor.bundle, recipe=recipe)
 
 
 VERB = Verb("eval", Eval, evaluate, sections=("data",), changes="what a trained model is")

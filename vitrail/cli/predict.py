@@ -33,6 +33,8 @@ class Predict(OfRun, OfWeights, OnDevice, AsJson, Merging):
     """A new file: a row an image, of boxes a row an object."""
     out: str = ""
     """A new folder: the table; of masks and boxes also label maps and overlays (default then: predictions)."""
+    img_size: tuple[int, int] | None = None
+    """Height and width that images are resized to (default: as the model was trained)."""
     score: float = 0.5
     """Boxes: lowest score of an object that is drawn and counted."""
     engine: str = ""
@@ -58,12 +60,15 @@ def predict(words: list[str]) -> int:
         sys.stderr.write(f"vitrail: note: {note}\n")
     from vitrail.cli.output.prediction_files import DEFAULT_FOLDER, PredictionFiles
     from vitrail.inference.load_any import load_any
+    from vitrail.inference.predictor import at_size
     from vitrail.inference.stream import BATCH, predict_each, read_each
 
     predictor = load_any(given.run, given.engine, given.device, weights=given.checkpoint, precision=given.precision,
                          merge=merge)  # fmt: skip
     if given.precision != "fp32":
         sys.stderr.write(f"vitrail: note: precision {predictor.choice.name}: {predictor.choice.reason}\n")
+    if given.img_size and not predictor.task.is_generative:
+        predictor = at_size(predictor, given.img_size)
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from vitrail.assembly.autoencoder import relocate_autoencoder
@@ -15,6 +16,7 @@ from vitrail.assembly.model import ModelBundle, with_merging
 from vitrail.assembly.precision import inference_precision
 from vitrail.contracts import Task
 from vitrail.engine.precision import FP32, Precision, PrecisionChoice
+from vitrail.errors import UsageError
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.image_predictor import Prediction as Prediction
 from vitrail.inference.sample import BATCH as SAMPLES
@@ -91,3 +93,23 @@ def build_predictor(bundle: ModelBundle, path: Path, device: str, precision: str
     choice = inference_precision(precision, bundle.recipe, target)
     model = bundle.model.to(target).eval()
     return Predictor(model, bundle.classes, bundle.recipe, bundle.task, path, bundle.origin, choice)
+
+
+def at_size(predictor: ImagePredictor, size: tuple[int, int]) -> Predictor:
+    """A predictor that resizes images to another (height, width). Errors: `UsageError` for an exported file, and for a
+    size that the model cannot take."""
+    if not isinstance(predictor, Predictor):
+        raise UsageError("--img-size takes a model in torch, not an exported file", "leave --img-size out")
+    if min(size) < 1:
+        raise UsageError(f"images of {size[0]}x{size[1]} are not possible", "--img-size HEIGHT WIDTH")
+    device = next(predictor.model.parameters()).device
+    try:
+        with torch.no_grad():
+            predictor.model(torch.zeros(1, predictor.preprocess.channels, *size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the model cannot take images of {size[0]}x{size[1]}: {str(error).splitlines()[0][:160]}",
+            "give another --img-size",
+        ) from None
+    resized = dataclasses.replace(predictor.recipe.input, size=size)
+    return dataclasses.replace(predictor, recipe=dataclasses.replace(predictor.recipe, input=resized))
