@@ -154,22 +154,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{row.name:20} {row.aim:8} {row.what}" for row in rows.values()))
         return 0
     os.environ.update(ONE_THREAD)
-    measured: dict[str, tuple[Row, list[float]]] = {}
+    met = []
     for name in options.rows or rows:
         try:
-            measured[name] = rows[name], measure(rows[name], options.rounds, options.data)
+            met.append(report(rows[name], measure(rows[name], options.rounds, options.data)))
         except Skip as reason:
             print(f"{name}: left out: {reason}")
-            continue
-        low, middle, high = quartiles(measured[name][1])
-        print(f"{name:20} {middle:.3f}   {low:.3f} to {high:.3f}   aim {rows[name].aim}", flush=True)
-    if measured:
-        write_page(measured)
-        figures = {
-            name: dict(zip(("low", "median", "high"), quartiles(r), strict=True)) for name, (_, r) in measured.items()
-        }
-        append("product", figures, {"rounds": options.rounds})
-    return 0 if all(is_met(row.aim, quartiles(ratios)[1]) for row, ratios in measured.values()) else 1
+    return 0 if all(met) else 1
+
+
+def report(row: Row, ratios: list[float]) -> bool:
+    """Prints and keeps a row, before the next one may fail; whether its aim is met."""
+    low, middle, high = quartiles(ratios)
+    print(f"{row.name:20} {middle:.3f}   {low:.3f} to {high:.3f}   aim {row.aim}", flush=True)
+    write_page({row.name: (row, ratios)})
+    append("product", {row.name: {"low": low, "median": middle, "high": high}}, {"rounds": len(ratios)})
+    return is_met(row.aim, middle)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def train_photographs(place: Place) -> tuple[Side, Side]:
 def train_small(place: Place) -> tuple[Side, Side]:
     if place.data is None:
         raise Skip("it needs --data")
+    if not (place.data / "cifar-10" / "train").is_dir():
+        raise Skip(f"there is no {place.data / 'cifar-10' / 'train'}")
     images = place.folder / "images"
     for kind in sorted((place.data / "cifar-10" / "train").iterdir()):
         files = sorted(kind.iterdir())[:500]
