@@ -13,7 +13,6 @@ report included: a minute of two cores is 120 processor seconds, on any number o
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 import trees
 from history import append
+from product import processor_time
 
 from vitrail.storage.atomic import write_file
 
@@ -74,10 +74,7 @@ def train(row: Row, data: Path, out: Path, more: list[str]) -> dict[str, float]:
     kept = out / "figures.json"
     if not kept.is_file():
         words = [*row.words.format(data=data).split(), *more, "--out", str(out)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "vitrail", "train", *words], check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        used = processor_time(lambda: subprocess.run([sys.executable, "-m", "vitrail", "train", *words], check=True))()
         write_file(kept, json.dumps({"score": score(row, out), "seconds": used}).encode())
     figures: dict[str, float] = json.loads(kept.read_text())
     return figures

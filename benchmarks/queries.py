@@ -12,6 +12,7 @@ backbone, steps, images and learning rate; AP50 is of images that were not train
 
 import argparse
 from collections.abc import Iterator
+from typing import final
 
 import numpy as np
 import torch
@@ -37,15 +38,20 @@ SHIFT, RESIZE = 0.4, 0.4  # noise of a box: shares of half of its sides, and of 
 VARIANTS = ("both", "not refined", "no bias", "embeddings", "denoising")
 
 
-class NotRefined(ObjectQueries):
-    """Every layer begins with the anchors."""
+class Without(ObjectQueries):
+    """Anchors without a part of what they do."""
 
     def __init__(self, inner: AnchorQueries):
         super().__init__()
         self.inner = inner
 
+    @final
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
         return self.inner.start(batch)
+
+
+class NotRefined(Without):
+    """Every layer begins with the anchors."""
 
     def attention_terms(self, layer: int, boxes: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
         return self.inner.attention_terms(layer, self.start(len(boxes))[1], memory)
@@ -54,15 +60,8 @@ class NotRefined(ObjectQueries):
         return self.inner.update_boxes(offsets, self.start(len(boxes))[1])
 
 
-class NoBias(ObjectQueries):
+class NoBias(Without):
     """Boxes are encoded and refined, and bias no attention."""
-
-    def __init__(self, inner: AnchorQueries):
-        super().__init__()
-        self.inner = inner
-
-    def start(self, batch: int) -> tuple[Tensor, Tensor]:
-        return self.inner.start(batch)
 
     def attention_terms(self, layer: int, boxes: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
         return self.inner.attention_terms(layer, boxes, memory)[0], memory.bias

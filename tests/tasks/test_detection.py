@@ -11,7 +11,7 @@ from torch import nn
 from vitrail.contracts import Predictions
 from vitrail.data.dataset import Boxes
 from vitrail.metrics.detection import average_precision
-from vitrail.tasks.detection import Config, boxes_of_row, build, decode
+from vitrail.tasks.detection import Config, boxes_of_row, build
 from vitrail.tasks.detection.matching import giou, match_costs, match_queries, to_corners, to_relative
 from vitrail.types import Batch, DetectionOutput, DetectionTargets
 
@@ -183,7 +183,7 @@ def test_weights_and_costs_are_heard():
 def test_found_is_told_in_pixels_best_first():
     logits = torch.tensor([[[0.0, 3.0, 0.0], [5.0, 0.0, 9.0], [0.0, 0.0, 0.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [0.25, 0.75, 0.5, 0.1], [0.1, 0.2, 0.2, 0.4]]])
-    rows = decode(DetectionOutput(logits, boxes), torch.tensor([[100, 200]]))
+    rows = TASK.decode(DetectionOutput(logits, boxes), torch.tensor([[100, 200]]))
     p = logits.softmax(-1)[0, :, :2]
     torch.testing.assert_close(rows[0, 0], torch.tensor([50.0, 25.0, 150.0, 75.0, float(p[0, 1]), 1.0]))
     torch.testing.assert_close(rows[0, 1], torch.tensor([0.0, 0.0, 40.0, 40.0, float(p[2, 0]), 0.0]))
@@ -198,7 +198,7 @@ def test_as_transformers_tells_it():
     said, sizes = DetectionOutput(found().logits[0], found().boxes[0]), torch.randint(50, 300, (B, 2))
     outputs = type("Outputs", (), {"logits": said.logits, "pred_boxes": said.boxes})()
     expected = DetrImageProcessor().post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
-    for rows, one in zip(decode(said, sizes), expected, strict=True):
+    for rows, one in zip(TASK.decode(said, sizes), expected, strict=True):
         order = one["scores"].argsort(descending=True)
         theirs = torch.cat([one["boxes"], one["scores"][:, None], one["labels"][:, None].float()], 1)[order]
         torch.testing.assert_close(rows, theirs, rtol=1e-5, atol=1e-4)

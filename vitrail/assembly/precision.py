@@ -1,8 +1,10 @@
 """How a run computes: its precision, as set or by the device and the size of the model, and its threads."""
 
 import dataclasses
+from functools import cache
 
 import torch
+from torch import nn
 
 from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.assembly.resolve import Names
@@ -27,22 +29,24 @@ def inference_precision(
     wanted: str, recipe: Recipe, device: torch.device, names: Names | None = None
 ) -> PrecisionChoice:
     """The precision of a trained model: `wanted` by name, or for "auto" the one for the device and the model."""
-    known = names or Names()
-    return choose_precision(wanted, device, lambda: count_macs(recipe, known), lambda: least_macs(recipe, known))
+    model = cache(lambda: build_on_meta(recipe, names or Names()))
+    return choose_precision(wanted, device, lambda: count_macs(model()), lambda: least_macs(model()))
 
 
-def least_macs(recipe: Recipe, names: Names) -> int:
-    """The multiply-adds from which bf16 is faster: fewer where most of them are 3x3 convolutions in channels-last."""
+def build_on_meta(recipe: Recipe, names: Names) -> nn.Module:
+    """The backbone or denoiser of a recipe, without numbers."""
     with on_meta_device():
-        model = names.model(recipe.model, recipe.input.size, recipe.input.channels)
+        return names.model(recipe.model, recipe.input.size, recipe.input.channels)
+
+
+def least_macs(model: nn.Module) -> int:
+    """The multiply-adds from which bf16 is faster: fewer where most of them are 3x3 convolutions in channels-last."""
     has_pyramid = any(isinstance(m, PyramidStem) for m in model.modules())
     return BF16_MACS_PYRAMID if has_pyramid else BF16_MACS
 
 
-def count_macs(recipe: Recipe, names: Names) -> int:
-    """Multiply-adds of one image in the backbone or denoiser of a recipe; 0 where they cannot be counted."""
-    with on_meta_device():
-        model = names.model(recipe.model, recipe.input.size, recipe.input.channels)
+def count_macs(model: nn.Module) -> int:
+    """Multiply-adds of one image; 0 where they cannot be counted."""
     try:
         return cost(model).macs
     except (RuntimeError, NotImplementedError):  # a family whose forward pass needs numbers

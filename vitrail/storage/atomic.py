@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vitrail.errors import CheckpointError
+from vitrail.storage.hashing import hash_file
 from vitrail.storage.json_text import to_json
 from vitrail.storage.large import write_synced
 from vitrail.storage.litter import clear_litter
@@ -29,7 +30,11 @@ def write_file(path: Path, content: Content) -> None:
 
 
 def write_through(path: Path, content: Content) -> None:
-    write_synced(path, (content,) if isinstance(content, bytes) else content)
+    write_synced(path, pieces_of(content))
+
+
+def pieces_of(content: Content) -> Iterable[bytes | memoryview]:
+    return (content,) if isinstance(content, bytes) else content
 
 
 def sync_folder(path: Path) -> None:
@@ -77,7 +82,7 @@ class Entry:
 
     def count(self, content: Content) -> Iterator[bytes | memoryview]:
         """The pieces of a file as they are."""
-        for piece in (content,) if isinstance(content, bytes) else content:
+        for piece in pieces_of(content):
             self.bytes += len(piece)
             self.sha256.update(piece)
             yield piece
@@ -136,9 +141,7 @@ def verify_file(path: Path) -> None:
 
 def verify_content(path: Path, size: int, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if found == size else ""
+        digest, found = hash_file(path), path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})", "use another checkpoint") from None
     if found != size:

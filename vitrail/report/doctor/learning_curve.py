@@ -8,6 +8,7 @@ from typing import Any
 from vitrail.assembly.defaults import default_lr
 from vitrail.assembly.resolve import Names
 from vitrail.metrics.intervals import chance_difference, chance_loss
+from vitrail.recipe import with_defaults
 from vitrail.report.doctor.finding import Finding, Value, logged_values, quarter_medians
 from vitrail.report.run_data import RunData
 
@@ -161,7 +162,7 @@ def examine_lr(run: RunData) -> Iterator[Finding]:
     yield Finding(
         "learning_rate", False, f"the learning rate is unusually {'high' if high else 'low'}",
         f"optim.lr = {lr:g} is {times} the default {default:.2g} for {run.recipe.model.name} with "
-        f"{run.recipe.optim.name} at batch size {run.recipe.train.batch_size}",
+        f"{with_defaults(run.recipe.optim).name} at batch size {run.recipe.train.batch_size}",
         f"vitrail tune-lr {run.folder.recipe_file} suggests one; without --lr it is chosen automatically",
     )  # fmt: skip
 

@@ -11,7 +11,6 @@ from vitrail.tasks.detection.evaluator import BoxEvaluator as BoxEvaluator
 from vitrail.tasks.detection.evaluator import boxes_of_row as boxes_of_row
 from vitrail.tasks.detection.fcos import CellDetection
 from vitrail.tasks.detection.set_prediction import SetPrediction
-from vitrail.tasks.detection.set_prediction import decode as decode
 from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveFloat, UnitInterval
 
 ANNOTATIONS: AnnotationKind = "boxes"

@@ -1,7 +1,7 @@
 """What all detectors have in common, whatever their head."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -35,6 +35,19 @@ class Detection(DenseTask):
     def decode(self, output: Any, sizes: Tensor) -> Tensor:
         """The output of the model for images of `sizes` [B 2] (height, width) -> left, top, right, bottom in pixels,
         score, label: float32 [B Q 6], best first; the same Q for every image of a size."""
+
+    @abstractmethod
+    def count_learning(self, labels: DetectionTargets) -> Tensor:
+        """How much of a batch learns from its objects: what the loss is divided by, a whole number [1]."""
+
+    @final
+    def count_targets(
+        self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
+    ) -> DetectionTargets:
+        """The same objects, with the mean of `count_learning` per image over the global batch, at least one in all, so
+        that neither micro-batches nor processes change the loss."""
+        count = all_reduce_sum(self.count_learning(labels).float())
+        return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
 
     @final
     def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:

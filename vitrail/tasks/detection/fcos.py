@@ -2,7 +2,6 @@
 and how near it is to the middle."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,17 +34,12 @@ class CellDetection(Detection):
         self.strides = detector.strides
         return detector
 
-    def count_targets(
-        self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
-    ) -> DetectionTargets:
-        """The same objects, with the mean number of cells that learn from one, per image over the global batch, so that
-        neither micro-batches nor processes change the loss."""
+    def count_learning(self, labels: DetectionTargets) -> Tensor:
+        """The cells that learn from an object."""
         height, width = labels.sizes.amax(0).tolist()  # no box, and so no such cell, is beyond
         levels = [cell_centers((math.ceil(height / s), math.ceil(width / s)), s) for s in self.strides]
         strides = torch.cat([torch.full((len(c),), float(s)) for c, s in zip(levels, self.strides, strict=True)])
-        chosen = assign_cells(torch.cat(levels), strides, labels, self.config.radius)
-        count = all_reduce_sum((chosen >= 0).sum().float())
-        return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
+        return (assign_cells(torch.cat(levels), strides, labels, self.config.radius) >= 0).sum()
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"class", "giou", "centerness"}."""

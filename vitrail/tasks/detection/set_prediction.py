@@ -1,7 +1,6 @@
 """Detection as set prediction (DETR, Carion et al. 2020): every object is matched to one query, the others predict "no
 object"."""
 
-from collections.abc import Callable
 from dataclasses import fields
 
 import torch
@@ -24,13 +23,9 @@ class SetPrediction(Detection):
         freeze_unused_parameters(trunk, detector.sources)
         return detector
 
-    def count_targets(
-        self, labels: DetectionTargets, batch: int, all_reduce_sum: Callable[[Tensor], Tensor]
-    ) -> DetectionTargets:
-        """The same objects, with the mean number per image over the global batch, at least one in all, so that the
-        number of processes does not change the loss."""
-        count = all_reduce_sum((labels.labels >= 0).sum().float())
-        return labels._replace(mean_objects=(count.clamp(min=1) / batch).expand(len(labels.labels)).clone())
+    def count_learning(self, labels: DetectionTargets) -> Tensor:
+        """The objects."""
+        return (labels.labels >= 0).sum()
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """{"class", "box", "giou"}, each summed over the layers of the decoder."""
@@ -74,21 +69,12 @@ class SetPrediction(Detection):
         return (each * weight).sum((1, 2))
 
     def decode(self, output: DetectionOutput, sizes: Tensor) -> Tensor:
-        """See `decode`."""
-        return decode(output, sizes)
-
-
-def decode(output: DetectionOutput, sizes: Tensor) -> Tensor:
-    """Output -> left, top, right, bottom in pixels of images of `sizes` [B 2] (height, width), score, label: [B Q 6],
-    best first.
-
-    Every query's likeliest class other than "no object" (Carion et al. 2020), without threshold or suppression.
-    """
-    score, label = output.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
-    scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height
-    rows = torch.cat([to_corners(output.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
-    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK is one
-        order = score.topk(score.shape[1], dim=1).indices
-    else:
-        order = score.argsort(dim=1, descending=True, stable=True)
-    return rows.gather(1, order[..., None].expand_as(rows))
+        """Every query's likeliest class but "no object" (Carion et al. 2020), without threshold or suppression."""
+        score, label = output.logits.float().softmax(-1)[..., :-1].max(-1)  # [B Q]
+        scale = sizes.flip(-1).repeat(1, 2)[:, None].to(score)  # width, height, width, height
+        rows = torch.cat([to_corners(output.boxes.float()) * scale, score[..., None], label[..., None].float()], dim=-1)
+        if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK is one
+            order = score.topk(score.shape[1], dim=1).indices
+        else:
+            order = score.argsort(dim=1, descending=True, stable=True)
+        return rows.gather(1, order[..., None].expand_as(rows))
