@@ -28,7 +28,7 @@ from vitrail.data.dataset import ArrayReader, Split
 from vitrail.data.loader import Fetcher
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.datasets import imagefolder
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, Recipe, RuntimeConfig, TrainConfig
 from vitrail.training import create, loop
 from vitrail.training.feed import Feed, build_mixing, build_stream

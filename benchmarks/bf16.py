@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from history import append
 
 import vitrail
-from vitrail.engine import world as worlds
 from vitrail.engine.precision import Precision, bf16_unit
+from vitrail.engine.processes import world as worlds
 from vitrail.evaluation.difference import measure_change
 from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
 from vitrail.inference.load_any import load_any

@@ -23,7 +23,7 @@ from PIL import Image
 from transfer import OTHERS, PAGE, SOURCES, regressions, write_halves
 
 from vitrail.analysis import probe as maths
-from vitrail.engine.world import World, best_device
+from vitrail.engine.processes.world import World, best_device
 from vitrail.evaluation.features import image_features
 from vitrail.inference.predictor import load_predictor
 

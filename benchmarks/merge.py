@@ -16,7 +16,7 @@ import torch
 from history import append
 
 import vitrail
-from vitrail.engine import world as worlds
+from vitrail.engine.processes import world as worlds
 from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
 from vitrail.inference.predictor import load_predictor
 

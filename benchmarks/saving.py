@@ -21,8 +21,8 @@ from history import append
 from PIL import Image
 
 from vitrail.engine.optim import build_parameter_groups
+from vitrail.engine.processes.world import World
 from vitrail.engine.train import train_steps
-from vitrail.engine.world import World
 from vitrail.recipe import AugmentConfig, Choice, DataConfig, OptimConfig, Recipe, RuntimeConfig, TrainConfig, override
 from vitrail.training import create, session
 from vitrail.training.steps import loop_settings, remaining_batches

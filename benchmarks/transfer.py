@@ -166,7 +166,7 @@ def dino_rows(given: argparse.Namespace) -> None:
 def features_of(run: Path) -> tuple[np.ndarray, ...]:
     """A run's features of its training images [N D] and their labels [N], and those of its test images."""
     from vitrail.assembly.data import open_data_of
-    from vitrail.engine.world import World, best_device
+    from vitrail.engine.processes.world import World, best_device
     from vitrail.evaluation.features import part_features
     from vitrail.inference.predictor import load_predictor
 

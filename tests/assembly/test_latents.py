@@ -17,7 +17,7 @@ from vitrail.assembly.model import build_preprocess
 from vitrail.assembly.prepare import prepare_run
 from vitrail.data.transforms.latents import LatentTransform
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.inference import predictor
 from vitrail.recipe import (

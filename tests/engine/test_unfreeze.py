@@ -124,7 +124,7 @@ def test_a_run_broken_off_between_two_changes_ends_in_the_same_bytes(kind, data,
 
 def two_processes(folder):
     """What torchrun runs: the whole run on each of two processes."""
-    from vitrail.engine import world as worlds
+    from vitrail.engine.processes import world as worlds
     from vitrail.training import create
 
     world = worlds.join("cpu", 60)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from vitrail.cli.main import main
-from vitrail.engine import world as worlds
+from vitrail.engine.processes import world as worlds
 from vitrail.errors import UsageError
 from vitrail.evaluation.difference import measure_change
 from vitrail.evaluation.engine_reader import EngineReader

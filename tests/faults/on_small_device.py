@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from vitrail.cli.main import main
-from vitrail.engine import world as worlds
+from vitrail.engine.processes import world as worlds
 
 SMALL = {"vit/nano": "--model.depth 1", "resnet/18": "--model.width 8",
          "swin/tiny": "--model.width 12 --model.depths 1 1 1 1"}  # fmt: skip

@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.engine import world as worlds
-from vitrail.engine.parallel import LossModule
+from vitrail.engine.processes import world as worlds
+from vitrail.engine.processes.parallel import LossModule
 from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import Interrupted, VitrailError
 from vitrail.evaluation.evaluate import evaluate

@@ -16,9 +16,9 @@ import tiny
 import torch
 import torch.distributed as dist
 
-from vitrail.engine import peers as peers_of
-from vitrail.engine.peers import Peers, Sign, Watch
-from vitrail.engine.world import World
+from vitrail.engine.processes import peers as peers_of
+from vitrail.engine.processes.peers import Peers, Sign, Watch
+from vitrail.engine.processes.world import World
 from vitrail.errors import RunError
 from vitrail.recipe import InitConfig, RuntimeConfig
 from vitrail.training import restart

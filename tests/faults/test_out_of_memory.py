@@ -122,7 +122,7 @@ def test_what_cannot_be_smaller_is_told_with_sizes_and_remedies(least, data, tmp
 
 
 def test_of_several_processes_none_goes_on_alone(data, tmp_path):
-    from vitrail.engine.world import World
+    from vitrail.engine.processes.world import World
     from vitrail.training.steps import shrink_micro_batches
 
     running = tiny.begin(tiny.recipe(data, runtime={"micro_batch": 16}), tmp_path / "run")

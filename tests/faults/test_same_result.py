@@ -12,7 +12,7 @@ from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import loader
 from vitrail.data.loader import Fetcher, TrainRequests, evaluation_requests, load_batches
 from vitrail.data.sampling import SampleStream
-from vitrail.engine.parallel import LossModule
+from vitrail.engine.processes.parallel import LossModule
 from vitrail.engine.train import accumulate_gradients
 from vitrail.errors import DataError
 from vitrail.training import loop

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.recipe import InputConfig
 from vitrail.training import loop, session

@@ -19,7 +19,7 @@ from vitrail.assembly.run_directory import RunFolder
 from vitrail.cli.main import main
 from vitrail.data import loader
 from vitrail.engine import train as steps_of
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import (
     AugmentConfig,

@@ -11,7 +11,7 @@ from test_models import SMALL as FAMILIES
 from test_models import images
 
 import vitrail
-from vitrail.engine.parallel import recompute
+from vitrail.engine.processes.parallel import recompute
 from vitrail.errors import UsageError
 from vitrail.heads.segment import HeadConfig, Segmenter
 from vitrail.layers.merge import merge_counts, merge_tokens

@@ -27,7 +27,7 @@ from vitrail.data.sampling import Keys
 from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.latents import LatentReader, data_offset
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, DataError
 from vitrail.recipe import InputConfig, Recipe
 from vitrail.storage.atomic import write_file

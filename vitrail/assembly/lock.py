@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import RunError
 
 NAME = ".lock"

@@ -9,7 +9,7 @@ from torch import nn
 from vitrail.analysis.cost import cost, on_meta_device
 from vitrail.assembly.resolve import Names
 from vitrail.engine.precision import BF16_MACS, BF16_MACS_PYRAMID, PrecisionChoice, choose_precision
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.layers.patch import PyramidStem
 from vitrail.recipe import Recipe
 

@@ -16,7 +16,7 @@ from vitrail.assembly.task import annotations_of, choose_task, with_absolute_pat
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess, broken_annotations
 from vitrail.data.survey.images import Survey, survey_images
-from vitrail.engine.world import World, best_device
+from vitrail.engine.processes.world import World, best_device
 from vitrail.recipe import DataConfig, Recipe
 from vitrail.storage.printable import shell_word
 

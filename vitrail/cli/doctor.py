@@ -136,7 +136,7 @@ def compute(problems: list[str]) -> list[tuple[str, str]]:
 
     from vitrail.data.loader import count_cores
     from vitrail.engine.precision import BF16_MACS, bf16_unit
-    from vitrail.engine.world import best_device
+    from vitrail.engine.processes.world import best_device
     from vitrail.report.doctor.bf16 import measure_bf16_speed
 
     device = best_device()

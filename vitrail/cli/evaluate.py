@@ -51,8 +51,8 @@ def evaluate(words: list[str]) -> None:
     given, keys = read(VERB, words)
     device(given.device)
     merge = merging(given.merge)
-    from vitrail.engine import world as worlds
     from vitrail.engine.precision import Precision
+    from vitrail.engine.processes import world as worlds
     from vitrail.evaluation.evaluate import evaluate as evaluate_split
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import write_csv

@@ -56,8 +56,8 @@ def probe(words: list[str]) -> None:
     if not ks:
         raise UsageError("--k is empty", "--k 10, or several: --k 10 20")
     changes = keys_of("model", keys)
-    from vitrail.engine import world as worlds
-    from vitrail.engine.world import single_process
+    from vitrail.engine.processes import world as worlds
+    from vitrail.engine.processes.world import single_process
     from vitrail.evaluation.probe import ProbeRequest, run_probe
 
     chosen_device = worlds.best_device() if given.device == "auto" else worlds.named_device(given.device)

@@ -142,8 +142,8 @@ def run_study(module: Any, config: Any, new_bench: Any, meter: "Meter") -> int:
 
 
 def single_world(name: str) -> Any:
-    from vitrail.engine import world as worlds
-    from vitrail.engine.world import single_process
+    from vitrail.engine.processes import world as worlds
+    from vitrail.engine.processes.world import single_process
 
     return single_process(worlds.best_device() if name == "auto" else worlds.named_device(name))
 

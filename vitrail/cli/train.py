@@ -64,7 +64,7 @@ def run(given: Train, keys: Given, console: Console, command: list[str] | None =
     check(given)
     recipe = build_recipe(given, keys)
     check_machine(given.device, recipe.runtime)
-    from vitrail.engine import world as worlds
+    from vitrail.engine.processes import world as worlds
 
     world = worlds.join(given.device, recipe.runtime.timeout)
     console.quiet = console.quiet or not world.is_first

@@ -52,8 +52,8 @@ def tune_lr(words: list[str]) -> None:
     for name, value in (("--from", given.from_), ("--to", given.to)):
         validate(value, PositiveFloat, name)
     file = plot_path(given.plot)
-    from vitrail.engine import world as worlds
-    from vitrail.engine.world import single_process
+    from vitrail.engine.processes import world as worlds
+    from vitrail.engine.processes.world import single_process
     from vitrail.report.plots.lr_range_test import plot_losses
     from vitrail.training.lr_range_test import LrRange, range_test
 

@@ -11,7 +11,7 @@ from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys
 from vitrail.engine.memory import is_out_of_memory, release_memory
 from vitrail.engine.precision import Precision
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.layers.modes import evaluation_mode
 
 # model, images [B C H W], labels [B ...], ids [B] -> [B W]

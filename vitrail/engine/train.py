@@ -16,10 +16,10 @@ from vitrail.data.sampling import Keys, derive_seed
 from vitrail.engine.freeze import UnfreezeStage, set_train_mode, unfreeze_due
 from vitrail.engine.memory import is_out_of_memory, release_memory, running_statistics
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
-from vitrail.engine.parallel import LossModule, sync_gradients, wrap_ddp
 from vitrail.engine.precision import Precision
+from vitrail.engine.processes.parallel import LossModule, sync_gradients, wrap_ddp
+from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
-from vitrail.engine.world import World
 from vitrail.errors import RunError
 from vitrail.types import Batch
 

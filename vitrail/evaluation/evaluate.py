@@ -14,7 +14,7 @@ from vitrail.contracts import Predictions
 from vitrail.data.dataset import Split
 from vitrail.data.transforms.base import Transform
 from vitrail.engine.precision import Precision
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import DataError
 from vitrail.evaluation.intervals import measure_interval
 from vitrail.evaluation.reader import SplitReader, TaskReader

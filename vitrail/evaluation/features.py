@@ -18,7 +18,7 @@ from vitrail.data.loader import Fetcher, default_workers, evaluation_requests, l
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.evaluate import predict
 from vitrail.engine.precision import Precision
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, DataError, RunError
 from vitrail.inference.predictor import Predictor
 from vitrail.storage.atomic import write_file

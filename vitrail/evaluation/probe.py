@@ -16,7 +16,7 @@ from vitrail.assembly.data import open_data_of
 from vitrail.assembly.prepare import Progress, prepare_run
 from vitrail.data.dataset import Dataset
 from vitrail.data.splits import evaluation_part
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, UsageError, choose, nearest
 from vitrail.evaluation.features import part_features
 from vitrail.inference.predictor import Predictor, load_predictor

@@ -15,7 +15,7 @@ from vitrail.data.sampling import shard_indices
 from vitrail.data.transforms.base import Transform
 from vitrail.engine.evaluate import Row, gather_predictions, predict
 from vitrail.engine.precision import Precision
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.inference.windows import GROUP, read_ahead, windowed
 from vitrail.layers.modes import evaluation_mode
 

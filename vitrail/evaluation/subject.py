@@ -13,7 +13,7 @@ from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.contracts import Task
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.survey.assess import most_left_out
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import BadImage, CheckpointError, UsageError, many
 from vitrail.evaluation.classes import match_classes
 from vitrail.evaluation.engine_reader import evaluate_engine

@@ -87,7 +87,7 @@ def load_predictor(
 
 
 def build_predictor(bundle: ModelBundle, path: Path, device: str, precision: str = "fp32") -> Predictor:
-    from vitrail.engine.world import best_device, named_device
+    from vitrail.engine.processes.world import best_device, named_device
 
     target = best_device() if device == "auto" else named_device(device)
     choice = inference_precision(precision, bundle.recipe, target)

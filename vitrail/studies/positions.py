@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.contracts import trunk_of
 from vitrail.data.dataset import Split
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.layers.attention import SelfAttention, named_attentions
 from vitrail.layers.position import Factorised, Learned, Position
 from vitrail.layers.relative import RelativeBias

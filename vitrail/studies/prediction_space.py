@@ -22,7 +22,7 @@ from torch import Tensor
 from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.data.splits import evaluation_part
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.evaluation import evaluate
 from vitrail.inference.sample import SampleRequest, encode_sheet, sample_images
 from vitrail.metrics.generation import frechet

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.assembly.prepare import PreparedRun
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
 from vitrail.studies._bench.bench import Bench, Job, group_by_row
 from vitrail.studies._bench.result import StudyResult, figure_svg

@@ -13,8 +13,8 @@ from vitrail.data.cache import cache_images
 from vitrail.data.dataset import Dataset
 from vitrail.data.loader import default_workers
 from vitrail.data.splits import evaluation_part
-from vitrail.engine.parallel import recompute
-from vitrail.engine.world import World
+from vitrail.engine.processes.parallel import recompute
+from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
 from vitrail.training.feed import Feed, batch_shares, build_growth, build_mixing, check_norms, smallest_micro_batch
 from vitrail.training.optimizer import build_state

@@ -10,7 +10,7 @@ from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
 from vitrail.assembly.run_directory import RunFolder, command_line, new_run_path
 from vitrail.data import fingerprint as entries
 from vitrail.data.splits import evaluation_part
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session

@@ -16,8 +16,8 @@ from vitrail.data.sampling import Keys, SampleStream
 from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.mixing import Mixing, draw_mixing, mix_batch
 from vitrail.data.transforms.progressive import ProgressiveResize
+from vitrail.engine.processes.world import World
 from vitrail.engine.train import MicroBatch
-from vitrail.engine.world import World
 from vitrail.errors import UsageError, VitrailError
 from vitrail.layers.modes import evaluation_mode
 from vitrail.recipe import Recipe

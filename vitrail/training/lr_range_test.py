@@ -12,9 +12,9 @@ import numpy as np
 
 from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
 from vitrail.assembly.run_directory import RunFolder
+from vitrail.engine.processes.world import World
 from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import NonFiniteError, train_steps
-from vitrail.engine.world import World
 from vitrail.errors import RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.build import build_session

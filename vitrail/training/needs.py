@@ -31,8 +31,8 @@ from vitrail.engine.memory import (
     running_statistics,
     usable_memory,
 )
-from vitrail.engine.parallel import LossModule
-from vitrail.engine.world import World
+from vitrail.engine.processes.parallel import LossModule
+from vitrail.engine.processes.world import World
 from vitrail.errors import DataError
 from vitrail.training.feed import slice_batch
 from vitrail.training.session import Session

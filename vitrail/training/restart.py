@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import VitrailError
 
 

@@ -11,7 +11,7 @@ from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import fingerprint as entries
 from vitrail.engine import checkpoint
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder

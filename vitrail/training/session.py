@@ -11,8 +11,8 @@ from vitrail.data.transforms.features import FeatureTransform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.freeze import UnfreezeStage
 from vitrail.engine.precision import Precision
+from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
-from vitrail.engine.world import World
 from vitrail.heads.linear import FeatureClassifier
 from vitrail.recipe import Change, Recipe
 from vitrail.training.feed import Feed

@@ -20,7 +20,7 @@ from vitrail.data.sampling import Keys
 from vitrail.data.splits import evaluation_part
 from vitrail.data.subset import evenly_spaced
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.metrics.copying import Nearest, compare_distances, nearest_neighbors
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json

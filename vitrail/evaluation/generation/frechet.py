@@ -15,7 +15,7 @@ from torch import Tensor
 from vitrail.assembly.model import ModelBundle
 from vitrail.data.dataset import Dataset
 from vitrail.data.splits import evaluation_part
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.evaluation.features import image_features, part_features
 from vitrail.inference.predictor import Predictor, load_predictor

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.splits import evaluation_part
 from vitrail.data.subset import evenly_spaced
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.features import compute_features, image_features, part_features

@@ -14,7 +14,7 @@ from typing import Any
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.fingerprint import fingerprint
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.evaluation.generation.quality import QualityReport, RealImages
 from vitrail.inference.predictor import Predictor

@@ -22,7 +22,7 @@ from vitrail import catalog
 from vitrail.assembly import run_directory
 from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.prepare import PreparedRun, prepare_run
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, DataError, RunError, UsageError
 from vitrail.recipe import Recipe
 from vitrail.storage import journal

@@ -10,9 +10,9 @@ from vitrail.assembly.prepare import PreparedRun
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import Split
 from vitrail.data.splits import evaluation_part
+from vitrail.engine.processes.world import World
 from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import NonFiniteError, train_steps
-from vitrail.engine.world import World
 from vitrail.evaluation import evaluate
 from vitrail.recipe import Recipe, from_tables, override
 from vitrail.training.build import build_session

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitrail.analysis.cost import cost
 from vitrail.assembly.prepare import PreparedRun
 from vitrail.data.dataset import Split
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.layers.modes import evaluation_mode
 from vitrail.recipe import Recipe
 from vitrail.studies._bench.bench import Bench, Job, group_by_row

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from vitrail.analysis.gradient_flow import measure_flow
 from vitrail.assembly.model import build_preprocess, create_model
 from vitrail.assembly.prepare import PreparedRun
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe, from_tables
 from vitrail.studies._bench.bench import Bench, Job
 from vitrail.studies._bench.images import load_batch

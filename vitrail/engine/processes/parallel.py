@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.contracts import Task
-from vitrail.engine.world import World
+from vitrail.engine.processes.world import World
 from vitrail.types import Batch
 
 

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitrail.engine.peers import START_S, STEP, WAIT, Peers, is_lost_connection
+from vitrail.engine.processes.peers import START_S, STEP, WAIT, Peers, is_lost_connection
 from vitrail.errors import RunError, UsageError, VitrailError
 
 T = TypeVar("T")
-NEVER = timedelta(days=30)  # collectives need no time-out: see `engine/peers.py`
+NEVER = timedelta(days=30)  # collectives need no time-out: see `engine/processes/peers.py`
 
 
 @dataclass(frozen=True)
