@@ -51,10 +51,10 @@ def train(data: "str | Path | Mapping[str, Any] | None" = None, model: "str | Ma
     """Trains as `vitrail train` does, with the same result to the bit: `vitrail.train("photos", epochs=30)`.
 
     Keywords are the flags of the command (weights, task, epochs, steps, batch_size, lr, weight_decay, img_size, seed,
-    workers, precision, device, out, resume, allow_change, recipe, quiet) and the sections of a recipe as tables:
-    augment={"mixup": 0.2}, model={"name": "vit/nano", "depth": 6}, data={"path": "photos", "fraction": 0.5}; or keys by
-    their full names, **{"augment.mixup": 0.2}. `vitrail train --help all` lists every key. What is omitted is chosen
-    from the data. quiet: print only the final metrics.
+    workers, precision, device, out, resume, resume_if_there, allow_change, recipe, quiet) and the sections of a recipe
+    as tables: augment={"mixup": 0.2}, model={"name": "vit/nano", "depth": 6}, data={"path": "photos", "fraction": 0.5};
+    or keys by their full names, **{"augment.mixup": 0.2}. `vitrail train --help all` lists every key. What is omitted
+    is chosen from the data. quiet: print only the final metrics.
 
     Returns the finished `Run`. Errors: those of the command, as exceptions: `UsageError`, `DataError`, `RunError`,
     `CheckpointError`; `Interrupted` after Ctrl-C (the run is saved; `vitrail.train(resume=RUN)` continues it).

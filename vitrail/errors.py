@@ -9,6 +9,7 @@ class VitrailError(Exception):
     """A mistake that has a remedy. `str(error)` is at most five short lines; `code` is the exit code of the command."""
 
     code = 1
+    is_repeated = False  # another process of the run says it, or has said why this one ends too
 
     def __init__(self, what: str, fix: str = ""):
         super().__init__(f"{what}\n{fix}" if fix else what)

@@ -9,6 +9,7 @@ best/              step-00000150.safetensors: the weights of the best evaluation
                    their own too; used unless --checkpoint last
 best.json          the step, the value and the file of the best weights
 divergence/        the batch and the diagnosis where a number was not finite
+flight/            the last collectives of each process where they waited for each other without end
 model.safetensors  the last weights (with train.patience, the best); enough on their own for everything after training
 ema2.safetensors   the same by the second average, where optim.ema_decay_2 is set
 evaluation/        test.json and test.npz, one pair per split of the data; of a generative model also samples.png,
@@ -42,7 +43,7 @@ ABOUT = {  # the types of the fields of run.json that something depends on, and 
     "format": int, "classes": list[str], "multi_label": bool, "kind": str, "metric": str, "lower_is_better": bool,
     "reasons": list[str], "notes": list[str], "command": list[str], "versions": dict[str, Any], "weights": list[str],
     "processes": int, "parameters": int, "changed": list[dict[str, Any]], "data": dict[str, Any],
-    "origin": dict[str, Any],
+    "origin": dict[str, Any], "request": dict[str, Any],
 }  # fmt: skip
 DATA = {
     "layout": str, "parts": dict[str, int], "channels": int, "content": str, "left_out": dict[str, list[int]],
@@ -107,6 +108,10 @@ class RunFolder:
     @property
     def divergence(self) -> Path:
         return self.path / "divergence"
+
+    @property
+    def flight(self) -> Path:
+        return self.path / "flight"
 
     @property
     def weights(self) -> Path:

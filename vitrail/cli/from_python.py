@@ -19,8 +19,10 @@ from vitrail.validation import as_plain, validate
 
 OWN = {  # options of the command alone, and their types
     "recipe": str, "out": str, "resume": str, "device": str, "allow_change": tuple[str, ...], "quiet": bool,
+    "resume_if_there": bool,
 }  # fmt: skip
 FLAGS = {flag.name.replace("-", "_"): flag for flag in KEYED}
+LAUNCHING = ("gpus", "nproc", "max_restarts")  # options that start other processes
 HINT = "keywords are the flags of vitrail train, such as img_size=224, and sections, such as augment={'mixup': 0.2}"
 
 
@@ -79,6 +81,9 @@ def read_keyword(name: str, value: Any) -> Given:
     if name in SECTIONS:
         raise UsageError(f"{name} is a section of a recipe and takes a dict of its keys, not {value!r}",
                          f"{name}={{'key': value}}; vitrail train --help {name} lists the keys")  # fmt: skip
+    if name in LAUNCHING:
+        fix = "vitrail train --gpus 2 in a shell; or torchrun --nproc-per-node 2 with your own script"
+        raise UsageError(f"{name} starts processes, which the command does: a program is one process", fix)
     section, dot, key = name.partition(".")
     if dot:
         return [changed(section, key, value)]

@@ -65,7 +65,8 @@ def run(words: list[str], debug: bool) -> int:
     except VitrailError as error:
         if debug:
             traceback.print_exc()
-        print_error(error.what, error.fix)
+        if not error.is_repeated:
+            print_error(error.what, error.fix)
         return error.code
     except KeyboardInterrupt:
         print_error("stopped", "")

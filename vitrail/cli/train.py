@@ -1,19 +1,20 @@
 """`vitrail train`: trains a model by a recipe or on a data set, or resumes a run, and writes the report."""
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from vitrail.cli.cluster import launch, preempted
 from vitrail.cli.output.console import Console
+from vitrail.cli.output.training import run_to_end
 from vitrail.cli.syntax.arguments import check_machine, read, recipe_flags
 from vitrail.cli.syntax.flags import KEYED, NAMING, changes_of
 from vitrail.cli.syntax.keys import Given
 from vitrail.cli.syntax.verb import OnDevice, Verb
-from vitrail.errors import UsageError, VitrailError, choose
+from vitrail.errors import UsageError, choose
 from vitrail.recipe import SECTIONS, Recipe, override
 from vitrail.recipe import find as find_recipe
 from vitrail.recipe import read as read_recipe
@@ -30,9 +31,7 @@ class TrainingRequest(OnDevice):
 
 @dataclass
 class Train(TrainingRequest):
-    """Train a model on images.
-
-    Options you omit are chosen from your data; the reason is printed.
+    """Train a model on images. What you omit is chosen from your data.
 
     vitrail train --data mini
     vitrail train --data photos --epochs 30 --batch-size 64 --lr 1e-3 --img-size 224
@@ -44,6 +43,14 @@ class Train(TrainingRequest):
     """Folder of the run (default: a new one in runs/)."""
     resume: str = ""
     """Continue this run: its folder, or its name in runs/."""
+    resume_if_there: bool = False
+    """Start the run of --out, or continue it."""
+    gpus: int | None = None
+    """Start one process for each of so many GPUs."""
+    nproc: int | None = None
+    """Start so many processes, on any device."""
+    max_restarts: int = 0
+    """Restarts of lost processes of these."""
     allow_change: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY")] = ()
     """With --resume: a key that may change (repeatable)."""
     dry_run: bool = False
@@ -52,21 +59,41 @@ class Train(TrainingRequest):
     """Print only the final metrics."""
 
 
-def train(words: list[str]) -> None:
-    given, keys = read(VERB, words)
+def train(words: list[str]) -> int | None:
+    with launch.one_voice():
+        given, keys = read(VERB, words)
+        processes = launch.count_processes(given.gpus, given.nproc, given.device)
+        if processes:
+            return start_processes(given, sort_by_section(keys), words, processes)
     run(given, keys, Console(quiet=given.quiet))
+    return None
+
+
+def start_processes(given: Train, keys: Given, words: list[str], processes: int) -> int:
+    """Runs the same command in several processes, after what one can see is wrong with it. Returns the exit code."""
+    check(given)
+    recipe = build_recipe(given, keys)
+    check_machine(given.device, recipe.runtime)
+    launch.check_batch(recipe.train.batch_size, processes)
+    there = preempted.read_existing(as_path(given.out), recipe) if given.out and given.resume_if_there else None
+    if there and there.is_finished:
+        Console(quiet=given.quiet).say(there.text)
+        return 0
+    return launch.launch(words, processes, given.max_restarts)
 
 
 def run(given: Train, keys: Given, console: Console, command: list[str] | None = None) -> Path | None:
     """Trains as `given` and `keys` say, of the command line or of `vitrail.train`. Returns the folder of the run; None
     after a dry run. command: the words that the run keeps, by default those of this process."""
-    keys = sort_by_section(keys)
-    check(given)
-    recipe = build_recipe(given, keys)
-    check_machine(given.device, recipe.runtime)
-    from vitrail.engine.processes import world as worlds
+    with launch.one_voice():
+        keys = sort_by_section(keys)
+        check(given)
+        recipe = build_recipe(given, keys)
+        launch.prepare_worker()
+        check_machine(given.device, recipe.runtime)
+        from vitrail.engine.processes import world as worlds
 
-    world = worlds.join(given.device, recipe.runtime.timeout)
+        world = worlds.join(given.device, recipe.runtime.timeout)
     console.quiet = console.quiet or not world.is_first
     with world.explain_loss("start it again"):
         if given.resume:
@@ -89,6 +116,14 @@ def check(given: Train) -> None:
         raise UsageError(
             "--resume continues a run as it is; a recipe file or --out cannot go with it", "vitrail train --resume RUN"
         )
+    if given.resume_if_there and (given.resume or not given.out):
+        raise UsageError(
+            "--resume-if-there starts the run of --out, or continues it",
+            "--out runs/a --resume-if-there",
+        )
+    if given.max_restarts < 0 or (given.max_restarts and given.gpus is None and given.nproc is None):
+        what = "--max-restarts is how often --gpus or --nproc start lost processes again"
+        raise UsageError(what, "--gpus 8 --max-restarts 3")
     if given.allow_change and not given.resume:
         raise UsageError("--allow-change belongs to --resume", "vitrail train --resume RUN --allow-change KEY")
     for key in given.allow_change:
@@ -117,12 +152,12 @@ def build_recipe(given: TrainingRequest, keys: Given) -> Recipe:
 def start(given: Train, recipe: Recipe, world: Any, console: Console, command: list[str] | None) -> Path | None:
     from vitrail.assembly import run_directory as folder
     from vitrail.training.create import create_session, plan_session
-    from vitrail.training.restart import find_begun
 
     out = as_path(given.out) if given.out else None
-    if not given.dry_run and (begun := find_begun(out, world)):
-        console.say(f"started again by torchrun; {begun.path} goes on")
-        return resume(dataclasses.replace(given, resume=str(begun.path)), [], world, console)
+    if there := preempted.find_existing(out, recipe, given.resume_if_there, world):
+        console.say(there.text)
+        resumed = dataclasses.replace(given, resume=str(there.path))
+        return there.path if there.is_finished else resume(resumed, there.keys, world, console)
     world.on_rank_zero(lambda: folder.check_writable(out or Path("runs") / ".new"))
     if given.dry_run:
         planned, prepared, needs = plan_session(recipe, out, world, console.progress("reading images"))
@@ -152,42 +187,6 @@ def resume(given: Train, keys: Given, world: Any, console: Console) -> Path | No
         console.say(note)
     console.say(f"{run.path}: from step {resumed.state.step} of {resumed.steps}")
     return None if given.dry_run else run_to_end(resumed, console, is_new=False)
-
-
-def run_to_end(session: Any, console: Console, is_new: bool) -> Path:
-    """Trains a session to its end with a live display, and writes the report. Returns the folder of the run."""
-    from vitrail.training.start import run_session
-
-    console.start(session)
-    try:
-        for event in stop_display_on_error(run_session(session, is_new), console):
-            console.event(event)
-    finally:
-        console.stop()
-    if session.world.is_first:
-        console.finished(session, write_report(session, console))
-    path: Path = session.folder.path
-    return path
-
-
-def stop_display_on_error(events: Iterator[Any], console: Console) -> Iterator[Any]:
-    """Leaves the live display before an error is printed, so that neither is lost."""
-    try:
-        yield from events
-    except VitrailError:
-        console.stop()
-        raise
-
-
-def write_report(session: Any, console: Console) -> Path | None:
-    """The report; None where it could not be written, which is printed and does not fail the run."""
-    from vitrail.report.page.run_page import build_report
-
-    try:
-        return build_report(session.folder.path)
-    except (OSError, VitrailError) as error:
-        console.say(f"the report could not be written: {error}")
-        return None
 
 
 VERB = Verb("train", Train, train, KEYED, SECTIONS)

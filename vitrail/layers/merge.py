@@ -49,7 +49,8 @@ def merge_counts(merge: float, tokens: int, depth: int) -> list[int]:
     >>> merge_counts(8, 30, 4), merge_counts(0.5, 30, 4)
     ([8, 8, 7, 3], [4, 4, 4, 3])
     """
-    counts, left, due = list[int](), tokens, round(merge * tokens)
+    counts: list[int] = []  # torch.compile does not trace `list[int]()`
+    left, due = tokens, round(merge * tokens)
     for blocks in range(depth, 0, -1):
         wanted = int(merge) if merge >= 1 else -(-due // blocks)
         counts.append(min(wanted, left // 2))

@@ -1,5 +1,6 @@
 """Creates a run from a recipe: its folder, latents and initial weights."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vitrail.training.build import build_session
 from vitrail.training.restart import launchers
 from vitrail.training.session import Session
 from vitrail.training.transfer.begin import begin, keep_features, plan
-from vitrail.version import versions
+from vitrail.version import __version__, versions
 
 
 def create_session(
@@ -28,7 +29,7 @@ def create_session(
 
     Errors: `UsageError`, `DataError`; they leave no folder behind.
     """
-    world.assert_equal_across_ranks({**recipe_keys(recipe), "torch": torch.__version__, "out": str(out)})
+    world.assert_equal_across_ranks({**recipe_keys(recipe), **software(world), "out": str(out)})
     prepared = prepare_run(recipe, world, progress)
     world.assert_equal_across_ranks({"the data set": entries.fingerprint(prepared.dataset.entries)})
     data, name = prepared.recipe.data, prepared.recipe.model.name
@@ -36,8 +37,10 @@ def create_session(
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(path), world, prepared.names)
     open_parts(session, progress)
     begin(session, prepared.origin, progress)
+    keep_micro_batch(session)
     launch = launchers(world)
-    world.on_rank_zero(lambda: create_folder(session, prepared, launch, command or command_line()))
+    start = {"command": command or command_line(), "launch": launch, "request": to_tables(recipe)}
+    world.on_rank_zero(lambda: create_folder(session, prepared, start))
     keep_features(session)
     session.notes += prepared.notes
     return session, prepared
@@ -78,7 +81,22 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, table in to_tables(recipe).items() for key, value in table.items()}
 
 
-def create_folder(session: Session, prepared: PreparedRun, launch: list[str], command: list[str]) -> None:
+def keep_micro_batch(session: Session) -> None:
+    """Fixes the micro-batches of several processes, so that fewer of them, after a machine is lost, take more of the
+    same: neither the memory of a step nor its random numbers change."""
+    recipe = session.recipe
+    if session.world.size > 1 and recipe.runtime.micro_batch is None:
+        runtime = dataclasses.replace(recipe.runtime, micro_batch=session.feed.micro_batch)
+        session.recipe = dataclasses.replace(recipe, runtime=runtime)
+
+
+def software(world: World) -> dict[str, Any]:
+    """What all processes of a run must have the same, beside the recipe."""
+    return {"vitrail": __version__, "torch": torch.__version__, "the kind of device": world.device.type}
+
+
+def create_folder(session: Session, prepared: PreparedRun, start: dict[str, Any]) -> None:
+    """start: how the run was started, for its record."""
     dataset, task = prepared.dataset, session.bundle.task
     about = {
         "format": model.FORMAT,
@@ -89,7 +107,6 @@ def create_folder(session: Session, prepared: PreparedRun, launch: list[str], co
         "lower_is_better": not task.metric.higher_is_better,
         "reasons": list(prepared.reasons),
         "notes": [*dataset.notes, *prepared.notes],
-        "command": command,
         "data": {
             "layout": dataset.layout,
             "parts": {name: len(split) for name, split in dataset.splits.items()},
@@ -101,7 +118,7 @@ def create_folder(session: Session, prepared: PreparedRun, launch: list[str], co
         "weights": session.load_report.lines() if session.load_report else [],
         "origin": dict(session.bundle.origin),
         "processes": session.world.size,
-        "launch": launch,
         "parameters": sum(p.numel() for p in session.bundle.model.parameters()),
+        **start,
     }
     session.folder.create(session.recipe, about, dataset.entries)

@@ -89,9 +89,10 @@ def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bo
     """The batch size per process and the micro-batch size. Errors: `UsageError` where it is not divisible."""
     if batch % processes:
         near = [b for b in (batch // processes * processes, -(-batch // processes) * processes) if b]
+        fewer = max(n for n in range(1, processes) if batch % n == 0)
         raise UsageError(
             f"batch size {batch} is not divisible by {processes} processes",
-            f"--batch-size {' or '.join(map(str, near))}",
+            f"start {fewer} processes; or a new run with --batch-size {' or '.join(map(str, near))}",
         )
     per_process = batch // processes
     size = min(micro_batch or per_process, per_process)

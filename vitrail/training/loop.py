@@ -25,7 +25,7 @@ def run_training(session: Session) -> Iterator[Event]:
     where another process works in the directory; `Interrupted` after a signal (saved first).
     """
     state, runtime, world = session.state, session.recipe.runtime, session.world
-    world.set_timeout(runtime.timeout)
+    world.set_timeout(runtime.timeout, session.folder.flight)
     lost = world.explain_loss(f"go on with: vitrail train --resume {session.folder.path}")
     lock, death = hold_lock(session.folder.path, world), raise_on_worker_death()
     with StopSignal() as stop, lost, lock, RunLog(session) as log, death:

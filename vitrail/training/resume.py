@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import torch
-
 from vitrail.assembly.checks import check_keep, check_keys, check_newest_checkpoint
 from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
@@ -16,7 +14,7 @@ from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
 from vitrail.training.build import build_session
-from vitrail.training.create import open_parts, recipe_keys
+from vitrail.training.create import open_parts, recipe_keys, software
 from vitrail.training.session import Session
 from vitrail.training.transfer.begin import begin_again, go_on
 from vitrail.validation import as_path
@@ -32,7 +30,7 @@ def resume_session(
     """
     before = folder.recipe()
     after = merge_settings(before, given, allowed)
-    world.assert_equal_across_ranks({**recipe_keys(after), "torch": torch.__version__})
+    world.assert_equal_across_ranks({**recipe_keys(after), **software(world)})
     world.on_rank_zero(folder.check_writable)
     with hold_lock(folder.path, world):
         return open_session(folder, before, after, world)

@@ -17,11 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from vitrail.errors import RunError, VitrailError
+from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import from_json, to_json
 
 BEAT = 1.0  # seconds between two signs of life
@@ -67,6 +70,8 @@ class Peers:
         self.answered = time.monotonic()  # when the store last did
         self.finding = ""
         self.is_writing = False
+        self.records: Path | None = None  # the folder for `keep_record`
+        self.speaks: bool | None = None  # whether this process says why the run ends; None: nobody has asked
         self.closed = threading.Event()
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self.give_signs, self.look_around)]
 
@@ -127,6 +132,28 @@ class Peers:
         """Leaves the reason why this process ends, for the others."""
         with contextlib.suppress(RuntimeError):
             self.meeting.set(f"end/{self.rank}", text[:1000])
+
+    def is_speaker(self) -> bool:
+        """Whether this process is to say why the run ends: the first that asks, so that it is said once."""
+        if self.speaks is None:
+            try:
+                self.speaks = int(self.meeting.add("speakers", 1)) == 1
+            except RuntimeError:  # the store is gone, and with it the process that could have said it
+                self.speaks = True
+        return self.speaks
+
+    def keep_record(self) -> str:
+        """Writes the last collectives of this process, as torch's flight recorder has them. Returns where, in words."""
+        if self.records is None:
+            return ""
+        known = vars(torch._C._distributed_c10d)
+        dump = known.get("_dump_fr_trace_json") or known.get("_dump_nccl_trace_json")
+        try:
+            self.records.mkdir(exist_ok=True)
+            write_file(self.records / f"process-{self.rank}.json", str(dump()).encode() if dump else b"")
+        except (OSError, RuntimeError, TypeError):
+            return ""
+        return f"; the last collectives of each process are in {self.records}"
 
     def explain_loss(self) -> str:
         """Why a collective failed: which process is gone, and with what words."""
@@ -211,6 +238,7 @@ class Peers:
     def give_up(self, what: str) -> None:
         """Ends the main thread's collective; where the backend cannot, this process."""
         self.finding = what
+        where = self.keep_record()
         with contextlib.suppress(Exception):
             dist.group.WORLD.abort()  # type: ignore[union-attr]
         self.closed.wait(GRACE)
@@ -219,7 +247,8 @@ class Peers:
         if self.closed.is_set():
             return
         self.say_last_words(what)
-        print_error(RunError(what, "the checkpoints are kept; --runtime.timeout SECONDS waits longer"))
+        if self.is_speaker():
+            print_error(RunError(what, f"the checkpoints are kept; --runtime.timeout SECONDS waits longer{where}"))
         for child in multiprocessing.active_children():  # they read images, and would outlive this process
             child.kill()
         self.wake_stopped()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from vitrail.errors import RunError, UsageError, VitrailError
 
 T = TypeVar("T")
 NEVER = timedelta(days=30)  # collectives need no time-out: see `engine/processes/peers.py`
+FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000"}  # collectives that are kept
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class World:
             if self.peers:
                 self.peers.is_writing = False
 
-    def set_timeout(self, seconds: float) -> None:
-        """Seconds without a sign of life of another process, or past the longest step, after which the run ends."""
+    def set_timeout(self, seconds: float, records: Path | None = None) -> None:
+        """Seconds without a sign of life of another process, or past the longest step, after which the run ends.
+        records: the folder for the last collectives of each process, where it ends so."""
         if self.peers:
             self.peers.limit = seconds
+            self.peers.records = records
 
     def meet(self) -> None:
         """Waits for the others outside of any collective: they may be reading a disk."""
@@ -76,15 +80,18 @@ class World:
             yield
         except VitrailError as error:
             self.peers.say_last_words(error.what)
-            raise
-        except RuntimeError as error:
-            if is_lost_connection(error):
-                raise RunError(f"{self.peers.explain_loss()} (this is process {self.rank})", fix) from None
-            self.peers.say_last_words(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            error.is_repeated = not self.peers.is_speaker()
             raise
         except Exception as error:
-            self.peers.say_last_words(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-            raise
+            if isinstance(error, RuntimeError) and is_lost_connection(error):
+                failure: VitrailError = RunError(f"{self.peers.explain_loss()} (this is process {self.rank})", fix)
+            else:
+                failure = RunError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", fix)
+                self.peers.say_last_words(failure.what)
+                if self.peers.is_speaker():
+                    raise
+            failure.is_repeated = not self.peers.is_speaker()
+            raise failure from None
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -159,9 +166,12 @@ class World:
 
 def join(device: str = "auto", timeout_s: float = 60) -> World:
     """This process among those that torchrun started, or alone. Call `leave` at the end. `timeout_s`: see
-    `World.set_timeout`."""
+    `World.set_timeout`. Errors: `UsageError` where there are fewer GPUs than processes; `RunError`."""
     rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    chosen = best_device(local) if device == "auto" else named_device(device)
+    own = device == "auto" or (device == "cuda" and torch.cuda.is_available())
+    chosen = best_device(local) if own else named_device(device)
+    if size > 1:
+        check_gpus(chosen, device, int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.deterministic = True  # the same run gives the same weights
@@ -170,6 +180,8 @@ def join(device: str = "auto", timeout_s: float = 60) -> World:
     store: Any = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=START_S)))[0]
     # a store may outlive its processes, when torchrun starts them again
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    for name, value in FLIGHT_RECORDER.items():
+        os.environ.setdefault(name, value)
     peers = Peers(store, rank, size, timeout_s)
     peers.start()
     backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -185,6 +197,17 @@ def leave(world: World) -> None:
         if world.peers:
             world.peers.close()
         dist.destroy_process_group()
+
+
+def check_gpus(chosen: torch.device, asked: str, processes: int) -> None:
+    """Errors: `UsageError` where processes of this machine would have to share a GPU, which their library cannot."""
+    there = torch.cuda.device_count() if chosen.type == "cuda" else processes
+    if asked.startswith("cuda:"):
+        there = 1
+    if processes > there:
+        what = f"there are {processes} processes on this machine, and {there} GPU{'s'[: there != 1]} for them"
+        fix = f"start {there} on each machine (--gpus {there}, or torchrun --nproc-per-node {there}); or --device cpu"
+        raise UsageError(what, fix)
 
 
 def best_device(local: int = 0) -> torch.device:
