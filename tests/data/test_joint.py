@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vitrail.data.annotations.boxes import box_area
 from vitrail.data.dataset import IGNORE, ArrayReader, Boxes, Split
 from vitrail.data.sampling import Keys
+from vitrail.data.transforms.color import jitter_colors
 from vitrail.data.transforms.joint import JointTransform, collate_boxes
 from vitrail.data.transforms.preprocess import Preprocess, window_starts
 
@@ -155,3 +156,22 @@ def test_windows_cover_everything(length, window):
     assert covered.all()
     assert (len(found) == 1) == (length <= window)
     assert all(b - a <= window * 2 / 3 + 1 for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("is_interleaved", [False, True])
+def test_colours_are_those_of_torchvision(channels, is_interleaved):
+    from torchvision.transforms import v2
+
+    theirs = v2.ColorJitter(0.3, 0.3, 0.3)
+    for seed in range(6):
+        image = torch.randint(60, 140, (channels, 9, 7), dtype=torch.uint8)  # nothing is clipped in between
+        if is_interleaved:
+            image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        torch.manual_seed(seed)
+        expected = theirs(image.contiguous())
+        torch.manual_seed(seed)
+        found = jitter_colors(image, 0.3)
+        assert found.dtype == torch.uint8
+        assert (found.int() - expected.int()).abs().max() <= 3  # which cuts off fractions after each of the three
+    assert len(jitter_colors(torch.zeros(4, 5, 6, dtype=torch.uint8), 2.0)) == 4

@@ -78,6 +78,19 @@ def test_objects_are_measured_without_crowds():
     assert measure_objects(Split(["a"], np.zeros(1, np.int64), None)) == ObjectFacts()
 
 
+def test_of_many_images_some_are_measured():
+    read = []
+
+    def annotation(index):
+        read.append(index)
+        edges = np.array([[0, 0, 8, 8]] * (1 + index % 2), np.float32)
+        return Boxes(edges, np.zeros(len(edges), np.int64), np.zeros(len(edges), bool))
+
+    found = measure_objects(Split([""] * 2501, np.zeros(2501, np.int64), None, annotation))
+    assert len(read) <= 1001
+    assert (found.total, found.side) == (pytest.approx(3751, rel=0.01), 8)
+
+
 def recipe(keys, **changes):
     made = Recipe(
         model=Choice("resnet/18", {"width": 8, "depths": [1, 1, 1, 1]}), data=DataConfig("", SHAPES),

@@ -15,6 +15,7 @@ from vitrail.data.annotations.boxes import crop_boxes
 from vitrail.data.dataset import IGNORE, AnnotationKind, Boxes, Split
 from vitrail.data.sampling import Keys, derive_seed
 from vitrail.data.transforms.base import Transform
+from vitrail.data.transforms.color import jitter_colors
 from vitrail.data.transforms.preprocess import Preprocess, ResizeMode, normalize, pad_image, to_tensor
 from vitrail.data.transforms.resize import resize_image
 from vitrail.types import DetectionTargets
@@ -96,9 +97,7 @@ class JointTransform(Transform):
         for _ in range(quarters):
             part, cropped, area = part.rot90(1, (1, 2)), turn_annotation(cropped, area), area[::-1]
         if self.color_jitter:  # before padding, whose colour stays
-            from torchvision.transforms import v2
-
-            part = v2.ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter)(part.contiguous())
+            part = jitter_colors(part, self.color_jitter)
         padded = pad_image(part, pre.size, pre.padding_color)
         return AnnotatedSample(padded, pad_annotation(cropped, pre.size), area)
 
