@@ -108,16 +108,20 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
     wait_for(tmp_path / "run" / "log.jsonl", launcher)
     started = workers(launcher)
     launcher.kill()
+    launcher.wait()
     until = time.monotonic() + 4 + 10
     while any(map(is_alive, started)):
         assert time.monotonic() < until
         time.sleep(0.1)
+    said = " ".join(launcher.communicate()[1].split())
+    assert "the store of the launcher has not answered for 4 s" in said or "connection" in said
+    assert lines(said) == 1, said
 
 
 def test_what_one_process_finds_wrong_with_its_data_is_said_once(tmp_path):
     data = tiny.images(tmp_path / "photos")
     (data / "ant" / "000.png").write_bytes(b"no image")
-    launcher = start(tmp_path, *command(data, "run", 30))
+    launcher = start(tmp_path, *command(data, "run", 30, "--data.on-error", "fail"))
     said = end(launcher, 3)
     assert lines(said) == 1, said
     assert "000.png" in said

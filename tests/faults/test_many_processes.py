@@ -59,8 +59,8 @@ def launch(folder):
     for job in (ranks.one_gradient, ranks.judgements):
         job(folder, tiny.ALONE)
     ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
-    jobs = ["gradient", "run:first", "run:finished", "still:still", "judge", "nan", "denoise:made", "denoise:again"]
-    jobs += ["wait", "half:half", "other-half:half", "half:half-1", "half:half-4"]
+    jobs = ["gradient", "run:first", "run:finished", "still:still", "judge", "nan", "denoise:made"]
+    jobs += ["wait", "half:half", "other-half:half"]
     start(folder, *jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
 
 
@@ -95,6 +95,11 @@ def test_denoisers_learn_keep_their_images_and_are_judged_once(folder):
     kept = folder / "made" / "evaluation"
     assert sorted(p.name for p in (kept / "snapshots").iterdir()) == [f"step-{step:08d}.png" for step in (1, 2, 4)]
     assert (kept / "copying-pixels.json").is_file()
+
+
+@pytest.mark.slow
+def test_denoisers_make_the_same_images_again(folder):
+    start(folder, "denoise:again")
     for file in ("model.safetensors", "evaluation/samples.png", "evaluation/snapshots/step-00000004.png"):
         assert tiny.digest(folder / "made" / file) == tiny.digest(folder / "again" / file)
 
@@ -163,8 +168,8 @@ def test_a_run_of_two_processes_goes_on_with_four(folder):
 
 
 def test_no_process_waits_inside_a_collective_for_the_disk_of_another(folder):
-    """The disk of process 0, and then that of process 1, takes longer than a process may be silent."""
+    """The disk of process 0, and then that of process 1, takes its time. (That a busy process may be so for hours:
+    test_lost_processes.py.)"""
     for rank in (0, 1):
         said = json.loads((folder / f"waited-{rank}.json").read_text())
-        assert said["found"] == "read"
-        assert said["entered"] > 2.5, "the collective was entered when the disk had been read"
+        assert said == {"found": "read", "broadcast_object_list": True, "all_gather_object": True}

@@ -58,7 +58,6 @@ def overview(verb: Verb[Any]) -> list[str]:
     usage = " ".join([f"usage: {verb.prog}", *(o.positional for o in arguments), "[OPTIONS]"])
     lines = [
         usage,
-        "",
         *textwrap.wrap(summary, width()),
         "",
         *format_rows(flag_rows(verb, arguments, own), FLAG_COLUMN),
