@@ -12,7 +12,8 @@ alike: every image lies decoded in memory, the whole training part is trained on
 last weights are evaluated on the official test part. What a run of one step uses (imports, reading the set, the test,
 the report) is start-up and not counted, everything else is. Steps are fixed before the first run of a set: by what a
 step took in `--rounds` short runs, so no clock ends a run and each schedule ends at its budget; what a run really used
-stands in its row. Finished runs are kept in `--runs` and not repeated; `--again ours` repeats those of a rival.
+stands in its row. Finished runs are kept in `--runs` and not repeated; `--again ours` repeats those of a rival, and
+`--tolerance 0.15` those off their budget by more than that, with steps by what a step took there.
 `--yolo-python` is a Python that has ultralytics beside torch and numpy; without it yolo11n-cls is left out.
 """
 
@@ -101,6 +102,10 @@ class Race:
             print(f"{data} {rival}: start {start:.1f} s, step {1e3 * step:.2f} ms", flush=True)
             self.save()
 
+    def is_off(self, cell: Cell) -> bool:
+        """Whether the run of a cell used more or less than its budget by more than `--tolerance`."""
+        return abs(self.rows[cell.key]["seconds"] / cell.budget - 1) > self.given.tolerance
+
     def run(self, cell: Cell, steps: int) -> dict[str, Any]:
         """One run of so many steps: what is right of how many test images, and the processor seconds of all of it."""
         if cell.rival == "ours":
@@ -127,12 +132,15 @@ class Race:
         return {"whole_s": seconds, "right": right, "images": found["count"], "parameters": size, "settings": what}
 
     def race(self, cells: list[Cell]) -> list[Cell]:
-        """Runs what is missing, and writes the page after each. Returns the cells that were run."""
-        missing = [cell for cell in cells if cell.key not in self.rows]
+        """Runs what is missing or used another time than its budget, and writes the page after each. Returns the cells
+        that were run."""
+        missing = [cell for cell in cells if cell.key not in self.rows or self.is_off(cell)]
         for cell in missing:
             self.calibrate(cell.data, [rival for rival in RIVALS if rival in {c.rival for c in missing}])
             known = self.steps[f"{cell.data}/{cell.rival}"]
-            steps = max(1, round(cell.budget / known["step_s"]))
+            before = self.rows.get(cell.key)
+            step = before["seconds"] / before["steps"] if before else known["step_s"]
+            steps = max(1, round(cell.budget / step))
             row = self.run(cell, steps)
             row |= {"steps": steps, "seconds": row["whole_s"] - known["start_s"]}
             self.rows[cell.key] = row
@@ -283,6 +291,7 @@ def main(words: list[str] | None = None) -> None:
     asked.add_argument("--ours", default="", help="more words for `vitrail train`, to try what is not a default")
     asked.add_argument("--rounds", type=int, default=3, help="of the calibration")
     asked.add_argument("--probe", type=float, default=1.0, help="length of the calibration's runs")
+    asked.add_argument("--tolerance", type=float, default=float("inf"), help="run again what is off by more, as 0.15")
     asked.add_argument("--yolo-python", default="")
     asked.add_argument("--write", action="store_true", help="only write the page from the runs that are there")
     given = asked.parse_args(words)

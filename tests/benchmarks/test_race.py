@@ -3,6 +3,7 @@ run are named. Who is first is for the benchmark itself to say."""
 
 import contextlib
 import io
+import re
 
 import numpy as np
 import pytest
@@ -63,6 +64,12 @@ def test_a_table_goes_on_where_it_stopped(folder, tmp_path, launched):
     assert len(commands) == 6, "the other seed, its row of history, and nothing twice"
     race.main([*words, "--only", "linear", "--seeds", "0", "--again", "linear"])
     assert len(commands) == 10, "calibrated and run anew"
+    kept = tmp_path / "runs" / "race.json"
+    kept.write_text(re.sub(r'("seconds": )[\d.]+', r"\g<1>60.0", kept.read_text()))
+    race.main([*words, "--only", "linear", "--seeds", "0", "--tolerance", "0.5"])
+    assert len(commands) == 10, "a third more than the budget was allowed"
+    race.main([*words, "--only", "linear", "--seeds", "0", "--tolerance", "0.15"])
+    assert commands[-2][commands[-2].index("--steps") + 1] == "112", "what took 60 s in 150 steps gets 45 s"
 
 
 def test_ours_runs_and_what_was_not_run_is_named(folder, tmp_path, launched, monkeypatch):
