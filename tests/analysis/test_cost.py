@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quick import every_third
+from quick import every_third, spread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vitrail
@@ -67,7 +67,7 @@ def test_a_backbone_alone_can_be_counted():
     assert set(counted.by_part) == {"patch_embed", "blocks"}
 
 
-@pytest.mark.parametrize("family", every_third(catalog.list_modules("models")))
+@pytest.mark.parametrize("family", spread(catalog.list_modules("models"), 4))
 def test_parts_add_up_to_what_torch_counts(family):
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -155,7 +155,7 @@ LARGE = [(smallest(family), {}) for family in catalog.list_modules("models")] + 
 ]
 
 
-@pytest.mark.parametrize(("name", "keys"), every_third(LARGE))
+@pytest.mark.parametrize(("name", "keys"), spread(LARGE, 5))
 def test_a_large_image_takes_no_memory(name, keys):
     """No mask, table of places or window is made for real, neither with the model nor when it runs."""
     with NothingReal():

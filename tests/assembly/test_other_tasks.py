@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from quick import spread
 
 from vitrail.assembly import pretrained
 from vitrail.assembly.model import assemble_model
@@ -47,7 +48,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after", "classes"), PAIRS)
+@pytest.mark.parametrize(("before", "after", "classes"), spread(PAIRS, 4))
 def test_every_task_begins_with_the_weights_of_every_other(before, after, classes, saved):
     family, folders = saved
     made, start = bundle(family, after, classes), InitConfig(str(folders[before]))

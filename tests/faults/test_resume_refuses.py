@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import tiny
+from quick import spread
 
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.cli.main import main
@@ -78,7 +79,7 @@ def test_another_model_or_data_set_is_refused(run, tmp_path, capsys):
         assert words[1].rpartition("/")[2] in said
 
 
-@pytest.mark.parametrize("key", FREE)
+@pytest.mark.parametrize("key", spread(FREE, 3))
 def test_a_setting_of_the_machine_is_taken(key, run):
     """The run did not say what it costs: time and memory are the machine's affair."""
     running = tiny.again(run, [("runtime", {key: FREE[key]})])
@@ -88,7 +89,9 @@ def test_a_setting_of_the_machine_is_taken(key, run):
     assert tiny.finish(running)[-1].kind == "done"
 
 
-@pytest.mark.parametrize("key", ["workers", "grad_checkpoint", "log_every", "save_every", "keep_checkpoints"])
+@pytest.mark.parametrize(
+    "key", spread(["workers", "log_every", "grad_checkpoint", "keep_checkpoints", "save_every"], 3)
+)
 def test_a_setting_of_the_machine_leaves_the_result_as_it_is(key, run, plain):
     tiny.finish(tiny.again(run, [("runtime", {key: FREE[key]})]))
     assert tiny.digest(run / "model.safetensors") == tiny.digest(plain / "model.safetensors")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import SHAPE, VIT_HF, clip_timm, count, relative_error, siglip_timm, stir, vit_gap_timm, vit_relpos
+from quick import every_third
 
 import vitrail
 from vitrail.analysis.rollout import relevance, rollout
@@ -197,12 +198,12 @@ def test_gradients_equal_timms(make):
         assert relative_error(mine, other) < 1e-5
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
+@pytest.mark.parametrize(("ours", "theirs"), every_third([
     ("clip/base", "vit_base_patch16_clip_224"), ("clip/base_32", "vit_base_patch32_clip_quickgelu_224"),
     ("clip/large_336", "vit_large_patch14_clip_336"), ("siglip/base_32_256", "vit_base_patch32_siglip_256"),
     ("siglip/large_384", "vit_large_patch16_siglip_384"), ("siglip/so400m", "vit_so400m_patch14_siglip_224"),
     ("siglip/so400m_378", "vit_so400m_patch14_siglip_384"), ("siglip/so400m_16_512", "vit_so400m_patch16_siglip_512"),
-])  # fmt: skip
+]))  # fmt: skip
 def test_parameter_counts_are_timms(ours, theirs):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):

