@@ -158,7 +158,8 @@ class RuntimeConfig:
 
     micro_batch: Positive | None = None  # images at a time in each process; gradients are accumulated to the batch size
     workers: Workers | None = None  # processes that read images; None: none for data in memory
-    grad_checkpoint: bool = False  # recompute activations in the backward pass to save memory
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"  # of several processes; auto: by memory
+    grad_checkpoint: bool | Literal["none", "selective", "full"] = False  # recompute activations; true: all of them
     cache_images: bool = False  # keep decoded images in memory
     cache_features: bool | None = None  # frozen backbone: train on features computed once; None: if nothing is random
     latents_dir: str = ""  # folder of the cached latents; empty: latents/ beside the run
@@ -166,6 +167,7 @@ class RuntimeConfig:
     log_every: Positive = 10
     save_every: Positive = 200
     keep_checkpoints: int = 2  # at least 2
+    async_checkpoint: bool = False  # write checkpoints while training goes on, from a copy of the state in memory
     tensorboard: bool = False  # logs for TensorBoard in the folder of the run
     wandb: bool = False  # Weights & Biases; offline unless WANDB_MODE is online
     mlflow: bool = False  # MLflow; in mlflow.db unless MLFLOW_TRACKING_URI is set
@@ -193,8 +195,7 @@ DEFAULTS: dict[str, Any] = {  # the values of None
     "crop_ratio": 0.875, "interpolation": "bilinear", "background": (255, 255, 255),
 }  # fmt: skip
 SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
-CHOICES = ("model", "data", "task")
-FREE_SECTIONS = ("runtime", "eval")
+CHOICES, FREE_SECTIONS = ("model", "data", "task"), ("runtime", "eval")
 
 
 def with_defaults(part: T) -> T:

@@ -10,7 +10,6 @@ from vitrail.data.dataset import Dataset
 from vitrail.engine import checkpoint
 from vitrail.errors import CheckpointError, UsageError, choose
 from vitrail.recipe import CHOICES, SECTIONS, Recipe
-from vitrail.storage.tensors import read_header
 
 
 def check_keep(recipe: Recipe) -> None:
@@ -135,7 +134,7 @@ def check_newest_checkpoint(folder: RunFolder, recipe: Recipe) -> None:
     `CheckpointError`."""
     for path in checkpoint.list_checkpoints(folder.checkpoints):
         try:
-            header = read_header(path / "model.safetensors")
+            tensors = checkpoint.stored_model(path)
         except CheckpointError:
             continue  # a damaged one is skipped, with its reason, when it is loaded
-        return restore.check_fits(describe_run(folder, recipe), header.tensors, path)
+        return restore.check_fits(describe_run(folder, recipe), tensors, path)

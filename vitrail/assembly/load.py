@@ -21,6 +21,7 @@ from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Recipe
+from vitrail.storage.atomic import MANIFEST
 from vitrail.storage.hashing import hash_file
 from vitrail.storage.printable import shell_word
 from vitrail.storage.tensors import read_about, read_header
@@ -63,6 +64,8 @@ def hash_weights(path: Path) -> str:
     """The SHA-256 of the weights in a file, a model folder or a checkpoint. Errors: `CheckpointError`."""
     name = "ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors"
     file = path if path.is_file() else path / name
+    if path.is_dir() and not file.is_file() and (path / MANIFEST).is_file():  # in pieces: it has the hash of each
+        file = path / MANIFEST
     try:
         return hash_file(file)
     except OSError as error:

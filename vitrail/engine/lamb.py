@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitrail.engine.processes.tensors import local_part, norms
+
 
 class Lamb(torch.optim.Optimizer):
     """Every parameter counts its own steps, so that the bias correction of one that is unfrozen later starts at its
@@ -40,10 +42,11 @@ class Lamb(torch.optim.Optimizer):
 
 
 def update(weights: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
-    """Updates `weights`, all of one group, by their gradients, without synchronising the device."""
+    """Updates `weights`, all of one group, by their gradients, without synchronising the device. Of divided weights
+    each process updates its part; only the norms are of the whole."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
-    grads = [p.grad for p in weights if p.grad is not None]
-    steps, means, squares = ([s[key] for s in states] for key in ("step", "exp_avg", "exp_avg_sq"))
+    grads = [local_part(p.grad) for p in weights if p.grad is not None]
+    steps, means, squares = ([local_part(s[key]) for s in states] for key in ("step", "exp_avg", "exp_avg_sq"))
     torch._foreach_add_(steps, 1)
     torch._foreach_lerp_(means, grads, 1 - beta1)
     torch._foreach_mul_(squares, beta2)
@@ -53,10 +56,11 @@ def update(weights: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
     torch._foreach_add_(roots, group["eps"])
     moves: Any = torch._foreach_div(means, corrections(beta1, steps))
     torch._foreach_div_(moves, roots)
+    own = [local_part(p.detach()) for p in weights]
     if decay:
-        torch._foreach_add_(moves, weights, alpha=decay)
-        torch._foreach_mul_(moves, trust(weights, moves))
-    torch._foreach_add_(weights, moves, alpha=-group["lr"])
+        torch._foreach_add_(moves, own, alpha=decay)
+        torch._foreach_mul_(moves, trust(own, moves, weights[0]))
+    torch._foreach_add_(own, moves, alpha=-group["lr"])
 
 
 def corrections(beta: float, steps: list[Tensor]) -> list[Tensor]:
@@ -67,7 +71,8 @@ def corrections(beta: float, steps: list[Tensor]) -> list[Tensor]:
     return list(powers)
 
 
-def trust(weights: Sequence[Tensor], moves: Sequence[Tensor]) -> list[Tensor]:
-    """|weights| / |move| of each; 1 where either is zero."""
-    pairs = zip(torch._foreach_norm(list(weights)), torch._foreach_norm(list(moves)), strict=True)
+def trust(weights: Sequence[Tensor], moves: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    """|weights| / |move| of each; 1 where either is zero. like: a weight, divided among processes as all are."""
+    each = norms([*weights, *moves], like)
+    pairs = zip(each[: len(weights)], each[len(weights) :], strict=True)
     return [torch.where((w > 0) & (m > 0), w / m, 1.0) for w, m in pairs]

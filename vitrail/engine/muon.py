@@ -4,6 +4,7 @@ A weight is a matrix [out, everything else], so the taps of a convolution count 
 orthogonalised by five Newton-Schulz iterations of degree five, and the step is scaled to the size of AdamW's, 0.2
 sqrt(the longer side) (Liu et al. 2025, arxiv.org/abs/2502.16982), so that one learning rate fits both. Matrices of one
 shape are orthogonalised together: a small model has many, and each product of its own would cost more than it computes.
+Of weights that are divided among processes the momentum is gathered, and each process takes its part of the result.
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from vitrail.engine.processes.tensors import divide, local_part, whole_tensor
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5 brings singular values to 0.7 to 1.2 in five iterations
 ITERATIONS = 5
@@ -32,19 +35,20 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    sides = len(p), p[0].numel()
+                    sides = matrix_sides(p)
                     alike.setdefault((min(sides), max(sides)), []).append(p)
             for weights in alike.values():
                 self.update(weights, group)
 
     def update(self, weights: Sequence[Tensor], group: dict[str, Any]) -> None:
         """Updates weights whose matrices have the same sides, either way round."""
-        wide = [self.direction(p, group["momentum"]).flatten(1) for p in weights]
+        wide = [whole_tensor(self.direction(p, group["momentum"])).flatten(1) for p in weights]
         wide = [m.mT if len(m) > m.shape[1] else m for m in wide]
         size = group["lr"] * RMS * math.sqrt(wide[0].shape[1])
         for p, move in zip(weights, orthogonalise(torch.stack(wide)), strict=True):
-            matrix = move.mT if len(p) > p[0].numel() else move
-            p.mul_(1 - group["lr"] * group["weight_decay"]).add_(matrix.reshape(p.shape), alpha=-size)
+            rows, columns = matrix_sides(p)
+            matrix = local_part(divide((move.mT if rows > columns else move).reshape(p.shape), p))
+            local_part(p.detach()).mul_(1 - group["lr"] * group["weight_decay"]).add_(matrix, alpha=-size)
 
     def direction(self, p: Tensor, momentum: float) -> Tensor:
         """Nesterov's momentum of a weight, with this gradient in it."""
@@ -56,6 +60,11 @@ class Muon(torch.optim.Optimizer):
         buffer.lerp_(p.grad, 1 - momentum)
         moved: Tensor = p.grad.lerp(buffer, momentum)
         return moved
+
+
+def matrix_sides(p: Tensor) -> tuple[int, int]:
+    """Rows and columns of a weight as a matrix."""
+    return p.shape[0], p.numel() // p.shape[0]
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

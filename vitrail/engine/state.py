@@ -1,5 +1,6 @@
 """The state of a run: the contents of a checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from vitrail.contracts import Task
 from vitrail.engine.early_stopping import EarlyStoppingState
+from vitrail.engine.processes.sharded import Sharded
+from vitrail.engine.processes.tensors import divide, local_part
 from vitrail.errors import CheckpointError
 from vitrail.validation import EDITED
 
@@ -26,11 +29,32 @@ class State:
     early_stopping: EarlyStoppingState = field(default_factory=EarlyStoppingState)
     ema2: AveragedModel | None = None  # a second average, not used by evaluations
     task: Task | None = None  # whose own tensors are saved too
+    sharded: Sharded | None = None  # how the model is divided among processes, where it is
 
     @property
     def best_model(self) -> nn.Module:
-        """The weights to evaluate and to save: averaged where there is an average."""
+        """The weights to evaluate and to save: averaged where there is an average. Of a divided model they have to be
+        gathered before, see `gather`."""
+        if self.sharded is None:
+            return self.learned_model
+        assert self.sharded.copy is not None, "gather the weights first, on every process"
+        return self.sharded.copy
+
+    @property
+    def learned_model(self) -> nn.Module:
+        """The same as it is divided."""
         return self.model if self.ema is None else self.ema.module
+
+    def gather(self) -> None:
+        """Makes `best_model` that of now, on every process; collective where the model is divided."""
+        if self.sharded is not None:
+            self.sharded.copy = None
+            self.sharded.copy = self.sharded.gather(self.learned_model)
+
+    def release(self) -> None:
+        """Frees what `gather` has made."""
+        if self.sharded is not None:
+            self.sharded.copy = None
 
     @property
     def averages(self) -> dict[str, AveragedModel]:
@@ -57,22 +81,29 @@ class State:
         self.load_strict(self.model, parts["model"])
         for name, average in self.averages.items():
             self.load_strict(average.module, parts.get(name, {}))
+        unflatten_optimizer(self.optimizer, self.model, parts["optimizer"])
+        if self.task:
+            self.task.load_state(parts.get("task", {}))
+        self.load_numbers(numbers)
+
+    def load_numbers(self, numbers: dict[str, Any]) -> None:
+        """What is no tensor. Errors: `CheckpointError`."""
+        for average in self.averages.values():
             average.n_averaged.fill_(numbers["averaged"])
         if self.scaler and numbers["scaler"]:
             try:
                 self.scaler.load_state_dict(numbers["scaler"])
             except (RuntimeError, KeyError) as error:
                 raise CheckpointError(f"the checkpoint has no valid gradient scaler ({error})", EDITED) from None
-        unflatten_optimizer(self.optimizer, self.model, parts["optimizer"])
-        if self.task:
-            self.task.load_state(parts.get("task", {}))
         self.step = int(numbers["step"])
         self.early_stopping = EarlyStoppingState(**numbers.get("early_stopping", {}))
 
     @staticmethod
-    def load_strict(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_strict(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Whole tensors into a model, whole or divided; every process has them."""
+        own = model.state_dict()
         try:
-            model.load_state_dict(tensors)
+            model.load_state_dict({name: divide(t, own[name]) if name in own else t for name, t in tensors.items()})
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()[1:4]]
             raise CheckpointError(
@@ -87,7 +118,7 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def update(ema: Any, current: Any, count: Any) -> None:
         now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(ema, current, 1 - now)
+        torch._foreach_lerp_([local_part(t) for t in ema], [local_part(t) for t in current], 1 - now)
 
     return AveragedModel(model, multi_avg_fn=update)
 
@@ -115,6 +146,8 @@ def unflatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tens
         if value.ndim and value.shape != p.shape:
             what = f"the checkpoint's optimiser has {name} of shape {list(value.shape)}, not {list(p.shape)}"
             raise CheckpointError(what, EDITED)
+        if value.shape != p.shape:
+            optimizer.state[p][key] = value.to(p.device, copy=True)
+            continue
         # fused updates need the Adam moments in the memory format of the weights
-        like = p.detach() if value.shape == p.shape else value
-        optimizer.state[p][key] = torch.empty_like(like, dtype=value.dtype, device=p.device).copy_(value)
+        optimizer.state[p][key] = torch.empty_like(p.detach(), dtype=value.dtype).copy_(divide(value, p))

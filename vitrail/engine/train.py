@@ -18,6 +18,7 @@ from vitrail.engine.memory import is_out_of_memory, release_memory, running_stat
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.parallel import LossModule, sync_gradients, wrap_ddp
+from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
 from vitrail.errors import RunError
@@ -78,13 +79,13 @@ def train_steps(
     """Trains on `batches`, each the micro-batches of one step, beginning with the batch of `state.step`. Errors:
     `NonFiniteError`."""
     unfreeze_due(loop.unfreeze_stages, state.step)
-    loss_of = wrap_ddp(LossModule(loop.model or state.model, task), loop.world)
+    loss_of = loss_module(state, task, loop)
     start = time.perf_counter()
     for micro_batches in batches:
         ready = time.perf_counter()
         if unfreeze_due(loop.unfreeze_stages, state.step):
             del loss_of  # before another is created: each adds hooks to the parameters
-            loss_of = wrap_ddp(LossModule(loop.model or state.model, task), loop.world)
+            loss_of = loss_module(state, task, loop)
         with loop.world.in_step(state.step):
             terms, norm, stop = update_weights(state, loss_of, micro_batches, loop)
         task.after_step(state.model, state.step)
@@ -92,6 +93,13 @@ def train_steps(
         lr = loop.lr_at(state.step - 1)
         yield StepReport(state.step, terms, norm, lr, ready - start, now - start, stop)
         start = time.perf_counter()
+
+
+def loss_module(state: State, task: Task, loop: LoopSettings) -> nn.Module:
+    """The loss for a training step on any number of processes."""
+    if state.sharded is not None:
+        return state.sharded.loss_of
+    return wrap_ddp(LossModule(loop.model or state.model, task), loop.world)
 
 
 def update_weights(
@@ -107,7 +115,7 @@ def update_weights(
     if state.scaler:
         state.scaler.unscale_(state.optimizer)
     trained = [p for p in state.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    norm = whole_tensor(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
     terms, stop = average_terms(terms, loop)
     if what := check_finite(terms, norm, state):
         raise nonfinite_error(what, terms, loss_of, micro_batches, state, loop)
@@ -195,6 +203,8 @@ def nonfinite_error(
 ) -> NonFiniteError:
     """The error of a failed step, with its cause: every input of the step can be recomputed."""
     module = loss_of.module if isinstance(loss_of, DistributedDataParallel) else loss_of
+    if state.sharded is not None and isinstance(module, LossModule):  # one process may find it where others do not look
+        module = LossModule(state.sharded.gather(state.model), module.task)
     batches = [loop.prepare(micro_batch, state.step) for micro_batch in micro_batches]
 
     def again(i: int) -> None:

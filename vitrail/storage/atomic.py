@@ -1,5 +1,6 @@
 """Atomic writes of files and folders: written under a temporary name beside the target, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -54,23 +55,41 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
 
     Errors: `OSError` as the disk gives it (full, read-only); then the disk is as before.
     """
+    temporary = begin_folder(path)
+    try:
+        rows = {name: write_entry(temporary / name, content) for name, content in files.items()}
+        finish_folder(temporary, path, rows)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def begin_folder(path: Path) -> Path:
+    """A new empty folder beside `path`, invisible until `finish_folder` renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     clear_litter(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    rows = {}
-    try:
-        for name, content in files.items():
-            entry = Entry()
-            write_through(temporary / name, entry.count(content))
-            rows[name] = entry.row()
-        write_through(temporary / MANIFEST, format_manifest(rows))
-        sync_folder(temporary)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    return temporary
+
+
+def write_entry(path: Path, content: Content) -> dict[str, int | str]:
+    """Writes a file of such a folder; its row of the manifest."""
+    entry = Entry()
+    write_through(path, entry.count(content))
+    return entry.row()
+
+
+def finish_folder(temporary: Path, path: Path, rows: Mapping[str, Mapping[str, int | str]]) -> None:
+    """Adds the manifest of files that several processes may have written, and gives the folder its name. Errors:
+    `OSError` where a file is not there as its row says."""
+    for name, row in rows.items():
+        if (temporary / name).stat().st_size != row["bytes"]:
+            raise OSError(errno.EIO, f"{name} is not there as it was written")
+    write_through(temporary / MANIFEST, format_manifest(rows))
+    sync_folder(temporary)
+    os.rename(temporary, path)
     sync_folder(path.parent)
 
 

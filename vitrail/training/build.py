@@ -1,6 +1,5 @@
 """Builds a session from a recipe: model, optimiser, data feed and teacher."""
 
-import os
 from typing import Any
 
 import torch
@@ -9,15 +8,15 @@ from vitrail.assembly import model
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.contracts import trunk_of
-from vitrail.data.cache import cache_images
 from vitrail.data.dataset import Dataset
 from vitrail.data.loader import default_workers
-from vitrail.data.splits import evaluation_part
 from vitrail.engine.processes.parallel import recompute
 from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
 from vitrail.training.feed import Feed, batch_shares, build_growth, build_mixing, check_norms, smallest_micro_batch
 from vitrail.training.optimizer import build_state
+from vitrail.training.processes.cached_images import cache_in_memory
+from vitrail.training.processes.division import blank_model, decide_division
 from vitrail.training.session import Session
 from vitrail.training.teacher import build_teacher
 
@@ -33,37 +32,36 @@ def build_session(
     net = bundle.model.to(world.device)
     growth = build_growth(recipe, bundle, world.device)
     blocks: list[Any] = list(trunk_of(net).blocks)
+    p = recipe.train
+    mixing = build_mixing(recipe)
+    per_process, micro_batch = batch_shares(p.batch_size or 1, world.size, recipe.runtime.micro_batch, mixing.is_on)
+    parallel = decide_division(recipe, net, world, per_process)
     state, stages = build_state(recipe, net, bundle.task, world.device)
-    if recipe.runtime.grad_checkpoint:
-        recompute(blocks)
-    if recipe.train.compile:
+    blank = blank_model(net, parallel)
+    recompute(blocks, recipe.runtime.grad_checkpoint)
+    if p.compile and blank is None:
         for block in blocks:
             block.compile()
-    p = recipe.train
-    pre, mixing = model.build_preprocess(recipe.input), build_mixing(recipe)
+    pre = model.build_preprocess(recipe.input)
     task, train = bundle.task, dataset.splits["train"]
     transform = task.transform(recipe, pre)
-    per_process, micro_batch = batch_shares(p.batch_size or 1, world.size, recipe.runtime.micro_batch, mixing.is_on)
     check_norms(net, recipe, smallest_micro_batch(per_process, micro_batch), world.device)
     task.fit_class_weights(torch.from_numpy(train.labels))
     teacher = None if task.teacher is None else build_teacher(recipe, dataset.classes, pre, len(train), world.device)
     feed = Feed(
         transform, p.seed, task, world.device, p.batch_size or 1, per_process, micro_batch, mixing, growth, teacher
     )
-    notes: list[str] = []
+    notes = [f"runtime.parallel = {parallel.name}: {parallel.reason}"] if parallel.reason else []
     if recipe.runtime.cache_images and recipe.input.vae is None:
-        cached, notes = cache_in_memory(dataset, world)
+        cached, more = cache_in_memory(dataset, world)
+        notes += more
     else:
         cached = dataset
     workers = recipe.runtime.workers
     if workers is None:
         workers = default_workers(dataset.splits["train"], transform.works_per_image, world.size)
+    notes = [*dataset.notes, *notes]
     return Session(
-        folder, recipe, cached, bundle, state, feed, world, workers, [*dataset.notes, *notes], unfreeze_stages=stages
-    )
-
-
-def cache_in_memory(dataset: Dataset, world: World) -> tuple[Dataset, list[str]]:
-    """The data set with its training and evaluation images cached in memory, and notes."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))  # set by torchrun: processes on this machine
-    return cache_images(dataset, list(dict.fromkeys(["train", evaluation_part(dataset, final=False)])), local)
+        folder, recipe, cached, bundle, state, feed, world, workers, notes,
+        unfreeze_stages=stages, parallel=parallel, blank=blank,
+    )  # fmt: skip

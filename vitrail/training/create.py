@@ -15,6 +15,7 @@ from vitrail.engine.processes.world import World
 from vitrail.evaluation.generation import frechet
 from vitrail.recipe import Recipe, to_tables
 from vitrail.training.build import build_session
+from vitrail.training.processes.division import divide_session
 from vitrail.training.restart import launchers
 from vitrail.training.session import Session
 from vitrail.training.transfer.begin import begin, keep_features, plan
@@ -42,6 +43,7 @@ def create_session(
     start = {"command": command or command_line(), "launch": launch, "request": to_tables(recipe)}
     world.on_rank_zero(lambda: create_folder(session, prepared, start))
     keep_features(session)
+    divide_session(session)
     session.notes += prepared.notes
     return session, prepared
 

@@ -47,6 +47,7 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
     start = time.perf_counter()
     part = evaluation_part(session.dataset, final)
     split = session.dataset.splits[part]
+    session.state.gather()
     for buffer in session.state.best_model.buffers():  # of batch norms: those of rank 0 are saved, so evaluate them
         session.world.broadcast(buffer)
     bundle, transform, cached = trained_bundle(session), session.evaluation_preprocess, session.features
@@ -131,6 +132,12 @@ class Evaluations:
     def evaluate(self) -> Iterator[Event]:
         """One evaluation, and whether it is the best, the same on every process. Of equally good ones the newest
         counts, which has learned longer; not where patience waits for something better."""
+        try:
+            yield from self.evaluate_now()
+        finally:
+            self.session.state.release()
+
+    def evaluate_now(self) -> Iterator[Event]:
         session, step, stopping = self.session, self.session.state.step, self.early_stopping
         self.newest = evaluate_session(session, self.frechet)
         values = self.newest.values
@@ -225,6 +232,7 @@ def remove_stale(session: Session) -> None:
         return
     needed = {
         session.state.early_stopping.step,
+        *session.saving,
         *(best_step(path) for path in checkpoint.list_checkpoints(session.folder.checkpoints)),
     }
     names = {best_file(session, step).name for step in needed}
@@ -251,11 +259,11 @@ def restore_best(session: Session) -> str:
         return ""
     path = best_file(session, step)
     if session.recipe.train.patience:
-        State.load_strict(session.state.best_model, session.world.on_rank_zero(lambda: load_best(path)))
+        State.load_strict(session.state.learned_model, session.world.on_rank_zero(lambda: load_best(path)))
         return ""
     tensors, failure = session.world.on_rank_zero(lambda: try_best(path))
     if not failure:
-        State.load_strict(session.state.best_model, tensors)
+        State.load_strict(session.state.learned_model, tensors)
     return failure
 
 

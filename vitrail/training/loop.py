@@ -28,8 +28,8 @@ def run_training(session: Session) -> Iterator[Event]:
     world.set_timeout(runtime.timeout, session.folder.flight)
     lost = world.explain_loss(f"go on with: vitrail train --resume {session.folder.path}")
     lock, death = hold_lock(session.folder.path, world), raise_on_worker_death()
-    with StopSignal() as stop, lost, lock, RunLog(session) as log, death:
-        window, saver, samples = MetricsWindow(session), Saver(session), SampleSnapshots(session)
+    with StopSignal() as stop, lost, lock, RunLog(session) as log, death, Saver(session) as saver:
+        window, samples = MetricsWindow(session), SampleSnapshots(session)
         evaluations, settings = Evaluations(session), loop_settings(session, stop)
 
         # A signal may have come between a step and what was due after it: a resumed run does that first.
@@ -57,13 +57,13 @@ def run_training(session: Session) -> Iterator[Event]:
                 if enough and window.reports:
                     yield from log.record(window.close(report))
                 if report.step % runtime.save_every == 0 or last or enough or report.stop:
-                    yield from log.record(saver.save(final=last or enough))
+                    yield from log.record(saver.save(last or enough, wait=report.stop))
                 if report.stop:
                     raise interrupted(session, saver, stop)
                 if enough:
                     break
             if stop.is_requested() and state.step < session.steps and not evaluations.should_stop:
-                yield from log.record(saver.save())  # stopped while it waited for images
+                yield from log.record(saver.save(wait=True))  # stopped while it waited for images
                 raise interrupted(session, saver, stop)
         except NonFiniteError as error:  # the weights are those of before the step; the batch and the finding are kept
             raise explain_divergence(error, session, settings.lr_at(error.step - 1)) from None

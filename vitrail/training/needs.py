@@ -31,6 +31,7 @@ from vitrail.engine.memory import (
     running_statistics,
     usable_memory,
 )
+from vitrail.engine.processes.formulas import checkpointing_of
 from vitrail.engine.processes.parallel import LossModule
 from vitrail.engine.processes.world import World
 from vitrail.errors import DataError
@@ -97,9 +98,10 @@ def estimate_step(session: Session) -> StepMemory | None:
     learning = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
     if not session.unfreeze_stages and not all(p.requires_grad for p in net.parameters()) and blocks:
         each = each * max(1, len(blocks) - min(learning, default=len(blocks))) // len(blocks)
-    if recipe.runtime.grad_checkpoint and blocks:  # the inputs of all blocks, and one block at a time
-        each = each * 2 // len(blocks)
-    return StepMemory(sum(state_bytes(session)), round(KEPT * each)) if each else None
+    if blocks:  # the inputs of all blocks, and one block at a time
+        how = checkpointing_of(recipe.runtime.grad_checkpoint)
+        each = {"none": each, "selective": each // 2, "full": each * 2 // len(blocks)}[how]
+    return StepMemory(sum(state_bytes(session)) // session.parallel.shards, round(KEPT * each)) if each else None
 
 
 def state_bytes(session: Session) -> tuple[int, int]:

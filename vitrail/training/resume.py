@@ -52,14 +52,14 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
     if after.input.vae != before.input.vae:
         world.on_rank_zero(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))
     session.changed = tuple(c for c in changes(before, after) if not is_same_path(c))
-    saved, damaged = world.on_rank_zero(lambda: checkpoint.load_newest(folder.checkpoints))
+    whole = session.parallel.shards == 1
+    saved, damaged = world.on_rank_zero(lambda: checkpoint.load_newest(folder.checkpoints, pieces=whole))
     session.notes = session.notes[len(dataset.notes) :]  # without those of the data set, printed when the run started
     session.notes += [f"skipped: {reason}" for reason in damaged] + [
         f"{c.key}: {c.old} -> {c.new}" for c in session.changed
     ]
     if saved:
-        session.state.load(saved.parts, saved.numbers)
-        go_on(session)
+        go_on(session, saved)
     else:  # it ended before its first checkpoint
         begin_again(session)
     if session.state.step > session.steps:

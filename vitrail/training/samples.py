@@ -49,7 +49,7 @@ class SampleSnapshots:
 
     def write_missed(self) -> Iterator[Event]:
         """The snapshot of the step that a run is resumed from, where a signal came before it."""
-        if self.session.state.step in self.at and not self.file.is_file():
+        if self.session.state.step in self.at and not self.session.world.on_rank_zero(self.file.is_file):
             yield from self.write()
 
     @property
@@ -57,12 +57,14 @@ class SampleSnapshots:
         return self.session.folder.snapshots / f"{checkpoint_name(self.session.state.step)}.png"
 
     def is_due(self, step: int) -> bool:
-        return step in self.at and self.session.world.is_first
+        return step in self.at
 
     def write(self) -> Iterator[Event]:
         """Saves the images; a failure is only reported."""
         session = self.session
+        session.state.gather()
         if not session.world.is_first:
+            session.state.release()
             return
         bundle = ModelBundle(session.state.best_model, session.bundle.task, session.recipe, session.bundle.classes)
         try:
@@ -72,6 +74,7 @@ class SampleSnapshots:
             reason = error.strerror or error
             text = f"the images of step {session.state.step} could not be saved: {reason}; the run continues"
             yield Event("note", session.state.step, {"text": text})
+        session.state.release()
 
 
 def draw_samples(bundle: ModelBundle) -> bytes:

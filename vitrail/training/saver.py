@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator
+from types import TracebackType
 
 from vitrail.assembly.model import describe_bundle
 from vitrail.engine import checkpoint
+from vitrail.engine.processes.tensors import whole_tensor
+from vitrail.engine.processes.writer import CheckpointWriter
 from vitrail.errors import RunError
 from vitrail.storage.atomic import write_file
 from vitrail.storage.tensors import stream
@@ -23,13 +26,15 @@ def newest_checkpoint(session: Session) -> str:
 
 def write_weights(session: Session) -> None:
     """Writes the finished weights, in the process that writes. Errors: `OSError` where the disk refuses."""
+    state, bundle = session.state, session.bundle
+    state.gather()
+    second = {} if state.ema2 is None else {n: whole_tensor(t) for n, t in state.ema2.module.state_dict().items()}
     if not session.world.is_first:
         return
-    state, bundle = session.state, session.bundle
     about = describe_bundle(dataclasses.replace(bundle, model=state.best_model, recipe=session.recipe))
     write_file(session.folder.weights, stream(dict(state.best_model.state_dict()), about))
     if state.ema2 is not None:
-        write_file(session.folder.ema2, stream(dict(state.ema2.module.state_dict()), about))
+        write_file(session.folder.ema2, stream(second, about))
 
 
 def finish_weights(session: Session) -> str:
@@ -47,27 +52,41 @@ class Saver:
     """Writes checkpoints; a disk that refuses costs a message, and the run only when it refuses again and again."""
 
     def __init__(self, session: Session):
+        runtime, folder = session.recipe.runtime, session.folder.checkpoints
         self.session = session
         self.failed = 0
+        self.writer = CheckpointWriter(folder, session.world, runtime.keep_checkpoints, runtime.async_checkpoint)
 
-    def save(self, final: bool = False) -> Iterator[Event]:
-        """`final`: no other save will come."""
-        session, step = self.session, self.session.state.step
-        if not session.world.is_first:
-            return
-        try:
-            with session.world.writing():
-                path = checkpoint.save(
-                    session.folder.checkpoints,
-                    session.state.tensors(),
-                    session.state.numbers(),
-                    session.recipe.runtime.keep_checkpoints,
-                )
-            self.failed = 0
-            remove_stale(session)
-            yield Event("saved", step, {"path": str(path)})
-        except Exception as error:
-            self.failed += 1
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.writer.join()
+
+    def save(self, final: bool = False, wait: bool = False) -> Iterator[Event]:
+        """`final`: no other save will come. wait: return when it is on disk, also where others are written in the
+        background."""
+        self.writer.join()
+        yield from self.report(final=False)
+        self.session.saving = (self.session.state.early_stopping.step,)
+        self.writer.save(self.session.state, final or wait)
+        yield from self.report(final)
+
+    def report(self, final: bool) -> Iterator[Event]:
+        """What became of saves. Errors: `RunError` after too many that failed."""
+        session = self.session
+        for step, path, error in self.writer.finished():
+            session.saving = ()
+            if error is None:
+                self.failed = 0
+                remove_stale(session)
+            else:
+                self.failed += 1
+            if not session.world.is_first:
+                continue
+            if error is None:
+                yield Event("saved", step, {"path": str(path)})
+                continue
             what = f"step {step} could not be saved: {failure_reason(error, session)}"
             if self.failed >= FAILED_SAVES or final:
                 raise RunError(what, f"free some space, then: vitrail train --resume {session.folder.path}") from None

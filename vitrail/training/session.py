@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from vitrail.assembly import model
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import Dataset, Split
@@ -11,6 +13,7 @@ from vitrail.data.transforms.features import FeatureTransform
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.engine.freeze import UnfreezeStage
 from vitrail.engine.precision import Precision
+from vitrail.engine.processes.choice import ONE_PROCESS, ParallelChoice
 from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
 from vitrail.heads.linear import FeatureClassifier
@@ -52,6 +55,9 @@ class Session:
     news: list[str] = field(default_factory=list)  # what happened in a step and is not yet reported
     shown: Dataset | None = None  # the images, where `dataset` has their latents
     features: CachedFeatures | None = None  # where the head alone learns, and nothing random stands before it
+    parallel: ParallelChoice = ONE_PROCESS  # how the model is divided among processes
+    blank: nn.Module | None = None  # the model without its weights, where it is divided
+    saving: tuple[int, ...] = ()  # the steps of the best evaluations in checkpoints that are being written
 
     @property
     def preprocess(self) -> Preprocess:

@@ -36,6 +36,7 @@ FLAGS = (
     Flag("img-size", "H [W]", "height and width in pixels; one number: square", ("input", "size")),
     Flag("seed", "N", "seed of everything random (default: 0)", ("train", "seed")),
     Flag("workers", "N", "processes that load images", ("runtime", "workers")),
+    Flag("parallel", "NAME", "several processes: auto, ddp, fsdp or hsdp", ("runtime", "parallel")),
     Flag("precision", "NAME", "auto, fp32, bf16 or fp16 (default: auto)", ("train", "precision")),
     Flag("device", "NAME", "auto, cpu, cuda, mps or a GPU's number (default: auto)"),
 )

@@ -61,7 +61,7 @@ class Peers:
     longest step without progress, after which the run ends."""
 
     def __init__(self, store: Any, rank: int, size: int, limit: float):
-        self.rank, self.size, self.limit = rank, size, limit
+        self.rank, self.size, self.limit, self.store = rank, size, limit, store
         self.meeting = dist.PrefixStore("vitrail", store)
         self.signs = dist.PrefixStore("vitrail", store.clone())  # its own connection: the other one may be waiting
         self.beat = self.serial = self.step = self.meetings = 0
@@ -127,6 +127,10 @@ class Peers:
                     raise RunError(
                         what, "start all of them with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"
                     ) from None
+
+    def open_store(self, name: str) -> Any:
+        """A connection to the store for a thread, where it is alone with what it keeps under a name."""
+        return dist.PrefixStore(f"vitrail/{name}", self.store.clone())
 
     def say_last_words(self, text: str) -> None:
         """Leaves the reason why this process ends, for the others."""

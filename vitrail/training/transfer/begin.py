@@ -5,8 +5,10 @@ import dataclasses
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.restore import read_origin
+from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.evaluation.features import Progress
 from vitrail.training.needs import estimate_needs, fit_micro_batch
+from vitrail.training.processes.division import divide_session, load_divided
 from vitrail.training.session import Session
 from vitrail.training.transfer.cached_features import cache_features, write_features
 from vitrail.training.transfer.initial_weights import fit_head, load_initial_weights
@@ -30,13 +32,19 @@ def begin_again(session: Session) -> None:
     cache_features(session, is_resumed=True)
     fit_head(session)
     fit_micro_batch(session)
+    divide_session(session)
 
 
-def go_on(session: Session) -> None:
-    """A resumed run with the weights of a checkpoint."""
+def go_on(session: Session, saved: SavedCheckpoint) -> None:
+    """A resumed run with the state of a checkpoint."""
+    if session.parallel.shards == 1:
+        session.state.load(saved.parts, saved.numbers)
     restore_origin(session)
     cache_features(session, is_resumed=True)
     fit_micro_batch(session)
+    divide_session(session)
+    if session.parallel.shards > 1:
+        load_divided(session, saved)
 
 
 def restore_origin(session: Session) -> None:

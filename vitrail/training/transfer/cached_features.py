@@ -83,6 +83,8 @@ def predictor_of(session: Session) -> Predictor:
 def reason_against(session: Session) -> str:
     """Why features cannot stand for images; "" where they can."""
     net, recipe = session.state.model, session.recipe
+    if session.parallel.shards > 1:
+        return "the model is divided among processes"
     if not isinstance(net, Classifier) or not session.bundle.task.takes_features:
         return "the loss of this task needs the images"
     if any(p.requires_grad for p in net.backbone.parameters()) or session.unfreeze_stages:

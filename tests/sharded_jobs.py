@@ -1,0 +1,155 @@
+"""Three training steps of small models of every family with the head of every task, whole in one process or divided
+among several: what each process of test_sharding.py does."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from test_denoisers import small as small_denoiser
+from test_models import SIZES, small
+
+from vitrail.contracts import trunk_of
+from vitrail.data.loader import LoadedBatch
+from vitrail.engine.precision import Precision
+from vitrail.engine.processes import world as worlds
+from vitrail.engine.processes.parallel import LossModule, recompute
+from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
+from vitrail.recipe import OptimConfig, Recipe, TrainConfig
+from vitrail.tasks import classification, detection, diffusion, segmentation
+from vitrail.training.optimizer import build_state
+from vitrail.types import Batch, DetectionTargets
+
+STEPS, IMAGES = 3, 4
+
+
+class Case(NamedTuple):
+    """A model by its family, a task, and what of a recipe matters here."""
+
+    family: str
+    task: str = "classes"
+    optimizer: str = "adamw"
+    ema: float = 0.0
+    precision: str = "fp32"
+    checkpointing: str = "none"
+    freeze: str | int = "none"
+    unfreeze: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        parts = (part for part in self if part not in (0.0, "none", (), "fp32"))
+        return "-".join(str(part[0] if isinstance(part, tuple) else part) for part in parts)
+
+
+def build_task(case: Case):
+    if case.task == "boxes":
+        return detection.build(detection.Config(classes=3, queries=4, width=16, heads=2, decoder=1, hidden=16))
+    if case.task == "cells":
+        return detection.build(detection.Config(classes=3, head="dense", width=16, convs=1))
+    if case.task in ("linear", "upernet", "mask"):
+        width = 0 if case.task in ("linear", "mask") else 16
+        return segmentation.build(segmentation.Config(classes=3, head=case.task, width=width))
+    if case.task == "images":
+        return diffusion.build(diffusion.Config(classes=3, objective={"dit": "gaussian", "jit": "flow"}[case.family]))
+    return classification.build(classification.Config(classes=3))
+
+
+def build_targets(case: Case, size: tuple[int, int]):
+    if case.task in ("boxes", "cells"):
+        boxes = torch.tensor([[[4.0, 4, 30, 40], [20, 10, 50, 50]], [[8, 8, 40, 20], [0, 0, 0, 0]]] * 2)
+        labels, sizes = torch.tensor([[0, 1], [2, -1]] * 2), torch.tensor([list(size)] * 4)
+        return DetectionTargets(boxes, labels, sizes, torch.full((4,), 1.5))
+    if case.task in ("linear", "upernet", "mask"):
+        return torch.randint(0, 3, (IMAGES, *size))
+    labels = torch.arange(IMAGES) % 3
+    return labels if case.task == "images" else torch.nn.functional.one_hot(labels, 3).float()
+
+
+def part_of(targets, rows: slice):
+    return DetectionTargets(*(t[rows] for t in targets)) if isinstance(targets, tuple) else targets[rows]
+
+
+def train(case: Case, world: worlds.World, shards: int) -> dict:
+    """The losses, gradient norms and whole weights after three steps of a global batch of four images in micro-batches
+    of two: two of one process, or one of each of two."""
+    torch.manual_seed(0)
+    task = build_task(case)
+    net = task.assemble(small_denoiser(case.family) if case.task == "images" else small(case.family))
+    for p in net.parameters():
+        p.data += 0.02 * torch.randn_like(p)  # nothing at zero, so that nothing hides
+    # eps: Adam makes whole steps of gradients that are zero but for rounding
+    moves = {"name": case.optimizer, "eps": 1e-6, "ema_decay": case.ema}
+    optim = OptimConfig(**moves, freeze=case.freeze, unfreeze_steps=case.unfreeze)
+    state, stages = build_state(Recipe(train=TrainConfig(steps=STEPS), optim=optim), net, task, world.device)
+    precision = Precision(case.precision, world.device.type)
+    if shards > 1:
+        from vitrail.engine.processes.sharding import blank_copy, build_mesh, divide_state
+
+        blank = blank_copy(net)
+    recompute(trunk_of(net).blocks, case.checkpointing)
+    if shards > 1:
+        lists = [stage.parameters for stage in stages]
+        divide_state(state, LossModule(net, task), blank, build_mesh(world, shards), precision, lists)
+    size = (16, 16) if case.task == "images" else SIZES.get(case.family, [(64, 64)])[0]
+    torch.manual_seed(1)
+    batches = [Batch(torch.randn(IMAGES, 3, *size), build_targets(case, size)) for _ in range(STEPS)]
+    own = slice(world.rank * IMAGES // world.size, (world.rank + 1) * IMAGES // world.size)
+    firsts = range(own.start, own.stop, 2)
+
+    def prepare(piece, step):
+        rows = slice(piece.first, piece.first + 2)
+        whole = batches[step]
+        return Batch(whole.inputs[rows], part_of(whole.targets, rows))
+
+    pieces = [[MicroBatch(LoadedBatch(b.inputs[f : f + 2], None, None), f) for f in firsts] for b in batches]
+    loop = LoopSettings(lambda step: 1e-3, prepare, 1.0, 0, precision, world, lambda: False, stages)
+    reports = list(train_steps(state, task, pieces, loop))
+    state.gather()
+    model = state.model if state.sharded is None else state.sharded.gather(state.model)
+    return {
+        "losses": torch.stack([torch.stack(list(r.terms.values())).sum() for r in reports]).float(),
+        "norms": torch.stack([r.grad_norm for r in reports]).float(),
+        "weights": {name: t.detach().clone() for name, t in model.state_dict().items()},
+        "best": {name: t.detach().clone() for name, t in state.best_model.state_dict().items()},
+    }
+
+
+CHEAP = [  # every optimizer, task and kind of checkpointing
+    Case("vit", optimizer="muon", ema=0.5),
+    Case("swin", "linear", "lamb"),
+    Case("pvt_v2", "boxes", checkpointing="selective"),
+    Case("dit", "images"),
+    Case("jit", "images", checkpointing="full"),
+    Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
+]
+WITHOUT_BATCH_NORM = [
+    "vit", "deit", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva", "siglip", "samvit",
+]  # fmt: skip
+REST = [
+    *(Case(family) for family in WITHOUT_BATCH_NORM),
+    *(Case("swin", task) for task in ("upernet", "mask", "boxes", "cells")),
+    *(Case(family, "images", "muon", 0.5) for family in ("dit", "jit")),
+]
+
+
+def names(cases: list[Case]) -> list[str]:
+    return [case.name for case in cases]
+
+
+def steps(folder: Path, world: worlds.World, wanted: list[str]) -> None:
+    for case in {case.name: case for case in [*CHEAP, *REST] if case.name in wanted}.values():
+        found = train(case, world, world.size)
+        if world.is_first:
+            torch.save(found, folder / f"{case.name}.pt")
+
+
+def work(words: list[str]) -> int:
+    folder, job, *more = words
+    world = worlds.join("cpu", 60)
+    {"steps": steps}[job](Path(folder), world, more)
+    worlds.leave(world)
+    return 0
+
+
+if __name__ == "__main__":
+    work(sys.argv[1:])
