@@ -1,22 +1,28 @@
 """Three training steps of small models of every family with the head of every task, whole in one process or divided
 among several: what each process of test_sharding.py does."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import tiny
 import torch
 from test_denoisers import small as small_denoiser
 from test_models import SIZES, small
 
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.contracts import trunk_of
 from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes import world as worlds
 from vitrail.engine.processes.parallel import LossModule, recompute
+from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.recipe import OptimConfig, Recipe, TrainConfig
 from vitrail.tasks import classification, detection, diffusion, segmentation
+from vitrail.training import create, loop, resume
 from vitrail.training.optimizer import build_state
 from vitrail.types import Batch, DetectionTargets
 
@@ -117,15 +123,15 @@ def train(case: Case, world: worlds.World, shards: int) -> dict:
 CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("vit", optimizer="muon", ema=0.5),
     Case("swin", "linear", "lamb"),
-    Case("pvt_v2", "boxes", checkpointing="selective"),
-    Case("dit", "images"),
+    Case("dit", "images", checkpointing="selective"),
     Case("jit", "images", checkpointing="full"),
     Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
 ]
 WITHOUT_BATCH_NORM = [
-    "vit", "deit", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva", "siglip", "samvit",
+    "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva", "siglip", "samvit",
 ]  # fmt: skip
 REST = [
+    Case("pvt_v2", "boxes", checkpointing="selective"),
     *(Case(family) for family in WITHOUT_BATCH_NORM),
     *(Case("swin", task) for task in ("upernet", "mask", "boxes", "cells")),
     *(Case(family, "images", "muon", 0.5) for family in ("dit", "jit")),
@@ -136,17 +142,76 @@ def names(cases: list[Case]) -> list[str]:
     return [case.name for case in cases]
 
 
+def count(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """The collectives of one step of a model with two blocks."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    with CommDebugMode() as counted:
+        train(Case("vit"), world, world.size)
+    if world.is_first:
+        numbers = {str(operator).rpartition(".")[2]: n for operator, n in counted.get_comm_counts().items()}
+        (folder / "collectives.json").write_text(json.dumps(numbers))
+
+
 def steps(folder: Path, world: worlds.World, wanted: list[str]) -> None:
-    for case in {case.name: case for case in [*CHEAP, *REST] if case.name in wanted}.values():
+    for case in (case for case in [*CHEAP, *REST] if case.name in wanted):
         found = train(case, world, world.size)
         if world.is_first:
             torch.save(found, folder / f"{case.name}.pt")
 
 
+STILL = {"dropout": 0.0, "drop_path": 0.0}
+
+
+def recipe(folder: Path, **runtime):
+    own = {"micro_batch": 8, "save_every": 2, "parallel": "fsdp", **runtime}
+    plan = {"steps": 6, "eval_every": 3}
+    return tiny.recipe(folder / "tiny.npz", STILL, {"mixup": 0.0, "cutmix": 0.0}, train=plan, runtime=own)
+
+
+def begin(folder: Path, world: worlds.World, name: str, **runtime):
+    return create.create_session(recipe(folder, **runtime), folder / name, world)[0]
+
+
+def runs(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """A divided run; the same saved in the background; and one that ends after its second checkpoint, and goes on."""
+    tiny.npz(folder) if world.is_first else None
+    world.meet()
+    for name, keys in (("whole", {}), ("background", {"async_checkpoint": True})):
+        session = begin(folder, world, name, **keys)
+        for event in loop.run_training(session):
+            assert event.kind != "note", event
+    world.meet()
+    session = begin(folder, world, "half")
+    events = loop.run_training(session)
+    for _ in events:
+        if session.state.step == 5:
+            break
+    events.close()
+    world.meet()
+    if world.is_first:  # for one process alone, and for other numbers of them
+        for copy in ("alone", "ddp", "damaged"):
+            shutil.copytree(folder / "half", folder / copy)
+    resumed = resume.resume_session(RunFolder(folder / "half"), [], [], world)
+    parts = resumed.state.tensors()
+    gathered = {part: {name: whole_tensor(t) for name, t in tensors.items()} for part, tensors in parts.items()}
+    if world.is_first:
+        torch.save(gathered, folder / "loaded.pt")
+    for _ in loop.run_training(resumed):
+        pass
+    given = [("runtime", {"parallel": "ddp"})]
+    resumed = resume.resume_session(RunFolder(folder / "ddp"), given, [], world)
+    assert resumed.state.sharded is None
+    for _ in loop.run_training(resumed):
+        pass
+
+
 def work(words: list[str]) -> int:
-    folder, job, *more = words
+    """words: a folder, jobs, and the names of cases."""
+    folder, jobs = Path(words[0]), {"steps": steps, "runs": runs, "count": count}
     world = worlds.join("cpu", 60)
-    {"steps": steps}[job](Path(folder), world, more)
+    for job in (word for word in words if word in jobs):
+        jobs[job](folder, world, words)
     worlds.leave(world)
     return 0
 

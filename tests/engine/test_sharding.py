@@ -1,7 +1,9 @@
 """Models divided among processes: the same losses and weights as in one process, as few collectives as there can be,
 and checkpoints in pieces that any number of processes reads."""
 
+import json
 import os
+import shutil
 import socket
 import time
 
@@ -10,6 +12,11 @@ import sharded_jobs as jobs
 import tiny
 import torch
 from places import Process
+
+from vitrail.engine import checkpoint
+from vitrail.engine.processes import shards
+from vitrail.errors import CheckpointError
+from vitrail.storage.tensors import unpack
 
 CLOSE = 2e-5
 
@@ -48,7 +55,9 @@ def once(tmp_path_factory, name, work):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return once(tmp_path_factory, "sharded-2", lambda folder: start(folder, ["steps", *jobs.names(jobs.CHEAP)]))
+    return once(
+        tmp_path_factory, "sharded-2", lambda folder: start(folder, ["steps", "count", "runs", *jobs.names(jobs.CHEAP)])
+    )
 
 
 def differences(folder, case):
@@ -65,6 +74,84 @@ def differences(folder, case):
 @pytest.mark.parametrize("case", jobs.CHEAP, ids=lambda case: case.name)
 def test_two_processes_are_as_one(two, case):
     assert max(differences(two, case).values()) <= CLOSE
+
+
+def test_a_step_has_as_few_collectives_as_there_can_be(two):
+    """L blocks: each is gathered for the forward and for the backward pass, the rest once; as many are reduced."""
+    blocks, counted = 2, json.loads((two / "collectives.json").read_text())
+    assert counted["_allgather_base_"] == (2 * blocks + 1) * jobs.STEPS
+    assert counted["_reduce_scatter_base_"] == (blocks + 1) * jobs.STEPS
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for part in one:
+        assert one[part].keys() == other[part].keys()
+        for name in one[part]:
+            assert torch.equal(one[part][name], other[part][name]), (part, name)
+
+
+def parts(folder, run, step):
+    return checkpoint.load(folder / run / "checkpoints" / checkpoint.checkpoint_name(step)).parts
+
+
+def test_a_divided_run_goes_on_to_the_bit(two):
+    equal(parts(two, "whole", 6), parts(two, "half", 6))
+
+
+def test_every_entry_is_loaded_by_two_processes_and_by_one(two):
+    loaded = torch.load(two / "loaded.pt", weights_only=True)
+    equal(loaded, parts(two, "alone", 4))
+    assert all(loaded["optimizer"][name] == 4 for name in loaded["optimizer"] if name.endswith("|step"))
+
+
+def test_what_is_saved_in_the_background_are_the_bytes_of_its_step(two):
+    for step in (4, 6):
+        one, other = (two / run / "checkpoints" / checkpoint.checkpoint_name(step) for run in ("whole", "background"))
+        assert (one / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
+
+
+def test_a_divided_run_goes_on_in_one_process_and_with_whole_copies(two):
+    resumed = tiny.again(two / "alone")
+    assert resumed.state.step == 4
+    tiny.finish(resumed)
+    whole = parts(two, "whole", 6)
+    for run in ("alone", "ddp"):
+        others = parts(two, run, 6)
+        assert max((whole["model"][n] - others["model"][n]).abs().max() for n in whole["model"]) <= CLOSE
+    assert not checkpoint.is_sharded(two / "ddp" / "checkpoints" / "step-00000006")
+
+
+def test_the_finished_weights_are_one_file_of_the_whole_model(two):
+    tensors, about = unpack(two / "whole" / "model.safetensors")
+    assert about["classes"]
+    assert all(tensors[name].shape == t.shape for name, t in parts(two, "whole", 6)["model"].items())
+
+
+@pytest.mark.parametrize("harm", ["missing", "flipped", "cut", "another"])
+def test_the_checkpoint_before_is_used_where_a_piece_is_damaged(two, harm, tmp_path):
+    folder = shutil.copytree(two / "damaged" / "checkpoints", tmp_path / "checkpoints")
+    newest, before = checkpoint.list_checkpoints(folder)[:2]
+    piece = newest / "shard-00002-model-00001-of-00001.safetensors"
+    content = bytearray(piece.read_bytes())
+    if harm == "missing":
+        piece.unlink()
+    elif harm == "another":
+        (newest / "shard-00003-model-00001-of-00001.safetensors").write_bytes(content)
+    else:
+        content[len(content) // 2] ^= 1
+        piece.write_bytes(content[: -4 if harm == "cut" else None])
+    saved, reasons = checkpoint.load_newest(folder, pieces=harm == "flipped")
+    assert saved.path == before
+    assert len(reasons) == 1
+    assert "shard-0000" in reasons[0]
+
+
+def test_pieces_that_do_not_fit_are_refused_whatever_the_manifest_says(two, tmp_path):
+    path = shutil.copytree(two / "damaged" / "checkpoints" / "step-00000004", tmp_path / "step-00000004")
+    (path / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="numbers of"):
+        shards.read_layout(path)
 
 
 @pytest.fixture(scope="module")

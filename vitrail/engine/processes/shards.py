@@ -7,6 +7,7 @@ a dimension comes back as zero from such files, so these are in state.json.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -20,24 +21,25 @@ from vitrail.errors import CheckpointError
 from vitrail.storage.json_text import to_json
 from vitrail.storage.paths import utf8_path
 from vitrail.storage.stream import TYPES, stream_tensors
-from vitrail.storage.tensors import StoredTensor, read_header, refuse_nonfinite, unpack_listed
+from vitrail.storage.tensors import LONGEST_SIDE, StoredTensor, read_header, refuse_nonfinite, unpack_listed
 
 PATTERN, INFO, OFFSETS = "shard-*.safetensors", "DCP_SHARDING_INFO", "saved_offsets"
+SHAPE = "shape"  # beside the offsets: ours; torch would not see that the last piece of a tensor is missing
 ANOTHER = "use another checkpoint"
 Scalars = dict[str, list[Any]]  # by "part/name": dtype and value
 
 
 class Snapshot(NamedTuple):
-    """What one process saves. pieces: of tensors by "part/name"; offsets: where they begin in the whole ones."""
+    """What one process saves. pieces: of tensors by "part/name"; places: where they begin in the whole ones, and the
+    shapes of these."""
 
     pieces: dict[str, Tensor]
-    offsets: dict[str, list[int]]
+    places: dict[str, dict[str, list[int]]]
     scalars: Scalars
 
     def stream(self) -> Iterator[bytes | memoryview]:
         """The bytes of its file."""
-        info = to_json({name: {OFFSETS: offsets} for name, offsets in self.offsets.items()})
-        yield from stream_tensors(self.pieces, {INFO: info, "DCP_VERSION": "1.0", "format": "pt"})
+        yield from stream_tensors(self.pieces, {INFO: to_json(self.places), "DCP_VERSION": "1.0", "format": "pt"})
 
 
 def shard_file(rank: int) -> str:
@@ -46,15 +48,16 @@ def shard_file(rank: int) -> str:
 
 def take_snapshot(parts: Mapping[str, Mapping[str, Tensor]], is_first: bool) -> Snapshot:
     """What this process holds of the tensors of a state; the memory is shared."""
-    pieces, offsets, scalars = {}, {}, {}
+    pieces, places, scalars = {}, {}, {}
     for part, tensors in parts.items():
         for name, tensor in tensors.items():
             own = locate(tensor, is_first)
             if not tensor.ndim:
                 scalars[f"{part}/{name}"] = [str(tensor.dtype).removeprefix("torch."), own.values.item()]
             elif own.is_mine and own.values.numel():
-                pieces[f"{part}/{name}"], offsets[f"{part}/{name}"] = own.values, list(own.offsets)
-    return Snapshot(pieces, offsets, scalars)
+                pieces[f"{part}/{name}"] = own.values
+                places[f"{part}/{name}"] = {OFFSETS: list(own.offsets), SHAPE: list(tensor.shape)}
+    return Snapshot(pieces, places, scalars)
 
 
 def is_sharded(path: Path) -> bool:
@@ -76,11 +79,11 @@ def read_layout(path: Path) -> dict[str, StoredTensor]:
             with utf8_path(file) as plain, safe_open(plain, framework="pt") as opened:
                 info = json.loads((opened.metadata() or {})[INFO])
             for name, stored in header.tensors.items():
-                begin = info[name][OFFSETS]
-                if len(begin) != len(stored.shape) or not all(type(n) is int and n >= 0 for n in begin):
+                begin, whole = info[name][OFFSETS], info[name].get(SHAPE, [0] * len(stored.shape))
+                if not all(type(n) is int and 0 <= n <= LONGEST_SIDE for n in (*begin, *whole)):
                     raise ValueError(f"{name[:80]} has no valid place")
                 end = [a + b for a, b in zip(begin, stored.shape, strict=True)]
-                before = ends.setdefault(name, [0] * len(end))
+                before = ends.setdefault(name, whole)
                 if len(before) != len(end) or kinds.setdefault(name, stored.dtype) != stored.dtype:
                     raise ValueError(f"the pieces of {name[:80]} are not of one tensor")
                 ends[name] = [max(a, b) for a, b in zip(before, end, strict=True)]
@@ -108,7 +111,9 @@ def read_into(path: Path, targets: dict[str, Tensor]) -> None:
     if not targets:
         return
     try:
-        dcp.load(dict(targets), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that no other process is asked, which is meant
+            dcp.load(dict(targets), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
     except (dcp.CheckpointException, RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
         # the first of these is no Exception
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
