@@ -128,7 +128,8 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
 ]
 WITHOUT_BATCH_NORM = [
-    "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva", "siglip", "samvit",
+    "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva",
+    "siglip", "samvit",
 ]  # fmt: skip
 REST = [
     Case("pvt_v2", "boxes", checkpointing="selective"),
