@@ -38,7 +38,7 @@ class CollectiveBytes(TorchDispatchMode):
     """Counts the bytes that come out of all-gathers, and go into reduce-scatters and all-reduces."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gathered = self.scattered = self.reduced = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
