@@ -30,6 +30,7 @@ COMMANDS = {  # name: (module, what it does)
     "push": ("hub.push", "publish the model of a run on the hub"),
     "models": ("models", "list the models, or the settings of one"),
     "cost": ("cost", "parameters, multiply-adds and memory of a model"),
+    "plan": ("cluster.plan", "memory, bytes moved and days of a training on many GPUs"),
     "report": ("report", "write the HTML report of a run"),
     "look": ("look", "show attention maps, and inspect the layers of a model"),
     "compare": ("compare", "compare runs: recipes, metrics, disagreements, cost"),

@@ -1,0 +1,1 @@
+"""What a training on many GPUs will take: by formulas, before anybody reserves them."""
