@@ -35,6 +35,7 @@ class Facts:
     tile: int = 0  # pixels of the tiles that training images were cut into
     is_new_head: bool = False  # whether initial weights are for other classes
     takes_features: bool = False  # whether the task learns from features of a frozen backbone as from images
+    measured: int = 0  # training images that the sizes, mean and std are of; 0: all
     latent_shape: LatentShape | None = None  # of the autoencoder, where the model learns latents
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitrail.data.dataset import ArrayReader, Dataset, Split
-from vitrail.data.survey import images
+from vitrail.data.survey import one_image
 from vitrail.data.survey.advice import advise
 from vitrail.data.survey.assess import assess
 from vitrail.data.survey.images import survey_images
@@ -203,11 +203,11 @@ def test_render_says_what_is_there():
 def test_sums_are_exact(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     pixels[..., 0] = 255
-    means, squares = images._mean_and_square(pixels)
+    means, squares = one_image.mean_and_square(pixels)
     area = shape[1] * shape[2]
     assert (means == pixels.sum((1, 2), dtype=np.uint64) / (area * 255)).all()
     assert (squares == (pixels.astype(np.uint64) ** 2).sum((1, 2)) / (area * 255**2)).all()
     counts = np.stack([np.bincount(pixels[0, ..., c].ravel(), minlength=256) for c in range(shape[3])])
-    mean, square = images._mean_and_square_of_levels(counts)
+    mean, square = one_image.mean_and_square_of_levels(counts)
     assert (mean == means[0]).all()
     assert (square == squares[0]).all()

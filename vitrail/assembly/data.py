@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 import numpy as np
 
 from vitrail import catalog
-from vitrail.assembly import layouts
+from vitrail.assembly import layouts, opened
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.assembly.validation_part import choose_val_fraction, with_val_part
@@ -34,14 +35,23 @@ def open_data(
 ) -> tuple[Dataset, DataConfig]:
     """The data set of a recipe, and the choice with its detected layout and absolute path. annotations: those to learn
     from, of a data set that has several. optional: keys that are used if the layout has them."""
-    path = validate(choice.keys.get("path", ""), str, "data.path")
+    given = path = validate(choice.keys.get("path", ""), str, "data.path")
     if not path and not choice.name:
         raise UsageError("no data was given", "--data mini, or --data FOLDER with one folder of images per class")
     if "\\" in path:  # written on Windows
         path = str(as_path(path))
+    names = names or Names()
+    read = {k: v for k, v in {**(optional or {}), **choice.keys}.items() if k != "path"}
+    key = opened.key_of([os.path.abspath(path), read])
+    indexed = opened.find_indexed(key, choice.name) if as_path(path).is_dir() else None
+    notes: list[str] = []
     with refused_files(path):
-        path, notes = layouts.unwrap(path) if path else (path, [])
-        entry = (names or Names()).find("datasets", choice.name or catalog.detect_layout(path))
+        if indexed is None:
+            path, notes = layouts.unwrap(path) if path else (path, [])
+        else:
+            path = indexed.path
+        layout = indexed.name if indexed else choice.name or catalog.detect_layout(path)
+        entry = names.find("datasets", layout)
     keys = {k: v for k, v in (optional or {}).items() if k in vars(entry.config)} | choice.keys
     if path and as_path(path).exists():
         keys["path"] = as_path(path).absolute().as_posix()
@@ -49,13 +59,15 @@ def open_data(
     if not keys.get("annotation") and annotations in offered:
         keys["annotation"] = annotations
     config = update_config(entry.config, keys, f"data ({entry.name})")
+    data = dataclasses.replace(choice, name=entry.name, keys=keys)
+    if indexed:
+        return indexed.with_notes(bool(choice.name)), data
     with refused_files(path):
         dataset = entry.module.build(config)
-    if not choice.name:
-        dataset = layouts.with_other_layouts(dataset, path, bool(keys.get("follow_links")))
-    notes += portability_notes(one.name for one in dataset.entries)
-    dataset = dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
-    return dataset, dataclasses.replace(choice, name=entry.name, keys=keys)
+        others = [] if choice.name else layouts.note_other_layouts(dataset, path, bool(keys.get("follow_links")))
+    notes += portability_notes([one.name for one in dataset.entries])
+    found = opened.Opened(dataset, entry.name, path, (*notes, *dataset.notes), tuple(others), bool(choice.name))
+    return opened.with_index(found, given, "" if offered else key), data
 
 
 @contextlib.contextmanager
@@ -126,7 +138,7 @@ def open_same_dataset(folder: RunFolder, recipe: Recipe, about: dict[str, Any]) 
                 "start a new run, or restore them",
             )
     else:
-        differences = fingerprint.differences(fingerprint.read_entries(folder.entries), dataset.entries)
+        differences = fingerprint.read_differences(folder.entries, dataset.entries)
         if differences:
             raise DataError(
                 f"the data set changed since the run started: {'; '.join(differences)}"[:400],

@@ -47,7 +47,8 @@ def choose_colors(c: Choices) -> None:
             measured.append(f"input.{key}")
     c.recipe = dataclasses.replace(c.recipe, input=with_defaults(c.recipe.input))
     if measured:
-        c.reasons.append(f"{', '.join(measured)}: measured on the training images")
+        on = f"{f.measured:,} of the" if f.measured else "the"
+        c.reasons.append(f"{', '.join(measured)}: measured on {on} training images")
 
 
 def adapt_channels(values: tuple[float, ...], channels: int) -> list[float]:
@@ -97,14 +98,15 @@ def weights_factor(recipe: Recipe) -> float:
 
 def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: Mapping[str, Any], task: Task) -> Facts:
     """The facts that defaults depend on. keys: those of the data set."""
-    objects = measure_objects(dataset.splits["train"])
+    objects, sample = measure_objects(dataset.splits["train"]), survey.sample
     return Facts(
         count=len(dataset.splits["train"]),
-        size=(survey.sizes.height[1], survey.sizes.width[1]),
-        uniform=survey.sizes.distinct == 1,
+        size=(sample.sizes.height[1], sample.sizes.width[1]),
+        uniform=sample.sizes.distinct == 1,
         channels=dataset.channels,
-        mean=survey.mean,
-        std=survey.std,
+        mean=sample.mean,
+        std=sample.std,
+        measured=sample.images if sample.images < survey.images["train"] else 0,
         is_mirrorable=is_mirrorable(dataset.layout, dataset.classes),
         gpu=device.type == "cuda",
         classes=len(dataset.classes),

@@ -1,6 +1,5 @@
 """Which layout a data set on disk has, where in the folder it begins, and what else it could be."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -46,11 +45,11 @@ def find_only_folder(folder: Path) -> Path | None:
         return None
 
 
-def with_other_layouts(dataset: Dataset, path: str, follow: bool) -> Dataset:
-    """The data set with a note on the other layouts that its folder has, and on what is left out by reading it so."""
+def note_other_layouts(dataset: Dataset, path: str, follow: bool) -> list[str]:
+    """Notes on the other layouts that the folder of a data set has, and on what is left out by reading it so."""
     root = as_path(path)
     if not path or not root.is_dir():
-        return dataset
+        return []
     skipped = (dataset.layout, "imagefolder", *SPECIAL.get(dataset.layout, ()))
     notes = [
         f"the folder fits {dataset.layout} and {other}, and was read as {dataset.layout}; --data.name {other} "
@@ -60,7 +59,7 @@ def with_other_layouts(dataset: Dataset, path: str, follow: bool) -> Dataset:
     ]
     if dataset.layout != "imagefolder":
         notes += note_classes(dataset, root, follow)
-    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+    return notes
 
 
 def note_classes(dataset: Dataset, root: Path, follow: bool) -> list[str]:

@@ -12,10 +12,11 @@ from vitrail.assembly.defaults import fill_recipe, gather_facts, suggest_weights
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
+from vitrail.assembly.surveyed import describe_survey, survey_data
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
 from vitrail.data.dataset import Dataset
-from vitrail.data.survey.assess import assess, broken_annotations
-from vitrail.data.survey.images import Survey, survey_images
+from vitrail.data.survey.assess import assess
+from vitrail.data.survey.images import Survey
 from vitrail.engine.processes.world import World, best_device
 from vitrail.recipe import DataConfig, Recipe
 from vitrail.storage.printable import shell_word
@@ -56,8 +57,8 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
         recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task, is_new)
         reasons += inherited
     recipe, latent_shape = autoencoder.resolve_autoencoder(recipe, task.is_generative)
-    survey = world.on_rank_zero(lambda: survey_images(dataset, progress))
-    broken = world.on_rank_zero(lambda: broken_annotations(dataset, survey))
+    is_whole = recipe.data.fingerprint == "content"
+    survey, broken = world.on_rank_zero(lambda: survey_data(dataset, is_whole, progress))
     listing = f"vitrail check {shell_word(str(data.keys.get('path') or data.name))}"
     rules = recipe.data.on_error, recipe.data.max_errors
     assessment = assess(dataset, survey, broken, *rules, listing, has_weights=origin is not None)
@@ -82,7 +83,7 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
         dataset,
         survey,
         (*reasons, *choices, *precision_reasons, *([hint] if hint else [])),
-        assessment.notes,
+        (*describe_survey(survey), *assessment.notes),
         assessment.left_out,
         origin,
         names,

@@ -46,7 +46,8 @@ ABOUT = {  # the types of the fields of run.json that something depends on, and 
     "origin": dict[str, Any], "request": dict[str, Any],
 }  # fmt: skip
 DATA = {
-    "layout": str, "parts": dict[str, int], "channels": int, "content": str, "left_out": dict[str, list[int]],
+    "layout": str, "parts": dict[str, int], "channels": int, "content": str, "files": str,
+    "left_out": dict[str, list[int]],
 }  # fmt: skip
 
 
@@ -213,6 +214,12 @@ class RunFolder:
                 else "choose another --out"
             )
             raise UsageError(f"{self.path} is there already and is never overwritten", fix)
+
+
+def hash_of(data: dict[str, Any]) -> str:
+    """The hash by which the data of a run is known: of its content where all of it was read, else of its files' names,
+    sizes and times. data: as in run.json."""
+    return str(data.get("content") or data.get("files") or "")
 
 
 def find_run(name: str | Path) -> RunFolder:

@@ -1,11 +1,12 @@
 """The data set, independent of its layout on disk: named splits of labelled images, read by index. Imports no torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vitrail.data.index.names import select_names
 from vitrail.errors import BadImage
 
 
@@ -15,6 +16,15 @@ class Entry(NamedTuple):
     name: str  # path below the root of the data set, with forward slashes
     size: int  # bytes
     modified: int  # nanoseconds
+
+
+@dataclass
+class Visited:
+    """What of a folder was walked, to see later whether it is unchanged. folders: each with its inode in place of a
+    size, the top one named ".". others: the files that are no images."""
+
+    folders: list[Entry] = field(default_factory=list)
+    others: list[Entry] = field(default_factory=list)
 
 
 AnnotationKind = Literal["classes", "masks", "boxes", "none"]
@@ -77,11 +87,10 @@ class Split:
 
     def select(self, indices: np.ndarray) -> "Split":
         """The same images, only those at `indices`, in that order."""
-        names = [self.names[i] for i in indices]
         array = self.array
         read = ArrayReader(array[indices]) if array is not None else SubsetReader(self.read, np.asarray(indices))
         annotation = None if self.annotation is None else SubsetReader(self.annotation, np.asarray(indices))
-        return Split(names, self.labels[indices], read, annotation)
+        return Split(select_names(self.names, indices), self.labels[indices], read, annotation)
 
 
 @dataclass(frozen=True)
@@ -129,9 +138,10 @@ class Dataset:
     classes: tuple[str, ...]
     splits: dict[str, Split]
     channels: int
-    entries: tuple[Entry, ...] = ()
+    entries: Sequence[Entry] = ()
     notes: tuple[str, ...] = ()  # for the user: how a split was made, what was left out, the licence
     kind: AnnotationKind = "classes"  # the annotation: classes of an image, a class of every pixel, or boxes of objects
+    visited: Visited | None = None  # what was walked to find the images, where nothing but names decided on them
 
     @property
     def is_annotated(self) -> bool:

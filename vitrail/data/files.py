@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrail.data.dataset import Entry
-from vitrail.data.decode import GREY, decode, read_header
+from vitrail.data.dataset import Entry, Visited
+from vitrail.data.decode import GREY, Header, decode, read_bytes, read_header
 from vitrail.data.formats import image_suffixes, way_to_read
 from vitrail.data.subset import evenly_spaced
 from vitrail.errors import BadImage, DataError, UsageError, many
@@ -23,8 +24,23 @@ OUTSIDE = "out of the folder"
 SAMPLE_SIZE = 512  # images whose headers decide whether a set is grey
 
 
+class EncodedReader(ABC):
+    """Reads image i as uint8 [H W C] from a file, or from the bytes of one. Raises `BadImage`."""
+
+    @abstractmethod
+    def __call__(self, index: int) -> np.ndarray: ...
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the file. Raises `BadImage` and `OSError`."""
+
+    @abstractmethod
+    def header(self, index: int) -> Header:
+        """The header alone. Raises `BadImage`."""
+
+
 @dataclass(frozen=True)
-class FileReader:
+class FileReader(EncodedReader):
     """Reads image i from the file `root / names[i]`: uint8 [H W channels]. Raises `BadImage`."""
 
     root: Path
@@ -34,13 +50,20 @@ class FileReader:
     def __call__(self, index: int) -> np.ndarray:
         return decode(self.root / self.names[index], self.channels)
 
+    def encoded(self, index: int) -> bytes:
+        return read_bytes(self.root / self.names[index])
+
+    def header(self, index: int) -> Header:
+        return read_header(self.root / self.names[index])
+
 
 @dataclass
 class FolderContents:
     """Files below a folder. others: number of files that are not read, by ending; hidden: hidden files and folders;
-    links: symbolic links not followed, by the reason."""
+    links: symbolic links not followed, by the reason. visited: what was looked at beside the images."""
 
     entries: list[Entry] = field(default_factory=list)
+    visited: Visited = field(default_factory=Visited)
     others: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     links: dict[str, list[str]] = field(default_factory=dict)
@@ -130,7 +153,7 @@ def list_images(root: Path, below: str = "", follow: bool = False) -> FolderCont
     folder above itself.
     """
     contents, suffixes = FolderContents(), image_suffixes()
-    for path, item in walk_files(root, below, follow, contents.links):
+    for path, item in walk_files(root, below, follow, contents.links, contents.visited.folders):
         suffix = os.path.splitext(path)[1].lower()
         if item is None:
             contents.hidden += 1
@@ -139,16 +162,32 @@ def list_images(root: Path, below: str = "", follow: bool = False) -> FolderCont
             contents.entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
         else:
             contents.others[suffix] += 1
+            contents.visited.others.append(stamp_of(path, item))
     contents.entries.sort(key=lambda e: e.name)
     return contents
 
 
+def stamp_of(path: str, item: os.DirEntry[str]) -> Entry:
+    """A file that is no image; a pipe, a socket or a file that has gone meanwhile has no size."""
+    try:
+        stat = item.stat()
+    except OSError:
+        return Entry(path, -1, -1)
+    return Entry(path, stat.st_size, stat.st_mtime_ns)
+
+
+def inode_of(stat: os.stat_result) -> int:
+    """The number of a file on its file system, in 63 bits."""
+    return stat.st_ino & (2**63 - 1)
+
+
 def walk_files(
-    root: Path, below: str, follow: bool, links: dict[str, list[str]]
+    root: Path, below: str, follow: bool, links: dict[str, list[str]], folders: list[Entry] | None = None
 ) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
     """Everything but folders under `root / below`, with its path below `root`, in no order; None for what is hidden.
 
-    links: gets the paths of the symbolic links that are not followed, by reason. Errors: `DataError`.
+    links: gets the paths of the symbolic links that are not followed, by reason. folders: gets the folders, with their
+    inodes and times. Errors: `DataError`.
     """
     top = os.path.realpath(root)
     start = os.path.join(top, below) if below else top
@@ -156,24 +195,27 @@ def walk_files(
     while stack:
         folder, name, above = stack.pop()
         try:
+            stat = os.stat(folder)  # before it is listed: what comes later is a change
             items = list(os.scandir(folder))
         except OSError as error:
             raise DataError(
                 f"{folder} cannot be read: {(error.strerror or str(error)).lower()}", "check its permissions"
             ) from None
+        if folders is not None:
+            folders.append(Entry(name or ".", inode_of(stat), stat.st_mtime_ns))
         for item in items:
             path = f"{name}/{item.name}" if name else item.name
             if is_hidden(item.name):
                 yield path, None
                 continue
-            real = os.path.join(above[-1], item.name)
-            if item.is_symlink():
-                real = os.path.realpath(real)
+            is_link = item.is_symlink()
+            if is_link:
+                real = os.path.realpath(os.path.join(above[-1], item.name))
                 if why := refuse_link(real, top, above, follow):
                     links.setdefault(why, []).append(path)
                     continue
             if item.is_dir():
-                stack.append((item.path, path, (*above, real)))
+                stack.append((item.path, path, (*above, real if is_link else os.path.join(above[-1], item.name))))
             else:
                 yield path, item
 

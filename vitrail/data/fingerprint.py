@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitrail.data.dataset import Entry
+from vitrail.data.index.listing import pack_entries
 from vitrail.errors import DataError
 
 MAX_LISTED = 5  # differences of a kind that are listed by name
@@ -15,10 +16,14 @@ MAX_LISTED = 5  # differences of a kind that are listed by name
 def fingerprint(entries: Iterable[Entry]) -> str:
     """SHA-256 (64 hexadecimal digits) over names, sizes and modification times, in any order. Of contents:
     `Survey.content`."""
-    digest = hashlib.sha256()
-    for entry in sorted(entries):
-        digest.update(_line(entry))
-    return digest.hexdigest()
+    return pack_entries(entries).digest
+
+
+def read_differences(path: Path, new: Iterable[Entry]) -> list[str]:
+    """What changed since `write_entries` wrote the entries to a file. Raises `DataError` where it cannot be read."""
+    if hashlib.sha256(read_text(path)).hexdigest() == fingerprint(new):
+        return []
+    return differences(read_entries(path), new)
 
 
 def differences(old: Iterable[Entry], new: Iterable[Entry]) -> list[str]:
@@ -44,25 +49,27 @@ def _format_names(kind: str, names: list[str]) -> str:
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     """Writes the entries as gzipped text, one line each, sorted; equal entries give equal bytes."""
-    with open(path, "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-        file.writelines(_line(entry) for entry in sorted(entries))
+    path.write_bytes(pack_entries(entries).packed)
+
+
+def read_text(path: Path) -> bytes:
+    """The text that `write_entries` wrote. Raises `DataError` where the file is missing or damaged."""
+    try:
+        return gzip.decompress(Path(path).read_bytes())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise unreadable(path, error) from None
 
 
 def read_entries(path: Path) -> tuple[Entry, ...]:
     """Reads the entries that `write_entries` wrote. Raises `DataError` where the file is missing or damaged."""
     try:
-        lines = gzip.decompress(Path(path).read_bytes()).split(b"\n")
-        return tuple(_entry(line) for line in lines[:-1])
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"{path}: the list of the data set's files cannot be read: {error}", "begin a new run"
-        ) from None
+        return tuple(_entry(line) for line in read_text(path).split(b"\n")[:-1])
+    except ValueError as error:
+        raise unreadable(path, error) from None
 
 
-def _line(entry: Entry) -> bytes:
-    # a name may contain line breaks and bytes that are not text: both must round-trip
-    name = entry.name.replace("%", "%25").replace("\n", "%0A").encode(errors="surrogateescape")
-    return b"%d\t%d\t%s\n" % (entry.size, entry.modified, name)
+def unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: the list of the data set's files cannot be read: {error}", "begin a new run")
 
 
 def _entry(line: bytes) -> Entry:

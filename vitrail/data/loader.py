@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys, SampleStream
 from vitrail.data.stderr import silence_pillow
+from vitrail.data.survey.unreadable import LostImage, StandIns
 from vitrail.data.transforms.base import Transform
 from vitrail.errors import DataError, RunError, VitrailError
 from vitrail.types import each_tensor
@@ -34,17 +35,22 @@ class LoadedBatch(NamedTuple):
     images: Tensor
     labels: Any  # class indices [B], classes [B K], masks [B h w], or `DetectionTargets`
     keys: Keys
+    lost: tuple[LostImage, ...] = ()  # that could not be read: `keys` has what stands in for them
 
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Reads the images of given keys; runs in the workers, to which it is pickled."""
+    """Reads the images of given keys; runs in the workers, to which it is pickled. stand_ins: for images that cannot be
+    read, which are an error otherwise."""
 
     split: Split
     transform: Transform
+    stand_ins: StandIns | None = None
 
     def __call__(self, keys: Keys) -> LoadedBatch:
-        return LoadedBatch(*self.transform.load(self.split, keys), keys)
+        if self.stand_ins is None:
+            return LoadedBatch(*self.transform.load(self.split, keys), keys)
+        return LoadedBatch(*self.stand_ins.load(self.transform.load, self.split, keys))
 
 
 @dataclass(frozen=True)

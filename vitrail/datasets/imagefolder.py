@@ -95,9 +95,9 @@ def build(config: Config) -> Dataset:
         if is_held_out.any():
             splits = {"train": _select(all_images, ~is_held_out), "val": _select(all_images, is_held_out)}
             notes.append(held_out_note(int((~is_held_out).sum()), int(is_held_out.sum()), config.seed))
-    return Dataset(
-        "imagefolder", tuple(classes), splits, channels, tuple(sorted(entries)), tuple(contents.notes() + notes)
-    )
+    entries.sort()
+    notes = contents.notes() + notes
+    return Dataset("imagefolder", tuple(classes), splits, channels, entries, tuple(notes), visited=contents.visited)
 
 
 def read_folders(root: Path, contents: FolderContents) -> tuple[ClassFolders, list[str]]:

@@ -38,15 +38,19 @@ def evaluate(
     workers: int | None = None,
     precision: Precision | None = None,
     batch: int = 256,
+    most_lost: int = 0,
 ) -> Evaluation:
     """Metrics of a split, and the prediction of every image in it; each is counted once on any number of processes.
-    transform: from images to the inputs of the model, by default as its recipe sets."""
+    transform: from images to the inputs of the model, by default as its recipe sets. most_lost: how many images may
+    turn out to be unreadable; they are left out, and counted under "unreadable"."""
     if not len(split):
         raise DataError("there is nothing to evaluate: this part of the data is empty", "--split names another part")
     transform = transform or evaluation_transform(bundle.recipe.input, world.device)
     images, evaluator = SplitReader(bundle, split, transform, world, workers, precision, batch), bundle.task.evaluator()
+    images.most_lost = most_lost
     predictions = evaluator.predictions(images)
-    return Evaluation(evaluator.metrics(predictions), predictions, images)
+    lost = {"unreadable": len(images.lost)} if images.lost else {}
+    return Evaluation({**evaluator.metrics(predictions), **lost}, predictions, images)
 
 
 def with_interval(evaluation: Evaluation) -> Evaluation:

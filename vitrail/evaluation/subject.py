@@ -101,8 +101,8 @@ def open_subject(request: SubjectRequest, predictor: ImagePredictor) -> Subject:
 
 
 def evaluate_readable(request: SubjectRequest, predictor: ImagePredictor, world: World) -> tuple[Subject, Evaluation]:
-    """The evaluation of a request, with interval and weights. Of other data, images that cannot be read are left out
-    and counted. Errors: `UsageError`, `DataError`; `BadImage` for the run's own data."""
+    """The evaluation of a request, with interval and weights. Images that cannot be read are left out and counted, up
+    to the fraction that a training allows. Errors: `UsageError`, `DataError`, `BadImage`."""
     subject = open_subject(request, predictor)
     try:
         result = evaluate_predictor(predictor, subject.split, world)
@@ -125,13 +125,13 @@ def is_best(predictor: ImagePredictor, run: RunFolder) -> bool:
 
 
 def without_unreadable(subject: Subject, request: SubjectRequest, error: BadImage) -> Subject:
-    """Other data without the images that cannot be read, which are counted and named; up to the fraction that a
-    training allows. Errors: `error` where more, where that is not wanted, or where it is the run's own data."""
+    """The data without the images that cannot be read, which are counted and named; up to the fraction that a training
+    allows. Errors: `error` where more, or where that is not wanted."""
     choice = override(Recipe(data=reading_keys(request.source)), "data", {**request.keys, "name": ""}).data
     readable = [i for i in range(len(subject.split)) if is_readable(subject.split, i)]
     missing = len(subject.split) - len(readable)
     allowed = choice.on_error == "skip" and missing <= most_left_out(len(subject.split), choice.max_errors)
-    if not request.data or not readable or not allowed:
+    if not readable or not allowed:
         raise error
     excluded = f"{many(missing, 'image')} that cannot be read, the first: {error.what}"
     scope = dataclasses.replace(

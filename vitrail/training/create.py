@@ -114,6 +114,7 @@ def create_folder(session: Session, prepared: PreparedRun, start: dict[str, Any]
             "parts": {name: len(split) for name, split in dataset.splits.items()},
             "channels": dataset.channels,
             "content": prepared.survey.content,
+            "files": entries.fingerprint(dataset.entries),
             "left_out": prepared.left_out,
         },
         "versions": versions(),

@@ -14,6 +14,7 @@ from vitrail.engine.signals import StopSignal
 from vitrail.engine.train import LoopSettings, MicroBatch
 from vitrail.errors import CheckpointError, RunError
 from vitrail.training.feed import build_stream, slice_batch
+from vitrail.training.reading.skipped import SkippedImages
 from vitrail.training.session import Session
 from vitrail.types import Batch
 
@@ -25,10 +26,13 @@ def remaining_batches(session: Session, is_stopped: Callable[[], bool] = bool) -
     split = (cached.splits if cached else session.dataset.splits)["train"]
     stream = build_stream(session.recipe, split)
     requests = TrainRequests(stream, session.state.step, session.steps, world.rank, world.size)
-    fetch, limit = Fetcher(split, session.feed.transform), session.recipe.runtime.timeout
+    skipped = SkippedImages(session, split)
+    fetch, limit = Fetcher(split, session.feed.transform, skipped.stand_ins), session.recipe.runtime.timeout
     alone = is_stopped if world.size == 1 else bool
-    for loaded in load_batches(fetch, requests, 0 if cached else session.workers, limit, alone):
-        yield session.feed.micro_batches(loaded, world)
+    with skipped.explain():
+        for loaded in load_batches(fetch, requests, 0 if cached else session.workers, limit, alone):
+            skipped.add(loaded)
+            yield session.feed.micro_batches(loaded, world)
 
 
 def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.data.dataset import IGNORE, AnnotationKind, ArrayReader, Boxes, Dataset, Split, SubsetReader
-from vitrail.data.decode import read_header
-from vitrail.data.files import FileReader
+from vitrail.data.files import EncodedReader
 from vitrail.data.survey.images import ImageReference, UnreadableImage
+from vitrail.data.survey.sample import choose_sample
 from vitrail.errors import BadImage
 
 BLOCK = 2048  # images that the threads get at a time
@@ -68,22 +68,24 @@ class _AnnotationFacts(NamedTuple):
 
 
 def survey_annotations(
-    dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0, whole: bool = True
 ) -> AnnotationSurvey:
-    """Reads the annotation of every image of every split. progress: called with (images done, total). threads: 0 means
-    one a core, at most 16. An unreadable annotation is recorded, never an error.
+    """Reads the annotation of every image of every split, or of those of the sample alone. progress: called with
+    (images done, total). threads: 0 means one a core, at most 16. An unreadable annotation is recorded, never an error.
     """
     facts: dict[str, list[_AnnotationFacts]] = {name: [] for name in dataset.splits}
-    total, count = sum(map(len, dataset.splits.values())), 0
+    every = {name: np.arange(len(split)) for name, split in dataset.splits.items()}
+    chosen = every if whole else choose_sample(dataset)
+    total, count = sum(map(len, chosen.values())), 0
     with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.splits.items():
-            for start in range(0, len(split), BLOCK):
-                block = range(start, min(start + BLOCK, len(split)))
+            for start in range(0, len(chosen[name]), BLOCK):
+                block = chosen[name][start : start + BLOCK].tolist()
                 facts[name] += pool.map(lambda i, s=split: _inspect(s, i, len(dataset.classes)), block)
                 count += len(block)
                 if progress:
                     progress(count, total)
-    return _summary(dataset, facts)
+    return _summary(dataset, chosen, facts)
 
 
 def _inspect(split: Split, index: int, classes: int) -> _AnnotationFacts:
@@ -130,19 +132,21 @@ def size_of(split: Split, index: int) -> tuple[int, int] | None:
     while isinstance(read, SubsetReader):
         at, read = int(read.indices[at]), read.read
     try:
-        if isinstance(read, FileReader):
-            return read_header(read.root / read.names[at]).size
+        if isinstance(read, EncodedReader):
+            return read.header(at).size
         shape = read.array.shape[1:] if isinstance(read, ArrayReader) else read(at).shape
         return shape[0], shape[1]
     except BadImage:
         return None
 
 
-def _summary(dataset: Dataset, facts: dict[str, list[_AnnotationFacts]]) -> AnnotationSurvey:
+def _summary(
+    dataset: Dataset, chosen: dict[str, np.ndarray], facts: dict[str, list[_AnnotationFacts]]
+) -> AnnotationSurvey:
     every = [
         (ImageReference(part, i, str(dataset.splits[part].names[i])), fact)
         for part, own in facts.items()
-        for i, fact in enumerate(own)
+        for i, fact in zip(chosen[part].tolist(), own, strict=True)
     ]
     faults = {
         name: tuple(w for w, fact in every for kind, n in fact.faults if kind == name for _ in range(n))

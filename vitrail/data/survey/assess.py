@@ -46,7 +46,7 @@ def assess(
     indices: dict[str, list[int]] = {}
     for item in unread:
         indices.setdefault(item.split, []).append(item.number)
-    total = max(1, sum(len(s) for s in dataset.splits.values()))
+    total = max(1, survey.read)  # of a sample: what holds for it is taken for the whole
     fraction = len(unread) / total
     advice = advise(survey, has_weights)
     allowing: dict[str, Any] = {"on_error": "skip"} if on_error == "fail" else {}
@@ -72,14 +72,14 @@ def most_left_out(total: int, max_errors: float) -> int:
 
 
 def broken_annotations(
-    dataset: Dataset, survey: Survey, annotations: AnnotationSurvey | None = None
+    dataset: Dataset, survey: Survey, annotations: AnnotationSurvey | None = None, whole: bool = True
 ) -> tuple[UnreadableImage, ...]:
     """Masks and boxes that cannot be read or do not fit their image, of images that can be read. annotations: their
-    survey, if it was made."""
+    survey, if it was made. whole: all of them are read for it, not those of the sample alone."""
     if not dataset.is_annotated:
         return ()
     unread = {(item.split, item.number) for item in survey.corrupt}
-    found = annotations or survey_annotations(dataset)
+    found = annotations or survey_annotations(dataset, whole=whole)
     return tuple(item for item in found.broken if (item.split, item.number) not in unread)
 
 

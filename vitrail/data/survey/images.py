@@ -1,6 +1,6 @@
-"""Surveys all images of a data set: sizes, damage, duplicates, class balance, mean and deviation of the channels."""
+"""Surveys the images of a data set, all or a sample: sizes, damage, duplicates, class balance, mean and deviation of
+the channels."""
 
-import contextlib
 import hashlib
 import os
 import threading
@@ -8,23 +8,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from vitrail.data.dataset import Dataset, Split, SubsetReader
-from vitrail.data.decode import NAMELESS, count_levels, highest_value, read_bytes, read_header
-from vitrail.data.files import FileReader
-from vitrail.errors import BadImage
+from vitrail.data.dataset import Dataset, Split
+from vitrail.data.survey.one_image import ImageFacts, inspect_array, inspect_image
+from vitrail.data.survey.sample import choose_sample
 
 BLOCK = 2048  # images that the threads get at a time
 SLENDER = 10.0  # longer side over shorter side
 TINY = 8  # pixels of the shorter side
 SHOWN = 20  # files that are listed by name
-LARGE = 16_000_000  # pixels of an image that is decoded alone: several at once could need more memory than there is
-CHUNK = 2**17  # values that are summed up at a time
-ROWS = 256  # rows of which float32 sums the squares of one column exactly: 256 times 255 squared is below 2**24
 
 
 class ImageReference(NamedTuple):
@@ -52,9 +48,20 @@ class Sizes(NamedTuple):
     distinct: int
 
 
+class SampleFacts(NamedTuple):
+    """Sizes, mean and deviation as in `Survey`, of the images that `choose_sample` chooses: the same whether these or
+    all were read. images: of train among them."""
+
+    sizes: Sizes
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    images: int
+
+
 @dataclass(frozen=True)
 class Survey:
-    """Results of the survey. Images that cannot be decoded are in `images` and `corrupt` only."""
+    """Results of the survey. Images that cannot be decoded are in `images` and `corrupt` only. Beside `counts` and
+    `images` all is of the images that were read."""
 
     counts: dict[str, tuple[int, ...]]  # images of each class, by split; multi-label images count in each; or {}
     images: dict[str, int]  # by split
@@ -71,7 +78,14 @@ class Survey:
     imbalance: float  # images of the largest class over those of the smallest, in train; infinite where one has none
     mean: tuple[float, ...]  # of each channel over train, in [0, 1]; every file has the same weight
     std: tuple[float, ...]
-    content: str  # SHA-256 over the names, labels and contents of all images
+    content: str  # SHA-256 over the names, labels and contents of all images; "" where only a sample was read
+    sample: SampleFacts  # what defaults depend on, of the sample that every start looks at
+    read: int  # images that were read
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every image was read."""
+        return self.read == sum(self.images.values())
 
     @property
     def repeated(self) -> dict[str, int]:
@@ -91,136 +105,68 @@ class Survey:
         return dict(pairs)
 
 
-class _ImageFacts(NamedTuple):
-    """Facts on one image. Statistics are of its channels, values in [0, 1]."""
-
-    digest: bytes
-    size: tuple[int, int] = (0, 0)
-    channels: int = 0
-    bits: int = 0
-    frames: int = 1
-    peak: float | None = None
-    mean: np.ndarray | None = None
-    square: np.ndarray | None = None
-    reason: str = ""
-
-
-def survey_images(dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0) -> Survey:
-    """Reads every image of every split. progress: called with (images done, total). threads: 0 is one a core, at most
-    16.
+def survey_images(
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, threads: int = 0, whole: bool = True
+) -> Survey:
+    """Reads every image of every split, or those of the sample alone. progress: called with (images done, total).
+    threads: 0 is one a core, at most 16.
 
     An image that cannot be decoded is recorded, never an error.
     """
-    facts: dict[str, list[_ImageFacts]] = {name: [] for name in dataset.splits}
-    statistics: dict[str, list[np.ndarray]] = {name: [] for name in dataset.splits}
-    total, count, alone = sum(map(len, dataset.splits.values())), 0, threading.Lock()
+    sample = choose_sample(dataset)
+    chosen = {name: np.arange(len(split)) for name, split in dataset.splits.items()} if whole else sample
+    facts: dict[str, list[ImageFacts]] = {name: [] for name in dataset.splits}
+    statistics = {name: np.full((len(own), 2, dataset.channels), np.nan) for name, own in chosen.items()}
+    total, count, alone = sum(map(len, chosen.values())), 0, threading.Lock()
     with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.splits.items():
-            for block in _blocks(split, pool, dataset.channels, alone):
-                statistics[name].append(
-                    np.array([(x.mean, x.square) for x in block if not x.reason]).reshape(-1, 2, dataset.channels)
-                )
+            for block in _blocks(split, chosen[name], pool, dataset.channels, alone):
+                for i, x in enumerate(block, len(facts[name])):
+                    statistics[name][i] = np.nan if x.reason else (x.mean, x.square)
                 # two arrays an image would be too much memory for millions
                 facts[name] += [x._replace(mean=None, square=None) for x in block]
                 count += len(block)
                 if progress:
                     progress(count, total)
-    return _summary(dataset, facts, {name: np.concatenate(blocks) for name, blocks in statistics.items() if blocks})
+    return _summary(dataset, chosen, facts, statistics, sample)
 
 
 def _blocks(
-    split: Split, pool: ThreadPoolExecutor, channels: int, alone: threading.Lock
-) -> Iterator[list[_ImageFacts]]:
+    split: Split, indices: np.ndarray, pool: ThreadPoolExecutor, channels: int, alone: threading.Lock
+) -> Iterator[list[ImageFacts]]:
     array = split.array
-    for start in range(0, len(split), BLOCK):
-        stop = min(start + BLOCK, len(split))
-        if array is not None:
-            yield _inspect_array(array[start:stop])
+    for start in range(0, len(indices), BLOCK):
+        block = indices[start : start + BLOCK]
+        if array is not None:  # images in memory are all read
+            yield inspect_array(array[start : start + BLOCK])
         else:
-            yield list(pool.map(lambda i: _inspect(split, i, channels, alone), range(start, stop)))
+            yield list(pool.map(lambda i: inspect_image(split, i, channels, alone), block.tolist()))
 
 
-def _inspect_array(array: np.ndarray) -> list[_ImageFacts]:
-    """[N H W C] at once."""
-    count, height, width, channels = array.shape
-    means, squares = _mean_and_square(array)
-    rows = [
-        (hashlib.sha256(np.ascontiguousarray(array[i]).data).digest(), (height, width), channels, 8, 1)
-        for i in range(count)
-    ]
-    return [_ImageFacts(*facts, mean=m, square=s) for facts, m, s in zip(rows, means, squares, strict=True)]
-
-
-def _mean_and_square(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means and mean squares [N C] of images [N H W C], values in [0, 1]; sums are exact."""
-    count, height, width, channels = array.shape
-    sums = np.zeros((2, count, channels))
-    columns = max(1, min(width, CHUNK // channels))
-    rows = max(1, min(height, ROWS, CHUNK // (columns * channels)))
-    step = max(1, CHUNK // (rows * columns * channels))
-    for n, left in product(range(0, count, step), range(0, width, columns)):
-        block = array[n : n + step, :, left : left + columns]
-        each = np.zeros((2, len(block), block.shape[2] * channels))
-        for top in range(0, height, rows):
-            part = block[:, top : top + rows].astype(np.float32).reshape(len(block), -1, each.shape[2])
-            each[0] += part.sum(1)
-            each[1] += np.einsum("nrc,nrc->nc", part, part)
-        sums[:, n : n + step] += each.reshape(2, len(block), -1, channels).sum(2)
-    return sums[0] / (height * width * 255), sums[1] / (height * width * 255**2)
-
-
-def _mean_and_square_of_levels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Likewise [C] from how often each level is in each channel, int64 [C 256]."""
-    levels, pixels = np.arange(256), counts[0].sum()
-    return counts @ levels / (pixels * 255), counts @ levels**2 / (pixels * 255**2)
-
-
-def _inspect(split: Split, index: int, channels: int, alone: threading.Lock) -> _ImageFacts:
-    """One image by its reader. A file is read once: header, pixels and hash are of the same bytes."""
-    read, at = split.read, index
-    while isinstance(read, SubsetReader):
-        at, read = int(read.indices[at]), read.read
-    if not isinstance(read, FileReader):
-        try:
-            return _inspect_array(read(at)[None])[0]
-        except BadImage as error:
-            return _ImageFacts(b"", reason=error.what.removeprefix(f"{split.names[index]} "))
-    try:
-        data = read_bytes(read.root / read.names[at])
-    except BadImage as error:
-        return _ImageFacts(b"", reason=error.what)
-    except (OSError, ValueError) as error:
-        text = error.strerror if isinstance(error, OSError) else None
-        return _ImageFacts(b"", reason=f"cannot be read: {(text or str(error)).lower()}")
-    digest = hashlib.sha256(data).digest()
-    try:
-        header = read_header(data)
-        with alone if header.size[0] * header.size[1] > LARGE else contextlib.nullcontext():
-            mean, square = _mean_and_square_of_levels(count_levels(data, channels))
-            peak = highest_value(data) if header.bits > 8 else None
-    except BadImage as error:
-        return _ImageFacts(digest, reason=error.what.removeprefix(f"{NAMELESS} "))
-    return _ImageFacts(digest, header.size, header.channels, header.bits, header.frames, peak, mean, square)
-
-
-def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: dict[str, np.ndarray]) -> Survey:
+def _summary(
+    dataset: Dataset,
+    chosen: dict[str, np.ndarray],
+    facts: dict[str, list[ImageFacts]],
+    statistics: dict[str, np.ndarray],
+    sample: dict[str, np.ndarray],
+) -> Survey:
     every = [
         (ImageReference(part, i, str(split.names[i])), fact)
         for part, split in dataset.splits.items()
-        for i, fact in enumerate(facts[part])
+        for i, fact in zip(chosen[part].tolist(), facts[part], strict=True)
     ]
     readable = [(where, fact) for where, fact in every if not fact.reason]
     copies = _copies(every)
     labelled = {} if dataset.is_annotated else dataset.splits
-    unread = {part: [i for i, fact in enumerate(own) if fact.reason] for part, own in facts.items()}
+    unread = {part: [i for i, x in zip(chosen[part], own, strict=True) if x.reason] for part, own in facts.items()}
     counts = {
         part: _counts(np.delete(split.labels, unread[part], axis=0), len(dataset.classes))
         for part, split in labelled.items()
     }
     train_counts = counts.get("train", next(iter(counts.values()), (1,)))
-    mean, std = _statistics(
-        statistics.get("train", next(iter(statistics.values()), np.empty((0, 2, dataset.channels))))
-    )
+    main = "train" if "train" in facts else next(iter(facts), "")
+    mean, std = _statistics(statistics.get(main, np.empty((0, 2, dataset.channels))))
+    is_whole = all(len(chosen[part]) == len(split) for part, split in dataset.splits.items())
     return Survey(
         counts=counts,
         images={part: len(split) for part, split in dataset.splits.items()},
@@ -237,8 +183,24 @@ def _summary(dataset: Dataset, facts: dict[str, list[_ImageFacts]], statistics: 
         imbalance=max(train_counts) / min(train_counts) if min(train_counts) else float("inf"),
         mean=mean,
         std=std,
-        content=_content(dataset, every),
+        content=_content(dataset, every) if is_whole else "",
+        sample=_sample_facts(chosen, facts, statistics, sample, main),
+        read=len(every),
     )
+
+
+def _sample_facts(
+    chosen: dict[str, np.ndarray],
+    facts: dict[str, list[ImageFacts]],
+    statistics: dict[str, np.ndarray],
+    sample: dict[str, np.ndarray],
+    main: str,
+) -> SampleFacts:
+    at = {part: np.flatnonzero(np.isin(chosen[part], own, assume_unique=True)) for part, own in sample.items()}
+    sizes = _sizes([facts[part][i].size for part, own in at.items() for i in own if not facts[part][i].reason])
+    if not main:
+        return SampleFacts(sizes, (), (), 0)
+    return SampleFacts(sizes, *_statistics(statistics[main][at[main]]), len(at[main]))
 
 
 def _counts(labels: np.ndarray, classes: int) -> tuple[int, ...]:
@@ -255,7 +217,7 @@ def _sizes(sizes: list[tuple[int, int]]) -> Sizes:
     return Sizes(height, width, len(set(sizes)))
 
 
-def _copies(every: list[tuple[ImageReference, _ImageFacts]]) -> tuple[tuple[ImageReference, ...], ...]:
+def _copies(every: list[tuple[ImageReference, ImageFacts]]) -> tuple[tuple[ImageReference, ...], ...]:
     """Groups of equal content, without damaged files: two empty files are no copies."""
     groups = defaultdict(list)
     for where, fact in every:
@@ -265,12 +227,14 @@ def _copies(every: list[tuple[ImageReference, _ImageFacts]]) -> tuple[tuple[Imag
 
 
 def _statistics(statistics: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation from means and mean squares [N 2 C]: exact where all images have one size."""
-    mean, square = statistics.mean(0) if len(statistics) else np.zeros(statistics.shape[1:])
+    """Mean and standard deviation from means and mean squares [N 2 C], NaN for images that cannot be read: exact where
+    all images have one size."""
+    measured = statistics[~np.isnan(statistics[:, 0, 0])]
+    mean, square = measured.mean(0) if len(measured) else np.zeros(statistics.shape[1:])
     return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
 
 
-def _content(dataset: Dataset, every: list[tuple[ImageReference, _ImageFacts]]) -> str:
+def _content(dataset: Dataset, every: list[tuple[ImageReference, ImageFacts]]) -> str:
     whole = hashlib.sha256()
     labels = {part: split.labels for part, split in dataset.splits.items()}
     for name, digest, label in sorted((w.name, fact.digest, labels[w.split][w.number].tobytes()) for w, fact in every):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitrail.assembly.run_directory import find_run
+from vitrail.assembly.run_directory import find_run, hash_of
 from vitrail.errors import UsageError
 from vitrail.metrics.intervals import bootstrap_interval as bounds
 from vitrail.metrics.intervals import wilson_interval
@@ -128,7 +128,7 @@ def common(runs: Sequence[RunData]) -> tuple[str, str]:
     part = min(shared, key=lambda p: (ORDER.index(p) if p in ORDER else len(ORDER), p))
     names = [read_evaluation(k.folder, part, parts[part]).names for k, parts in zip(runs, evaluations, strict=True)]
     if any(len(one) == 0 for one in names):
-        same = len({k.about.get("data", {}).get("content") for k in runs}) == 1
+        same = len({hash_of(k.about.get("data", {})) for k in runs}) == 1
         return part, "" if same else "predictions per image were not saved, and their data is not the same"
     return (
         (part, "")

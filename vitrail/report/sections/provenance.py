@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.analysis.cost import Cost
+from vitrail.assembly.run_directory import hash_of
 from vitrail.recipe import to_tables
 from vitrail.report.page import words
 from vitrail.report.page.markup import Section, bar, escape_name, escape_text, table
@@ -68,7 +69,7 @@ def data(run: RunData) -> Section | None:
         ("layout", escape_text(about.get("layout", ""))),
         ("channels", escape_text(about.get("channels", ""))),
         ("excluded images", f"{excluded:,}"),
-        ("content", f"<code>{escape_text(str(about.get('content', ''))[:16])}</code>"),
+        ("content" if about.get("content") else "files", f"<code>{escape_text(hash_of(about)[:16])}</code>"),
     ]
     notes = "".join(f"<li>{escape_text(note)}</li>" for note in run.about.get("notes", []))
     chips = " ".join(f'<span class="chip">{escape_name(c)}</span>' for c in classes)

@@ -22,6 +22,7 @@ from vitrail import catalog
 from vitrail.assembly import run_directory
 from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.prepare import PreparedRun, prepare_run
+from vitrail.data.fingerprint import fingerprint
 from vitrail.engine.processes.world import World
 from vitrail.errors import CheckpointError, DataError, RunError, UsageError
 from vitrail.recipe import Recipe
@@ -82,7 +83,7 @@ class Bench:
     def prepare(self, recipe: Recipe) -> PreparedRun:
         """Opens the data of the study; the journal is valid for its content only. Errors: those of preparing a run."""
         prepared = prepare_run(recipe, self.world)
-        self.data = prepared.survey.content
+        self.data = prepared.survey.content or fingerprint(prepared.dataset.entries)
         return prepared
 
     def begin(self) -> None:

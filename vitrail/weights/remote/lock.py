@@ -5,7 +5,6 @@ may be edited: removing a table forgets what was pinned.
 """
 
 import contextlib
-import os
 import re
 import tomllib
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +13,7 @@ from typing import Any
 
 from vitrail.errors import CheckpointError
 from vitrail.storage.atomic import write_file
+from vitrail.storage.cache_folder import cache_folder
 
 NAME = "weights.lock"
 HEAD = (
@@ -38,7 +38,7 @@ KINDS = {field.name: type(field.default) for field in fields(Pin)[1:]} | {"sha25
 
 def own_folder() -> Path:
     """The user's folder of vitrail: the lock, and files of addresses."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitrail"
+    return cache_folder()
 
 
 def lock_path() -> Path:

@@ -1,0 +1,103 @@
+"""Names and files as arrays, in memory or mapped from a file; a file that was changed is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from vitrail.data.dataset import Entry
+from vitrail.data.fingerprint import differences, fingerprint, read_differences, read_entries, write_entries
+from vitrail.data.index.arrays import encode_arrays, map_arrays
+from vitrail.data.index.listing import pack_entries
+from vitrail.data.index.names import Names, pack_names
+from vitrail.errors import DataError
+
+ODD = ["b/ä.png", "a/with\nbreak 100%.png", "a/\udcff.png", "", "z" * 300]
+
+
+def load(sent):
+    """What a worker process gets."""
+    return pickle.loads(sent)  # noqa: S301
+
+
+def test_names_are_those_that_were_packed():
+    names = pack_names(ODD)
+    assert isinstance(names, Names)
+    assert (names, len(names), names[2], names[-1]) == (ODD, 5, ODD[2], ODD[-1])
+    assert names[1:3] == ODD[1:3]
+    assert list(names.select(np.array([3, 0, 0]))) == [ODD[3], ODD[0], ODD[0]]
+    assert pack_names(names) is names
+    assert list(pack_names([])) == []
+    many = [str(i) for i in range(70_000)]
+    assert list(pack_names(many)) == many
+
+
+def test_files_are_listed_sorted_and_their_text_is_that_of_former_runs(tmp_path):
+    entries = [Entry(name, i, 10**18 + i) for i, name in enumerate(ODD)]
+    listing = pack_entries(entries)
+    assert list(listing) == sorted(entries)
+    assert listing[1] == sorted(entries)[1]
+    assert listing[:2] == sorted(entries)[:2]
+    assert fingerprint(entries) == fingerprint(listing) == fingerprint(reversed(entries))
+    write_entries(tmp_path / "e", entries)
+    assert read_entries(tmp_path / "e") == tuple(sorted(entries))
+    assert read_differences(tmp_path / "e", listing) == []
+    changed = [entries[0]._replace(modified=5), *entries[2:], Entry("new", 1, 1)]
+    assert read_differences(tmp_path / "e", changed) == differences(entries, changed)
+    assert len(read_differences(tmp_path / "e", changed)) == 3
+
+
+def arrays():
+    return {
+        "bytes": np.arange(13, dtype=np.uint8),
+        "numbers": np.arange(6).reshape(2, 3),
+        "none": np.zeros(0, np.int64),
+    }
+
+
+def write(path, about=None):
+    path.write_bytes(b"".join(encode_arrays(about or {"classes": ["a", "ä"]}, arrays())))
+    return path
+
+
+def test_arrays_are_mapped_as_they_were_and_safetensors_reads_them(tmp_path):
+    from safetensors.numpy import load_file
+
+    about, mapped = map_arrays(write(tmp_path / "a.safetensors"))
+    assert about == {"classes": ["a", "ä"]}
+    theirs = load_file(tmp_path / "a.safetensors")
+    for name, array in arrays().items():
+        np.testing.assert_array_equal(mapped[name], array)
+        np.testing.assert_array_equal(theirs[name], array)
+        assert mapped[name].dtype == array.dtype
+
+
+def test_another_process_gets_the_place_of_an_array(tmp_path):
+    large = {"x": np.arange(10**5)}
+    (tmp_path / "a").write_bytes(b"".join(encode_arrays({}, large)))
+    mapped = map_arrays(tmp_path / "a")[1]["x"]
+    sent = pickle.dumps(mapped)
+    assert len(sent) < 500
+    np.testing.assert_array_equal(load(sent), large["x"])
+    np.testing.assert_array_equal(load(pickle.dumps(mapped[10:20] + 1)), large["x"][10:20] + 1)
+    (tmp_path / "a").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        load(sent)
+
+
+def test_a_damaged_file_is_refused_wherever_it_is_damaged(tmp_path):
+    whole = write(tmp_path / "a").read_bytes()
+    for at in range(0, len(whole), 7):
+        (tmp_path / "b").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        try:
+            about, mapped = map_arrays(tmp_path / "b")
+        except DataError:
+            continue  # what is left are blanks of the header and the gaps between arrays
+        assert about == {"classes": ["a", "ä"]}
+        assert all((mapped[name] == array).all() for name, array in arrays().items())
+    for end in range(0, len(whole), 11):
+        (tmp_path / "b").write_bytes(whole[:end])
+        with pytest.raises(DataError, match="damaged or no index"):
+            map_arrays(tmp_path / "b")
+    with pytest.raises(DataError, match="cannot be read: no such file"):
+        map_arrays(tmp_path / "gone")

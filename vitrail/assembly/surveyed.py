@@ -1,0 +1,60 @@
+"""The survey of a data set at a start: of all images where `vitrail check` has read them and none has changed since,
+else of a sample; kept in the cache, so that the next start reads none."""
+
+import contextlib
+from collections.abc import Callable
+
+from vitrail.data.dataset import Dataset
+from vitrail.data.survey.assess import broken_annotations
+from vitrail.data.survey.images import Survey, survey_images
+from vitrail.data.survey.record import SurveyRecord, digest_of, from_text, to_text
+from vitrail.data.survey.sample import SAMPLE
+from vitrail.errors import many
+from vitrail.storage.cache_folder import cache_folder, keep_file, touch
+
+NEWEST = 24  # surveys that are kept
+Progress = Callable[[int, int], None]
+
+
+def survey_data(dataset: Dataset, whole: bool, progress: Progress | None = None) -> SurveyRecord:
+    """The newest survey that is known of the data as it is, else a new one. whole: of every image."""
+    path = record_path(dataset)
+    if path and (known := read_record(path + ".whole")):
+        return known
+    if path and not whole and (known := read_record(path + ".sample")):
+        return known
+    survey = survey_images(dataset, progress, whole=whole)
+    record = SurveyRecord(survey, broken_annotations(dataset, survey, whole=whole))
+    keep_record(dataset, record)
+    return record
+
+
+def keep_record(dataset: Dataset, record: SurveyRecord) -> None:
+    """Keeps a survey for the next start; not of a few images, which are read in no time."""
+    if path := record_path(dataset):
+        name = path + (".whole" if record.survey.is_whole else ".sample")
+        keep_file(cache_folder() / "surveys" / name, to_text(record).encode(), NEWEST)
+
+
+def record_path(dataset: Dataset) -> str:
+    """The name of the record of a data set in the cache; "" for one that is read whole at every start."""
+    files = sum(len(split) for split in dataset.splits.values() if split.array is None)
+    return digest_of(dataset) if files > SAMPLE else ""
+
+
+def read_record(name: str) -> SurveyRecord | None:
+    path = cache_folder() / "surveys" / name
+    with contextlib.suppress(OSError, ValueError):
+        record = from_text(path.read_text(encoding="utf-8"))
+        touch(path)
+        return record
+    return None
+
+
+def describe_survey(survey: Survey) -> list[str]:
+    """What was not looked at, in a sentence; nothing where all was."""
+    total = sum(survey.images.values())
+    if survey.is_whole:
+        return []
+    looked = f"looked at {many(survey.read, 'image')} of {total:,}, chosen by the hash of their names"
+    return [f"{looked}; vitrail check reads all of them, and the next start uses what it finds"]

@@ -1,0 +1,142 @@
+"""Arrays by name with a table of facts, in one file in the format of safetensors, and mapped from it: nothing is copied
+into memory, and a process that gets one of the arrays gets its place in the file.
+
+A SHA-256 over all of it stands in the header; a file that was cut short or changed is refused. There is no code in it:
+numbers, and one text of JSON.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.errors import DataError
+
+HEADER = 8  # bytes of the length of the header
+LONGEST = 2**28  # bytes of a header
+ALIGNED, PADDING = 8, " padding"  # bytes, and the end of the names of the gaps
+ABOUT, DIGEST = "about", "sha256"
+KINDS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
+NAMES = {np.dtype(kind): name for name, kind in KINDS.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array lies in a file."""
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    kind: str
+
+    def map(self) -> np.ndarray:
+        """The array, read-only. Errors: `DataError` where the file is gone or shorter."""
+        dtype = np.dtype(KINDS[self.kind])
+        if not np.prod(self.shape, dtype=np.int64):
+            return np.zeros(self.shape, dtype)
+        try:
+            mapped = np.memmap(self.path, dtype, "r", self.offset, self.shape)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} cannot be read: {error}", "start again: it is written anew") from None
+        return np.asarray(mapped).view(MappedArray).at(self)
+
+
+class MappedArray(np.ndarray):
+    """An array in a file; another process gets its place instead of its values."""
+
+    place: Place | None = None
+
+    def at(self, place: Place) -> "MappedArray":
+        self.place = place
+        return self
+
+    def __reduce__(self) -> Any:
+        if self.place is None:  # a part of one, or what was computed from one
+            return np.asarray(self).copy().__reduce__()
+        return map_place, (self.place,)
+
+
+def map_place(place: Place) -> np.ndarray:
+    return place.map()
+
+
+def encode_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+    """The pieces of a file. about: what JSON can hold. arrays: uint8, int32, int64 or float32."""
+    text = json.dumps(about, sort_keys=True)
+    header: dict[str, Any] = {}
+    offset = 0
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    for name, array in ordered.items():
+        header[name] = {
+            "dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]
+        }  # fmt: skip
+        offset += array.nbytes
+        if gap := -array.nbytes % ALIGNED:
+            header[f"{name}{PADDING}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [offset, offset + gap]}
+            offset += gap
+    header["__metadata__"] = {ABOUT: text, DIGEST: digest_of(text, ordered)}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % ALIGNED)
+    yield len(head).to_bytes(HEADER, "little") + head
+    for array in ordered.values():
+        yield as_bytes(array)
+        yield bytes(-array.nbytes % ALIGNED)
+
+
+def digest_of(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the table and the arrays, in the order of their names."""
+    rows = [(name, NAMES[arrays[name].dtype], arrays[name].shape) for name in sorted(arrays)]
+    digest = hashlib.sha256(json.dumps([text, rows]).encode())
+    for name, _, _ in rows:
+        digest.update(as_bytes(np.asarray(arrays[name])))
+    return digest.hexdigest()
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8).data) if array.size else memoryview(b"")
+
+
+def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `encode_arrays` wrote, mapped from the file. Errors: `DataError` for a file that is damaged or another."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(HEADER), "little")
+            if not 2 <= length <= LONGEST:
+                raise ValueError("it has no header")
+            header = json.loads(file.read(length))
+            total = file.seek(0, 2)
+        metadata = header.pop("__metadata__")
+        rows = {name: row for name, row in header.items() if not name.endswith(PADDING)}
+        places = {name: parse_row(path, row, HEADER + length, total) for name, row in rows.items()}
+        arrays = {name: places[name].map() for name in sorted(places)}
+        if digest_of(metadata[ABOUT], arrays) != metadata[DIGEST]:
+            raise ValueError("its content is not that of its SHA-256")
+        about = json.loads(metadata[ABOUT])
+        if not isinstance(about, dict):
+            raise ValueError("it has no table")
+        return about, arrays
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}", "check it") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DataError(f"{path} is damaged or no index: {why}", "write it again") from None
+
+
+def parse_row(path: Path, row: Mapping[str, Any], start: int, total: int) -> Place:
+    """Errors: `ValueError` for an array that does not lie in the file."""
+    shape, (first, end) = tuple(int(n) for n in row["shape"]), row["data_offsets"]
+    size = int(np.prod(shape, dtype=object)) * np.dtype(KINDS[row["dtype"]]).itemsize if shape else 0
+    if min((*shape, first), default=0) < 0 or end - first != size or start + end > total or first % ALIGNED:
+        raise ValueError("it was cut short")
+    return Place(str(path), start + int(first), shape, row["dtype"])
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], kinds: Mapping[str, Any], where: str) -> None:
+    """Errors: `DataError` where an array is not there or of another type. kinds: the types by name."""
+    for name, kind in kinds.items():
+        if name not in arrays or arrays[name].dtype != kind:
+            raise DataError(f"{where} is no index: it has no {name}", "write it again")

@@ -1,0 +1,61 @@
+"""A survey as text, kept for the next start, and the digest of the data that it is of."""
+
+import dataclasses
+import hashlib
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from vitrail.data.dataset import Dataset
+from vitrail.data.fingerprint import fingerprint
+from vitrail.data.index.names import pack_names
+from vitrail.data.survey.images import Survey, UnreadableImage
+
+FORMAT = 1
+
+
+class SurveyRecord(NamedTuple):
+    """A survey, and the images whose masks or boxes cannot be used."""
+
+    survey: Survey
+    broken: tuple[UnreadableImage, ...]
+
+
+def digest_of(dataset: Dataset) -> str:
+    """SHA-256 over all that a survey depends on: the files by names, sizes and times, and how they are read."""
+    about = [
+        FORMAT,
+        dataset.layout,
+        list(dataset.classes),
+        dataset.channels,
+        dataset.kind,
+        fingerprint(dataset.entries),
+    ]
+    whole = hashlib.sha256(json.dumps(about).encode())
+    for name, split in dataset.splits.items():
+        whole.update(f"\n{name} {len(split)}\n".encode())
+        whole.update(np.ascontiguousarray(split.labels).tobytes())
+        for one in pack_names(split.names).encoded():
+            whole.update(one + b"\0")
+    return whole.hexdigest()
+
+
+def to_text(record: SurveyRecord) -> str:
+    """JSON; "Infinity" among its numbers, as Python writes it."""
+    fields = {field.name: getattr(record.survey, field.name) for field in dataclasses.fields(record.survey)}
+    return json.dumps({"survey": fields, "broken": record.broken})
+
+
+def from_text(text: str) -> SurveyRecord:
+    """Errors: `ValueError` for a text that is no survey."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        table = json.loads(text)
+        if set(table["survey"]) != {field.name for field in dataclasses.fields(Survey)}:
+            raise ValueError("it has other fields")
+        broken = TypeAdapter(tuple[UnreadableImage, ...]).validate_python(table["broken"])
+        return SurveyRecord(TypeAdapter(Survey).validate_python(table["survey"]), broken)
+    except (ValidationError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is no survey: {error}") from None

@@ -1,0 +1,1 @@
+"""What a run does about the images that it reads."""
