@@ -37,17 +37,21 @@ def image_bytes(number: int) -> bytes:
     return data[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[2:]
 
 
-def name_of(number: int) -> str:
-    return f"class{number % CLASSES:04d}/img_{number:07d}.jpg"
+def classes_of(count: int) -> int:
+    return min(CLASSES, max(2, count // 20))
+
+
+def name_of(number: int, classes: int) -> str:
+    return f"class{number % classes:04d}/img_{number:07d}.jpg"
 
 
 def write_images(folder: Path, count: int) -> None:
-    base = [image_bytes(i) for i in range(DISTINCT)]
-    for i in range(CLASSES):
+    base, classes = [image_bytes(i) for i in range(DISTINCT)], classes_of(count)
+    for i in range(classes):
         (folder / f"class{i:04d}").mkdir(parents=True, exist_ok=True)
     for i in range(count):
         own = base[i % DISTINCT]
-        (folder / name_of(i)).write_bytes(own[:6] + b"%012d" % i + own[18:])
+        (folder / name_of(i, classes)).write_bytes(own[:6] + b"%012d" % i + own[18:])
     for path in [*folder.rglob("*"), folder]:
         os.utime(path, (1e9, 1e9))  # as data that was not written a moment ago
 
@@ -60,11 +64,11 @@ def simulate(count: int) -> list[Any]:
     from vitrail.datasets import imagefolder
 
     def list_images(root: Path, below: str = "", follow: bool = False) -> files.FolderContents:
-        entries = sorted(Entry(name_of(i), 100_000 + i % 977, 10**18 + i) for i in range(count))
+        entries = sorted(Entry(name_of(i, classes_of(count)), 100_000 + i % 977, 10**18 + i) for i in range(count))
         return files.FolderContents(entries)
 
     def folders(folder: Path, prefix: str, links: Any) -> list[str]:
-        return [f"class{i:04d}" for i in range(CLASSES)] if not prefix else []
+        return [f"class{i:04d}" for i in range(classes_of(count))] if not prefix else []
 
     def encoded(self: files.FileReader, index: int) -> bytes:
         return image_bytes(int(self.names[index][-11:-4]))
@@ -90,7 +94,7 @@ def start(folder: str, simulated: int) -> dict[str, Any]:
     from vitrail import catalog
     from vitrail.engine.signals import StopSignal
     from vitrail.engine.train import train_steps
-    from vitrail.engine.world import single_process
+    from vitrail.engine.processes.world import single_process
     from vitrail.recipe import Recipe, override
     from vitrail.training import create, loop  # noqa: F401
     from vitrail.training.steps import loop_settings, remaining_batches
