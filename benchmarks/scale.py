@@ -1,8 +1,8 @@
 """What a start costs as the number of images grows: processor time and memory from the imports to the first step, cold
 and with the index of the last start, and what a worker is sent.
 
-python benchmarks/scale.py 1000 10000 100000            real files, 32 x 32 JPEG, in a temporary folder
-python benchmarks/scale.py --simulate 1300000           names alone: a generated listing, no file but those of the sample
+python benchmarks/scale.py 1000 10000 100000            real files in a temporary folder
+python benchmarks/scale.py --simulate 1300000           a generated listing, no files
 python benchmarks/scale.py ... --figure docs/scale-start.svg    also draws the growth
 
 Each start is a process of its own. The processor time is that of the process and its children, without the imports.
@@ -58,7 +58,7 @@ def write_images(folder: Path, count: int) -> None:
 
 def simulate(count: int) -> list[Any]:
     """Patches under which a folder has `count` images whose names, sizes and times are generated."""
-    from vitrail.assembly import opened
+    from vitrail.assembly.opening import opened
     from vitrail.data import files
     from vitrail.data.dataset import Entry
     from vitrail.datasets import imagefolder
@@ -79,8 +79,8 @@ def simulate(count: int) -> list[Any]:
     return [
         mock.patch.object(imagefolder, "list_images", list_images),
         mock.patch.object(imagefolder, "_folders", folders),
-        mock.patch.object(imagefolder, "detect_channels", lambda *_: 3),
-        mock.patch.object(opened, "is_unchanged", lambda *_: True),  # there are no files to ask for
+        mock.patch.object(imagefolder, "detect_channels", return_value=3),
+        mock.patch.object(opened, "is_unchanged", return_value=True),  # there are no files to ask for
         mock.patch.object(files.FileReader, "encoded", encoded),
         mock.patch.object(files.FileReader, "__call__", read),
     ]

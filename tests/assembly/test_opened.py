@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitrail.assembly import data as opening
-from vitrail.assembly import opened
+from vitrail.assembly.opening import opened
 from vitrail.data.index.names import Names
 from vitrail.recipe import DataConfig
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitrail.assembly import surveyed
+from vitrail.assembly.opening import surveyed
 from vitrail.data.dataset import ArrayReader, Dataset, Entry, Split
 from vitrail.data.survey import sample
 from vitrail.data.survey.images import survey_images

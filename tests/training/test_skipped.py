@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.assembly import surveyed
+from vitrail.assembly.opening import surveyed
 from vitrail.cli.main import main
 from vitrail.data.dataset import Split
 from vitrail.data.loader import Fetcher, evaluation_requests, load_batches

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from vitrail import catalog
-from vitrail.assembly import layouts, opened
+from vitrail.assembly import layouts
+from vitrail.assembly.opening import opened
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.assembly.validation_part import choose_val_fraction, with_val_part

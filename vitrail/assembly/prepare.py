@@ -9,10 +9,10 @@ from vitrail.assembly import autoencoder, pretrained
 from vitrail.assembly.checks import check_fits, check_keep
 from vitrail.assembly.data import choose_images, open_data
 from vitrail.assembly.defaults import fill_recipe, gather_facts, suggest_weights
+from vitrail.assembly.opening.surveyed import describe_survey, survey_data
 from vitrail.assembly.precision import resolve_precision
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.assembly.resolve import Names
-from vitrail.assembly.surveyed import describe_survey, survey_data
 from vitrail.assembly.task import annotations_of, choose_task, with_absolute_paths
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import assess

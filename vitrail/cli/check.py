@@ -31,8 +31,8 @@ def check(words: list[str]) -> int:
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
     from vitrail.assembly.data import open_data
     from vitrail.assembly.defaults import train_command
+    from vitrail.assembly.opening.surveyed import keep_record
     from vitrail.assembly.prepare import explain_settings
-    from vitrail.assembly.surveyed import keep_record
     from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.assess import assess, broken_annotations
     from vitrail.data.survey.images import survey_images
