@@ -92,9 +92,9 @@ def start(folder: str, simulated: int) -> dict[str, Any]:
     import torchvision.transforms.v2  # noqa: F401
 
     from vitrail import catalog
+    from vitrail.engine.processes.world import single_process
     from vitrail.engine.signals import StopSignal
     from vitrail.engine.train import train_steps
-    from vitrail.engine.processes.world import single_process
     from vitrail.recipe import Recipe, override
     from vitrail.training import create, loop  # noqa: F401
     from vitrail.training.steps import loop_settings, remaining_batches
