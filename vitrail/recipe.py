@@ -51,7 +51,7 @@ class DataConfig(Choice):
 
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training images of every class, sampled by the seed
     val_fraction: Fraction | None = None  # of the training images, held out as val where the data has none; 0: none
-    sampler: Literal["shuffle", "balanced"] = "shuffle"  # "balanced": every class is sampled equally often
+    sampler: Literal["shuffle", "balanced", "windowed"] = "shuffle"  # every class equally often; shards without seeks
     on_error: Literal["fail", "skip"] = "skip"  # an image that cannot be read: left out and listed, or no run starts
     max_errors: UnitInterval = 0.05  # largest fraction of images left out; of a small set 3 always, but with 0
     fingerprint: Literal["stat", "content"] = "stat"  # how changes of the data set are detected

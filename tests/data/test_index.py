@@ -1,5 +1,6 @@
 """Names and files as arrays, in memory or mapped from a file; a file that was changed is refused."""
 
+import json
 import pickle
 
 import numpy as np
@@ -56,7 +57,7 @@ def arrays():
 
 
 def write(path, about=None):
-    path.write_bytes(b"".join(encode_arrays(about or {"classes": ["a", "ä"]}, arrays())))
+    path.write_bytes(encode_arrays(json.dumps(about or {"classes": ["a", "ä"]}), arrays()))
     return path
 
 
@@ -74,7 +75,7 @@ def test_arrays_are_mapped_as_they_were_and_safetensors_reads_them(tmp_path):
 
 def test_another_process_gets_the_place_of_an_array(tmp_path):
     large = {"x": np.arange(10**5)}
-    (tmp_path / "a").write_bytes(b"".join(encode_arrays({}, large)))
+    (tmp_path / "a").write_bytes(encode_arrays("{}", large))
     mapped = map_arrays(tmp_path / "a")[1]["x"]
     sent = pickle.dumps(mapped)
     assert len(sent) < 500

@@ -7,9 +7,10 @@ from vitrail.assembly.opening import surveyed
 from vitrail.data.dataset import ArrayReader, Dataset, Entry, Split
 from vitrail.data.survey import sample
 from vitrail.data.survey.images import survey_images
-from vitrail.data.survey.record import SurveyRecord, digest_of, from_text, to_text
+from vitrail.data.survey.record import SurveyRecord, digest_of, from_text, to_table
 from vitrail.data.survey.sample import choose_sample, hash_names
 from vitrail.errors import BadImage
+from vitrail.storage.json_text import to_json
 
 BROKEN = {"train/17.png", "val/3.png"}
 
@@ -84,12 +85,13 @@ def test_a_survey_of_a_sample_is_that_of_its_images_and_defaults_do_not_change_w
 def test_a_survey_round_trips_as_text():
     found = survey_images(data(train=7, val=4))
     record = SurveyRecord(found, found.corrupt[:1])
-    again = from_text(to_text(record))
+    text = to_json(to_table(record))
+    again = from_text(text)
     assert again == record
     assert type(again.survey.corrupt[0]) is type(found.corrupt[0])
-    for text in ("", "{}", "[]", to_text(record).replace("corrupt", "other"), to_text(record)[:-9]):
+    for other in ("", "{}", "[]", text.replace("corrupt", "other"), text[:-9]):
         with pytest.raises(ValueError, match=r".*"):
-            from_text(text)
+            from_text(other)
 
 
 def test_a_start_reads_the_sample_once_and_takes_what_check_found(small, monkeypatch):
@@ -101,7 +103,7 @@ def test_a_start_reads_the_sample_once_and_takes_what_check_found(small, monkeyp
     assert len(calls) == 1
     assert surveyed.describe_survey(one.survey)[0].startswith("looked at 20 images of 90, chosen by the hash of")
     whole = survey_images(data())
-    surveyed.keep_record(data(), SurveyRecord(whole, ()))  # as `vitrail check` does
+    surveyed.keep_survey(data(), whole, ())  # as `vitrail check` does
     found = surveyed.survey_data(data(), whole=False).survey
     assert found == whole
     assert surveyed.describe_survey(found) == []

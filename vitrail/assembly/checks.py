@@ -41,6 +41,9 @@ def check_fits(recipe: Recipe, dataset: Dataset, task: Task) -> None:
             f"--input.channels {takes}, or leave it out",
         )
     model.build_preprocess(given)
+    if recipe.data.sampler == "windowed" and dataset.splits["train"].places is None:
+        what = "data.sampler windowed reads shards from their beginning to their end, and the data is no shards"
+        raise UsageError(what, "vitrail pack DATA --out SHARDS, then --data SHARDS; or --data.sampler shuffle")
     if low > high or high == 0:
         raise UsageError(
             f"augment.scale is from {low} to {high}", "the smaller fraction comes first: --augment.scale 0.35 1"

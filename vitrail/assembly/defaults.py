@@ -107,7 +107,7 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         mean=sample.mean,
         std=sample.std,
         measured=sample.images if sample.images < survey.images["train"] else 0,
-        is_mirrorable=is_mirrorable(dataset.layout, dataset.classes),
+        is_mirrorable=is_mirrorable(dataset.origin or dataset.layout, dataset.classes),
         gpu=device.type == "cuda",
         classes=len(dataset.classes),
         objects=objects.total,

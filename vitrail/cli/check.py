@@ -31,12 +31,11 @@ def check(words: list[str]) -> int:
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
     from vitrail.assembly.data import open_data
     from vitrail.assembly.defaults import train_command
-    from vitrail.assembly.opening.surveyed import keep_record
+    from vitrail.assembly.opening.surveyed import keep_survey
     from vitrail.assembly.prepare import explain_settings
     from vitrail.data.survey.annotations import survey_annotations
     from vitrail.data.survey.assess import assess, broken_annotations
     from vitrail.data.survey.images import survey_images
-    from vitrail.data.survey.record import SurveyRecord
     from vitrail.report.survey import annotations as annotation_report
     from vitrail.report.survey.images import render
 
@@ -46,7 +45,7 @@ def check(words: list[str]) -> int:
     if dataset.is_annotated:
         annotations = survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
     broken = broken_annotations(dataset, survey, annotations)
-    keep_record(dataset, SurveyRecord(survey, broken))
+    keep_survey(dataset, survey, broken)
     listing = f"vitrail check {shell_word(choice.keys['path'])}"
     assessment = assess(dataset, survey, broken, choice.on_error, choice.max_errors, listing)
     print("\n".join(render(dataset, survey, assessment.notes)))

@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module, what it does)
     "bench": ("deploy.bench", "measure every engine that runs a model, and recommend one"),
     "sample": ("sample", "generate images with a trained generative model"),
     "check": ("check", "examine a data set before training on it"),
+    "pack": ("data.pack", "write a data set as tar shards with an index"),
     "import": ("import_weights", "convert published weights into a model folder"),
     "weights": ("hub.weights", "list published weights by name"),
     "fetch": ("hub.fetch", "fetch weights by name; make a folder of them to carry"),

@@ -59,12 +59,16 @@ class Split:
     read:       index -> uint8 [H W C]; raises only `BadImage`; picklable.
     annotation: index -> a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`; None: images have labels only.
                 Raises only `BadImage`; picklable.
+    texts:      the caption of image i, where the data has captions.
+    places:     int64 [N], in the order of which a disk reads without seeking, where that is known.
     """
 
     names: Sequence[str]
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
     annotation: Callable[[int], Any] | None = None
+    texts: Sequence[str] | None = None
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +94,9 @@ class Split:
         array = self.array
         read = ArrayReader(array[indices]) if array is not None else SubsetReader(self.read, np.asarray(indices))
         annotation = None if self.annotation is None else SubsetReader(self.annotation, np.asarray(indices))
-        return Split(select_names(self.names, indices), self.labels[indices], read, annotation)
+        texts = None if self.texts is None else select_names(self.texts, indices)
+        places = None if self.places is None else self.places[indices]
+        return Split(select_names(self.names, indices), self.labels[indices], read, annotation, texts, places)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class Dataset:
     entries: Sequence[Entry] = ()
     notes: tuple[str, ...] = ()  # for the user: how a split was made, what was left out, the licence
     kind: AnnotationKind = "classes"  # the annotation: classes of an image, a class of every pixel, or boxes of objects
+    origin: str = ""  # the layout that the images were packed from, of shards
     visited: Visited | None = None  # what was walked to find the images, where nothing but names decided on them
 
     @property

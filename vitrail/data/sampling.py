@@ -21,6 +21,7 @@ import numpy as np
 GENERATOR = 1 << 16  # purpose of numbers that seed a whole generator
 ROUND = GENERATOR + 1  # purpose of numbers that order the images of a class
 LARGEST = 2**64 - 1
+WINDOW = 8192  # images among which the order for disks that hate seeks is shuffled
 
 
 class Keys(NamedTuple):
@@ -41,14 +42,35 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64))).permutation(count)
 
 
+def windowed_order(seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
+    """The permutation of the images of one epoch for disks that hate seeks: the files in random order, each read from
+    its beginning to its end, and images shuffled among `WINDOW` that follow each other. places: int64 [N], the number
+    of the file times 2^40, plus the offset in it."""
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed, (1 << 49) + epoch], np.uint64)))
+    files, file_of = np.unique(places >> 40, return_inverse=True)
+    ordered = np.lexsort((places, draw.permutation(len(files))[file_of]))
+    windows = np.arange(len(places)) // WINDOW
+    order: np.ndarray = ordered[np.lexsort((draw.random(len(places)), windows))]
+    return order
+
+
 class SampleStream:
     """The endless stream. The last two epochs are cached to save time; they are no state.
 
-    repeats: copies of an image in one epoch. labels: int64 [count], to sample every class equally often.
+    repeats: copies of an image in one epoch. labels: int64 [count], to sample every class equally often. places: where
+    images lie, for `windowed_order`.
     """
 
-    def __init__(self, seed: int, count: int, batch: int, repeats: int = 1, labels: np.ndarray | None = None):
-        self.seed, self.count, self.batch, self.repeats = seed, count, batch, repeats
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        batch: int,
+        repeats: int = 1,
+        labels: np.ndarray | None = None,
+        places: np.ndarray | None = None,
+    ):
+        self.seed, self.count, self.batch, self.repeats, self.places = seed, count, batch, repeats, places
         self.distinct = -(-count // repeats)  # images in an epoch
         self.members = [] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
         self.recent: dict[int, Keys] = {}
@@ -74,7 +96,10 @@ class SampleStream:
         return self.recent[epoch]
 
     def shuffle_epoch(self, epoch: int) -> Keys:
-        ids = epoch_order(self.seed, epoch, self.count)[: self.distinct]
+        if self.places is None:
+            ids = epoch_order(self.seed, epoch, self.count)[: self.distinct]
+        else:
+            ids = windowed_order(self.seed, epoch, self.places)[: self.distinct]
         return Keys(np.full_like(ids, epoch), ids)
 
     def balance_epoch(self, epoch: int) -> Keys:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from vitrail.assembly import model
 from vitrail.data.splits import evaluation_part
-from vitrail.data.survey.assess import most_left_out
 from vitrail.engine import checkpoint
 from vitrail.engine.precision import Precision
 from vitrail.engine.state import State
@@ -57,8 +56,7 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
     if cached is not None and on_features:
         split, transform = cached.splits[part], cached.transform
         bundle = dataclasses.replace(bundle, model=cached.classifier(session.state.best_model))
-    data = session.recipe.data
-    lost = most_left_out(len(split), data.max_errors) if data.on_error == "skip" else 0
+    lost = session.most_unreadable(len(split))
     evaluation = evaluate.evaluate(bundle, split, session.world, transform, session.workers, precision, most_lost=lost)
     values = {
         "part": part,

@@ -113,6 +113,7 @@ def build_stream(recipe: Recipe, split: Split) -> SampleStream:
         p.batch_size or 1,
         recipe.augment.repeated_aug,
         split.labels if recipe.data.sampler == "balanced" else None,
+        split.places if recipe.data.sampler == "windowed" else None,
     )
 
 

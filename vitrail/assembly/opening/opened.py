@@ -113,7 +113,7 @@ def with_index(found: Opened, given: str, key: str) -> Dataset:
     path = index_path(key, found, (files, others, folders))
     try:
         about["above"] = folders_above(root, Path(given).expanduser().resolve())
-        if keep_file(path, encode_arrays(about, arrays), NEWEST):
+        if keep_file(path, encode_arrays(to_json(about), arrays), NEWEST):
             return unpack(*map_arrays(path)).with_notes(found.is_named)
     except (VitrailError, OSError):  # another process has removed it
         pass

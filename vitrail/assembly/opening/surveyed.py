@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import broken_annotations
-from vitrail.data.survey.images import Survey, survey_images
-from vitrail.data.survey.record import SurveyRecord, digest_of, from_text, to_text
+from vitrail.data.survey.images import Survey, UnreadableImage, survey_images
+from vitrail.data.survey.record import SurveyRecord, digest_of, from_text, to_table
 from vitrail.data.survey.sample import SAMPLE
 from vitrail.errors import many
 from vitrail.storage.cache_folder import cache_folder, keep_file, touch
+from vitrail.storage.json_text import to_json
 
 NEWEST = 24  # surveys that are kept
 Progress = Callable[[int, int], None]
@@ -24,16 +25,16 @@ def survey_data(dataset: Dataset, whole: bool, progress: Progress | None = None)
     if path and not whole and (known := read_record(path + ".sample")):
         return known
     survey = survey_images(dataset, progress, whole=whole)
-    record = SurveyRecord(survey, broken_annotations(dataset, survey, whole=whole))
-    keep_record(dataset, record)
-    return record
+    broken = broken_annotations(dataset, survey, whole=whole)
+    keep_survey(dataset, survey, broken)
+    return SurveyRecord(survey, broken)
 
 
-def keep_record(dataset: Dataset, record: SurveyRecord) -> None:
+def keep_survey(dataset: Dataset, survey: Survey, broken: tuple[UnreadableImage, ...]) -> None:
     """Keeps a survey for the next start; not of a few images, which are read in no time."""
     if path := record_path(dataset):
-        name = path + (".whole" if record.survey.is_whole else ".sample")
-        keep_file(cache_folder() / "surveys" / name, to_text(record).encode(), NEWEST)
+        name = path + (".whole" if survey.is_whole else ".sample")
+        keep_file(cache_folder() / "surveys" / name, to_json(to_table(SurveyRecord(survey, broken))).encode(), NEWEST)
 
 
 def record_path(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ numbers, and one text of JSON.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from vitrail.errors import DataError
 
 HEADER = 8  # bytes of the length of the header
 LONGEST = 2**28  # bytes of a header
-ALIGNED, PADDING = 8, " padding"  # bytes, and the end of the names of the gaps
 ABOUT, DIGEST = "about", "sha256"
 KINDS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 NAMES = {np.dtype(kind): name for name, kind in KINDS.items()}
@@ -48,49 +47,34 @@ class Place:
 class MappedArray(np.ndarray):
     """An array in a file; another process gets its place instead of its values."""
 
-    place: Place | None = None
+    origin: Place | None = None
 
-    def at(self, place: Place) -> "MappedArray":
-        self.place = place
+    def at(self, origin: Place) -> "MappedArray":
+        self.origin = origin
         return self
 
     def __reduce__(self) -> Any:
-        if self.place is None:  # a part of one, or what was computed from one
+        if self.origin is None:  # a part of one, or what was computed from one
             return np.asarray(self).copy().__reduce__()
-        return map_place, (self.place,)
+        return map_origin, (self.origin,)
 
 
-def map_place(place: Place) -> np.ndarray:
-    return place.map()
+def map_origin(origin: Place) -> np.ndarray:
+    return origin.map()
 
 
-def encode_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The pieces of a file. about: what JSON can hold. arrays: uint8, int32, int64 or float32."""
-    text = json.dumps(about, sort_keys=True)
-    header: dict[str, Any] = {}
-    offset = 0
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    for name, array in ordered.items():
-        header[name] = {
-            "dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]
-        }  # fmt: skip
-        offset += array.nbytes
-        if gap := -array.nbytes % ALIGNED:
-            header[f"{name}{PADDING}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [offset, offset + gap]}
-            offset += gap
-    header["__metadata__"] = {ABOUT: text, DIGEST: digest_of(text, ordered)}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % ALIGNED)
-    yield len(head).to_bytes(HEADER, "little") + head
-    for array in ordered.values():
-        yield as_bytes(array)
-        yield bytes(-array.nbytes % ALIGNED)
+def encode_arrays(text: str, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a file. text: the table, as JSON. arrays: uint8, int32, int64 or float32."""
+    from safetensors.numpy import save
+
+    ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save(ordered, {ABOUT: text, DIGEST: digest_of(text, ordered)})
 
 
 def digest_of(text: str, arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over the table and the arrays, in the order of their names."""
     rows = [(name, NAMES[arrays[name].dtype], arrays[name].shape) for name in sorted(arrays)]
-    digest = hashlib.sha256(json.dumps([text, rows]).encode())
+    digest = hashlib.sha256(repr((text, rows)).encode(errors="surrogateescape"))
     for name, _, _ in rows:
         digest.update(as_bytes(np.asarray(arrays[name])))
     return digest.hexdigest()
@@ -110,8 +94,7 @@ def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             header = json.loads(file.read(length))
             total = file.seek(0, 2)
         metadata = header.pop("__metadata__")
-        rows = {name: row for name, row in header.items() if not name.endswith(PADDING)}
-        places = {name: parse_row(path, row, HEADER + length, total) for name, row in rows.items()}
+        places = {name: parse_row(path, row, HEADER + length, total) for name, row in header.items()}
         arrays = {name: places[name].map() for name in sorted(places)}
         if digest_of(metadata[ABOUT], arrays) != metadata[DIGEST]:
             raise ValueError("its content is not that of its SHA-256")
@@ -130,7 +113,7 @@ def parse_row(path: Path, row: Mapping[str, Any], start: int, total: int) -> Pla
     """Errors: `ValueError` for an array that does not lie in the file."""
     shape, (first, end) = tuple(int(n) for n in row["shape"]), row["data_offsets"]
     size = int(np.prod(shape, dtype=object)) * np.dtype(KINDS[row["dtype"]]).itemsize if shape else 0
-    if min((*shape, first), default=0) < 0 or end - first != size or start + end > total or first % ALIGNED:
+    if min((*shape, first), default=0) < 0 or end - first != size or start + end > total:
         raise ValueError("it was cut short")
     return Place(str(path), start + int(first), shape, row["dtype"])
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def digest_of(dataset: Dataset) -> str:
         dataset.kind,
         fingerprint(dataset.entries),
     ]
-    whole = hashlib.sha256(json.dumps(about).encode())
+    whole = hashlib.sha256(repr(about).encode(errors="surrogateescape"))
     for name, split in dataset.splits.items():
         whole.update(f"\n{name} {len(split)}\n".encode())
         whole.update(np.ascontiguousarray(split.labels).tobytes())
@@ -41,10 +41,10 @@ def digest_of(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-def to_text(record: SurveyRecord) -> str:
-    """JSON; "Infinity" among its numbers, as Python writes it."""
+def to_table(record: SurveyRecord) -> dict[str, Any]:
+    """What JSON can hold, with null for a number that is not finite."""
     fields = {field.name: getattr(record.survey, field.name) for field in dataclasses.fields(record.survey)}
-    return json.dumps({"survey": fields, "broken": record.broken})
+    return {"survey": fields, "broken": record.broken}
 
 
 def from_text(text: str) -> SurveyRecord:
@@ -53,6 +53,8 @@ def from_text(text: str) -> SurveyRecord:
 
     try:
         table = json.loads(text)
+        if table["survey"]["imbalance"] is None:
+            table["survey"]["imbalance"] = float("inf")
         if set(table["survey"]) != {field.name for field in dataclasses.fields(Survey)}:
             raise ValueError("it has other fields")
         broken = TypeAdapter(tuple[UnreadableImage, ...]).validate_python(table["broken"])

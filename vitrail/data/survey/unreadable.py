@@ -69,16 +69,16 @@ class StandIns:
 @dataclass(frozen=True)
 class StandInReader:
     """Reads image i, or its annotation, or those of the image that stands in for it; what is found to be unreadable is
-    added to `known`, and raises `BadImage`."""
+    added to `stand_ins`, and raises `BadImage`."""
 
     read: Callable[[int], Any]
-    known: StandIns
+    stand_ins: StandIns
     count: int
 
     def __call__(self, index: int) -> Any:
-        index = self.known.index(index, self.count)
+        index = self.stand_ins.index(index, self.count)
         try:
             return self.read(index)
         except BadImage as error:
-            self.known.broken.setdefault(index, error.what)
+            self.stand_ins.broken.setdefault(index, error.what)
             raise

@@ -92,7 +92,7 @@ def data_changes(run: RunData) -> tuple[tuple[str, ...], str]:
     if run.dataset is None:
         return (), ""
     try:
-        before, after = fingerprint.read_entries(run.folder.entries), run.dataset.entries
+        before, after = fingerprint.read_entries(run.folder.entries), tuple(run.dataset.entries)
     except DataError as error:
         return (), error.what
     if run.recipe.data.fingerprint == "content":
@@ -103,5 +103,5 @@ def data_changes(run: RunData) -> tuple[tuple[str, ...], str]:
     return (*fingerprint.differences(before, after), *others), ""
 
 
-def without_times(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+def without_times(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(entry._replace(modified=0) for entry in entries)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from vitrail.data.dataset import Split
 from vitrail.data.loader import LoadedBatch
-from vitrail.data.survey.assess import most_left_out
 from vitrail.data.survey.unreadable import StandIns
 from vitrail.errors import BadImage, DataError, many
 from vitrail.storage.printable import shell_word
@@ -19,9 +18,8 @@ class SkippedImages:
     """The images of a split that a run could not read. stand_ins: for its `Fetcher`; None where none may be skipped."""
 
     def __init__(self, session: Session, split: Split):
-        data = session.recipe.data
         self.session, self.count = session, len(split)
-        self.most = most_left_out(self.count, data.max_errors) if data.on_error == "skip" else 0
+        self.most = session.most_unreadable(self.count)
         self.stand_ins = StandIns() if self.most else None
         self.lost: dict[int, str] = {}
 

@@ -1,0 +1,64 @@
+"""`vitrail pack`: writes a data set as tar shards with an index, or the index of shards that are there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vitrail.cli.output.console import Console
+from vitrail.cli.syntax.arguments import read
+from vitrail.cli.syntax.keys import keys_of
+from vitrail.cli.syntax.verb import Verb
+from vitrail.errors import UsageError
+from vitrail.recipe import Recipe, override
+from vitrail.storage.printable import printable, shell_word
+from vitrail.validation import as_path
+
+
+@dataclass
+class Pack:
+    """Write a data set as tar shards with an index (WebDataset's names), for millions of images, mounts and stores.
+
+    Images keep their bytes; labels, masks, boxes and captions (NAME.txt) go with them. Without --out, DATA is a folder
+    of .tar shards, and its index is written.
+
+    vitrail pack photos --out shards
+    vitrail train --data shards
+    vitrail pack downloaded-shards
+    """
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """What --data takes, or a folder of .tar shards."""
+    out: Path | None = None
+    """The new folder of the shards."""
+    shard_mb: int = 256
+    """Megabytes of a shard, about."""
+
+
+def pack(words: list[str]) -> None:
+    given, keys = read(VERB, words)
+    if not 1 <= given.shard_mb <= 1_000_000:
+        raise UsageError(f"--shard-mb is {given.shard_mb}", "--shard-mb takes 1 to 1,000,000; 256 is usual")
+    choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
+    progress = Console().progress("packing")
+    from vitrail.assembly.opening.packing import index_shards, pack_data
+
+    if given.out is None:
+        report(index_shards(as_path(given.path), progress), given.path)
+    else:
+        report(pack_data(choice, as_path(given.out), given.shard_mb * 10**6, progress), str(given.out))
+
+
+def report(packed: Any, folder: str) -> None:
+    """Says what was written, and the command that trains on it."""
+    counted = ", ".join(f"{n:,} {part}" for part, n in packed.parts.items())
+    size = sum(one.size for one in packed.shards)
+    print(f"{len(packed.shards):,} shards, {size / 1e6:,.1f} MB: {counted}; {len(packed.classes):,} classes")
+    for note in packed.notes:
+        print(f"  note: {printable(note)}")
+    print(f"  index: SHA-256 {packed.sha256}")
+    print(f"vitrail train --data {shell_word(folder)}")
+
+
+VERB = Verb("pack", Pack, pack, sections=("data",), changes="what a data set is")

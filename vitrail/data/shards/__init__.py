@@ -1,0 +1,1 @@
+"""Tar shards with an index: read by offset, from a disk or a store."""

@@ -1,0 +1,254 @@
+"""Makes the index of tar shards that are there already, of WebDataset or its like: every member is looked at once, and
+nothing is taken out of a shard."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.data.dataset import Boxes
+from vitrail.data.decode import GREY, read_header
+from vitrail.data.files import held_out_note, hold_out
+from vitrail.data.index.arrays import map_arrays
+from vitrail.data.shards.index import FORMAT, NAME, PackedPart, Placed, Shard, encode_part
+from vitrail.data.shards.tar import Member, list_members
+from vitrail.data.shards.write import ENDINGS, LARGEST_TEXT, Progress
+from vitrail.data.splits import ORDER, find_part
+from vitrail.errors import BadImage, DataError, many
+
+MASK, HELD_OUT = "mask.png", 0.2
+LABELS = ("cls", "json")
+LARGEST_LABEL = 100_000
+
+
+@dataclass
+class Sample:
+    """One sample of a shard. label: a number, a name, several numbers, or None; boxes: as the JSON has them."""
+
+    name: str
+    image: Placed
+    mask: Placed | None = None
+    label: Any = None
+    boxes: Boxes | None = None
+    text: str = ""
+
+
+@dataclass
+class Scan:
+    """What is in the shards of a folder, by part."""
+
+    shards: list[Shard] = field(default_factory=list)
+    parts: dict[str, list[Sample]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # of classes, as far as samples name them
+    grey: bool = True
+
+
+def scan_shards(folder: Path, progress: Progress | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The table and the arrays of the index of a folder's shards. Errors: `DataError` for what cannot be read, or
+    should not be there."""
+    paths, scan = sorted(folder.glob("*.tar")), Scan()
+    for number, path in enumerate(paths):
+        part = find_part(path.name.partition("-")[0].partition("_")[0].partition(".")[0]) or "train"
+        scan.parts.setdefault(part, []).extend(scan_shard(path, number, scan))
+        if progress:
+            progress(number + 1, len(paths))
+    if not any(scan.parts.values()):
+        raise DataError(f"{folder} has no shards with images", "shards are .tar files with KEY.jpg and KEY.cls")
+    return finish(folder, scan)
+
+
+def scan_shard(path: Path, number: int, scan: Scan) -> list[Sample]:
+    """The samples of one shard, which is read once from its beginning to its end."""
+    members, found = list(list_members(path)), []
+    if repeated := first_repeated([one.key for one in members]):
+        raise DataError(f"{path}: the files of {repeated[:120]!r} do not stand together", "write the shard again")
+    whole = hashlib.sha256()
+    with open(path, "rb") as file:
+        for key, group in groupby(members, key=lambda one: one.key):
+            pieces: dict[str, tuple[Placed, bytes]] = {}
+            for one in group:
+                data = read_on(file, whole, one)
+                pieces[one.ending] = Placed(number, one.offset, one.length, hashlib.sha256(data).digest()), data
+            found.append(sample_of(path, key, pieces, scan))
+        while block := file.read(2**20):
+            whole.update(block)
+    scan.shards.append(Shard(path.name, path.stat().st_size, whole.hexdigest()))
+    return found
+
+
+def first_repeated(keys: Sequence[str]) -> str:
+    """The first key that stands in two places; "" where none does."""
+    seen: set[str] = set()
+    for key, _ in groupby(keys):
+        if key in seen:
+            return key
+        seen.add(key)
+    return ""
+
+
+def read_on(file: Any, whole: Any, member: Member) -> bytes:
+    """The bytes of a member; all up to its end goes through `whole`."""
+    whole.update(file.read(member.offset - file.tell()))
+    data: bytes = file.read(member.length)
+    whole.update(data)
+    return data
+
+
+def sample_of(path: Path, key: str, pieces: Mapping[str, tuple[Placed, bytes]], scan: Scan) -> Sample:
+    where = f"{path}: sample {key[:120]!r}"
+    images = [ending for ending in pieces if ending in (*ENDINGS, "img")]
+    if len(images) != 1:
+        what = f"has {len(images)} images ({', '.join(images)})" if images else "has no image"
+        raise DataError(f"{where} {what}", f"a sample is one KEY.jpg with KEY.cls; there is {', '.join(pieces)}")
+    image, data = pieces[images[0]]
+    if scan.grey:
+        with contextlib.suppress(BadImage):  # met again where it is read, by the policy for such images
+            scan.grey = read_header(data).mode in GREY
+    about = parse_json(where, pieces["json"][1]) if "json" in pieces else {}
+    sample = Sample(str(about.get("name", key)), image)
+    if MASK in pieces:
+        sample.mask = pieces[MASK][0]
+    if "boxes" in about:
+        sample.boxes = parse_boxes(where, about)
+    elif "cls" in pieces:
+        sample.label = parse_label(where, pieces["cls"][1].decode(errors="replace").strip())
+        if isinstance(sample.label, int) and isinstance(about.get("label"), str):
+            scan.names[sample.label] = about["label"]
+    else:
+        sample.label = about.get("labels", about.get("cls", about.get("label")))
+    if sample.label is None and sample.mask is None and sample.boxes is None:
+        raise DataError(
+            f"{where} has no label", f"add {key}.cls with the number or the name of its class, or remove it"
+        )
+    if "txt" in pieces:
+        sample.text = pieces["txt"][1][:LARGEST_TEXT].decode(errors="replace").strip()
+    return sample
+
+
+def parse_json(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        table = json.loads(data)
+        if isinstance(table, dict):
+            return table
+        raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{where} has a .json that cannot be read: {str(error)[:120]}", "write the shard again"
+        ) from None
+
+
+def parse_label(where: str, text: str) -> int | str:
+    if not text or len(text) > 300:
+        raise DataError(f"{where} has an empty or endless .cls", "it is the number or the name of a class")
+    return int(text) if text.isdecimal() and len(text) < 10 else text
+
+
+def parse_boxes(where: str, about: Mapping[str, Any]) -> Boxes:
+    try:
+        boxes = np.array(about["boxes"], np.float32).reshape(-1, 4)
+        labels = np.array(about["labels"], np.int64).reshape(-1)
+        crowd = np.array(about.get("crowd", [False] * len(labels)), bool).reshape(-1)
+        if not len(boxes) == len(labels) == len(crowd) or not np.isfinite(boxes).all():
+            raise ValueError("boxes and labels differ in number, or a corner is no number")
+        return Boxes(boxes, labels, crowd)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where} has boxes that cannot be read: {str(error)[:120]}", "write the shard again") from None
+
+
+def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The index: classes from the samples, or from the index that was there; a held-out part where none is named."""
+    before = former(folder)
+    every = [one for own in scan.parts.values() for one in own]
+    kinds = {"boxes": sum(s.boxes is not None for s in every), "masks": sum(s.mask is not None for s in every)}
+    kind = next((name for name, count in kinds.items() if count), "classes")
+    if kind != "classes" and kinds[kind] != len(every):
+        lacking = len(every) - kinds[kind]
+        raise DataError(
+            f"{folder}: {many(lacking, 'sample')} of {len(every):,} have no {kind}", "remove or complete them"
+        )
+    classes = classes_of(folder, scan, every, before, kind)
+    index, arrays, notes = {name: i for i, name in enumerate(classes)}, dict[str, np.ndarray](), []
+    if set(scan.parts) == {"train"} and kind == "classes":
+        own = scan.parts["train"]
+        labels = targets_of(own, classes, index, kind)
+        held = hold_out([one.name for one in own], labels, HELD_OUT, 0)
+        if held.any():
+            scan.parts = {"train": select_samples(own, ~held), "val": select_samples(own, held)}
+            notes.append(held_out_note(int((~held).sum()), int(held.sum()), 0))
+    for part in sorted(scan.parts, key=ORDER.index):
+        samples = scan.parts[part]
+        packed = PackedPart(
+            [s.name for s in samples], targets_of(samples, classes, index, kind), [s.image for s in samples],
+            [s.mask for s in samples if s.mask is not None], [s.boxes for s in samples if s.boxes is not None],
+            [s.text for s in samples] if any(s.text for s in samples) else [],
+        )  # fmt: skip
+        arrays |= encode_part(part, packed)
+    about = {
+        "format": FORMAT, "classes": classes, "channels": before.get("channels", 1 if scan.grey else 3), "kind": kind,
+        "origin": before.get("origin", "shards"), "parts": sorted(scan.parts, key=ORDER.index), "notes": notes,
+        "shards": [list(one) for one in scan.shards],
+    }  # fmt: skip
+    return about, arrays
+
+
+def select_samples(samples: Sequence[Sample], chosen: np.ndarray) -> list[Sample]:
+    return [samples[i] for i in np.flatnonzero(chosen).tolist()]
+
+
+def former(folder: Path) -> dict[str, Any]:
+    """The table of the index that is there, if it can be read: the names of classes are in it alone."""
+    try:
+        about, _ = map_arrays(folder / NAME)
+        return about if about.get("format") == FORMAT else {}
+    except DataError:
+        return {}
+
+
+def classes_of(folder: Path, scan: Scan, every: Sequence[Sample], before: Mapping[str, Any], kind: str) -> list[str]:
+    """The names of the classes. Errors: `DataError` where numbers and names are mixed."""
+    if before.get("classes"):
+        return [str(name) for name in before["classes"]]
+    labels = [one for s in every for one in flat(s, kind)]
+    if all(isinstance(one, int) for one in labels):
+        count = max(labels, default=-1) + 1 if kind != "masks" else 256
+        if count > LARGEST_LABEL or min(labels, default=0) < 0:
+            raise DataError(
+                f"{folder}: the labels go from {min(labels):,} to {count - 1:,}", "classes are 0, 1, 2, ..."
+            )
+        return [scan.names.get(i, str(i)) for i in range(count)]
+    if not all(isinstance(one, str) for one in labels):
+        raise DataError(f"{folder}: some labels are numbers and others are names", "write all of them in one way")
+    return sorted(set(labels))
+
+
+def flat(sample: Sample, kind: str) -> Iterator[Any]:
+    if kind == "boxes" and sample.boxes is not None:
+        yield from sample.boxes.labels.tolist()
+    elif isinstance(sample.label, list):
+        yield from sample.label
+    elif sample.label is not None:
+        yield sample.label
+
+
+def targets_of(samples: Sequence[Sample], classes: Sequence[str], index: Mapping[str, int], kind: str) -> np.ndarray:
+    """int64 [N], or uint8 [N K] where a sample has several classes. Errors: `DataError` for an unknown class."""
+    if kind != "classes":
+        return np.zeros(len(samples), np.int64)
+    own = [list(flat(sample, kind)) for sample in samples]
+    numbers = [[index.get(x, -1) if isinstance(x, str) else x for x in labels] for labels in own]
+    for sample, labels in zip(samples, numbers, strict=True):
+        if any(not isinstance(x, int) or not 0 <= x < len(classes) for x in labels):
+            what = f"sample {sample.name[:120]!r} has a label that is none of the {len(classes):,} classes"
+            raise DataError(what, "write the shard again, or remove the index to take the classes from the samples")
+    if all(not isinstance(sample.label, list) for sample in samples):
+        return np.array([labels[0] for labels in numbers], np.int64)
+    targets = np.zeros((len(samples), len(classes)), np.uint8)
+    for row, labels in zip(targets, numbers, strict=True):
+        row[labels] = 1
+    return targets

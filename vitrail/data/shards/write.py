@@ -1,0 +1,190 @@
+"""Writes tar shards as WebDataset names them: KEY.jpg with the bytes of the image as they were, KEY.cls, KEY.json,
+KEY.mask.png, KEY.txt. Images lie in an order of their own, so that what a disk reads in one go has many classes; their
+numbers stay those of the data set."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from vitrail.data.dataset import Boxes, Dataset, JoinedReader, Split, SubsetReader
+from vitrail.data.files import EncodedReader, FileReader
+from vitrail.data.sampling import epoch_order
+from vitrail.data.shards.index import FORMAT, PackedPart, Placed, Shard, encode_part
+from vitrail.data.shards.tar import END
+from vitrail.errors import BadImage, DataError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "heif")
+LARGEST_TEXT = 2**20  # bytes of a caption
+Progress = Callable[[int, int], None]
+
+
+class HashedFile:
+    """A tar file that is hashed as it is written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.size, self.digest = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.size += len(data)
+        self.file.write(data)
+
+    def add(self, name: str, data: bytes) -> int:
+        """Writes a member; returns the offset of its data."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        self.write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self.write(data)
+        self.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+
+@dataclass
+class ShardWriter:
+    """Writes samples into shards of about `limit` bytes in a folder, named after their part. to_text: a table as
+    JSON."""
+
+    folder: Path
+    limit: int
+    to_text: Callable[[Any], str]
+    shards: list[Shard] = field(default_factory=list)
+
+    def write_part(self, part: str, samples: Iterator[Mapping[str, bytes]]) -> Iterator[list[Placed]]:
+        """The places of the files of each sample, in their order."""
+        pending, number = next(samples, None), 0
+        while pending is not None:
+            name = f"{part}-{number:06d}.tar"
+            with open(self.folder / name, "wb") as raw:
+                out = HashedFile(raw)
+                while pending is not None and (out.size < self.limit or out.size == 0):
+                    shard = len(self.shards)
+                    yield [
+                        Placed(shard, out.add(file, data), len(data), hashlib.sha256(data).digest())
+                        for file, data in pending.items()
+                    ]
+                    pending = next(samples, None)
+                out.write(bytes(END))
+            self.shards.append(Shard(name, out.size, out.digest.hexdigest()))
+            number += 1
+
+
+def write_shards(
+    dataset: Dataset, writer: ShardWriter, progress: Progress | None = None
+) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Writes the shards; returns the table and arrays of their index. Errors: `DataError`, `BadImage`, `OSError`."""
+    arrays, done = dict[str, np.ndarray](), 0
+    total = sum(map(len, dataset.splits.values()))
+    for part, split in dataset.splits.items():
+        packed = PackedPart(split.names, split.labels, [EMPTY] * len(split))
+        texts = [""] * len(split)
+        if dataset.kind == "masks":
+            packed.masks = [EMPTY] * len(split)
+        order = epoch_order(0, 0, len(split)).tolist()
+        samples = (sample_of(dataset, split, i, texts, writer.to_text) for i in order)
+        for i, places in zip(order, writer.write_part(part, samples), strict=True):
+            packed.images[i] = places[0]
+            if packed.masks:
+                packed.masks[i] = places[1]
+            done += 1
+            if progress:
+                progress(done, total)
+        if dataset.kind == "boxes" and split.annotation is not None:
+            packed.boxes = [split.annotation(i) for i in range(len(split))]
+        packed.texts = texts if any(texts) else []
+        arrays |= encode_part(part, packed)
+    return describe(dataset, writer.shards), arrays
+
+
+EMPTY = Placed(0, 0, 0, bytes(32))
+
+
+def describe(dataset: Dataset, shards: Sequence[Shard]) -> dict[str, object]:
+    """The table of an index."""
+    return {
+        "format": FORMAT, "classes": list(dataset.classes), "channels": dataset.channels, "kind": dataset.kind,
+        "origin": dataset.origin or dataset.layout, "parts": list(dataset.splits), "notes": list(dataset.notes),
+        "shards": [list(one) for one in shards],
+    }  # fmt: skip
+
+
+def sample_of(
+    dataset: Dataset, split: Split, index: int, texts: list[str], to_text: Callable[[Any], str]
+) -> dict[str, bytes]:
+    """The files of image `index`, the image first, then its mask if it has one. texts: gets its caption."""
+    key = f"{index:09d}"
+    about: dict[str, Any] = {"name": split.names[index]}
+    data, ending = image_bytes(split, index, dataset.channels)
+    files = {f"{key}.{ending}": data}
+    annotation = split.annotation(index) if split.annotation is not None else None
+    if isinstance(annotation, Boxes):
+        about |= {
+            "boxes": annotation.boxes.tolist(), "labels": annotation.labels.tolist(), "crowd": annotation.crowd.tolist()
+        }  # fmt: skip
+    elif annotation is not None:
+        files[f"{key}.mask.png"] = encode_png(annotation, "L")
+    elif split.labels.ndim == 2:
+        about["labels"] = np.flatnonzero(split.labels[index]).tolist()
+    else:
+        files[f"{key}.cls"] = b"%d" % split.labels[index]
+        about["label"] = dataset.classes[int(split.labels[index])] if dataset.classes else ""
+    texts[index] = split.texts[index] if split.texts is not None else read_caption(split, index)
+    if texts[index]:
+        files[f"{key}.txt"] = texts[index].encode()
+    return {**files, f"{key}.json": to_text(about).encode("ascii")}
+
+
+def find_encoded(split: Split, index: int) -> tuple[EncodedReader, int] | None:
+    """The reader that has the bytes of an image, and the index there; None where there are only pixels."""
+    read, at = split.read, index
+    while True:
+        if isinstance(read, SubsetReader):
+            at, read = int(read.indices[at]), read.read
+        elif isinstance(read, JoinedReader):
+            which = int(np.searchsorted(read.starts, at, side="right")) - 1
+            at, read = at - int(read.starts[which]), read.readers[which]
+        else:
+            return (read, at) if isinstance(read, EncodedReader) else None
+
+
+def image_bytes(split: Split, index: int, channels: int) -> tuple[bytes, str]:
+    """The bytes of an image as they are, or of its pixels as PNG, and their ending."""
+    if found := find_encoded(split, index):
+        read, at = found
+        try:
+            data = read.encoded(at)
+        except OSError as error:
+            raise BadImage(f"{split.names[index]} cannot be read: {error.strerror or error}", "repair it") from None
+        ending = split.names[index].rpartition(".")[2].lower()
+        return data, ending if ending in ENDINGS else "img"
+    if channels not in MODES:
+        raise DataError(f"images of {channels} channels cannot be packed", "images of 1, 3 or 4 channels can")
+    return encode_png(split.read(index), MODES[channels]), "png"
+
+
+def encode_png(pixels: np.ndarray, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.ndim == 3 and mode == "L" else pixels)).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue()
+
+
+def read_caption(split: Split, index: int) -> str:
+    """The text in NAME.txt beside an image file; "" where there is none."""
+    found = find_encoded(split, index)
+    if found is None or not isinstance(found[0], FileReader):
+        return ""
+    path = (found[0].root / found[0].names[found[1]]).with_suffix(".txt")
+    try:
+        return path.read_bytes()[:LARGEST_TEXT].decode().strip() if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
