@@ -4,10 +4,10 @@ import json
 
 import pytest
 from places import must, vitrail
-from vitrail.report.plan.gpus import GPUS
-from vitrail.report.plan.plan import ModelNumbers, Training, compute_seconds, plan_training
 
 from vitrail.cli.main import main
+from vitrail.report.plan.gpus import GPUS
+from vitrail.report.plan.plan import ModelNumbers, Training, compute_seconds, plan_training
 
 
 def planned(*words):
