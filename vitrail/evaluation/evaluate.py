@@ -12,12 +12,14 @@ from vitrail.assembly.model import ModelBundle
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.contracts import Predictions
 from vitrail.data.dataset import Split
+from vitrail.data.survey.assess import most_left_out
 from vitrail.data.transforms.base import Transform
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.world import World
 from vitrail.errors import DataError
 from vitrail.evaluation.intervals import measure_interval
 from vitrail.evaluation.reader import SplitReader, TaskReader
+from vitrail.recipe import DataConfig
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import to_json
 
@@ -51,6 +53,11 @@ def evaluate(
     predictions = evaluator.predictions(images)
     lost = {"unreadable": len(images.lost)} if images.lost else {}
     return Evaluation({**evaluator.metrics(predictions), **lost}, predictions, images)
+
+
+def most_unreadable(data: DataConfig, count: int) -> int:
+    """How many of so many images may turn out to be unreadable: by `data.on_error` and `data.max_errors`."""
+    return most_left_out(count, data.max_errors) if data.on_error == "skip" else 0
 
 
 def with_interval(evaluation: Evaluation) -> Evaluation:

@@ -56,7 +56,7 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
     if cached is not None and on_features:
         split, transform = cached.splits[part], cached.transform
         bundle = dataclasses.replace(bundle, model=cached.classifier(session.state.best_model))
-    lost = session.most_unreadable(len(split))
+    lost = evaluate.most_unreadable(session.recipe.data, len(split))
     evaluation = evaluate.evaluate(bundle, split, session.world, transform, session.workers, precision, most_lost=lost)
     values = {
         "part": part,

@@ -8,7 +8,6 @@ from torch import nn
 from vitrail.assembly import model
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.dataset import Dataset, Split
-from vitrail.data.survey.assess import most_left_out
 from vitrail.data.transforms.base import Transform
 from vitrail.data.transforms.features import FeatureTransform
 from vitrail.data.transforms.preprocess import Preprocess
@@ -77,11 +76,6 @@ class Session:
     @property
     def precision(self) -> Precision:
         return Precision(self.recipe.train.precision, self.world.device.type)
-
-    def most_unreadable(self, count: int) -> int:
-        """How many of so many images may turn out to be unreadable: by `data.on_error` and `data.max_errors`."""
-        data = self.recipe.data
-        return most_left_out(count, data.max_errors) if data.on_error == "skip" else 0
 
     @property
     def steps(self) -> int:

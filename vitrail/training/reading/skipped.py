@@ -8,6 +8,7 @@ from vitrail.data.dataset import Split
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.survey.unreadable import StandIns
 from vitrail.errors import BadImage, DataError, many
+from vitrail.evaluation.evaluate import most_unreadable
 from vitrail.storage.printable import shell_word
 from vitrail.training.session import Session
 
@@ -19,7 +20,7 @@ class SkippedImages:
 
     def __init__(self, session: Session, split: Split):
         self.session, self.count = session, len(split)
-        self.most = session.most_unreadable(self.count)
+        self.most = most_unreadable(session.recipe.data, self.count)
         self.stand_ins = StandIns() if self.most else None
         self.lost: dict[int, str] = {}
 
