@@ -17,13 +17,16 @@ from vitrail.contracts import trunk_of
 from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes import world as worlds
+from vitrail.engine.processes import writer
 from vitrail.engine.processes.parallel import LossModule, recompute
 from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
+from vitrail.errors import VitrailError
 from vitrail.recipe import OptimConfig, Recipe, TrainConfig
 from vitrail.tasks import classification, detection, diffusion, segmentation
 from vitrail.training import create, loop, resume
 from vitrail.training.optimizer import build_state
+from vitrail.training.processes import division
 from vitrail.types import Batch, DetectionTargets
 
 STEPS, IMAGES = 3, 4
@@ -154,6 +157,82 @@ def count(folder: Path, world: worlds.World, more: list[str]) -> None:
         (folder / "collectives.json").write_text(json.dumps(numbers))
 
 
+def faults(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """A loss of one process that is no number; a disk that refuses the part of one process; a folder that one does not
+    see."""
+    session = begin(folder, world, "poisoned")
+    loss, calls = classification.Classification.loss, []
+
+    def bad(self, model, batch):
+        calls.append(1)
+        terms = loss(self, model, batch)
+        return {k: v * float("nan") for k, v in terms.items()} if len(calls) == 3 and world.rank == 1 else terms
+
+    classification.Classification.loss = bad
+    facts = {"nan": failure(lambda: list(loop.run_training(session)))}
+    classification.Classification.loss = loss
+    write, notes = writer.write_piece, []
+
+    def full(temporary, rank, snapshot):
+        return "no space left" if rank == 1 and not notes else write(temporary, rank, snapshot)
+
+    writer.write_piece = full
+    session = begin(folder, world, "full")
+    for event in loop.run_training(session):
+        if event.kind == "note" or (not world.is_first and session.state.step == 3):
+            notes.append(event.values.get("text", ""))
+    writer.write_piece = write
+    hidden = begin(folder, world, "hidden", parallel="ddp")
+    hidden.folder = RunFolder(folder / ("hidden" if world.is_first else "elsewhere"))
+    facts["folder"] = failure(lambda: division.check_folder(hidden))
+    facts["notes"] = notes
+    (folder / f"faults-{world.rank}.json").write_text(json.dumps(facts))
+
+
+def failure(work) -> str:
+    try:
+        work()
+        return "none"
+    except VitrailError as error:
+        return error.what
+
+
+def hybrid(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """Two copies, each divided among two processes: steps, a checkpoint by HSDP, and the same run by FSDP and back."""
+    case = Case("vit", ema=0.5)
+    found = train(case, world, 2)
+    if world.is_first:
+        torch.save(found, folder / f"{case.name}.pt")
+    tiny.npz(folder) if world.is_first else None
+    world.meet()
+    for _ in loop.run_training(begin(folder, world, "straight", parallel="hsdp")):
+        pass
+    session = begin(folder, world, "changing", parallel="hsdp")
+    events = loop.run_training(session)
+    for _ in events:
+        if session.state.step == 3:
+            break
+    events.close()
+    for step, parallel in ((5, "fsdp"), (6, "hsdp")):
+        world.meet()
+        session = resume.resume_session(
+            RunFolder(folder / "changing"), [("runtime", {"parallel": parallel})], [], world
+        )
+        events = loop.run_training(session)
+        for event in events:
+            if session.state.step == step and event.kind != "done" and step < 6:
+                break
+        events.close()
+
+
+def exactness(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """bf16 where it is bf16, and compiled blocks: the losses by name."""
+    for case in (Case("vit", precision="bf16"), Case("dit", "images", precision="bf16")):
+        found = train(case, world, world.size)
+        if world.is_first:
+            torch.save(found, folder / f"{case.name}.pt")
+
+
 def steps(folder: Path, world: worlds.World, wanted: list[str]) -> None:
     for case in (case for case in [*CHEAP, *REST] if case.name in wanted):
         found = train(case, world, world.size)
@@ -209,7 +288,7 @@ def runs(folder: Path, world: worlds.World, more: list[str]) -> None:
 
 def work(words: list[str]) -> int:
     """words: a folder, jobs, and the names of cases."""
-    folder, jobs = Path(words[0]), {"steps": steps, "runs": runs, "count": count}
+    folder, jobs = Path(words[0]), {job.__name__: job for job in (steps, runs, count, hybrid, exactness, faults)}
     world = worlds.join("cpu", 60)
     for job in (word for word in words if word in jobs):
         jobs[job](folder, world, words)

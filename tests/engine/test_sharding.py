@@ -56,7 +56,9 @@ def once(tmp_path_factory, name, work):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return once(
-        tmp_path_factory, "sharded-2", lambda folder: start(folder, ["steps", "count", "runs", *jobs.names(jobs.CHEAP)])
+        tmp_path_factory,
+        "sharded-2",
+        lambda folder: start(folder, ["steps", "count", "runs", "faults", *jobs.names(jobs.CHEAP)]),
     )
 
 
@@ -154,6 +156,16 @@ def test_pieces_that_do_not_fit_are_refused_whatever_the_manifest_says(two, tmp_
         shards.read_layout(path)
 
 
+def test_what_goes_wrong_in_one_process_is_said_by_all_and_nothing_is_lost(two):
+    for rank in (0, 1):
+        facts = json.loads((two / f"faults-{rank}.json").read_text())
+        assert facts["nan"].startswith("the loss (cross_entropy = nan) is not finite at step 3: the model's output is")
+        assert facts["folder"].startswith("process 1 does not see")
+    note = json.loads((two / "faults-0.json").read_text())["notes"][0]
+    assert note.startswith("step 2 could not be saved: no space left at")
+    assert sorted(p.name for p in (two / "full" / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+
+
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory):
     return once(tmp_path_factory, "sharded-all", lambda folder: start(folder, ["steps", *jobs.names(jobs.REST)]))
@@ -163,3 +175,38 @@ def rest(tmp_path_factory):
 @pytest.mark.parametrize("case", jobs.REST, ids=lambda case: case.name)
 def test_every_family_and_task_is_as_in_one_process(rest, case):
     assert max(differences(rest, case).values()) <= CLOSE
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    machine = {"LOCAL_WORLD_SIZE": 2}
+    return once(tmp_path_factory, "sharded-4", lambda folder: start(folder, ["hybrid"], processes=4, env=machine))
+
+
+@pytest.mark.slow
+def test_copies_of_divided_models_are_as_one_process(four):
+    assert max(differences(four, jobs.Case("vit", ema=0.5)).values()) <= CLOSE
+
+
+@pytest.mark.slow
+def test_a_run_changes_between_kinds_of_division(four):
+    straight, changing = parts(four, "straight", 6), parts(four, "changing", 6)
+    for part in straight:
+        assert max((straight[part][n].float() - changing[part][n].float()).abs().max() for n in straight[part]) <= CLOSE
+    files = sorted(p.name for p in (four / "straight" / "checkpoints" / "step-00000006").glob("shard-*"))
+    assert [name[:11] for name in files] == ["shard-00001", "shard-00002"], "one copy writes"
+
+
+@pytest.fixture(scope="module")
+def low(tmp_path_factory):
+    return once(tmp_path_factory, "sharded-low", lambda folder: start(folder, ["exactness"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [jobs.Case("vit", precision="bf16"), jobs.Case("dit", "images", precision="bf16")])
+def test_bf16_loses_no_more_than_without_division(low, case):
+    """Weights inside blocks are rounded to bf16 once, as autocast rounds them in every product."""
+    exact = jobs.train(case._replace(precision="fp32"), tiny.ALONE, 1)["losses"]
+    alone = jobs.train(case, tiny.ALONE, 1)["losses"]
+    divided = torch.load(low / f"{case.name}.pt", weights_only=True)["losses"]
+    assert (divided - exact).abs().max() <= 2 * (alone - exact).abs().max() + 2e-3

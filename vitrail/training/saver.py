@@ -70,7 +70,8 @@ class Saver:
         yield from self.report(final=False)
         self.session.saving = (self.session.state.early_stopping.step,)
         self.writer.save(self.session.state, final or wait)
-        yield from self.report(final)
+        if self.writer.thread is None:  # else it is reported at the next save, not when it happens to end
+            yield from self.report(final)
 
     def report(self, final: bool) -> Iterator[Event]:
         """What became of saves. Errors: `RunError` after too many that failed."""

@@ -5,6 +5,7 @@ What a thread writes are copies, made at the step that is saved; the tensors tha
 copying does not wait for memory. Threads take part in no collective: they meet through the store of the launcher.
 """
 
+import errno
 import shutil
 import threading
 import time
@@ -129,7 +130,7 @@ class CheckpointWriter:
         """Makes a checkpoint of the pieces, if all are there."""
         try:
             if failures := [row for row in rows if isinstance(row, str)]:
-                raise OSError(failures[0])
+                raise OSError(errno.EIO, failures[0])
             with self.world.writing():
                 files = {name: row for each in rows if isinstance(each, dict) for name, row in each.items()}
                 files["state.json"] = write_entry(temporary / "state.json", to_json(numbers, sort_keys=True).encode())

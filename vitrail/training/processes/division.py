@@ -13,6 +13,7 @@ from vitrail.engine.processes.choice import ONE_PROCESS, Needs, ParallelChoice, 
 from vitrail.engine.processes.formulas import checkpointing_of
 from vitrail.engine.processes.parallel import LossModule, compile_blocks, refuse_batch_norm
 from vitrail.engine.processes.world import World
+from vitrail.errors import UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.session import Session
 
@@ -68,6 +69,7 @@ def divide_session(session: Session) -> None:
     state, shards, blank = session.state, session.parallel.shards, session.blank
     if shards == 1 or blank is None:
         return
+    check_folder(session)
     from vitrail.engine.processes.sharding import build_mesh, divide_state
 
     blocks = list(trunk_of(state.model).blocks)
@@ -78,6 +80,15 @@ def divide_session(session: Session) -> None:
     divide_state(state, loss_of, blank, build_mesh(session.world, shards), session.precision, lists)
     if session.world.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def check_folder(session: Session) -> None:
+    """Errors: `UsageError` where a process does not see the folder of the run, into which each writes its part."""
+    path = session.folder.path
+    seen = session.world.gather_objects(path.is_dir())
+    if not all(seen):
+        what = f"process {seen.index(False)} does not see {path}, and each process of a divided model writes there"
+        raise UsageError(what, "give --out on a file system that all machines share, or --parallel ddp")
 
 
 def load_divided(session: Session, saved: SavedCheckpoint) -> None:
