@@ -109,12 +109,12 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
     started = workers(launcher)
     launcher.kill()
     launcher.wait()
-    until = time.monotonic() + 4 + 10
+    until = time.monotonic() + 100
     while any(map(is_alive, started)):
         assert time.monotonic() < until
         time.sleep(0.1)
     said = " ".join(launcher.communicate()[1].split())
-    assert "the store of the launcher has not answered for 4 s" in said or "connection" in said
+    assert "the store of the launcher has not answered for 4 s" in said, said
     assert lines(said) == 1, said
 
 

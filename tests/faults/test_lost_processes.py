@@ -1,6 +1,7 @@
 """A process that is stopped, killed or waits for what never comes ends the run within the stated time, by name; what
 the launcher starts again goes on with its own run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ranks
@@ -18,10 +20,11 @@ import torch.distributed as dist
 
 from vitrail.engine.processes import peers as peers_of
 from vitrail.engine.processes.peers import Peers, Sign, Watch
-from vitrail.engine.processes.world import World
-from vitrail.errors import RunError
+from vitrail.engine.processes.world import World, check_gpus
+from vitrail.errors import RunError, UsageError
 from vitrail.recipe import InitConfig, RuntimeConfig
-from vitrail.training import restart
+from vitrail.training import create, restart
+from vitrail.training.feed import batch_shares
 
 NOW = 1000.0
 
@@ -110,6 +113,63 @@ def test_what_a_library_raises_becomes_a_sentence(pair):
 def test_processes_that_do_not_start_are_counted(pair):
     with pytest.raises(RunError, match="only 1 of 2 processes have started after 0 s"):
         pair[0].meet(0.0)
+
+
+def test_the_first_that_knows_says_why_the_run_ends(pair):
+    said = []
+    for one in pair:
+        world = World(one.rank, 2, torch.device("cpu"), one)
+        with pytest.raises(RunError) as caught, world.explain_loss("again"), world.explain_loss("again"):
+            raise RunError("no space")
+        said.append(not caught.value.is_repeated)
+    assert said == [True, False]
+    with (
+        pytest.raises(RunError, match="ValueError: a surprise"),
+        World(1, 2, torch.device("cpu"), pair[1]).explain_loss(""),
+    ):
+        raise ValueError("a surprise")
+
+
+def test_where_the_store_is_gone_one_process_of_each_machine_says_so(pair, monkeypatch):
+    def gone(*given):
+        raise RuntimeError("Connection reset by peer")
+
+    for local, one in enumerate(pair):
+        monkeypatch.setattr(one, "meeting", SimpleNamespace(add=gone))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        assert one.is_speaker() == (local == 0)
+
+
+def test_the_last_collectives_are_kept_where_processes_hang(pair, tmp_path):
+    assert pair[1].keep_record() == ""
+    pair[1].records = tmp_path / "flight"
+    assert pair[1].keep_record() == f"; the last collectives of each process are in {tmp_path / 'flight'}"
+    assert "version" in json.loads((tmp_path / "flight" / "process-1.json").read_text())
+
+
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = torch.device("cuda", 0)
+    check_gpus(gpu, "auto", 2)
+    check_gpus(torch.device("cpu"), "auto", 64)
+    with pytest.raises(UsageError, match="4 processes on this machine, and 2 GPUs for them"):
+        check_gpus(gpu, "auto", 4)
+    with pytest.raises(UsageError, match="2 processes on this machine, and 1 GPU for them"):
+        check_gpus(gpu, "cuda:0", 2)
+
+
+def test_fewer_processes_go_on_with_the_micro_batches_of_the_start(own_folder):
+    running = tiny.begin(tiny.recipe(tiny.npz(own_folder / "data"), runtime={"micro_batch": None}), Path("run"))
+    create.keep_micro_batch(running)
+    assert running.recipe.runtime.micro_batch is None, "one process leaves it open"
+    running.world = World(0, 2, torch.device("cpu"))
+    running.feed = replace(running.feed, micro_batch=8)
+    create.keep_micro_batch(running)
+    assert running.recipe.runtime.micro_batch == 8
+    assert batch_shares(16, 4, 8, False) == (4, 4)
+    assert batch_shares(16, 1, 8, False) == (16, 8), "the same micro-batches, twice as many"
+    with pytest.raises(UsageError, match="start 2 processes; or a new run with --batch-size 15 or 18"):
+        batch_shares(16, 3, 8, False)
 
 
 # a launcher that starts its processes again

@@ -140,10 +140,10 @@ class Peers:
     def is_speaker(self) -> bool:
         """Whether this process is to say why the run ends: the first that asks, so that it is said once."""
         if self.speaks is None:
-            try:
-                self.speaks = int(self.meeting.add("speakers", 1)) == 1
-            except RuntimeError:  # the store is gone, and with it the process that could have said it
-                self.speaks = True
+            self.speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine, where the store is gone
+            if time.monotonic() - self.answered <= self.limit:
+                with contextlib.suppress(RuntimeError):
+                    self.speaks = int(self.meeting.add("speakers", 1)) == 1
         return self.speaks
 
     def keep_record(self) -> str:
@@ -151,10 +151,15 @@ class Peers:
         if self.records is None:
             return ""
         known = vars(torch._C._distributed_c10d)
-        dump = known.get("_dump_fr_trace_json") or known.get("_dump_nccl_trace_json")
+        is_nccl = dist.is_initialized() and dist.get_backend() == "nccl"  # which has a recorder of its own
+        dump = None if is_nccl else known.get("_dump_fr_trace_json")
+        dump = dump or known.get("_dump_nccl_trace_json")
         try:
             self.records.mkdir(exist_ok=True)
-            write_file(self.records / f"process-{self.rank}.json", str(dump()).encode() if dump else b"")
+            record = dump() if dump else b"{}"
+            write_file(
+                self.records / f"process-{self.rank}.json", record if isinstance(record, bytes) else record.encode()
+            )
         except (OSError, RuntimeError, TypeError):
             return ""
         return f"; the last collectives of each process are in {self.records}"
@@ -216,12 +221,12 @@ class Peers:
 
     def find_fault(self, now: float) -> str:
         """What is wrong, "" where nothing is."""
+        if now - self.answered > self.limit:  # nobody is heard then
+            return f"the store of the launcher has not answered for {self.limit:.0f} s, at step {self.step + 1}"
         for rank, watch in sorted(self.watches.items()):
             if now - watch.heard > self.limit:
                 done = f"the last step that it had done is {watch.sign.step}, here it is {self.step}"
                 return f"process {rank} has given no sign of life for {self.limit:.0f} s; {done}"
-        if now - self.answered > self.limit:
-            return f"the store of the launcher has not answered for {self.limit:.0f} s, at step {self.step + 1}"
         if not self.is_late(now) or len(self.watches) < self.size - 1:
             return ""
         if all(w.sign.doing and now - w.unchanged > self.limit for w in self.watches.values()):
