@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.data.encode import encode_png
+from vitrail.data import encode
+from vitrail.data.encode import encode_png, write_png
 from vitrail.report.page.overlays import encode_label_map, overlay_mask, palette
 
 RANDOM = np.random.default_rng(0)
@@ -34,11 +35,26 @@ def test_a_palette_is_shared_and_nobody_writes_to_it():
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_png_holds_its_pixels(fast):
-    for shape in ((5, 7, 3), (5, 7), (1, 1)):
+    for shape in ((5, 7, 3), (5, 7), (1, 1), (1, 9, 3), (1, 3), (300, 2, 3)):
         pixels = RANDOM.integers(0, 256, shape, np.uint8)
-        assert (np.asarray(Image.open(io.BytesIO(encode_png(pixels, fast)))) == pixels).all()
+        assert (read(encode_png(pixels, fast)) == pixels).all()
+    turned = RANDOM.integers(0, 256, (6, 4, 3), np.uint8)[::-1].transpose(1, 0, 2)
+    assert (read(encode_png(turned, fast)) == turned).all()
     mask = RANDOM.integers(0, 5, (9, 4), np.uint8)
     with Image.open(io.BytesIO(encode_label_map(mask, 5))) as image:
         assert image.mode == "P"
         assert (np.asarray(image) == mask).all()
         assert image.getpalette()[:15] == palette(5)[:5].ravel().tolist()
+
+
+@pytest.mark.parametrize("strip", [1, 40, 100])
+def test_a_png_is_the_same_in_strips(strip, monkeypatch):
+    pixels, colours = RANDOM.integers(0, 256, (11, 6, 3), np.uint8), palette(3)
+    whole = [write_png(pixels), write_png(pixels[:, :, 0]), write_png(pixels[:, :, 0], colours)]
+    monkeypatch.setattr(encode, "STRIP", strip)
+    assert [write_png(pixels), write_png(pixels[:, :, 0]), write_png(pixels[:, :, 0], colours)] == whole
+    assert (read(whole[0]) == pixels).all()
+
+
+def read(content):
+    return np.asarray(Image.open(io.BytesIO(content)))

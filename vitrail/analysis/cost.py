@@ -92,10 +92,16 @@ def input_shape(model: nn.Module) -> tuple[int, tuple[int, int]]:
     return (inner.config.channels, inner.config.size) if isinstance(inner, Trunk) else (3, (224, 224))
 
 
+INITIALISERS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
+
+
 class EverythingOnMeta(TorchFunctionMode):
-    """Creates tensors on the meta device even where the code names another device."""
+    """Creates tensors on the meta device even where the code names another device. Initial values are not computed,
+    which meta tensors have none of: torch takes milliseconds to find that out for each."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in INITIALISERS and args[0].is_meta:
+            return args[0]
         options = dict(kwargs or {})
         if options.get("device") is not None:
             options["device"] = torch.device("meta")

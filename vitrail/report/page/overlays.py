@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data.dataset import IGNORE
-from vitrail.data.encode import encode_png, to_rgb
+from vitrail.data.encode import to_rgb, write_png
 
 PALETTES = 8  # of so many numbers of classes are kept
 GOLDEN = 0.618033988749895  # steps of the hue by the golden ratio keep neighbouring classes apart
+VISIBLE = np.repeat(np.array([0, *[255] * 254, 0], np.uint8), 3).reshape(256, 3)  # all bits of classes that are drawn
 GROUND = (40, 40, 48)  # the colour of class 0 on a label map
 
 
@@ -31,18 +32,20 @@ def palette(classes: int) -> np.ndarray:
 def overlay_mask(pixels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """An image with its label map [H W] laid over it, half of each; class 0 and ignored pixels leave it unchanged."""
     image = to_rgb(pixels)
-    total = np.add(image, np.take(palette(classes), mask, axis=0), dtype=np.uint16)
-    mean = (total + (total >> 1 & 1)) >> 1  # halves are rounded to even numbers, as floats are
-    blended = image.copy()
-    np.copyto(blended, mean, where=((mask > 0) & (mask < 255))[:, :, None], casting="unsafe")
+    colours = np.take(palette(classes), mask, axis=0)
+    differing = image ^ colours  # a + b = 2 (a & b) + (a ^ b), without more bits than they have
+    blended = image & colours
+    blended += differing >> 1
+    blended += differing & blended & 1  # halves are rounded to even numbers, as floats are
+    blended ^= image
+    blended &= np.take(VISIBLE, mask, axis=0)
+    blended ^= image
     return blended
 
 
 def encode_label_map(mask: np.ndarray, classes: int) -> bytes:
     """A PNG, encoded fast, whose pixels are the class indices and whose palette gives them colours."""
-    image = Image.fromarray(mask)
-    image.putpalette(palette(classes).tobytes())
-    return encode_png(image, fast=True)
+    return write_png(mask, palette(classes))
 
 
 def draw_boxes(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
