@@ -128,7 +128,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
             whole = None if mask is None else mask.float()
             mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), whole, dropout_p=dropout)
         return mixed.to(v.dtype)
+    if q.device.type == "cpu" and not dropout and (q.shape[-1] < v.shape[-1] or v.stride(-1) != 1):
+        return attend_explicitly(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
+
+
+def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same written out, for what a CPU's fused kernel does not take: keys narrower than values, or values channels
+    first. torch would do so too, and check every row for having no key. The result is channels first in memory."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.mT
+    weights = (logits if mask is None else logits + mask).softmax(-1)
+    return (v.mT @ weights.mT).mT
 
 
 def is_short(tokens: int) -> bool:

@@ -65,7 +65,7 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.m(x))
+        return self.drop_path(self.m(x)).add_(x)  # which nothing else holds; new memory takes longer than the sum
 
 
 class Head(Attention):
@@ -79,12 +79,17 @@ class Head(Attention):
         self.dw = ConvNorm(config.eps, config.key_width, config.key_width, kernel, groups=config.key_width)
 
     def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionInputs:
-        q, k, v = self.qkv(x).split(self.widths, dim=1)
-        q, k, v = (t.flatten(2).mT[:, None] for t in (self.dw(q), k, v))  # [B 1 N d] each
-        return AttentionInputs(q, k, v, bias)
+        x = self.qkv(x)
+        q, (_, k, v) = self.dw(x.narrow(1, 0, self.widths[0])), tokens(x).split(self.widths, dim=-1)
+        return AttentionInputs(tokens(q), k, v, bias)
 
     def locate(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
+
+
+def tokens(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h N C"]:
+    """A map as the tokens of one head."""
+    return x.flatten(2).mT.unsqueeze(1)
 
 
 class Cascade(Displacements):
@@ -102,12 +107,11 @@ class Cascade(Displacements):
         self.register_buffer("index", distances(window), persistent=False)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        grid = x.shape[2:]
-        biases = self.attention_biases[:, self.index]  # [heads N N]
+        biases = self.attention_biases.index_select(1, self.index.flatten()).unflatten(1, self.index.shape)
         outputs: list[Tensor] = []
         for head, share, bias in zip(self.cascade, x.chunk(len(self.cascade), dim=1), biases, strict=True):
             inputs = share + outputs[-1] if outputs else share
-            outputs.append(head(inputs, bias, layout).mT.unflatten(2, grid))  # [B N d] -> [B d h w]
+            outputs.append(head(inputs, bias, layout).mT.reshape(share.shape))  # [B N d] -> [B d h w]
         return self.proj(torch.cat(outputs, dim=1))
 
     def by_displacement(self) -> Tensor:
@@ -128,12 +132,15 @@ class WindowMixer(nn.Module):
         layout = TokenLayout((h, w), (self.stride, self.stride), groups=self.windows)
         if h == w == side:
             return self.attn(x, layout)
-        x = F.pad(x, (0, -w % side, 0, -h % side))
+        below, right = -h % side, -w % side
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
         x = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # [B D rows side columns side]
         rows, columns = x.shape[2], x.shape[4]
         x = self.attn(x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2), layout)  # [B*rows*columns D side side]
         x = x.unflatten(0, (-1, rows, columns)).permute(0, 3, 1, 4, 2, 5)
-        return x.flatten(4, 5).flatten(2, 3)[:, :, :h, :w]
+        x = x.flatten(4, 5).flatten(2, 3)
+        return x[:, :, :h, :w] if below or right else x
 
 
 class Mlp(nn.Module):

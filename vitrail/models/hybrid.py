@@ -20,6 +20,7 @@ from vitrail.layers.mlp import Gelu
 from vitrail.layers.resample import Resampling
 from vitrail.models import vit
 from vitrail.shapes import Float
+from vitrail.types import is_free
 from vitrail.validation import Count, Fraction, NonNegative, Positive, PositiveFloat
 
 Standard = Literal["jax", "timm"]
@@ -114,10 +115,10 @@ class Bottleneck(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(GROUPS, n, config.stem_eps) for n in (width, width, out))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        y = self.norm1(self.conv1(x)).relu()
-        y = self.norm2(self.conv2(y)).relu()
+        y = self.norm1(self.conv1(x)).relu_()
+        y = self.norm2(self.conv2(y)).relu_()
         y = self.norm3(self.conv3(y))
-        return (y + self.downsample(x)).relu()
+        return y.add_(self.downsample(x)).relu_()
 
 
 class Root(nn.Module):
@@ -129,8 +130,7 @@ class Root(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, config.stem_width, config.stem_eps)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        x = self.norm(self.conv(images)).relu()
-        return F.max_pool2d(same(x, 3, 2), 3, 2)  # padding with zeros changes no maximum after ReLU
+        return halve(self.norm(self.conv(images)).relu_())
 
 
 class Stage(nn.Module):
@@ -209,6 +209,14 @@ def transformer_config(config: Config) -> vit.Config:
     """The config of the ViT after the stem: fields of the same name are the same, and `patch` is the stride of a
     token."""
     return replace(vit.shared_config(config), patch=config.patch * (4 << max(0, len(config.stages) - 1)))
+
+
+def halve(x: Tensor) -> Tensor:
+    """The maxima of 3x3 cells with a stride of 2, padded as `same`; of a map [B C H W] that is nowhere below zero,
+    whose maxima zeros do not change. Where the size is known the map is not copied for it."""
+    if is_free(*x.shape[-2:]):
+        return F.max_pool2d(same(x, 3, 2), 3, 2)
+    return F.max_pool2d(x, 3, 2, padding=tuple(n % 2 for n in x.shape[-2:]), ceil_mode=True)
 
 
 def same(x: Tensor, kernel: int, stride: int) -> Tensor:
