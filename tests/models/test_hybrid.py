@@ -16,7 +16,7 @@ import vitrail
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.norm import norm
-from vitrail.models.hybrid import VARIANTS, StandardConv, build, same
+from vitrail.models.hybrid import VARIANTS, StandardConv, build, halve, same
 from vitrail.weights.rules import convert, revert
 from vitrail.weights.tables.hybrid import SOURCES
 
@@ -273,3 +273,9 @@ def test_says_what_cannot_be():
         build(dataclasses.replace(TINY, stem_width=48))
     with pytest.raises(UsageError, match="is not divisible"):
         build(dataclasses.replace(TINY, heads=5))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 6), (56, 57)])
+def test_maxima_without_a_padded_copy(size):
+    x = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(0)).relu()
+    assert torch.equal(halve(x), F.max_pool2d(same(x, 3, 2), 3, 2))

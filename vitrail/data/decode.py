@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -143,10 +144,11 @@ def highest_value(data: bytes) -> float:
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """The bytes of a file; raises `BadImage` for more than an image can take, and `OSError`."""
-    size = path.stat().st_size
-    if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
-        raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)
-    return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit * 16 + 2**24:  # four channels of 32 bits, and room for metadata
+            raise BadImage(f"is a file of {size:,} bytes, more than an image of {limit:,} pixels can take", AGAIN)
+        return file.read()
 
 
 def _load(image: Image.Image) -> None:

@@ -68,9 +68,9 @@ def open_image(file: BinaryIO, start: bytes) -> Image.Image:
     for damage."""
     if not start:
         raise BadImage("is empty", AGAIN)
-    brands = start[8:12], *(start[i : i + 4] for i in range(16, min(64, int.from_bytes(start[:4], "big")), 4))
-    is_avif = start[4:8] == b"ftyp" and any(b in (b"avif", b"avis") for b in brands)
-    if start[4:8] == b"ftyp" and not is_avif and any(b in HEIF_BRANDS for b in brands):
+    brands = list_brands(start) if start[4:8] == b"ftyp" else ()
+    is_avif = any(b in (b"avif", b"avis") for b in brands)
+    if not is_avif and any(b in HEIF_BRANDS for b in brands):
         return _open_heif(file)
     if is_avif and not has_avif():
         raise BadImage("is AVIF, which this Pillow does not read", WITH_AVIF)
@@ -85,6 +85,11 @@ def open_image(file: BinaryIO, start: bytes) -> Image.Image:
         f"is not an image: its bytes are {what + ', ' if what else ''}not {READABLE}",
         f"convert it to {READABLE}, or remove it",
     )
+
+
+def list_brands(start: bytes) -> tuple[bytes, ...]:
+    """What a file of boxes says that it is, from its first bytes."""
+    return start[8:12], *(start[i : i + 4] for i in range(16, min(64, int.from_bytes(start[:4], "big")), 4))
 
 
 def _open_heif(file: BinaryIO) -> Image.Image:

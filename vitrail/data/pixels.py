@@ -19,6 +19,9 @@ def convert_pixels(image: Image.Image, channels: int, background: tuple[int, int
     scale = value_scale(image) if image.mode in BITS and image.mode != "1" else None
     width, height = image.size
     orientation = read_orientation(image)
+    is_plain = image.mode == MODES[channels] == "RGB" and not image.has_transparency_data and orientation == 1
+    if is_plain and width * height <= STRIP:
+        return np.array(image)
     pixels = np.empty((width, height, channels) if orientation >= 5 else (height, width, channels), np.uint8)
     stored = _as_stored(pixels, orientation)
     for top, strip in split_strips(image):
