@@ -106,6 +106,7 @@ class AugmentConfig:
     mix_prob: UnitInterval = 1.0  # probability of MixUp or CutMix
     cutmix_prob: UnitInterval = 0.5  # probability of CutMix where both are on
     mix_mode: Literal["pair", "batch"] = "pair"  # sampled for every pair of images, or once a batch
+    reduced_decode: bool = False  # classes: JPEGs at 1/2, 1/4 or 1/8 of their size where that is enough
     repeated_aug: Positive = 1  # copies of an image in a batch, each augmented on its own
 
 
@@ -223,9 +224,8 @@ def read(path: Path) -> Recipe:
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a recipe", "to train on its images: vitrail train --data FOLDER")
     if path.suffix != ".toml":
-        raise UsageError(
-            f"{path} is not a recipe, which is a .toml file", f"is it what to train on? vitrail train --data {path}"
-        )
+        what = f"{path} is not a recipe, which is a .toml file"
+        raise UsageError(what, f"is it what to train on? vitrail train --data {path}")
     if not path.is_file():
         near = nearest(path.name, existing := sorted(p.name for p in path.absolute().parent.glob("*.toml")))
         raise UsageError(

@@ -55,6 +55,7 @@ def decode(
     channels: int = 3,
     limit: int = LIMIT,
     background: tuple[int, int, int] = BACKGROUND,
+    least: int = 0,
 ) -> np.ndarray:
     """The image as uint8 [H W C], upright, C in {1, 3, 4}. Raises only `BadImage`, whatever the bytes are.
 
@@ -72,6 +73,10 @@ def decode(
 
     limit: pixels (half as many for WebP, AVIF and HEIF, whose decoders take more memory); a larger image is rejected by
     its header, before any pixel is decoded. A truncated file is rejected.
+
+    least: where it is not 0, a JPEG of grey or colour is decoded at an eighth, a quarter or half of its size, the
+    smallest whose shorter side has so many pixels; libjpeg computes fewer of them then, and others than a resized whole
+    image has.
     """
     if channels not in (1, 3, 4):
         raise UsageError(f"an image cannot be decoded to {channels} channels", "channels is 1, 3 or 4")
@@ -84,7 +89,9 @@ def decode(
             image = open_image(io.BytesIO(data), data[:64])
             _check_whole(image.format or "", data)
         _check_size(image, limit)
-        if data and (pixels := decode_jpeg(data, image, channels)) is not None:
+        if least and image.format == "JPEG" and image.mode in ("L", "RGB"):
+            image.draft(None, (least, least))
+        elif data and (pixels := decode_jpeg(data, image, channels)) is not None:
             return turn_upright(pixels, read_orientation(image))
         _load(image)
         return convert_pixels(image, channels, background)

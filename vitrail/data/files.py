@@ -41,14 +41,15 @@ class EncodedReader(ABC):
 
 @dataclass(frozen=True)
 class FileReader(EncodedReader):
-    """Reads image i from the file `root / names[i]`: uint8 [H W channels]. Raises `BadImage`."""
+    """Reads image i from the file `root / names[i]`: uint8 [H W channels]. Raises `BadImage`. least: as in `decode`."""
 
     root: Path
     names: Sequence[str]
     channels: int
+    least: int = 0
 
     def __call__(self, index: int) -> np.ndarray:
-        return decode(self.root / self.names[index], self.channels)
+        return decode(self.root / self.names[index], self.channels, least=self.least)
 
     def encoded(self, index: int) -> bytes:
         return read_bytes(self.root / self.names[index])

@@ -13,7 +13,15 @@ from vitrail.data.loader import default_workers
 from vitrail.engine.processes.parallel import recompute
 from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
-from vitrail.training.feed import Feed, batch_shares, build_growth, build_mixing, check_norms, smallest_micro_batch
+from vitrail.training.feed import (
+    Feed,
+    batch_shares,
+    build_growth,
+    build_mixing,
+    check_norms,
+    reduce_decoding,
+    smallest_micro_batch,
+)
 from vitrail.training.optimizer import build_state
 from vitrail.training.processes.cached_images import cache_in_memory
 from vitrail.training.processes.division import blank_model, decide_division
@@ -51,6 +59,7 @@ def build_session(
     feed = Feed(
         transform, p.seed, task, world.device, p.batch_size or 1, per_process, micro_batch, mixing, growth, teacher
     )
+    dataset = reduce_decoding(recipe, dataset, task)
     notes = [f"runtime.parallel = {parallel.name}: {parallel.reason}"] if parallel.reason else []
     if recipe.runtime.cache_images and recipe.input.vae is None:
         cached, more = cache_in_memory(dataset, world)

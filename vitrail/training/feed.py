@@ -1,8 +1,9 @@
 """From decoded images to training batches: augmentation, size, soft targets, mixing; the same for any size of
 micro-batches."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import Task, trunk_of
-from vitrail.data.dataset import Split
+from vitrail.data.dataset import Dataset, JoinedReader, Split, SubsetReader
+from vitrail.data.files import FileReader
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, SampleStream
 from vitrail.data.transforms.base import Transform
@@ -102,6 +104,39 @@ def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bo
             "use an even --batch-size and --runtime.micro-batch, or --augment.mixup 0 --augment.cutmix 0",
         )
     return per_process, size
+
+
+def reduce_decoding(recipe: Recipe, dataset: Dataset, task: Task) -> Dataset:
+    """The data set with its training images decoded at a reduced size where the recipe asks for it: one that is not
+    enlarged by the smallest crop. Images to evaluate stay as they are. Errors: `UsageError` where pixels have to be
+    those of the whole image."""
+    if not recipe.augment.reduced_decode:
+        return dataset
+    fix = "leave --augment.reduced-decode out"
+    if not task.is_classifier:
+        raise UsageError(
+            "augment.reduced_decode is for classes: what is learned here is in pixels of whole images", fix
+        )
+    crop = recipe.augment.scale[0] ** 0.5 if recipe.augment.crop == "random" else 1.0
+    least = math.ceil(max(recipe.input.size or (0,)) / min(crop, recipe.input.crop_ratio or 1.0))
+    train = dataset.splits["train"]
+    read = with_least_side(train.read, least)
+    if read is None:
+        raise UsageError(f"augment.reduced_decode is for files of images, not for data as {dataset.layout} has it", fix)
+    return replace(dataset, splits={**dataset.splits, "train": replace(train, read=read)})
+
+
+def with_least_side(read: Callable[[int], Any], least: int) -> Callable[[int], Any] | None:
+    """A reader that decodes JPEGs at a reduced size, see `decode`; None for one that reads no files."""
+    if isinstance(read, FileReader):
+        return replace(read, least=least)
+    if isinstance(read, SubsetReader):
+        inner = with_least_side(read.read, least)
+        return inner and replace(read, read=inner)
+    if isinstance(read, JoinedReader):
+        readers = tuple(reader for one in read.readers if (reader := with_least_side(one, least)))
+        return replace(read, readers=readers) if len(readers) == len(read.readers) else None
+    return None
 
 
 def build_stream(recipe: Recipe, split: Split) -> SampleStream:
