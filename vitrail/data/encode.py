@@ -41,7 +41,8 @@ def write_png(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     some = max(1, STRIP // (rows.shape[1] + 1))
     parts = [
-        packer.compress(filter_rows(rows, start, start + some, palette is None)) for start in range(0, height, some)
+        packer.compress(filter_rows(rows, start, start + some, palette is None).data)
+        for start in range(0, height, some)
     ]
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))]
     if palette is not None:

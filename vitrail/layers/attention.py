@@ -138,7 +138,8 @@ def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
     first. torch would do so too, and check every row for having no key. The result is channels first in memory."""
     logits = (q * q.shape[-1] ** -0.5) @ k.mT
     weights = (logits if mask is None else logits + mask).softmax(-1)
-    return (v.mT @ weights.mT).mT
+    mixed: Tensor = (v.mT @ weights.mT).mT
+    return mixed
 
 
 def is_short(tokens: int) -> bool:
