@@ -44,7 +44,7 @@ class Row(NamedTuple):
 ROWS = {
     "trees": Row(
         "trees, three photographs to a fourth",
-        f"--data {{data}}/trees --data.test {HELD_OUT} {trees.WORDS['dense']} --steps 9000",
+        f"--data {{data}}/trees --data.test {HELD_OUT} {trees.WORDS['dense']} --steps 2400",
         "AP50", 0.35, 15,
     ),
     "shapes-boxes": Row(
@@ -56,14 +56,15 @@ ROWS = {
     ),
     "shapes-masks": Row(
         "shapes, masks",
-        f"--data shapes --data.count-train 12000 {RESNET} --task.width 32 --batch-size 16 --steps 3000 --lr 3e-3 "
-        "--optim.ema-decay 0.998 --runtime.channels-last --augment.crop none --augment.vflip --augment.rotate90 "
-        "--train.eval-every 0",
+        f"--data shapes --data.count-train 12000 {RESNET} --task.width 32 --batch-size 16 --steps 4500 --lr 3e-3 "
+        "--optim.ema-decay 0.998 --runtime.channels-last --precision bf16 --augment.crop none --augment.vflip "
+        "--augment.rotate90 --train.eval-every 0",
         "miou", 0.95, 5,
     ),
     "lungs": Row(
         "lungs, 200 X-rays",
-        "--data {data}/lungs --data.split 200 49 50 --steps 450 --train.eval-every 0",
+        "--data {data}/lungs --data.split 200 49 50 --steps 500 --optim.ema-decay 0.99 --runtime.channels-last "
+        "--precision bf16 --train.eval-every 0",
         "dice", 0.96, 3,
     ),
 }  # fmt: skip

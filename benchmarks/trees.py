@@ -28,13 +28,14 @@ from vitrail.datasets import voc
 from vitrail.metrics.detection import average_precision
 
 COMMON = (
-    "--task detection --data.one-class --data.split 1 0 --data.empty drop --train.eval-every 0 --batch-size 16 "
-    "--augment.scale-jitter 0.8 1.25 --augment.vflip --augment.color-jitter 0.3 --model resnet/18"
+    "--task detection --data.one-class --data.split 1 0 --data.empty drop --train.eval-every 0 "
+    "--augment.scale-jitter 0.8 1.25 --augment.color-jitter 0.3 --model resnet/18"
 )
 WORDS = {  # by head
-    "detr": f"{COMMON} --data.tile 128 --model.width 32 --task.queries 50 --lr 1e-3",
-    "dense": f"{COMMON} --data.tile 256 --img-size 128 128 --model.width 16 --model.depths 1 1 1 1 --task.width 32 "
-    "--task.convs 1 --augment.rotate90 --lr 5e-3 --optim.ema-decay 0.99 --runtime.channels-last",
+    "detr": f"{COMMON} --batch-size 16 --augment.vflip --data.tile 128 --model.width 32 --task.queries 50 --lr 1e-3",
+    "dense": f"{COMMON} --batch-size 8 --data.tile 384 --img-size 256 256 --model.width 16 --model.stem-stride 2 "
+    "--model.depths 1 1 1 1 --task.width 48 --task.convs 1 --optim.name muon --lr 5e-3 "
+    "--optim.ema-decay 0.998 --runtime.channels-last --precision bf16",
 }
 
 
