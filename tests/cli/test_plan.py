@@ -67,7 +67,7 @@ def test_memory_decides_where_a_copy_does_not_fit():
 
 
 def test_checkpointing_takes_a_third_more_time_and_less_memory():
-    plain, full = (planned("--gpus", 8, "--model", "vit/base", "--grad-checkpoint", k) for k in ("none", "full"))
+    plain, full = (planned("--gpus", 8, "--model", "vit/tiny", "--grad-checkpoint", k) for k in ("none", "full"))
     assert full["compute_s"] == pytest.approx(4 / 3 * plain["compute_s"])
     assert by_name(full, "ddp")["activations"] < by_name(plain, "ddp")["activations"] / 10
 
@@ -101,3 +101,15 @@ def test_refused(words, piece):
     code, _, said = vitrail("plan", *words.split())
     assert code == 2
     assert piece in " ".join(said.split())
+
+
+SMALL = ["--model.depth", 2, "--model.width", 32, "--model.heads", 2, "--gpus", 16]
+
+
+@pytest.mark.slow
+def test_a_simulated_step_moves_the_bytes_of_the_formula():
+    """torch's own FSDP over 16 processes that do not exist, two machines of eight."""
+    found = planned("--model", "vit/nano", *SMALL, "--batch-size", 16, "--simulate")["simulated"]
+    assert found["name"] == "hsdp"
+    for kind in ("all_gather", "reduce_scatter", "all_reduce"):
+        assert found["step"][kind] == pytest.approx(found["formula"][kind], rel=0.1), kind

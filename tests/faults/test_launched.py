@@ -104,7 +104,7 @@ def test_a_signal_to_the_launcher_saves_once_and_the_same_command_goes_on(whole,
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
-    launcher = start(tmp_path, *command(tiny.npz(tmp_path / "data"), "run", 10**6, "--runtime.timeout", 4))
+    launcher = start(tmp_path, *command(tiny.npz(tmp_path / "data"), "run", 10**6, "--runtime.timeout", 15))
     wait_for(tmp_path / "run" / "log.jsonl", launcher)
     started = workers(launcher)
     launcher.kill()
@@ -114,7 +114,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.1)
     said = " ".join(launcher.communicate()[1].split())
-    assert "the store of the launcher has not answered for 4 s" in said, said
+    assert "the store of the launcher" in said or "no sign of life" in said, said
     assert lines(said) == 1, said
 
 

@@ -96,7 +96,10 @@ def test_signs_are_heard_and_words_of_the_dead_as_well(pair, monkeypatch):
     assert one.watches[1].sign.pid == os.getpid()
     assert one.explain_loss() == "the connection to another process was lost"
     one.watches[1] = one.watches[1]._replace(heard=time.monotonic() - 5)
+    one.answered = time.monotonic()
     assert one.explain_loss() == "process 1 is gone; the last step that it had done is 4"
+    one.answered = time.monotonic() - 60
+    assert one.explain_loss() == "the store of the launcher does not answer: is it gone? 0 steps are done"
     two.say_last_words("image-7.png is truncated")
     assert one.explain_loss() == "process 1 ended: image-7.png is truncated"
 

@@ -13,7 +13,7 @@ from vitrail.errors import UsageError, choose
 from vitrail.storage.json_text import to_json
 
 if TYPE_CHECKING:
-    from vitrail.report.plan.plan import ModelNumbers, Training
+    from vitrail.report.plan.plan import ModelNumbers, Plan, Training
 
 
 @dataclass
@@ -53,6 +53,8 @@ class PlanArguments(AsJson):
     """Mean size of an image's file."""
     core_images_per_s: float = 250
     """Images per second that one processor core reads."""
+    simulate: bool = False
+    """Also take a step with torch's fake processes (about a minute)."""
 
 
 def plan(words: list[str]) -> None:
@@ -63,6 +65,7 @@ def plan(words: list[str]) -> None:
     from vitrail.report.plan.text import MEASURED, NOT_MEASURED, describe
 
     found = plan_training(numbers, training)
+    simulated = simulate(given, keys_of("model", keys), numbers, found) if given.simulate else {}
     if given.json:
         strategies = [strategy._asdict() | {"traffic": strategy.traffic._asdict()} for strategy in found.strategies]
         asked = asdict(training) | {"gpu": {"name": given.gpu, **training.gpu._asdict()}}
@@ -74,9 +77,9 @@ def plan(words: list[str]) -> None:
             "auto": found.auto._asdict(),
         }
         facts = {"measured": list(MEASURED), "not_measured": list(NOT_MEASURED)}
-        sys.stdout.write(to_json({"model": model, "training": asked, **rest, **facts}) + "\n")
+        sys.stdout.write(to_json({"model": model, "training": asked, **rest, "simulated": simulated, **facts}) + "\n")
         return
-    print("\n".join(describe(numbers, training, found, given.gpu)))
+    print("\n".join([*describe(numbers, training, found, given.gpu), *describe_simulation(simulated)]))
 
 
 def read_training(given: PlanArguments) -> "Training":
@@ -110,17 +113,43 @@ def count_model(given: PlanArguments, keys: dict[str, Any]) -> "ModelNumbers":
     """The numbers of the model, counted on the meta device. Errors: `UsageError`."""
     from vitrail.analysis.block_values import count_block_values
     from vitrail.cli.cost import build_named, count_cost
-    from vitrail.contracts import trunk_of
-    from vitrail.engine.processes.formulas import Shape
+    from vitrail.engine.processes.simulate import shapes_of
     from vitrail.report.plan.plan import ModelNumbers
 
     size = (given.img_size, given.img_size) if given.img_size else None
     model = build_named(given.model, 1000, keys)
     found = count_cost(given.model, model, size, 1)
-    inside = {id(p) for block in trunk_of(model).blocks for p in block.parameters()}
-    shapes = tuple(Shape(tuple(p.shape), id(p) in inside) for p in model.parameters())
     values = count_block_values(model, found.size)
-    return ModelNumbers(given.model, found.size, found.parameters, found.macs, values, shapes)
+    return ModelNumbers(given.model, found.size, found.parameters, found.macs, values, tuple(shapes_of(model)))
+
+
+def simulate(given: PlanArguments, keys: dict[str, Any], numbers: "ModelNumbers", found: "Plan") -> dict[str, Any]:
+    """The bytes of a step as torch's own FSDP moves them among processes that do not exist, and those of the formula:
+    of the recommended way, or where that divides nothing, of the last. Empty for one GPU."""
+    import torch
+
+    from vitrail.analysis.cost import input_shape, make_inputs
+    from vitrail.cli.cost import build_named
+    from vitrail.engine.processes.simulate import simulate_step
+
+    strategy = found.recommended if found.recommended.shards > 1 else found.strategies[-1]
+    if strategy.shards == 1:
+        return {}
+    model = build_named(given.model, 1000, keys)
+    with torch.device("meta"):
+        inputs = make_inputs(model, 1, input_shape(model)[0], numbers.size)
+    step = simulate_step(model, inputs, strategy.shards * strategy.replicas, strategy.shards)
+    return {"name": strategy.name, "step": step._asdict(), "formula": strategy.traffic._asdict()}
+
+
+def describe_simulation(simulated: dict[str, Any]) -> list[str]:
+    """The simulated step beside the formula, in lines."""
+    if not simulated:
+        return []
+    names = {"all_gather": "gathered", "reduce_scatter": "reduced among shards", "all_reduce": "reduced among copies"}
+    step, formula = simulated["step"], simulated["formula"]
+    rows = [f"  {words}: {step[k] / 1e6:,.1f} MB; formula {formula[k] / 1e6:,.1f} MB" for k, words in names.items()]
+    return [f"simulated, a step of {simulated['name']} with torch's fake processes:", *rows]
 
 
 VERB = Verb("plan", PlanArguments, plan, sections=("model",), changes="what a training takes")

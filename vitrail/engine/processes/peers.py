@@ -176,6 +176,8 @@ class Peers:
         if self.finding:
             return self.finding
         now = time.monotonic()
+        if now - self.answered > PAUSED:  # nobody is heard then
+            return f"the store of the launcher does not answer: is it gone? {self.step} steps are done"
         for rank, watch in sorted(self.watches.items()):
             if now - watch.heard > 2.5 * BEAT:
                 return f"process {rank} is gone; the last step that it had done is {watch.sign.step}"
