@@ -4,6 +4,7 @@ among several: what each process of test_sharding.py does."""
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes import world as worlds
 from vitrail.engine.processes import writer
-from vitrail.engine.processes.parallel import LossModule, recompute
+from vitrail.engine.processes.parallel import LossModule, compile_blocks, recompute
 from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import VitrailError
@@ -78,7 +79,7 @@ def part_of(targets, rows: slice):
     return DetectionTargets(*(t[rows] for t in targets)) if isinstance(targets, tuple) else targets[rows]
 
 
-def train(case: Case, world: worlds.World, shards: int) -> dict:
+def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) -> dict:
     """The losses, gradient norms and whole weights after three steps of a global batch of four images in micro-batches
     of two: two of one process, or one of each of two."""
     torch.manual_seed(0)
@@ -89,13 +90,15 @@ def train(case: Case, world: worlds.World, shards: int) -> dict:
     # eps: Adam makes whole steps of gradients that are zero but for rounding
     moves = {"name": case.optimizer, "eps": 1e-6, "ema_decay": case.ema}
     optim = OptimConfig(**moves, freeze=case.freeze, unfreeze_steps=case.unfreeze)
-    state, stages = build_state(Recipe(train=TrainConfig(steps=STEPS), optim=optim), net, task, world.device)
+    state, stages = build_state(Recipe(train=TrainConfig(steps=STEPS, precision=case.precision), optim=optim), net, task, world.device)
     precision = Precision(case.precision, world.device.type)
     if shards > 1:
         from vitrail.engine.processes.sharding import blank_copy, build_mesh, divide_state
 
         blank = blank_copy(net)
     recompute(trunk_of(net).blocks, case.checkpointing)
+    if compiled:
+        compile_blocks(trunk_of(net).blocks)
     if shards > 1:
         lists = [stage.parameters for stage in stages]
         divide_state(state, LossModule(net, task), blank, build_mesh(world, shards), precision, lists)
@@ -140,6 +143,9 @@ REST = [
     *(Case("swin", task) for task in ("upernet", "mask", "boxes", "cells")),
     *(Case(family, "images", "muon", 0.5) for family in ("dit", "jit")),
 ]
+
+LOW = [Case("vit", precision="bf16"), Case("dit", "images", precision="bf16"), Case("vit", precision="fp16")]
+COMPILED = Case("vit", "linear", checkpointing="full")
 
 
 def names(cases: list[Case]) -> list[str]:
@@ -226,11 +232,16 @@ def hybrid(folder: Path, world: worlds.World, more: list[str]) -> None:
 
 
 def exactness(folder: Path, world: worlds.World, more: list[str]) -> None:
-    """bf16 where it is bf16, and compiled blocks: the losses by name."""
-    for case in (Case("vit", precision="bf16"), Case("dit", "images", precision="bf16")):
+    """16-bit types, and compiled blocks."""
+    for case in LOW:
         found = train(case, world, world.size)
         if world.is_first:
             torch.save(found, folder / f"{case.name}.pt")
+    compiling, torch.compile = torch.compile, partial(torch.compile, backend="eager", fullgraph=True)
+    found = train(COMPILED, world, world.size, compiled=True)
+    torch.compile = compiling
+    if world.is_first:
+        torch.save(found, folder / f"{COMPILED.name}.pt")
 
 
 def steps(folder: Path, world: worlds.World, wanted: list[str]) -> None:

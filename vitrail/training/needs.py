@@ -146,7 +146,8 @@ def measure_step(session: Session, least: int) -> StepMemory | None:
     own, _ = state_bytes(session)
     weights = sum(p.numel() * p.element_size() for p in session.state.model.parameters())
     averages = len(session.state.averages) * weights
-    return StepMemory(peaks[1] - small * each + max(0, own - weights - averages), each)
+    fixed = peaks[1] - small * each + max(0, own - weights - averages)
+    return StepMemory(fixed // session.parallel.shards, each)
 
 
 def peak_of_step(session: Session, images: int) -> int:
@@ -177,9 +178,11 @@ def estimate_needs(session: Session) -> str:
     if disk > free:
         what = f"the checkpoints need about {format_bytes(disk)} of disk, and {place} has {format_bytes(free)} free"
         raise DataError(what, "choose another --out, or free the space it needs")
-    memory = saved + gradients + activation_bytes(net) * size
+    parallel = session.parallel
+    memory = (saved + gradients) // parallel.shards + activation_bytes(net) * size
+    each = f" in each process ({parallel.name}: {parallel.reason})" if parallel.reason else ""
     return (
-        f"about {format_bytes(memory)} of memory for weights, optimiser and micro-batches of {size}; "
+        f"about {format_bytes(memory)} of memory for weights, optimiser and micro-batches of {size}{each}; "
         f"{format_bytes(disk)} of disk, {format_bytes(free)} are free"
     )
 
