@@ -90,7 +90,9 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
     # eps: Adam makes whole steps of gradients that are zero but for rounding
     moves = {"name": case.optimizer, "eps": 1e-6, "ema_decay": case.ema}
     optim = OptimConfig(**moves, freeze=case.freeze, unfreeze_steps=case.unfreeze)
-    state, stages = build_state(Recipe(train=TrainConfig(steps=STEPS, precision=case.precision), optim=optim), net, task, world.device)
+    state, stages = build_state(
+        Recipe(train=TrainConfig(steps=STEPS, precision=case.precision), optim=optim), net, task, world.device
+    )
     precision = Precision(case.precision, world.device.type)
     if shards > 1:
         from vitrail.engine.processes.sharding import blank_copy, build_mesh, divide_state
@@ -109,11 +111,13 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
     firsts = range(own.start, own.stop, 2)
 
     def prepare(piece, step):
-        rows = slice(piece.first, piece.first + 2)
+        rows = slice(piece.first, min(piece.first + 2, own.stop))
         whole = batches[step]
         return Batch(whole.inputs[rows], part_of(whole.targets, rows))
 
-    pieces = [[MicroBatch(LoadedBatch(b.inputs[f : f + 2], None, None), f) for f in firsts] for b in batches]
+    pieces = [
+        [MicroBatch(LoadedBatch(b.inputs[f : min(f + 2, own.stop)], None, None), f) for f in firsts] for b in batches
+    ]
     loop = LoopSettings(lambda step: 1e-3, prepare, 1.0, 0, precision, world, lambda: False, stages)
     reports = list(train_steps(state, task, pieces, loop))
     state.gather()

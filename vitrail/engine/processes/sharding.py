@@ -54,12 +54,12 @@ def blank_copy(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, memo)
 
 
-def shard_module(loss_of: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, precision: Precision) -> None:
+def shard_module(loss_of: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
     """Divides a loss with its model in place: each block by itself, everything else together.
 
-    Blocks, and all modulations of a denoiser's blocks together, are gathered in the 16-bit type of the matrix products,
-    where there is one; what is outside of them (position tables, tokens, the head) in fp32, and so is the sum that runs
-    through the blocks, as without FSDP. Gradients are summed in fp32.
+    Blocks, and all modulations of a denoiser's blocks together, are gathered in `dtype`, None for fp32; what is outside
+    of them (position tables, tokens, the head) in fp32, and so is the sum that runs through the blocks, as without
+    FSDP. Gradients are summed in fp32.
     """
     shards = mesh.size(mesh.ndim - 1)
 
@@ -69,7 +69,7 @@ def shard_module(loss_of: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMe
     for p in loss_of.parameters():
         p.data = p.data.contiguous()  # FSDP has no channels-last weights
     # inputs are cast by autocast where a layer needs it: times of a denoiser would be rounded
-    low = MixedPrecisionPolicy(DTYPES.get(precision.name), torch.float32, cast_forward_inputs=False)
+    low = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(None, torch.float32, cast_forward_inputs=False)
     blocks = list(blocks)
     # a denoiser computes what all blocks take of times and labels before the first block
@@ -93,7 +93,9 @@ def divide_state(
     lists: of parameters that refer to those of the model too. blank: see `Sharded`."""
     assert not state.optimizer.state
     old = dict(state.model.named_parameters())
-    shard_module(loss_of, list(trunk_of(state.model).blocks), mesh, precision)
+    # autocast takes 16-bit weights of norms on GPUs only
+    dtype = DTYPES.get(precision.name) if precision.device == "cuda" else None
+    shard_module(loss_of, list(trunk_of(state.model).blocks), mesh, dtype)
     divided = dict(state.model.named_parameters())
     for average in state.averages.values():
         shard_average(average.module, divided)

@@ -72,14 +72,14 @@ def simulate_step(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from vitrail.engine.processes.sharding import build_mesh, shard_module
+    from vitrail.engine.processes.sharding import DTYPES, build_mesh, shard_module
 
     with fake_group(processes):
         mesh = build_mesh(World(0, processes, CPU), shards)  # real, and small
         with FakeTensorMode(allow_non_fake_inputs=True):
             net.to_empty(device=CPU)
             loss_of = OutputSum(net)
-            shard_module(loss_of, list(trunk_of(net).blocks), mesh, Precision(precision, "cpu"))
+            shard_module(loss_of, list(trunk_of(net).blocks), mesh, DTYPES.get(precision))
             with CollectiveBytes() as counted:
                 with Precision(precision, "cpu").autocast():
                     loss = loss_of(*(torch.zeros(t.shape, dtype=t.dtype) for t in inputs))
