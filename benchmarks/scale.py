@@ -3,7 +3,8 @@ and with the index of the last start, and what a worker is sent.
 
 python benchmarks/scale.py 1000 10000 100000            real files in a temporary folder
 python benchmarks/scale.py --simulate 1300000           a generated listing, no files
-python benchmarks/scale.py ... --figure docs/scale-start.svg    also draws the growth
+python benchmarks/scale.py ... --rows FILE              adds its rows to those in FILE
+python benchmarks/scale.py --rows FILE --figure docs/scale-start.svg    draws the growth
 
 Each start is a process of its own. The processor time is that of the process and its children, without the imports.
 """
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("counts", nargs="*", type=int, help="numbers of real files")
     parser.add_argument("--simulate", nargs="*", type=int, default=[], help="numbers of generated names")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--rows", type=Path, help="a file of rows, a line of JSON each")
     parser.add_argument("--work", type=Path, help="the folder for the files, by default a temporary one")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -192,6 +194,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.utime(folder, (1e9, 1e9))
             rows += measure(Path(folder), count)
+    if given.rows:
+        before = given.rows.read_text(encoding="utf-8").splitlines() if given.rows.exists() else []
+        rows = [*map(json.loads, before), *rows]
+        given.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if given.figure:
         draw(rows, given.figure)
 

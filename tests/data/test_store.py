@@ -126,7 +126,16 @@ def read_all_local(shards):
     return [split.read(i) for split in dataset.splits.values() for i in range(len(split))]
 
 
-@pytest.mark.parametrize("fault", [503, 500, 429, "reset", "wrong bytes", "wrong length", "slow"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        503,
+        "reset",
+        "wrong bytes",
+        "wrong length",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in (500, 429, "slow")),
+    ],
+)
 def test_a_fault_that_passes_costs_an_attempt_and_no_image_is_wrong(store, shards, fault):
     draw = random.Random(1)
     store.fault = lambda number, name: fault if name != NAME and draw.random() < 0.1 else None
@@ -191,7 +200,7 @@ def test_pauses_grow_with_jitter_and_are_the_same_again(monkeypatch):
     assert pauses[0] == pauses[1]
     assert len(pauses[0]) == ATTEMPTS - 1
     for k, pause in enumerate(pauses[0]):
-        assert 0.5 <= pause / (0.1 * 2**k) < 1.5
+        assert 0.5 <= pause / min(0.02 * 4**k, 10.0) < 1.5
 
 
 def test_the_index_can_be_pinned(store, shards):
@@ -202,6 +211,7 @@ def test_the_index_can_be_pinned(store, shards):
             look(path, sha256="0" * 64)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_a_store_that_fails_now_and_then(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)

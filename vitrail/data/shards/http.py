@@ -21,8 +21,8 @@ from vitrail.errors import BadImage, DataError
 from vitrail.version import __version__
 
 INDEX = "index.safetensors"
-ATTEMPTS = 6
-PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0  # before the second attempt, doubled before each further one; at most
+ATTEMPTS = 7
+PAUSE_S, LONGEST_PAUSE_S = 0.02, 10.0  # before the second attempt, four times as long before each further one; at most
 SILENCE_S = 20.0  # seconds without a byte
 LARGEST_INDEX = 2**33  # bytes
 CHECK = "check the address, the network and the store"
@@ -80,7 +80,7 @@ class HttpStore(Store):
         why, waited = "", 0.0
         for attempt in range(ATTEMPTS):
             if attempt:
-                pause = min(PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S) * (0.5 + self.random.random())
+                pause = min(PAUSE_S * 4 ** (attempt - 1), LONGEST_PAUSE_S) * (0.5 + self.random.random())
                 self.sleep(max(pause, min(waited, LONGEST_PAUSE_S)))
             try:
                 data = self.ask(name, offset, length)
