@@ -25,6 +25,7 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     """Serves a folder by ranges; `server.fault(number, name)` names what goes wrong with a request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
@@ -86,6 +87,7 @@ def store(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(store_http, "PAUSE_S", 0.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    server.handle_error = lambda *_: None  # of connections that a fault has cut
     server.root, server.asked, server.fault = shards, [], lambda *_: None
     server.url = f"http://127.0.0.1:{server.server_port}/some/path/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
