@@ -240,6 +240,11 @@ def wait_for(path, launcher, seconds=120):
         time.sleep(0.05)
 
 
+def at_this_load(seconds):
+    """As long as it may take where more processes want to run than there are cores."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def end_well(launcher):
     said = launcher.communicate(timeout=300)[1]
     assert launcher.returncode == 0, said
@@ -261,7 +266,7 @@ def test_a_stopped_process_ends_all_within_the_time_out_and_none_stays(tmp_path)
     os.kill(stopped, signal.SIGSTOP)
     began = time.monotonic()
     said = " ".join(launcher.communicate(timeout=60)[1].split())
-    assert time.monotonic() - began < 5 + 10
+    assert time.monotonic() - began < at_this_load(5 + 10)
     assert "vitrail: process 1 has given no sign of life for 5 s; the last step that it had done is" in said
     assert launcher.returncode == 1
     assert not Path(f"/proc/{stopped}").exists()
@@ -273,7 +278,7 @@ def test_a_collective_that_one_leaves_out_ends_all_by_name(tmp_path):
     launcher = torchrun(tmp_path, ranks.__file__, tmp_path, "skip")
     began = time.monotonic()
     said = " ".join(launcher.communicate(timeout=120)[1].split())
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < at_this_load(60)
     assert launcher.returncode == 1
     assert "vitrail: no process has gone on for" in said
     assert "process 0 waits in step 5 as the others do" in said
