@@ -98,28 +98,32 @@ def test_a_start_reads_the_sample_once_and_takes_what_check_found(small, monkeyp
     calls = []
     real = surveyed.survey_images
     monkeypatch.setattr(surveyed, "survey_images", lambda *a, **k: calls.append(1) or real(*a, **k))
-    one, two = (surveyed.survey_data(data(), whole=False) for _ in range(2))
+    one, two = (surveyed.survey_data(data(), {"path": "x"}, whole=False) for _ in range(2))
     assert one == two
     assert len(calls) == 1
     assert surveyed.describe_survey(one.survey)[0].startswith("looked at 20 images of 90, chosen by the hash of")
     whole = survey_images(data())
-    surveyed.keep_survey(data(), whole, ())  # as `vitrail check` does
-    found = surveyed.survey_data(data(), whole=False).survey
+    surveyed.keep_survey(data(), {"path": "y"}, whole, ())  # as `vitrail check` does
+    found = surveyed.survey_data(data(), {"path": "x"}, whole=False).survey
     assert found == whole
     assert surveyed.describe_survey(found) == []
     assert len(calls) == 1
 
 
 def test_a_survey_of_data_that_has_changed_is_not_used(small):
-    before = digest_of(data())
-    assert digest_of(data()) == before
+    before = digest_of(data(), {})
+    assert digest_of(data(), {}) == before
     touched = tuple(entry._replace(modified=2) for entry in data().entries)
     others = [
         data(train=61),
         Dataset(**{**vars(data()), "entries": touched}),
         Dataset(**{**vars(data()), "classes": ("a", "c")}),
     ]
-    assert before not in {digest_of(other) for other in others}
+    assert before not in {digest_of(other, {}) for other in others}
+    assert before != digest_of(data(), {"tile": 512})
+    assert before == digest_of(data(), {"path": "elsewhere"})
+    generated = Dataset(**{**vars(data()), "entries": ()})
+    assert surveyed.record_path(generated, {}) == ""
     swapped = data()
     swapped.splits["train"].labels[:2] = swapped.splits["train"].labels[:2][::-1].copy()
-    assert digest_of(swapped) != before
+    assert digest_of(swapped, {}) != before

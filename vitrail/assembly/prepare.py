@@ -58,7 +58,7 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
         reasons += inherited
     recipe, latent_shape = autoencoder.resolve_autoencoder(recipe, task.is_generative)
     is_whole = recipe.data.fingerprint == "content"
-    survey, broken = world.on_rank_zero(lambda: survey_data(dataset, is_whole, progress))
+    survey, broken = world.on_rank_zero(lambda: survey_data(dataset, data.keys, is_whole, progress))
     listing = f"vitrail check {shell_word(str(data.keys.get('path') or data.name))}"
     rules = recipe.data.on_error, recipe.data.max_errors
     assessment = assess(dataset, survey, broken, *rules, listing, has_weights=origin is not None)

@@ -39,13 +39,13 @@ def check(words: list[str]) -> int:
     from vitrail.report.survey import annotations as annotation_report
     from vitrail.report.survey.images import render
 
-    dataset, _ = open_data(choice)
+    dataset, opened = open_data(choice)
     survey = survey_images(dataset, Console().progress("reading images"))
     annotations = None
     if dataset.is_annotated:
         annotations = survey_annotations(dataset, Console().progress(f"reading {dataset.kind}"))
     broken = broken_annotations(dataset, survey, annotations)
-    keep_survey(dataset, survey, broken)
+    keep_survey(dataset, opened.keys, survey, broken)
     listing = f"vitrail check {shell_word(choice.keys['path'])}"
     assessment = assess(dataset, survey, broken, choice.on_error, choice.max_errors, listing)
     print("\n".join(render(dataset, survey, assessment.notes)))

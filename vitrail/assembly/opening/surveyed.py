@@ -2,7 +2,8 @@
 else of a sample; kept in the cache, so that the next start reads none."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.assess import broken_annotations
@@ -17,30 +18,34 @@ NEWEST = 24  # surveys that are kept
 Progress = Callable[[int, int], None]
 
 
-def survey_data(dataset: Dataset, whole: bool, progress: Progress | None = None) -> SurveyRecord:
-    """The newest survey that is known of the data as it is, else a new one. whole: of every image."""
-    path = record_path(dataset)
+def survey_data(
+    dataset: Dataset, keys: Mapping[str, Any], whole: bool, progress: Progress | None = None
+) -> SurveyRecord:
+    """The newest survey that is known of the data as it is, else a new one. keys: of the layout. whole: of every
+    image."""
+    path = record_path(dataset, keys)
     if path and (known := read_record(path + ".whole")):
         return known
     if path and not whole and (known := read_record(path + ".sample")):
         return known
     survey = survey_images(dataset, progress, whole=whole)
     broken = broken_annotations(dataset, survey, whole=whole)
-    keep_survey(dataset, survey, broken)
+    keep_survey(dataset, keys, survey, broken)
     return SurveyRecord(survey, broken)
 
 
-def keep_survey(dataset: Dataset, survey: Survey, broken: tuple[UnreadableImage, ...]) -> None:
+def keep_survey(dataset: Dataset, keys: Mapping[str, Any], survey: Survey, broken: tuple[UnreadableImage, ...]) -> None:
     """Keeps a survey for the next start; not of a few images, which are read in no time."""
-    if path := record_path(dataset):
+    if path := record_path(dataset, keys):
         name = path + (".whole" if survey.is_whole else ".sample")
         keep_file(cache_folder() / "surveys" / name, to_json(to_table(SurveyRecord(survey, broken))).encode(), NEWEST)
 
 
-def record_path(dataset: Dataset) -> str:
-    """The name of the record of a data set in the cache; "" for one that is read whole at every start."""
+def record_path(dataset: Dataset, keys: Mapping[str, Any]) -> str:
+    """The name of the record of a data set in the cache; "" for one that is read whole at every start, or is no files,
+    so that nothing shows whether it has changed."""
     files = sum(len(split) for split in dataset.splits.values() if split.array is None)
-    return digest_of(dataset) if files > SAMPLE else ""
+    return digest_of(dataset, keys) if files > SAMPLE and len(dataset.entries) else ""
 
 
 def read_record(name: str) -> SurveyRecord | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from vitrail.data.index.names import pack_names
 from vitrail.data.survey.images import Survey, UnreadableImage
 
 FORMAT = 1
+ELSEWHERE = ("path", "annotation", "cache")  # keys that say where data is, or what the digest has anyway
 
 
 class SurveyRecord(NamedTuple):
@@ -22,22 +24,20 @@ class SurveyRecord(NamedTuple):
     broken: tuple[UnreadableImage, ...]
 
 
-def digest_of(dataset: Dataset) -> str:
-    """SHA-256 over all that a survey depends on: the files by names, sizes and times, and how they are read."""
-    about = [
-        FORMAT,
-        dataset.layout,
-        list(dataset.classes),
-        dataset.channels,
-        dataset.kind,
-        fingerprint(dataset.entries),
-    ]
+def digest_of(dataset: Dataset, keys: Mapping[str, Any]) -> str:
+    """SHA-256 over all that a survey depends on: the files by names, sizes and times, and how they are read. keys: of
+    the layout."""
+    classes, files = list(dataset.classes), fingerprint(dataset.entries)
+    read = sorted((key, str(value)) for key, value in keys.items() if key not in ELSEWHERE)
+    about = [FORMAT, dataset.layout, classes, dataset.channels, dataset.kind, files, read]
     whole = hashlib.sha256(repr(about).encode(errors="surrogateescape"))
     for name, split in dataset.splits.items():
         whole.update(f"\n{name} {len(split)}\n".encode())
         whole.update(np.ascontiguousarray(split.labels).tobytes())
         for one in pack_names(split.names).encoded():
             whole.update(one + b"\0")
+        for i in range(len(split)) if dataset.kind == "boxes" else ():  # in memory, and not always among the files
+            whole.update(split.annotation_bytes(i))
     return whole.hexdigest()
 
 
