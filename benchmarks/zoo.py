@@ -5,8 +5,8 @@ ratios.
 
 Both sides get the same images, float32, and in training the same fused AdamW. Times mean nothing on a shared machine,
 so each round times ours and theirs one after the other, in turned order, and a figure is the median over rounds of
-(their time / our time): 1 and more means that we are as fast or faster. With one thread on a CPU what is timed is the
-processor's time, which others' work hardly touches; otherwise the wall clock's.
+(their time / our time), with the quartiles: 1 and more means that we are as fast or faster. With one thread on a CPU
+what is timed is the processor's time, which others' work hardly touches; otherwise the wall clock's.
 """
 
 import argparse
@@ -82,8 +82,9 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return clock() - start
 
 
-def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int, device: str) -> float:
-    """The median over rounds of their time by ours; who goes first changes from round to round."""
+def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int, device: str) -> list[float]:
+    """Lower quartile, median and upper quartile over rounds of their time by ours; who goes first changes from round to
+    round."""
     for step in (ours, theirs):
         seconds(step, device)  # what is done once only
         seconds(step, device)
@@ -92,7 +93,7 @@ def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int, dev
         order = (ours, theirs) if r % 2 == 0 else (theirs, ours)
         taken = {step: seconds(step, device) for step in order}
         found.append(taken[theirs] / taken[ours])
-    return statistics.median(found)
+    return statistics.quantiles(found, n=4, method="inclusive")
 
 
 def pair(name: str, device: str) -> tuple[nn.Module, nn.Module]:
@@ -116,8 +117,12 @@ def compare(name: str, given: argparse.Namespace) -> tuple[list[str], dict[str, 
         figures.append(ratio(what(ours, images, labels), what(theirs, images, labels), given.rounds, given.device))
         del ours, theirs
         gc.collect()
-    cells = [family, variant, PEERS[name], *(f"{f:.2f}" if f >= AIM else f"**{f:.2f}**" for f in figures)]
-    return cells, dict(zip(("inference", "training"), figures, strict=True))
+    cells = [family, variant, PEERS[name]]
+    for low, middle, high in figures:
+        shown = f"{middle:.2f}" if middle >= AIM else f"**{middle:.2f}**"
+        cells.append(f"{shown} ({low:.2f} to {high:.2f})")
+    medians = {what: figure[1] for what, figure in zip(("inference", "training"), figures, strict=True)}
+    return cells, medians | {f"{what} high": figure[2] for what, figure in zip(medians, figures, strict=True)}
 
 
 def main() -> None:
@@ -137,7 +142,7 @@ def main() -> None:
     names = [n for n in PEERS if not wanted or n.partition("/")[0] in wanted]
     print(f"Their time by ours, so 1 and more means that ours is as fast or faster; below {AIM} in bold. "
           f"Batch {given.batch}, float32, {given.device}, {torch.get_num_threads()} threads, "
-          f"median of {given.rounds} rounds.\n")  # fmt: skip
+          f"median and quartiles of {given.rounds} rounds.\n")  # fmt: skip
     print("| family | variant | in timm | inference | training step |\n|---|---|---|---|---|")
     found = {}
     for name in names:

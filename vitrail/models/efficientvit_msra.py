@@ -79,9 +79,8 @@ class Head(Attention):
         self.dw = ConvNorm(config.eps, config.key_width, config.key_width, kernel, groups=config.key_width)
 
     def project(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionInputs:
-        x = self.qkv(x)
-        q, (_, k, v) = self.dw(x.narrow(1, 0, self.widths[0])), tokens(x).split(self.widths, dim=-1)
-        return AttentionInputs(tokens(q), k, v, bias)
+        q, k, v = self.qkv(x).split(self.widths, dim=1)  # once: each part of its own would get a gradient of the whole
+        return AttentionInputs(tokens(self.dw(q)), tokens(k), tokens(v), bias)
 
     def locate(self, x: Tensor, bias: Tensor, layout: TokenLayout) -> AttentionLayout:
         return self_attention_layout(layout)
