@@ -25,6 +25,7 @@ from vitrail.engine.processes.writer import CheckpointWriter
 from vitrail.engine.state import State, build_ema
 
 SOONER = 0.05  # the mark
+COMPUTING = 0.5  # seconds of a step that change no weights: a batch of a few images of these models on a CPU
 
 
 def build_state(name: str) -> State:
@@ -39,11 +40,16 @@ def build_state(name: str) -> State:
 
 
 def time_save(writer: CheckpointWriter, state: State, wait: bool) -> float:
-    """Seconds until training could go on."""
+    """Seconds in which training stands still: in the call, and before the next update, which comes after `COMPUTING`
+    seconds of forward and backward pass."""
     state.step += 1
     start = time.perf_counter()
     writer.save(state, wait)
     spent = time.perf_counter() - start
+    time.sleep(0 if wait else COMPUTING)
+    start = time.perf_counter()
+    state.wait_for_copy()
+    spent += time.perf_counter() - start
     writer.join()
     for outcome in writer.finished():
         if outcome.error is not None:

@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from vitrail.engine import checkpoint
+from vitrail.engine.processes.writer import CheckpointWriter
 from vitrail.errors import RunError
 
 LATER = {"async_checkpoint": True}
@@ -21,7 +22,7 @@ def manifests(out):
 
 
 def test_steps_that_follow_do_not_change_what_is_saved(data, tmp_path, monkeypatch):
-    """Writing waits until two more steps are done."""
+    """Copying begins late, while gradients are computed; writing waits until two more steps are done."""
     tiny.finish(tiny.begin(tiny.recipe(data, train={"steps": 8}), tmp_path / "sync"))
     running = tiny.begin(tiny.recipe(data, train={"steps": 8}, runtime=LATER), tmp_path / "later")
     save, behind = checkpoint.save, []
@@ -33,7 +34,14 @@ def test_steps_that_follow_do_not_change_what_is_saved(data, tmp_path, monkeypat
         behind.append(running.state.step - numbers["step"])
         return save(folder, parts, numbers, keep)
 
+    copy = CheckpointWriter.copy_tensors
+
+    def copy_late(self, parts):
+        threading.Event().wait(0.1)
+        return copy(self, parts)
+
     monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(CheckpointWriter, "copy_tensors", copy_late)
     events = tiny.finish(running)
     assert manifests(tmp_path / "later") == manifests(tmp_path / "sync")
     assert behind == [2, 2, 0], "the last one is waited for"

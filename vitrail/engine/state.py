@@ -1,5 +1,6 @@
 """The state of a run: the contents of a checkpoint."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class State:
     ema2: AveragedModel | None = None  # a second average, not used by evaluations
     task: Task | None = None  # whose own tensors are saved too
     sharded: Sharded | None = None  # how the model is divided among processes, where it is
+    copied: threading.Event | None = None  # when a checkpoint in the background has its copy of weights and optimizer
 
     @property
     def best_model(self) -> nn.Module:
@@ -44,6 +46,11 @@ class State:
     def learned_model(self) -> nn.Module:
         """The same as it is divided."""
         return self.model if self.ema is None else self.ema.module
+
+    def wait_for_copy(self) -> None:
+        """Before weights change: waits until a checkpoint of them is copied."""
+        if self.copied is not None:
+            self.copied.wait()
 
     def gather(self) -> None:
         """Makes `best_model` that of now, on every process; collective where the model is divided."""

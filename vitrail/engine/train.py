@@ -121,6 +121,7 @@ def update_weights(
         raise nonfinite_error(what, terms, loss_of, micro_batches, state, loop)
     if loop.clip_grad:
         nn.utils.clip_grads_with_norm_(trained, loop.clip_grad, norm)
+    state.wait_for_copy()
     if state.scaler:
         state.scaler.step(state.optimizer)  # skips the step where fp16 overflowed
         state.scaler.update()

@@ -1,8 +1,10 @@
 """Writes the checkpoints of a run: whole by the first process, or in pieces by all; at once, or in a thread while
 training goes on.
 
-What a thread writes are copies, made at the step that is saved; the tensors that they are made in are used again, so
-copying does not wait for memory. Threads take part in no collective: they meet through the store of the launcher.
+What a thread writes are copies of the state at the step that is saved. It makes them while the next gradients are
+computed, and the next update of the weights waits for them; what a forward pass changes is copied before. The tensors
+that the copies are made in are used again. Threads take part in no collective: they meet through the store of the
+launcher.
 """
 
 import errno
@@ -78,10 +80,11 @@ class CheckpointWriter:
             return lambda: None
         numbers = state.numbers()
         path = self.folder / checkpoint.checkpoint_name(numbers["step"])
-        parts = self.copy_parts(state.tensors()) if background else state.tensors()
+        held, copied = self.hold(state, state.tensors(), background)
 
         def work() -> None:
             try:
+                parts = self.copy_parts(held, copied)
                 with self.world.writing():
                     checkpoint.save(self.folder, parts, numbers, self.keep)
                 self.outcomes.append(Outcome(numbers["step"], path))
@@ -98,15 +101,14 @@ class CheckpointWriter:
         temporary, failure = world.on_rank_zero(lambda: self.begin(path))
         snapshot = take_snapshot(state.tensors(), world.is_first)
         numbers = {**numbers, "scalars": snapshot.scalars}
-        if background and temporary is not None:
-            copies = self.copy_parts({"": snapshot.pieces})[""]
-            snapshot = snapshot._replace(pieces=copies)
+        held, copied = self.hold(state, {"": snapshot.pieces}, background)
 
         def work() -> None:
+            own = snapshot._replace(pieces=self.copy_parts(held, copied).get("", {}))
             if temporary is None:
                 self.outcomes.append(Outcome(numbers["step"], path, failure))
                 return
-            row = write_piece(temporary, world.rank, snapshot)
+            row = write_piece(temporary, world.rank, own)
             rows = self.exchange(row) if background else world.gather_objects(row)
             outcome = Outcome(numbers["step"], path)
             if world.is_first:
@@ -162,19 +164,41 @@ class CheckpointWriter:
                 if peers.finding or lost or "time" not in str(error).lower():
                     return [peers.finding or "another process did not write its part"]
 
-    def copy_parts(self, parts: Parts) -> Parts:
-        """The tensors of a state as they are now, on the CPU."""
-        copied: Parts = {}
+    def hold(self, state: State, parts: Parts, background: bool) -> tuple[Parts, threading.Event | None]:
+        """The tensors of a state, of which those that a forward pass changes are copied now, and the event that the
+        next update waits for; as they are where nothing goes on meanwhile."""
+        if not background:
+            return parts, None
+        state.copied = threading.Event()
+        soon = {name for name, _ in state.model.named_buffers()}
+        soon |= {f"model/{name}" for name in soon}
+        held = {
+            part: {name: t.clone() if name in soon else t.detach() for name, t in tensors.items()}
+            for part, tensors in parts.items()
+        }
+        return held, state.copied
+
+    def copy_parts(self, parts: Parts, copied: threading.Event | None) -> Parts:
+        """The tensors on the CPU, as they are; the same ones without an event, which is set when all are copied."""
+        if copied is None:
+            return parts
+        try:
+            return self.copy_tensors(parts)
+        finally:
+            copied.set()
+
+    def copy_tensors(self, parts: Parts) -> Parts:
+        copies: Parts = {}
         for part, tensors in parts.items():
             for name, t in tensors.items():
                 key = f"{part}/{name}"
                 old = self.copies.get(key)
                 if old is None or old.shape != t.shape or old.dtype != t.dtype or old.stride() != t.stride():
                     old = self.copies[key] = torch.empty_like(t, device="cpu", pin_memory=t.is_cuda)
-                copied.setdefault(part, {})[name] = old.copy_(t.detach(), non_blocking=True)
+                copies.setdefault(part, {})[name] = old.copy_(t.detach(), non_blocking=True)
         if any(t.is_cuda for tensors in parts.values() for t in tensors.values()):
             torch.cuda.synchronize()
-        return copied
+        return copies
 
 
 def write_piece(temporary: Path, rank: int, snapshot: Snapshot) -> Rows | str:
