@@ -13,7 +13,7 @@ last weights are evaluated on the official test part. What a run of one step use
 the report) is start-up and not counted, everything else is. Steps are fixed before the first run of a set: by what a
 step took in `--rounds` short runs, so no clock ends a run and each schedule ends at its budget; what a run really used
 stands in its row. Finished runs are kept in `--runs` and not repeated; `--again ours` repeats those of a rival, and
-`--tolerance 0.15` those off their budget by more than that, with steps by what a step took there.
+`--tolerance 0.15` those off their budget by more than that. What a step takes is known better after a run than before.
 `--yolo-python` is a Python that has ultralytics beside torch and numpy; without it yolo11n-cls is left out.
 """
 
@@ -106,6 +106,15 @@ class Race:
         """Whether the run of a cell used more or less than its budget by more than `--tolerance`."""
         return abs(self.rows[cell.key]["seconds"] / cell.budget - 1) > self.given.tolerance
 
+    def pace(self, cell: Cell) -> float:
+        """Seconds a step of a rival on a set: the median of its runs, before the first by the calibration."""
+        runs = [
+            row for key, row in self.rows.items() if (one := key.split("/"))[0] == cell.data and one[2] == cell.rival
+        ]
+        if not runs:
+            return self.steps[f"{cell.data}/{cell.rival}"]["step_s"]
+        return statistics.median(row["seconds"] / row["steps"] for row in runs)
+
     def run(self, cell: Cell, steps: int) -> dict[str, Any]:
         """One run of so many steps: what is right of how many test images, and the processor seconds of all of it."""
         if cell.rival == "ours":
@@ -137,12 +146,10 @@ class Race:
         missing = [cell for cell in cells if cell.key not in self.rows or self.is_off(cell)]
         for cell in missing:
             self.calibrate(cell.data, [rival for rival in RIVALS if rival in {c.rival for c in missing}])
-            known = self.steps[f"{cell.data}/{cell.rival}"]
-            before = self.rows.get(cell.key)
-            step = before["seconds"] / before["steps"] if before else known["step_s"]
-            steps = max(1, round(cell.budget / step))
+            start = self.steps[f"{cell.data}/{cell.rival}"]["start_s"]
+            steps = max(1, round(cell.budget / self.pace(cell)))
             row = self.run(cell, steps)
-            row |= {"steps": steps, "seconds": row["whole_s"] - known["start_s"]}
+            row |= {"steps": steps, "seconds": row["whole_s"] - start}
             self.rows[cell.key] = row
             print(f"{cell.key}: {100 * row['right'] / row['images']:.2f} %, {row['seconds']:.0f} s", flush=True)
             self.save()

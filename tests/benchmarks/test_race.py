@@ -69,7 +69,8 @@ def test_a_table_goes_on_where_it_stopped(folder, tmp_path, launched):
     race.main([*words, "--only", "linear", "--seeds", "0", "--tolerance", "0.5"])
     assert len(commands) == 10, "a third more than the budget was allowed"
     race.main([*words, "--only", "linear", "--seeds", "0", "--tolerance", "0.15"])
-    assert commands[-2][commands[-2].index("--steps") + 1] == "112", "what took 60 s in 150 steps gets 45 s"
+    again = [words[words.index("--steps") + 1] for words in commands[10:] if "--steps" in words]
+    assert again in (["112"], ["113"]), "what took 60 s in 150 steps gets 45 s"
 
 
 def test_ours_runs_and_what_was_not_run_is_named(folder, tmp_path, launched, monkeypatch):
