@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from vitrail.assembly.data import open_data
@@ -306,19 +307,7 @@ def test_other_addresses_are_refused(url, capsys):
 
 def test_a_run_learns_the_same_from_shards(folder, packed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tiny = [
-        "--model",
-        "vit/nano",
-        "--model.width",
-        "16",
-        "--model.heads",
-        "2",
-        "--model.depth",
-        "1",
-        "--model.patch",
-        "4",
-    ]
-    words = [*tiny, "--img-size", "8", "--steps", "3", "--batch-size", "6", "--precision", "fp32", "--workers", "0"]
+    words = [*tiny.WORDS, "--steps", "3", "--batch-size", "6", "--precision", "fp32", "--workers", "0"]
     log = ["--runtime.log-every", "1", "--train.eval-every", "0"]
     for data, out in ((folder, "one"), (packed, "two")):
         assert main(["train", "--data", str(data), *words, *log, "--out", out]) == 0

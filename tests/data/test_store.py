@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from vitrail.assembly.data import open_data
@@ -218,19 +219,7 @@ def test_a_run_learns_from_a_store_that_fails_now_and_then(store, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)
     store.fault = lambda *_: 503 if draw.random() < 0.05 else None
-    tiny = [
-        "--model",
-        "vit/nano",
-        "--model.width",
-        "16",
-        "--model.heads",
-        "2",
-        "--model.depth",
-        "1",
-        "--model.patch",
-        "4",
-    ]
-    words = [*tiny, "--img-size", "8", "--steps", "2", "--batch-size", "6", "--precision", "fp32", "--workers", "0"]
+    words = [*tiny.WORDS, "--steps", "2", "--batch-size", "6", "--precision", "fp32", "--workers", "0"]
     assert main(["train", "--data", store.url, *words, "--out", "one"]) == 0
     assert main(["train", "--data", f"{store.url}nowhere/", *words, "--out", "two", "--dry-run"]) == 0, (
         "names alone count"

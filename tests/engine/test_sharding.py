@@ -2,16 +2,13 @@
 and checkpoints in pieces that any number of processes reads."""
 
 import json
-import os
 import shutil
-import socket
-import time
 
 import pytest
 import sharded_jobs as jobs
 import tiny
 import torch
-from places import Process
+from processes import once, start
 
 from vitrail.engine import checkpoint
 from vitrail.engine.processes import shards
@@ -21,44 +18,12 @@ from vitrail.storage.tensors import unpack
 CLOSE = 2e-5
 
 
-def start(folder, words, processes=2, env=()):
-    """`sharded_jobs` on several processes, with the environment that torchrun gives them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    started = []
-    for rank in range(processes):
-        own = {key: str(value) for key, value in {**shared, **dict(env), "RANK": rank, "LOCAL_RANK": rank}.items()}
-        streams = [folder / f"{name}-{rank}.txt" for name in ("out", "err")]
-        started.append(Process([folder, *words], *streams, own, command=jobs.work))
-    ends = [one.end() for one in started]
-    assert [code for code, _, _ in ends] == [0] * processes, "".join(err for _, _, err in ends)[-4000:]
-
-
-def once(tmp_path_factory, name, work):
-    """A folder that `work` has filled, once for all workers of pytest."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        for _ in range(3000):
-            if (folder / "all-done").exists():
-                return folder
-            time.sleep(0.2)
-        pytest.fail("the launch in another worker of pytest did not end well")
-    work(folder)
-    (folder / "all-done").touch()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return once(
         tmp_path_factory,
         "sharded-2",
-        lambda folder: start(folder, ["steps", "count", "runs", "faults", *jobs.names(jobs.CHEAP)]),
+        lambda folder: start(folder, ["steps", "count", "runs", "faults", *jobs.names(jobs.CHEAP)], jobs.work),
     )
 
 
@@ -168,7 +133,9 @@ def test_what_goes_wrong_in_one_process_is_said_by_all_and_nothing_is_lost(two):
 
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory):
-    return once(tmp_path_factory, "sharded-all", lambda folder: start(folder, ["steps", *jobs.names(jobs.REST)]))
+    return once(
+        tmp_path_factory, "sharded-all", lambda folder: start(folder, ["steps", *jobs.names(jobs.REST)], jobs.work)
+    )
 
 
 @pytest.mark.slow
@@ -180,7 +147,9 @@ def test_every_family_and_task_is_as_in_one_process(rest, case):
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     machine = {"LOCAL_WORLD_SIZE": 2}
-    return once(tmp_path_factory, "sharded-4", lambda folder: start(folder, ["hybrid"], processes=4, env=machine))
+    return once(
+        tmp_path_factory, "sharded-4", lambda folder: start(folder, ["hybrid"], jobs.work, processes=4, env=machine)
+    )
 
 
 @pytest.mark.slow
@@ -199,7 +168,7 @@ def test_a_run_changes_between_kinds_of_division(four):
 
 @pytest.fixture(scope="module")
 def low(tmp_path_factory):
-    return once(tmp_path_factory, "sharded-low", lambda folder: start(folder, ["exactness"]))
+    return once(tmp_path_factory, "sharded-low", lambda folder: start(folder, ["exactness"], jobs.work))
 
 
 @pytest.mark.slow

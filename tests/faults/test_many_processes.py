@@ -1,54 +1,22 @@
 """Two processes: the same gradients as one, repeatable, every image judged once, and all of one mind."""
 
 import json
-import os
-import socket
-import time
 
 import pytest
 import ranks
 import tiny
 import torch
-from places import Process
+from processes import once, start
 
 from vitrail.engine import checkpoint
 
 DIFFERING = ("train.seed", "optim.lr", "torch", "the data set")
 
 
-def start(folder, *jobs, processes=2):
-    """The jobs on several processes with the environment that torchrun gives them; torchrun itself would import torch
-    for each anew (see test_lost_processes.py)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    started = []
-    for rank in range(processes):
-        told = {key: str(value) for key, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        streams = [folder / f"{name}-{rank}.txt" for name in ("out", "err")]
-        started.append(Process([folder, *jobs], *streams, told, command=ranks.work))
-    ends = [one.end() for one in started]
-    assert [code for code, _, _ in ends] == [0] * processes, "".join(err for _, _, err in ends)[-4000:]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """All jobs in one launch, once for all workers of pytest: starting torch for every test would take most of the
-    time."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        for _ in range(3000):
-            if (folder / "all-done").exists():
-                return folder
-            time.sleep(0.2)
-        pytest.fail("the launch in another worker of pytest did not end well")
-    launch(folder)
-    (folder / "all-done").touch()
-    return folder
+    """All jobs in one launch."""
+    return once(tmp_path_factory, "ranks", launch)
 
 
 def launch(folder):
@@ -61,7 +29,7 @@ def launch(folder):
     ranks.whole_run(folder, tiny.ALONE, "alone", ranks.STILL)
     jobs = ["gradient", "run:first", "run:finished", "still:still", "judge", "nan", "denoise:made"]
     jobs += ["wait", "half:half", "other-half:half"]
-    start(folder, *jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop")
+    start(folder, [*jobs, *(f"differ:{key}" for key in DIFFERING), "resume", "stop"], ranks.work)
 
 
 def test_gradients_are_those_of_one_process(folder):
@@ -99,7 +67,7 @@ def test_denoisers_learn_keep_their_images_and_are_judged_once(folder):
 
 @pytest.mark.slow
 def test_denoisers_make_the_same_images_again(folder):
-    start(folder, "denoise:again")
+    start(folder, ["denoise:again"], ranks.work)
     for file in ("model.safetensors", "evaluation/samples.png", "evaluation/snapshots/step-00000004.png"):
         assert tiny.digest(folder / "made" / file) == tiny.digest(folder / "again" / file)
 
@@ -163,7 +131,7 @@ def test_a_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_t
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_four(folder):
-    start(folder, "other-half:half-4", processes=4)
+    start(folder, ["other-half:half-4"], ranks.work, processes=4)
     assert largest_difference(folder, "half-4", "still") <= 5e-4
 
 

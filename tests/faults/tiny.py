@@ -37,6 +37,10 @@ from vitrail.training import create, evaluations, loop, resume, session
 torch.set_num_threads(1)
 
 ALONE = World(0, 1, torch.device("cpu"))
+WORDS = [
+    "--model", "vit/nano", "--model.width", "16", "--model.heads", "2", "--model.depth", "1", "--model.patch", "4",
+    "--img-size", "8",
+]  # fmt: skip
 MODEL = {"depth": 2, "width": 16, "heads": 2, "patch": 4, "dropout": 0.1, "drop_path": 0.1}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from vitrail.assembly.opening import surveyed
@@ -82,21 +83,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-TINY = [
-    "--model",
-    "vit/nano",
-    "--model.width",
-    "16",
-    "--model.heads",
-    "2",
-    "--model.depth",
-    "1",
-    "--img-size",
-    "8",
-    "--model.patch",
-    "4",
-]
-SHORT = [*TINY, "--batch-size", "8", "--precision", "fp32", "--runtime.log-every", "1", "--train.eval-every", "8"]
+SHORT = [*tiny.WORDS, "--batch-size", "8", "--precision", "fp32", "--runtime.log-every", "1", "--train.eval-every", "8"]
 
 
 def train(out, *words, workers="0"):
@@ -112,7 +99,7 @@ def losses(out):
     return [(row["step"], row["loss"]) for row in rows(out)]
 
 
-def test_a_run_goes_on_and_is_the_same_with_workers_and_when_it_is_resumed(folder, capsys):
+def test_a_run_goes_on_and_is_the_same_when_it_is_resumed(folder, capsys):
     assert train("one") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "looked at 8 images of 80" in said
@@ -124,14 +111,18 @@ def test_a_run_goes_on_and_is_the_same_with_workers_and_when_it_is_resumed(folde
     with np.load("one/evaluation/val.npz") as file:
         assert len(file["names"]) == 19
         assert "val/b/3.png" not in file["names"]
-    assert train("two", workers="2") == 0
-    assert losses("one") == losses("two")
     assert train("three", "--runtime.save-every", "5") == 0
     for late in (*Path("three/checkpoints").glob("step-*1[56]"), Path("three/model.safetensors")):
         shutil.rmtree(late) if late.is_dir() else late.unlink()
     assert main(["train", "--resume", "three"]) == 0
     assert dict(losses("three")) == dict(losses("one"))
     assert main(["eval", "one"]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_goes_on_the_same(folder, capsys):
+    assert train("one") == train("two", workers="2") == 0
+    assert losses("one") == losses("two")
 
 
 def test_where_none_may_be_skipped_the_run_ends_and_the_way_out_works(folder, capsys):
