@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from history import append
 from torch import Tensor, nn
 
 import vitrail
@@ -85,6 +86,11 @@ class Report:
         print(line, flush=True)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """The numbers of each row."""
+        numbers = int | float
+        return {one["row"]: {k: v for k, v in one.items() if isinstance(v, numbers)} for one in self.rows}
 
     def run(self, what: str, work: Callable[[], dict[str, Any]], budget: float = ROW_S, keep: float = 0.0) -> None:
         """The row of some work: its figures, why it failed, or that there is no time for it. keep: seconds that must be
@@ -354,6 +360,7 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     if "real" in given.parts:
         batch = 64 if small else 1024
         report.run("real", lambda: real(bench, min(real_s, report.left - 20), batch), budget=real_s + 60)
+    append("gpu", report.figures(), {"device": name, "miniature": small})
     return report.rows
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from history import append
 from PIL import Image
 
 CLASSES, DISTINCT, SIDE = 1000, 200, 32
@@ -194,6 +195,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.utime(folder, (1e9, 1e9))
             rows += measure(Path(folder), count)
+    figures = {f"{row['images']} {row['start']}": {k: row[k] for k in ("seconds", "memory_mb")} for row in rows}
+    append("scale", figures, {"simulated": given.simulate})
     if given.rows:
         before = given.rows.read_text(encoding="utf-8").splitlines() if given.rows.exists() else []
         rows = [*map(json.loads, before), *rows]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from history import append
 from PIL import Image
 
 from vitrail.assembly.data import open_data
@@ -91,7 +92,9 @@ def main() -> None:
                 seconds.append(time.perf_counter() - before)
                 print(f"share {share:.2f}: {len(split) / seconds[-1]:.1f} images/s, {wrong} wrong", flush=True)
             ratios.append(seconds[1] / seconds[0])
-        print(f"seconds with faults over without: median {np.median(ratios):.3f} of {[round(r, 3) for r in ratios]}")
+        median = float(np.median(ratios))
+        print(f"seconds with faults over without: median {median:.3f} of {[round(r, 3) for r in ratios]}")
+        append("store", {"seconds with faults over without": median}, vars(given))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ SPELLINGS = {  # ours, with a remark where it means something slightly different
     "--precision": "dtype amp-dtype mixed-precision",
     "--precision bf16": "amp native-amp bf16",
     "--precision fp16": "fp16 half",
-    "--device": "accelerator gpu gpus",
+    "--device": "accelerator gpu",
     "--device cuda": "cuda",
     "--device cpu": "no-cuda cpu",
     "--train.compile": "torchcompile torch-compile",
