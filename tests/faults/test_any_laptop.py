@@ -37,6 +37,7 @@ def test_what_only_posix_has_is_asked_for_by_name():
     asked = {
         "signal.SIGCHLD": "data/loader.py", "signal.SIGKILL": "serve/process.py", "import resource": "serve/run.py",
         "import fcntl": "storage/large.py", "signal.SIGHUP": "serve/run.py",
+        "os.pread": "data/shards/store.py",
     }  # fmt: skip
     found = [
         f"{path.relative_to(ROOT)}: {what}"

@@ -88,9 +88,9 @@ def test_a_key_that_no_recipe_has_cannot_be_allowed_to_change(run):
 def test_a_signal_in_the_last_judgement_ends_a_run_that_is_saved(run, monkeypatch):
     judge, done = evaluate.evaluate, []
 
-    def told(*given):
+    def told(*given, **keys):
         os.kill(os.getpid(), signal.SIGTERM)
-        done.append(judge(*given))
+        done.append(judge(*given, **keys))
         return done[-1]
 
     monkeypatch.setattr(evaluate, "evaluate", told)

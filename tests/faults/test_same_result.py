@@ -118,14 +118,15 @@ def test_an_image_that_breaks_while_training_is_named_by_workers_too(tmp_path):
     told = []
     for workers in (0, 2):
         data = tiny.images(tmp_path / f"data{workers}")
-        running = tiny.begin(tiny.recipe(data, runtime={"workers": workers}), tmp_path / f"run{workers}")
+        made = tiny.recipe(data, runtime={"workers": workers}, data={"on_error": "fail"})
+        running = tiny.begin(made, tmp_path / f"run{workers}")
         (data / "bee" / "003.png").write_bytes(b"no image")
         with pytest.raises(DataError) as error:
             tiny.finish(running)
         told.append(str(error.value))
         assert "003.png" in told[-1]
         assert "Traceback" not in told[-1]
-    assert told[0].replace("data0", "data2") == told[1]
+    assert told[0].replace("data0", "data2").replace("run0", "run2") == told[1]
 
 
 def grads(running, micro):

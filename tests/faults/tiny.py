@@ -131,10 +131,10 @@ def slowed_judging(words: list[str]) -> int:
     """The command with every step and every judgement made longer, and told of."""
     judge = evaluate.evaluate
 
-    def slow(*given):
+    def slow(*given, **keys):
         print("judging", flush=True)
         time.sleep(0.7)
-        return judge(*given)
+        return judge(*given, **keys)
 
     evaluate.evaluate = slow
     return slowed(words)

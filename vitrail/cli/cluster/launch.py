@@ -133,7 +133,7 @@ def explain_failures(codes: Mapping[int, int]) -> int:
 def modules() -> list[str]:
     """The words `--module NAME` and `--debug` of this command, which stand anywhere and are taken before the others."""
     given, words = sys.argv[1:], []
-    for word, after in zip(given, [*given[1:], ""], strict=True):
+    for word, after in zip(given, [*given[1:], ""], strict=False):
         if word == "--debug" or word.startswith("--module="):
             words.append(word)
         elif word == "--module":
