@@ -44,7 +44,7 @@ class Row(NamedTuple):
 ROWS = {
     "trees": Row(
         "trees, three photographs to a fourth",
-        f"--data {{data}}/trees --data.test {HELD_OUT} {trees.WORDS['dense']} --steps 2400",
+        f"--data {{data}}/trees --data.test {HELD_OUT} {trees.WORDS['dense']} --steps 8000",
         "AP50", 0.35, 15,
     ),
     "shapes-boxes": Row(

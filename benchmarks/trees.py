@@ -33,8 +33,8 @@ COMMON = (
 )
 WORDS = {  # by head
     "detr": f"{COMMON} --batch-size 16 --augment.vflip --data.tile 128 --model.width 32 --task.queries 50 --lr 1e-3",
-    "dense": f"{COMMON} --batch-size 8 --data.tile 384 --img-size 256 256 --model.width 16 --model.stem-stride 2 "
-    "--model.depths 1 1 1 1 --task.width 48 --task.convs 1 --optim.name muon --lr 5e-3 "
+    "dense": f"{COMMON} --batch-size 8 --augment.vflip --augment.rotate90 --data.tile 384 --img-size 256 256 "
+    "--model.width 16 --model.depths 1 1 1 1 --task.width 48 --task.convs 1 --optim.name adamw --lr 5e-3 "
     "--optim.ema-decay 0.998 --runtime.channels-last --precision bf16",
 }
 
