@@ -24,7 +24,7 @@ from vitrail.engine.processes.world import World, check_gpus
 from vitrail.errors import RunError, UsageError
 from vitrail.recipe import InitConfig, RuntimeConfig
 from vitrail.training import create, restart
-from vitrail.training.feed import batch_shares
+from vitrail.training.processes.division import batch_shares
 
 NOW = 1000.0
 

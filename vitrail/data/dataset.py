@@ -107,7 +107,12 @@ class SubsetReader:
     indices: np.ndarray
 
     def __call__(self, index: int) -> Any:
-        return self.read(int(self.indices[index]))
+        read, at = self.locate(index)
+        return read(at)
+
+    def locate(self, index: int) -> tuple[Callable[[int], Any], int]:
+        """The reader that is asked for image i, and the index there."""
+        return self.read, int(self.indices[index])
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,20 @@ class JoinedReader:
     starts: np.ndarray
 
     def __call__(self, index: int) -> Any:
+        read, at = self.locate(index)
+        return read(at)
+
+    def locate(self, index: int) -> tuple[Callable[[int], Any], int]:
+        """The reader that is asked for image i, and the index there."""
         which = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.readers[which](index - int(self.starts[which]))
+        return self.readers[which], index - int(self.starts[which])
+
+
+def find_reader(read: Callable[[int], Any], index: int) -> tuple[Callable[[int], Any], int]:
+    """The reader that reads image `index` itself, behind all subsets and joined parts, and the index there."""
+    while isinstance(read, SubsetReader | JoinedReader):
+        read, index = read.locate(index)
+    return read, index
 
 
 def join_splits(splits: Sequence[Split]) -> Split:

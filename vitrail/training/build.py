@@ -15,7 +15,6 @@ from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
 from vitrail.training.feed import (
     Feed,
-    batch_shares,
     build_growth,
     build_mixing,
     check_norms,
@@ -24,7 +23,7 @@ from vitrail.training.feed import (
 )
 from vitrail.training.optimizer import build_state
 from vitrail.training.processes.cached_images import cache_in_memory
-from vitrail.training.processes.division import blank_model, decide_division
+from vitrail.training.processes.division import batch_shares, blank_model, decide_division
 from vitrail.training.session import Session
 from vitrail.training.teacher import build_teacher
 

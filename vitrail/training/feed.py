@@ -87,25 +87,6 @@ def slice_batch(loaded: LoadedBatch, part: slice) -> LoadedBatch:
     )
 
 
-def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bool) -> tuple[int, int]:
-    """The batch size per process and the micro-batch size. Errors: `UsageError` where it is not divisible."""
-    if batch % processes:
-        near = [b for b in (batch // processes * processes, -(-batch // processes) * processes) if b]
-        fewer = max(n for n in range(1, processes) if batch % n == 0)
-        raise UsageError(
-            f"batch size {batch} is not divisible by {processes} processes",
-            f"start {fewer} processes; or a new run with --batch-size {' or '.join(map(str, near))}",
-        )
-    per_process = batch // processes
-    size = min(micro_batch or per_process, per_process)
-    if mixing and (per_process % 2 or size % 2):
-        raise UsageError(
-            f"MixUp and CutMix pair images, and {per_process} per process in micro-batches of {size} is not even",
-            "use an even --batch-size and --runtime.micro-batch, or --augment.mixup 0 --augment.cutmix 0",
-        )
-    return per_process, size
-
-
 def reduce_decoding(recipe: Recipe, dataset: Dataset, task: Task) -> Dataset:
     """The data set with its training images decoded at a reduced size where the recipe asks for it: one that is not
     enlarged by the smallest crop. Images to evaluate stay as they are. Errors: `UsageError` where pixels have to be

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from vitrail.engine.processes.formulas import nearest_batches
 from vitrail.errors import UsageError, VitrailError
 
 SAVING_S = "120"  # seconds in which processes that were told to stop save; torch's own default is 30
@@ -74,15 +75,6 @@ def check_batch(batch: int | None, processes: int) -> None:
             f"batch size {batch} is not divisible by {processes} processes",
             f"--batch-size {' or '.join(map(str, nearest_batches(batch, processes)))}, or another number of processes",
         )
-
-
-def nearest_batches(batch: int, processes: int) -> list[int]:
-    """The largest batch below and the smallest above that so many processes share equally.
-
-    >>> nearest_batches(100, 8), nearest_batches(3, 8)
-    ([96, 104], [8])
-    """
-    return [b for b in (batch // processes * processes, -(-batch // processes) * processes) if b]
 
 
 def launch(words: list[str], processes: int, restarts: int) -> int:

@@ -4,11 +4,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitrail.cli.cluster.launch import nearest_batches
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.flags import expand_short_flags
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Verb
+from vitrail.engine.processes.formulas import nearest_batches
 from vitrail.errors import UsageError, choose
 from vitrail.storage.json_text import to_json
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from vitrail.data.dataset import Boxes, Dataset, JoinedReader, Split, SubsetReader
+from vitrail.data.dataset import Boxes, Dataset, Split, find_reader
 from vitrail.data.files import EncodedReader, FileReader
 from vitrail.data.sampling import epoch_order
 from vitrail.data.shards.index import FORMAT, PackedPart, Placed, Shard, encode_part
@@ -144,15 +144,8 @@ def sample_of(
 
 def find_encoded(split: Split, index: int) -> tuple[EncodedReader, int] | None:
     """The reader that has the bytes of an image, and the index there; None where there are only pixels."""
-    read, at = split.read, index
-    while True:
-        if isinstance(read, SubsetReader):
-            at, read = int(read.indices[at]), read.read
-        elif isinstance(read, JoinedReader):
-            which = int(np.searchsorted(read.starts, at, side="right")) - 1
-            at, read = at - int(read.starts[which]), read.readers[which]
-        else:
-            return (read, at) if isinstance(read, EncodedReader) else None
+    read, at = find_reader(split.read, index)
+    return (read, at) if isinstance(read, EncodedReader) else None
 
 
 def image_bytes(split: Split, index: int, channels: int) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitrail.data.dataset import IGNORE, AnnotationKind, ArrayReader, Boxes, Dataset, Split, SubsetReader
+from vitrail.data.dataset import IGNORE, AnnotationKind, ArrayReader, Boxes, Dataset, Split, find_reader
 from vitrail.data.files import EncodedReader
 from vitrail.data.survey.images import ImageReference, UnreadableImage
 from vitrail.data.survey.sample import choose_sample
@@ -128,9 +128,7 @@ def _inspect_boxes(annotation: Boxes, size: tuple[int, int], classes: int) -> _A
 
 def size_of(split: Split, index: int) -> tuple[int, int] | None:
     """Height and width of an image, by its header if it is a file; None where it cannot be read."""
-    read, at = split.read, index
-    while isinstance(read, SubsetReader):
-        at, read = int(read.indices[at]), read.read
+    read, at = find_reader(split.read, index)
     try:
         if isinstance(read, EncodedReader):
             return read.header(at).size

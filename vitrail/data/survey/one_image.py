@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitrail.data.dataset import Split, SubsetReader
+from vitrail.data.dataset import Split, find_reader
 from vitrail.data.decode import NAMELESS, count_levels, highest_value, read_header
 from vitrail.data.files import EncodedReader
 from vitrail.errors import BadImage
@@ -69,9 +69,7 @@ def mean_and_square_of_levels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def inspect_image(split: Split, index: int, channels: int, alone: threading.Lock) -> ImageFacts:
     """One image by its reader. A file is read once: header, pixels and hash are of the same bytes."""
-    read, at = split.read, index
-    while isinstance(read, SubsetReader):
-        at, read = int(read.indices[at]), read.read
+    read, at = find_reader(split.read, index)
     if not isinstance(read, EncodedReader):
         try:
             return inspect_array(read(at)[None])[0]

@@ -33,6 +33,15 @@ class Traffic(NamedTuple):
     shard: int
 
 
+def nearest_batches(batch: int, processes: int) -> list[int]:
+    """The largest batch below and the smallest above that so many processes share equally.
+
+    >>> nearest_batches(100, 8), nearest_batches(3, 8)
+    ([96, 104], [8])
+    """
+    return [b for b in (batch // processes * processes, -(-batch // processes) * processes) if b]
+
+
 def checkpointing_of(grad_checkpoint: bool | str) -> str:
     """The key of `ACTIVATIONS` that a recipe means.
 

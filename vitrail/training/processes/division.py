@@ -10,12 +10,31 @@ from vitrail.contracts import trunk_of
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.engine.memory import usable_memory
 from vitrail.engine.processes.choice import ONE_PROCESS, Needs, ParallelChoice, choose_parallel
-from vitrail.engine.processes.formulas import checkpointing_of
+from vitrail.engine.processes.formulas import checkpointing_of, nearest_batches
 from vitrail.engine.processes.parallel import LossModule, compile_blocks, refuse_batch_norm
 from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.recipe import Recipe
 from vitrail.training.session import Session
+
+
+def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bool) -> tuple[int, int]:
+    """The batch size per process and the micro-batch size. Errors: `UsageError` where it is not divisible."""
+    if batch % processes:
+        near = nearest_batches(batch, processes)
+        fewer = max(n for n in range(1, processes) if batch % n == 0)
+        raise UsageError(
+            f"batch size {batch} is not divisible by {processes} processes",
+            f"start {fewer} processes; or a new run with --batch-size {' or '.join(map(str, near))}",
+        )
+    per_process = batch // processes
+    size = min(micro_batch or per_process, per_process)
+    if mixing and (per_process % 2 or size % 2):
+        raise UsageError(
+            f"MixUp and CutMix pair images, and {per_process} per process in micro-batches of {size} is not even",
+            "use an even --batch-size and --runtime.micro-batch, or --augment.mixup 0 --augment.cutmix 0",
+        )
+    return per_process, size
 
 
 def decide_division(recipe: Recipe, net: nn.Module, world: World, images: int) -> ParallelChoice:
