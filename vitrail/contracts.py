@@ -21,7 +21,7 @@ __all__ = [
     "Metric", "Predictions", "StatelessTask", "Task", "Transform", "Trunk", "Windows",
 ]  # fmt: skip
 
-Output = Literal["classes", "masks", "boxes", "images"]  # the kind of a prediction: a key of tables, never compared
+Output = Literal["classes", "masks", "boxes", "images", "features"]  # a key of tables, never compared
 
 
 class Trunk(nn.Module, ABC):
@@ -99,8 +99,7 @@ def trunk_of(net: nn.Module) -> Trunk:
     """The backbone under a head, or a trunk as a whole. Errors: `UsageError` for a model that is neither."""
     if isinstance(net, HeadedModel | Trunk):
         return net.backbone if isinstance(net, HeadedModel) else net
-    fix = "a family's model is a Backbone or a Denoiser, or has one"
-    raise UsageError(f"a {type(net).__name__} has no known blocks", fix)
+    raise UsageError(f"a {type(net).__name__} has no known blocks", "a model is a Backbone or a Denoiser, or has one")
 
 
 class Metric(NamedTuple):
@@ -162,7 +161,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def metrics(self, predictions: Predictions) -> Mapping[str, Any]:
-        """Scalars by name, "count" among them, and what reports plot, such as "per_class"."""
+        """Scalars by name, "count" among them; what reports plot, as "per_class"; "notes", each shown once a run."""
 
     @abstractmethod
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
@@ -176,7 +175,6 @@ class Evaluator(ABC):
 
 class Task(ABC):
     """What is learned: a head for a trunk, a loss, metrics. It has no optimiser, device or loop.
-
     Its module has ANNOTATIONS, the value of `annotations`; DEFAULT_FOR, the kind of model whose default task it is, if
     any; `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`.
     """
@@ -190,6 +188,7 @@ class Task(ABC):
     multi_label: bool = False  # whether an image may have any number of the classes
     is_generative: bool = False  # whether it is a `GenerativeTask`
     is_dense: bool = False  # whether it is a `DenseTask`
+    selects_best: bool = True  # whether its metric tells which weights of a run are best; else the last ones are kept
     nms_iou: float | None = None  # of boxes: above which two of a class are the same object; None: no two boxes are
     takes_features: bool = False  # its loss sees images through the model alone: features of a frozen one do as well
     teacher: str | None = None  # of distillation: the model whose logits of the same images are joined to the targets
@@ -290,6 +289,7 @@ class GenerativeTask(StatelessTask):
     """A task whose model generates images."""
 
     is_generative = True
+    selects_best = False  # a loss does not rank the images
 
     @abstractmethod
     def states(self, model: nn.Module, noise: Tensor, labels: Tensor, sampling: Any, draw: Callable[[], Tensor]) -> Any:

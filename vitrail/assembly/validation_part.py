@@ -30,7 +30,7 @@ def choose_val_fraction(recipe: Recipe, dataset: Dataset, task: Task) -> tuple[R
         if given and tiles:
             raise UsageError("data.val_fraction would hold out tiles of training images", "give the data a val part")
         fraction = given
-    elif tiles or (task.is_generative and not patience) or recipe.train.eval_every == 0:
+    elif tiles or (not task.selects_best and not patience) or recipe.train.eval_every == 0:
         fraction = 0.0
     elif patience:
         fraction = STOPPING_SHARE

@@ -109,6 +109,7 @@ class Evaluations:
         self.every, self.patience = session.recipe.train.eval_every or 0, session.recipe.train.patience
         self.selects = session.selects_best
         self.newest: Measured | None = None
+        self.noted: set[str] = set()
         self.record_best()  # a resumed run may have lost the evaluations after its checkpoint
 
     @property
@@ -143,6 +144,7 @@ class Evaluations:
         self.newest = evaluate_session(session, self.frechet)
         values = self.newest.values
         yield Event("eval", step, values)
+        yield from self.new_notes(self.newest)
         if not self.selects:
             return
         value = session.world.on_rank_zero(lambda: self.sign * float(values[self.metric]))
@@ -167,9 +169,17 @@ class Evaluations:
         if known and known[:3] == wanted and self.early_stopping.step in (0, step):
             values = write_final(session, known)
         else:
-            values = write_final(session, evaluate_session(session, self.frechet, final=True))
+            self.newest = evaluate_session(session, self.frechet, final=True)
+            values = write_final(session, self.newest)
             yield Event("eval", step, {key: value for key, value in values.items() if not isinstance(value, dict)})
+            yield from self.new_notes(self.newest)
         yield Event("done", step, values)
+
+    def new_notes(self, measured: Measured) -> Iterator[Event]:
+        """What an evaluator has to say that it has not said before."""
+        new = [text for text in measured.evaluation.metrics.get("notes", ()) if text not in self.noted]
+        self.noted.update(new)
+        yield from (Event("note", measured.step, {"text": text}) for text in new)
 
     def record_best(self) -> None:
         """Writes or removes best.json, by the best evaluation so far."""

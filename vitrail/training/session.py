@@ -84,6 +84,6 @@ class Session:
     @property
     def selects_best(self) -> bool:
         """Whether the weights of the best evaluation are kept: chosen on a validation part, never on a test part. Of a
-        generative model, whose loss does not rank its images, only where early stopping asks for it."""
-        wanted = self.recipe.train.patience > 0 or not self.bundle.task.is_generative
+        task whose metric does not rank weights only where early stopping asks for it."""
+        wanted = self.recipe.train.patience > 0 or self.bundle.task.selects_best
         return wanted and bool(self.recipe.train.eval_every) and "val" in self.dataset.splits
