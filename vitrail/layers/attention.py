@@ -109,8 +109,8 @@ class Attention(nn.Module, ABC):
             mixed = inputs.visible.attend(q, k, v)
         else:
             mixed = attend(q, k, v, inputs.mask(), p)
-        out: Tensor = self.dropout(self.proj(merge_heads(mixed)))
-        return out
+        out: Tensor = self.proj(merge_heads(mixed))
+        return self.dropout(out) if self.training else out
 
     def weights(self, *args: Any) -> Float[Tensor, "B h N M"]:
         """The attention weights of each query on each key, [B h N M], rows summing to one; no dropout."""
@@ -136,6 +136,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
 def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same written out, for what a CPU's fused kernel does not take: keys narrower than values, or values channels
     first. torch would do so too, and check every row for having no key. The result is channels first in memory."""
+    if mask is not None and mask.ndim == 2:  # one for all: scale, product and sum are one call
+        queries, keys, values = (t.flatten(0, 1) for t in (q, k, v))
+        weights = torch.baddbmm(mask.to(q.dtype), queries, keys.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)
+        heads: Tensor = (values.mT @ weights.mT).mT.unflatten(0, q.shape[:2])
+        return heads
     logits = (q * q.shape[-1] ** -0.5) @ k.mT
     weights = (logits if mask is None else logits + mask).softmax(-1)
     mixed: Tensor = (v.mT @ weights.mT).mT

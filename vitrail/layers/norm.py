@@ -42,3 +42,6 @@ class ConvNorm(nn.Sequential):
         self.conv = nn.Conv2d(inside, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out, eps)
         nn.init.constant_(self.bn.weight, gain)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return self.bn(self.conv(x))  # type: ignore[no-any-return]  # without the loop of a sequence
