@@ -15,7 +15,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.merge import log_sizes, mean_of_cells
 from vitrail.layers.neighbourhood import Neighbourhood, VisiblePairs
 from vitrail.layers.norm import norm
-from vitrail.layers.relative import LogBias, RelativeBias
+from vitrail.layers.relative import CausalBias, LogBias, RelativeBias
 from vitrail.layers.rotary import Rotary, Rotation
 from vitrail.layers.token_layout import AttentionLayout, self_attention_layout
 from vitrail.shapes import Float
@@ -27,7 +27,7 @@ class PositionTerms(NamedTuple):
     logits, `neighbourhood` excludes distant pairs."""
 
     rotary: Rotation | None = None
-    relative: RelativeBias | LogBias | None = None
+    relative: RelativeBias | LogBias | CausalBias | None = None
     neighbourhood: Neighbourhood | None = None
 
 

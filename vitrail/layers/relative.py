@@ -91,6 +91,22 @@ class LogBias(Displacements):
         return displacement_map(self.rows(self.grid), self.grid)
 
 
+class CausalBias(nn.Module):
+    """The mask of a sequence of which each token attends to itself and those before it: [N N], 0 or minus infinity."""
+
+    table: Tensor
+
+    def __init__(self, tokens: int):
+        """tokens: the most that a sequence has."""
+        super().__init__()
+        above = torch.full((tokens, tokens), float("-inf")).triu(1)
+        self.register_buffer("table", above, persistent=False)
+
+    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "N N"]:
+        """grid: (1, N)."""
+        return self.table[: grid[1], : grid[1]]
+
+
 def displacement_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
     """Rows of a table [(2h-1)(2w-1)... heads], by displacement of the query from the key -> of the key from the query:
     [heads 2h-1 2w-1]."""

@@ -1,0 +1,1 @@
+"""Captions as tokens: tokenizers, and which caption of an image a step sees."""

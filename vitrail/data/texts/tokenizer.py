@@ -1,0 +1,153 @@
+"""Tokenizers: texts -> token ids of a fixed length, by the `tokenizers` library. A tokenizer is one text of JSON, which
+is kept as bytes with the model that was trained with it: data, never code.
+
+Our own is byte-level BPE (Sennrich et al. 2016, arxiv.org/abs/1508.07909; on bytes as in GPT-2), trained on the
+captions of a data set: any text in any script has tokens, and none is unknown. Those of published models (CLIP, SigLIP)
+are read from the tokenizer.json beside their weights.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrail.errors import CheckpointError, UsageError
+
+PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2 of a tokenizer of ours
+SPECIAL = (PAD, START, END)
+LEAST_VOCABULARY = 256 + len(SPECIAL)  # the bytes, and the special tokens
+LARGEST = 64 * 2**20  # bytes of a tokenizer; the largest published one has 34 MB
+LONGEST = 64  # characters of a text for every token that is kept: what is behind them is not looked at
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a recipe says of a tokenizer, whose bytes are a tensor of the model."""
+
+    size: int  # bytes
+    sha256: str
+    vocabulary: int  # tokens
+    context: int  # tokens of a text, padding included
+
+
+class Tokenizer:
+    """Texts -> int64 [B context], padded and truncated. It is pickled, to worker processes, as its JSON."""
+
+    def __init__(self, content: bytes):
+        """Errors: `CheckpointError` for what is no tokenizer, or one without a fixed length."""
+        self.content = content
+        self.library = parse(content)
+        padding: Any = self.library.padding
+        self.context, self.pad = int((padding or {}).get("length") or 0), int((padding or {}).get("pad_id", 0))
+        if not self.context:
+            raise CheckpointError("the tokenizer has no fixed length", "use the one that is stored with the model")
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self.content,)
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        size = self.library.get_vocab_size(with_added_tokens=True)
+        return TokenizerFacts(len(self.content), hashlib.sha256(self.content).hexdigest(), size, self.context)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids, int64 [B context]. Of a longer text the first tokens are kept, and the end token."""
+        longest = LONGEST * self.context
+        rows = self.library.encode_batch([valid(text[:longest]) for text in texts])
+        return np.array([row.ids for row in rows], np.int64).reshape(len(texts), self.context)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, without the special ones."""
+        return str(self.library.decode(list(tokens), skip_special_tokens=True))
+
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens of each text are no padding, int64 [B]."""
+        rows = self.library.encode_batch([valid(text) for text in texts])
+        return np.array([sum(row.attention_mask) for row in rows], np.int64)
+
+
+def valid(text: str) -> str:
+    """The text without halves of characters, which the library does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
+    """Byte-level BPE with at most so many tokens; the same texts give the same bytes. Case and runs of white space are
+    dropped. Errors: `UsageError` for fewer tokens than bytes, or without the library."""
+    if vocabulary < LEAST_VOCABULARY:
+        raise UsageError(
+            f"a vocabulary of {vocabulary} tokens is smaller than the bytes of a text",
+            f"--task.vocabulary {LEAST_VOCABULARY} or more",
+        )
+    library = load_library()
+    made = library.Tokenizer(library.models.BPE())
+    parts = library.normalizers
+    spaces = parts.Replace(library.Regex(r"\s+"), " ")
+    made.normalizer = parts.Sequence([parts.NFC(), parts.Lowercase(), spaces, parts.Strip()])
+    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = library.decoders.ByteLevel()
+    alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator((valid(text) for text in texts), trainer)
+    made.post_processor = library.processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, SPECIAL.index(START)), (END, SPECIAL.index(END))]
+    )
+    return with_length(made, context, SPECIAL.index(PAD), PAD)
+
+
+def read_tokenizer(path: Path, context: int, pad: str = "") -> Tokenizer:
+    """The tokenizer of a tokenizer.json, for texts of so many tokens. pad: the token that pads, by default that of the
+    file, or its first of the usual names. Errors: `CheckpointError`, `UsageError`."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{path} has more than {LARGEST:,} bytes", "it is no tokenizer")
+        content = path.read_bytes()
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"{path} cannot be read: {why}", "--task.tokenizer takes a tokenizer.json") from None
+    return fit_tokenizer(content, context, pad, str(path))
+
+
+def fit_tokenizer(content: bytes, context: int, pad: str = "", where: str = "the tokenizer") -> Tokenizer:
+    """A tokenizer of others, padded and truncated to so many tokens. Errors: `CheckpointError`, `UsageError`."""
+    made = parse(content, where)
+    known = made.padding or {}
+    for name in (pad, known.get("pad_token", ""), PAD, "<|endoftext|>", "</s>", "[PAD]"):
+        if name and (number := made.token_to_id(name)) is not None:
+            return with_length(made, context, number, name)
+    raise CheckpointError(f"{where} has no token to pad texts with", "give it one named <pad>")
+
+
+def with_length(made: Any, context: int, pad: int, name: str) -> Tokenizer:
+    made.enable_truncation(context)
+    made.enable_padding(length=context, pad_id=pad, pad_token=name)
+    return Tokenizer(made.to_str().encode())
+
+
+def parse(content: bytes, where: str = "the tokenizer") -> Any:
+    """The library's object. Errors: `CheckpointError` for what is no tokenizer; `UsageError` without the library."""
+    library = load_library()
+    try:
+        return library.Tokenizer.from_str(content.decode())
+    except BaseException as error:  # the library raises plain ones, and its panics are no `Exception`
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        why = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{where} is damaged, or no tokenizer ({why})", "copy it again") from None
+
+
+def load_library() -> Any:
+    """The `tokenizers` library. Errors: `UsageError` where it is not installed."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of a worker
+    try:
+        import tokenizers
+    except ImportError:
+        what = "texts need the tokenizers library, which is not installed"
+        raise UsageError(what, "pip install 'vitrail[text]'") from None
+    return tokenizers
