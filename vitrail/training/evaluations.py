@@ -32,13 +32,14 @@ from vitrail.training.session import Session
 
 
 class Measured(NamedTuple):
-    """An evaluation of the weights after `step` steps, and the values of its event."""
+    """An evaluation of the weights after `step` steps, the values of its event, and what the evaluator notes."""
 
     step: int
     part: str
     precision: str
     evaluation: Evaluation
     values: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = False) -> Measured:
@@ -65,7 +66,7 @@ def evaluate_session(session: Session, frechet: FrechetMonitor, final: bool = Fa
         "eval_s": round(time.perf_counter() - start, 3),
     }
     name = "features" if on_features else precision.name  # the final one is of images
-    return Measured(session.state.step, part, name, evaluation, values)
+    return Measured(session.state.step, part, name, evaluation, values, tuple(evaluation.metrics.get("notes", ())))
 
 
 def write_final(session: Session, measured: Measured) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class Evaluations:
 
     def new_notes(self, measured: Measured) -> Iterator[Event]:
         """What an evaluator has to say that it has not said before."""
-        new = [text for text in measured.evaluation.metrics.get("notes", ()) if text not in self.noted]
+        new = [text for text in measured.notes if text not in self.noted]
         self.noted.update(new)
         yield from (Event("note", measured.step, {"text": text}) for text in new)
 
