@@ -6,6 +6,7 @@ import pickle
 import random
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from vitrail.cli.main import main
 from vitrail.data.shards import http as store_http
 from vitrail.data.shards.http import ATTEMPTS, HttpStore
 from vitrail.data.shards.index import NAME
-from vitrail.errors import BadImage, DataError
+from vitrail.errors import BadImage, DataError, UsageError
 from vitrail.recipe import DataConfig
 
 
@@ -33,6 +34,7 @@ class Faulty(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
+        server.paths.add(self.path)
         name = self.path.rpartition("/")[2]
         server.asked.append((name, self.headers.get("Range")))
         fault = server.fault(len(server.asked), name)
@@ -55,15 +57,25 @@ class Faulty(http.server.BaseHTTPRequestHandler):
             whole += b"more"
         if fault == "slow":
             time.sleep(0.02)
+        if fault == "trickle":
+            return self.answer(status, whole, more, pause=0.01)
+        if fault == "no length":
+            return self.answer(status, whole, more, is_stated=False)
         return self.answer(status, whole, more, cut=fault == "reset")
 
-    def answer(self, status, body, more=(), cut=False):
+    def answer(self, status, body, more=(), cut=False, pause=0.0, is_stated=True):
         self.send_response(status)
         for key, value in dict(more).items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
+        if is_stated:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        for i in range(0, len(body) if pause else 0, 64):
+            self.wfile.write(body[i : i + 64])
+            time.sleep(pause)
+        if not pause:
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.close_connection = self.close_connection or not is_stated
         if cut:
             self.wfile.flush()
             self.connection.close()
@@ -89,7 +101,7 @@ def store(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(store_http, "PAUSE_S", 0.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     server.handle_error = lambda *_: None  # of connections that a fault has cut
-    server.root, server.asked, server.fault = shards, [], lambda *_: None
+    server.root, server.asked, server.fault, server.paths = shards, [], lambda *_: None, set()
     server.url = f"http://127.0.0.1:{server.server_port}/some/path/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -118,9 +130,11 @@ def test_images_of_a_store_are_those_of_the_folder_and_come_once(store, shards):
     ranges = [one for one in store.asked if one[1]]
     assert len(ranges) == len(set(ranges)) == 40
     assert [name for name, given in store.asked if not given] == [NAME]
+    store.asked.clear()
     again = look(store.url)
     read_all(again)
-    assert len([1 for _, given in store.asked if given]) == 40, "kept on this machine"
+    assert [name for name, _ in store.asked] == [NAME], "images are kept on this machine"
+    assert store.asked[0][1], "and so is the index, of which the beginning is compared"
     read_all(pickle.loads(pickle.dumps(again)))  # noqa: S301 (as a worker gets it)
 
 
@@ -192,6 +206,68 @@ def test_a_cache_that_was_damaged_costs_a_request_and_a_full_disk_nothing(store,
         look(store.url, cache=str(tmp_path / "file"))
 
 
+def test_an_empty_image_is_no_request_for_a_whole_shard(store, tmp_path, shards):
+    dataset = look(store.url, cache="none")
+    where = dataset.splits["train"].read.pieces.store
+    store.asked.clear()
+    assert where.read("train-000000.tar", 512, 0, hashlib.sha256(b"").digest()) == b""
+    assert store.asked == []
+
+
+def test_an_index_that_changed_is_fetched_and_one_that_was_damaged_here_too(store, shards, tmp_path):
+    look(store.url, cache=str(tmp_path / "kept"))
+    (kept,) = (tmp_path / "kept").rglob(f"*{NAME}")
+    kept.write_bytes(kept.read_bytes()[:-3])
+    store.asked.clear()
+    assert look(store.url, cache=str(tmp_path / "kept")).classes == ("a", "b")
+    assert store.asked == [(NAME, None)]
+    (tmp_path / "photos" / "c").mkdir(parents=True)
+    (tmp_path / "photos" / "d").mkdir()
+    for name in ("c/1.png", "c/2.png", "d/1.png", "d/2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    pack_data(DataConfig("", {"path": str(tmp_path / "photos")}), tmp_path / "other", 10**5)
+    store.root = tmp_path / "other"
+    assert look(store.url, cache=str(tmp_path / "kept")).classes == ("c", "d")
+
+
+def test_a_trickle_is_not_waited_for_without_end(store, monkeypatch):
+    dataset = look(store.url, cache="none")
+    monkeypatch.setattr(store_http, "SILENCE_S", 0.01)  # of the whole; between bytes it is longer
+    monkeypatch.setattr(store_http, "ATTEMPTS", 2)
+    monkeypatch.setattr(store_http, "LEAST_RATE", 10**6)
+    store.fault = lambda *_: "trickle"
+    with pytest.raises(BadImage, match=r"2 times: (it sends fewer than 1,000,000 bytes a second|no byte within)"):
+        dataset.splits["train"].read(0)
+    dataset.splits["train"].read.pieces.store.close()
+
+
+def test_answers_that_do_not_say_how_long_they_are_take_no_more_memory_than_they_have(store, shards):
+    store.fault = lambda *_: "no length"
+    tracemalloc.start()
+    dataset = look(store.url, cache="none")
+    theirs = read_all_local(shards)
+    for a, b in zip(read_all(dataset), theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    assert len(store.asked) == 41, "each is asked for once"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host:99999/x", "http://[::1/x", "http://host:0/x", "http:///x", "https://me@host/x", "http://host/x?a=1"],
+)
+def test_what_is_no_address_is_said_so(url):
+    with pytest.raises(DataError, match="is no address of a folder"):
+        look(url)
+
+
+def test_a_path_may_have_blanks_and_letters_of_any_language(store):
+    dataset = look(store.url + "my photos/größer/")
+    assert len(read_all(dataset)) == 40
+    assert {path.rpartition("/")[0] for path in store.paths} == {"/some/path/my%20photos/gr%C3%B6%C3%9Fer"}
+
+
 def test_pauses_grow_with_jitter_and_are_the_same_again(monkeypatch):
     pauses = []
     for _ in range(2):
@@ -209,9 +285,11 @@ def test_pauses_grow_with_jitter_and_are_the_same_again(monkeypatch):
 def test_the_index_can_be_pinned(store, shards):
     right = hashlib.sha256((shards / NAME).read_bytes()).hexdigest()
     for path in (store.url, str(shards)):
-        assert look(path, sha256=right).classes == ("a", "b")
-        with pytest.raises(DataError, match=r"SHA-256"):
+        assert look(path, sha256=right).classes == look(path, sha256=f" {right.upper()}").classes == ("a", "b")
+        with pytest.raises(DataError, match=r"is not the index with SHA-256 0000000000000000\.\.\."):
             look(path, sha256="0" * 64)
+        with pytest.raises(UsageError, match=r"abc is no SHA-256"):
+            look(path, sha256="abc")
 
 
 @pytest.mark.slow

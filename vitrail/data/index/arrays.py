@@ -109,6 +109,13 @@ def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise DataError(f"{path} is damaged or no index: {why}", "write it again") from None
 
 
+def read_beginning(path: Path) -> bytes:
+    """The header of a file, with the SHA-256 of its content. Errors: `OSError`."""
+    with open(path, "rb") as file:
+        length = file.read(HEADER)
+        return length + file.read(min(int.from_bytes(length, "little"), LONGEST))
+
+
 def parse_row(path: Path, row: Mapping[str, Any], start: int, total: int) -> Place:
     """Errors: `ValueError` for an array that does not lie in the file."""
     shape, (first, end) = tuple(int(n) for n in row["shape"]), row["data_offsets"]

@@ -5,26 +5,32 @@ Pieces are kept in one sparse file a shard, at their own offsets; whether one is
 that was cut short, shared or half written costs a request, never a wrong image.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
 import random
+import re
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from vitrail.data.index.arrays import map_arrays, read_beginning
 from vitrail.data.shards.store import Store
-from vitrail.errors import BadImage, DataError
+from vitrail.errors import BadImage, DataError, UsageError
 from vitrail.version import __version__
 
 INDEX = "index.safetensors"
 ATTEMPTS = 7
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 10.0  # before the second attempt, four times as long before each further one; at most
 SILENCE_S = 20.0  # seconds without a byte
+LEAST_RATE = 10_000  # bytes a second of an answer, after that: a trickle is never silent, and never ends
 LARGEST_INDEX = 2**33  # bytes
+AT_ONCE = 2**18  # bytes of an answer that are asked for at a time
+OTHERS = "its bytes are others than the index says (SHA-256)"
 CHECK = "check the address, the network and the store"
 
 
@@ -44,10 +50,10 @@ class HttpStore(Store):
     """The files below an address. cache: a folder, "" for the one of the user, "none" for none."""
 
     def __init__(self, url: str, cache: str = "", sleep: Callable[[float], None] = time.sleep):
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.query or parts.fragment:
+        if not is_address(url):
             raise DataError(f"{url[:120]} is no address of a folder", "http(s)://HOST/PATH/, without a name or ?")
         self.url, self.cache, self.sleep = url, cache, sleep
+        self.path = quote(urlsplit(url).path, safe="/%:@!$&'()*+,;=~")  # blanks and letters as they were typed
         self.process, self.lock = os.getpid(), threading.Lock()
         self.idle: list[http.client.HTTPConnection] = []  # each is used by one thread at a time
         self.random = random.Random(hashlib.sha256(url.encode()).digest())  # of pauses alone
@@ -59,6 +65,8 @@ class HttpStore(Store):
         return self.url + name
 
     def read(self, name: str, offset: int, length: int, sha256: bytes) -> bytes:
+        if not length:
+            return b""  # an empty file: there is no range of no bytes, and without one a shard would come whole
         kept = self.kept_file(name)
         if kept and (data := read_piece(kept, offset, length)) is not None and hashlib.sha256(data).digest() == sha256:
             return data
@@ -75,8 +83,11 @@ class HttpStore(Store):
         folder = Path(self.cache).expanduser() if self.cache else home
         return folder / hashlib.sha256(self.url.encode()).hexdigest()[:16] / name
 
-    def fetch(self, name: str, offset: int, length: int, is_right: Callable[[bytes], bool]) -> bytes:
-        """Some bytes of a file, all of it for a length of 0. Raises `BadImage` after `ATTEMPTS` failures."""
+    def fetch(
+        self, name: str, offset: int, length: int, is_right: Callable[[bytes], bool], wrong: str = OTHERS
+    ) -> bytes:
+        """Some bytes of a file, all of it for a length of 0. Raises `BadImage` after `ATTEMPTS` failures. wrong: what
+        is said of bytes that are not right."""
         why, waited = "", 0.0
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -86,7 +97,7 @@ class HttpStore(Store):
                 data = self.ask(name, offset, length)
                 if is_right(data):
                     return data
-                why, waited = "its bytes are others than the index says (SHA-256)", 0.0
+                why, waited = wrong, 0.0
             except StoreFailureError as error:
                 why, waited = str(error), error.wait_s
         raise BadImage(f"{self.describe(name)} cannot be had, {ATTEMPTS} times: {why}", CHECK)
@@ -98,15 +109,18 @@ class HttpStore(Store):
             headers["Range"] = f"bytes={offset}-{offset + length - 1}"
         connection = self.connect()
         try:
-            connection.request("GET", urlsplit(self.url).path + name, headers=headers)
+            connection.request("GET", self.path + name, headers=headers)
             answer = connection.getresponse()
             self.check(answer, name, bool(length))
+            is_stated = "Content-Length" in answer.headers
             size = int(answer.headers.get("Content-Length", length or LARGEST_INDEX))
             if size > LARGEST_INDEX or (length and size != length):
                 raise StoreFailureError(f"it answers with {size:,} bytes where {length:,} were asked for")
-            data = answer.read(size)
-            if len(data) != size and "Content-Length" in answer.headers:
+            data = receive(answer, size)
+            if len(data) != size and is_stated:
                 raise StoreFailureError(f"the answer was cut short: {len(data):,} bytes of {size:,}")
+            if not is_stated:
+                connection.close()  # more may follow, which would be taken for the next answer
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
             raise StoreFailureError(reason_of(error)) from None
@@ -155,6 +169,29 @@ class HttpStore(Store):
             self.close()
 
 
+def is_address(url: str) -> bool:
+    """Whether an address has a host, and nothing but a path behind it."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname and parts.port != 0) and not (parts.username or parts.query or parts.fragment)
+    except ValueError:  # a port, or an address in brackets, that cannot be
+        return False
+
+
+def receive(answer: http.client.HTTPResponse, most: int) -> bytes:
+    """The bytes of an answer, up to `most`, in memory for those that came. Errors: `StoreFailureError` for one that
+    comes too slowly to be waited for."""
+    parts, count, began = list[bytes](), 0, time.monotonic()
+    while count < most and (part := answer.read1(min(most - count, AT_ONCE))):
+        parts.append(part)
+        count += len(part)
+        if time.monotonic() - began > SILENCE_S + count / LEAST_RATE:
+            raise StoreFailureError(f"it sends fewer than {LEAST_RATE:,} bytes a second")
+    if answer.length == 0:
+        answer.read()  # nothing: it ends the answer, and frees the connection for the next one
+    return b"".join(parts)
+
+
 def reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no byte within {SILENCE_S:.0f} s"
@@ -186,12 +223,16 @@ def keep_piece(path: Path, offset: int, data: bytes) -> None:
 
 
 def fetch_index(store: HttpStore, sha256: str) -> Path:
-    """The index of a store, as a file on this machine; fetched anew at every start, since it says what there is now.
-    Errors: `DataError`."""
+    """The index of a store, as a file on this machine: that of an earlier start where the store's begins like it, with
+    the SHA-256 of all that follows; else all of it. Errors: `DataError`."""
     kept = store.kept_file(INDEX) or HttpStore(store.url).kept_file(INDEX)
     assert kept is not None
+    pin = pinned(sha256)
+    if same := find_same(store, kept, pin):
+        return same
     try:
-        data = store.fetch(INDEX, 0, 0, lambda data: not sha256 or hashlib.sha256(data).hexdigest() == sha256)
+        is_right = lambda data: not pin or hashlib.sha256(data).hexdigest() == pin  # noqa: E731
+        data = store.fetch(INDEX, 0, 0, is_right, f"it is not the index with SHA-256 {pin[:16]}...")
     except BadImage as error:
         raise DataError(error.what, error.fix) from None
     path = kept.with_name(f"{hashlib.sha256(data).hexdigest()[:16]}-{INDEX}")
@@ -207,9 +248,36 @@ def fetch_index(store: HttpStore, sha256: str) -> Path:
     return path
 
 
+def find_same(store: HttpStore, kept: Path, pin: str) -> Path | None:
+    """The newest index that is kept of a store, if it is whole and the store's is the same: one of a million images has
+    more than 100 MB."""
+    paths = sorted(kept.parent.glob(f"*-{kept.name}"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    for path in paths[:1]:
+        with contextlib.suppress(OSError, DataError, StoreFailureError):  # then all of it is asked for
+            map_arrays(path)
+            begin = read_beginning(path)
+            if (not pin or hash_file(path) == pin) and store.ask(INDEX, 0, len(begin)) == begin:
+                return path
+    return None
+
+
+def hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pinned(sha256: str) -> str:
+    """The hash that an index is held against. Errors: `UsageError` for what is no SHA-256."""
+    text = sha256.strip().lower()
+    if text and not re.fullmatch("[0-9a-f]{64}", text):
+        fix = "vitrail pack prints it: 64 digits from 0 to f"
+        raise UsageError(f"--data.sha256 {sha256[:80]} is no SHA-256 of an index", fix)
+    return text
+
+
 def check_pin(path: Path, sha256: str) -> None:
-    """Errors: `DataError` where an index is not the one that is pinned."""
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise DataError(
-            f"{path} is not the index with SHA-256 {sha256[:16]}...", "copy it again, or leave the hash out"
-        )
+    """Errors: `DataError` where an index is not the one that is pinned; `UsageError`."""
+    pin = pinned(sha256)
+    if pin and hash_file(path) != pin:
+        what = f"{path} is not the index with SHA-256 {pin[:16]}..."
+        raise DataError(what, "copy it again, or leave the hash out")
