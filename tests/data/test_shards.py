@@ -15,6 +15,8 @@ from PIL import Image
 from vitrail.assembly.data import open_data
 from vitrail.assembly.opening.packing import index_shards, pack_data
 from vitrail.cli.main import main
+from vitrail.data.files import FileReader
+from vitrail.data.index.arrays import encode_arrays, map_arrays
 from vitrail.data.loader import Fetcher, TrainRequests, load_batches
 from vitrail.data.sampling import SampleStream, windowed_order
 from vitrail.data.shards.index import NAME
@@ -280,6 +282,83 @@ def test_a_hostile_shard_is_refused_in_a_sentence(tmp_path, capsys, kind):
     assert text in " ".join(said.split())
     assert len(said.splitlines()) <= 5
     assert not (tmp_path / "s" / NAME).exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind not in ("mixed labels", "boxes for one")])
+def test_what_is_refused_can_be_left_out_and_is_named(tmp_path, capsys, kind):
+    members, text = HOSTILE[kind]
+    tar(tmp_path / "s" / "train-000.tar", {**sound(count=9), **members})
+    assert main(["pack", str(tmp_path / "s"), "--data.on-error", "skip"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert text in said
+    assert "note: left out, as they cannot be packed: " in said
+    names = sorted(name for split in look(tmp_path / "s").splits.values() for name in split.names)
+    assert [name for name in names if name != "0009"] == [f"{i:04d}" for i in range(9)]
+    assert main(["pack", str(tmp_path / "s"), "--data.on-error", "skip", "--data.max-errors", "0"]) == 3
+    assert "--data.max-errors 0." in " ".join(capsys.readouterr().err.split())
+
+
+def test_torn_shards_can_be_left_out_up_to_a_share(tmp_path, capsys):
+    for number in range(5):
+        tar(tmp_path / "s" / f"train-{number:03d}.tar", {f"{number}{k}": v for k, v in sound(count=2).items()})
+    path = tmp_path / "s" / "train-002.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    assert main(["pack", str(tmp_path / "s"), "--data.on-error", "skip"]) == 0
+    assert "1 shard: " in " ".join(capsys.readouterr().out.split())
+    dataset = look(tmp_path / "s")
+    assert len(dataset.entries) == 4
+    assert sum(map(len, dataset.splits.values())) == 8
+    for split in dataset.splits.values():
+        for i, name in enumerate(split.names):
+            assert name[0] != "2"
+            assert split.read.encoded(i) == png(int(name[1:]))
+    (tmp_path / "s" / "train-003.tar").write_bytes(b"")
+    assert main(["pack", str(tmp_path / "s"), "--data.on-error", "skip"]) == 3
+
+
+def test_images_that_cannot_be_read_are_left_out_of_what_is_packed(folder, tmp_path, monkeypatch):
+    gone, encoded = "train/ant/4.png", FileReader.encoded
+
+    def refuse(self, index):
+        if self.names[index] == gone:
+            raise PermissionError(13, "Permission denied")
+        return encoded(self, index)
+
+    monkeypatch.setattr(FileReader, "encoded", refuse)
+    with pytest.raises(BadImage, match="Permission denied"):
+        pack_data(DataConfig("", {"path": str(folder)}, on_error="fail"), tmp_path / "s", 20_000)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=r"1 image of 38 cannot be packed, the first: train/ant/4\.png"):
+        pack_data(DataConfig("", {"path": str(folder)}, max_errors=0.0), tmp_path / "s", 20_000)
+    packed = pack_data(DataConfig("", {"path": str(folder)}), tmp_path / "s", 20_000)
+    assert packed.parts == {"train": 27, "val": 10}
+    assert any("left out, as they cannot be packed: 1 image: train/ant/4.png" in note for note in packed.notes)
+    theirs, ours = look(folder).splits["train"], look(tmp_path / "s").splits["train"]
+    assert list(ours.names) == [name for name in theirs.names if name != gone]
+    for i, name in enumerate(ours.names):
+        assert ours.read.encoded(i) == (folder / name).read_bytes()
+        assert ours.labels[i] == theirs.labels[list(theirs.names).index(name)]
+
+
+@pytest.mark.parametrize(("label", "corner"), [(3, 1.0), (-1, 1.0), (0, np.inf)])
+def test_boxes_that_fit_no_class_are_refused_when_indexed_and_when_opened(tmp_path, capsys, label, corner):
+    def boxes(label, corner=5.0):
+        return {"0000.png": png(), "0000.json": json.dumps({"boxes": [[1, 2, corner, 4]], "labels": [label]}).encode()}
+
+    tar(tmp_path / "s" / "train-000.tar", boxes(0))
+    index_shards(tmp_path / "s")
+    about, arrays = map_arrays(tmp_path / "s" / NAME)
+    (tmp_path / "changed").mkdir()
+    tar(tmp_path / "changed" / "train-000.tar", boxes(0))
+    changed = {key: np.array(value, subok=False) for key, value in arrays.items()}
+    changed["train.boxes.labels"][0], changed["train.boxes.corners"][0, 2] = label, corner
+    (tmp_path / "changed" / NAME).write_bytes(encode_arrays(json.dumps(about), changed))
+    with pytest.raises(DataError, match="it has boxes whose"):
+        look(tmp_path / "changed")
+    if label:  # the classes are those of the index that is there
+        tar(tmp_path / "s" / "train-000.tar", boxes(label))
+        assert main(["pack", str(tmp_path / "s")]) == 3
+        assert "has a label that is none of the 1 classes" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_torn_shard_is_refused_wherever_it_is_torn(tmp_path):

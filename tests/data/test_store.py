@@ -234,7 +234,7 @@ def test_a_trickle_is_not_waited_for_without_end(store, monkeypatch):
     dataset = look(store.url, cache="none")
     monkeypatch.setattr(store_http, "SILENCE_S", 0.01)  # of the whole; between bytes it is longer
     monkeypatch.setattr(store_http, "ATTEMPTS", 2)
-    monkeypatch.setattr(store_http, "LEAST_RATE", 10**6)
+    monkeypatch.setattr(store_http, "LEAST_PER_S", 10**6)
     store.fault = lambda *_: "trickle"
     with pytest.raises(BadImage, match=r"2 times: (it sends fewer than 1,000,000 bytes a second|no byte within)"):
         dataset.splits["train"].read(0)

@@ -13,6 +13,7 @@ import numpy as np
 from vitrail.assembly.data import open_data
 from vitrail.data.index.arrays import encode_arrays
 from vitrail.data.shards.index import NAME, Shard
+from vitrail.data.shards.left_out import LeftOut
 from vitrail.data.shards.scan import scan_shards
 from vitrail.data.shards.write import Progress, ShardWriter, write_shards
 from vitrail.errors import DataError, UsageError
@@ -33,15 +34,18 @@ class Packed:
 
 
 def pack_data(choice: DataConfig, out: Path, limit: int, progress: Progress | None = None) -> Packed:
-    """Writes the data set as the new folder `out`, in shards of about `limit` bytes. Errors: `UsageError` where the
-    folder is there, `DataError`."""
+    """Writes the data set as the new folder `out`, in shards of about `limit` bytes; without the images that cannot be
+    read, as `on_error` and `max_errors` of the choice allow. Errors: `UsageError` where the folder is there,
+    `DataError`."""
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already and is never overwritten", "choose another --out")
     dataset, _ = open_data(choice)
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        about, arrays = write_shards(dataset, ShardWriter(temporary, limit, to_json), progress)
+        left = LeftOut(choice.on_error == "skip", "image")
+        about, arrays = write_shards(dataset, ShardWriter(temporary, limit, to_json), left, progress)
+        left.check(sum(map(len, dataset.splits.values())), choice.max_errors)
         packed = write_index(temporary, about, arrays)
         os.rename(temporary, out)
         sync_folder(out.parent)
@@ -53,13 +57,14 @@ def pack_data(choice: DataConfig, out: Path, limit: int, progress: Progress | No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def index_shards(folder: Path, progress: Progress | None = None) -> Packed:
-    """Writes the index of the shards in a folder. Errors: `UsageError` where there are none, `DataError`."""
+def index_shards(folder: Path, progress: Progress | None = None, skip: bool = False, max_errors: float = 0.0) -> Packed:
+    """Writes the index of the shards in a folder. skip, max_errors: see `scan_shards`. Errors: `UsageError` where there
+    are none, `DataError`."""
     if not folder.is_dir() or not any(folder.glob("*.tar")):
         raise UsageError(
             f"{folder} is no folder of .tar shards, and no --out was given", f"vitrail pack {folder} --out SHARDS"
         )
-    about, arrays = scan_shards(folder, progress)
+    about, arrays = scan_shards(folder, progress, skip, max_errors)
     try:
         return write_index(folder, about, arrays)
     except OSError as error:

@@ -21,7 +21,7 @@ class Pack:
     """Write a data set as tar shards with an index (WebDataset's names), for millions of images, mounts and stores.
 
     Images keep their bytes; labels, masks, boxes and captions (NAME.txt) go with them. Without --out, DATA is a folder
-    of .tar shards, and its index is written.
+    of .tar shards, and its index is written; --data.on-error skip leaves out what is refused otherwise.
 
     vitrail pack photos --out shards
     vitrail train --data shards
@@ -45,7 +45,8 @@ def pack(words: list[str]) -> None:
     from vitrail.assembly.opening.packing import index_shards, pack_data
 
     if given.out is None:
-        report(index_shards(as_path(given.path), progress), given.path)
+        skip = keys_of("data", keys).get("on_error") == "skip"  # only where it is typed: shards come from others
+        report(index_shards(as_path(given.path), progress, skip, choice.max_errors), given.path)
     else:
         report(pack_data(choice, as_path(given.out), given.shard_mb * 10**6, progress), str(given.out))
 

@@ -27,7 +27,7 @@ INDEX = "index.safetensors"
 ATTEMPTS = 7
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 10.0  # before the second attempt, four times as long before each further one; at most
 SILENCE_S = 20.0  # seconds without a byte
-LEAST_RATE = 10_000  # bytes a second of an answer, after that: a trickle is never silent, and never ends
+LEAST_PER_S = 10_000  # bytes a second of an answer, after that: a trickle is never silent, and never ends
 LARGEST_INDEX = 2**33  # bytes
 AT_ONCE = 2**18  # bytes of an answer that are asked for at a time
 OTHERS = "its bytes are others than the index says (SHA-256)"
@@ -185,8 +185,8 @@ def receive(answer: http.client.HTTPResponse, most: int) -> bytes:
     while count < most and (part := answer.read1(min(most - count, AT_ONCE))):
         parts.append(part)
         count += len(part)
-        if time.monotonic() - began > SILENCE_S + count / LEAST_RATE:
-            raise StoreFailureError(f"it sends fewer than {LEAST_RATE:,} bytes a second")
+        if time.monotonic() - began > SILENCE_S + count / LEAST_PER_S:
+            raise StoreFailureError(f"it sends fewer than {LEAST_PER_S:,} bytes a second")
     if answer.length == 0:
         answer.read()  # nothing: it ends the answer, and frees the connection for the next one
     return b"".join(parts)

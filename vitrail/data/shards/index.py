@@ -50,6 +50,13 @@ class PackedPart:
     boxes: list[Boxes] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
+    def select(self, indices: np.ndarray) -> "PackedPart":
+        """Some of the images; the boxes are those of these alone already."""
+        images, masks, texts = (
+            [own[i] for i in indices] if own else [] for own in (self.images, self.masks, self.texts)
+        )
+        return PackedPart([self.names[i] for i in indices], self.labels[indices], images, masks, self.boxes, texts)
+
 
 def encode_part(name: str, part: PackedPart) -> dict[str, np.ndarray]:
     """The arrays of a part."""
@@ -110,6 +117,18 @@ def check_labels(splits: Mapping[str, Split], classes: Sequence[str]) -> None:
         fits = split.labels.shape[1] == len(classes) if many else split.labels.max(initial=0) < max(1, len(classes))
         if not fits or split.labels.min(initial=0) < 0:
             raise ValueError("it has labels that are none of its classes")
+        if isinstance(split.annotation, BoxReader):
+            check_boxes(split.annotation.all_boxes, len(classes))
+
+
+def check_boxes(boxes: Boxes, classes: int) -> None:
+    """Errors: `ValueError` for labels that are none of the classes, and for corners that are no numbers."""
+    if len(boxes.labels) and not 0 <= int(boxes.labels.min()) <= int(boxes.labels.max()) < classes:
+        raise ValueError("it has boxes whose labels are none of its classes")
+    if boxes.boxes.shape[1:] != (4,) or not np.isfinite(boxes.boxes).all():
+        raise ValueError("it has boxes whose corners are no numbers")
+    if not len(boxes.boxes) == len(boxes.labels) == len(boxes.crowd):
+        raise ValueError("its boxes and their labels have different lengths")
 
 
 def open_part(

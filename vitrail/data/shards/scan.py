@@ -17,7 +17,8 @@ from vitrail.data.decode import GREY, read_header
 from vitrail.data.files import held_out_note, hold_out
 from vitrail.data.index.arrays import map_arrays
 from vitrail.data.shards.index import FORMAT, NAME, PackedPart, Placed, Shard, encode_part
-from vitrail.data.shards.tar import Member, list_members
+from vitrail.data.shards.left_out import LeftOut
+from vitrail.data.shards.tar import Member, as_data_error, list_members
 from vitrail.data.shards.write import ENDINGS, LARGEST_TEXT, Progress
 from vitrail.data.splits import ORDER, find_part
 from vitrail.errors import BadImage, DataError, many
@@ -47,54 +48,57 @@ class Scan:
     parts: dict[str, list[Sample]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  # of classes, as far as samples name them
     grey: bool = True
+    left: LeftOut = field(default_factory=lambda: LeftOut(is_allowed=False))
 
 
-def scan_shards(folder: Path, progress: Progress | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The table and the arrays of the index of a folder's shards. Errors: `DataError` for what cannot be read, or
-    should not be there."""
-    paths, scan = sorted(folder.glob("*.tar")), Scan()
+def scan_shards(
+    folder: Path, progress: Progress | None = None, skip: bool = False, max_errors: float = 0.0
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The table and the arrays of the index of a folder's shards. skip: leaves out samples, and whole shards, that
+    cannot be read or should not be there, up to the fraction `max_errors` of each. Errors: `DataError` for these."""
+    paths, scan, torn = sorted(folder.glob("*.tar")), Scan(left=LeftOut(skip)), LeftOut(skip, "shard")
     for number, path in enumerate(paths):
         part = find_part(path.name.partition("-")[0].partition("_")[0].partition(".")[0]) or "train"
-        scan.parts.setdefault(part, []).extend(scan_shard(path, number, scan))
+        with torn.leave_out():
+            scan.parts.setdefault(part, []).extend(scan_shard(path, len(scan.shards), scan))
         if progress:
             progress(number + 1, len(paths))
-    if not any(scan.parts.values()):
+    torn.check(len(paths), max_errors)
+    scan.left.check(sum(map(len, scan.parts.values())) + len(scan.left.reasons), max_errors)
+    scan.parts = {part: samples for part, samples in scan.parts.items() if samples}
+    if not scan.parts:
         raise DataError(f"{folder} has no shards with images", "shards are .tar files with KEY.jpg and KEY.cls")
-    return finish(folder, scan)
+    about, arrays = finish(folder, scan)
+    return about | {"notes": [*about["notes"], *torn.notes(), *scan.left.notes()]}, arrays
 
 
 def scan_shard(path: Path, number: int, scan: Scan) -> list[Sample]:
-    """The samples of one shard, which is read once from its beginning to its end."""
-    members, found = list(list_members(path)), []
-    if repeated := first_repeated([one.key for one in members]):
-        raise DataError(f"{path}: the files of {repeated[:120]!r} do not stand together", "write the shard again")
+    """The samples of one shard, which is read once from its beginning to its end. Errors: `DataError` for a shard that
+    was cut short, and for what is in it where nothing may be left out."""
+    members, found, seen = list(list_members(path, scan.left)), list[Sample](), set[str]()
     whole = hashlib.sha256()
-    with open(path, "rb") as file:
+    with as_data_error(path), open(path, "rb") as file:
         for key, group in groupby(members, key=lambda one: one.key):
             pieces: dict[str, tuple[Placed, bytes]] = {}
             for one in group:
                 data = read_on(file, whole, one)
                 pieces[one.ending] = Placed(number, one.offset, one.length, hashlib.sha256(data).digest()), data
-            found.append(sample_of(path, key, pieces, scan))
+            with scan.left.leave_out():
+                if key in seen:
+                    what = f"{path}: the files of {key[:120]!r} do not stand together"
+                    raise DataError(what, "write the shard again")
+                seen.add(key)
+                found.append(sample_of(path, key, pieces, scan))
         while block := file.read(2**20):
             whole.update(block)
     scan.shards.append(Shard(path.name, path.stat().st_size, whole.hexdigest()))
     return found
 
 
-def first_repeated(keys: Sequence[str]) -> str:
-    """The first key that stands in two places; "" where none does."""
-    seen: set[str] = set()
-    for key, _ in groupby(keys):
-        if key in seen:
-            return key
-        seen.add(key)
-    return ""
-
-
 def read_on(file: Any, whole: Any, member: Member) -> bytes:
     """The bytes of a member; all up to its end goes through `whole`."""
-    whole.update(file.read(member.offset - file.tell()))
+    while (gap := member.offset - file.tell()) > 0 and (block := file.read(min(gap, 2**20))):
+        whole.update(block)
     data: bytes = file.read(member.length)
     whole.update(data)
     return data
@@ -238,7 +242,7 @@ def flat(sample: Sample, kind: str) -> Iterator[Any]:
 
 def targets_of(samples: Sequence[Sample], classes: Sequence[str], index: Mapping[str, int], kind: str) -> np.ndarray:
     """int64 [N], or uint8 [N K] where a sample has several classes. Errors: `DataError` for an unknown class."""
-    if kind != "classes":
+    if kind == "masks":
         return np.zeros(len(samples), np.int64)
     own = [list(flat(sample, kind)) for sample in samples]
     numbers = [[index.get(x, -1) if isinstance(x, str) else x for x in labels] for labels in own]
@@ -246,6 +250,8 @@ def targets_of(samples: Sequence[Sample], classes: Sequence[str], index: Mapping
         if any(not isinstance(x, int) or not 0 <= x < len(classes) for x in labels):
             what = f"sample {sample.name[:120]!r} has a label that is none of the {len(classes):,} classes"
             raise DataError(what, "write the shard again, or remove the index to take the classes from the samples")
+    if kind == "boxes":
+        return np.zeros(len(samples), np.int64)
     if all(not isinstance(sample.label, list) for sample in samples):
         return np.array([labels[0] for labels in numbers], np.int64)
     targets = np.zeros((len(samples), len(classes)), np.uint8)

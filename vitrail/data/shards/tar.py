@@ -3,12 +3,15 @@ link, device, program or second member of a name is refused. Nothing is extracte
 
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from vitrail.data.shards.left_out import LeftOut
 from vitrail.errors import DataError
 
 END = 1024  # zero bytes at the end of a tar file
+LARGEST = 2**30  # bytes of a member: no image is larger, and each is read into memory
 UNSAFE = ("pkl", "pickle", "pt", "pth", "pyd", "npy", "npz", "py", "so")  # endings of what may hold code when decoded
 AGAIN = "write the shard again"
 OURS = "remove it from the shard: a shard holds images and their .cls, .json, .txt and .mask.png"
@@ -23,31 +26,40 @@ class Member(NamedTuple):
     length: int
 
 
-def list_members(path: Path) -> Iterator[Member]:
-    """The files of a shard, in order. Errors: `DataError`."""
-    try:
+def list_members(path: Path, left: LeftOut) -> Iterator[Member]:
+    """The files of a shard, in order. left: gets those that are refused. Errors: `DataError`."""
+    with as_data_error(path):
         size = path.stat().st_size
         with open(path, "rb") as file:
             file.seek(max(0, size - END))
             is_whole = size >= END and not any(file.read(END))
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                yield from read_members(path, tar, size)
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is no tar file or is damaged: {str(error)[:120]}", AGAIN) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from None
+                yield from read_members(path, tar, size, left)
     if not is_whole:
         raise DataError(f"{path} is cut short: it has no end", AGAIN)
 
 
-def read_members(path: Path, tar: tarfile.TarFile, size: int) -> Iterator[Member]:
+@contextmanager
+def as_data_error(path: Path) -> Iterator[None]:
+    """Turns what reading a shard raises into `DataError`."""
+    try:
+        yield
+    except tarfile.TarError as error:
+        raise DataError(f"{path} is no tar file or is damaged: {str(error)[:120]}", AGAIN) from None
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or error}"
+        raise DataError(what, "check its permissions and its disk") from None
+
+
+def read_members(path: Path, tar: tarfile.TarFile, size: int, left: LeftOut) -> Iterator[Member]:
     seen: set[str] = set()
     for info in tar:
         if info.isdir():
             continue
         if why := refuse_member(info, seen):
-            raise DataError(f"{path}: member {info.name[:120]!r} {why}", OURS)
+            left.add(DataError(f"{path}: member {info.name[:120]!r} {why}", OURS))
+            continue
         seen.add(info.name)
         if info.offset_data + info.size > size:
             raise DataError(f"{path} is cut short within {info.name[:120]}", AGAIN)
@@ -69,6 +81,8 @@ def refuse_member(info: tarfile.TarInfo, seen: set[str]) -> str:
         return "is there twice"
     if info.name.lower().rpartition(".")[2] in UNSAFE:
         return "may hold code, which is never read"
+    if info.size > LARGEST:
+        return f"is larger than any image: {info.size:,} bytes"
     return ""
 
 

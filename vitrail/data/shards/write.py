@@ -4,6 +4,7 @@ numbers stay those of the data set."""
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from vitrail.data.dataset import Boxes, Dataset, Split, find_reader
 from vitrail.data.files import EncodedReader, FileReader
 from vitrail.data.sampling import epoch_order
 from vitrail.data.shards.index import FORMAT, PackedPart, Placed, Shard, encode_part
+from vitrail.data.shards.left_out import LeftOut
 from vitrail.data.shards.tar import END
 from vitrail.errors import BadImage, DataError
 
@@ -73,35 +75,61 @@ class ShardWriter:
                     ]
                     pending = next(samples, None)
                 out.write(bytes(END))
+                raw.flush()
+                os.fsync(raw.fileno())  # the folder gets its name when all of it is on the disk
             self.shards.append(Shard(name, out.size, out.digest.hexdigest()))
             number += 1
 
 
 def write_shards(
-    dataset: Dataset, writer: ShardWriter, progress: Progress | None = None
+    dataset: Dataset, writer: ShardWriter, left: LeftOut, progress: Progress | None = None
 ) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """Writes the shards; returns the table and arrays of their index. Errors: `DataError`, `BadImage`, `OSError`."""
-    arrays, done = dict[str, np.ndarray](), 0
+    """Writes the shards; returns the table and arrays of their index. left: gets the images that cannot be read.
+    Errors: `DataError`, `BadImage`, `OSError`."""
+    arrays, parts, done = dict[str, np.ndarray](), list[str](), 0
     total = sum(map(len, dataset.splits.values()))
     for part, split in dataset.splits.items():
         packed = PackedPart(split.names, split.labels, [EMPTY] * len(split))
-        texts = [""] * len(split)
+        texts, written = [""] * len(split), list[int]()
         if dataset.kind == "masks":
             packed.masks = [EMPTY] * len(split)
-        order = epoch_order(0, 0, len(split)).tolist()
-        samples = (sample_of(dataset, split, i, texts, writer.to_text) for i in order)
-        for i, places in zip(order, writer.write_part(part, samples), strict=True):
+        samples = read_samples(dataset, split, texts, writer.to_text, left, written)
+        for number, places in enumerate(writer.write_part(part, samples)):
+            i = written[number]  # in the order of the shards; the next one is read already
             packed.images[i] = places[0]
             if packed.masks:
                 packed.masks[i] = places[1]
             done += 1
             if progress:
                 progress(done, total)
+        kept = np.sort(np.array(written, np.int64))
         if dataset.kind == "boxes" and split.annotation is not None:
-            packed.boxes = [split.annotation(i) for i in range(len(split))]
+            packed.boxes = [split.annotation(i) for i in kept.tolist()]
         packed.texts = texts if any(texts) else []
-        arrays |= encode_part(part, packed)
-    return describe(dataset, writer.shards), arrays
+        if len(kept):
+            arrays |= encode_part(part, packed.select(kept))
+            parts.append(part)
+    about = describe(dataset, writer.shards)
+    return about | {"parts": parts, "notes": [*dataset.notes, *left.notes()]}, arrays
+
+
+def read_samples(
+    dataset: Dataset,
+    split: Split,
+    texts: list[str],
+    to_text: Callable[[Any], str],
+    left: LeftOut,
+    written: list[int],
+) -> Iterator[dict[str, bytes]]:
+    """The files of each image that can be read, in the order of the shards. written: gets their indices."""
+    for i in epoch_order(0, 0, len(split)).tolist():
+        try:
+            sample = sample_of(dataset, split, i, texts, to_text)
+        except BadImage as error:
+            left.add(error)
+            continue
+        written.append(i)
+        yield sample
 
 
 EMPTY = Placed(0, 0, 0, bytes(32))
@@ -111,8 +139,7 @@ def describe(dataset: Dataset, shards: Sequence[Shard]) -> dict[str, object]:
     """The table of an index."""
     return {
         "format": FORMAT, "classes": list(dataset.classes), "channels": dataset.channels, "kind": dataset.kind,
-        "origin": dataset.origin or dataset.layout, "parts": list(dataset.splits), "notes": list(dataset.notes),
-        "shards": [list(one) for one in shards],
+        "origin": dataset.origin or dataset.layout, "shards": [list(one) for one in shards],
     }  # fmt: skip
 
 
