@@ -74,10 +74,17 @@ def unplaced_tokens(count: int) -> TokenLayout:
     return TokenLayout((0, 0), (0.0, 0.0), count)
 
 
-class Batch(NamedTuple):
-    """Images as the model takes them, [B C H W] floats, and their targets."""
+class Views(NamedTuple):
+    """Several crops of each image of a batch, all of one size and smaller ones: there may be none of these."""
 
-    inputs: Tensor
+    global_crops: Tensor  # [B G C H W]
+    local_crops: Tensor  # [B L C h w]
+
+
+class Batch(NamedTuple):
+    """Images as the model takes them, [B C H W] floats, or `Views` of them; and their targets."""
+
+    inputs: Any
     targets: Any
 
 

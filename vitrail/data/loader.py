@@ -30,12 +30,18 @@ POLL_S = 1.0  # seconds between two looks at workers that are waited for
 
 
 class LoadedBatch(NamedTuple):
-    """Images as read, uint8 [B C h w], or latents float32 [B c h w]; their labels or annotations; and their keys."""
+    """Images as read, uint8 [B C h w] or `Views` of them, or latents float32 [B c h w]; their labels or annotations;
+    and their keys."""
 
-    images: Tensor
+    images: Any
     labels: Any  # class indices [B], classes [B K], masks [B h w], or `DetectionTargets`
     keys: Keys
     lost: tuple[LostImage, ...] = ()  # that could not be read: `keys` has what stands in for them
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return len(self.images if isinstance(self.images, Tensor) else self.images[0])
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,8 @@ def share_batch(loaded: LoadedBatch) -> LoadedBatch:
         for part in loaded[:2]:
             each_tensor(lambda t: t.share_memory_() if t.numel() else t, part)
     except RuntimeError as error:
-        size = sum(t.numel() * t.element_size() for t in (loaded.images,))
+        parts = (loaded.images,) if isinstance(loaded.images, Tensor) else loaded.images
+        size = sum(t.numel() * t.element_size() for t in parts)
         what = f"a worker process cannot pass on a batch of {size / 1e6:,.1f} MB: {str(error).splitlines()[0][:200]}"
         raise RunError(what, "--workers 0 needs no shared memory; in a container: --shm-size 2g") from None
     return loaded

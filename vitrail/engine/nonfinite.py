@@ -40,7 +40,7 @@ def find_nonfinite(
 ) -> NonFiniteFinding:
     """The cause in a step. `again(i)` recomputes the loss of `batches[i]`, with the same random numbers."""
     batch = collect_inputs(batches)
-    if not all(is_finite(b.inputs) for b in batches):
+    if not all(is_finite(t) for b in batches for t in tree_leaves(b.inputs)):
         return NonFiniteFinding("images", (), batch)
     named = [(name.removeprefix("model."), p) for name, p in loss_of.named_parameters()]
     if nonfinite := tuple(name for name, p in named if not is_finite(p)):
@@ -85,8 +85,15 @@ def first_layer(loss_of: nn.Module, count: int, again: Callable[[int], Any]) -> 
 
 
 def collect_inputs(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The tensors of the batch as the model got them, on the CPU: "inputs", and "targets" or their tensors."""
-    tensors = {"inputs": torch.cat([b.inputs.detach().cpu() for b in batches])}
+    """The tensors of the batch as the model got them, on the CPU: "inputs" and "targets", or their
+    tensors."""
+    if all(isinstance(b.inputs, Tensor) for b in batches):
+        tensors = {"inputs": torch.cat([b.inputs.detach().cpu() for b in batches])}
+    else:
+        names = type(batches[0].inputs)._fields
+        tensors = {
+            f"inputs.{name}": torch.cat([b.inputs[i].detach().cpu() for b in batches]) for i, name in enumerate(names)
+        }
     if all(isinstance(b.targets, Tensor) for b in batches):
         return {**tensors, "targets": torch.cat([b.targets.detach().cpu() for b in batches])}
     for i, batch in enumerate(batches):

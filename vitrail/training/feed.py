@@ -48,7 +48,7 @@ class Feed:
             loaded.labels, self.batch, lambda count: world.all_reduce_sum(count.to(world.device)).cpu()
         )
         loaded = loaded._replace(labels=labels)
-        starts = range(0, len(loaded.images), self.micro_batch)
+        starts = range(0, loaded.count, self.micro_batch)
         return [
             MicroBatch(slice_batch(loaded, slice(s, s + self.micro_batch)), world.rank * self.per_process + s)
             for s in starts
@@ -82,9 +82,8 @@ class Feed:
 
 def slice_batch(loaded: LoadedBatch, part: slice) -> LoadedBatch:
     keys = loaded.keys
-    return LoadedBatch(
-        loaded.images[part], each_tensor(lambda t: t[part], loaded.labels), Keys(keys.epochs[part], keys.ids[part])
-    )
+    images, labels = (each_tensor(lambda t: t[part], whole) for whole in loaded[:2])
+    return LoadedBatch(images, labels, Keys(keys.epochs[part], keys.ids[part]))
 
 
 def reduce_decoding(recipe: Recipe, dataset: Dataset, task: Task) -> Dataset:

@@ -21,13 +21,15 @@ class Transform(ABC):
         """Whether `load` works more on an image than `deterministic()`: then workers pay off even in memory."""
 
     @abstractmethod
-    def load(self, split: Split, keys: Keys) -> tuple[Tensor, Any]:
-        """Runs in workers: the images of given keys, uint8 [B C h w] or latents float32 [B c h w], and their labels:
-        class indices [B], classes [B K], masks [B h w] or `DetectionTargets`. Errors: `BadImage`, `DataError`."""
+    def load(self, split: Split, keys: Keys) -> tuple[Any, Any]:
+        """Runs in workers: the images of given keys, uint8 [B C h w], latents float32 [B c h w] or `Views`, and their
+        labels: class indices [B], classes [B K], masks [B h w] or `DetectionTargets`. Errors: `BadImage`,
+        `DataError`."""
 
     @abstractmethod
-    def batch(self, images: Tensor, keys: Keys | None = None) -> Tensor:
-        """Runs on the model's device: output of `load` -> float32 [B C h w]. keys: for a random transform."""
+    def batch(self, images: Any, keys: Keys | None = None) -> Any:
+        """Runs on the model's device: images as `load` gives them -> float32 of the same shape. keys: for a random
+        transform."""
 
     @abstractmethod
     def deterministic(self) -> "Transform":
