@@ -24,11 +24,11 @@ from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import VitrailError
 from vitrail.recipe import OptimConfig, Recipe, TrainConfig
-from vitrail.tasks import classification, detection, diffusion, segmentation
+from vitrail.tasks import classification, detection, diffusion, segmentation, self_distillation
 from vitrail.training import create, loop, resume
 from vitrail.training.optimizer import build_state
 from vitrail.training.processes import division
-from vitrail.types import Batch, DetectionTargets
+from vitrail.types import Batch, DetectionTargets, Views, each_tensor
 
 STEPS, IMAGES = 3, 4
 
@@ -61,7 +61,16 @@ def build_task(case: Case):
         return segmentation.build(segmentation.Config(classes=3, head=case.task, width=width))
     if case.task == "images":
         return diffusion.build(diffusion.Config(classes=3, objective={"dit": "gaussian", "jit": "flow"}[case.family]))
+    if case.task == "views":
+        small_head = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.4}
+        return self_distillation.build(self_distillation.Config(**small_head, local_crops=0, local_size=0))
     return classification.build(classification.Config(classes=3))
+
+
+def build_inputs(case: Case, size: tuple[int, int]):
+    if case.task == "views":
+        return Views(torch.randn(IMAGES, 2, 3, *size), torch.randn(IMAGES, 3, 3, 32, 32))
+    return torch.randn(IMAGES, 3, *size)
 
 
 def build_targets(case: Case, size: tuple[int, int]):
@@ -71,12 +80,14 @@ def build_targets(case: Case, size: tuple[int, int]):
         return DetectionTargets(boxes, labels, sizes, torch.full((4,), 1.5))
     if case.task in ("linear", "upernet", "mask"):
         return torch.randint(0, 3, (IMAGES, *size))
+    if case.task == "views":
+        return torch.zeros(IMAGES, 0)
     labels = torch.arange(IMAGES) % 3
     return labels if case.task == "images" else torch.nn.functional.one_hot(labels, 3).float()
 
 
-def part_of(targets, rows: slice):
-    return DetectionTargets(*(t[rows] for t in targets)) if isinstance(targets, tuple) else targets[rows]
+def part_of(values, rows: slice):
+    return each_tensor(lambda t: t[rows], values)
 
 
 def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) -> dict:
@@ -106,19 +117,20 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
         divide_state(state, LossModule(net, task), blank, build_mesh(world, shards), precision, lists)
     size = (16, 16) if case.task == "images" else SIZES.get(case.family, [(64, 64)])[0]
     torch.manual_seed(1)
-    batches = [Batch(torch.randn(IMAGES, 3, *size), build_targets(case, size)) for _ in range(STEPS)]
+    batches = [Batch(build_inputs(case, size), build_targets(case, size)) for _ in range(STEPS)]
     own = slice(world.rank * IMAGES // world.size, (world.rank + 1) * IMAGES // world.size)
     firsts = range(own.start, own.stop, 2)
 
     def prepare(piece, step):
         rows = slice(piece.first, min(piece.first + 2, own.stop))
         whole = batches[step]
-        return Batch(whole.inputs[rows], part_of(whole.targets, rows))
+        return Batch(part_of(whole.inputs, rows), part_of(whole.targets, rows))
 
     pieces = [
-        [MicroBatch(LoadedBatch(b.inputs[f : min(f + 2, own.stop)], None, None), f) for f in firsts] for b in batches
+        [MicroBatch(LoadedBatch(part_of(b.inputs, slice(f, min(f + 2, own.stop))), None, None), f) for f in firsts]
+        for b in batches
     ]
-    loop = LoopSettings(lambda step: 1e-3, prepare, 1.0, 0, precision, world, lambda: False, stages)
+    loop = LoopSettings(lambda step: 1e-3, prepare, 1.0, 0, precision, world, lambda: False, stages, steps=STEPS)
     reports = list(train_steps(state, task, pieces, loop))
     state.gather()
     model = state.model if state.sharded is None else state.sharded.gather(state.model)
@@ -127,6 +139,7 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
         "norms": torch.stack([r.grad_norm for r in reports]).float(),
         "weights": {name: t.detach().clone() for name, t in model.state_dict().items()},
         "best": {name: t.detach().clone() for name, t in state.best_model.state_dict().items()},
+        "task": {name: t.clone() for name, t in task.state().items()},
     }
 
 
@@ -136,6 +149,7 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("dit", "images", checkpointing="selective"),
     Case("jit", "images", checkpointing="full"),
     Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
+    Case("vit", "views", ema=0.5, checkpointing="full"),
 ]
 WITHOUT_BATCH_NORM = [
     "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva",

@@ -33,8 +33,8 @@ def differences(folder, case):
     one = jobs.train(case, tiny.ALONE, 1)
     assert one["weights"].keys() == many["weights"].keys()
     found = {key: (one[key] - many[key]).abs().max().item() for key in ("losses", "norms")}
-    for key in ("weights", "best"):
-        found[key] = max((one[key][n].float() - many[key][n].float()).abs().max().item() for n in one[key])
+    for key in ("weights", "best", "task"):
+        found[key] = max([0.0, *((one[key][n].float() - many[key][n].float()).abs().max().item() for n in one[key])])
     return found
 
 

@@ -39,7 +39,7 @@ class LoadedBatch(NamedTuple):
     lost: tuple[LostImage, ...] = ()  # that could not be read: `keys` has what stands in for them
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many images."""
         return len(self.images if isinstance(self.images, Tensor) else self.images[0])
 

@@ -1,7 +1,7 @@
 """The state of a run: the contents of a checkpoint."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,10 +121,15 @@ class State:
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average whose decay rises to `decay`, so that the initial weights do not dominate short
     runs."""
+    return build_average(model, lambda count: min(decay, (1 + count) / (10 + count)))
+
+
+def build_average(model: nn.Module, decay_at: Callable[[int], float]) -> AveragedModel:
+    """The same with a decay that is a function of the number of weights averaged before."""
 
     @torch.no_grad()
     def update(ema: Any, current: Any, count: Any) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        now = decay_at(int(count))
         torch._foreach_lerp_([local_part(t) for t in ema], [local_part(t) for t in current], 1 - now)
 
     return AveragedModel(model, multi_avg_fn=update)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail.contracts import Task
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, derive_seed
+from vitrail.engine import teacher
 from vitrail.engine.freeze import UnfreezeStage, set_train_mode, unfreeze_due
 from vitrail.engine.memory import is_out_of_memory, release_memory, running_statistics
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
@@ -70,6 +71,7 @@ class LoopSettings:
     unfreeze_stages: tuple[UnfreezeStage, ...] = ()
     shrink: Callable[[list[MicroBatch]], list[MicroBatch]] | None = None  # smaller ones, where memory does not suffice
     model: nn.Module | None = None  # in place of the state's, with its parameters: a head on cached features
+    steps: int = 1  # of the whole run
     same_chance: bool = False  # the same random numbers in every step, for a range test of a denoiser's loss
 
 
@@ -79,6 +81,7 @@ def train_steps(
     """Trains on `batches`, each the micro-batches of one step, beginning with the batch of `state.step`. Errors:
     `NonFiniteError`."""
     unfreeze_due(loop.unfreeze_stages, state.step)
+    teacher.start_teacher(state, task)
     loss_of = loss_module(state, task, loop)
     start = time.perf_counter()
     for micro_batches in batches:
@@ -129,6 +132,7 @@ def update_weights(
         state.optimizer.step()
     for average in state.averages.values():
         average.update_parameters(state.model)
+    teacher.end_step(state, loop.world.all_reduce_sum)
     state.step += 1
     return terms, norm, stop
 
@@ -158,13 +162,14 @@ def accumulate_gradients(
     state: State, loss_of: nn.Module, micro_batches: list[MicroBatch], loop: LoopSettings
 ) -> dict[str, Tensor]:
     """Accumulates the gradients of the micro-batches; returns the loss terms over all of them."""
-    count = sum(len(p.loaded.images) for p in micro_batches)
+    count = sum(p.loaded.size for p in micro_batches)
     total: dict[str, Tensor] = {}
+    teacher.begin_step(state, loop.steps)
     for i, micro_batch in enumerate(micro_batches):
-        batch = loop.prepare(micro_batch, state.step)
+        batch = teacher.add_targets(state, loop.prepare(micro_batch, state.step), loop.precision)
         # dropout is a function of the step
         torch.manual_seed(0 if loop.same_chance else derive_seed(loop.seed, state.step, micro_batch.first))
-        fraction = len(batch.inputs) / count
+        fraction = micro_batch.loaded.size / count
         with sync_gradients(loss_of, i == len(micro_batches) - 1):
             with loop.precision.autocast():
                 terms = loss_of(batch)
@@ -206,7 +211,10 @@ def nonfinite_error(
     module = loss_of.module if isinstance(loss_of, DistributedDataParallel) else loss_of
     if state.sharded is not None and isinstance(module, LossModule):  # one process may find it where others do not look
         module = LossModule(state.sharded.gather(state.model), module.task)
-    batches = [loop.prepare(micro_batch, state.step) for micro_batch in micro_batches]
+    batches = [
+        teacher.add_targets(state, loop.prepare(micro_batch, state.step), loop.precision)
+        for micro_batch in micro_batches
+    ]
 
     def again(i: int) -> None:
         torch.manual_seed(derive_seed(loop.seed, state.step, micro_batches[i].first))

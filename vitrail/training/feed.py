@@ -48,7 +48,7 @@ class Feed:
             loaded.labels, self.batch, lambda count: world.all_reduce_sum(count.to(world.device)).cpu()
         )
         loaded = loaded._replace(labels=labels)
-        starts = range(0, loaded.count, self.micro_batch)
+        starts = range(0, loaded.size, self.micro_batch)
         return [
             MicroBatch(slice_batch(loaded, slice(s, s + self.micro_batch)), world.rank * self.per_process + s)
             for s in starts

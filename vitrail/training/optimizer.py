@@ -7,7 +7,8 @@ from vitrail.assembly.checks import check_recipe
 from vitrail.contracts import Task, trunk_of
 from vitrail.engine.freeze import UnfreezeStage, freeze, parts_to_freeze, plan_unfreezing
 from vitrail.engine.optim import OptimizerSettings, build_optimizer, build_parameter_groups, hidden_matrices
-from vitrail.engine.state import State, build_ema
+from vitrail.engine.state import State, build_average, build_ema
+from vitrail.engine.teacher import MeanTeacher
 from vitrail.errors import UsageError
 from vitrail.recipe import Recipe, with_defaults
 
@@ -35,4 +36,7 @@ def build_state(
     optimizer = build_optimizer(o.name or "adamw", groups, hidden_matrices(trunk, blocks), numbers)
     scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
     ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))
+    if isinstance(task, MeanTeacher) and o.ema_decay:
+        base, steps = o.ema_decay, recipe.train.steps or 1
+        ema = build_average(net, lambda count: task.decay(base, count - 1, steps))
     return State(net, optimizer, ema, scaler, ema2=ema2, task=task), stages

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from vitrail.data.loader import Fetcher, TrainRequests, load_batches
 from vitrail.engine.memory import peak_memory, running_statistics
@@ -16,7 +17,7 @@ from vitrail.errors import CheckpointError, RunError
 from vitrail.training.feed import build_stream, slice_batch
 from vitrail.training.reading.skipped import SkippedImages
 from vitrail.training.session import Session
-from vitrail.types import Batch
+from vitrail.types import Batch, each_tensor
 
 
 def remaining_batches(session: Session, is_stopped: Callable[[], bool] = bool) -> Iterator[list[MicroBatch]]:
@@ -52,13 +53,14 @@ def loop_settings(session: Session, stop: StopSignal) -> LoopSettings:
         unfreeze_stages=session.unfreeze_stages,
         shrink=partial(shrink_micro_batches, session),
         model=session.features.model if session.features else None,
+        steps=steps,
     )
 
 
 def shrink_micro_batches(session: Session, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
     """The same images in micro-batches of half the size, now and from here on. The batch of a step stays; the change is
     reported and saved. Errors: `RunError` where they cannot be smaller, or other processes wait inside the step."""
-    feed, size = session.feed, max(len(one.loaded.images) for one in micro_batches)
+    feed, size = session.feed, max(one.loaded.size for one in micro_batches)
     pairs = 2 if feed.mixing.is_on else 1
     least = max(pairs, 2 if running_statistics(session.state.model) else 1)  # of one image batch norm has no spread
     half = max(least, size // 2 // pairs * pairs)
@@ -75,7 +77,7 @@ def shrink_micro_batches(session: Session, micro_batches: list[MicroBatch]) -> l
     return [
         MicroBatch(slice_batch(one.loaded, slice(s, s + half)), one.first + s)
         for one in micro_batches
-        for s in range(0, len(one.loaded.images), half)
+        for s in range(0, one.loaded.size, half)
     ]
 
 
@@ -96,6 +98,11 @@ def channels_last(session: Session) -> Callable[[MicroBatch, int], Batch]:
 
     def prepare(micro_batch: MicroBatch, step: int) -> Batch:
         batch = session.feed.prepare(micro_batch, step)
-        return Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.targets)
+        return Batch(each_tensor(with_channels_last, batch.inputs), batch.targets)
 
     return prepare
+
+
+def with_channels_last(images: Tensor) -> Tensor:
+    """[... C H W], the channels of a pixel side by side."""
+    return images.reshape(-1, *images.shape[-3:]).contiguous(memory_format=torch.channels_last).view(images.shape)

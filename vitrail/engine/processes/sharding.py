@@ -25,6 +25,7 @@ from vitrail.engine.processes.sharded import Sharded
 from vitrail.engine.processes.tensors import divide
 from vitrail.engine.processes.world import NEVER, World
 from vitrail.engine.state import State
+from vitrail.engine.teacher import MeanTeacher
 from vitrail.layers.adaln import Modulation
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,8 +55,15 @@ def blank_copy(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, memo)
 
 
-def shard_module(loss_of: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
-    """Divides a loss with its model in place: each block by itself, everything else together.
+def shard_module(
+    loss_of: nn.Module,
+    blocks: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    dtype: torch.dtype | None,
+    is_trained: bool = True,
+) -> None:
+    """Divides a loss with its model in place, or a model that is run but not trained: each block by itself, everything
+    else together.
 
     Blocks, and all modulations of a denoiser's blocks together, are gathered in `dtype`, None for fp32; what is outside
     of them (position tables, tokens, the head) in fp32, and so is the sum that runs through the blocks, as without
@@ -78,7 +86,9 @@ def shard_module(loss_of: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMe
         fully_shard(early, mesh=mesh, mp_policy=low, shard_placement_fn=place)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=low, shard_placement_fn=place)
-    fully_shard(loss_of, mesh=mesh, mp_policy=exact, shard_placement_fn=place)
+    # what is outside is kept for the backward pass, where there is one
+    freed = None if is_trained else True
+    fully_shard(loss_of, mesh=mesh, mp_policy=exact, shard_placement_fn=place, reshard_after_forward=freed)
 
 
 def divide_state(
@@ -98,7 +108,11 @@ def divide_state(
     shard_module(loss_of, list(trunk_of(state.model).blocks), mesh, dtype)
     divided = dict(state.model.named_parameters())
     for average in state.averages.values():
-        shard_average(average.module, divided)
+        if average is state.ema and isinstance(state.task, MeanTeacher):
+            average.module.requires_grad_(False)
+            shard_module(average.module, list(trunk_of(average.module).blocks), mesh, dtype, is_trained=False)
+        else:
+            shard_average(average.module, divided)
     new = {id(p): divided[name] for name, p in old.items()}
     for parameters in [*(group["params"] for group in state.optimizer.param_groups), *lists]:
         parameters[:] = [new[id(p)] for p in parameters]

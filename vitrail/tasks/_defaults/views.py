@@ -1,0 +1,108 @@
+"""Defaults of tasks that learn without labels from several crops of each image."""
+
+import dataclasses
+import math
+from abc import abstractmethod
+from typing import Any, final
+
+from vitrail.contracts import Defaults
+from vitrail.errors import UsageError
+from vitrail.facts import Choices, check_absent
+from vitrail.recipe import AugmentConfig, Recipe
+from vitrail.tasks._defaults.classes import SMALL_MODELS, ClassDefaults
+
+LOCAL = 3 / 7  # the side of a local crop as a fraction of the global one's: 96 of 224
+SMALL = 64  # pixels along a side up to which images are used whole
+SHOWN = (250_000, 60_000_000)  # images in all, on a CPU and on a GPU
+TAKES = ("crop", "hflip", "vflip")  # the settings of [augment] that these tasks take
+
+
+class ViewDefaults(Defaults):
+    """Size and model as for classes; crops and colours by the size of the images. A task adds its head, its optimiser
+    and what it refuses."""
+
+    max_epochs, least_epochs = 300, 20
+    base = ClassDefaults()
+
+    @final
+    def images_shown(self, gpu: bool) -> int:
+        return SHOWN[gpu]
+
+    @final
+    def choose_input(self, c: Choices) -> None:
+        self.base.choose_input(c)
+
+    @final
+    def choose_model(self, c: Choices) -> None:
+        self.base.choose_model(c)
+        self.choose_head(c)
+        choose_views(c)
+
+    @abstractmethod
+    def choose_head(self, c: Choices) -> None:
+        """Keys of the head."""
+
+    @abstractmethod
+    def check_optimizer(self, recipe: Recipe) -> None:
+        """Errors: `UsageError` for an optimiser that the task cannot learn with."""
+
+    @final
+    def choose_augmentation(self, c: Choices) -> None:
+        c.set_default("augment", "crop", "none")
+        mirrored = c.facts.is_mirrorable
+        why = "flipped images keep their class" if mirrored else "digits, and left and right, must not be flipped"
+        c.set_default("augment", "hflip", mirrored, why)
+
+    @final
+    def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
+        batch = recipe.train.batch_size or 1
+        return 1e-3 * math.sqrt(batch / 128) if recipe.model.name in SMALL_MODELS else 5e-4 * math.sqrt(batch / 256)
+
+    @final
+    def check(self, recipe: Recipe) -> None:
+        a, usual, resize = recipe.augment, AugmentConfig(), recipe.input.resize_mode
+        names = [field.name for field in dataclasses.fields(a) if field.name not in TAKES]
+        asked = {f"augment.{name}": getattr(a, name) != getattr(usual, name) for name in names}
+        asked[f"augment.crop {a.crop}"] = a.crop not in (None, "none")
+        asked["train.start_size"] = recipe.train.start_size is not None
+        check_absent(asked, "has no effect here: crops and colours are settings of the task (--task.global-scale ...)")
+        check_absent({f"input.resize_mode {resize}": resize in ("slide", "tile")}, "is for images with masks or boxes")
+        self.check_optimizer(recipe)
+
+
+class DistillationDefaults(ViewDefaults):
+    """Of DINO."""
+
+    def choose_head(self, c: Choices) -> None:
+        some = 2 ** max(8, min(16, round(math.log2(max(1, c.facts.count / 8)))))
+        c.set_key("task", "prototypes", some, f"about an eighth of {c.facts.count:,} images, at most 65,536")
+        if not c.facts.gpu:
+            c.set_key("task", "hidden", 512, "a smaller head, on a CPU")
+
+    def choose_optimizer(self, c: Choices) -> None:
+        c.set_default("optim", "weight_decay", 0.04, "as published for DINO")
+        c.set_default("optim", "ema_decay", 0.996, "of the teacher, rising to 1")
+
+    def check_optimizer(self, recipe: Recipe) -> None:
+        if not recipe.optim.ema_decay:
+            raise UsageError("optim.ema_decay is 0, and the teacher is that average", "--optim.ema-decay 0.996")
+
+
+def choose_views(c: Choices) -> None:
+    """Local crops in proportion to the model's size, and colours of images that have some."""
+    size = c.recipe.input.size
+    assert size is not None
+    side = min(size)
+    patch = vars(c.model_config).get("patch", 16)
+    step = max(patch) if isinstance(patch, tuple) else patch
+    local = max(2, round(LOCAL * side / step)) * step
+    if local >= side:
+        c.set_key("task", "local_crops", 0, f"crops smaller than {side} pixels would have too few patches of {step}")
+    c.set_key("task", "local_size", local, f"{local // step} of {side // step} patches along a side")
+    if side <= SMALL:
+        if local < side:
+            c.set_key("task", "local_crops", 4, "small images have fewer different parts")
+            c.set_key("task", "local_scale", (0.15, 0.5), "small crops of small images show little")
+        c.set_key("task", "blur", 0.0, "small images have no detail to lose")
+    if c.recipe.input.channels != 3:
+        c.set_key("task", "solarize", 0.0, "the images are not RGB")
