@@ -61,7 +61,7 @@ ASKED = {  # law 4: hasattr, and getattr with a default, that ask something fore
     "getattr(image, 'n_frames', 1)": "Pillow has it on the formats that can hold several",
 }
 KINDS = {  # what a task learns from, names of tasks, kinds of models: nobody above the tasks compares with them
-    "classes", "masks", "boxes", "texts", "latents", "denoiser", "denoisers",
+    "classes", "masks", "boxes", "captions", "latents", "denoiser", "denoisers",
     "classification", "segmentation", "detection", "distillation", "diffusion", "contrastive", "self_distillation",
     "masked_autoencoding",
 }  # fmt: skip

@@ -283,10 +283,10 @@ def detect_layout(path: str) -> str:
         )
     raise DataError(
         f"{path} is not a data set that can be read",
-        "known for classes: a folder of class folders; a .csv or .tsv with columns path,label; IDX files; "
-        "a MedMNIST .npz; 'mini'\n"
+        "for classes: a folder of class folders; a .csv or .tsv with path,label; IDX files; a MedMNIST .npz; 'mini'\n"
         "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
-        "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'",
+        "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'"
+        "\nfor captions: a folder of images with a .txt beside each",
     )
 
 

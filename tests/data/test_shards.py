@@ -69,13 +69,26 @@ def test_what_is_packed_is_what_was_there(folder, packed):
         for i in range(len(split)):
             assert own.read.encoded(i) == (folder / split.names[i]).read_bytes()
             np.testing.assert_array_equal(own.read(i), split.read(i))
-    texts = ours.splits["train"].texts
-    assert [text for text in texts if text] == ["an ant, number 0, größer", "an ant, number 3, größer"]
-    assert ours.splits["val"].texts is None
-    part = ours.splits["train"].select(np.array([3, 1]))
-    assert list(part.texts) == [texts[3], texts[1]]
+    assert all(split.annotation is None for split in ours.splits.values())
     assert survey_images(ours).sample == survey_images(theirs).sample
     assert len(pickle.dumps(ours.splits["train"])) < 6000
+
+
+def test_captions_are_packed_and_read_where_they_are_asked_for(folder, packed):
+    with_captions = open_data(DataConfig("", {"path": str(packed)}), "captions")[0]
+    assert (with_captions.kind, with_captions.classes) == ("captions", ("ant", "bee ö"))
+    assert list(with_captions.splits) == ["train"]
+    train = with_captions.splits["train"]
+    assert [train.annotation(i) for i in range(2)] == [("an ant, number 0, größer",), ("an ant, number 3, größer",)]
+    assert list(train.names) == ["train/ant/0.JPG", "train/ant/3.JPG"]
+    assert train.labels.tolist() == [0, 0]
+    assert with_captions.notes[-1].startswith("left out, as they have no caption: 36 images, the first ")
+    assert pickle.loads(pickle.dumps(train)).annotation(1) == train.annotation(1)  # noqa: S301
+    pack_data(DataConfig("", {"path": str(packed)}), packed.parent / "again", 10**6)
+    again = open_data(DataConfig("", {"path": str(packed.parent / "again")}), "captions")[0].splits["train"]
+    assert [again.annotation(i) for i in range(2)] == [train.annotation(i) for i in range(2)]
+    with pytest.raises(DataError, match="have classes and no masks"):
+        open_data(DataConfig("", {"path": str(packed), "annotation": "masks"}))
 
 
 def batches(dataset, workers, sampler="shuffle"):
@@ -243,8 +256,27 @@ def test_shards_of_others_get_an_index(tmp_path, classes):
         for i, name in enumerate(split.names):
             number = int(name)
             assert split.labels[i] == number % 2
-            assert split.texts[i] == f"caption {number}"
             assert split.read.encoded(i) == png(number)
+    for split in open_data(DataConfig("", {"path": str(tmp_path / "s")}), "captions")[0].splits.values():
+        assert [split.annotation(i) for i in range(len(split))] == [(f"caption {int(n)}",) for n in split.names]
+
+
+def test_shards_with_captions_alone_get_an_index(tmp_path):
+    """As img2dataset writes them: no label anywhere, captions in .txt or .json; one image has none."""
+    files = {f"{i:04d}.png": png(i) for i in range(6)}
+    files |= {f"{i:04d}.txt": f"caption {i}\n\n caption {i} \x00again".encode() for i in range(4)}
+    files["0004.json"] = b'{"caption": "of the json", "width": 9}'
+    tar(tmp_path / "s" / "00000.tar", dict(sorted(files.items())))
+    assert main(["pack", str(tmp_path / "s")]) == 0
+    dataset = look(tmp_path / "s")
+    assert (dataset.kind, dataset.classes) == ("captions", ())
+    captions = {n: split.annotation(i) for split in dataset.splits.values() for i, n in enumerate(split.names)}
+    assert captions == {f"{i:04d}": (f"caption {i}", f"caption {i} again") for i in range(4)} | {
+        "0004": ("of the json",)
+    }
+    assert "left out, as they have no caption: 1 image, the first 0005" in dataset.notes[-1]
+    with pytest.raises(DataError, match="have captions and no classes"):
+        open_data(DataConfig("", {"path": str(tmp_path / "s")}), "classes")
 
 
 def member(name, kind, target=""):
@@ -263,7 +295,7 @@ HOSTILE = {
     "a pipe": ({"0009.png": member("0009.png", tarfile.FIFOTYPE)}, "is no plain file"),
     "a name twice": ({"0001.png#2": png()}, "is there twice"),
     "a key twice": ({"0009.png": png(), "0009.cls": b"cat", "0001.seg": b""}, "do not stand together"),
-    "no label": ({"0009.png": png()}, "has no label"),
+    "no label": ({"0009.png": png()}, "has neither a label nor a caption"),
     "no image": ({"0009.cls": b"cat"}, "has no image"),
     "two images": ({"0009.png": png(), "0009.jpg": png(), "0009.cls": b"cat"}, "has 2 images"),
     "a broken json": ({"0009.png": png(), "0009.json": b'{"a": '}, "cannot be read"),

@@ -27,7 +27,7 @@ class Visited:
     others: list[Entry] = field(default_factory=list)
 
 
-AnnotationKind = Literal["classes", "masks", "boxes", "none"]
+AnnotationKind = Literal["classes", "masks", "boxes", "captions", "none"]
 IGNORE = 255  # mask value of ignored pixels
 
 
@@ -57,9 +57,8 @@ class Split:
     labels:     int64 [N] class indices, or uint8 [N K] with ones at every class of an image (multi-label); zeros where
                 `annotation` is given.
     read:       index -> uint8 [H W C]; raises only `BadImage`; picklable.
-    annotation: index -> a mask uint8 [H W] of class indices and `IGNORE`, or `Boxes`; None: images have labels only.
-                Raises only `BadImage`; picklable.
-    texts:      the caption of image i, where the data has captions.
+    annotation: index -> a mask uint8 [H W] of class indices and `IGNORE`, `Boxes`, or captions: a tuple of at least one
+                text, each a line; None: images have labels only. Raises only `BadImage`; picklable.
     places:     int64 [N], in the order of which a disk reads without seeking, where that is known.
     """
 
@@ -67,7 +66,6 @@ class Split:
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
     annotation: Callable[[int], Any] | None = None
-    texts: Sequence[str] | None = None
     places: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -79,13 +77,14 @@ class Split:
         return self.read.array if isinstance(self.read, ArrayReader) else None
 
     def annotation_bytes(self, index: int) -> bytes:
-        """A mask or boxes as bytes, to detect changes; empty where they cannot be read (reported elsewhere)."""
+        """A mask, boxes or captions as bytes, to detect changes; empty where they cannot be read (reported
+        elsewhere)."""
         try:
             annotation = self.annotation(index) if self.annotation else ()
         except BadImage:
             return b""
         return b"".join(
-            np.ascontiguousarray(part).tobytes()
+            part.encode() + b"\n" if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
             for part in (annotation if isinstance(annotation, tuple) else (annotation,))
         )
 
@@ -94,9 +93,8 @@ class Split:
         array = self.array
         read = ArrayReader(array[indices]) if array is not None else SubsetReader(self.read, np.asarray(indices))
         annotation = None if self.annotation is None else SubsetReader(self.annotation, np.asarray(indices))
-        texts = None if self.texts is None else select_names(self.texts, indices)
         places = None if self.places is None else self.places[indices]
-        return Split(select_names(self.names, indices), self.labels[indices], read, annotation, texts, places)
+        return Split(select_names(self.names, indices), self.labels[indices], read, annotation, places)
 
 
 @dataclass(frozen=True)
@@ -163,13 +161,13 @@ class Dataset:
     channels: int
     entries: Sequence[Entry] = ()
     notes: tuple[str, ...] = ()  # for the user: how a split was made, what was left out, the licence
-    kind: AnnotationKind = "classes"  # the annotation: classes of an image, a class of every pixel, or boxes of objects
+    kind: AnnotationKind = "classes"  # the annotation: classes of an image, a class of every pixel, boxes, captions
     origin: str = ""  # the layout that the images were packed from, of shards
     visited: Visited | None = None  # what was walked to find the images, where nothing but names decided on them
 
     @property
     def is_annotated(self) -> bool:
-        """Whether its images have masks or boxes beside a label."""
+        """Whether its images have masks, boxes or captions beside a label."""
         return any(split.annotation is not None for split in self.splits.values())
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail.data.annotations.captions import captions_beside
 from vitrail.data.dataset import Entry, Visited
 from vitrail.data.decode import GREY, Header, decode, read_bytes, read_header
 from vitrail.data.formats import image_suffixes, way_to_read
@@ -38,6 +39,10 @@ class EncodedReader(ABC):
     def header(self, index: int) -> Header:
         """The header alone. Raises `BadImage`."""
 
+    @abstractmethod
+    def captions(self, index: int) -> str:
+        """The captions that lie beside the bytes, one in each line, whatever the data set is read for; "" for none."""
+
 
 @dataclass(frozen=True)
 class FileReader(EncodedReader):
@@ -56,6 +61,9 @@ class FileReader(EncodedReader):
 
     def header(self, index: int) -> Header:
         return read_header(self.root / self.names[index])
+
+    def captions(self, index: int) -> str:
+        return captions_beside(self.root, self.names[index])
 
 
 @dataclass

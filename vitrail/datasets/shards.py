@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.shards.http import HttpStore, fetch_index, is_url
@@ -14,6 +15,7 @@ from vitrail.errors import DataError
 @dataclass(frozen=True)
 class Config:
     path: str = ""
+    annotation: Literal["", "classes", "masks", "boxes", "captions"] = ""  # empty: what the shards were packed for
     sha256: str = ""  # of index.safetensors, as vitrail pack prints it; "" takes the one that is there
     cache: str = ""  # folder that pieces of a store are kept in; "": in the cache of vitrail; "none": not kept
 
@@ -28,11 +30,11 @@ def build(config: Config) -> Dataset:
     """The images of the index. Errors: `DataError`."""
     if is_url(config.path):
         store = HttpStore(config.path.rstrip("/") + "/", config.cache)
-        return open_index(fetch_index(store, config.sha256), store)
+        return open_index(fetch_index(store, config.sha256), store, config.annotation)
     folder = Path(config.path).expanduser()
     if not (folder / NAME).is_file():
         raise DataError(f"{folder} has tar files and no index", f"vitrail pack {folder} writes the index")
     folder = folder.resolve()
-    dataset = open_index(folder / NAME, LocalStore(folder))
+    dataset = open_index(folder / NAME, LocalStore(folder), config.annotation)
     check_shards(folder, dataset.entries, config.sha256)
     return dataset

@@ -1,9 +1,9 @@
 """Bounding boxes: stored compactly for all images at once, and cleaned before a layout returns them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class ObjectFacts(NamedTuple):
 def measure_objects(split: Split) -> ObjectFacts:
     """The facts about the boxes of a split, if it has any; of a large one they are measured on about `SAMPLED` images,
     so that the start of a run does not grow with the data."""
-    if split.annotation is None or not len(split) or not isinstance(split.annotation(0), Boxes):
+    if split.annotation is None or not len(split) or not has_boxes(split.annotation):
         return ObjectFacts()
     each = [split.annotation(i) for i in range(0, len(split), -(-len(split) // SAMPLED))]
     sides = np.sqrt(np.concatenate([box_area(own.boxes[~own.crowd]) for own in each]))
@@ -75,6 +75,14 @@ def measure_objects(split: Split) -> ObjectFacts:
     overlaps = np.concatenate([largest_overlaps(own) for own in each])
     total = round(len(sides) * len(split) / len(each))
     return ObjectFacts(total, float(np.median(sides)), float(np.quantile(overlaps, 0.99)))
+
+
+def has_boxes(annotation: Callable[[int], Any]) -> bool:
+    """Whether the annotations of a split are boxes, which are in memory: what cannot be read is something else."""
+    try:
+        return isinstance(annotation(0), Boxes)
+    except BadImage:
+        return False
 
 
 def largest_overlaps(own: Boxes) -> np.ndarray:

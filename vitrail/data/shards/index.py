@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vitrail.data.annotations.boxes import BoxReader
-from vitrail.data.dataset import AnnotationKind, Boxes, Dataset, Entry, Split
+from vitrail.data.annotations.captions import CaptionReader
+from vitrail.data.dataset import Boxes, Dataset, Entry, Split
 from vitrail.data.index.arrays import map_arrays
 from vitrail.data.index.names import Names, pack_names
+from vitrail.data.shards.annotation import KINDS, choose_annotation, with_annotation
 from vitrail.data.shards.reader import Pieces, ShardMaskReader, ShardReader
 from vitrail.data.shards.store import Store
 from vitrail.errors import DataError
@@ -48,7 +50,7 @@ class PackedPart:
     images: list[Placed]
     masks: list[Placed] = field(default_factory=list)
     boxes: list[Boxes] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # the captions of each image, one in each line
 
     def select(self, indices: np.ndarray) -> "PackedPart":
         """Some of the images; the boxes are those of these alone already."""
@@ -87,8 +89,9 @@ def place_arrays(key: str, places: Sequence[Placed]) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def open_index(path: Path, store: Store) -> Dataset:
-    """The data set of an index file. Errors: `DataError` for one that is damaged, or of another program."""
+def open_index(path: Path, store: Store, annotation: str = "") -> Dataset:
+    """The data set of an index file. annotation: what is read of each image, of those that have it; "": what it was
+    packed for. Errors: `DataError` for an index that is damaged, of another program, or without such annotations."""
     about, arrays = map_arrays(path)
     try:
         if about["format"] != FORMAT:
@@ -97,14 +100,16 @@ def open_index(path: Path, store: Store) -> Dataset:
         if bad := [one.name for one in shards if not SHARD.fullmatch(one.name)]:
             raise ValueError(f"it names a shard {bad[0][:60]!r}")
         classes = tuple(str(name) for name in about["classes"])
+        kind = KINDS[about["kind"]]
+        about["kind"] = wanted = choose_annotation(annotation, kind, classes, path.parent)
         splits = {str(part): open_part(str(part), about, arrays, shards, store) for part in about["parts"]}
         entries = [Entry(one.name, one.size, int(one.sha256[:15], 16)) for one in shards]
         notes = tuple(str(note) for note in about["notes"])
-        kind = cast(AnnotationKind, {"classes": "classes", "masks": "masks", "boxes": "boxes"}[about["kind"]])
         check_labels(splits, classes)
-        return Dataset(
+        dataset = Dataset(
             "shards", classes, splits, int(about["channels"]), entries, notes, kind, origin=str(about["origin"])
         )
+        return with_annotation(dataset, wanted, path.parent)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(f"{path} is no index of shards: {why}", AGAIN) from None
@@ -136,7 +141,7 @@ def open_part(
 ) -> Split:
     names = named(arrays, f"{part}.names")
     images = placed(arrays, f"{part}.image", shards, store, names)
-    read, labels = ShardReader(images, int(about["channels"])), np.array(arrays[f"{part}.labels"], subok=False)
+    labels = np.array(arrays[f"{part}.labels"], subok=False)
     places = np.asarray(images.shard).astype(np.int64) << 40 | np.asarray(images.offsets)
     annotation: Any = None
     if about["kind"] == "masks":
@@ -150,7 +155,10 @@ def open_part(
     texts = named(arrays, f"{part}.texts") if f"{part}.texts.text" in arrays else None
     if len({len(names), len(labels), len(images.offsets), len(names if texts is None else texts)}) != 1:
         raise ValueError(f"the lists of {part} have different lengths")
-    return Split(names, labels, read, annotation, texts, places)
+    read = ShardReader(images, int(about["channels"]), texts)
+    if about["kind"] == "captions" and texts is not None:
+        annotation = CaptionReader(texts)
+    return Split(names, labels, read, annotation, places)
 
 
 def named(arrays: Mapping[str, np.ndarray], key: str) -> Names:

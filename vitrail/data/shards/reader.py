@@ -41,10 +41,11 @@ class Pieces:
 
 @dataclass(frozen=True)
 class ShardReader(EncodedReader):
-    """Reads image i: uint8 [H W channels]. Raises `BadImage`."""
+    """Reads image i: uint8 [H W channels]. Raises `BadImage`. texts: the captions of each, one in each line."""
 
     pieces: Pieces
     channels: int
+    texts: Sequence[str] | None = None
 
     def __call__(self, index: int) -> np.ndarray:
         data = self.pieces(index)
@@ -58,6 +59,9 @@ class ShardReader(EncodedReader):
 
     def header(self, index: int) -> Header:
         return read_header(self.pieces(index))
+
+    def captions(self, index: int) -> str:
+        return "" if self.texts is None else self.texts[index]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.data.annotations.captions import LARGEST, clean_captions, join_captions, split_captions
 from vitrail.data.dataset import Boxes
 from vitrail.data.decode import GREY, read_header
 from vitrail.data.files import held_out_note, hold_out
@@ -19,7 +20,7 @@ from vitrail.data.index.arrays import map_arrays
 from vitrail.data.shards.index import FORMAT, NAME, PackedPart, Placed, Shard, encode_part
 from vitrail.data.shards.left_out import LeftOut
 from vitrail.data.shards.tar import Member, as_data_error, list_members
-from vitrail.data.shards.write import ENDINGS, LARGEST_TEXT, Progress
+from vitrail.data.shards.write import ENDINGS, Progress
 from vitrail.data.splits import ORDER, find_part
 from vitrail.errors import BadImage, DataError, many
 
@@ -37,7 +38,11 @@ class Sample:
     mask: Placed | None = None
     label: Any = None
     boxes: Boxes | None = None
-    text: str = ""
+    text: str = ""  # captions, one in each line
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.label is not None or self.mask is not None or self.boxes is not None
 
 
 @dataclass
@@ -64,6 +69,7 @@ def scan_shards(
         if progress:
             progress(number + 1, len(paths))
     torn.check(len(paths), max_errors)
+    leave_unlabelled(folder, scan)
     scan.left.check(sum(map(len, scan.parts.values())) + len(scan.left.reasons), max_errors)
     scan.parts = {part: samples for part, samples in scan.parts.items() if samples}
     if not scan.parts:
@@ -126,12 +132,10 @@ def sample_of(path: Path, key: str, pieces: Mapping[str, tuple[Placed, bytes]], 
             scan.names[sample.label] = about["label"]
     else:
         sample.label = about.get("labels", about.get("cls", about.get("label")))
-    if sample.label is None and sample.mask is None and sample.boxes is None:
-        raise DataError(
-            f"{where} has no label", f"add {key}.cls with the number or the name of its class, or remove it"
-        )
+    if isinstance(written := about.get("captions", about.get("caption")), str | list):
+        sample.text = join_captions(clean_captions(map(str, [written] if isinstance(written, str) else written)))
     if "txt" in pieces:
-        sample.text = pieces["txt"][1][:LARGEST_TEXT].decode(errors="replace").strip()
+        sample.text = join_captions(split_captions(pieces["txt"][1][:LARGEST].decode(errors="replace")))
     return sample
 
 
@@ -169,16 +173,10 @@ def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarr
     """The index: classes from the samples, or from the index that was there; a held-out part where none is named."""
     before = former(folder)
     every = [one for own in scan.parts.values() for one in own]
-    kinds = {"boxes": sum(s.boxes is not None for s in every), "masks": sum(s.mask is not None for s in every)}
-    kind = next((name for name, count in kinds.items() if count), "classes")
-    if kind != "classes" and kinds[kind] != len(every):
-        lacking = len(every) - kinds[kind]
-        raise DataError(
-            f"{folder}: {many(lacking, 'sample')} of {len(every):,} have no {kind}", "remove or complete them"
-        )
-    classes = classes_of(folder, scan, every, before, kind)
+    kind, labelled = kind_of(folder, every, str(before.get("kind", "")))
+    classes = classes_of(folder, scan, every, before, kind) if labelled else []
     index, arrays, notes = {name: i for i, name in enumerate(classes)}, dict[str, np.ndarray](), []
-    if set(scan.parts) == {"train"} and kind == "classes":
+    if set(scan.parts) == {"train"} and kind in ("classes", "captions"):
         own = scan.parts["train"]
         labels = targets_of(own, classes, index, kind)
         held = hold_out([one.name for one in own], labels, HELD_OUT, 0)
@@ -199,6 +197,37 @@ def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarr
         "shards": [list(one) for one in scan.shards],
     }  # fmt: skip
     return about, arrays
+
+
+def leave_unlabelled(folder: Path, scan: Scan) -> None:
+    """Leaves out the samples that have nothing to learn from, unless all that the others have is captions: then it is
+    counted where they are read. Errors: `DataError` where nothing may be left out."""
+    every = [one for own in scan.parts.values() for one in own]
+    if not any(one.is_labelled for one in every) and any(one.text for one in every):
+        return
+    fix = "add KEY.cls with the number or the name of its class, or KEY.txt with a caption, or remove it"
+    for one in every:
+        if not (one.is_labelled or one.text):
+            scan.left.add(DataError(f"{folder}: sample {one.name[:120]!r} has neither a label nor a caption", fix))
+    scan.parts = {part: [one for one in own if one.is_labelled or one.text] for part, own in scan.parts.items()}
+
+
+def kind_of(folder: Path, every: Sequence[Sample], before: str) -> tuple[str, bool]:
+    """What the samples are annotated with, and whether they have classes. before: what the index that is there says.
+    Errors: `DataError` where some lack what others have."""
+    counts = {
+        "boxes": sum(s.boxes is not None for s in every), "masks": sum(s.mask is not None for s in every),
+        "classes": sum(s.label is not None for s in every), "captions": sum(bool(s.text) for s in every),
+    }  # fmt: skip
+    kind = next(name for name, count in counts.items() if count)
+    if kind in ("classes", "captions") and "captions" in (kind, before):
+        return "captions", counts["classes"] == len(every)
+    if counts[kind] != len(every):
+        lacking = len(every) - counts[kind]
+        raise DataError(
+            f"{folder}: {many(lacking, 'sample')} of {len(every):,} have no {kind}", "remove or complete them"
+        )
+    return kind, True
 
 
 def select_samples(samples: Sequence[Sample], chosen: np.ndarray) -> list[Sample]:
@@ -241,8 +270,9 @@ def flat(sample: Sample, kind: str) -> Iterator[Any]:
 
 
 def targets_of(samples: Sequence[Sample], classes: Sequence[str], index: Mapping[str, int], kind: str) -> np.ndarray:
-    """int64 [N], or uint8 [N K] where a sample has several classes. Errors: `DataError` for an unknown class."""
-    if kind == "masks":
+    """int64 [N], or uint8 [N K] where a sample has several classes; zeros where there are none. Errors: `DataError` for
+    an unknown class."""
+    if kind == "masks" or not classes:
         return np.zeros(len(samples), np.int64)
     own = [list(flat(sample, kind)) for sample in samples]
     numbers = [[index.get(x, -1) if isinstance(x, str) else x for x in labels] for labels in own]

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from vitrail.data.annotations.captions import join_captions
 from vitrail.data.dataset import Boxes, Dataset, Split, find_reader
-from vitrail.data.files import EncodedReader, FileReader
+from vitrail.data.files import EncodedReader
 from vitrail.data.sampling import epoch_order
 from vitrail.data.shards.index import FORMAT, PackedPart, Placed, Shard, encode_part
 from vitrail.data.shards.left_out import LeftOut
@@ -24,7 +25,6 @@ from vitrail.errors import BadImage, DataError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "heif")
-LARGEST_TEXT = 2**20  # bytes of a caption
 Progress = Callable[[int, int], None]
 
 
@@ -146,7 +146,7 @@ def describe(dataset: Dataset, shards: Sequence[Shard]) -> dict[str, object]:
 def sample_of(
     dataset: Dataset, split: Split, index: int, texts: list[str], to_text: Callable[[Any], str]
 ) -> dict[str, bytes]:
-    """The files of image `index`, the image first, then its mask if it has one. texts: gets its caption."""
+    """The files of image `index`, the image first, then its mask if it has one. texts: gets its captions."""
     key = f"{index:09d}"
     about: dict[str, Any] = {"name": split.names[index]}
     data, ending = image_bytes(split, index, dataset.channels)
@@ -156,14 +156,17 @@ def sample_of(
         about |= {
             "boxes": annotation.boxes.tolist(), "labels": annotation.labels.tolist(), "crowd": annotation.crowd.tolist()
         }  # fmt: skip
-    elif annotation is not None:
+    elif isinstance(annotation, np.ndarray):
         files[f"{key}.mask.png"] = encode_png(annotation, "L")
     elif split.labels.ndim == 2:
         about["labels"] = np.flatnonzero(split.labels[index]).tolist()
-    else:
+    elif dataset.classes or annotation is None:
         files[f"{key}.cls"] = b"%d" % split.labels[index]
         about["label"] = dataset.classes[int(split.labels[index])] if dataset.classes else ""
-    texts[index] = split.texts[index] if split.texts is not None else read_caption(split, index)
+    if isinstance(annotation, tuple) and not isinstance(annotation, Boxes):
+        texts[index] = join_captions(annotation)
+    elif found := find_encoded(split, index):
+        texts[index] = found[0].captions(found[1])
     if texts[index]:
         files[f"{key}.txt"] = texts[index].encode()
     return {**files, f"{key}.json": to_text(about).encode("ascii")}
@@ -196,15 +199,3 @@ def encode_png(pixels: np.ndarray, mode: str) -> bytes:
         buffer, "PNG"
     )
     return buffer.getvalue()
-
-
-def read_caption(split: Split, index: int) -> str:
-    """The text in NAME.txt beside an image file; "" where there is none."""
-    found = find_encoded(split, index)
-    if found is None or not isinstance(found[0], FileReader):
-        return ""
-    path = (found[0].root / found[0].names[found[1]]).with_suffix(".txt")
-    try:
-        return path.read_bytes()[:LARGEST_TEXT].decode().strip() if path.is_file() else ""
-    except (OSError, UnicodeDecodeError):
-        return ""

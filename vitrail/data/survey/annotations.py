@@ -1,4 +1,4 @@
-"""Surveys all masks or boxes of a data set: frequencies of the classes, and annotation errors."""
+"""Surveys all masks, boxes or captions of a data set: frequencies of the classes, and annotation errors."""
 
 import os
 from collections import Counter
@@ -11,6 +11,7 @@ import numpy as np
 
 from vitrail.data.dataset import IGNORE, AnnotationKind, ArrayReader, Boxes, Dataset, Split, find_reader
 from vitrail.data.files import EncodedReader
+from vitrail.data.survey.captions import LONG, CaptionFacts, CaptionSurvey, inspect_caption, summarise_captions
 from vitrail.data.survey.images import ImageReference, UnreadableImage
 from vitrail.data.survey.sample import choose_sample
 from vitrail.errors import BadImage
@@ -27,6 +28,7 @@ FAULTS = {  # errors of a readable annotation, and remedies
     "unknown": ("with a label or value that is no class", "correct them, or add the class"),
     "repeated": ("twice in one image with the same label", "remove the copies, they count double"),
     "tiny": (f"a side under {TINY:g} pixels", "train on larger images, or on tiles: --data.tile 512"),
+    "long": (f"of more than {LONG} characters", "a text tower reads the beginning alone: put what matters first"),
 }
 
 
@@ -40,7 +42,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotationSurvey:
-    """Results of the survey of all masks or boxes."""
+    """Results of the survey of all masks, boxes or captions."""
 
     kind: AnnotationKind
     counts: dict[str, tuple[int, ...]]  # pixels or boxes of each class, by split
@@ -50,6 +52,7 @@ class AnnotationSurvey:
     broken: tuple[UnreadableImage, ...]  # unreadable, or not of the size of their image
     faults: dict[str, tuple[ImageReference, ...]]  # by key of `FAULTS`: one entry a box or a mask
     extent: Extent | None  # of boxes
+    captions: CaptionSurvey | None = None  # where captions are the annotation
 
     @property
     def of_pixels(self) -> bool:
@@ -65,6 +68,7 @@ class _AnnotationFacts(NamedTuple):
     faults: tuple[tuple[str, int], ...] = ()
     sides: np.ndarray | None = None
     reason: str = ""
+    captions: tuple[CaptionFacts, ...] = ()
 
 
 def survey_annotations(
@@ -92,9 +96,14 @@ def _inspect(split: Split, index: int, classes: int) -> _AnnotationFacts:
     nothing = np.zeros(classes, np.int64)
     assert split.annotation is not None
     try:
-        annotation, size = split.annotation(index), size_of(split, index)
+        annotation = split.annotation(index)
     except BadImage as error:
         return _AnnotationFacts(nothing, reason=error.what)
+    if isinstance(annotation, tuple) and not isinstance(annotation, Boxes):
+        captions = tuple(map(inspect_caption, annotation))
+        long = sum(one.length > LONG for one in captions)
+        return _AnnotationFacts(nothing, faults=(("long", long),) if long else (), captions=captions)
+    size = size_of(split, index)
     if size is None:  # an unreadable image is in the survey of the images
         return _AnnotationFacts(nothing)
     if isinstance(annotation, Boxes):
@@ -155,6 +164,9 @@ def _summary(
     if box_sides:
         joined = np.concatenate(box_sides)
         extent = Extent(float(joined.min()), float(np.median(joined)), float(joined.max()))
+    captions = None
+    if dataset.kind == "captions":
+        captions = summarise_captions(dataset, [(where.split, where.number, fact.captions) for where, fact in every])
 
     def summed(part: str, of: Callable[[_AnnotationFacts], np.ndarray]) -> tuple[int, ...]:
         return tuple(int(n) for n in sum((of(fact) for fact in facts[part]), np.zeros(len(dataset.classes), np.int64)))
@@ -168,4 +180,5 @@ def _summary(
         broken=tuple(UnreadableImage(*where, fact.reason) for where, fact in every if fact.reason),
         faults={name: where for name, where in faults.items() if where},
         extent=extent,
+        captions=captions,
     )

@@ -1,9 +1,10 @@
-"""The survey of masks and boxes as lines of text, and advice on its findings."""
+"""The survey of masks, boxes or captions as lines of text, and advice on its findings."""
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.annotations import FAULTS, AnnotationSurvey
 from vitrail.data.survey.images import SHOWN
 from vitrail.errors import many
+from vitrail.report.survey import captions
 from vitrail.report.survey.tables import table
 
 DOMINANT = 0.95  # fraction of the pixels of one class above which pixel accuracy is uninformative
@@ -39,6 +40,8 @@ def advice(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
 
 def render(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
     """The survey of the annotations as lines of plain text: counts, findings, advice."""
+    if annotations.captions:
+        return captions.render(annotations, annotations.captions)
     masks = annotations.of_pixels
     rows = []
     if masks:

@@ -1,0 +1,196 @@
+"""Layouts of images with captions: which images have which, what is left out, and what is said about it."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrail.assembly.data import open_data
+from vitrail.data.annotations.captions import clean_caption, clean_captions
+from vitrail.data.survey.annotations import survey_annotations
+from vitrail.data.survey.assess import broken_annotations
+from vitrail.data.survey.images import survey_images
+from vitrail.errors import BadImage, DataError
+from vitrail.recipe import DataConfig
+from vitrail.report.survey.annotations import render
+
+
+def save_images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name)
+
+
+def write(root, **texts):
+    for name, text in texts.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (root / f"{name}.txt").write_bytes(data)
+
+
+def look(path, annotations="", **keys):
+    return open_data(DataConfig("", {"path": str(path), **keys}), annotations)[0]
+
+
+def captions_of(dataset):
+    return {n: split.annotation(i) for split in dataset.splits.values() for i, n in enumerate(split.names)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    save_images(tmp_path, *(f"{c}.png" for c in "abcdefgh"))
+    write(
+        tmp_path, a="a cat\r\nun chat \n\n a cat", b="\ufeffein Hund", c="кошка на окне", d="x", e=b"\xff\xfea\x00b\x00"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("  a \t cat\r\n", "a cat"),
+        ("\x00\x07a\x1b[31m cat\x85b\u2028c", "a [31m cat b c"),
+        ("", ""),
+        (" \n\t\x00", ""),
+        ("\ud83d\ude00 \ud800x", "😀 \ufffdx"),
+        ("👩\u200d🚀", "👩\u200d🚀"),  # joined by a character that is no control character
+        ("a" * 100_000, "a" * 100_000),
+    ],
+)
+def test_captions_are_one_line_without_control_characters(text, clean):
+    assert clean_caption(text) == clean
+    assert clean_captions([text, text, " "]) == ((clean,) if clean else ())
+
+
+def test_texts_beside_images_are_their_captions(photos):
+    dataset = look(photos)
+    assert (dataset.layout, dataset.kind, dataset.classes) == ("captions", "captions", ())
+    assert captions_of(dataset) == {
+        "a.png": ("a cat", "un chat"), "b.png": ("ein Hund",), "c.png": ("кошка на окне",), "d.png": ("x",),
+        "e.png": ("ab",),
+    }  # fmt: skip
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 4, "val": 1}
+    assert "left out, as they have no .txt with a caption: 3 images, the first f.png" in dataset.notes
+    assert {entry.name for entry in dataset.entries} == {f"{c}.{end}" for c in "abcde" for end in ("png", "txt")}
+    train = dataset.splits["train"].select(np.array([2, 0]))
+    assert pickle.loads(pickle.dumps(train)).annotation(0) == train.annotation(0)  # noqa: S301
+    assert train.labels.tolist() == [0, 0]
+    assert train.annotation(1) == dataset.splits["train"].annotation(0)
+
+
+def test_what_has_no_caption_is_counted_and_left_out(photos):
+    write(photos, d=" \n\t\n", e="", f="\x20", z="of no image")
+    (photos / "notes.md").write_text("no caption")
+    dataset = look(photos)
+    assert sorted(captions_of(dataset)) == ["a.png", "b.png", "c.png"]
+    notes = "\n".join(dataset.notes)
+    assert "left out, as their .txt has no caption: 3 images, the first d.png" in notes
+    assert "left out, as they have no .txt with a caption: 2 images, the first g.png" in notes
+    assert "left out, as there is no image of their name: 1 .txt file, the first z.txt" in notes
+    assert "1 files that are not images were left out: 1 .md" in notes
+
+
+def test_parts_are_those_of_the_folders(tmp_path):
+    save_images(tmp_path, "train/00/a.png", "train/00/b.png", "val/c.png", "test/d.png")
+    for name in ("train/00/a", "train/00/b", "val/c", "test/d"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    dataset = look(tmp_path)
+    assert {part: list(split.names) for part, split in dataset.splits.items()} == {
+        "train": ["train/00/a.png", "train/00/b.png"], "val": ["val/c.png"], "test": ["test/d.png"],
+    }  # fmt: skip
+
+
+def test_folders_of_classes_stay_classes_where_a_task_learns_from_them(tmp_path):
+    save_images(tmp_path, *(f"{c}/{i}.png" for c in ("ant", "bee") for i in range(5)))
+    for c in ("ant", "bee"):
+        for i in range(5):
+            (tmp_path / c / f"{i}.txt").write_text(f"a small {c}")
+    assert look(tmp_path).kind == "captions"
+    assert look(tmp_path, "captions").kind == "captions"
+    assert any("(ant, bee); --data.annotation classes" in note for note in look(tmp_path).notes)
+    dataset = look(tmp_path, "classes")
+    assert (dataset.layout, dataset.kind, dataset.classes) == ("imagefolder", "classes", ("ant", "bee"))
+    assert all(split.annotation is None for split in dataset.splits.values())
+
+
+def test_label_files_and_single_texts_are_no_captions(tmp_path):
+    save_images(tmp_path, *(f"{c}/{i}.png" for c in ("ant", "bee") for i in range(4)))
+    for c in ("ant", "bee"):
+        for i in range(4):
+            (tmp_path / c / f"{i}.txt").write_text("0 0.5 0.5 1e-1 0.2\n1 0.1 0.1 0.1 0.1\n")
+    assert look(tmp_path).layout == "imagefolder"
+    for text in tmp_path.rglob("*.txt"):
+        text.unlink()
+    (tmp_path / "ant" / "0.txt").write_text("one text alone")
+    (tmp_path / "README.txt").write_text("about these images")
+    assert look(tmp_path).layout == "imagefolder"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"caf\xe9 au lait", r"a\.txt is not UTF-8 text \(byte 3\)"),
+        (b"\xff\xfea", r"a\.txt is not UTF-8 text"),
+        (b" \x00" * 99, r"a\.txt has no caption"),
+        (b"x" * (2**20 + 1), r"a\.txt is longer than the 1,048,576 bytes"),
+    ],
+)
+def test_captions_that_cannot_be_read_are_said(photos, data, message):
+    write(photos, a=data)
+    dataset = look(photos)
+    part, number = next((p, i) for p, s in dataset.splits.items() for i, n in enumerate(s.names) if n == "a.png")
+    with pytest.raises(BadImage, match=message):
+        dataset.splits[part].annotation(number)
+    broken = broken_annotations(dataset, survey_images(dataset))
+    assert [(bad.split, bad.number, bad.name) for bad in broken] == [(part, number, "a.png")]
+
+
+def test_a_folder_whose_texts_have_other_names_is_refused_with_the_remedy(tmp_path):
+    save_images(tmp_path, "a.png")
+    write(tmp_path, b="a cat")
+    with pytest.raises(DataError, match=r"1 image, 1 \.txt file, and no two of one name") as error:
+        open_data(DataConfig("captions", {"path": str(tmp_path)}))
+    assert "photos/cat.txt" in error.value.fix
+
+
+def test_the_survey_counts_captions_and_says_what_is_wrong_with_them(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(30)))
+    for i in range(30):
+        write(tmp_path, **{str(i): "a photo\nnumber " + str(i) if i < 20 else f"{i} " + "word " * 100})
+    write(tmp_path, **{"3": b"\xff"})
+    dataset = look(tmp_path, split=(0.5, 0.5))
+    survey = survey_annotations(dataset)
+    captions = survey.captions
+    assert captions.counts["train"] + captions.counts["val"] == 48
+    assert captions.images == 29
+    assert (captions.distinct, captions.shared, captions.per_image) == (30, 0, (1, 2))
+    assert captions.frequent == (("a photo", 19),)
+    assert captions.lengths[::2] == (7, 502)
+    text = "\n".join(render(dataset, survey))
+    for sentence in (
+        "captions        ", "per image       1-2", "characters      7-502, median 8", "different       30 of 48",
+        "  19  'a photo'", "one caption on many images: 'a photo' on 19 of 29",
+        "of more than 400 characters: 10 captions, the first of", "not usable: the captions of 1 image",
+        "3.png: 3.txt is not UTF-8 text (byte 0)",
+    ):  # fmt: skip
+        assert sentence in text
+
+
+def test_a_survey_of_equal_or_unreadable_captions_says_so(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    write(tmp_path, **{str(i): "The Same" if i % 2 else "the same" for i in range(4)})
+    assert "all captions are the same" in "\n".join(render(look(tmp_path), survey_annotations(look(tmp_path))))
+    write(tmp_path, **{str(i): b"\xff" * 100 for i in range(4)})
+    dataset = open_data(DataConfig("captions", {"path": str(tmp_path)}))[0]
+    assert "not usable: the captions of 4 images" in "\n".join(render(dataset, survey_annotations(dataset)))
+
+
+def test_an_unreadable_folder_is_none_of_captions(tmp_path):
+    from vitrail.datasets import captions
+
+    assert not captions.matches(str(tmp_path / "none"))
+    assert not captions.matches(str(tmp_path))
+    os.makedirs(tmp_path / "empty" / "deep")
+    assert not captions.matches(str(tmp_path))

@@ -1,0 +1,113 @@
+"""Captions of images: cleaned, and read from files of text beside the images or from texts in memory."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrail.data.index.names import pack_names
+from vitrail.errors import BadImage
+
+LARGEST = 2**20  # bytes of a file with the captions of one image
+NUMBERS = re.compile(r"[-+\d.eE\s]*")  # what YOLO's label files consist of
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # the first of them are line breaks and tabs
+
+
+def clean_caption(text: str) -> str:
+    """One line without control characters: each run of them and of white space is one space; halves of surrogate
+    pairs, which no file can hold, are U+FFFD.
+
+    >>> clean_caption("  a cat\\x00\\non a\\tmat ")
+    'a cat on a mat'
+    """
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(CONTROL.sub(" ", text).split())
+
+
+def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
+    """The captions of one image, cleaned, without empty and repeated ones."""
+    return tuple(dict.fromkeys(text for one in texts if (text := clean_caption(one))))
+
+
+def split_captions(text: str) -> tuple[str, ...]:
+    """The captions in a text with one in each line."""
+    return clean_captions(text.splitlines())
+
+
+def join_captions(captions: Iterable[str]) -> str:
+    """The text of which `split_captions` makes the captions."""
+    return "\n".join(captions)
+
+
+def is_label_text(text: str) -> bool:
+    """Whether a text is numbers alone, such as YOLO's labels, and no caption.
+
+    >>> is_label_text("0 0.5 0.5 1 1"), is_label_text("2 cats")
+    (True, False)
+    """
+    return NUMBERS.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class CaptionReader:
+    """The captions of image i from a text in memory with a caption in each line."""
+
+    texts: Sequence[str]
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        return split_captions(self.texts[index])
+
+
+def keep_captions(captions: Iterable[Iterable[str]]) -> CaptionReader:
+    """The reader of the captions of images, packed as arrays."""
+    return CaptionReader(pack_names([join_captions(own) for own in captions]))
+
+
+@dataclass(frozen=True)
+class CaptionFileReader:
+    """Reads the captions of image i from the file `root / names[i]`, a caption in each line. Raises `BadImage`."""
+
+    root: Path
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        return read_caption_file(self.root, self.names[index])
+
+
+def read_caption_file(root: Path, name: str) -> tuple[str, ...]:
+    """The captions in a file of UTF-8 text, or of UTF-16 with its mark. Raises `BadImage` for one without any."""
+    try:
+        with open(root / name, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise BadImage(f"{name} cannot be read: {(error.strerror or str(error)).lower()}", "repair it") from None
+    if len(data) > LARGEST:
+        raise BadImage(f"{name} is longer than the {LARGEST:,} bytes of a file of captions", "is it the right file?")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        captions = split_captions(data.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise BadImage(f"{name} is not UTF-8 text (byte {error.start:,})", "save it as UTF-8") from None
+    if not captions:
+        raise BadImage(f"{name} has no caption", "write one, or remove the file: the image is then left out")
+    return captions
+
+
+def normalize_caption(text: str) -> str:
+    """What two captions that say the same have in common: without case, accents' spelling and spaces."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def captions_beside(root: Path, image: str) -> str:
+    """The captions in NAME.txt beside an image, one in each line; "" for none, or numbers alone, as in label files."""
+    name = os.path.splitext(image)[0] + ".txt"
+    if not (root / name).is_file():
+        return ""
+    try:
+        text = join_captions(read_caption_file(root, name))
+    except BadImage:
+        return ""
+    return "" if is_label_text(text) else text
