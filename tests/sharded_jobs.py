@@ -106,7 +106,7 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
     )
     precision = Precision(case.precision, world.device.type)
     if shards > 1:
-        from vitrail.engine.processes.sharding import blank_copy, build_mesh, divide_state
+        from vitrail.engine.processes.fsdp import blank_copy, build_mesh, divide_state
 
         blank = blank_copy(net)
     recompute(trunk_of(net).blocks, case.checkpointing)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.engine.processes.shards import is_sharded, read_layout, read_whole, refuse_bad_pieces
+from vitrail.engine.processes.pieces import is_sharded, read_layout, read_whole, refuse_bad_pieces
 from vitrail.errors import CheckpointError
 from vitrail.storage.atomic import clean_folder, verify_folder, write_folder
 from vitrail.storage.json_text import from_json, to_json

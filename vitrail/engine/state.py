@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from vitrail.contracts import Task
 from vitrail.engine.early_stopping import EarlyStoppingState
-from vitrail.engine.processes.sharded import Sharded
 from vitrail.engine.processes.tensors import divide, local_part
+from vitrail.engine.processes.whole_copy import Sharded
 from vitrail.errors import CheckpointError
 from vitrail.validation import EDITED
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vitrail.engine.checkpoint import SavedCheckpoint
-from vitrail.engine.processes.shards import read_into, read_layout, read_scalars
+from vitrail.engine.processes.pieces import read_into, read_layout, read_scalars
 from vitrail.engine.state import State
 from vitrail.errors import CheckpointError
 from vitrail.storage.stream import TYPES

@@ -72,7 +72,7 @@ def simulate_step(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from vitrail.engine.processes.sharding import DTYPES, build_mesh, shard_module
+    from vitrail.engine.processes.fsdp import DTYPES, build_mesh, shard_module
 
     with fake_group(processes):
         mesh = build_mesh(World(0, processes, CPU), shards)  # real, and small

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vitrail.engine import checkpoint
-from vitrail.engine.processes.shards import Snapshot, shard_file, take_snapshot
+from vitrail.engine.processes.pieces import Snapshot, shard_file, take_snapshot
 from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
 from vitrail.storage.atomic import begin_folder, finish_folder, write_entry

@@ -77,7 +77,7 @@ def blank_model(net: nn.Module, parallel: ParallelChoice) -> nn.Module | None:
     """A copy without weights of a model that will be divided, before anything in it is replaced; None of others."""
     if parallel.shards == 1:
         return None
-    from vitrail.engine.processes.sharding import blank_copy
+    from vitrail.engine.processes.fsdp import blank_copy
 
     return blank_copy(net)
 
@@ -89,7 +89,7 @@ def divide_session(session: Session) -> None:
     if shards == 1 or blank is None:
         return
     check_folder(session)
-    from vitrail.engine.processes.sharding import build_mesh, divide_state
+    from vitrail.engine.processes.fsdp import build_mesh, divide_state
 
     blocks = list(trunk_of(state.model).blocks)
     if session.recipe.train.compile:

@@ -21,8 +21,8 @@ from vitrail.contracts import trunk_of
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.formulas import sharded_dimension
 from vitrail.engine.processes.parallel import LossModule
-from vitrail.engine.processes.sharded import Sharded
 from vitrail.engine.processes.tensors import divide
+from vitrail.engine.processes.whole_copy import Sharded
 from vitrail.engine.processes.world import NEVER, World
 from vitrail.engine.state import State
 from vitrail.engine.teacher import MeanTeacher
