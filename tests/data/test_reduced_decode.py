@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.data.dataset import ArrayReader, Dataset, Split, join_splits
+from vitrail.assembly.data import open_data
+from vitrail.assembly.opening.packing import pack_data
+from vitrail.data.dataset import ArrayReader, Dataset, Split, join_splits, map_readers
 from vitrail.data.decode import decode
 from vitrail.data.files import FileReader
 from vitrail.errors import BadImage, UsageError
-from vitrail.recipe import Recipe
+from vitrail.recipe import DataConfig, Recipe
 from vitrail.tasks import classification, segmentation
-from vitrail.training.feed import reduce_decoding, with_least_side
+from vitrail.training.feed import reduce_decoding
 
 
 def smooth(height, width):
@@ -55,14 +57,22 @@ def test_what_it_leaves_as_it_is_and_what_it_refuses():
             decode(encode(image)[:cut], least=8)
 
 
-def test_readers_of_files_and_no_others(tmp_path):
+def test_readers_behind_subsets_joined_parts_and_in_shards(tmp_path):
     for i in range(4):
-        Image.fromarray(smooth(64, 64 + i)).save(tmp_path / f"{i}.jpg")
-    files = FileReader(tmp_path, [f"{i}.jpg" for i in range(4)], 3)
-    split = Split(files.names, np.zeros(4, np.int64), files)
-    read = with_least_side(join_splits([split.select(np.array([3, 1])), split]).read, 32)
-    assert [read(i).shape for i in range(3)] == [(32, 34, 3), (32, 33, 3), (32, 32, 3)]
-    assert with_least_side(ArrayReader(np.zeros((1, 8, 8, 3), np.uint8)), 4) is None
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(smooth(64, 64 + i)).save(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg")
+    choice = DataConfig("", {"path": str(tmp_path / "photos"), "held_out": 0.0})
+    pack_data(choice, tmp_path / "shards", 10**6)
+    for data in (choice, DataConfig("", {"path": str(tmp_path / "shards")})):
+        split = open_data(data)[0].splits["train"]
+        joined = join_splits([split.select(np.array([3, 1])), split])
+        read = map_readers(joined.read, lambda one: one.reduced(32))
+        whole, small = ([of(i).shape for i in range(6)] for of in (joined.read, read))
+        assert [(64, width, 3) for width in (67, 66, 64, 66, 65, 67)] == whole
+        assert small == [(32, -(-width // 2), 3) for _, width, _ in whole]
+        assert (joined.places is None) == (split.places is None)
+        if split.places is not None:
+            assert joined.places.tolist() == [*split.places[[3, 1]], *split.places]
 
 
 def test_a_recipe_that_asks_for_it():

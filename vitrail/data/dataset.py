@@ -1,7 +1,7 @@
 """The data set, independent of its layout on disk: named splits of labelled images, read by index. Imports no torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -137,17 +137,30 @@ def find_reader(read: Callable[[int], Any], index: int) -> tuple[Callable[[int],
     return read, index
 
 
+def map_readers(
+    read: Callable[[int], Any], change: Callable[[Callable[[int], Any]], Callable[[int], Any]]
+) -> Callable[[int], Any]:
+    """The reader with `change` of those that read images themselves, behind all subsets and joined parts."""
+    if isinstance(read, SubsetReader):
+        return replace(read, read=map_readers(read.read, change))
+    if isinstance(read, JoinedReader):
+        return replace(read, readers=tuple(map_readers(one, change) for one in read.readers))
+    return change(read)
+
+
 def join_splits(splits: Sequence[Split]) -> Split:
     """All images of several splits of one data set, in order."""
     if len(splits) == 1:
         return splits[0]
     starts = np.concatenate([[0], np.cumsum([len(split) for split in splits])])
     annotations = tuple(split.annotation for split in splits if split.annotation is not None)
+    places = [split.places for split in splits if split.places is not None]
     return Split(
         [name for split in splits for name in split.names],
         np.concatenate([split.labels for split in splits]),
         JoinedReader(tuple(split.read for split in splits), starts),
         JoinedReader(annotations, starts) if len(annotations) == len(splits) else None,
+        places=np.concatenate(places) if len(places) == len(splits) else None,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -43,6 +43,10 @@ class EncodedReader(ABC):
     def captions(self, index: int) -> str:
         """The captions that lie beside the bytes, one in each line, whatever the data set is read for; "" for none."""
 
+    @abstractmethod
+    def reduced(self, least: int) -> "EncodedReader":
+        """The same reader with JPEGs decoded at a reduced size, see `decode`."""
+
 
 @dataclass(frozen=True)
 class FileReader(EncodedReader):
@@ -64,6 +68,9 @@ class FileReader(EncodedReader):
 
     def captions(self, index: int) -> str:
         return captions_beside(self.root, self.names[index])
+
+    def reduced(self, least: int) -> EncodedReader:
+        return replace(self, least=least)
 
 
 @dataclass
@@ -268,12 +275,10 @@ def hold_out(names: Sequence[str], labels: np.ndarray, fraction: float, seed: in
     if not 0 <= fraction < 1:
         raise UsageError(f"held_out is {fraction}", "it is a fraction of the images: at least 0 and below 1")
     is_held_out = np.zeros(len(names), bool)
-    if fraction == 0:
-        return is_held_out
     groups = defaultdict(list)
     for i, label in enumerate(labels.tolist() if labels.ndim == 1 else [0] * len(names)):
         groups[label].append(i)
-    for group in groups.values():
+    for group in groups.values() if fraction else ():
         group.sort(
             key=lambda i: hashlib.blake2b(f"{seed}/{names[i]}".encode(errors="surrogateescape"), digest_size=8).digest()
         )

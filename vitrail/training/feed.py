@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.assembly.model import ModelBundle
 from vitrail.contracts import Task, trunk_of
-from vitrail.data.dataset import Dataset, JoinedReader, Split, SubsetReader
-from vitrail.data.files import FileReader
+from vitrail.data.dataset import Dataset, Split, map_readers
+from vitrail.data.files import EncodedReader
 from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, SampleStream
 from vitrail.data.transforms.base import Transform
@@ -99,24 +99,15 @@ def reduce_decoding(recipe: Recipe, dataset: Dataset, task: Task) -> Dataset:
         )
     crop = recipe.augment.scale[0] ** 0.5 if recipe.augment.crop == "random" else 1.0
     least = math.ceil(max(recipe.input.size or (0,)) / min(crop, recipe.input.crop_ratio or 1.0))
+
+    def reduce(read: Callable[[int], Any]) -> EncodedReader:
+        if not isinstance(read, EncodedReader):
+            what = f"augment.reduced_decode is for files of images, not for data as {dataset.layout} has it"
+            raise UsageError(what, fix)
+        return read.reduced(least)
+
     train = dataset.splits["train"]
-    read = with_least_side(train.read, least)
-    if read is None:
-        raise UsageError(f"augment.reduced_decode is for files of images, not for data as {dataset.layout} has it", fix)
-    return replace(dataset, splits={**dataset.splits, "train": replace(train, read=read)})
-
-
-def with_least_side(read: Callable[[int], Any], least: int) -> Callable[[int], Any] | None:
-    """A reader that decodes JPEGs at a reduced size, see `decode`; None for one that reads no files."""
-    if isinstance(read, FileReader):
-        return replace(read, least=least)
-    if isinstance(read, SubsetReader):
-        inner = with_least_side(read.read, least)
-        return inner and replace(read, read=inner)
-    if isinstance(read, JoinedReader):
-        readers = tuple(reader for one in read.readers if (reader := with_least_side(one, least)))
-        return replace(read, readers=readers) if len(readers) == len(read.readers) else None
-    return None
+    return replace(dataset, splits={**dataset.splits, "train": replace(train, read=map_readers(train.read, reduce))})
 
 
 def build_stream(recipe: Recipe, split: Split) -> SampleStream:

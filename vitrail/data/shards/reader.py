@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -41,16 +41,18 @@ class Pieces:
 
 @dataclass(frozen=True)
 class ShardReader(EncodedReader):
-    """Reads image i: uint8 [H W channels]. Raises `BadImage`. texts: the captions of each, one in each line."""
+    """Reads image i: uint8 [H W channels]. Raises `BadImage`. texts: the captions of each, one in each line. least: as
+    in `decode`."""
 
     pieces: Pieces
     channels: int
     texts: Sequence[str] | None = None
+    least: int = 0
 
     def __call__(self, index: int) -> np.ndarray:
         data = self.pieces(index)
         try:
-            return decode(data, self.channels)
+            return decode(data, self.channels, least=self.least)
         except BadImage as error:
             raise BadImage(error.what.replace("the input", self.pieces.names[index], 1), error.fix) from None
 
@@ -62,6 +64,9 @@ class ShardReader(EncodedReader):
 
     def captions(self, index: int) -> str:
         return "" if self.texts is None else self.texts[index]
+
+    def reduced(self, least: int) -> EncodedReader:
+        return replace(self, least=least)
 
 
 @dataclass(frozen=True)
