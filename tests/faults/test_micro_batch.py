@@ -8,6 +8,7 @@ import torch
 
 from vitrail.engine import memory
 from vitrail.engine.memory import StepMemory, fit_images
+from vitrail.engine.processes.formulas import ACTIVATIONS, kept_share
 from vitrail.recipe import AugmentConfig, Choice
 from vitrail.training import needs
 
@@ -103,6 +104,15 @@ def test_what_is_frozen_keeps_no_activations(data, tmp_path):
         steps[name] = needs.estimate_step(session(data, tmp_path / name, optim=optim)).each
     assert steps["all"] == steps["gradual"]
     assert steps["head"] == round(steps["all"] / 2)
+
+
+def test_checkpointing_keeps_the_share_that_the_formulas_have(data, tmp_path):
+    each = {}
+    for how in ("none", "selective", "full"):
+        each[how] = needs.estimate_step(session(data, tmp_path / how, runtime={"grad_checkpoint": how})).each
+    for how, found in each.items():
+        assert found == pytest.approx(each["none"] * kept_share(how, 2), rel=1e-3)
+    assert each["selective"] / each["none"] == pytest.approx(ACTIVATIONS["selective"] / 34 + 1 / 2, rel=1e-3)
 
 
 def test_base_is_trained_on_any_laptop(tmp_path, machine, monkeypatch):

@@ -31,7 +31,7 @@ from vitrail.engine.memory import (
     running_statistics,
     usable_memory,
 )
-from vitrail.engine.processes.formulas import checkpointing_of
+from vitrail.engine.processes.formulas import checkpointing_of, kept_share
 from vitrail.engine.processes.parallel import LossModule
 from vitrail.engine.processes.world import World
 from vitrail.errors import DataError
@@ -98,9 +98,8 @@ def estimate_step(session: Session) -> StepMemory | None:
     learning = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
     if not session.unfreeze_stages and not all(p.requires_grad for p in net.parameters()) and blocks:
         each = each * max(1, len(blocks) - min(learning, default=len(blocks))) // len(blocks)
-    if blocks:  # the inputs of all blocks, and one block at a time
-        how = checkpointing_of(recipe.runtime.grad_checkpoint)
-        each = {"none": each, "selective": each // 2, "full": each * 2 // len(blocks)}[how]
+    if blocks:
+        each = round(each * kept_share(checkpointing_of(recipe.runtime.grad_checkpoint), len(blocks)))
     return StepMemory(sum(state_bytes(session)) // session.parallel.shards, round(KEPT * each)) if each else None
 
 

@@ -71,6 +71,17 @@ def activation_bytes(values: int, checkpointing: str = "none", number_bytes: int
     return values * ACTIVATIONS[checkpointing] * number_bytes // 2
 
 
+def kept_share(checkpointing: str, blocks: int) -> float:
+    """The share of all activations that a step of so many blocks holds at once: what is kept of each, and all of the
+    one that is computed again.
+
+    >>> kept_share("none", 12), round(kept_share("full", 17) * 34, 3)
+    (1.0, 4.0)
+    """
+    again = 1 / blocks if checkpointing != "none" else 0.0
+    return min(1.0, ACTIVATIONS[checkpointing] / ACTIVATIONS["none"] + again)
+
+
 def sharded_dimension(sides: Sequence[int], shards: int) -> int:
     """The dimension along which a parameter is divided: the first, but where that would be padded by more than a tenth
     the longest that needs no padding, if any does.
