@@ -95,12 +95,31 @@ def test_the_text_has_the_numbers_and_what_nobody_has_measured(capsys):
     ("--model vit/base --mfu 40", "--mfu is a share between 0 and 1"),
     ("--model vit/base --gpu h1000", "unknown GPU 'h1000'; did you mean 'h100'"),
     ("--model vit/bass", "did you mean"),
-    ("--model vit/base --batch-size -8", "no number below 0"),
+    ("--model vit/base --batch-size -8", "--batch-size takes a number of images from 1 to 1,000,000,000, not -8"),
+    ("--model vit/base --batch-size 0", "from 1 to 1,000,000,000, not 0"),
+    ("--model vit/base --batch-size 8000000000", "from 1 to 1,000,000,000, not 8,000,000,000"),
+    ("--model vit/base --epochs inf", "--epochs takes a number above 0, up to 1,000,000, not inf"),
+    ("--model vit/base --epochs nan", "not nan"),
+    ("--model vit/base --image-kb 1e400", "--image-kb takes a number above 0, up to"),
+    ("--model vit/base --averages -1", "no number below 0"),
+    ("--model vit/base --gpus 100000000", "--gpus takes a number above 0, up to 1,000,000"),
 ])  # fmt: skip
 def test_refused(words, piece):
     code, _, said = vitrail("plan", *words.split())
     assert code == 2
     assert piece in " ".join(said.split())
+
+
+def test_a_plan_of_the_largest_numbers_takes_no_longer(capsys):
+    """Its micro-batches are divisors: they are not tried one by one."""
+    words = ["--gpus", "1", "--batch-size", "1000000000", "--epochs", "1000000", "--core-images-per-s", "1e-300"]
+    assert main(["plan", "--model", "vit/nano", *words, "--json"]) == 2
+    assert "--core-images-per-s" in capsys.readouterr().err
+    assert main(["plan", "--model", "vit/nano", *words[:-2], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    micro = found["strategies"][0]["micro_batch"]
+    assert micro > 1
+    assert 10**9 % micro == 0
 
 
 SMALL = ["--model.depth", 2, "--model.width", 32, "--model.heads", 2, "--gpus", 16]

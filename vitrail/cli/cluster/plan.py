@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from vitrail.report.plan.plan import ModelNumbers, Plan, Training
 
 
+LEAST = {"epochs": 1e-6, "image_kb": 1e-3, "core_images_per_s": 1e-3}  # of the numbers of a plan; else 1
+MOST = {  # beyond these they are typing errors
+    "gpus": 10**6, "gpus_per_machine": 10**4, "images": 10**13, "epochs": 10**6, "image_kb": 10**7,
+    "core_images_per_s": 10**9,
+}  # fmt: skip
+LARGEST_BATCH = 10**9
+
+
 @dataclass
 class PlanArguments(AsJson):
     """Memory, bytes moved, data and days of a training on many GPUs, before you reserve them.
@@ -31,7 +39,7 @@ class PlanArguments(AsJson):
     """A model such as vit/giant; keys of it go with it."""
     gpus: int = 8
     """GPUs of all machines together."""
-    batch_size: int = 0
+    batch_size: int | None = None
     """Images per step, over all GPUs (default: 128 each)."""
     gpus_per_machine: int = 8
     """GPUs of one machine."""
@@ -90,14 +98,18 @@ def read_training(given: PlanArguments) -> "Training":
     if not given.model:
         raise UsageError("vitrail plan needs --model", "vitrail plan --gpus 8 --model vit/base")
     numbers = vars(given)
-    for name in ("gpus", "gpus_per_machine", "images", "epochs", "image_kb", "core_images_per_s"):
-        if not numbers[name] > 0:
+    for name, most in MOST.items():
+        if not LEAST.get(name, 1) <= numbers[name] <= most:
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} takes a number above 0, not {numbers[name]:g}", "vitrail plan --help")
+            what = f"{flag} takes a number above 0, up to {most:,}, not {numbers[name]:g}"
+            raise UsageError(what, "vitrail plan --help")
     if not 0 < given.mfu <= 1:
         raise UsageError(f"--mfu is a share between 0 and 1, not {given.mfu:g}", "--mfu 0.35")
-    if given.averages < 0 or given.batch_size < 0 or given.img_size < 0:
-        raise UsageError("--averages, --batch-size and --img-size take no number below 0", "vitrail plan --help")
+    if given.averages < 0 or given.img_size < 0:
+        raise UsageError("--averages and --img-size take no number below 0", "vitrail plan --help")
+    if given.batch_size is not None and not 0 < given.batch_size <= LARGEST_BATCH:
+        what = f"--batch-size takes a number of images from 1 to {LARGEST_BATCH:,}, not {given.batch_size:,}"
+        raise UsageError(what, "--batch-size 32768, or leave it out for 128 each")
     choose(given.gpu, GPUS, "GPU", "those that are known by their data sheets")
     batch = given.batch_size or 128 * given.gpus
     if batch % given.gpus:

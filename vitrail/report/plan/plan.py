@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isqrt
 from typing import NamedTuple
 
 from vitrail.engine.processes.choice import DDP, FSDP, HSDP, Needs, ParallelChoice, choose_parallel
@@ -163,7 +163,8 @@ def divisors(count: int) -> Sequence[int]:
     >>> divisors(12)
     [12, 6, 4, 3, 2, 1]
     """
-    return [count // part for part in range(1, count + 1) if count % part == 0]
+    small = [part for part in range(1, isqrt(count) + 1) if count % part == 0]
+    return sorted({*small, *(count // part for part in small)}, reverse=True)
 
 
 def communication_seconds(traffic: Traffic, shards: int, replicas: int, training: Training) -> float:
