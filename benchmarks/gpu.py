@@ -368,12 +368,14 @@ def rows(parts: list[str], entries: tuple[Entry, ...], bench: Bench) -> Iterator
     """(part, entry, who, how the model is made, whether it is compiled), what matters most first."""
     for is_compiled in (True, False):
         for entry in entries:
-            others = peers(entry, bench.size) if "peers" in parts else {}
-            for part in ("train", "infer"):
-                if part in parts:
+            for part in ("train", "peers", "infer"):
+                if part not in parts:
+                    continue
+                if part != "peers":
                     yield part, entry, "ours", lambda e=entry: bench.ours(e), is_compiled
-                    for who, make in others.items() if part == "train" else ():
-                        yield part, entry, who, make, is_compiled
+                    continue
+                for who, make in peers(entry, bench.size).items():
+                    yield "train", entry, who, make, is_compiled
 
 
 if __name__ == "__main__":

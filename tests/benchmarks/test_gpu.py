@@ -25,6 +25,22 @@ def test_a_model_is_trained_on_images_that_the_device_holds(tmp_path):
     assert 0 <= real["accuracy"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        (["peers"], [("train", "timm"), ("train", "transformers")]),
+        (
+            ["infer", "peers", "train"],
+            [("train", "ours"), ("train", "timm"), ("train", "transformers"), ("infer", "ours")],
+        ),
+    ],
+)
+def test_each_part_alone_has_rows_too(parts, found, monkeypatch):
+    monkeypatch.setattr(gpu, "peers", lambda *_: {"timm": None, "transformers": None})
+    told = list(gpu.rows(parts, gpu.SMALLEST[:1], gpu.Bench("cpu", True)))
+    assert [(part, who) for part, _, who, _, _ in told] == 2 * found, "compiled, then eager"
+
+
 @pytest.mark.slow
 def test_every_part_has_its_rows(rows):
     assert [name for name, row in rows.items() if "failed" in row or "skipped" in row] == []
