@@ -97,7 +97,10 @@ def test_signs_are_heard_and_words_of_the_dead_as_well(pair, monkeypatch):
     assert one.explain_loss() == "the connection to another process was lost"
     one.watches[1] = one.watches[1]._replace(heard=time.monotonic() - 5)
     one.answered = time.monotonic()
-    assert one.explain_loss() == "process 1 is gone; the last step that it had done is 4"
+    with monkeypatch.context() as patched:  # nobody waits longer than it takes to miss a sign
+        patched.setattr(peers_of, "LOST_S", 1e6)
+        patched.setattr(peers_of.time, "sleep", lambda _: pytest.fail("it waits"))
+        assert one.explain_loss() == "process 1 is gone; the last step that it had done is 4"
     one.answered = time.monotonic() - 60
     assert one.explain_loss() == "the store of the launcher does not answer: is it gone? 0 steps are done"
     two.say_last_words("image-7.png is truncated")

@@ -34,6 +34,7 @@ START_S = 600  # seconds in which every process must have started
 FIRST_STEP = 10  # times the limit: a first step may compile
 GRACE = 5.0  # seconds in which a process whose collectives were aborted ends by itself
 LOST_S = 5.0  # seconds in which a process that lost a connection finds out to whom
+MISSED = 2.5  # beats without a sign after which a lost process is told from one that is late
 STEP, WAIT = "step", "wait"  # where a process cannot go on without the others
 
 
@@ -172,16 +173,22 @@ class Peers:
                 for rank in range(self.size):
                     if rank != self.rank and self.meeting.check([f"end/{rank}"]):
                         return f"process {rank} ended: {self.meeting.get(f'end/{rank}').decode()}"
+                if self.find_silent(time.monotonic()):
+                    break
             time.sleep(0.2)
         if self.finding:
             return self.finding
         now = time.monotonic()
         if now - self.answered > PAUSED:  # nobody is heard then
             return f"the store of the launcher does not answer: is it gone? {self.step} steps are done"
+        return self.find_silent(now) or "the connection to another process was lost"
+
+    def find_silent(self, now: float) -> str:
+        """Which process gives no sign while the store answers; "" where none is missed."""
         for rank, watch in sorted(self.watches.items()):
-            if now - watch.heard > 2.5 * BEAT:
+            if self.answered - watch.heard > MISSED * BEAT and now - self.answered < 2 * BEAT:
                 return f"process {rank} is gone; the last step that it had done is {watch.sign.step}"
-        return "the connection to another process was lost"
+        return ""
 
     # what the threads do
 
