@@ -32,7 +32,7 @@ KINDS = {
 
 FLOORS = {"model": "models", "task": "tasks", "data": "datasets"}  # of the sections of a recipe that name a module
 GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # tried last, in this order: they also match other layouts
-WORDS = ("mini", "shapes", "shapes-boxes")  # data sets that are no path
+WORDS = ("mini", "shapes", "shapes-boxes", "emoji")  # data sets that are no path
 
 
 class Entry(NamedTuple):
@@ -286,7 +286,7 @@ def detect_layout(path: str) -> str:
         "for classes: a folder of class folders; a .csv or .tsv with path,label; IDX files; a MedMNIST .npz; 'mini'\n"
         "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
         "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'"
-        "\nfor captions: a folder of images with a .txt beside each",
+        "\nfor captions: a folder of images with a .txt beside each; 'emoji'",
     )
 
 

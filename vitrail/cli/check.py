@@ -22,7 +22,7 @@ class Check:
     """
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder, a .csv or .tsv, IDX files, a .npz, a COCO .json, or mini, shapes, shapes-boxes."""
+    """A folder, a .csv or .tsv, IDX files, a .npz, a COCO .json, or mini, shapes, shapes-boxes, emoji."""
 
 
 def check(words: list[str]) -> int:
