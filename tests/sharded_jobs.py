@@ -249,6 +249,17 @@ def hybrid(folder: Path, world: worlds.World, more: list[str]) -> None:
         events.close()
 
 
+def widen(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """A run that two processes began goes on in these; what they loaded, whole."""
+    resumed = resume.resume_session(RunFolder(folder / "wide"), [], [], world)
+    parts = resumed.state.tensors()
+    gathered = {part: {name: whole_tensor(t) for name, t in tensors.items()} for part, tensors in parts.items()}
+    if world.is_first:
+        torch.save(gathered, folder / "loaded.pt")
+    for _ in loop.run_training(resumed):
+        pass
+
+
 def exactness(folder: Path, world: worlds.World, more: list[str]) -> None:
     """16-bit types, and compiled blocks."""
     for case in LOW:
@@ -317,7 +328,7 @@ def runs(folder: Path, world: worlds.World, more: list[str]) -> None:
 
 def work(words: list[str]) -> int:
     """words: a folder, jobs, and the names of cases."""
-    folder, jobs = Path(words[0]), {job.__name__: job for job in (steps, runs, count, hybrid, exactness, faults)}
+    folder, jobs = Path(words[0]), {job.__name__: job for job in (steps, runs, count, hybrid, widen, exactness, faults)}
     world = worlds.join("cpu", 60)
     for job in (word for word in words if word in jobs):
         jobs[job](folder, world, words)

@@ -11,7 +11,7 @@ import torch
 from processes import once, start
 
 from vitrail.engine import checkpoint
-from vitrail.engine.processes import shards
+from vitrail.engine.processes import pieces
 from vitrail.errors import CheckpointError
 from vitrail.storage.tensors import unpack
 
@@ -118,7 +118,7 @@ def test_pieces_that_do_not_fit_are_refused_whatever_the_manifest_says(two, tmp_
     path = shutil.copytree(two / "damaged" / "checkpoints" / "step-00000004", tmp_path / "step-00000004")
     (path / "shard-00002-model-00001-of-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match="numbers of"):
-        shards.read_layout(path)
+        pieces.read_layout(path)
 
 
 def test_what_goes_wrong_in_one_process_is_said_by_all_and_nothing_is_lost(two):
@@ -164,6 +164,26 @@ def test_a_run_changes_between_kinds_of_division(four):
         assert max((straight[part][n].float() - changing[part][n].float()).abs().max() for n in straight[part]) <= CLOSE
     files = sorted(p.name for p in (four / "straight" / "checkpoints" / "step-00000006").glob("shard-*"))
     assert [name[:11] for name in files] == ["shard-00001", "shard-00002"], "one copy writes"
+
+
+@pytest.fixture(scope="module")
+def wide(two, tmp_path_factory):
+    def go_on(folder):
+        shutil.copytree(two / "damaged", folder / "wide")
+        return start(folder, ["widen"], jobs.work, processes=4)
+
+    return once(tmp_path_factory, "sharded-wide", go_on)
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_goes_on_in_four(two, wide):
+    """Every entry is loaded, the run ends as it would have, and its pieces are read by one process again."""
+    equal(torch.load(wide / "loaded.pt", weights_only=True), parts(two, "damaged", 4))
+    before, after = parts(two, "whole", 6), parts(wide, "wide", 6)
+    for part in before:
+        assert max((before[part][n].float() - after[part][n].float()).abs().max() for n in before[part]) <= CLOSE
+    files = list((wide / "wide" / "checkpoints" / "step-00000006").glob("shard-*"))
+    assert len(files) == 4
 
 
 @pytest.fixture(scope="module")
