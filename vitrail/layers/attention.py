@@ -192,8 +192,9 @@ class SelfAttention(Attention):
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B h N d]
         q, k = self.q_norm(q), self.k_norm(k)
         grid, leading = layout.grid, layout.leading
-        if self.rotary is not None and layout.merged is not None:
-            angles = mean_of_cells(self.rotary.angles(grid, x.device), layout.merged)
+        if self.rotary is not None and not (layout.merged is None and layout.kept is None):
+            angles = self.rotary.angles(grid, x.device)  # [h*w d/2]
+            angles = angles[layout.kept] if layout.merged is None else mean_of_cells(angles, layout.merged)
             q, k = (self.rotary.turn(t, angles[:, None], leading) for t in (q, k))
         elif self.rotary is not None:
             q, k = self.rotary(q, grid, leading), self.rotary(k, grid, leading)

@@ -1,4 +1,5 @@
-"""The block of a plain ViT (Dosovitskiy et al. 2020, equations 2 and 3), and the same with tokens merged in between."""
+"""The block of a plain ViT (Dosovitskiy et al. 2020, equations 2 and 3), the same with tokens merged in between, and
+what a backbone of such blocks can do with some of the patches alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from vitrail.layers.merge import merge_tokens
 from vitrail.layers.mlp import Mlp, SwiGLU
 from vitrail.layers.norm import layer_scale, norm
 from vitrail.layers.windows import Windows, attend_tokens, local_depths
+from vitrail.shapes import Float, Int
 from vitrail.types import TokenLayout
 
 
@@ -87,6 +89,21 @@ class MergingBlock(TwoBranches):
         return self.feed(x), layout
 
 
+class PatchEncoder(ABC):
+    """A backbone whose blocks take any subset of the patches, as masked autoencoders need it."""
+
+    patch: tuple[int, int]  # height and width in pixels
+    blocks: nn.ModuleList
+    has_summary_layers: bool  # whether its summaries pass layers with weights that the tokens do not, such as a pool
+
+    @abstractmethod
+    def encode_visible(
+        self, images: Float[Tensor, "B C H W"], visible: Int[Tensor, "B n"]
+    ) -> tuple[Float[Tensor, "B N D"], TokenLayout]:
+        """The tokens after the last norm, of the leading ones and the visible patches (indices in raster order) alone,
+        and their layout."""
+
+
 def set_windows(blocks: nn.ModuleList, window: int, global_blocks: tuple[int, ...]) -> None:
     """Gives all but the global blocks windows of so many patches along a side; 0: none."""
     local = local_depths(window, global_blocks, len(blocks))
@@ -111,3 +128,17 @@ def feed_forward(config: Any) -> Mlp | SwiGLU:
     if config.mlp == "swiglu":
         return SwiGLU(width, hidden, config.dropout)
     return Mlp(width, hidden, config.gelu, config.dropout)
+
+
+def needs_whole_grid(blocks: nn.Module) -> str:
+    """What in some blocks depends on every patch being there; "" where nothing does."""
+    for module in blocks.modules():
+        if isinstance(module, SelfAttention) and module.relative is not None:
+            return "a bias of relative positions"
+        if isinstance(module, SelfAttention) and module.neighbourhood is not None:
+            return "an attention radius"
+        if isinstance(module, MergingBlock):
+            return "merging of tokens"
+        if isinstance(module, Block) and module.windows is not None:
+            return "windows"
+    return ""

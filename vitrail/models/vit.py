@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitrail.contracts import Backbone
 from vitrail.errors import UsageError
 from vitrail.layers.attention import SelfAttention, build_position_terms
-from vitrail.layers.block import Block, MergingBlock, block_norm, feed_forward, set_windows
+from vitrail.layers.block import Block, MergingBlock, PatchEncoder, block_norm, feed_forward, set_windows
 from vitrail.layers.drop import Schedule, drop_rates
 from vitrail.layers.init import Init, ignore_empty, initialise
 from vitrail.layers.merge import Merge, check_merge, merge_counts, unmerge_tokens
@@ -25,7 +25,7 @@ from vitrail.layers.norm import NormKind, norm
 from vitrail.layers.patch import ConvStem, PatchEmbed, PyramidStem, drop_patches, grid_of, inner_depths, pair, patch_map
 from vitrail.layers.pool import AttentionPool
 from vitrail.layers.position import Learned, Resampling, build_position, concatenate
-from vitrail.shapes import Float
+from vitrail.shapes import Float, Int
 from vitrail.types import Features, TokenLayout
 from vitrail.validation import Count, Fraction, Positive
 
@@ -103,7 +103,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-class ViT(Backbone):
+class ViT(Backbone, PatchEncoder):
     """Images [B C H W] -> `Features`: a summary [B D] per token, and the patches as a map [B D h w].
 
     With `map_depths` there are several maps, all at the patch's stride: those between blocks are not normed, the last
@@ -135,6 +135,7 @@ class ViT(Backbone):
         parts = (block_norm(config), feed_forward(config)) if config.pool == "attention" else None
         self.attn_pool = AttentionPool(width, config.heads, *parts) if parts else None
         self.pre_logits = pre_logits(config)
+        self.has_summary_layers = config.pool == "attention" or config.pre_logits > 0
         self.leading = config.tokens + config.registers  # tokens before the patches, and those that are summaries
         self.summaries = config.tokens if config.pool == "token" else 0
         self.summary_widths = (config.pre_logits or width,) * max(1, self.summaries)
@@ -166,6 +167,18 @@ class ViT(Backbone):
         x, layout = unmerge_tokens(self.norm(x), layout)
         maps.append(patch_map(x, layout))
         return Features(tuple(self.pre_logits(self.fc_norm(s)) for s in self.summarise(x, layout)), tuple(maps))
+
+    def encode_visible(
+        self, images: Float[Tensor, "B C H W"], visible: Int[Tensor, "B n"]
+    ) -> tuple[Float[Tensor, "B N D"], TokenLayout]:
+        """See `PatchEncoder`. There is no patch dropout on top."""
+        x = self.patch_embed(images)  # [B h w D]
+        layout = TokenLayout((x.shape[1], x.shape[2]), self.patch, self.leading, self.summaries, kept=visible)
+        patches = self.position(x).flatten(1, 2).take_along_dim(visible[..., None], 1)
+        x = self.norm_pre(self.dropout(self.behind_tokens(patches)))
+        for block in self.blocks:
+            x = block(x, layout)
+        return self.fc_norm(self.norm(x)), layout  # one of them is none
 
     def summarise(self, x: Tensor, layout: TokenLayout) -> tuple[Tensor, ...]:
         """The summaries [B D] of a sequence [B T+R+N D]."""
