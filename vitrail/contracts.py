@@ -176,8 +176,7 @@ class Evaluator(ABC):
 class Task(ABC):
     """What is learned: a head for a trunk, a loss, metrics. It has no optimiser, device or loop.
     Its module has ANNOTATIONS, the value of `annotations`; DEFAULT_FOR, the kind of model whose default task it is, if
-    any; `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`.
-    """
+    any; `Config`, whose fields `classes` and `multi_label`, if it has them, are set from the data; `build(config)`."""
 
     config: Any
     annotations: AnnotationKind  # what it learns from; "none": images of any data set
@@ -190,6 +189,7 @@ class Task(ABC):
     is_dense: bool = False  # whether it is a `DenseTask`
     selects_best: bool = True  # whether its metric tells which weights of a run are best; else the last ones are kept
     nms_iou: float | None = None  # of boxes: above which two of a class are the same object; None: no two boxes are
+    keeps_settings: bool = False  # whether initial weights of the same task need its settings, as towers of texts do
     takes_features: bool = False  # its loss sees images through the model alone: features of a frozen one do as well
     teacher: str | None = None  # of distillation: the model whose logits of the same images are joined to the targets
     path_keys: tuple[str, ...] = ()  # keys of its config that name files or folders: never in a weights file

@@ -1,7 +1,7 @@
 """The facts about the data that defaults depend on, and a recipe whose defaults are being chosen, with the reasons."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class Facts:
     takes_features: bool = False  # whether the task learns from features of a frozen backbone as from images
     measured: int = 0  # training images that the sizes, mean and std are of; 0: all
     latent_shape: LatentShape | None = None  # of the autoencoder, where the model learns latents
+    captions: Iterable[str] = ()  # of the training images, read where they are asked for
 
 
 class Choices:

@@ -13,6 +13,7 @@ from vitrail.contracts import Defaults, Task
 from vitrail.data.annotations.boxes import measure_objects
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.images import Survey
+from vitrail.data.texts.captions import Captions
 from vitrail.facts import Choices, Facts
 from vitrail.recipe import Choice, DataConfig, Recipe, with_defaults
 from vitrail.storage.json_text import to_json
@@ -115,6 +116,7 @@ def gather_facts(dataset: Dataset, survey: Survey, device: torch.device, keys: M
         object_overlap=objects.overlap,
         tile=int(keys.get("tile", 0)),
         takes_features=task.takes_features,
+        captions=Captions(dataset.splits["train"]),
     )
 
 

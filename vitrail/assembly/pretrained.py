@@ -129,8 +129,8 @@ def inherit_settings(
         shown = origin.identified.reasons if origin.identified and same else ()
         reasons.append(f"model = {chosen.name}: {shown[0] if shown else why}")
     chosen_task = recipe.task
-    # the weights depend on the objective of a generative model, and on the layers of a head for masks or boxes
-    if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense):
+    # the weights depend on the objective of a generative model, and on the layers of a head for masks, boxes or texts
+    if same and chosen_task.name == theirs.task.name and (task.is_generative or task.is_dense or task.keeps_settings):
         theirs_keys = transferable_keys(theirs.task.keys)
         head = head_kind(theirs.task.name, theirs_keys) if task.is_dense else None
         if head is not None:  # recipes name it where it is not the default

@@ -15,6 +15,7 @@ from vitrail.data.loader import LoadedBatch
 from vitrail.data.sampling import Keys, derive_seed
 from vitrail.engine import teacher
 from vitrail.engine.freeze import UnfreezeStage, set_train_mode, unfreeze_due
+from vitrail.engine.joint import JointOutputs, JointTask, accumulate_joint
 from vitrail.engine.memory import is_out_of_memory, release_memory, running_statistics
 from vitrail.engine.nonfinite import NonFiniteFinding, find_nonfinite
 from vitrail.engine.precision import Precision
@@ -162,6 +163,8 @@ def accumulate_gradients(
     state: State, loss_of: nn.Module, micro_batches: list[MicroBatch], loop: LoopSettings
 ) -> dict[str, Tensor]:
     """Accumulates the gradients of the micro-batches; returns the loss terms over all of them."""
+    if isinstance(state.task, JointTask):
+        return joint_gradients(state, state.task, loss_of, micro_batches, loop)
     count = sum(p.loaded.size for p in micro_batches)
     total: dict[str, Tensor] = {}
     teacher.begin_step(state, loop.steps)
@@ -178,6 +181,33 @@ def accumulate_gradients(
         for name, term in terms.items():
             total[name] = total.get(name, torch.zeros_like(term.detach())) + term.detach() * fraction
     return total
+
+
+def joint_gradients(
+    state: State, task: JointTask, loss_of: nn.Module, micro_batches: list[MicroBatch], loop: LoopSettings
+) -> dict[str, Tensor]:
+    """The same of a loss that compares the images of all micro-batches."""
+    statistics, last = running_statistics(state.model), len(micro_batches) - 1
+
+    def compute(i: int, with_gradient: bool) -> JointOutputs:
+        batch = loop.prepare(micro_batches[i], state.step)
+        torch.manual_seed(0 if loop.same_chance else derive_seed(loop.seed, state.step, micro_batches[i].first))
+        before = [] if with_gradient else [values.clone() for values in statistics]
+        with torch.set_grad_enabled(with_gradient), sync_gradients(loss_of, i == last), loop.precision.autocast():
+            outputs: JointOutputs = loss_of(batch, outputs=True)
+        for values, old in zip(statistics, before, strict=False):  # those of a batch are counted once
+            values.copy_(old)
+        return outputs
+
+    def backward(value: Tensor, i: int | None) -> None:
+        if i is None:
+            (state.scaler.scale(value) if state.scaler else value).backward()
+        else:
+            with sync_gradients(loss_of, i == last):
+                value.backward()
+
+    counts = [one.loaded.size for one in micro_batches]
+    return accumulate_joint(task, compute, counts, loop.world, backward)
 
 
 def average_terms(terms: dict[str, Tensor], loop: LoopSettings) -> tuple[dict[str, Tensor], bool]:

@@ -1,6 +1,6 @@
 """Reads the images of a split for a model, and predicts them: each once, on any number of processes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from vitrail.engine.evaluate import Row, gather_predictions, predict
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.world import World
 from vitrail.errors import BadImage
+from vitrail.heads.image_text import ImageTextModel
 from vitrail.inference.windows import GROUP, read_ahead, windowed
 from vitrail.layers.modes import evaluation_mode
+from vitrail.tasks.contrastive.evaluator import TextReader
 
 
 class TaskReader(ImageReader):
@@ -28,7 +30,7 @@ class TaskReader(ImageReader):
     task: Task
 
 
-class SplitReader(TaskReader):
+class SplitReader(TaskReader, TextReader):
     """The images of a split, read for a model, each by one of the processes. lost: the images that could not be read
     and were left out of the split, with the reasons; most_lost: how many may be; with 0 the first is an error."""
 
@@ -102,6 +104,15 @@ class SplitReader(TaskReader):
         self.lost = lost
         if lost:
             self.split = self.split.select(np.setdiff1d(np.arange(len(self.split)), list(lost)))
+
+    def by_text(self, texts: Sequence[str]) -> Tensor:
+        net, world = self.bundle.model, self.world
+        assert isinstance(net, ImageTextModel)
+        mine = shard_indices(len(texts), world.rank, world.size)
+        with self.precision.autocast():
+            own = [net.embed_texts([texts[i] for i in mine]), torch.from_numpy(mine)]
+        rows, ids = (world.all_gather(t.to(world.device)).cpu() for t in own)
+        return rows[torch.argsort(ids)]
 
     def predict(self, index: int) -> np.ndarray:
         return self.predict_images([self.split.read(index)])[0]

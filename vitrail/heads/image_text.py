@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.contracts import HeadedModel
+from vitrail.contracts import HeadedModel, Task
 from vitrail.data.texts.tokenizer import Tokenizer
 from vitrail.errors import CheckpointError
 from vitrail.layers.modes import evaluation_mode
@@ -42,6 +43,11 @@ class StoredTokenizer(nn.Module):
         self.register_buffer("content", torch.zeros(size, dtype=torch.uint8))
         self.opened: Tokenizer | None = None
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has the bytes that the model was made for."""
+        return hashlib.sha256(self.content.cpu().numpy().tobytes()).hexdigest() == self.sha256
+
     def fill(self, tokenizer: Tokenizer) -> None:
         """Errors: `CheckpointError` for another tokenizer than the model was made with."""
         facts = tokenizer.facts
@@ -64,6 +70,15 @@ class StoredTokenizer(nn.Module):
 def other_tokenizer(found: str, known: str) -> CheckpointError:
     what = f"this is the tokenizer of another model: its SHA-256 is {found[:12]}, that of this model's {known[:12]}"
     return CheckpointError(what, "use the one that is stored with the model")
+
+
+class TextTask(Task):
+    """A task whose model has a tokenizer, which is made before the first step of a run."""
+
+    @abstractmethod
+    def make_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer for a data set with such captions; the same whenever it is asked for. Errors: `UsageError`,
+        `CheckpointError`."""
 
 
 class ImageTextModel(HeadedModel):

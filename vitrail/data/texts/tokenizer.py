@@ -92,7 +92,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Toke
     made.decoder = library.decoders.ByteLevel()
     alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
     trainer = library.trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        min_frequency=2,
+        show_progress=False,
     )
     made.train_from_iterator((valid(text) for text in texts), trainer)
     made.post_processor = library.processors.TemplateProcessing(

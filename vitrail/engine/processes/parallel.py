@@ -6,11 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.contracts import Task
+from vitrail.engine.joint import JointTask
 from vitrail.engine.processes.formulas import checkpointing_of
 from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
@@ -24,7 +25,11 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, outputs: bool = False) -> Any:
+        """The named terms of the loss of a batch; or with `outputs` what a `JointTask` computes its loss from."""
+        if outputs:
+            assert isinstance(self.task, JointTask)
+            return self.task.outputs(self.model, batch)
         return self.task.loss(self.model, batch)
 
 

@@ -16,7 +16,10 @@ from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe
 from vitrail.assembly import pretrained
 from vitrail.assembly.pretrained import WeightsOrigin
 from vitrail.data.dataset import Split
+from vitrail.data.texts.captions import Captions
+from vitrail.errors import UsageError
 from vitrail.evaluation.features import Progress, part_features
+from vitrail.heads.image_text import ImageTextModel, TextTask
 from vitrail.heads.linear import Classifier
 from vitrail.inference.predictor import Predictor
 from vitrail.training.session import Session
@@ -33,6 +36,19 @@ def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> Load
     report = pretrained.load_origin(session.bundle, origin, session.recipe.init)
     session.bundle = dataclasses.replace(session.bundle, origin=origin.about)
     return report
+
+
+def fill_tokenizer(session: Session, origin: WeightsOrigin | None) -> None:
+    """Puts the tokenizer into a model that reads texts, unless it came with the initial weights. The same on every
+    process. Errors: `UsageError` for the text tower of other weights, which knows other tokens."""
+    task, net, report = session.bundle.task, session.state.model, session.load_report
+    if not isinstance(task, TextTask) or not isinstance(net, ImageTextModel) or net.tokenizer.is_filled:
+        return
+    if report is not None and origin is not None and not any(name.startswith("text.") for name in report.new):
+        what = f"the text tower of {origin.name or origin.path} was trained with another tokenizer"
+        raise UsageError(what, "leave --task.tokenizer and --task.vocabulary out; or --init.head new for a new tower")
+    train = session.dataset.splits["train"]
+    net.tokenizer.fill(session.world.on_rank_zero(lambda: task.make_tokenizer(Captions(train))))
 
 
 @torch.no_grad()

@@ -1,0 +1,95 @@
+"""Defaults for images with captions: those of images with classes, and the tokenizer."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from vitrail.contracts import Defaults
+from vitrail.data.texts.tokenizer import Tokenizer, fit_tokenizer, read_tokenizer, train_tokenizer
+from vitrail.errors import UsageError
+from vitrail.facts import Choices, check_absent
+from vitrail.recipe import Recipe
+from vitrail.tasks._defaults.classes import ClassDefaults
+from vitrail.validation import as_path
+
+LEAST_CONTEXT = 8  # tokens
+COVERED = 0.99  # share of the captions that fit into the context
+WORD = re.compile(r"\w+")
+SIDES = {
+    "left", "right", "leftwards", "rightwards", "links", "rechts", "gauche", "droite", "izquierda", "derecha", "влево",
+    "вправо", "слева", "справа", "налево", "направо", "левая", "левый", "левой", "правая", "правый", "правой",
+}  # fmt: skip
+BATCHES = ((50_000, 1024), (8000, 512), (2000, 256), (500, 128), (0, 32))  # by the number of images, on a CPU
+
+
+class PairDefaults(Defaults):
+    """Of a task that learns from captions. `config`: its own; `text`: the config of its text tower."""
+
+    max_epochs, least_epochs = 150, 16
+
+    def __init__(self, config: Any, text: Any):
+        self.config, self.text, self.images = config, text, ClassDefaults()
+
+    def images_shown(self, gpu: bool) -> int:
+        return self.images.images_shown(gpu)
+
+    def choose_input(self, c: Choices) -> None:
+        self.images.choose_input(c)
+
+    def choose_model(self, c: Choices) -> None:
+        self.images.choose_model(c)
+        batch = next(size for least, size in BATCHES if c.facts.count >= least) * (4 if c.facts.gpu else 1)
+        why = f"for {c.facts.count:,} training images, each of which is compared with all of its batch"
+        c.set_default("train", "batch_size", min(batch, max(2, c.facts.count)), why)
+        if self.config.tokenizer_hash:
+            return
+        made = make_tokenizer(self.config, self.text, c.facts.captions)
+        facts = made.facts
+        if self.config.tokenizer:
+            why = f"of the tokenizer {self.config.tokenizer}"
+        else:
+            why = "byte-level BPE, trained on the captions"
+        c.set_key("task", "vocabulary", facts.vocabulary, why)
+        fits = "of that tokenizer" if self.config.context else f"{COVERED:.0%} of the captions are no longer"
+        c.set_key("task", "context", facts.context, fits)
+        for key, value in (("tokenizer_size", facts.size), ("tokenizer_hash", facts.sha256)):
+            c.set_key("task", key, value, "of the tokenizer, which is kept with the model")
+
+    def choose_optimizer(self, c: Choices) -> None:
+        c.set_default("init", "fit_head", False)
+        c.set_default("optim", "name", "adamw", "as published for images with texts")
+        c.set_default("optim", "betas", [0.9, 0.98], "likewise")
+
+    def choose_augmentation(self, c: Choices) -> None:
+        if any(SIDES & set(WORD.findall(text.lower())) for text in c.facts.captions):
+            c.set_default("augment", "hflip", False, "captions speak of left and right")
+        self.images.choose_augmentation(c)
+
+    def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
+        return min(1e-3, self.images.peak_lr(recipe, model_config))
+
+    def check(self, recipe: Recipe) -> None:
+        self.images.check(recipe)
+        a = recipe.augment
+        asked = {"augment.mixup": a.mixup > 0, "augment.cutmix": a.cutmix > 0}
+        check_absent(asked, "mixes images, and captions cannot be mixed")
+        check_absent({"data.sampler balanced": recipe.data.sampler == "balanced"}, "is for images with classes")
+        if (recipe.train.batch_size or 2) < 2:
+            raise UsageError("a batch of one pair has nothing to compare it with", "--batch-size 32, or more")
+
+
+def make_tokenizer(config: Any, text: Any, captions: Iterable[str]) -> Tokenizer:
+    """The tokenizer that a task's config asks for: of a file, or trained on captions. The same whenever it is asked
+    for. Errors: `UsageError`, `CheckpointError`."""
+    if config.tokenizer:
+        return read_tokenizer(as_path(config.tokenizer), text.context)
+    texts = list(captions)
+    if not texts:
+        raise UsageError("there are no captions to train a tokenizer on", "vitrail check DATA shows what there is")
+    if config.context:
+        return train_tokenizer(texts, text.vocabulary, config.context)
+    trained = train_tokenizer(texts, text.vocabulary, text.context)
+    longest = -(-int(np.quantile(trained.lengths(texts), COVERED)) // 8) * 8
+    return fit_tokenizer(trained.content, max(LEAST_CONTEXT, min(text.context, longest)))
