@@ -32,6 +32,7 @@ from vitrail.types import Batch
 from vitrail.validation import Count, PositiveFloat
 
 ANNOTATIONS: AnnotationKind = "captions"
+DEFAULT_FOR = "backbone"
 LARGEST_SCALE = math.log(100)  # of CLIP's softmax: the logarithm of the scale is not let above it
 
 
