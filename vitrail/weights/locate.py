@@ -4,10 +4,12 @@ What is on this machine is used first: a folder that VITRAIL_WEIGHTS names, then
 licence that restricts the use of weights is named before a byte of them is fetched.
 """
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vitrail.data.texts.tokenizer import LARGEST
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
 from vitrail.storage.hashing import hash_file
@@ -27,6 +29,7 @@ from vitrail.weights.remote.repository import (
 )
 from vitrail.weights.remote.shards import is_index
 from vitrail.weights.remote.table import PublishedWeights, find_hash, read_table
+from vitrail.weights.sidecars import read_sidecar, reads_texts
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt")
 OTHER_PARTS = ("optimizer", "scheduler", "training_args", "rng_state", "adapter_model")  # of a trainer, not of a model
@@ -157,6 +160,9 @@ def obtain_from_repo(reference: Reference, accept: str, typed: str) -> tuple[Loc
         got = obtain_shards(wanted, got, name)
     for sidecar in folder.SIDECARS if got.path.suffix != ".npz" else ():
         obtain_sidecar(wanted.beside(sidecar, got.revision))
+    with contextlib.suppress(CheckpointError):  # a damaged one is reported where it is read
+        for file in folder.OF_TEXTS if reads_texts(read_sidecar(got.path.parent)) else ():
+            obtain_sidecar(wanted.beside(file, got.revision), LARGEST)
     return got, replace(reference, file=wanted.file)
 
 

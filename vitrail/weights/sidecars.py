@@ -161,6 +161,11 @@ def read_sidecar(folder: Path) -> Sidecar:
     return Sidecar(writer_of(config, preprocessing), config, preprocessing, str(folder))
 
 
+def reads_texts(sidecar: Sidecar) -> bool:
+    """Whether a model has a text tower beside that of images."""
+    return isinstance(sidecar.config.get("text_config"), dict)
+
+
 def writer_of(config: dict[str, Any], preprocessing: dict[str, Any]) -> Writer:
     """Whose files these are."""
     if "architecture" in config or "pretrained_cfg" in config:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -105,32 +105,47 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Toke
     return with_length(made, context, SPECIAL.index(PAD), PAD)
 
 
-def read_tokenizer(path: Path, context: int, pad: str = "") -> Tokenizer:
-    """The tokenizer of a tokenizer.json, for texts of so many tokens. pad: the token that pads, by default that of the
-    file, or its first of the usual names. Errors: `CheckpointError`, `UsageError`."""
+def read_tokenizer(path: Path, context: int) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, for texts of so many tokens. Errors: `CheckpointError`, `UsageError`."""
+    return fit_tokenizer(read_content(path), context, where=str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a tokenizer.json. Errors: `CheckpointError` for a file that is too large, `UsageError`."""
     try:
         if path.stat().st_size > LARGEST:
             raise CheckpointError(f"{path} has more than {LARGEST:,} bytes", "it is no tokenizer")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         why = error.strerror or error
         raise UsageError(f"{path} cannot be read: {why}", "--task.tokenizer takes a tokenizer.json") from None
-    return fit_tokenizer(content, context, pad, str(path))
 
 
-def fit_tokenizer(content: bytes, context: int, pad: str = "", where: str = "the tokenizer") -> Tokenizer:
-    """A tokenizer of others, padded and truncated to so many tokens. Errors: `CheckpointError`, `UsageError`."""
+def fit_tokenizer(
+    content: bytes,
+    context: int,
+    pad: str = "",
+    where: str = "the tokenizer",
+    lowercase: bool = False,
+    side: Literal["left", "right"] = "right",
+) -> Tokenizer:
+    """A tokenizer, padded and truncated to so many tokens. pad: the token that pads, by default that of the file, or
+    the first of the usual names that it has. lowercase: of a tokenizer that leaves that to its caller; side: where
+    texts are padded. Errors: `CheckpointError`, `UsageError`."""
     made = parse(content, where)
+    if lowercase:
+        parts, own = load_library().normalizers, made.normalizer
+        made.normalizer = parts.Sequence([parts.Lowercase(), *([own] if own is not None else [])])
     known = made.padding or {}
     for name in (pad, known.get("pad_token", ""), PAD, "<|endoftext|>", "</s>", "[PAD]"):
         if name and (number := made.token_to_id(name)) is not None:
-            return with_length(made, context, number, name)
+            return with_length(made, context, number, name, side)
     raise CheckpointError(f"{where} has no token to pad texts with", "give it one named <pad>")
 
 
-def with_length(made: Any, context: int, pad: int, name: str) -> Tokenizer:
+def with_length(made: Any, context: int, pad: int, name: str, side: str = "right") -> Tokenizer:
     made.enable_truncation(context)
-    made.enable_padding(length=context, pad_id=pad, pad_token=name)
+    made.enable_padding(direction=side, length=context, pad_id=pad, pad_token=name)
     return Tokenizer(made.to_str().encode())
 
 

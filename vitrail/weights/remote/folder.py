@@ -22,6 +22,7 @@ from vitrail.weights.remote.table import PublishedWeights
 
 VARIABLE = "VITRAIL_WEIGHTS"
 SIDECARS = ("config.json", "preprocessor_config.json")
+OF_TEXTS = ("tokenizer.json", "tokenizer_config.json")  # of models that read texts too
 
 
 def weights_folder() -> Path | None:
@@ -144,7 +145,7 @@ def copy_to_folder(folder: Path, key: str, place: Path, got: LocalFile) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(got.path, target, got.sha256)
-        for name in SIDECARS:
+        for name in (*SIDECARS, *OF_TEXTS):
             if (beside := got.path.parent / name).is_file():
                 copy_file(beside, target.parent / name, hash_file(beside))
         size = target.stat().st_size

@@ -216,9 +216,9 @@ def list_files(wanted: HubFile, error: Exception, name: WeightsName) -> list[str
     return []
 
 
-def obtain_sidecar(wanted: HubFile) -> Path | None:
-    """A small file beside the weights, of the same commit; None where there is none, or it cannot be had. It is
-    verified by git's hash."""
+def obtain_sidecar(wanted: HubFile, most: int = LONGEST_SIDECAR) -> Path | None:
+    """A file of at most so many bytes beside the weights, of the same commit; None where there is none, or it cannot be
+    had. It is verified by the hash that git, or the hub, has of it."""
     with contextlib.suppress(OSError):
         if hub.absence_marker(wanted, wanted.revision).exists():
             return None
@@ -230,7 +230,7 @@ def obtain_sidecar(wanted: HubFile) -> Path | None:
         return None
     try:
         stated = state_file(wanted, wanted.revision)
-        return fetch_blob(wanted, stated, "", WeightsName(""))[0] if stated.size <= LONGEST_SIDECAR else None
+        return fetch_blob(wanted, stated, "", WeightsName(""))[0] if stated.size <= most else None
     except StatusError as error:
         if error.status == 404:
             with contextlib.suppress(OSError):

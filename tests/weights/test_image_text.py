@@ -1,0 +1,137 @@
+"""CLIP and SigLIP whole, as transformers writes them, with a tokenizer beside: towers, loss and gradients are as
+theirs."""
+
+import json
+
+import pytest
+import torch
+from oracles import stir
+from safetensors.torch import load_file, save_file
+
+from vitrail.assembly import load
+from vitrail.cli.main import main
+from vitrail.data.texts import tokenizer as tokens
+from vitrail.data.texts.tokenizer import train_tokenizer
+from vitrail.errors import CheckpointError
+from vitrail.types import Batch
+from vitrail.weights.folders import read_published
+from vitrail.weights.whole import find_whole_model
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = {**SHAPE, "vocab_size": 320, "max_position_embeddings": 10}
+IMAGE = {**SHAPE, "image_size": 32, "patch_size": 8}
+
+
+def siglip():
+    from transformers import SiglipConfig, SiglipModel
+
+    return SiglipModel(SiglipConfig(text_config={**TEXT, "projection_size": 32}, vision_config=IMAGE))
+
+
+def clip(end):
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**TEXT, "eos_token_id": end, "bos_token_id": 1, "pad_token_id": 0}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=24))
+
+
+MODELS = {"siglip": siglip, "clip": lambda: clip(319), "clip of old": lambda: clip(2)}
+
+
+def save_tokenizer(path, vocabulary=320):
+    """Without a length, as published ones are."""
+    library = tokens.parse(train_tokenizer(["a red car", "a blue cat"] * 3, vocabulary, 10).content)
+    library.no_padding()
+    library.no_truncation()
+    path.write_text(library.to_str())
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def pair(request, tmp_path_factory):
+    torch.manual_seed(0)
+    theirs, folder = MODELS[request.param](), tmp_path_factory.mktemp("pair") / "saved"
+    stir(theirs)
+    theirs.save_pretrained(folder)
+    save_tokenizer(folder / "tokenizer.json")
+    out = folder.parent / "ours"
+    main(["import", str(folder), "--out", str(out)])
+    bundle, _ = load.load_bundle(out)
+    return theirs.eval(), bundle, folder
+
+
+def batch():
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(3, 318, (5, 10), generator=draw)
+    words[:, 0], words[:, 7] = 1, 319
+    return Batch(torch.randn(5, 3, 32, 32, generator=draw), words)
+
+
+def close(ours, theirs, limit=1e-5):
+    assert (ours - theirs).norm() <= limit * theirs.norm()
+
+
+def test_towers_and_logits(pair):
+    theirs, bundle, _ = pair
+    images, words = batch()
+    with torch.no_grad():
+        expected = theirs(input_ids=words, pixel_values=images)
+        found = bundle.model(images), bundle.model.embed_tokens(words)
+        close(found[0], expected.image_embeds)
+        close(found[1], expected.text_embeds)
+        close(bundle.model.compare(*found), expected.logits_per_image)
+
+
+def test_loss_and_gradients(pair):
+    theirs, bundle, _ = pair
+    images, words = batch()
+    for model in (theirs, bundle.model):
+        model.zero_grad(set_to_none=True)
+    expected = theirs(input_ids=words, pixel_values=images, return_loss=True).loss
+    expected.backward()
+    (found,) = bundle.task.loss(bundle.model, batch()).values()
+    found.backward()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    ours = {name: p.grad for name, p in bundle.model.named_parameters()}
+    text, image = theirs.text_model, theirs.vision_model
+    close(ours["log_scale"], theirs.logit_scale.grad.reshape(1))
+    close(ours["text.tokens.weight"], text.embeddings.token_embedding.weight.grad)
+    close(ours["text.position"], text.embeddings.position_embedding.weight.grad)
+    close(ours["text.blocks.0.mlp.fc1.weight"], text.encoder.layers[0].mlp.fc1.weight.grad)
+    close(ours["text.blocks.1.attn.proj.weight"], text.encoder.layers[1].self_attn.out_proj.weight.grad)
+    close(ours["backbone.blocks.0.mlp.fc2.weight"], image.encoder.layers[0].mlp.fc2.weight.grad)
+    close(ours["backbone.patch_embed.proj.weight"], image.embeddings.patch_embedding.weight.grad)
+
+
+def test_texts_are_those_of_the_tokenizer_beside_it(pair):
+    _, bundle, folder = pair
+    library = tokens.load_library().Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = library.encode("A red car").ids
+    row = bundle.model.tokenizer.open().encode(["A red car"])[0].tolist()
+    assert row == ids + [0] * (10 - len(ids))
+    assert bundle.model.embed_texts(["A red car"]).shape == (1, bundle.task.width)
+
+
+def test_without_a_tokenizer_it_is_an_image_tower(pair, tmp_path):
+    _, _, folder = pair
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert find_whole_model(*read_part(tmp_path)) is None
+
+
+def read_part(folder):
+    raw, sidecar = read_published(folder)
+    return raw.tensors, sidecar
+
+
+def test_the_tokenizer_of_another_model_is_refused(pair, tmp_path):
+    _, _, folder = pair
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    captions = [f"word{i} other{i} thing{i}" for i in range(200)] * 3
+    (tmp_path / "tokenizer.json").write_bytes(train_tokenizer(captions, 900, 10).content)
+    with pytest.raises(CheckpointError, match="tokenizer of another model: it has"):
+        find_whole_model(*read_part(tmp_path))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(CheckpointError, match="damaged, or no tokenizer"):
+        find_whole_model(*read_part(tmp_path))
