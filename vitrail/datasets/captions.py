@@ -56,7 +56,9 @@ def find_images(folder: str) -> list[str]:
     waiting, visited = [folder], 0
     while waiting and visited < DEEPEST:
         own, below = [], []
-        for item in os.scandir(waiting.pop(0)):
+        with os.scandir(waiting.pop(0)) as found:
+            items = list(found)
+        for item in items:
             if os.path.splitext(item.name)[1].lower() in image_suffixes() and not is_hidden(item.name):
                 own.append(item.path)
                 if len(own) == SAMPLE:

@@ -16,7 +16,8 @@ from vitrail.errors import UsageError
 ImageType = Literal["uint8", "float32"]
 ATTENTION = "attention"  # the output that is there on request
 # By `Task.output`; the first one is what `Task.predict` or `DenseTask.predict_windows` returns.
-OUTPUTS = {"classes": ("probabilities",), "masks": ("logits", "masks"), "boxes": ("boxes",)}
+OUTPUTS = {"classes": ("probabilities",), "masks": ("logits", "masks"), "boxes": ("boxes",),
+           "features": ("features",)}  # fmt: skip
 
 
 class InferenceGraph(nn.Module):
@@ -24,6 +25,7 @@ class InferenceGraph(nn.Module):
 
     probabilities float32 [B K]
     logits        float32 [B K H W], masks uint8 [B H W], the likeliest class of each pixel
+    features      float32 [B D]
     boxes         float32 [B Q 6]: left, top, right, bottom in pixels of the image, score, class; the best first
     attention     float32 [B h w], on request: the attention rollout of the backbone, as `analysis.rollout` has it
 

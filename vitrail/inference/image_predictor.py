@@ -24,6 +24,7 @@ OTHER = {  # the output of a model that is no classifier, and the remedy
     "images": ("the model is generative and predicts no classes", "sample() generates images"),
     "masks": ("the model predicts masks, not the class of an image", "predict_scenes(images) returns them"),
     "boxes": ("the model predicts boxes, not the class of an image", "predict_scenes(images) returns them"),
+    "features": ("the model gives features of an image, not its class", "stream(images) returns them"),
 }
 
 

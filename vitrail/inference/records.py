@@ -54,7 +54,12 @@ def box_content(boxes: np.ndarray, predictor: ImagePredictor) -> dict[str, Any]:
     return {"objects": objects}
 
 
-CONTENT = {"classes": class_content, "masks": mask_content, "boxes": box_content}  # by `Task.output`
+def feature_content(row: Any, predictor: ImagePredictor) -> dict[str, Any]:
+    return {"features": [round(float(value), 6) for value in row]}
+
+
+# by `Task.output`
+CONTENT = {"classes": class_content, "masks": mask_content, "boxes": box_content, "features": feature_content}
 
 
 def as_line(record: dict[str, Any], top: int, least: float) -> str:
@@ -70,6 +75,8 @@ def summary(record: dict[str, Any], top: int, least: float) -> str:
     if "shares" in record:
         largest = sorted(record["shares"].items(), key=lambda item: -item[1])
         return ", ".join(f"{name} {share:.1%}" for name, share in largest[:5] if share > 0)
+    if "features" in record:
+        return f"{len(record['features'])} features; --json or --csv has them"
     counts = Counter(one["label"] for one in record["objects"] if one["score"] >= least)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
 
@@ -80,6 +87,7 @@ def table_head(predictor: ImagePredictor, has_frames: bool) -> list[str]:
         "classes": ["label", "probability", *(f"p_{name}" for name in predictor.classes)],
         "masks": [f"share_{name}" for name in predictor.classes],
         "boxes": ["label", "score", "left", "top", "right", "bottom"],
+        "features": ["features"],
     }
     return ["path", *(["frame", "seconds"] if has_frames else []), *own[predictor.task.output], "error"]
 
@@ -95,6 +103,8 @@ def table_rows(record: dict[str, Any], predictor: ImagePredictor, has_frames: bo
         return [[*head, record["label"], max(values), *values, ""]]
     if "shares" in record:
         return [[*head, *record["shares"].values(), ""]]
+    if "features" in record:
+        return [[*head, " ".join(map(str, record["features"])), ""]]
     found = [one for one in record["objects"] if one["score"] >= least]
     rows = [[*head, one["label"], one["score"], *corners(one["bbox"]), ""] for one in found]
     return rows or [[*head, *empty, ""]]

@@ -48,9 +48,14 @@ def box_answer(boxes: np.ndarray, predictor: ImagePredictor, options: Options) -
     }  # fmt: skip
 
 
+def feature_answer(row: Any, predictor: ImagePredictor, options: Options) -> Content:
+    """The numbers of a vector."""
+    return {"features": [float(value) for value in row]}
+
+
 # by `Task.output`
 ANSWERS: dict[str, Callable[[Any, ImagePredictor, Options], Content]] = {
-    "classes": class_answer, "masks": mask_answer, "boxes": box_answer,
+    "classes": class_answer, "masks": mask_answer, "boxes": box_answer, "features": feature_answer,
 }  # fmt: skip
 
 

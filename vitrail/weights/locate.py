@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.data.texts.tokenizer import LARGEST
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.recipe import Choice
 from vitrail.storage.hashing import hash_file
@@ -162,7 +161,7 @@ def obtain_from_repo(reference: Reference, accept: str, typed: str) -> tuple[Loc
         obtain_sidecar(wanted.beside(sidecar, got.revision))
     with contextlib.suppress(CheckpointError):  # a damaged one is reported where it is read
         for file in folder.OF_TEXTS if reads_texts(read_sidecar(got.path.parent)) else ():
-            obtain_sidecar(wanted.beside(file, got.revision), LARGEST)
+            obtain_sidecar(wanted.beside(file, got.revision), folder.LONGEST_TOKENIZER)
     return got, replace(reference, file=wanted.file)
 
 

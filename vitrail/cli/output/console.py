@@ -117,7 +117,7 @@ class Console:
 
     def evaluation_line(self, step: int) -> str:
         names = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
-                 "held_out_loss",
+                 "held_out_loss", "mean_recall", "image_to_text_r1", "text_to_image_r1",
                  "frechet")  # fmt: skip
         values = self.view.evaluated
         numbers = "  ".join(f"{k} {values[k]:.4f}" for k in names if k in values)

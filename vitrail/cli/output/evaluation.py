@@ -35,6 +35,8 @@ def show_metrics(part: str, sentence: str, metrics: Mapping[str, Any], classes: 
 def show_classes(columns: Mapping[str, Sequence[float]], classes: Sequence[str]) -> None:
     """A row for each class; "-" where a class does not occur, so that there is nothing to measure."""
     columns = {key: values for key, values in columns.items() if len(values) == len(classes)}
+    if not columns:
+        return
     counts = next((columns[key] for key in COUNTS if key in columns), None)
     wide = min(NAME, max([5, *map(len, classes)]))
     print(f"\n  {'class':<{wide}} " + " ".join(f"{key:>{WIDE}}" for key in columns))

@@ -25,7 +25,7 @@ BY_OUTPUT = {  # the sections between them, by the output of the task
     "masks": (dense.per_class, dense.images),
     "boxes": (dense.per_class, dense.curves, dense.images),
     "images": (generated.images, generated.snapshots, generated.copies),
-    "features": (),
+    "features": (metrics.retrieval,),
 }
 
 

@@ -16,7 +16,7 @@ METRIC_NAMES = {
     "top1": "Accuracy", "top5": "Top-5 accuracy", "mAP": "Mean average precision", "macro_f1": "Mean F1",
     "exact": "Exact match", "nll": "Negative log-likelihood", "calibration_error": "Calibration error",
     "held_out_loss": "Held-out loss", "miou": "Mean IoU", "dice": "Dice", "pixel_accuracy": "Pixel accuracy",
-    "AP50": "AP50", "AP75": "AP75",
+    "AP50": "AP50", "AP75": "AP75", "mean_recall": "Mean recall",
 }  # fmt: skip
 
 

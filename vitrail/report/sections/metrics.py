@@ -1,8 +1,10 @@
-"""Classification metrics: the confusion matrix, metrics per class, calibration."""
+"""Classification metrics: the confusion matrix, metrics per class, calibration; and of
+retrieval, images by captions and captions by images."""
 
 import numpy as np
 
 from vitrail.metrics.classification import BINS
+from vitrail.metrics.retrieval import KS
 from vitrail.report.page import words
 from vitrail.report.page.charts import draw_reliability
 from vitrail.report.page.markup import Section, bar, escape_name, escape_text, table
@@ -12,6 +14,7 @@ from vitrail.report.run_data import RunData
 MOST = 30  # classes shown in a confusion matrix at most
 DEEP = 0.6  # shade from which the number in a cell takes the background colour
 DIGITS = 6  # pixels of a digit in a cell
+WAYS = (("image_to_text", "Captions of an image"), ("text_to_image", "Images of a caption"))
 COLUMNS = {"precision": "Precision", "recall": "Recall", "f1": "F1", "average_precision": "AP"}
 
 
@@ -117,3 +120,22 @@ def calibration(run: RunData) -> Section | None:
         f'<div class="charts">{draw_reliability(rows, BINS)}{table(["Confidence", "Accuracy", "Images"], lines)}</div>'
     )
     return Section("calibration", "Calibration", words.describe_calibration(rows, error), body)
+
+
+def retrieval(run: RunData) -> Section | None:
+    """Recall@K both ways, beside that of chance."""
+    metrics = run.evaluation.metrics if run.evaluation else {}
+    if "mean_recall" not in metrics:
+        return None
+    images, texts = metrics["count"], metrics["texts"]
+    heads = ["", *(f"Recall@{k}" for k in KS), "Median rank"]
+    rows = [
+        [title, *(format_percent(metrics[f"{name}_r{k}"]) for k in KS), f"{metrics[f'{name}_median_rank']:,.1f}"]
+        for name, title in WAYS
+    ]
+    text = (
+        f"Each of {images:,} images is asked for its captions among all {texts:,}, and each caption for its image. "
+        f"Recall@K is how often one that belongs is among the first K; at random the image of a caption is among the "
+        f"first {KS[-1]} in {format_percent(min(1.0, KS[-1] / max(1, images)))} of cases."
+    )
+    return Section("retrieval", "Retrieval", [text], table(heads, rows))

@@ -1,7 +1,7 @@
 """Defaults for images with captions: those of images with classes, and the tokenizer."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from vitrail.errors import UsageError
 from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.classes import ClassDefaults
-from vitrail.validation import as_path
+from vitrail.validation import as_path, update_config
 
 LEAST_CONTEXT = 8  # tokens
 COVERED = 0.99  # share of the captions that fit into the context
@@ -25,12 +25,12 @@ BATCHES = ((50_000, 1024), (8000, 512), (2000, 256), (500, 128), (0, 32))  # by 
 
 
 class PairDefaults(Defaults):
-    """Of a task that learns from captions. `config`: its own; `text`: the config of its text tower."""
+    """Of a task that learns from captions. `config`: its own; `text_of`: the config of the text tower of one."""
 
     max_epochs, least_epochs = 150, 16
 
-    def __init__(self, config: Any, text: Any):
-        self.config, self.text, self.images = config, text, ClassDefaults()
+    def __init__(self, config: Any, text_of: Callable[[Any], Any]):
+        self.config, self.text_of, self.images = config, text_of, ClassDefaults()
 
     def images_shown(self, gpu: bool) -> int:
         return self.images.images_shown(gpu)
@@ -43,16 +43,19 @@ class PairDefaults(Defaults):
         batch = next(size for least, size in BATCHES if c.facts.count >= least) * (4 if c.facts.gpu else 1)
         why = f"for {c.facts.count:,} training images, each of which is compared with all of its batch"
         c.set_default("train", "batch_size", min(batch, max(2, c.facts.count)), why)
-        if self.config.tokenizer_hash:
+        config = update_config(self.config, c.recipe.task.keys, "contrastive")  # with what came with initial weights
+        known = config.tokenizer_hash
+        if known and not config.tokenizer:
             return
-        made = make_tokenizer(self.config, self.text, c.facts.captions)
-        facts = made.facts
-        if self.config.tokenizer:
-            why = f"of the tokenizer {self.config.tokenizer}"
-        else:
-            why = "byte-level BPE, trained on the captions"
+        facts = make_tokenizer(config, self.text_of(config), c.facts.captions).facts
+        if known and facts.sha256 != known:
+            raise UsageError(
+                f"{config.tokenizer} is the tokenizer of another model than the weights",
+                "leave --task.tokenizer out: theirs came with them",
+            )
+        why = f"of {config.tokenizer}" if config.tokenizer else "byte-level BPE, trained on the captions"
         c.set_key("task", "vocabulary", facts.vocabulary, why)
-        fits = "of that tokenizer" if self.config.context else f"{COVERED:.0%} of the captions are no longer"
+        fits = "as given" if config.context else f"{COVERED:.0%} of the captions are no longer"
         c.set_key("task", "context", facts.context, fits)
         for key, value in (("tokenizer_size", facts.size), ("tokenizer_hash", facts.sha256)):
             c.set_key("task", key, value, "of the tokenizer, which is kept with the model")

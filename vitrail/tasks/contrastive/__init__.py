@@ -129,7 +129,7 @@ class Contrastive(JointTask, TextTask):
         return embedded
 
     def defaults(self) -> PairDefaults:
-        return PairDefaults(self.config, self.text)
+        return PairDefaults(self.config, text_config)
 
     def evaluator(self) -> RetrievalEvaluator:
         return RetrievalEvaluator(self.predict, self.width)

@@ -22,6 +22,7 @@ from vitrail.weights.remote.table import PublishedWeights
 
 VARIABLE = "VITRAIL_WEIGHTS"
 SIDECARS = ("config.json", "preprocessor_config.json")
+LONGEST_TOKENIZER = 64 * 2**20  # bytes; the largest published one has 34 MB
 OF_TEXTS = ("tokenizer.json", "tokenizer_config.json")  # of models that read texts too
 
 

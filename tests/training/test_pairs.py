@@ -1,0 +1,161 @@
+"""Images with captions from the folder to the report: what a run of them keeps, resumes and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitrail.assembly import load
+from vitrail.cli.main import main
+from vitrail.inference.predictor import load_predictor
+from vitrail.storage.tensors import unpack
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+TINY = [
+    "--model", "vit/nano", "--model.width", "32", "--model.depth", "1", "--model.heads", "2", "--img-size", "16", "16",
+    "--task.text-width", "32", "--task.text-depth", "1", "--task.text-heads", "2", "--batch-size", "16",
+    "--workers", "0",
+    "--optim.lr", "0.003",
+]  # fmt: skip
+
+
+def run(*words):
+    assert main([str(word) for word in words]) in (0, None)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Squares of four colours, each with two captions, one of them Russian."""
+    root = tmp_path_factory.mktemp("data") / "pairs"
+    root.mkdir()
+    draw, russian = np.random.default_rng(0), dict(zip(COLORS, ("красный", "зелёный", "синий", "жёлтый"), strict=True))
+    for i in range(48):
+        name = list(COLORS)[i % 4]
+        pixels = draw.integers(0, 60, (16, 16, 3)).astype(np.uint8)
+        pixels[4:12, 4:12] = COLORS[name]
+        Image.fromarray(pixels).save(root / f"{i:02}.png")
+        (root / f"{i:02}.txt").write_text(f"a {name} square\n{russian[name]} квадрат\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(
+        "train",
+        "--data",
+        pairs,
+        "--out",
+        folder,
+        *TINY,
+        "--steps",
+        6,
+        "--train.eval-every",
+        3,
+        "--runtime.save-every",
+        3,
+    )
+    return folder
+
+
+def weights(folder):
+    return unpack(folder / "model.safetensors")[0]
+
+
+def test_a_run_learns_is_evaluated_and_reported(trained):
+    metrics = json.loads((trained / "evaluation/val.json").read_text())
+    assert metrics["count"] == 10
+    assert 0 < metrics["mean_recall"] <= 1
+    assert "Recall@10" in (trained / "report.html").read_text(encoding="utf-8")
+    recipe = (trained / "recipe.toml").read_text(encoding="utf-8")
+    assert "tokenizer_hash" in recipe
+
+
+def test_the_tokenizer_is_in_the_finished_weights(trained):
+    predictor = load_predictor(trained)
+    tokenizer = predictor.model.tokenizer.open()
+    assert tokenizer.decode(tokenizer.encode(["A RED square"])[0]) == "a red square"
+    assert predictor.model.embed_texts(["красный квадрат", "a red square"]).shape == (2, 32)
+
+
+def test_the_command_that_predicts_gives_the_embedding(trained, pairs, capsys, tmp_path):
+    run("predict", trained, pairs / "00.png", "--json", "--csv", tmp_path / "rows.csv")
+    assert len(json.loads(capsys.readouterr().out.splitlines()[0])["features"]) == 32
+    run("predict", trained, pairs / "00.png")
+    assert "32 features" in capsys.readouterr().out
+    run("eval", trained)
+    assert "text_to_image_r10" in capsys.readouterr().out
+
+
+def test_a_resumed_run_ends_with_the_same_bits(trained, pairs, tmp_path):
+    folder = tmp_path / "half"
+    run(
+        "train",
+        "--data",
+        pairs,
+        "--out",
+        folder,
+        *TINY,
+        "--steps",
+        6,
+        "--train.eval-every",
+        3,
+        "--runtime.save-every",
+        3,
+    )
+    for path in sorted((folder / "checkpoints").iterdir())[1:]:  # as if killed before the last one
+        import shutil
+
+        shutil.rmtree(path)
+    run("train", "--resume", folder)
+    one, other = weights(trained), weights(folder)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_micro_batches_give_the_weights_of_the_whole_batch(trained, pairs, tmp_path):
+    folder = tmp_path / "micro"
+    run(
+        "train",
+        "--data",
+        pairs,
+        "--out",
+        folder,
+        *TINY,
+        "--steps",
+        6,
+        "--train.eval-every",
+        3,
+        "--runtime.micro-batch",
+        6,
+    )
+    one, other = weights(trained), weights(folder)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_a_locked_image_tower_keeps_its_weights(trained, pairs, tmp_path):
+    folder = tmp_path / "locked"
+    run("train", "--data", pairs, "--out", folder, "--weights", trained, "--optim.freeze", "backbone", "--steps", 2,
+        "--batch-size", 16, "--workers", 0)  # fmt: skip
+    one, other = weights(trained), weights(folder)
+    assert all(torch.equal(one[name], other[name]) for name in one if name.startswith("backbone."))
+    assert torch.equal(one["tokenizer.content"], other["tokenizer.content"])
+    assert not torch.equal(one["text.proj.weight"], other["text.proj.weight"])
+
+
+def test_text_tower_and_tokenizer_of_two_models_do_not_mix(trained, pairs, tmp_path, capsys):
+    bundle, _ = load.load_bundle(trained)
+    (tmp_path / "other.json").write_bytes(bundle.model.tokenizer.open().content.replace(b'"Lowercase"', b'"NFKC"'))
+    code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), "--weights", str(trained), "--task",
+                 "contrastive", "--task.tokenizer", str(tmp_path / "other.json"), "--steps", "1"])  # fmt: skip
+    assert code == 2
+    assert "another model than the weights" in capsys.readouterr().err
+
+
+def test_mixed_images_are_refused(pairs, tmp_path, capsys):
+    code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), *TINY, "--augment.mixup", "0.2"])
+    assert code == 2
+    assert "captions cannot be mixed" in capsys.readouterr().err
