@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,34 @@ def test_files_are_listed_sorted_and_their_text_is_that_of_former_runs(tmp_path)
     changed = [entries[0]._replace(modified=5), *entries[2:], Entry("new", 1, 1)]
     assert read_differences(tmp_path / "e", changed) == differences(entries, changed)
     assert len(read_differences(tmp_path / "e", changed)) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what is in memory")
+def test_mapped_names_are_in_memory_for_a_block_at_a_time(tmp_path):
+    """What a process has looked at of a mapped file counts as its memory, until it is given back."""
+    names = pack_names(f"{i:060d}" for i in range(300_000))
+    parts = {"text": names.text, "starts": names.starts, "ends": names.ends}
+    path = tmp_path / "index"
+    path.write_bytes(encode_arrays("{}", parts))
+    del names
+    before = resident(path)
+    _, mapped = map_arrays(path)
+    assert resident(path) - before < 2**20, "its hash is made of what is read, not of what is mapped"
+    found = Names(mapped["text"], mapped["starts"], mapped["ends"])
+    most = 0
+    for number, block in enumerate(found.blocks(10_000)):
+        assert list(block)[7] == f"{number * 10_000 + 7:060d}"
+        most = max(most, resident(path))
+    assert 0 < most < path.stat().st_size / 2
+    assert list(found)[299_999] == f"{299_999:060d}"
+    assert resident(path) > path.stat().st_size / 2
+
+
+def resident(path):
+    """Bytes of a mapped file that are in the memory of this process."""
+    maps = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
+    at = [i for i, line in enumerate(maps) if line.endswith(str(path))]
+    return sum(int(next(line for line in maps[i:] if line.startswith("Rss:")).split()[1]) * 1024 for i in at)
 
 
 def arrays():

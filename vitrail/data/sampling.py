@@ -100,7 +100,7 @@ class SampleStream:
             ids = epoch_order(self.seed, epoch, self.count)[: self.distinct]
         else:
             ids = windowed_order(self.seed, epoch, self.places)[: self.distinct]
-        return Keys(np.full_like(ids, epoch), ids)
+        return Keys(np.broadcast_to(np.int64(epoch), ids.shape), ids)
 
     def balance_epoch(self, epoch: int) -> Keys:
         positions = np.arange(epoch * self.distinct, (epoch + 1) * self.distinct)

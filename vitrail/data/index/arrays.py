@@ -7,6 +7,7 @@ numbers, and one text of JSON.
 
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from vitrail.errors import DataError
 
 HEADER = 8  # bytes of the length of the header
 LONGEST = 2**28  # bytes of a header
+BLOCK = 2**20  # bytes that are hashed at a time
 ABOUT, DIGEST = "about", "sha256"
 KINDS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 NAMES = {np.dtype(kind): name for name, kind in KINDS.items()}
@@ -80,6 +82,29 @@ def digest_of(text: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_file(text: str, places: Mapping[str, Place], path: Path) -> str:
+    """The same of the arrays in a file, read block by block: what is mapped counts as memory once it was looked at."""
+    rows = [(name, places[name].kind, places[name].shape) for name in sorted(places)]
+    digest = hashlib.sha256(repr((text, rows)).encode(errors="surrogateescape"))
+    with open(path, "rb") as file:
+        for name, kind, shape in rows:
+            left = int(np.prod(shape, dtype=np.int64)) * np.dtype(KINDS[kind]).itemsize
+            file.seek(places[name].offset)
+            while left and (block := file.read(min(left, BLOCK))):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory of a mapped array, which is read from the file again where it is looked at again."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and "MADV_DONTNEED" in vars(mmap):  # Windows has none
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
 def as_bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8).data) if array.size else memoryview(b"")
 
@@ -95,9 +120,9 @@ def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             total = file.seek(0, 2)
         metadata = header.pop("__metadata__")
         places = {name: parse_row(path, row, HEADER + length, total) for name, row in header.items()}
-        arrays = {name: places[name].map() for name in sorted(places)}
-        if digest_of(metadata[ABOUT], arrays) != metadata[DIGEST]:
+        if digest_of_file(metadata[ABOUT], places, path) != metadata[DIGEST]:
             raise ValueError("its content is not that of its SHA-256")
+        arrays = {name: places[name].map() for name in sorted(places)}
         about = json.loads(metadata[ABOUT])
         if not isinstance(about, dict):
             raise ValueError("it has no table")

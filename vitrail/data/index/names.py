@@ -6,7 +6,9 @@ from typing import overload
 
 import numpy as np
 
-AT_ONCE = 65536  # names that are decoded at a time
+from vitrail.data.index.arrays import release
+
+AT_ONCE = 16384  # names that are decoded at a time
 
 
 def encode_name(name: str) -> bytes:
@@ -38,6 +40,18 @@ class Names(Sequence[str]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def blocks(self, count: int = AT_ONCE) -> Iterator["Names"]:
+        """The names in blocks of so many, in order; what is mapped from a file is in memory for a block at a time."""
+        for first in range(0, len(self), count):
+            part = slice(first, first + count)
+            yield Names(self.text, self.starts[part], self.ends[part])
+            self.release()
+
+    def release(self) -> None:
+        """Gives back the memory of names that are mapped from a file, until they are looked at again."""
+        for array in (self.text, self.starts, self.ends):
+            release(array)
 
     def encoded(self) -> Iterator[bytes]:
         """The names as bytes."""

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.files import inode_of
+from vitrail.data.index.arrays import release
 from vitrail.data.index.listing import Listing
 from vitrail.data.index.names import AT_ONCE, Names
 
 SETTLED_NS = 2 * 10**9  # age of the newest change from which on times tell one change from the next, on any file system
+RELEASED = 16  # parts of names after which the memory of those that were looked at is given back
 THREADS = 8  # a file system on a network answers each question late
 Ask = Callable[[bytes], os.stat_result]
 
@@ -26,13 +28,18 @@ def is_unchanged(root: Path, folders: Listing, files: Iterable[Listing]) -> bool
 
 def is_same(root: Path, listing: Listing, of_folder: bool) -> bool:
     names, count = listing.names, len(listing)
-    starts = range(0, count, AT_ONCE // 8)
-    parts = [slice(first, first + AT_ONCE // 8) for first in starts]
+    starts = range(0, count, AT_ONCE // 2)
+    parts = [slice(first, first + AT_ONCE // 2) for first in starts]
     texts = [Names(names.text, names.starts[part], names.ends[part]) for part in parts]
     with opened(root) as top, ThreadPoolExecutor(min(THREADS, max(1, len(parts)))) as pool:
-        for part, found in zip(parts, pool.map(look_at, repeat(top), texts, repeat(of_folder)), strict=True):
+        for number, found in enumerate(pool.map(look_at, repeat(top), texts, repeat(of_folder))):
+            part = parts[number]
             if not (np.array_equal(found[0], listing.sizes[part]) and np.array_equal(found[1], listing.times[part])):
                 return False
+            if number % RELEASED == RELEASED - 1:
+                names.release()
+                release(listing.sizes)
+                release(listing.times)
     return True
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.fingerprint import fingerprint
+from vitrail.data.index.arrays import as_bytes
 from vitrail.data.index.names import pack_names
 from vitrail.data.survey.images import Survey, UnreadableImage
 
@@ -33,9 +34,9 @@ def digest_of(dataset: Dataset, keys: Mapping[str, Any]) -> str:
     whole = hashlib.sha256(repr(about).encode(errors="surrogateescape"))
     for name, split in dataset.splits.items():
         whole.update(f"\n{name} {len(split)}\n".encode())
-        whole.update(np.ascontiguousarray(split.labels).tobytes())
-        for one in pack_names(split.names).encoded():
-            whole.update(one + b"\0")
+        whole.update(as_bytes(np.ascontiguousarray(split.labels)))
+        for block in pack_names(split.names).blocks():
+            whole.update(b"".join(one + b"\0" for one in block.encoded()))
         for i in range(len(split)) if dataset.kind == "boxes" else ():  # in memory, and not always among the files
             whole.update(split.annotation_bytes(i))
     return whole.hexdigest()

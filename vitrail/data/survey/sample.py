@@ -44,6 +44,7 @@ def hash_names(names: Sequence[str]) -> np.ndarray:
     """uint64 [N]: first by the name of the file alone, so that copies of one name in two parts are both looked at; of
     equal ones by the whole name."""
     whole = np.empty((2, len(names)), np.uint64)
-    for i, name in enumerate(pack_names(names).encoded()):
+    packed = pack_names(names)
+    for i, name in enumerate(name for block in packed.blocks() for name in block.encoded()):
         whole[:, i] = zlib.crc32(name[name.rfind(b"/") + 1 :]), zlib.crc32(name)
     return splitmix(whole[0]) >> np.uint64(32) << np.uint64(32) | splitmix(whole[1]) >> np.uint64(32)
