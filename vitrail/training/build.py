@@ -42,16 +42,16 @@ def build_session(
     p = recipe.train
     mixing = build_mixing(recipe)
     per_process, micro_batch = batch_shares(p.batch_size or 1, world.size, recipe.runtime.micro_batch, mixing.is_on)
-    parallel = decide_division(recipe, net, world, per_process)
+    pre, task = model.build_preprocess(recipe.input), bundle.task
+    transform = task.transform(recipe, pre)
+    parallel = decide_division(recipe, net, world, per_process, transform.views)
     state, stages = build_state(recipe, net, bundle.task, world.device)
     blank = blank_model(net, parallel)
     recompute(blocks, recipe.runtime.grad_checkpoint)
     if p.compile and blank is None:
         for block in blocks:
             block.compile()
-    pre = model.build_preprocess(recipe.input)
-    task, train = bundle.task, dataset.splits["train"]
-    transform = task.transform(recipe, pre)
+    train = dataset.splits["train"]
     check_norms(net, recipe, smallest_micro_batch(per_process, micro_batch), world.device)
     task.fit_class_weights(torch.from_numpy(train.labels))
     teacher = None if task.teacher is None else build_teacher(recipe, dataset.classes, pre, len(train), world.device)

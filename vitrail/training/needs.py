@@ -34,6 +34,7 @@ from vitrail.engine.memory import (
 from vitrail.engine.processes.formulas import checkpointing_of, kept_share
 from vitrail.engine.processes.parallel import LossModule
 from vitrail.engine.processes.world import World
+from vitrail.engine.teacher import add_targets
 from vitrail.errors import DataError
 from vitrail.training.feed import slice_batch
 from vitrail.training.session import Session
@@ -74,7 +75,8 @@ def is_small(session: Session) -> bool:
     """Whether a step surely fits anywhere, so that nothing needs to be counted."""
     height, width = session.recipe.input.size or (0, 0)
     weights = sum(p.numel() for p in session.state.model.parameters())
-    return weights <= SMALL_MODEL and session.feed.micro_batch * height * width <= SMALL_BATCH
+    pixels = session.feed.micro_batch * session.feed.transform.views * height * width
+    return weights <= SMALL_MODEL and pixels <= SMALL_BATCH
 
 
 def least_images(session: Session) -> int:
@@ -93,7 +95,7 @@ def estimate_step(session: Session) -> StepMemory | None:
     """By the sizes of weights, gradients, the optimiser's tensors and averages, and of the activations of the blocks
     that learn now or later."""
     net, recipe = session.state.model, session.recipe
-    each = activation_bytes(net)
+    each = round(activation_bytes(net) * session.feed.transform.views)
     blocks = list(trunk_of(net).blocks)
     learning = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
     if not session.unfreeze_stages and not all(p.requires_grad for p in net.parameters()) and blocks:
@@ -160,7 +162,7 @@ def peak_of_step(session: Session, images: int) -> int:
     micro_batch = feed.micro_batches(slice_batch(loaded, slice(0, images)), alone)[0]
     torch.cuda.reset_peak_memory_stats(device)
     set_train_mode(session.state.model)
-    batch = feed.prepare(micro_batch, 0)
+    batch = add_targets(session.state, feed.prepare(micro_batch, 0), session.precision)
     with session.precision.autocast():
         terms: dict[str, Any] = LossModule(session.state.model, session.bundle.task)(batch)
     torch.stack(list(terms.values())).sum().backward()
@@ -178,7 +180,7 @@ def estimate_needs(session: Session) -> str:
         what = f"the checkpoints need about {format_bytes(disk)} of disk, and {place} has {format_bytes(free)} free"
         raise DataError(what, "choose another --out, or free the space it needs")
     parallel = session.parallel
-    memory = (saved + gradients) // parallel.shards + activation_bytes(net) * size
+    memory = (saved + gradients) // parallel.shards + round(activation_bytes(net) * session.feed.transform.views) * size
     each = f" in each process ({parallel.name}: {parallel.reason})" if parallel.reason else ""
     return (
         f"about {format_bytes(memory)} of memory for weights, optimiser and micro-batches of {size}{each}; "

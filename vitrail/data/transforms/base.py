@@ -15,6 +15,8 @@ from vitrail.data.sampling import Keys
 class Transform(ABC):
     """From the images of a split to the input of a model, in two stages. Picklable, for workers."""
 
+    views = 1.0  # images at the model's size that training makes of one; smaller ones count by their area
+
     @property
     @abstractmethod
     def works_per_image(self) -> bool:

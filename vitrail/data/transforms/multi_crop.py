@@ -54,6 +54,12 @@ class MultiCrop(Transform):
     def works_per_image(self) -> bool:
         return True
 
+    @property
+    def views(self) -> float:  # type: ignore[override]
+        """Local crops count by their area."""
+        (height, width), (tall, wide) = self.preprocess.size, self.local_size
+        return self.global_crops + self.local_crops * tall * wide / (height * width)
+
     def load(self, split: Split, keys: Keys) -> tuple[Views, Tensor]:
         """uint8 `Views` and labels: the stage that runs in data workers."""
         images = [self.image(split.read(int(i)), int(e), int(i)) for e, i in zip(keys.epochs, keys.ids, strict=True)]

@@ -37,20 +37,21 @@ def batch_shares(batch: int, processes: int, micro_batch: int | None, mixing: bo
     return per_process, size
 
 
-def decide_division(recipe: Recipe, net: nn.Module, world: World, images: int) -> ParallelChoice:
+def decide_division(recipe: Recipe, net: nn.Module, world: World, images: int, views: float) -> ParallelChoice:
     """The division that a recipe asks for, the same on every process; on a GPU batch norms of a divided model are
-    replaced by those that sum over processes. images: of a process in a step, at most. Errors: `UsageError`."""
+    replaced by those that sum over processes. images: of a process in a step, at most; views: of each of them. Errors:
+    `UsageError`."""
     if world.size == 1:
         return ONE_PROCESS
     wanted = recipe.runtime.parallel
-    choice = world.on_rank_zero(lambda: choose_parallel(wanted, count_needs(recipe, net, world, images)))
+    choice = world.on_rank_zero(lambda: choose_parallel(wanted, count_needs(recipe, net, world, images, views)))
     if choice.shards > 1:
         refuse_batch_norm(net, choice.name, world.device.type)
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
     return choice
 
 
-def count_needs(recipe: Recipe, net: nn.Module, world: World, images: int) -> Needs:
+def count_needs(recipe: Recipe, net: nn.Module, world: World, images: int, views: float) -> Needs:
     """What the decision depends on, of the process that decides."""
     local = machine_processes(world)
     budget = usable_memory(world.device)
@@ -60,7 +61,7 @@ def count_needs(recipe: Recipe, net: nn.Module, world: World, images: int) -> Ne
         parameters=sum(p.numel() for p in net.parameters()),
         averages=sum(1 for decay in (recipe.optim.ema_decay, recipe.optim.ema_decay_2) if decay),
         images=min(images, recipe.runtime.micro_batch or images),
-        values=count_block_values(net, recipe.input.size),
+        values=round(count_block_values(net, recipe.input.size) * views),
         checkpointing=checkpointing_of(recipe.runtime.grad_checkpoint),
         number_bytes=4 if recipe.train.precision == "fp32" else 2,
         budget=budget // local if world.device.type == "cpu" else budget,
