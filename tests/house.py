@@ -63,7 +63,7 @@ ASKED = {  # law 4: hasattr, and getattr with a default, that ask something fore
 KINDS = {  # what a task learns from, names of tasks, kinds of models: nobody above the tasks compares with them
     "classes", "masks", "boxes", "captions", "latents", "denoiser", "denoisers",
     "classification", "segmentation", "detection", "distillation", "diffusion", "contrastive", "self_distillation",
-    "masked_autoencoding",
+    "masked_autoencoding", "joint_embedding",
 }  # fmt: skip
 ASKING = {"generates", "denoises", "ranks"}  # functions and properties that tell what kind a thing is
 

@@ -24,7 +24,7 @@ from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import VitrailError
 from vitrail.recipe import OptimConfig, Recipe, TrainConfig
-from vitrail.tasks import classification, detection, diffusion, segmentation, self_distillation
+from vitrail.tasks import classification, detection, diffusion, joint_embedding, segmentation, self_distillation
 from vitrail.training import create, loop, resume
 from vitrail.training.optimizer import build_state
 from vitrail.training.processes import division
@@ -44,10 +44,11 @@ class Case(NamedTuple):
     checkpointing: str = "none"
     freeze: str | int = "none"
     unfreeze: tuple[int, ...] = ()
+    parallel: str = "fsdp"
 
     @property
     def name(self) -> str:
-        parts = (part for part in self if part not in (0.0, "none", (), "fp32"))
+        parts = (part for part in self if part not in (0.0, "none", (), "fp32", "fsdp"))
         return "-".join(str(part[0] if isinstance(part, tuple) else part) for part in parts)
 
 
@@ -64,11 +65,14 @@ def build_task(case: Case):
     if case.task == "views":
         small_head = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.4}
         return self_distillation.build(self_distillation.Config(**small_head, local_crops=0, local_size=0))
+    if case.task == "joint":
+        small_head = {"embedding": 4, "hidden": 16, "directions": 16}
+        return joint_embedding.build(joint_embedding.Config(**small_head, local_crops=0))
     return classification.build(classification.Config(classes=3))
 
 
 def build_inputs(case: Case, size: tuple[int, int]):
-    if case.task == "views":
+    if case.task in ("views", "joint"):
         return Views(torch.randn(IMAGES, 2, 3, *size), torch.randn(IMAGES, 3, 3, 32, 32))
     return torch.randn(IMAGES, 3, *size)
 
@@ -80,7 +84,7 @@ def build_targets(case: Case, size: tuple[int, int]):
         return DetectionTargets(boxes, labels, sizes, torch.full((4,), 1.5))
     if case.task in ("linear", "upernet", "mask"):
         return torch.randint(0, 3, (IMAGES, *size))
-    if case.task == "views":
+    if case.task in ("views", "joint"):
         return torch.zeros(IMAGES, 0)
     labels = torch.arange(IMAGES) % 3
     return labels if case.task == "images" else torch.nn.functional.one_hot(labels, 3).float()
@@ -150,6 +154,9 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("jit", "images", checkpointing="full"),
     Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
     Case("vit", "views", ema=0.5, checkpointing="full"),
+    Case("vit", "views", ema=0.5, parallel="ddp"),
+    Case("vit", "joint", checkpointing="full"),
+    Case("vit", "joint", parallel="ddp"),
 ]
 WITHOUT_BATCH_NORM = [
     "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva",
@@ -275,7 +282,7 @@ def exactness(folder: Path, world: worlds.World, more: list[str]) -> None:
 
 def steps(folder: Path, world: worlds.World, wanted: list[str]) -> None:
     for case in (case for case in [*CHEAP, *REST] if case.name in wanted):
-        found = train(case, world, world.size)
+        found = train(case, world, world.size if case.parallel == "fsdp" else 1)
         if world.is_first:
             torch.save(found, folder / f"{case.name}.pt")
 

@@ -1,17 +1,15 @@
 """LeJEPA: its two terms as published; exact over micro-batches, recomputed activations and in resumed runs."""
 
-import dataclasses
-
 import pytest
 import tiny
 import torch
-from test_self_distillation import first_gradient, newest, numbers
+import view_runs
+from view_runs import numbers
 
 from vitrail.engine.joint import JointOutputs
 from vitrail.errors import CheckpointError
 from vitrail.recipe import Choice
 from vitrail.tasks.joint_embedding import Config, JointEmbedding, draw_directions, invariance_loss, sigreg_loss
-from vitrail.training import loop
 
 SMALL = {"embedding": 4, "hidden": 16, "directions": 32, "local_crops": 2, "local_size": 8}
 
@@ -65,33 +63,20 @@ def data(tmp_path_factory):
     return tiny.npz(tmp_path_factory.mktemp("data"), channels=3, size=20)
 
 
-def recipe(data, still=False, **runtime):
-    none = {"dropout": 0.0, "drop_path": 0.0} if still else {}
-    made = tiny.recipe(
-        data, augment={"mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}, train={"steps": 4},
-        model={"size": [16, 16], **none}, runtime={"save_every": 2, **runtime}, optim={"ema_decay": 0.0},
-    )  # fmt: skip
-    given = dataclasses.replace(made.input, size=(16, 16))
-    return dataclasses.replace(made, task=Choice("joint_embedding", SMALL), input=given)
+def recipe(data, model=(), **runtime):
+    return view_runs.recipe(data, Choice("joint_embedding", SMALL), model, 0.0, **runtime)
 
 
 def test_a_run_goes_on_to_the_bit(data, tmp_path):
-    tiny.finish(tiny.begin(recipe(data), tmp_path / "whole"))
-    for event in loop.run_training(tiny.begin(recipe(data), tmp_path / "half")):
-        if event.kind == "saved" and event.step == 2:
-            break
-    tiny.finish(tiny.again(tmp_path / "half"))
-    one, other = newest(tmp_path / "whole"), newest(tmp_path / "half")
-    assert {"model", "task", "optimizer"} == set(one)
-    for part in one:
-        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
-    assert int(one["task"]["step"]) == 4
+    parts = view_runs.whole_and_resumed(recipe(data), tmp_path)
+    assert {"model", "task", "optimizer"} == set(parts)
+    assert int(parts["task"]["step"]) == 4
 
 
 @pytest.mark.parametrize("other", [{"micro_batch": 4}, {"micro_batch": 8, "grad_checkpoint": True}])
 def test_accumulation_and_checkpointing_change_no_gradient(other, data, tmp_path):
     found = [
-        first_gradient(tiny.begin(recipe(data, still=True, **runtime), tmp_path / str(i)))
+        view_runs.first_gradient(tiny.begin(recipe(data, view_runs.STILL, **runtime), tmp_path / str(i)))
         for i, runtime in enumerate(({"micro_batch": 16}, other))
     ]
     assert ((found[0] - found[1]).norm() / found[0].norm()).item() <= 1e-5

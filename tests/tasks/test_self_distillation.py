@@ -1,35 +1,24 @@
 """DINO: its loss, head, centre and teacher as published; and runs that go on to the bit with them."""
 
-import dataclasses
-import math
-
 import pytest
 import tiny
 import torch
+import view_runs
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from view_runs import numbers
 
 from vitrail.contracts import Backbone
-from vitrail.engine import checkpoint
-from vitrail.engine import train as engine
 from vitrail.errors import CheckpointError, UsageError
 from vitrail.heads.projection import PrototypeHead
 from vitrail.models import vit
 from vitrail.recipe import Choice
 from vitrail.storage.tensors import unpack
 from vitrail.tasks.self_distillation import Config, SelfDistillation, dino_loss
-from vitrail.training import loop
-from vitrail.training.steps import loop_settings, remaining_batches
 from vitrail.types import Batch, Views
 
 SMALL = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "local_crops": 2, "local_size": 8}
 VIT = vit.Config(width=16, depth=2, heads=2, patch=4, size=(16, 16))
-
-
-def numbers(*shape):
-    """Numbers that need no generator."""
-    count = math.prod(shape)
-    return torch.sin(torch.arange(count, dtype=torch.float64) * 1.7 + 0.3).view(shape)
 
 
 def test_the_loss_is_that_of_lightly():
@@ -172,35 +161,15 @@ def data(tmp_path_factory):
     return tiny.npz(tmp_path_factory.mktemp("data"), channels=3, size=20)
 
 
-def recipe(data, steps=6, **runtime):
-    made = tiny.recipe(
-        data, augment={"mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}, train={"steps": steps},
-        model={"size": [16, 16]}, runtime=runtime,
-    )  # fmt: skip
-    wide = {**SMALL, "global_scale": (0.4, 1.0)}
-    return dataclasses.replace(
-        made, task=Choice("self_distillation", wide), input=dataclasses.replace(made.input, size=(16, 16))
-    )
-
-
-def newest(out):
-    return checkpoint.load_newest(out / "checkpoints")[0].parts
+def recipe(data, model=(), **runtime):
+    return view_runs.recipe(data, Choice("self_distillation", SMALL), model, **runtime)
 
 
 def test_a_run_goes_on_to_the_bit_with_its_teacher_and_its_centre(data, tmp_path):
-    tiny.finish(tiny.begin(recipe(data), tmp_path / "whole"))
-    running = tiny.begin(recipe(data), tmp_path / "half")
-    for event in loop.run_training(running):
-        if event.kind == "saved" and event.step == 3:
-            break
-    tiny.finish(tiny.again(tmp_path / "half"))
-    one, other = newest(tmp_path / "whole"), newest(tmp_path / "half")
-    assert {"model", "ema", "task", "optimizer"} <= set(one)
-    for part in one:
-        assert one[part].keys() == other[part].keys()
-        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
-    assert one["task"]["center"].abs().sum() > 0
-    assert not all(torch.equal(one["ema"][name], one["model"][name]) for name in one["ema"])
+    parts = view_runs.whole_and_resumed(recipe(data), tmp_path)
+    assert {"model", "ema", "task", "optimizer"} <= set(parts)
+    assert parts["task"]["center"].abs().sum() > 0
+    assert not all(torch.equal(parts["ema"][name], parts["model"][name]) for name in parts["ema"])
 
 
 def test_the_teacher_is_what_is_evaluated_and_kept(data, tmp_path):
@@ -211,34 +180,18 @@ def test_the_teacher_is_what_is_evaluated_and_kept(data, tmp_path):
     assert running.state.best_model is running.state.ema.module
 
 
-def first_gradient(running):
-    class Never:
-        def is_requested(self):
-            return False
-
-    settings, task = loop_settings(running, Never()), running.bundle.task
-    engine.teacher.start_teacher(running.state, task)
-    loss_of = engine.loss_module(running.state, task, settings)
-    engine.accumulate_gradients(running.state, loss_of, next(iter(remaining_batches(running))), settings)
-    running.bundle.task.end_step(lambda row: row)
-    return torch.cat([p.grad.flatten() for p in running.state.model.parameters()])
-
-
 @pytest.mark.parametrize("other", [{"micro_batch": 4}, {"micro_batch": 16, "grad_checkpoint": True}])
 def test_accumulation_and_checkpointing_change_neither_gradient_nor_centre(other, data, tmp_path):
-    still = {"dropout": 0.0, "drop_path": 0.0}
     found = []
     for i, runtime in enumerate(({"micro_batch": 16}, other)):
-        made = recipe(data, **runtime)
-        made = dataclasses.replace(made, model=Choice(made.model.name, {**made.model.keys, **still}))
-        running = tiny.begin(made, tmp_path / f"{i}")
-        found.append((first_gradient(running), running.bundle.task.center))
+        running = tiny.begin(recipe(data, view_runs.STILL, **runtime), tmp_path / f"{i}")
+        found.append((view_runs.first_gradient(running), running.bundle.task.center))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 def test_the_first_teacher_is_the_model(data, tmp_path):
     running = tiny.begin(recipe(data), tmp_path / "run")
-    first_gradient(running)
+    view_runs.first_gradient(running)
     pairs = zip(running.state.ema.module.parameters(), running.state.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not running.state.ema.module.training

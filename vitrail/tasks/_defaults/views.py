@@ -88,6 +88,21 @@ class DistillationDefaults(ViewDefaults):
             raise UsageError("optim.ema_decay is 0, and the teacher is that average", "--optim.ema-decay 0.996")
 
 
+class EmbeddingDefaults(ViewDefaults):
+    """Of LeJEPA."""
+
+    def choose_head(self, c: Choices) -> None:
+        if not c.facts.gpu:
+            c.set_key("task", "hidden", 512, "a smaller head, on a CPU")
+            c.set_key("task", "directions", 256, "fewer directions a step, on a CPU")
+
+    def choose_optimizer(self, c: Choices) -> None:
+        """AdamW with the usual weight decay, as published; no average is needed."""
+
+    def check_optimizer(self, recipe: Recipe) -> None:
+        """Any will do."""
+
+
 def choose_views(c: Choices) -> None:
     """Local crops in proportion to the model's size, and colours of images that have some."""
     size = c.recipe.input.size
