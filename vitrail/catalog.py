@@ -286,7 +286,7 @@ def detect_layout(path: str) -> str:
         "for classes: a folder of class folders; a .csv or .tsv with path,label; IDX files; a MedMNIST .npz; 'mini'\n"
         "for masks: folders images/ and masks/, ADE20K, Cityscapes, VOC, COCO; 'shapes'\n"
         "for boxes: a COCO .json, or a folder with one; a folder of VOC's XML, or of YOLO's text files; 'shapes-boxes'"
-        "\nfor captions: a folder of images with a .txt beside each; 'emoji'",
+        "\nfor captions: a .txt beside each image; a .csv or .jsonl with image,caption; COCO's captions; 'emoji'",
     )
 
 

@@ -1,7 +1,9 @@
 """Layouts of images with captions: which images have which, what is left out, and what is said about it."""
 
+import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from vitrail.data.annotations.captions import clean_caption, clean_captions
 from vitrail.data.survey.annotations import survey_annotations
 from vitrail.data.survey.assess import broken_annotations
 from vitrail.data.survey.images import survey_images
-from vitrail.errors import BadImage, DataError
+from vitrail.errors import BadImage, DataError, UsageError
 from vitrail.recipe import DataConfig
 from vitrail.report.survey.annotations import render
 
@@ -194,3 +196,116 @@ def test_an_unreadable_folder_is_none_of_captions(tmp_path):
     assert not captions.matches(str(tmp_path))
     os.makedirs(tmp_path / "empty" / "deep")
     assert not captions.matches(str(tmp_path))
+
+
+TABLES = {
+    "a.csv": 'image,caption\na.png,a cat\nb.png,"a dog, running"\nc.png,[a bird]\n',
+    "unquoted.csv": "image,caption\na.png,a cat\nb.png,a dog, running\nc.png,[a bird]\n",
+    "captions.txt": "image,caption\na.png,a cat\na.png,un chat\na.png,a cat\nb.png,a dog\nc.png, \n",  # Flickr8k
+    "results.csv": "image_name| comment_number| comment\na.png| 0| a cat\na.png| 1| un chat\nb.png| 0| a dog\n",  # 30k
+    "a.tsv": "filepath\ttitle\na.png\ta cat\nb.png\ta dog\n",  # open_clip
+    "metadata.jsonl": '{"file_name": "a.png", "text": "a cat"}\n\n{"file_name": "b.png", "text": "a dog"}\n',
+    "lists.jsonl": '{"image": "a.png", "captions": ["a cat", "un chat"]}\n'
+    '{"image": "b.png", "captions": ["a dog", null]}\n'
+    '{"image": "b.png", "captions": []}\n{"image": "c.png", "captions": []}\n',
+    "several.csv": 'image,caption_1,caption_2\na.png,a cat,"[""un chat"", ""eine Katze""]"\nb.png,a dog,\nc.png,,\n',
+    "languages.ndjson": '{"image": "a.png", "caption_en": "a cat", "caption_ru": "кот"}\n'
+    '{"image": "b.png", "caption_en": "x"}',
+}
+FOUND = {
+    "a.csv": {"a.png": ("a cat",), "b.png": ("a dog, running",), "c.png": ("[a bird]",)},
+    "unquoted.csv": {"a.png": ("a cat",), "b.png": ("a dog, running",), "c.png": ("[a bird]",)},
+    "captions.txt": {"a.png": ("a cat", "un chat"), "b.png": ("a dog",)},
+    "results.csv": {"a.png": ("a cat", "un chat"), "b.png": ("a dog",)},
+    "a.tsv": {"a.png": ("a cat",), "b.png": ("a dog",)},
+    "metadata.jsonl": {"a.png": ("a cat",), "b.png": ("a dog",)},
+    "lists.jsonl": {"a.png": ("a cat", "un chat"), "b.png": ("a dog",)},
+    "several.csv": {"a.png": ("a cat", "un chat", "eine Katze"), "b.png": ("a dog",)},
+    "languages.ndjson": {"a.png": ("a cat", "кот"), "b.png": ("x",)},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_captions_in_one_or_more_columns_and_lines(tmp_path, name):
+    save_images(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / name).write_text(TABLES[name])
+    dataset = look(tmp_path / name)
+    assert (dataset.layout, dataset.kind, dataset.classes) == ("table", "captions", ())
+    assert captions_of(dataset) == FOUND[name]
+    assert any("have no caption: 1 image, the first c.png" in note for note in dataset.notes) == (
+        name in ("captions.txt", "lists.jsonl", "several.csv")
+    )
+
+
+def test_a_table_with_labels_and_captions_is_read_for_what_is_learned(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(6)))
+    lines = [f"{i}.png,{'cat' if i % 2 else 'dog'},a photo of number {i},train" for i in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["image,label,caption,split", *lines]))
+    assert look(tmp_path / "a.csv").kind == "classes"
+    assert look(tmp_path / "a.csv", caption_column=("caption",)).kind == "captions"
+    dataset = look(tmp_path / "a.csv", "captions", held_out=0.0)
+    assert captions_of(dataset) == {f"{i}.png": (f"a photo of number {i}",) for i in range(6)}
+    assert "columns that are not read: label" in dataset.notes
+    labels = [json.dumps({"image": f"{i}.png", "labels": ["cat"] if i % 2 else ["cat", "dog"]}) for i in range(6)]
+    (tmp_path / "a.jsonl").write_text("\n".join(labels))
+    dataset = look(tmp_path / "a.jsonl", held_out=0.0)
+    assert (dataset.kind, dataset.classes, dataset.multi_label) == ("classes", ("cat", "dog"), True)
+    assert dataset.splits["train"].labels.tolist() == [[1, 1], [1, 0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "keys", "message"),
+    [
+        ("a.jsonl", '{"image": "a.png", "caption": "x"}\n{"image": ', {}, "line 2: no JSON"),
+        ("a.jsonl", '["a.png", "x"]', {}, "line 1: a list and no object"),
+        ("a.jsonl", "\n \n", {}, "has no images"),
+        ("a.jsonl", '{"image": "a.png", "caption": 5}\n' + "[" * 100_000, {}, "line 2: no JSON"),
+        ("a.csv", "image,caption\na.png,\n", {}, "no image has a caption"),
+        ("a.csv", "image,note\na.png,x\n", {"annotation": "captions"}, "no column caption or captions or text"),
+        ("a.csv", "image,caption\na.png,x\n", {"annotation": "classes"}, "no column label or class"),
+        ("a.csv", "image,caption\na.png,x\n", {"caption_column": ("captoin",)}, "no column captoin"),
+        ("a.csv", "image,caption,split\na.png,x,train\na.png,y,val\n", {}, "line 3: a.png is val, in line 2 train"),
+        ("a.csv", "image,caption\nz.png,x\n", {}, "line 2: z.png does not exist"),
+        ("a.csv", b"image,caption\na.png,caf\xe9\n", {}, "line 2: not UTF-8 text"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_refused_with_their_line(tmp_path, name, text, keys, message):
+    save_images(tmp_path, "a.png")
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        look(tmp_path / name, **keys)
+    assert error.value.fix
+
+
+def write_coco(path, captions, boxes=()):
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(4)]
+    path.parent.mkdir(exist_ok=True)
+    items = [{"id": 9 + i, "image_id": i % 4, "caption": text} for i, text in enumerate(captions)]
+    items += [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+    whole = {"info": {}, "images": images, "licenses": [], "annotations": items}
+    path.write_text(json.dumps(whole | ({"categories": [{"id": 1, "name": "cat"}]} if boxes else {})))
+
+
+def test_coco_has_captions_in_files_of_their_own(tmp_path):
+    save_images(tmp_path, *(f"{part}2017/{i}.png" for part in ("train", "val") for i in range(4)))
+    for part in ("train", "val"):
+        write_coco(tmp_path / "annotations" / f"captions_{part}2017.json", ["a cat", "A dog.\n", " ", "x", "un chat"])
+    dataset = look(tmp_path)
+    assert (dataset.layout, dataset.kind, dataset.classes) == ("coco", "captions", ())
+    assert captions_of(dataset) == {
+        f"{part}2017/{i}.png": own
+        for part in ("train", "val")
+        for i, own in ((0, ("a cat", "un chat")), (1, ("A dog.",)), (3, ("x",)))
+    }
+    assert "left out, as they have no caption: 2 images, the first train2017/2.png" in dataset.notes
+    for part in ("train", "val"):
+        write_coco(tmp_path / "annotations" / f"instances_{part}2017.json", [], [[1, 1, 5, 5]] * 4)
+    assert look(tmp_path).kind == "boxes"
+    assert captions_of(look(tmp_path, "captions")) == captions_of(dataset)
+    one = tmp_path / "annotations" / "captions_val2017.json"
+    assert look(one, split=(0.5, 0.5)).kind == "captions"
+    with pytest.raises(DataError, match=r"annotations\[0\] is .*") as error:
+        look(one.with_name("instances_val2017.json"), "captions")
+    assert "it has no caption; COCO's are in captions_train2017.json" in error.value.fix
+    with pytest.raises(UsageError, match=r"data\.tile works with boxes only"):
+        look(one, "captions", tile=64)

@@ -1,7 +1,8 @@
-"""A CSV or TSV file as text: its columns by name, its rows with their line numbers."""
+"""A CSV, TSV or JSONL file as text: its columns by name, its rows with their line numbers."""
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from vitrail.data.files import suggest_path
 from vitrail.errors import DataError, nearest
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Sheet:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """The table in a UTF-8 file; rows without cells are left out. Errors: `DataError` with the line."""
+    """The table in a UTF-8 file: CSV, or with an object of JSON in each line; rows without cells are left out. Errors:
+    `DataError` with the line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -71,6 +75,8 @@ def read_sheet(path: Path) -> Sheet:
         raise DataError(
             f"{path} cannot be read: {error.strerror}", "check that it is a file and that you may read it"
         ) from None
+    if path.suffix.lower() in JSON_LINES:
+        return read_json_lines(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -84,4 +90,33 @@ def read_sheet(path: Path) -> Sheet:
 
 def _delimiter(path: Path, text: str) -> str:
     first = text[: text.find("\n")] if "\n" in text else text
-    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+
+
+def read_json_lines(path: Path, text: str) -> Sheet:
+    """The table of a file with an object in each line: the columns are the keys. Errors: `DataError` with the line."""
+    rows, lines, columns = list[dict[str, str]](), list[int](), dict[str, None]()
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            what = f"{path}, line {number}: no JSON ({str(error)[:80]})"
+            raise DataError(what, 'each line is an object, such as {"image": "a.jpg", "caption": "a cat"}') from None
+        if not isinstance(item, dict):
+            what = f"{path}, line {number}: a {type(item).__name__} and no object"
+            raise DataError(what, 'each line is an object, such as {"image": "a.jpg", "caption": "a cat"}')
+        columns |= dict.fromkeys(item)
+        rows.append({key: as_cell(value) for key, value in item.items()})
+        lines.append(number)
+    if not rows:
+        raise DataError(f"{path} has no images", "each line has an image and its label or caption")
+    return Sheet(path, list(columns), [[row.get(key, "") for key in columns] for row in rows], lines)
+
+
+def as_cell(value: object) -> str:
+    """A value of JSON as a cell: texts as they are, nothing for null, a list as Python writes it."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,7 +2,7 @@
 
 Also one JSON beside its images, or one in each of train/, valid/ and test/. The objects are boxes; with
 `annotation = "masks"` their polygons and run lengths give a class for every pixel instead, smaller objects over larger
-ones; "background" is the first class.
+ones; "background" is the first class. `captions_train2017.json` has captions of the same images.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vitrail.data.annotations.boxes import BoxCleaner, as_boxes, read_size
-from vitrail.data.annotations.coco_files import find_images, find_json_files
+from vitrail.data.annotations.captions import clean_captions, keep_captions
+from vitrail.data.annotations.coco_files import find_images, find_json_files, has_captions
 from vitrail.data.annotations.coco_json import LAYOUT, Image, box_of, is_coordinate, read, unite_classes
 from vitrail.data.annotations.detection import AnnotatedImage, DatasetSources, assemble_dataset
 from vitrail.data.annotations.pairs import make_entry
@@ -32,7 +33,7 @@ SAMPLE_SIZE = 256  # images whose headers are compared with the file
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    annotation: Literal["", "boxes", "masks"] = ""  # empty: boxes
+    annotation: Literal["", "boxes", "masks", "captions"] = ""  # empty: boxes, or captions where they are all
     channels: Count = 0  # 1, 3 or 4; 0: as the data
     follow_links: bool = False  # symbolic links out of the folder too
     crowds: Literal["ignore", "objects"] = "ignore"  # boxes marked as crowds or difficult
@@ -80,16 +81,19 @@ def matches(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """Images with boxes, or with masks; classes in the order of their ids. Raises `DataError`."""
+    """Images with boxes, masks or captions; classes in the order of their ids. Raises `DataError`."""
     where = Path(config.path).expanduser()
     if not where.exists():
         raise DataError(f"{where}: there is no such file or folder", suggest_path(where))
     where = where.resolve()
-    json_files = find_json_files(where) if where.is_dir() else {"": where}
+    json_files = find_json_files(where, config.annotation) if where.is_dir() else {"": where}
     if not json_files:
         raise DataError(f"{where} has no COCO file", LAYOUT)
     root = where if where.is_dir() else where.parent
-    files = {part: read(path, config.annotation or "boxes") for part, path in json_files.items()}
+    if where.is_file() and root.name.lower() in ("annotation", "annotations"):
+        root = root.parent  # the images are beside the folder of the annotations
+    kind = config.annotation or ("captions" if all(map(has_captions, json_files.values())) else "boxes")
+    files = {part: read(path, kind) for part, path in json_files.items()}
     classes, notes = unite_classes(list(files.values()))
     images: list[tuple[str, Image]] = []
     entries: list[Entry] = [make_entry(root, path) for path in json_files.values()]
@@ -103,7 +107,9 @@ def build(config: Config) -> Dataset:
     labels = {number: i for i, number in enumerate(sorted(classes))}
     names = tuple(classes[number] for number in sorted(classes))
     notes += note_size_mismatch(root, [p for _, p in images])
-    if config.annotation == "masks":
+    if kind == "captions":
+        return caption_images(root, images, config, DatasetSources(entries, notes))
+    if kind == "masks":
         return paint_masks(root, images, names, labels, config, DatasetSources(entries, notes))
     boxed, cleaner = [], BoxCleaner()
     boxless = 0
@@ -117,6 +123,30 @@ def build(config: Config) -> Dataset:
     if boxless:
         notes.append(f"without bbox: {many(boxless, 'annotation')}; their boxes are those around their segmentations")
     return assemble_dataset("coco", root, boxed, names, config, DatasetSources(entries, notes + cleaner.notes()))
+
+
+def caption_images(root: Path, images: list[tuple[str, Image]], config: Config, sources: DatasetSources) -> Dataset:
+    """The data set with the captions of every image that has any."""
+    if config.tile:
+        what = "data.tile works with boxes only, and the annotations are captions"
+        raise UsageError(what, "remove it, or --data.annotation boxes")
+    captions = {p.name: clean_captions(o["caption"] for o in p.objects) for _, p in images}
+    if lacking := [name for name, own in captions.items() if not own]:
+        what = f"left out, as they have no caption: {many(len(lacking), 'image')}, the first {lacking[0]}"
+        sources.notes.append(what)
+    kept = [(part, p.name) for part, p in images if captions[p.name]]
+    if not kept:
+        raise DataError(f"{root}: no image has a caption", "--data.annotation boxes, if it has boxes")
+    names = [name for _, name in kept]
+    parts, split_notes = assign_parts(names, [part for part, _ in kept], config.split, config.seed, config.test)
+    channels = detect_channels(config.channels, root, names)
+    splits = {}
+    for part, chosen in parts.items():
+        own = [names[i] for i in chosen]
+        annotation = keep_captions(captions[name] for name in own)
+        splits[part] = Split(own, np.zeros(len(own), np.int64), FileReader(root, own, channels), annotation)
+    entries = tuple(sorted(set(sources.entries)))
+    return Dataset("coco", (), splits, channels, entries, (*sources.notes, *split_notes), "captions")
 
 
 def note_unnamed(root: Path, images: list[tuple[str, Image]], follow: bool) -> list[str]:

@@ -1,16 +1,21 @@
-"""A CSV or TSV file with an image and its label in every line: columns `path`, `label` and optionally `split`."""
+"""A CSV, TSV or JSONL file with an image and its label or caption in every line: columns `path`, `label` or `caption`,
+and optionally `split`."""
 
 import os
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from vitrail.data.dataset import Dataset, Entry, Split
+from vitrail.data.annotations.caption_table import CAPTION, collect_captions, find_caption_columns
+from vitrail.data.annotations.captions import keep_captions
+from vitrail.data.dataset import AnnotationKind, Dataset, Entry, Split
 from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_out, list_images, suggest_path
 from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
-from vitrail.data.sheet import Sheet, read_sheet
+from vitrail.data.sheet import JSON_LINES, Sheet, read_sheet
 from vitrail.data.splits import find_part
 from vitrail.storage.printable import shell_word
 
@@ -22,18 +27,23 @@ LABEL = ("label", "class", "target", "labels", "classes", "category", "class_nam
 SPLIT = ("split", "part", "set", "subset")
 PARTS = ("train", "val", "test")
 NONE = "none"  # as a name of a column: none is the split, though one is called so
+LONGEST = 2000  # characters of a first line
 SOUGHT = 2000  # images among which one that a table names is looked for
 
 
 @dataclass(frozen=True)
 class Config:
     path: str = ""
+    annotation: Literal["", "classes", "captions"] = (
+        ""  # empty: classes, or captions where there is no column of labels
+    )
     channels: int = 0  # 1, 3 or 4; 0: as the data
     held_out: float = 0.2  # fraction held out as val if the table has no split column, or only train in it
     seed: int = 0  # of the random split
     image_column: str = ""  # column of the image paths; empty: detected by its name
     label_column: str = ""  # column of the labels; empty: by its name, or a column a class with 0 and 1
     label_separator: str = ""  # of several labels in a cell; empty: | and ;, commas between known labels; or none
+    caption_column: tuple[str, ...] = ()  # columns of captions; empty: detected by their names
     split_column: str = ""  # column of train, val and test; empty: detected by its name and values; or none
     folder: str = ""  # of the images, from the folder of the table
     suffix: str = ""  # of the images, where the table has names without it, such as .png
@@ -42,8 +52,17 @@ class Config:
 
 
 def matches(path: str) -> bool:
-    """A file that ends in .csv or .tsv."""
-    return path.lower().endswith((".csv", ".tsv")) and Path(path).expanduser().is_file()
+    """A file that ends in .csv, .tsv or .jsonl, or a .txt whose first line names a column of images and of captions."""
+    file, name = Path(path).expanduser(), path.lower()
+    if name.endswith((".csv", ".tsv", *JSON_LINES)):
+        return file.is_file()
+    return name.endswith(".txt") and file.is_file() and names_captions(file)
+
+
+def names_captions(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig", errors="replace") as text:
+        header = [name.strip().lower() for name in re.split("[,;|\t]", text.readline(LONGEST))]
+    return bool({*IMAGE} & {*header}) and bool({*CAPTION} & {*header})
 
 
 def build(config: Config) -> Dataset:
@@ -53,12 +72,24 @@ def build(config: Config) -> Dataset:
     path = Path(config.path).expanduser()
     sheet = read_sheet(path)
     image, label, split = _columns(sheet, config)
+    captions = _caption_columns(sheet, config, (image, label, split))
     parts, notes = _parts(sheet, split, config.split_column)
     root = (path.resolve().parent / Path(config.folder).expanduser()).resolve()
     images = _names(sheet, image, config.suffix)
-    targets = _targets(sheet, (image, label, split), config)
-    distinct, repeats = _distinct(sheet, images, targets.values, parts)
-    notes = [*targets.notes, *notes, *repeats, *_unused(sheet, (image, label, split), targets)]
+    if captions:
+        distinct, texts, repeats = collect_captions(sheet, images, parts, captions)
+        targets = Targets(np.zeros(len(images), np.int64), ())
+        if not len(distinct):
+            raise sheet.error(sheet.lines[0], "no image has a caption", "--data.caption-column NAME")
+    else:
+        targets = _targets(sheet, (image, label, split), config)
+        distinct, repeats = _distinct(sheet, images, targets.values, parts)
+    notes = [
+        *targets.notes,
+        *notes,
+        *repeats,
+        *_unused(sheet, (image, -1 if captions else label, split, *captions), targets),
+    ]
     names, labels, parts = [images[i] for i in distinct], targets.values[distinct], parts[distinct]
     entries = _entries(sheet, root, names, [sheet.lines[i] for i in distinct], config)
     channels = detect_channels(config.channels, root, names)
@@ -70,8 +101,10 @@ def build(config: Config) -> Dataset:
     for part in [p for p in PARTS if p in parts]:
         own = np.flatnonzero(parts == part)
         own_names = [names[i] for i in own]
-        splits[part] = Split(own_names, labels[own], FileReader(root, own_names, channels))
-    return Dataset("table", targets.classes, splits, channels, entries, tuple(notes))
+        annotation = keep_captions(texts[i] for i in own) if captions else None
+        splits[part] = Split(own_names, labels[own], FileReader(root, own_names, channels), annotation)
+    kind: AnnotationKind = "captions" if captions else "classes"
+    return Dataset("table", targets.classes, splits, channels, entries, tuple(notes), kind)
 
 
 def _columns(sheet: Sheet, config: Config) -> tuple[int, int, int]:
@@ -88,8 +121,9 @@ def _columns(sheet: Sheet, config: Config) -> tuple[int, int, int]:
     fix = "--data.image-column NAME --data.label-column NAME"
     if image < 0:
         raise sheet.error(1, f"no column {' or '.join(IMAGE[:4])} (the columns are {sheet.list_columns()})", fix)
-    if label < 0 and not find_class_columns(sheet, (image, split), config.classes):
-        what = f"no column {' or '.join(LABEL[:4])}, nor a column of 0 and 1 a class (the columns are "
+    has_captions = config.annotation == "captions" or find_caption_columns(sheet, config.caption_column, (image, split))
+    if label < 0 and not has_captions and not find_class_columns(sheet, (image, split), config.classes):
+        what = f"no column {' or '.join(LABEL[:4])} or caption, nor a column of 0 and 1 a class (the columns are "
         raise sheet.error(1, f"{what}{sheet.list_columns()})", f"{fix}, or several labels in a cell as cat|dog")
     width = max(image, label, split) + 1
     sheet.raise_first(
@@ -98,6 +132,20 @@ def _columns(sheet: Sheet, config: Config) -> tuple[int, int, int]:
         lambda _: "a comma in a name needs quotes around the name",
     )
     return image, label, split
+
+
+def _caption_columns(sheet: Sheet, config: Config, columns: tuple[int, int, int]) -> list[int]:
+    """The columns of captions, where captions are the annotation; none otherwise. Errors: `DataError`."""
+    found = find_caption_columns(sheet, config.caption_column, [c for c in columns if c >= 0])
+    labelled = columns[1] >= 0 or bool(find_class_columns(sheet, columns[::2], config.classes))
+    if config.annotation == "classes" and not labelled:
+        fix = "--data.label-column NAME"
+        raise sheet.error(1, f"no column {' or '.join(LABEL[:4])} (the columns are {sheet.list_columns()})", fix)
+    if config.annotation == "captions" and not found:
+        fix = "--data.caption-column NAME"
+        raise sheet.error(1, f"no column {' or '.join(CAPTION[:4])} (the columns are {sheet.list_columns()})", fix)
+    wanted = config.annotation or ("captions" if config.caption_column or not labelled else "classes")
+    return found if wanted == "captions" else []
 
 
 def _targets(sheet: Sheet, columns: tuple[int, int, int], config: Config) -> Targets:
@@ -126,7 +174,7 @@ def _parts(sheet: Sheet, column: int, requested: str) -> tuple[np.ndarray, list[
     return np.array([part[cell] for cell in cells]), []
 
 
-def _unused(sheet: Sheet, columns: tuple[int, int, int], targets: Targets) -> list[str]:
+def _unused(sheet: Sheet, columns: tuple[int, ...], targets: Targets) -> list[str]:
     """A note on the columns that are not read."""
     used = {*columns, *(sheet.find([name.lower()]) for name in targets.classes if columns[1] < 0)}
     others = [name for i, name in enumerate(sheet.header) if i not in used and name]

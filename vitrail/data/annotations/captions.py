@@ -1,5 +1,7 @@
 """Captions of images: cleaned, and read from files of text beside the images or from texts in memory."""
 
+import ast
+import json
 import os
 import re
 import unicodedata
@@ -11,6 +13,7 @@ from vitrail.data.index.names import pack_names
 from vitrail.errors import BadImage
 
 LARGEST = 2**20  # bytes of a file with the captions of one image
+LIST = re.compile(r"\[.*\]", re.DOTALL)  # a cell with several captions
 NUMBERS = re.compile(r"[-+\d.eE\s]*")  # what YOLO's label files consist of
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # the first of them are line breaks and tabs
 
@@ -111,3 +114,20 @@ def captions_beside(root: Path, image: str) -> str:
     except BadImage:
         return ""
     return "" if is_label_text(text) else text
+
+
+def captions_of_cell(text: str) -> tuple[str, ...]:
+    """The captions in a cell of a table: one, or several that are written as a list.
+
+    >>> captions_of_cell('["a cat", "un chat"]'), captions_of_cell("[a cat]")
+    (('a cat', 'un chat'), ('[a cat]',))
+    """
+    if LIST.fullmatch(text):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                continue
+            if isinstance(value, list) and all(isinstance(one, str | None) for one in value):
+                return clean_captions(one or "" for one in value)
+    return clean_captions([text])

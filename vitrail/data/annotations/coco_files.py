@@ -13,12 +13,14 @@ from vitrail.errors import DataError, many
 
 SNIFF_BYTES = 2**18  # at either end of a JSON, to detect COCO's keys
 KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+CAPTION, BOX = re.compile(rb'"caption"\s*:\s*"'), re.compile(rb'"(bbox|segmentation)"\s*:')
 FOLLOW = "; --data.follow-links follows them"
 FOLDERS = ("annotations", "annotation", "labels", "images")  # and those named as parts
 
 
-def find_json_files(root: Path) -> dict[str, Path]:
-    """The COCO files below a folder by split, "" for one without. Errors: `DataError` for two of one split."""
+def find_json_files(root: Path, annotation: str = "") -> dict[str, Path]:
+    """The COCO files below a folder by split, "" for one without. annotation: "captions" prefers files of captions.
+    Errors: `DataError` for two of one split."""
     folders = [
         root / name
         for name in sorted(os.listdir(root))
@@ -28,8 +30,9 @@ def find_json_files(root: Path) -> dict[str, Path]:
         p for folder in (root, *folders) for p in folder.glob("*.json") if p.is_file() and not p.name.startswith(".")
     )
     paths = [p for p in paths if is_coco(p)]
-    if instances := [p for p in paths if p.name.startswith("instances_")]:
-        paths = instances  # COCO also publishes captions, keypoints and others in this form
+    names = ("captions_", "instances_") if annotation == "captions" else ("instances_", "captions_")
+    # COCO publishes captions, keypoints and others in this form too
+    paths = next((own for name in names if (own := [p for p in paths if p.name.startswith(name)])), paths)
     by_part: dict[str, Path] = {}
     for path in paths:
         part = part_of_file(path.stem) or (part_of_file(path.parent.name) if path.parent != root else "")
@@ -52,11 +55,22 @@ def part_of_file(stem: str) -> str:
 
 def is_coco(path: Path) -> bool:
     """Whether a JSON is COCO's, by its first and last bytes: a large file is not read for this."""
+    ends = read_ends(path)
+    found = set(KEYS.findall(ends))
+    return len(found) >= 2 or (b"images" in found and CAPTION.search(ends) is not None)
+
+
+def has_captions(path: Path) -> bool:
+    """Whether the annotations of a file of COCO's form are captions, by its first and last bytes."""
+    ends = read_ends(path)
+    return CAPTION.search(ends) is not None and BOX.search(ends) is None
+
+
+def read_ends(path: Path) -> bytes:
     with path.open("rb") as file:
         ends = file.read(SNIFF_BYTES)
         file.seek(max(0, path.stat().st_size - SNIFF_BYTES))
-        ends += file.read(SNIFF_BYTES)
-    return len(set(KEYS.findall(ends))) >= 2
+        return ends + file.read(SNIFF_BYTES)
 
 
 def find_images(

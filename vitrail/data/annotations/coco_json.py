@@ -39,8 +39,8 @@ class CocoFile(NamedTuple):
 
 
 def read(path: Path, need: str = "boxes") -> CocoFile:
-    """What a file says. need: what its annotations must have, "boxes" or "masks". Errors: `DataError` with the
-    position."""
+    """What a file says. need: what its annotations must have, "boxes", "masks" or "captions". Errors: `DataError` with
+    the position."""
     try:
         whole = json.loads(read_text(path, LARGEST))
     except (ValueError, RecursionError) as error:
@@ -67,8 +67,9 @@ def read(path: Path, need: str = "boxes") -> CocoFile:
     by_id: dict[Any, list[dict]] = {image["id"]: [] for image in images}
     if len(by_id) < len(images):
         raise DataError(f"{path}: two images have the same id", "give each an id of its own")
+    keys = (("category_id", classes, "category"), ("image_id", by_id, "image"))
     for i, item in enumerate(objects):
-        for key, known, what in (("category_id", classes, "category"), ("image_id", by_id, "image")):
+        for key, known, what in keys if need != "captions" else keys[1:]:
             if item[key] not in known:
                 raise DataError(
                     f"{path}: annotations[{i}] has {key} {shorten(item[key])}, which is no {what}",
@@ -76,7 +77,7 @@ def read(path: Path, need: str = "boxes") -> CocoFile:
                 )
         by_id[item["image_id"]].append(item)
     found = [Image(plain_name(i["file_name"]), size_of(i), by_id[i["id"]]) for i in images]
-    return CocoFile(path, found, classes, {int(item["category_id"]) for item in objects})
+    return CocoFile(path, found, classes, {int(item["category_id"]) for item in objects if need != "captions"})
 
 
 def unite_classes(files: Sequence[CocoFile]) -> tuple[dict[int, str], list[str]]:
@@ -156,9 +157,13 @@ def image_fault(item: dict) -> str:
 
 
 def object_fault(item: dict, need: str) -> str:
-    """What is wrong with an annotation that must have "boxes" or "masks"; "" where nothing is."""
+    """What is wrong with an annotation that must have "boxes", "masks" or "captions"; "" where nothing is."""
     if not (is_whole(item.get("image_id")) or isinstance(item.get("image_id"), str)):
         return f"its image_id is {shorten(item.get('image_id'))}, neither a whole number nor a text"
+    if need == "captions":
+        return (
+            "" if isinstance(item.get("caption"), str) else "it has no caption; COCO's are in captions_train2017.json"
+        )
     if not is_whole(item.get("category_id")):
         return f"its category_id is {shorten(item.get('category_id'))}, not a whole number"
     if type(item.get("iscrowd")) not in CROWD_TYPES or item.get("iscrowd") not in CROWD_VALUES:
