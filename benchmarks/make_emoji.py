@@ -3,8 +3,9 @@
     npm pack emoji-datasource-google@16.0.0 emojibase-data@17.0.0
     python benchmarks/make_emoji.py emoji-datasource-google-16.0.0.tgz emojibase-data-17.0.0.tgz OUT_FOLDER
 
-The same images and parts every time; with the same Pillow and zlib the same bytes too. Skin tones are left out, and
-components (letters of flags, hair). Colours are kept in 5 of 8 bits, which halves the file.
+The same images and parts every time; with the same Pillow and zlib the same bytes too. Skin tones are left out,
+components (letters of flags, hair), and copies of an image under another name (the flags of Norway and of Svalbard).
+Colours are kept in 5 of 8 bits, which halves the file.
 """
 
 import argparse
@@ -85,11 +86,12 @@ def make(images: Path, names: Path, out: Path) -> None:
     apache = (Path(__file__).parent.parent / "LICENSE").read_text(encoding="utf-8")
     (out / "LICENSE.noto-emoji").write_text(CREDITS + apache, encoding="utf-8", newline="\n")
     other = {one["hexcode"]: one for one in russian}
-    rows = []
+    rows, seen = [], set()
     for one in english:
         code = plain(one["hexcode"])
-        if one.get("group", COMPONENT) == COMPONENT or code not in pixels:
+        if one.get("group", COMPONENT) == COMPONENT or code not in pixels or pixels[code].tobytes() in seen:
             continue
+        seen.add(pixels[code].tobytes())
         theirs, group = other[one["hexcode"]], groups[str(one["group"])].replace("-", " and ", 1)
         tags = [", ".join(own.get("tags", [])) for own in (one, theirs)]
         rows.append(Emoji(code, part_of(code), group, one["label"], tags[0], theirs["label"], tags[1]))

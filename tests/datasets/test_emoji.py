@@ -25,11 +25,11 @@ def row_of(data, name):
 
 def test_the_images_are_those_that_were_made(data):
     assert {part: split.array.shape for part, split in data.splits.items()} == {
-        "train": (1710, 64, 64, 3), "test": (196, 64, 64, 3),
+        "train": (1696, 64, 64, 3), "test": (196, 64, 64, 3),
     }  # fmt: skip
     assert (data.kind, data.channels, len(data.classes)) == ("captions", 3, 9)
     digest = hashlib.sha256(b"".join(split.array.tobytes() for split in data.splits.values())).hexdigest()
-    assert digest == "4dad6ab11f854ce7636cd2f82142d314d2bc415095022b5908a75220b382cb6d"
+    assert digest == "1709048ad623ea770858e009fdf19f4d78e0b0a21e91357ecf4fa99adabaf202"
     split, i = row_of(data, "/2764")
     assert split.annotation(i)[:2] == ("red heart", "алое сердце")
     red, green, blue = split.array[i][20:44, 20:44].reshape(-1, 3).mean(0)

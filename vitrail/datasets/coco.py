@@ -131,9 +131,10 @@ def caption_images(root: Path, images: list[tuple[str, Image]], config: Config, 
         what = "data.tile works with boxes only, and the annotations are captions"
         raise UsageError(what, "remove it, or --data.annotation boxes")
     captions = {p.name: clean_captions(o["caption"] for o in p.objects) for _, p in images}
-    if lacking := [name for name, own in captions.items() if not own]:
-        what = f"left out, as they have no caption: {many(len(lacking), 'image')}, the first {lacking[0]}"
-        sources.notes.append(what)
+    lacking = [name for name, own in captions.items() if not own]
+    notes = (
+        [f"left out, as they have no caption: {many(len(lacking), 'image')}, the first {lacking[0]}"] if lacking else []
+    )
     kept = [(part, p.name) for part, p in images if captions[p.name]]
     if not kept:
         raise DataError(f"{root}: no image has a caption", "--data.annotation boxes, if it has boxes")
@@ -146,7 +147,7 @@ def caption_images(root: Path, images: list[tuple[str, Image]], config: Config, 
         annotation = keep_captions(captions[name] for name in own)
         splits[part] = Split(own, np.zeros(len(own), np.int64), FileReader(root, own, channels), annotation)
     entries = tuple(sorted(set(sources.entries)))
-    return Dataset("coco", (), splits, channels, entries, (*sources.notes, *split_notes), "captions")
+    return Dataset("coco", (), splits, channels, entries, (*sources.notes, *notes, *split_notes), "captions")
 
 
 def note_unnamed(root: Path, images: list[tuple[str, Image]], follow: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The bundled data set of images with captions: 1,906 emoji of Google's Noto with their names in English and Russian.
+"""The bundled data set of images with captions: 1,892 emoji of Google's Noto with their names in English and Russian.
 
 Images from npm's `emoji-datasource-google` (Noto Emoji, Apache-2.0; code MIT, (c) Cal Henderson), names and tags from
 `emojibase-data` (Unicode's CLDR; MIT, (c) Miles Johnson). `benchmarks/make_emoji.py` writes the files in this folder,
@@ -17,7 +17,7 @@ from vitrail.data.dataset import ArrayReader, Dataset, Split
 from vitrail.data.decode import decode
 from vitrail.errors import DataError, UsageError
 
-SIDE, COLUMNS, COUNT = 64, 50, 1906  # pixels; images in a row of the sprite; images
+SIDE, COLUMNS, COUNT = 64, 50, 1892  # pixels; images in a row of the sprite; images
 SCRIPTS = ("en", "ru")
 HEADER = ("code", "part", "group", "en", "en_tags", "ru", "ru_tags")
 DAMAGED = "the images that come with vitrail are damaged"
