@@ -14,17 +14,24 @@ from test_denoisers import small as small_denoiser
 from test_models import SIZES, small
 
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.contracts import trunk_of
 from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes import world as worlds
 from vitrail.engine.processes import writer
-from vitrail.engine.processes.parallel import LossModule, compile_blocks, recompute
+from vitrail.engine.processes.parallel import LossModule, all_blocks, compile_blocks, recompute
 from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import VitrailError
 from vitrail.recipe import OptimConfig, Recipe, TrainConfig
-from vitrail.tasks import classification, detection, diffusion, joint_embedding, segmentation, self_distillation
+from vitrail.tasks import (
+    classification,
+    contrastive,
+    detection,
+    diffusion,
+    joint_embedding,
+    segmentation,
+    self_distillation,
+)
 from vitrail.training import create, loop, resume
 from vitrail.training.optimizer import build_state
 from vitrail.training.processes import division
@@ -62,6 +69,16 @@ def build_task(case: Case):
         return segmentation.build(segmentation.Config(classes=3, head=case.task, width=width))
     if case.task == "images":
         return diffusion.build(diffusion.Config(classes=3, objective={"dit": "gaussian", "jit": "flow"}[case.family]))
+    if case.task in ("pairs", "softmax"):
+        text = {
+            "text_width": 32,
+            "text_depth": 2,
+            "text_heads": 2,
+            "vocabulary": 300,
+            "context": 8,
+            "tokenizer_size": 8,
+        }
+        return contrastive.build(contrastive.Config("sigmoid" if case.task == "pairs" else "softmax", **text))
     if case.task == "views":
         small_head = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.4}
         return self_distillation.build(self_distillation.Config(**small_head, local_crops=0, local_size=0))
@@ -86,6 +103,8 @@ def build_targets(case: Case, size: tuple[int, int]):
         return torch.randint(0, 3, (IMAGES, *size))
     if case.task in ("views", "joint"):
         return torch.zeros(IMAGES, 0)
+    if case.task in ("pairs", "softmax"):
+        return torch.randint(2, 300, (IMAGES, 8))
     labels = torch.arange(IMAGES) % 3
     return labels if case.task == "images" else torch.nn.functional.one_hot(labels, 3).float()
 
@@ -113,9 +132,9 @@ def train(case: Case, world: worlds.World, shards: int, compiled: bool = False) 
         from vitrail.engine.processes.fsdp import blank_copy, build_mesh, divide_state
 
         blank = blank_copy(net)
-    recompute(trunk_of(net).blocks, case.checkpointing)
+    recompute(all_blocks(net), case.checkpointing)
     if compiled:
-        compile_blocks(trunk_of(net).blocks)
+        compile_blocks(all_blocks(net))
     if shards > 1:
         lists = [stage.parameters for stage in stages]
         divide_state(state, LossModule(net, task), blank, build_mesh(world, shards), precision, lists)
@@ -157,6 +176,8 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("vit", "views", ema=0.5, parallel="ddp"),
     Case("vit", "joint", checkpointing="full"),
     Case("vit", "joint", parallel="ddp"),
+    Case("vit", "pairs", "muon", ema=0.5, checkpointing="full"),
+    Case("clip", "softmax", parallel="ddp"),
 ]
 WITHOUT_BATCH_NORM = [
     "vit", "deit", "hybrid", "swin", "swin_v2", "pvt", "pvt_v2", "crossvit", "clip", "dinov3", "beit", "eva",

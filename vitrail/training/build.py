@@ -1,16 +1,13 @@
 """Builds a session from a recipe: model, optimiser, data feed and teacher."""
 
-from typing import Any
-
 import torch
 
 from vitrail.assembly import model
 from vitrail.assembly.resolve import Names
 from vitrail.assembly.run_directory import RunFolder
-from vitrail.contracts import trunk_of
 from vitrail.data.dataset import Dataset
 from vitrail.data.loader import default_workers
-from vitrail.engine.processes.parallel import recompute
+from vitrail.engine.processes.parallel import all_blocks, recompute
 from vitrail.engine.processes.world import World
 from vitrail.recipe import Recipe
 from vitrail.training.feed import (
@@ -38,7 +35,7 @@ def build_session(
     bundle = model.assemble_model(recipe, dataset.classes, dataset.multi_label, names)
     net = bundle.model.to(world.device)
     growth = build_growth(recipe, bundle, world.device)
-    blocks: list[Any] = list(trunk_of(net).blocks)
+    blocks = all_blocks(net)
     p = recipe.train
     mixing = build_mixing(recipe)
     per_process, micro_batch = batch_shares(p.batch_size or 1, world.size, recipe.runtime.micro_batch, mixing.is_on)

@@ -7,6 +7,7 @@ from vitrail.assembly.checks import check_recipe
 from vitrail.contracts import Task, trunk_of
 from vitrail.engine.freeze import UnfreezeStage, freeze, parts_to_freeze, plan_unfreezing
 from vitrail.engine.optim import OptimizerSettings, build_optimizer, build_parameter_groups, hidden_matrices
+from vitrail.engine.processes.parallel import towers_of
 from vitrail.engine.state import State, build_average, build_ema
 from vitrail.engine.teacher import MeanTeacher
 from vitrail.errors import UsageError
@@ -33,7 +34,8 @@ def build_state(
         raise UsageError(f"optim.freeze {o.freeze} leaves nothing to train", "freeze fewer blocks")
     groups = build_parameter_groups(net, blocks, o.weight_decay or 0.0, o.layer_decay or 1.0)
     numbers = OptimizerSettings(o.betas or (0.0, 0.0), o.eps, o.momentum)
-    optimizer = build_optimizer(o.name or "adamw", groups, hidden_matrices(trunk, blocks), numbers)
+    matrices = [w for tower in towers_of(net) for w in hidden_matrices(tower, list(tower.blocks))]
+    optimizer = build_optimizer(o.name or "adamw", groups, matrices, numbers)
     scaler = torch.amp.GradScaler(device.type) if recipe.train.precision == "fp16" else None
     ema, ema2 = (build_ema(net, decay) if decay else None for decay in (o.ema_decay, o.ema_decay_2))
     if isinstance(task, MeanTeacher) and o.ema_decay:

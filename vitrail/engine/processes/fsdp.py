@@ -17,10 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
-from vitrail.contracts import trunk_of
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.formulas import sharded_dimension
-from vitrail.engine.processes.parallel import LossModule
+from vitrail.engine.processes.parallel import LossModule, all_blocks
 from vitrail.engine.processes.tensors import divide
 from vitrail.engine.processes.whole_copy import Sharded
 from vitrail.engine.processes.world import NEVER, World
@@ -105,12 +104,12 @@ def divide_state(
     old = dict(state.model.named_parameters())
     # autocast takes 16-bit weights of norms on GPUs only
     dtype = DTYPES.get(precision.name) if precision.device == "cuda" else None
-    shard_module(loss_of, list(trunk_of(state.model).blocks), mesh, dtype)
+    shard_module(loss_of, all_blocks(state.model), mesh, dtype)
     divided = dict(state.model.named_parameters())
     for average in state.averages.values():
         if average is state.ema and isinstance(state.task, MeanTeacher):
             average.module.requires_grad_(False)
-            shard_module(average.module, list(trunk_of(average.module).blocks), mesh, dtype, is_trained=False)
+            shard_module(average.module, all_blocks(average.module), mesh, dtype, is_trained=False)
         else:
             shard_average(average.module, divided)
     new = {id(p): divided[name] for name, p in old.items()}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from vitrail.contracts import Task
+from vitrail.contracts import Task, Trunk, trunk_of
 from vitrail.engine.joint import JointTask
 from vitrail.engine.processes.formulas import checkpointing_of
 from vitrail.engine.processes.world import World
@@ -31,6 +31,18 @@ class LossModule(nn.Module):
             assert isinstance(self.task, JointTask)
             return self.task.outputs(self.model, batch)
         return self.task.loss(self.model, batch)
+
+
+def towers_of(net: nn.Module) -> list[Trunk]:
+    """The trunk of a model, and those beside it, such as a text tower: all that have blocks."""
+    first = trunk_of(net)
+    inside = {id(m) for m in first.modules()}
+    return [first, *(m for m in net.modules() if isinstance(m, Trunk) and id(m) not in inside)]
+
+
+def all_blocks(net: nn.Module) -> list[Any]:
+    """The blocks of all towers."""
+    return [block for tower in towers_of(net) for block in tower.blocks]
 
 
 def wrap_ddp(loss_of: LossModule, world: World) -> nn.Module:

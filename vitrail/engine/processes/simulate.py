@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vitrail.contracts import trunk_of
 from vitrail.engine.precision import Precision
 from vitrail.engine.processes.formulas import Shape, Traffic
+from vitrail.engine.processes.parallel import all_blocks
 from vitrail.engine.processes.tensors import local_part
 from vitrail.engine.processes.world import World
 from vitrail.errors import RunError
@@ -58,7 +58,7 @@ def count_bytes(t: Tensor) -> int:
 
 def shapes_of(net: nn.Module) -> list[Shape]:
     """The parameters of a model, for the formulas."""
-    inside = {id(p) for block in trunk_of(net).blocks for p in block.parameters()}
+    inside = {id(p) for block in all_blocks(net) for p in block.parameters()}
     return [Shape(tuple(p.shape), id(p) in inside) for p in net.parameters()]
 
 
@@ -79,7 +79,7 @@ def simulate_step(
         with FakeTensorMode(allow_non_fake_inputs=True):
             net.to_empty(device=CPU)
             loss_of = OutputSum(net)
-            shard_module(loss_of, list(trunk_of(net).blocks), mesh, DTYPES.get(precision))
+            shard_module(loss_of, all_blocks(net), mesh, DTYPES.get(precision))
             with CollectiveBytes() as counted:
                 with Precision(precision, "cpu").autocast():
                     loss = loss_of(*(torch.zeros(t.shape, dtype=t.dtype) for t in inputs))

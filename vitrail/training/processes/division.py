@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 from vitrail.analysis.block_values import count_block_values
-from vitrail.contracts import trunk_of
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.engine.memory import usable_memory
 from vitrail.engine.processes.choice import ONE_PROCESS, Needs, ParallelChoice, choose_parallel
 from vitrail.engine.processes.formulas import checkpointing_of, nearest_batches
-from vitrail.engine.processes.parallel import LossModule, compile_blocks, refuse_batch_norm
+from vitrail.engine.processes.parallel import LossModule, all_blocks, compile_blocks, refuse_batch_norm
 from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
 from vitrail.recipe import Recipe
@@ -92,7 +91,7 @@ def divide_session(session: Session) -> None:
     check_folder(session)
     from vitrail.engine.processes.fsdp import build_mesh, divide_state
 
-    blocks = list(trunk_of(state.model).blocks)
+    blocks = all_blocks(state.model)
     if session.recipe.train.compile:
         compile_blocks(blocks)
     loss_of = LossModule(state.model, session.bundle.task)
