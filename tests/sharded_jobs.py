@@ -2,6 +2,7 @@
 among several: what each process of test_sharding.py does."""
 
 import json
+import pickle
 import shutil
 import sys
 from functools import partial
@@ -16,8 +17,8 @@ from test_models import SIZES, small
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data.loader import LoadedBatch
 from vitrail.engine.precision import Precision
+from vitrail.engine.processes import restore, writer
 from vitrail.engine.processes import world as worlds
-from vitrail.engine.processes import writer
 from vitrail.engine.processes.parallel import LossModule, all_blocks, compile_blocks, recompute
 from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
@@ -347,11 +348,28 @@ def runs(folder: Path, world: worlds.World, more: list[str]) -> None:
         torch.save(gathered, folder / "loaded.pt")
     for _ in loop.run_training(resumed):
         pass
-    given = [("runtime", {"parallel": "ddp"})]
+    given, largest = [("runtime", {"parallel": "ddp"})], watch_objects()
     resumed = resume.resume_session(RunFolder(folder / "ddp"), given, [], world)
+    elsewhere = folder / ("ddp" if world.is_first else "not-here") / "checkpoints"
+    sent, _ = restore.load_newest(elsewhere, world, pieces=True)
+    if not world.is_first:
+        torch.save(sent.parts, folder / "sent.pt")
+    (folder / f"objects-{world.rank}.json").write_text(json.dumps(max(largest)))
     assert resumed.state.sharded is None
     for _ in loop.run_training(resumed):
         pass
+
+
+def watch_objects() -> list[int]:
+    """Gets the bytes of each object that is broadcast from now on."""
+    sizes, broadcast = [0], torch.distributed.broadcast_object_list
+
+    def watched(objects, *more, **rest):
+        sizes.append(len(pickle.dumps(objects)))
+        broadcast(objects, *more, **rest)
+
+    torch.distributed.broadcast_object_list = watched
+    return sizes
 
 
 def work(words: list[str]) -> int:

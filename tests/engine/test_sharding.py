@@ -73,6 +73,13 @@ def test_every_entry_is_loaded_by_two_processes_and_by_one(two):
     assert all(loaded["optimizer"][name] == 4 for name in loaded["optimizer"] if name.endswith("|step"))
 
 
+def test_a_checkpoint_is_read_by_each_process_or_sent_tensor_by_tensor(two):
+    """Also to one that does not see its folder; in one pickled object it would be in memory several times."""
+    equal(torch.load(two / "sent.pt", weights_only=True), parts(two, "damaged", 4))
+    weights = sum(t.numel() * 4 for t in parts(two, "damaged", 4)["model"].values())
+    assert 0 < json.loads((two / "objects-0.json").read_text()) < weights / 2
+
+
 def test_what_is_saved_in_the_background_are_the_bytes_of_its_step(two):
     for step in (4, 6):
         one, other = (two / run / "checkpoints" / checkpoint.checkpoint_name(step) for run in ("whole", "background"))

@@ -84,7 +84,7 @@ def load(path: Path, pieces: bool = True) -> SavedCheckpoint:
         numbers = from_json((path / "state.json").read_bytes())
         if is_sharded(path):
             return load_sharded(path, numbers, pieces)
-        parts = {p.stem: unpack_listed(p)[0] for p in sorted(path.glob("*.safetensors"))}
+        parts = read_parts(path, numbers)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})", "use another checkpoint") from None
     check_content(path, parts, numbers)
@@ -97,9 +97,17 @@ def load_sharded(path: Path, numbers: Any, pieces: bool) -> SavedCheckpoint:
     if not pieces:
         refuse_bad_pieces(path)
         return SavedCheckpoint(path, {}, numbers)
-    parts = read_whole(path, numbers.get("scalars", {}))
+    parts = read_parts(path, numbers)
     check_content(path, parts, numbers)
     return SavedCheckpoint(path, parts, numbers)
+
+
+def read_parts(path: Path, numbers: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors of a checkpoint that was verified, by part and name; those of whole files as they are mapped.
+    Errors: `CheckpointError`."""
+    if is_sharded(path):
+        return read_whole(path, numbers.get("scalars", {}))
+    return {p.stem: unpack_listed(p)[0] for p in sorted(path.glob("*.safetensors"))}
 
 
 def stored_model(path: Path) -> dict[str, StoredTensor]:

@@ -269,11 +269,8 @@ def restore_best(session: Session) -> str:
     step = session.state.early_stopping.step
     if not session.selects_best or not step or step == session.state.step:
         return ""
-    path = best_file(session, step)
-    if session.recipe.train.patience:
-        State.load_strict(session.state.learned_model, session.world.on_rank_zero(lambda: load_best(path)))
-        return ""
-    tensors, failure = session.world.on_rank_zero(lambda: try_best(path))
+    path, read = best_file(session, step), load_best if session.recipe.train.patience else try_best
+    tensors, failure = session.world.broadcast_tensors(lambda: read(path))
     if not failure:
         State.load_strict(session.state.learned_model, tensors)
     return failure
@@ -287,9 +284,9 @@ def try_best(path: Path) -> tuple[dict[str, Any], str]:
         return {}, f"the best weights cannot be read ({error.what}): the last weights are used"
 
 
-def load_best(path: Path) -> dict[str, Any]:
+def load_best(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        return unpack(path)[0]
+        return unpack(path)[0], ""
     except CheckpointError as error:
         fix = f"{error.fix}; or --train.patience 0 --allow-change train.patience finishes with the last weights"
         raise CheckpointError(f"the best weights of the run cannot be read: {error.what}", fix) from None

@@ -8,7 +8,7 @@ from vitrail.assembly.data import open_same_dataset
 from vitrail.assembly.lock import hold_lock
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import fingerprint as entries
-from vitrail.engine import checkpoint
+from vitrail.engine.processes.restore import load_newest
 from vitrail.engine.processes.world import World
 from vitrail.errors import DataError, UsageError
 from vitrail.recipe import Change, Recipe, changes, override
@@ -53,7 +53,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
         world.on_rank_zero(lambda: folder.describe(dataclasses.replace(before, input=after.input), about))
     session.changed = tuple(c for c in changes(before, after) if not is_same_path(c))
     whole = session.parallel.shards == 1
-    saved, damaged = world.on_rank_zero(lambda: checkpoint.load_newest(folder.checkpoints, pieces=whole))
+    saved, damaged = load_newest(folder.checkpoints, world, pieces=whole)
     session.notes = session.notes[len(dataset.notes) :]  # without those of the data set, printed when the run started
     session.notes += [f"skipped: {reason}" for reason in damaged] + [
         f"{c.key}: {c.old} -> {c.new}" for c in session.changed

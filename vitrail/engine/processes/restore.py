@@ -1,16 +1,53 @@
-"""A checkpoint in pieces into a divided state: each process reads its part of every tensor."""
+"""Checkpoints of several processes: found by the first and read by all, or sent to those that do not see the folder; in
+pieces into a divided state, each process reading its part of every tensor."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitrail.engine import checkpoint
 from vitrail.engine.checkpoint import SavedCheckpoint
 from vitrail.engine.processes.pieces import read_into, read_layout, read_scalars
+from vitrail.engine.processes.world import World
 from vitrail.engine.state import State
 from vitrail.errors import CheckpointError
 from vitrail.storage.stream import TYPES
 from vitrail.validation import EDITED
+
+
+def load_newest(folder: Path, world: World, pieces: bool) -> tuple[SavedCheckpoint | None, list[str]]:
+    """`checkpoint.load_newest` on every process: the first one verifies; where all see its folder the others map the
+    files, else they are sent its tensors. Errors: `CheckpointError`."""
+    own: list[SavedCheckpoint | None] = []
+
+    def find() -> tuple[SavedCheckpoint | None, bool, list[str]]:
+        saved, reasons = checkpoint.load_newest(folder, pieces)
+        own.append(saved)
+        return saved and replace(saved, parts={}), bool(saved and saved.parts), reasons
+
+    saved, has_parts, reasons = world.on_rank_zero(find)
+    if saved is None or not has_parts or world.size == 1:
+        return own[0] if own else saved, reasons
+    if all(world.gather_objects(saved.path.is_dir())):
+        return own[0] if own else replace(saved, parts=checkpoint.read_parts(saved.path, saved.numbers)), reasons
+    flat, _ = world.broadcast_tensors(lambda: (flatten(own[0]), None))
+    return own[0] if own else replace(saved, parts=unflatten(flat)), reasons
+
+
+def flatten(saved: SavedCheckpoint | None) -> dict[str, Tensor]:
+    parts = saved.parts if saved else {}
+    return {f"{part}/{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+
+
+def unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, t in tensors.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = t
+    return parts
 
 
 def load_pieces(state: State, saved: SavedCheckpoint) -> None:

@@ -131,6 +131,26 @@ class World:
             dist.all_gather_object(everyone, value)
         return everyone
 
+    def broadcast_tensors(self, work: Callable[[], tuple[dict[str, Tensor], T]]) -> tuple[dict[str, Tensor], T]:
+        """The named tensors and the value that `work` returns on process 0, on every process; its errors are raised on
+        all of them. The tensors are sent one by one: in one object all would be in memory several times."""
+        if self.size == 1:
+            return work()
+        own: dict[str, Tensor] = {}
+
+        def describe() -> tuple[list[tuple[str, Any, Any]], T]:
+            tensors, value = work()
+            own.update(tensors)
+            return [(name, tuple(t.shape), t.dtype) for name, t in tensors.items()], value
+
+        rows, value = self.on_rank_zero(describe)
+        for name, shape, dtype in rows:
+            t = own[name] if self.is_first else torch.empty(shape, dtype=dtype)
+            sent = t.contiguous().reshape(-1).view(torch.uint8).to(self.device)  # bytes: of any type
+            self.broadcast(sent)
+            own[name] = t if self.is_first else sent.cpu().view(dtype).reshape(shape)
+        return own, value
+
     def assert_equal_across_ranks(self, facts: dict[str, Any]) -> None:
         """Errors: `RunError` where processes have different values, with the first difference."""
         if self.size == 1:
