@@ -89,6 +89,14 @@ def test_the_command_that_predicts_gives_the_embedding(trained, pairs, capsys, t
     assert "text_to_image_r10" in capsys.readouterr().out
 
 
+def test_other_commands_take_such_a_run(trained, tmp_path, capsys):
+    run("export", trained, "--format", "torch", "--out", tmp_path / "file")
+    assert main(["look", str(trained), "--gradients"]) == 2
+    assert "learns from captions" in capsys.readouterr().err
+    assert main(["export", str(trained), "--format", "html", "--out", str(tmp_path / "page")]) == 2
+    assert "this model gives features" in capsys.readouterr().err
+
+
 def test_a_resumed_run_ends_with_the_same_bits(trained, pairs, tmp_path):
     folder = tmp_path / "half"
     run(

@@ -284,6 +284,11 @@ def loss_on_batch(predictor: Predictor, split: Split, count: int) -> Any:
             f"gradients are of the loss of labels, and this model predicts {predictor.task.output}",
             "leave --gradients out",
         )
+    if not predictor.task.learns_from("classes"):
+        raise UsageError(
+            f"gradients are of the loss of labels, and this model learns from {predictor.task.annotations}",
+            "leave --gradients out",
+        )
     if predictor.task.transform(predictor.recipe, predictor.preprocess).views != 1:
         raise UsageError(
             "gradients are of the loss of single images, and this task learns from several crops of each",

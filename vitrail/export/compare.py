@@ -104,11 +104,15 @@ def compare_boxes(ours: Outputs, theirs: Outputs, multi_label: bool) -> Differen
     return Difference(error, count, changed, changed if changed > count // TIES else apart_scores)
 
 
+def compare_features(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
+    return Difference(relative_error(ours["features"], theirs["features"]))
+
+
 def compare_attention(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
     return Difference(relative_error(ours["attention"], theirs["attention"]))
 
 
 COMPARE: dict[str, Callable[[Outputs, Outputs, bool], Difference]] = {  # by the name of an output
     "probabilities": compare_classes, "logits": compare_logits, "masks": compare_masks, "boxes": compare_boxes,
-    "attention": compare_attention,
+    "features": compare_features, "attention": compare_attention,
 }  # fmt: skip

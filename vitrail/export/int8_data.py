@@ -13,6 +13,7 @@ from vitrail.evaluation.classes import match_classes
 from vitrail.evaluation.scope import ALL
 from vitrail.evaluation.subject import SubjectRequest, describe_data, is_readable, open_source
 from vitrail.export.images import take
+from vitrail.heads.image_text import TextTask
 
 CALIBRATING, HELD_OUT = 128, 1000  # images at most
 
@@ -51,6 +52,8 @@ def read_int8_images(request: SubjectRequest, bundle: ModelBundle, count: int = 
         where = f"images of {name}, which are not evaluated"
     images = take(training, bundle, CALIBRATING)
     sentence = f"{many(len(images), 'image').split()[0]} {where}"
+    if isinstance(bundle.task, TextTask):  # retrieval needs the text tower, which no exported file has
+        return Int8Images(images, None, sentence)
     return Int8Images(images, choose_held_out(matched, part, name, count), sentence)
 
 

@@ -23,6 +23,7 @@ ANSWERS = {
     "logits": "float32 [batch, {classes}, height, width], before softmax",
     "masks": "uint8 [batch, height, width], the index of the likeliest class of each pixel",
     "boxes": "float32 [batch, boxes, 6]: left, top, right, bottom in pixels, score, index of the class; best first",
+    "features": "float32 [batch, features], of the whole image",
     "attention": "float32 [batch, rows, columns]: the share of each cell of the image in the answer (rollout)",
 }
 

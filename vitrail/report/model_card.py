@@ -12,9 +12,10 @@ from vitrail.report.run_data import ORDER, read_evaluations
 from vitrail.storage.json_text import to_json
 from vitrail.storage.printable import printable
 
-TASKS = {"classes": "image-classification", "masks": "image-segmentation", "boxes": "object-detection"}
+TASKS = {"classes": "image-classification", "masks": "image-segmentation", "boxes": "object-detection",
+         "captions": "zero-shot-image-classification"}  # fmt: skip
 CALLS = {"classes": "labels, probabilities = model.predict"}
-SHOWN = ("top1", "top5", "macro_f1", "miou", "pixel_accuracy", "mAP", "AP50", "calibration_error", "nll")
+SHOWN = ("mean_recall", "top1", "top5", "macro_f1", "miou", "pixel_accuracy", "mAP", "AP50", "calibration_error", "nll")
 MOST_CLASSES = 100
 HUB = ("hf:", "timm:")
 

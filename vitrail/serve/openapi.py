@@ -65,6 +65,7 @@ PREDICTIONS: Responses = {
             "mask": "iVBORw0KGgo... (a PNG of class numbers, in base64)"}},
         "boxes": {"value": {**IMAGE, "objects": [
             {"label": "car", "index": 0, "score": 0.88, "box": [10.5, 20.0, 110.25, 95.0]}]}},
+        "features": {"value": {**IMAGE, "features": [0.125, -0.25, 0.5]}},
     }),
     **REFUSALS,
 }  # fmt: skip

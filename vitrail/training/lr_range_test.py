@@ -21,7 +21,7 @@ from vitrail.training.build import build_session
 from vitrail.training.create import cache_latents
 from vitrail.training.session import Session
 from vitrail.training.steps import loop_settings, remaining_batches
-from vitrail.training.transfer.initial_weights import load_initial_weights
+from vitrail.training.transfer.initial_weights import fill_tokenizer, load_initial_weights
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 DIVERGED = 4.0  # times the lowest smoothed loss, and above the first: the test ends
@@ -90,6 +90,7 @@ def range_test(
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
     cache_latents(session, progress)
     session.load_report = load_initial_weights(session, prepared.origin)
+    fill_tokenizer(session, prepared.origin)
     losses: list[float] = []
     ended = ""
     try:

@@ -13,6 +13,7 @@ from vitrail.storage.printable import printable
 from vitrail.types import Grid
 
 CHANNELS = {1: "grey", 3: "colour", 4: "colour and alpha"}  # those that a browser has
+SHOWN = ("classes", "masks", "boxes")  # outputs of tasks
 MODES = {
     "stretch": "the whole image, stretched", "crop": "the centre of the image", "fit": "the whole image, fitted",
     "slide": "overlapping windows of the resized image", "tile": "overlapping windows of the image",
@@ -64,6 +65,13 @@ def describe_model(
         "facts": [Fact(*map(printable, fact))._asdict() for fact in facts],
         "examples": [one._replace(name=printable(one.name), label=printable(one.label))._asdict() for one in examples],
     }
+
+
+def check_output(task: Task) -> None:
+    """Errors: `UsageError` for a model whose answer is nothing to look at."""
+    if task.output not in SHOWN:
+        what = f"the page shows {', '.join(SHOWN)}, and this model gives {task.output} of an image"
+        raise UsageError(what, "--format onnx writes the model for programs")
 
 
 def check_channels(pre: Preprocess) -> None:

@@ -37,6 +37,9 @@ const READ = { // by the output of a model: its answer in JSON as the page shows
   async boxes({ objects }) {
     return { boxes: objects.map(({ box, score, index }) => [...box, score, index]) };
   },
+  async features({ features }) {
+    return { features };
+  },
 };
 
 const SEEN = { // by the resize mode

@@ -133,6 +133,11 @@ const SHOW = {
     view.rows(order.map(([i, scores]) => classRow(view.toggle(i, classes[i] ?? i), scores[0], true,
       cssColor(boxColor(i)), `${scores.length} × up to ${percent(scores[0], 0)}`)), 12, "classes");
   },
+  features(view, { features }) {
+    view.verdict([`${features.length} features`]);
+    view.remark("numbers that are compared with those of other images; the server's answer has them");
+    view.rows([], 1, "features");
+  },
 };
 
 class View {

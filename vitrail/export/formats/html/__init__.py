@@ -15,7 +15,7 @@ from vitrail.inference.engine import Engine
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import ATTENTION
 from vitrail.inference.open_engine import open_file
-from vitrail.inference.page.about import AttentionGrid, check_channels, describe_model
+from vitrail.inference.page.about import AttentionGrid, check_channels, check_output, describe_model
 from vitrail.inference.page.assemble import pack, render_with_model
 from vitrail.storage.atomic import write_through
 
@@ -46,6 +46,7 @@ class HtmlFormat(ExportFormat):
         bundle = traced.bundle
         pre = build_preprocess(bundle.recipe.input)
         check_channels(pre)
+        check_output(bundle.task)
         runtime = read_runtime(self.config.runtime)
         graph = write_graph(traced, metadata, self.config.opset)
         about = describe_model(
