@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import must
+from range_server import serve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -135,6 +136,23 @@ def test_pages_from_top_to_bottom(page, own_folder):
         must(*shlex.split(line)[1:])
     for code in () if python_first else blocks(page, "python"):
         python(code, own_folder)
+
+
+@pytest.mark.slow
+def test_the_page_on_shards_from_top_to_bottom(own_folder, monkeypatch):
+    """The store is one on this machine; each training ends after two steps."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
+    photos(own_folder / "photos")
+    must("pack", "photos", "--out", "downloaded-shards")
+    (own_folder / "downloaded-shards" / "index.safetensors").unlink()
+    found = commands("docs/shards.md")
+    assert len(found) >= 4
+    found = [line.replace("--workers 8", "--workers 1") for line in found]
+    with serve(own_folder / "shards") as store:
+        for line in found:
+            words = shlex.split(re.sub(r"https://data\.example\.org/\S*/shards/", store.url, line))[1:]
+            must(*words, *(("--steps", "2") if words[0] == "train" else ()))
+        assert store.asked
 
 
 def test_the_example_runs_from_its_first_cell_to_its_last(own_folder):

@@ -44,6 +44,29 @@ def words_of(script):
     return words[words.index("torchrun") :]
 
 
+PAGES = ("docs/clusters.md", "docs/scale.md", "docs/training.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_that_stand_in_the_pages_are_parsed(page):
+    """They need GPUs, or machines, that are not here."""
+    from vitrail.cli.cluster import plan
+
+    text = (DEPLOY.parent / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^    ((?:vitrail|torchrun) .*)$", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        words = words[words.index("vitrail") :]
+        assert words[1] in ("train", "plan"), "add the command here"
+        if words[1] == "plan":
+            plan.read_training(read(plan.VERB, words[2:])[0])
+        else:
+            given, keys = read(VERB, words[2:])
+            check(given)
+            build_recipe(given, keys)
+
+
 def test_slurm():
     script = (DEPLOY / "train.slurm").read_text()
     head = dict(HEADER.fullmatch(line).groups() for line in script.splitlines() if line.startswith("#SBATCH"))

@@ -15,6 +15,25 @@ from vitrail.cli.cluster.launch import check_batch, count_processes, explain_fai
 from vitrail.errors import DataError, UsageError
 
 
+def test_a_refusal_is_said_once_however_often_a_launcher_starts_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    said = []
+    for run, attempt, words in (
+        ("one", "0", "train --lrr 1"),
+        ("one", "1", "train --lrr 1"),
+        ("one", "2", "train --epochs x"),
+        ("one", "3", "train --lrr 1"),
+        ("two", "1", "train --lrr 1"),
+    ):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        code, _, err = vitrail(*words.split())
+        assert code == 2
+        said.append(bool(err))
+    assert said == [True, False, True, False, True]
+
+
 def test_one_process_needs_no_launcher():
     assert count_processes(None, None, "auto") == count_processes(None, 1, "cpu") == 0
     assert count_processes(None, 2, "cpu") == 2

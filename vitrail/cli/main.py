@@ -67,7 +67,9 @@ def run(words: list[str], debug: bool) -> int:
     except VitrailError as error:
         if debug:
             traceback.print_exc()
-        if not error.is_repeated:
+        from vitrail.cli.cluster.launch import is_repeated_refusal
+
+        if not error.is_repeated and not is_repeated_refusal(error):
             print_error(error.what, error.fix)
         return error.code
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 runs in and no shell. The processes are the same command, which finds itself started."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -14,9 +15,12 @@ from typing import Any
 
 from vitrail.engine.processes.formulas import nearest_batches
 from vitrail.errors import UsageError, VitrailError
+from vitrail.storage.cache_folder import cache_folder, keep_file
 
 SAVING_S = "120"  # seconds in which processes that were told to stop save; torch's own default is 30
-OWN_CODES = (2, 3, 4, 130, 143)  # exit codes that say more than "failed"
+REFUSALS = (2, 3, 4)  # exit codes of what another attempt would be refused for as well
+OWN_CODES = (*REFUSALS, 130, 143)  # exit codes that say more than "failed"
+LAUNCHES = 64  # refusals that are remembered
 MOST = 1024  # processes of one machine: more is a typing error
 
 
@@ -173,6 +177,22 @@ def stop_on_usr1() -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+def is_repeated_refusal(error: VitrailError) -> bool:
+    """Whether processes that their launcher has started again are refused as they were before: torchrun starts all of
+    them anew whatever the reason, and each time the same would be said. Kept in the cache, by the launcher."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    if error.code not in REFUSALS or not attempt or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return False
+    from vitrail.training.restart import own_launcher
+
+    text = f"{own_launcher()}\n{error.what}"
+    path = cache_folder() / "launches" / f"{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()}.refusal"
+    if attempt != "0" and path.is_file():
+        return True
+    keep_file(path, b"", LAUNCHES)
+    return False
 
 
 @contextlib.contextmanager
