@@ -125,7 +125,7 @@ def test_layouts(tmp_path, monkeypatch):
     }
     assert found == {
         "mini": "mini", "./mini": "imagefolder", "images": "imagefolder", "images/": "imagefolder", "t.csv": "table",
-        "t.TSV": "table", "x.npz": "npz", "idx": "idx", str(tmp_path): "imagefolder",
+        "t.TSV": "table", "x.npz": "npz", "idx": "idx", str(tmp_path): "images",
     }  # fmt: skip
     with pytest.raises(DataError, match="not a data set that can be read"):
         catalog.detect_layout("x.png")

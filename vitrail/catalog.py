@@ -31,7 +31,7 @@ KINDS = {
 }  # fmt: skip
 
 FLOORS = {"model": "models", "task": "tasks", "data": "datasets"}  # of the sections of a recipe that name a module
-GENERAL = ("voc", "voc_masks", "masks", "imagefolder")  # tried last, in this order: they also match other layouts
+GENERAL = ("voc", "voc_masks", "masks", "images", "imagefolder")  # tried last: they also match other layouts
 WORDS = ("mini", "shapes", "shapes-boxes", "emoji")  # data sets that are no path
 
 
@@ -268,7 +268,7 @@ def detect_layout(path: str) -> str:
     name."""
     target = as_path(path)
     for name in list_layouts(path):
-        if name == "imagefolder":
+        if name in ("images", "imagefolder"):
             refuse_tables(target)
         return name
     if not target.exists():

@@ -13,6 +13,7 @@ from vitrail.validation import as_path
 
 DEEPEST = 4  # folders that hold one folder and nothing else
 PAPERS = ("readme", "license", "licence", "copying", "changelog", "citation")  # files that are no data
+PLAIN = ("images", "imagefolder")  # layouts that any folder of images fits
 SPECIAL = {  # layouts that a general one fits too, without being another reading of the data
     "ade20k": ("masks",), "cityscapes": ("masks",), "voc_masks": ("masks", "voc"), "voc": ("masks",),
     "masks": ("voc_masks",),
@@ -50,14 +51,14 @@ def note_other_layouts(dataset: Dataset, path: str, follow: bool) -> list[str]:
     root = as_path(path)
     if not path or not root.is_dir():
         return []
-    skipped = (dataset.layout, "imagefolder", *SPECIAL.get(dataset.layout, ()))
+    skipped = (dataset.layout, *PLAIN, *SPECIAL.get(dataset.layout, ()))
     notes = [
         f"the folder fits {dataset.layout} and {other}, and was read as {dataset.layout}; --data.name {other} "
         f"reads it as {other}"
         for other in catalog.list_layouts(path)
         if other not in skipped
     ]
-    if dataset.layout != "imagefolder":
+    if dataset.layout not in PLAIN:
         notes += note_classes(dataset, root, follow)
     return notes
 

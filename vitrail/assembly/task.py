@@ -25,18 +25,25 @@ def choose_task(recipe: Recipe, dataset: Dataset, pretrained: str, names: Names)
     default = catalog.default_task(dataset.kind, kind)
     backbones = catalog.default_task(dataset.kind, "backbone")
     name = recipe.task.name or default or backbones
-    task = names.task(Choice(name, recipe.task.keys), len(dataset.classes), dataset.multi_label)
+    classes = max(1, len(dataset.classes))  # a task of classes is built, to be refused, where there are none
+    task = names.task(Choice(name, recipe.task.keys), classes, dataset.multi_label)
     if not task.learns_from(dataset.kind):
         raise UsageError(
-            f"{name} learns from {task.annotations}, and this data has {dataset.kind}", f"--task {default or backbones}"
+            f"{name} learns from {task.annotations}, and this data has {describe_kind(dataset)}",
+            f"--task {default or backbones}",
         )
     if model and task.trains != kind:
         what, fix = TRAINS[task.trains]
         raise UsageError(f"{model} {what}, so it cannot be trained for {name}", fix)
-    why = f"{model} is a generative model" if task.is_generative else f"the data has {dataset.kind}"
+    why = f"{model} is a generative model" if task.is_generative else f"the data has {describe_kind(dataset)}"
     is_usual = default == catalog.default_task("classes", "backbone")
     reasons = [] if recipe.task.name or is_usual else [f"task = {name}: {why}"]
     return dataclasses.replace(recipe, task=Choice(name, recipe.task.keys)), task, reasons
+
+
+def describe_kind(dataset: Dataset) -> str:
+    """The annotations of a data set in words."""
+    return {"none": "no labels"}.get(dataset.kind, dataset.kind)
 
 
 TRAINS = {  # the kind of model that a task trains: why another kind does not fit, and the remedy

@@ -85,6 +85,7 @@ def look(words: list[str]) -> int:
         write(reporting.image_files(folder, name, maps))
         if predictor.recipe.model.keys.get("merge"):
             show_merged(file, folder, name, predictor)
+        show_drawings(file, folder, name, predictor)
         prediction = f"{maps.prediction}, " if maps.prediction else ""
         print(f"{file}: {prediction}{len(maps.maps)} maps in {folder / f'{name}-sheet.png'}")
     for inspection in inspections:
@@ -122,6 +123,17 @@ def show_merged(file: Any, folder: Any, name: str, predictor: Any) -> None:
     merged = find_merged(predictor, read_pixels(file, predictor.preprocess))
     write(merging_files(folder, name, merged))
     print(f"{file}: {merged.patches} patches become {merged.tokens} tokens, in {folder / f'{name}-merged.png'}")
+
+
+def show_drawings(file: Any, folder: Any, name: str, predictor: Any) -> None:
+    """Writes what the task draws of an image, and prints where it is; nothing of a task that draws nothing."""
+    from vitrail.evaluation.drawings import draw_images
+    from vitrail.inference.inputs import read_pixels
+    from vitrail.report.inspection import drawing_files
+
+    for drawings in draw_images(predictor, [read_pixels(file, predictor.preprocess)], [0]):
+        write(drawing_files(folder, name, drawings))
+        print(f"{file}: {', '.join(drawings.panels)} in {folder / name}")
 
 
 def check_task(predictor: Any, requested: list[str]) -> None:

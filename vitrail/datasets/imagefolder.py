@@ -235,7 +235,8 @@ def _classes(root: Path, found: ClassFolders, whole: bool) -> tuple[list[str], l
     classes = sorted(every if whole else by_part.get("train") or every, key=natural_key)
     if len(classes) < 2 and not whole:
         left = f" ({found.notes()[0]})" if found.notes() else ""
-        raise DataError(f"{root} has one class only ({classes[0]}){left}; classification takes two or more", LAYOUT)
+        fix = f"{LAYOUT}; --data.name images reads images without labels"
+        raise DataError(f"{root} has one class only ({classes[0]}){left}; classification takes two or more", fix)
     notes = []
     for part, present in by_part.items():
         if extra := sorted(present - set(classes), key=natural_key):

@@ -61,6 +61,9 @@ def run_probe(request: ProbeRequest, world: World, progress: Progress | None = N
         raise UsageError(
             f"{request.source} is a generative model without features to probe", "use a model of another task"
         )
+    if not dataset.classes:
+        what = "the images have no labels, and a probe learns from labels"
+        raise UsageError(what, "--data FOLDER with one folder of images a class")
     part = request.split or evaluation_part(dataset, final=True)
     choose(part, dataset.splits, "part of the data", f"parts: {', '.join(dataset.splits)}")
     if part == "train":

@@ -20,7 +20,7 @@ def describe_predictor(source: Path, recipe: Recipe, task: Task, classes: Sequen
     return "\n".join(
         [
             f"Predictor of {source}: {recipe.model.name}, {recipe.task.name}",
-            f"  {task.output}: {len(classes)} classes: {list_classes(classes)}; model input: {given}",
+            f"  {task.output}{describe_classes(classes)}; model input: {given}",
             "  .sample() generates images" if task.is_generative else "  predictor(images), .stream(images)",
             f"  {'.model, ' if has_model else ''}.classes, .recipe, .source",
         ]
@@ -34,6 +34,10 @@ def describe_prediction(sources: Sequence[str], labels: Sequence[str], probabili
     ]
     more = [f"  ... {len(sources) - SHOWN:,} more"] if len(sources) > SHOWN else []
     return "\n".join([f"Prediction of {len(sources):,} images: .labels, .probabilities, .sources", *rows, *more])
+
+
+def describe_classes(classes: Sequence[str]) -> str:
+    return f": {len(classes)} classes: {list_classes(classes)}" if classes else ""
 
 
 def list_classes(classes: Sequence[str]) -> str:

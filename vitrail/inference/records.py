@@ -16,7 +16,7 @@ LONGEST = 4096  # characters of a path in a line
 
 def to_record(one: ImagePrediction, predictor: ImagePredictor) -> dict[str, Any]:
     """The prediction of one image as JSON can hold it. Keys: "path", of a video also "frame" and "seconds"; "error", or
-    "label" and "probabilities", "pixels" and "shares" of each class, "objects"."""
+    "label" and "probabilities", "pixels" and "shares" of each class, "objects", "features"."""
     frame = {} if one.image.frame is None else {"frame": one.image.frame, "seconds": round(one.image.seconds or 0, 3)}
     return {"path": one.path, **frame, **content(one, predictor)}
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from vitrail.analysis.figures import draw_panels
 from vitrail.analysis.inspection import Inspection
 from vitrail.data.encode import encode_png, to_rgb
+from vitrail.evaluation.drawings import Drawings
 from vitrail.evaluation.look import ImageMaps
 from vitrail.evaluation.merged import MergedImage
 
@@ -27,6 +28,12 @@ def image_files(folder: Path, name: str, maps: ImageMaps) -> Iterator[tuple[Path
     yield folder / f"{name}.npz", pack_arrays({one.name: one.values.numpy() for one in maps.maps})
     for title, pixels in overlays:
         yield folder / name / f"{safe_name(title)}.png", encode_png(pixels)
+
+
+def drawing_files(folder: Path, name: str, drawings: Drawings) -> Iterator[tuple[Path, bytes]]:
+    """An image in NAME/ for each drawing of a task."""
+    for title, pixels in drawings.panels.items():
+        yield folder / name / f"{safe_name(title)}.png", encode_png(to_rgb(pixels))
 
 
 def merging_files(folder: Path, name: str, merged: MergedImage) -> Iterator[tuple[Path, bytes]]:

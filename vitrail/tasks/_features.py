@@ -6,7 +6,7 @@ costs one pass over a part of the data, as that of any task; `vitrail probe RUN`
 training images as the labelled ones.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -66,6 +66,14 @@ class FeatureTask(Task):
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """The features [B D]."""
         return self.features(model, images).float()
+
+
+class DrawingTask(ABC):
+    """A task that can draw what its model makes of images."""
+
+    @abstractmethod
+    def draw(self, model: nn.Module, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
+        """Preprocessed images [B C H W] and their numbers [B] -> images of the same kind by their titles, in order."""
 
 
 def summary_features(model: Any, images: Tensor) -> Tensor:

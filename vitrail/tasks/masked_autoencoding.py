@@ -19,7 +19,7 @@ from vitrail.heads.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from vitrail.models import vit
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.features import FeatureDefaults
-from vitrail.tasks._features import FeatureEvaluator, FeatureTask, summary_features
+from vitrail.tasks._features import DrawingTask, FeatureEvaluator, FeatureTask, summary_features
 from vitrail.tasks._transforms import build_augmentation
 from vitrail.types import Batch
 from vitrail.validation import Count
@@ -39,7 +39,7 @@ class Config:
     decoder_depth: Count = 0  # 0: 8 as published, less for a shallow backbone
 
 
-class MaskedAutoencoding(FeatureTask, StatelessTask):
+class MaskedAutoencoding(FeatureTask, StatelessTask, DrawingTask):
     """The loss is the mean squared error of the pixels of masked patches."""
 
     metric = Metric("held_out_loss", higher_is_better=False)
@@ -82,6 +82,20 @@ class MaskedAutoencoding(FeatureTask, StatelessTask):
         grid = model.grid(images)
         streams = [torch.Generator().manual_seed(derive_seed(HELD_OUT, int(i), 0)) for i in ids]
         return torch.stack([torch.rand(grid[0] * grid[1], generator=one) for one in streams]).to(images.device)
+
+    def draw(self, model: Any, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
+        """The visible patches, and the predicted ones among them. Normalised pixels are given the mean and the standard
+        deviation of the true patch, as in the paper's figures: the model does not predict those."""
+        predicted, size = model.reconstruct(images, self.held_out_noise(model, images, ids)), images.shape[-2:]
+        true, pixels, masked = model.patches(images), predicted.pixels, predicted.masked[..., None]
+        if self.config.normalise_pixels:
+            mean, std = pixel_statistics(true)
+            pixels = pixels * std + mean
+        return {
+            "visible": model.unpatch(torch.where(masked, 0.0, true), size),
+            "reconstructed": model.unpatch(torch.where(masked, pixels, true), size),
+            "image": images,
+        }
 
     def features(self, model: nn.Module, images: Tensor) -> Tensor:
         return summary_features(model, images)

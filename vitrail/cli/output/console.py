@@ -59,7 +59,7 @@ class Console:
         """The data and what was chosen, before the first step."""
         data, recipe = prepared.dataset, prepared.recipe
         parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-        self.say(f"data: {data.layout}, {parts}; {len(data.classes)} classes")
+        self.say(f"data: {data.layout}, {parts}; {f'{len(data.classes)} classes' if data.classes else 'no classes'}")
         for note in [*data.notes, *prepared.notes]:
             self.say(f"  note: {note}")
         self.say(f"model: {recipe.model.name}")
@@ -118,7 +118,7 @@ class Console:
     def evaluation_line(self, step: int) -> str:
         names = ("top1", "top5", "miou", "pixel_accuracy", "dice", "mAP", "AP50", "macro_f1", "calibration_error",
                  "held_out_loss", "mean_recall", "image_to_text_r1", "text_to_image_r1",
-                 "frechet")  # fmt: skip
+                 "knn_top1", "probe_top1", "probe_mAP", "effective_rank", "frechet")  # fmt: skip
         values = self.view.evaluated
         numbers = "  ".join(f"{k} {values[k]:.4f}" for k in names if k in values)
         return f"step {step}/{self.view.steps}  {values['part']}: {numbers}"
@@ -150,14 +150,21 @@ class Console:
         self.say("next:")
         steps = {
             f"vitrail eval {run}": "evaluate it on held-out images",
-            **(
-                {f"vitrail sample {run}": "generate images"}
-                if session.bundle.task.is_generative
-                else {f"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of your images"}
-            ),
+            **{text.format(run=run): what for text, what in USES.get(session.bundle.task.output, PREDICT).items()},
             "vitrail train --data FOLDER": "train on your own folder of class folders",
         }
         for command, what in steps.items():
             self.say(f"  {command:<{max(map(len, steps))}}  {what}")
         self.say(self.outcome_line(session, page))
         self.quiet = quiet
+
+
+# what one does with a finished run, by the output of its task: commands, and what they do
+PREDICT = {"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of your images"}
+USES = {
+    "images": {"vitrail sample {run}": "generate images"},
+    "features": {
+        "vitrail probe {run}": "measure what a linear classifier makes of the features",
+        "vitrail train --data FOLDER --weights {run}": "learn labels from these weights",
+    },
+}

@@ -12,7 +12,7 @@ from vitrail.data.index.names import pack_names
 from vitrail.errors import DataError, many
 
 KINDS: dict[str, AnnotationKind] = {
-    "classes": "classes", "masks": "masks", "boxes": "boxes", "captions": "captions",
+    "classes": "classes", "masks": "masks", "boxes": "boxes", "captions": "captions", "none": "none",
 }  # fmt: skip
 LABELLED = ("classes", "captions")  # kinds of data whose labels are classes of whole images, where there are classes
 

@@ -176,7 +176,7 @@ def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarr
     kind, labelled = kind_of(folder, every, str(before.get("kind", "")))
     classes = classes_of(folder, scan, every, before, kind) if labelled else []
     index, arrays, notes = {name: i for i, name in enumerate(classes)}, dict[str, np.ndarray](), []
-    if set(scan.parts) == {"train"} and kind in ("classes", "captions"):
+    if set(scan.parts) == {"train"} and kind in ("classes", "captions", "none"):
         own = scan.parts["train"]
         labels = targets_of(own, classes, index, kind)
         held = hold_out([one.name for one in own], labels, HELD_OUT, 0)
@@ -200,10 +200,10 @@ def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 
 def leave_unlabelled(folder: Path, scan: Scan) -> None:
-    """Leaves out the samples that have nothing to learn from, unless all that the others have is captions: then it is
-    counted where they are read. Errors: `DataError` where nothing may be left out."""
+    """Leaves out the samples without a label where others have one; of captions alone that is counted where they are
+    read. Errors: `DataError` where nothing may be left out."""
     every = [one for own in scan.parts.values() for one in own]
-    if not any(one.is_labelled for one in every) and any(one.text for one in every):
+    if not any(one.is_labelled for one in every):
         return
     fix = "add KEY.cls with the number or the name of its class, or KEY.txt with a caption, or remove it"
     for one in every:
@@ -219,7 +219,9 @@ def kind_of(folder: Path, every: Sequence[Sample], before: str) -> tuple[str, bo
         "boxes": sum(s.boxes is not None for s in every), "masks": sum(s.mask is not None for s in every),
         "classes": sum(s.label is not None for s in every), "captions": sum(bool(s.text) for s in every),
     }  # fmt: skip
-    kind = next(name for name, count in counts.items() if count)
+    kind = next((name for name, count in counts.items() if count), "none")
+    if kind not in counts:
+        return kind, False
     if kind in ("classes", "captions") and "captions" in (kind, before):
         return "captions", counts["classes"] == len(every)
     if counts[kind] != len(every):

@@ -160,9 +160,9 @@ def sample_of(
         files[f"{key}.mask.png"] = encode_png(annotation, "L")
     elif split.labels.ndim == 2:
         about["labels"] = np.flatnonzero(split.labels[index]).tolist()
-    elif dataset.classes or annotation is None:
+    elif dataset.classes:
         files[f"{key}.cls"] = b"%d" % split.labels[index]
-        about["label"] = dataset.classes[int(split.labels[index])] if dataset.classes else ""
+        about["label"] = dataset.classes[int(split.labels[index])]
     if isinstance(annotation, tuple) and not isinstance(annotation, Boxes):
         texts[index] = join_captions(annotation)
     elif found := find_encoded(split, index):

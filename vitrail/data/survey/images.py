@@ -157,7 +157,7 @@ def _summary(
     ]
     readable = [(where, fact) for where, fact in every if not fact.reason]
     copies = _copies(every)
-    labelled = {} if dataset.is_annotated else dataset.splits
+    labelled = dataset.splits if dataset.classes and not dataset.is_annotated else {}
     unread = {part: [i for i, x in zip(chosen[part], own, strict=True) if x.reason] for part, own in facts.items()}
     counts = {
         part: _counts(np.delete(split.labels, unread[part], axis=0), len(dataset.classes))

@@ -7,26 +7,9 @@ from vitrail.inference.page.assemble import read_part, script_source
 from vitrail.report.page.markup import Section, escape_text, render_paragraphs
 from vitrail.report.page.style import SCRIPT, STYLE
 from vitrail.report.run_data import RunData, read_run
-from vitrail.report.sections import dense, engines, exports, generated, images, inside, metrics, provenance
-from vitrail.report.sections.headline import commands, curves, headline
+from vitrail.report.sections.headline import headline
+from vitrail.report.sections.order import BY_OUTPUT, FIRST, LAST
 from vitrail.storage.atomic import write_file
-
-FIRST = (commands, curves)
-LAST = (exports.section, engines.section, provenance.price, provenance.data, provenance.recipe, provenance.versions)
-BY_OUTPUT = {  # the sections between them, by the output of the task
-    "classes": (
-        metrics.confusion,
-        metrics.per_class,
-        images.mistakes,
-        images.samples,
-        inside.section,
-        metrics.calibration,
-    ),
-    "masks": (dense.per_class, dense.images),
-    "boxes": (dense.per_class, dense.curves, dense.images),
-    "images": (generated.images, generated.snapshots, generated.copies),
-    "features": (metrics.retrieval,),
-}
 
 
 def build_report(run: Path) -> Path:

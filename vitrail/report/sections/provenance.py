@@ -53,7 +53,7 @@ def data(run: RunData) -> Section | None:
         f"{format_plural(len(classes), 'class', 'classes')}{' (multi-label)' if run.is_multi_label else ''}."
     ]
     there = run.dataset.classes if run.dataset is not None else ()
-    if run.dataset is not None and list(there) == classes:
+    if run.dataset is not None and list(there) == classes and classes:
         labels = run.dataset.splits["train"].labels
         counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
         sentences.append(words.describe_balance(counts, classes))

@@ -45,8 +45,8 @@ class HtmlFormat(ExportFormat):
     def write(self, traced: TracedGraph, metadata: dict[str, str], path: Path) -> None:
         bundle = traced.bundle
         pre = build_preprocess(bundle.recipe.input)
-        check_channels(pre)
         check_output(bundle.task)
+        check_channels(pre)
         runtime = read_runtime(self.config.runtime)
         graph = write_graph(traced, metadata, self.config.opset)
         about = describe_model(
