@@ -90,6 +90,16 @@ def wrong(*words):
     return " ".join(err.split())
 
 
+def test_methods_by_the_names_of_their_papers_are_answered_with_our_tasks():
+    from vitrail import catalog
+    from vitrail.foreign_names import TASKS
+
+    assert set(TASKS.values()) <= set(catalog.list_modules("tasks"))
+    with pytest.raises(UsageError) as said:
+        catalog.find("tasks", "DINO")
+    assert (said.value.what, said.value.fix) == ("DINO is the task self_distillation here", "--task self_distillation")
+
+
 def test_the_command_answers_too():
     assert "resnet50 is resnet/50 here: --model resnet/50" in wrong("train", "--data", "mini", "--model", "resnet50")
     assert "--model vit/base --model.patch 32 --img-size 384" in wrong("models", "vit_base_patch32_384")

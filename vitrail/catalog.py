@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from vitrail.errors import DataError, UsageError, choose, nearest
-from vitrail.foreign_names import answer
+from vitrail.foreign_names import answer, refuse_method
 from vitrail.validation import as_path
 
 KINDS = {
@@ -240,15 +240,15 @@ def load_config(floor: str, name: str) -> Any:
 def find(floor: str, name: str) -> Entry:
     """The entry of a name. Errors: `UsageError` with the nearest names."""
     if not isinstance(name, str):
-        raise UsageError(
-            f"a name is a text such as 'vit/base', not a {type(name).__name__}", "vitrail models lists them all"
-        )
+        what = f"a name is a text such as 'vit/base', not a {type(name).__name__}"
+        raise UsageError(what, "vitrail models lists them all")
     room, _, variant = name.partition("/")
     if floor == "models" and not variant and "." not in name:
         refuse_foreign_names(name)
         near = [n for n in list_names(floor) if room and room in n.split("/")] or nearest(name, list_names(floor))
         fix = f"did you mean {', '.join(near[:9])}?" if near else "vitrail models lists them all"
         raise UsageError(f"{name!r} is not the whole name of a model", fix)
+    refuse_method(floor, name, list_modules("tasks"))
     module = load_module(floor, name)
     if not variant:
         return Entry(name, module, module.Config())

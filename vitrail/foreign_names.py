@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from vitrail.errors import UsageError
+
 LETTERS = {"ti": "tiny", "t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 SIZE = "(?P<size>tiny|small|medium|base|large|huge|giant|gigantic)"
 PIXELS = r"(?:_(?P<pixels>\d{3,4}))?"
@@ -19,6 +21,13 @@ CONVOLUTIONAL = (
     "net|nest|incep|next|nas|conv|vgg|dark|dla|dpn|rcnn|xception|ssd|raft|3d|2plus1d|mc3"  # in names elsewhere
 )
 OTHER_KINDS = "vit|tnt|pit_|vim|former|beit|eva|hiera|clip|dino|cait|coat|xcit|mixer|mlp|twins|volo|aim|mamba|sequencer"
+
+
+TASKS = {  # methods by the names of their papers: our tasks
+    "dino": "self_distillation", "lejepa": "joint_embedding", "sigreg": "joint_embedding", "jepa": "joint_embedding",
+    "mae": "masked_autoencoding", "clip": "contrastive", "siglip": "contrastive", "deit": "distillation",
+    "detr": "detection", "fcos": "detection", "ddpm": "diffusion",
+}  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -36,6 +45,12 @@ class Model(NamedTuple):
     def as_call(self) -> str:
         """`vitrail.create("vit/base", patch=32, size=384)`."""
         return f'vitrail.create("{self.name}"{"".join(f", {k}={v!r}" for k, v in self.keys.items())})'
+
+
+def refuse_method(floor: str, name: str, tasks: Iterable[str]) -> None:
+    """Errors: `UsageError` for a method by the name of its paper in place of a task. tasks: the names of ours."""
+    if floor == "tasks" and name not in tasks and (task := TASKS.get(name.lower())):
+        raise UsageError(f"{name} is the task {task} here", f"--task {task}")
 
 
 class Answer(NamedTuple):
