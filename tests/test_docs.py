@@ -96,6 +96,7 @@ SLOW = [
         "docs/looking.md",
         "docs/transfer.md",
         "docs/weights.md",
+        "docs/without_labels.md",
     )
 ]
 

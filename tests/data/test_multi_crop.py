@@ -62,6 +62,10 @@ def test_without_local_crops_the_global_ones_are_the_same():
     assert other.local_crops.shape == (1, 0, 3, 8, 8)
 
 
+def test_local_crops_count_by_their_area():
+    assert PLAIN.views == 2 + 3 / 4
+
+
 def test_evaluation_sees_whole_images():
     assert PLAIN.deterministic() == PLAIN.preprocess
     assert PLAIN.works_per_image

@@ -36,7 +36,9 @@ def check_views(config: Any) -> None:
             flag = f"--task.{name.replace('_', '-')}"
             raise UsageError(f"task.{name} is from {low} to {high}", f"the smaller fraction comes first: {flag} 0.05 1")
     if config.local_crops and not config.local_size:
-        raise UsageError("task.local_size, the side of local crops in pixels, is 0", "--task.local-size 96")
+        raise UsageError(
+            "task.local_size, the side of local crops in pixels, is 0", "leave it out, or --task.local-crops 0"
+        )
 
 
 def as_backbone(trunk: nn.Module) -> Backbone:

@@ -14,6 +14,7 @@ from vitrail.tasks._defaults.classes import SMALL_MODELS, ClassDefaults
 LOCAL = 3 / 7  # the side of a local crop as a fraction of the global one's: 96 of 224
 SMALL = 64  # pixels along a side up to which images are used whole
 SHOWN = (250_000, 60_000_000)  # images in all, on a CPU and on a GPU
+SPANS = 40  # in a short run the teacher is at first the average over a fortieth of it
 TAKES = ("crop", "hflip", "vflip")  # the settings of [augment] that these tasks take
 
 
@@ -81,7 +82,10 @@ class DistillationDefaults(ViewDefaults):
 
     def choose_optimizer(self, c: Choices) -> None:
         c.set_default("optim", "weight_decay", 0.04, "as published for DINO")
-        c.set_default("optim", "ema_decay", 0.996, "of the teacher, rising to 1")
+        steps = c.recipe.train.steps or 1
+        decay = round(1 - min(0.02, max(0.004, SPANS / steps)), 4)
+        few = "" if decay == 0.996 else f"; 0.996 from {SPANS / 0.004:,.0f} steps on, and these are {steps:,}"
+        c.set_default("optim", "ema_decay", decay, f"of the teacher, rising to 1{few}")
 
     def check_optimizer(self, recipe: Recipe) -> None:
         if not recipe.optim.ema_decay:
@@ -100,7 +104,11 @@ class EmbeddingDefaults(ViewDefaults):
         """AdamW with the usual weight decay, as published; no average is needed."""
 
     def check_optimizer(self, recipe: Recipe) -> None:
-        """Any will do."""
+        """Any will do, but not a batch of one image."""
+        if recipe.train.batch_size == 1:
+            raise UsageError(
+                "one image has no distribution that SIGReg could compare", "--batch-size 64, or 2 at least"
+            )
 
 
 def choose_views(c: Choices) -> None:
