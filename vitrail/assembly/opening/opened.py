@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.assembly.opening.mapped import with_mapped_names
 from vitrail.data.dataset import Dataset, Split
 from vitrail.data.files import FileReader, inode_of
 from vitrail.data.formats import image_suffixes
@@ -104,11 +105,11 @@ def with_index(found: Opened, given: str, key: str) -> Dataset:
     readers = [file_reader(split) for split in dataset.splits.values()]
     roots = {read.root for read in readers if read}
     if dataset.visited is None or len(roots) != 1 or None in readers or not key:
-        return dataset
+        return with_mapped_names(dataset)
     root = roots.pop()
     others, folders = pack_entries(dataset.visited.others), pack_entries(dataset.visited.folders)
     if not is_settled(time.time_ns(), (files, others, folders)):
-        return dataset  # a change that comes now could have the time of what is here
+        return with_mapped_names(dataset)  # a change that comes now could have the time of what is here
     about, arrays = pack(dataclasses.replace(found, dataset=dataset), root, (files, others, folders))
     path = index_path(key, found, (files, others, folders))
     try:
