@@ -59,6 +59,73 @@ def pair(request, tmp_path_factory):
     return theirs.eval(), bundle, folder
 
 
+def as_openai(theirs):
+    """The tensors of transformers' CLIP by OpenAI's names."""
+    own, made = theirs.state_dict(), {}
+    for there, here in (("vision_model.", "visual."), ("text_model.", "")):
+        for i in range(2):
+            layer, block = f"{there}encoder.layers.{i}.", f"{here}transformer.resblocks.{i}."
+            for p in ("weight", "bias"):
+                qkv = [own[f"{layer}self_attn.{x}_proj.{p}"] for x in "qkv"]
+                made[f"{block}attn.in_proj_{p}"] = torch.cat(qkv)
+                made[f"{block}attn.out_proj.{p}"] = own[f"{layer}self_attn.out_proj.{p}"]
+                for k, name in ((1, "c_fc"), (2, "c_proj")):
+                    made[f"{block}ln_{k}.{p}"] = own[f"{layer}layer_norm{k}.{p}"]
+                    made[f"{block}mlp.{name}.{p}"] = own[f"{layer}mlp.fc{k}.{p}"]
+    for p in ("weight", "bias"):
+        made[f"visual.ln_pre.{p}"] = own[f"vision_model.pre_layrnorm.{p}"]
+        made[f"visual.ln_post.{p}"] = own[f"vision_model.post_layernorm.{p}"]
+        made[f"ln_final.{p}"] = own[f"text_model.final_layer_norm.{p}"]
+    made["visual.class_embedding"] = own["vision_model.embeddings.class_embedding"]
+    made["visual.conv1.weight"] = own["vision_model.embeddings.patch_embedding.weight"]
+    made["visual.positional_embedding"] = own["vision_model.embeddings.position_embedding.weight"]
+    made["positional_embedding"] = own["text_model.embeddings.position_embedding.weight"]
+    made["token_embedding.weight"] = own["text_model.embeddings.token_embedding.weight"]
+    made["visual.proj"], made["text_projection"] = own["visual_projection.weight"].T, own["text_projection.weight"].T
+    made["logit_scale"] = own["logit_scale"]
+    for name, number in (("input_resolution", 32), ("context_length", 10), ("vocab_size", 320)):
+        made[name] = torch.tensor(number)
+    return {name: t.contiguous() for name, t in made.items()}
+
+
+def test_the_names_of_openai(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    text = {**TEXT, "eos_token_id": 319, "bos_token_id": 1, "pad_token_id": 0}
+    theirs = CLIPModel(CLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=24)).eval()
+    stir(theirs)
+    heads = {"num_attention_heads": 4}  # which no tensor shows, of a tower that was not published
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "clip", "text_config": {**heads, "eos_token_id": 319}, "vision_config": heads})
+    )
+    save_file(as_openai(theirs), tmp_path / "model.safetensors")
+    save_tokenizer(tmp_path / "tokenizer.json")
+    assert main(["import", str(tmp_path), "--out", str(tmp_path / "ours")]) in (0, None)
+    bundle, _ = load.load_bundle(tmp_path / "ours")
+    images, words = batch()
+    with torch.no_grad():
+        expected = theirs(input_ids=words, pixel_values=images)
+        found = bundle.model(images), bundle.model.embed_tokens(words)
+        close(bundle.model.compare(*found), expected.logits_per_image)
+
+
+def test_siglip_2_reads_small_letters_and_pads_as_its_files_say(tmp_path):
+    torch.manual_seed(0)
+    siglip().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path / "tokenizer.json")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('{"type":"Lowercase"}', '{"type":"NFC"}'))
+    about = {"tokenizer_class": "Siglip2Tokenizer", "pad_token": {"content": "<end>"}, "padding_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    found = find_whole_model(*read_part(tmp_path))
+    tokenizer = tokens.Tokenizer(found.tensors["tokenizer.content"].numpy().tobytes())
+    assert tokenizer.encode(["A RED car"]).tolist() == tokenizer.encode(["a red car"]).tolist()
+    row = tokenizer.encode(["a red car"])[0].tolist()
+    assert row[0] == tokenizer.pad == 2
+    assert row[-1] == 2
+
+
 def batch():
     draw = torch.Generator().manual_seed(0)
     words = torch.randint(3, 318, (5, 10), generator=draw)

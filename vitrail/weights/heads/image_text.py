@@ -19,6 +19,7 @@ from vitrail.recipe import Choice
 from vitrail.weights.identify import identify
 from vitrail.weights.rules import Drop, Rule, convert
 from vitrail.weights.sidecars import CountOf, Sidecar, Whole, look_up, read_object
+from vitrail.weights.tables.clip import TEXT
 from vitrail.weights.whole import Table, Tensors, WholeModel, count_blocks
 
 AGAIN = "made again from the number of tokens"
@@ -80,7 +81,7 @@ def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
     found = identify(tensors, sidecar)
     family = found.model.name.partition("/")[0]
     image = convert(tensors, catalog.load_module("weights/tables", family).SOURCES[found.source])
-    text = convert({name: tensors[name] for name in image.dropped}, SOURCES[source][1])
+    text = convert({name: tensors[name] for name, why in image.dropped.items() if why == TEXT}, SOURCES[source][1])
     own = dict(text.tensors)
     for name in ("log_scale", "bias"):
         if name in own:
