@@ -202,3 +202,15 @@ def test_the_tokenizer_of_another_model_is_refused(pair, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(CheckpointError, match="damaged, or no tokenizer"):
         find_whole_model(*read_part(tmp_path))
+
+
+def test_the_hub_is_asked_for_the_tokenizer_of_models_that_read_texts(pair, hub, own_folder):
+    _, bundle, folder = pair
+    hub.repos["org/pair"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.licences["org/pair"] = "mit"
+    assert main(["import", "hf:org/pair", "--out", "ours"]) in (0, None)
+    found, _ = load.load_bundle(own_folder / "ours")
+    assert torch.equal(found.model.tokenizer.content, bundle.model.tokenizer.content)
+    asked = len(hub.log)
+    assert main(["import", "hf:org/pair", "--out", "again"]) in (0, None)
+    assert len(hub.log) == asked
