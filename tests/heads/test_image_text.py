@@ -7,7 +7,7 @@ import torch
 
 from vitrail.data.texts.tokenizer import train_tokenizer
 from vitrail.errors import CheckpointError
-from vitrail.heads.image_text import ImageTextConfig, ImageTextModel
+from vitrail.heads.image_text import ImageTextConfig, ImageTextModel, prompt_texts
 from vitrail.models import _text, vit
 
 VIT = vit.Config(width=32, depth=1, heads=2, patch=8, size=(16, 16))
@@ -59,3 +59,15 @@ def test_another_tokenizer_is_refused():
     model, strange = build(), train_tokenizer(["something else"], 300, 8)
     with pytest.raises(CheckpointError, match="the tokenizer of another model"):
         model.tokenizer.fill(strange)
+
+
+def test_classes_are_the_mean_of_their_prompts():
+    assert prompt_texts(["cat", "dog"], ("a photo of a {}", "my")) == [
+        "a photo of a cat", "my cat", "a photo of a dog", "my dog",
+    ]  # fmt: skip
+    assert prompt_texts(["{}"], ()) == ["{}"]
+    model = build()
+    model.tokenizer.fill(WORDS)
+    found = model.embed_classes(["cat", "car"], ("a {}", "the {}"))
+    mean = model.embed_texts(["a car", "the car"]).mean(0)
+    torch.testing.assert_close(found[1], mean / mean.norm())

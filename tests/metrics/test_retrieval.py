@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vitrail.metrics.retrieval import KS, class_embeddings, prompt_texts, retrieval_metrics
+from vitrail.metrics.retrieval import KS, retrieval_metrics
 
 
 def by_hand(images, texts, owners):
@@ -52,13 +52,3 @@ def test_several_own_answers_are_each_enough():
     same = F.normalize(torch.ones(4, 4), dim=1)
     found = retrieval_metrics(same[:2], same, torch.tensor([0, 0, 0, 1]))
     assert found["image_to_text_r1"] == pytest.approx((3 / 4 + 1 / 4) / 2)
-
-
-def test_prompts():
-    assert prompt_texts(["cat", "dog"], ("a photo of a {}", "my")) == [
-        "a photo of a cat", "my cat", "a photo of a dog", "my dog",
-    ]  # fmt: skip
-    assert prompt_texts(["{}"], ()) == ["{}"]
-    rows = F.normalize(torch.randn(6, 5), dim=1)
-    found = class_embeddings(rows, 3)
-    torch.testing.assert_close(found[1], F.normalize(rows[2:4].mean(0), dim=0))

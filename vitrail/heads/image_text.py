@@ -108,6 +108,12 @@ class ImageTextModel(HeadedModel):
         logits = self.log_scale.exp() * (images @ texts.mT)
         return logits if self.bias is None else logits + self.bias
 
+    def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K E"]:
+        """The embedding of each class for zero-shot classification, of unit length: the mean over the templates, in
+        which its name replaces {} (CLIP, section 3.1.4). Errors: as `embed_texts`."""
+        texts = self.embed_texts(prompt_texts(names, templates))
+        return F.normalize(texts.unflatten(0, (len(names), -1)).mean(1), dim=1)
+
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
         """Embeddings of texts, of unit length, float32, for use outside of training. Errors: `CheckpointError` for a
@@ -119,3 +125,9 @@ class ImageTextModel(HeadedModel):
                 tokens = torch.from_numpy(tokenizer.encode(texts[start : start + BATCH])).to(device)
                 rows.append(self.embed_tokens(tokens).float().cpu())
         return torch.cat(rows[1:] or rows)
+
+
+def prompt_texts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every name in every template, in which it replaces {}: those of the first name first. A template without braces
+    is put before the name."""
+    return [t.replace("{}", name) if "{}" in t else f"{t} {name}" for name in names for t in templates or ("{}",)]

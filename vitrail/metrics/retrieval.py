@@ -5,8 +5,6 @@ Those of the same similarity are in random order: the recall is its expectation 
 same similarity scores as chance does.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -58,16 +56,3 @@ def expected_hits(above: Tensor, equal: Tensor, own: Tensor, k: int) -> Tensor:
         odds = ((equal - place) / (equal + own - place).clamp(min=1)).clamp(min=0)
         missed = torch.where(is_drawn, missed * odds, missed)
     return 1 - missed
-
-
-def prompt_texts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every name in every template, in which it replaces {}: those of the first name first. A template without braces
-    is put before the name."""
-    return [t.replace("{}", name) if "{}" in t else f"{t} {name}" for name in names for t in templates or ("{}",)]
-
-
-def class_embeddings(texts: Tensor, classes: int) -> Tensor:
-    """The embedding of each class [K E] of unit length: the mean of those of its prompts, texts [K*T E] (CLIP, section
-    3.1.4)."""
-    mean: Tensor = texts.unflatten(0, (classes, -1)).mean(1)
-    return torch.nn.functional.normalize(mean, dim=1)
