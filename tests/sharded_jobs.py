@@ -30,6 +30,7 @@ from vitrail.tasks import (
     detection,
     diffusion,
     joint_embedding,
+    masked_autoencoding,
     segmentation,
     self_distillation,
 )
@@ -86,6 +87,8 @@ def build_task(case: Case):
     if case.task == "joint":
         small_head = {"embedding": 4, "hidden": 16, "directions": 16}
         return joint_embedding.build(joint_embedding.Config(**small_head, local_crops=0))
+    if case.task == "patches":
+        return masked_autoencoding.build(masked_autoencoding.Config(decoder_width=32, decoder_depth=1))
     return classification.build(classification.Config(classes=3))
 
 
@@ -102,7 +105,7 @@ def build_targets(case: Case, size: tuple[int, int]):
         return DetectionTargets(boxes, labels, sizes, torch.full((4,), 1.5))
     if case.task in ("linear", "upernet", "mask"):
         return torch.randint(0, 3, (IMAGES, *size))
-    if case.task in ("views", "joint"):
+    if case.task in ("views", "joint", "patches"):
         return torch.zeros(IMAGES, 0)
     if case.task in ("pairs", "softmax"):
         return torch.randint(2, 300, (IMAGES, 8))
@@ -177,6 +180,8 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("vit", "views", ema=0.5, parallel="ddp"),
     Case("vit", "joint", checkpointing="full"),
     Case("vit", "joint", parallel="ddp"),
+    Case("vit", "patches", checkpointing="full"),
+    Case("vit", "patches", parallel="ddp"),
     Case("vit", "pairs", "muon", ema=0.5, checkpointing="full"),
     Case("clip", "softmax", parallel="ddp"),
 ]

@@ -44,6 +44,7 @@ class MaskedAutoencoding(FeatureTask, StatelessTask, DrawingTask):
 
     metric = Metric("held_out_loss", higher_is_better=False)
     held_out_terms = ("held_out_loss",)
+    keeps_settings = True  # the decoder fits its own alone
 
     def __init__(self, config: Config):
         self.config = config

@@ -164,7 +164,7 @@ PREDICT = {"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of
 USES = {
     "images": {"vitrail sample {run}": "generate images"},
     "features": {
-        "vitrail probe {run}": "measure what a linear classifier makes of the features",
+        "vitrail probe {run} --data FOLDER": "measure what a linear classifier makes of the features",
         "vitrail train --data FOLDER --weights {run}": "learn labels from these weights",
     },
 }
