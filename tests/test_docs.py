@@ -125,6 +125,9 @@ def test_pages_from_top_to_bottom(page, own_folder):
         published(own_folder / "vit_tiny.safetensors")
     if page == "docs/data.md":
         tables(own_folder)
+    if page == "docs/without_labels.md":
+        photos(own_folder / "classes")
+        (own_folder / "classes" / "moss").rename("photos")  # without class folders
     if page == "docs/generation.md":
         autoencoder(own_folder / "path/to/vae")
     found = commands(page)
