@@ -15,10 +15,10 @@ import vitrail.models  # noqa: F401  both now: imported later, they would replac
 from vitrail.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from vitrail.analysis.attention import Heads, LayerAttention, Layers
     from vitrail.analysis.cost import Cost
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vitrail.weights.published import LoadReport
 
 __all__ = [
-    "Prediction", "Predictor", "Run", "__version__", "attention", "backbone", "cost", "create", "export", "load",
-    "load_weights", "models", "save", "train",
+    "Prediction", "Predictor", "Run", "__version__", "attention", "backbone", "cost", "create", "embed", "export",
+    "load", "load_weights", "models", "save", "train",
 ]  # fmt: skip
 
 
@@ -159,6 +159,19 @@ def attention(model: "nn.Module | Predictor", images: Any, layers: "Layers" = No
     return compute_attention(model, images, layers, heads)
 
 
+def embed(source: "str | Path | Predictor", images: Any = None, texts: "str | Sequence[str] | None" = None,
+          device: str = "cpu", batch: int = 32) -> "Tensor":  # fmt: skip
+    """Embeddings of images, or of texts, float32 [N E] of unit length: `images @ texts.T` are their cosines.
+
+    source: a run, a model folder, a file, or what `load` gives. images: as its `predict` takes them. texts need a model
+    with a text tower (`--task contrastive`); of images every model has some, the features of its backbone. batch:
+    images at a time. Errors: `UsageError`, `CheckpointError`; `BadImage` for an image that cannot be read.
+    """
+    from vitrail.inference.embeddings import embed_any
+
+    return embed_any(source, images, texts, device, batch)
+
+
 def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | list[str] | None" = None) -> "Path":
     """Writes a model made by `create` as a folder with model.safetensors and a manifest. An existing folder is
     refused."""
@@ -169,20 +182,24 @@ def save(model: "nn.Module", folder: "str | Path", classes: "tuple[str, ...] | l
 
 
 def load(source: "str | Path", device: str = "cpu", vae: str = "",
-         checkpoint: "Literal['best', 'last']" = "best", engine: str = "", merge: Any = None) -> Any:  # fmt: skip
+         checkpoint: "Literal['best', 'last']" = "best", engine: str = "", merge: Any = None,
+         labels: "Sequence[str]" = ()) -> Any:  # fmt: skip
     """A trained model from a run, a model folder or a .safetensors file: a `Predictor` with `.model`, `.classes`,
     `.recipe`, `.predict(...)`; called with images it predicts. Of the folder of an export the same without `.model`:
     engine names what runs it, by default the one for its file.
 
     vae: of a model of latents, the folder of its autoencoder. checkpoint: of a run, the weights of its best evaluation,
     if it kept them, or the last. merge: of ViTs, how many tokens each block merges, "half", or a share of all; None: as
-    it was trained. Errors: `CheckpointError`; `UsageError` for a model that cannot.
+    it was trained. labels: of a model with a text tower, texts that name the classes. Errors:
+    `CheckpointError`; `UsageError` for a model that cannot.
     """
     from vitrail.errors import choose
-    from vitrail.inference.load_any import load_any
+    from vitrail.inference.embeddings import load_labelled
 
     choose(checkpoint, ("best", "last"), "checkpoint")
-    return load_any(source, engine, device, weights=checkpoint, vae=vae, merge=merge)
+    return load_labelled(
+        source, [labels] if isinstance(labels, str) else labels, engine, device, checkpoint, vae, merge
+    )
 
 
 def export(source: "str | Path", format: str = "onnx", out: "str | Path" = "", **keys: Any) -> "ExportResult":

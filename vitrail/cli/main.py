@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, what it does)
     "train": ("train", "train or fine-tune a model on images; continue a run"),
     "eval": ("evaluate", "evaluate a trained model on held-out images"),
     "predict": ("predict", "predict classes, masks or boxes of images"),
+    "search": ("texts.search", "find the images of a folder that a text describes"),
     "export": ("deploy.export", "write a trained model as a file that runs anywhere, with proof"),
     "serve": ("deploy.serve", "serve trained models over HTTP, with a page and metrics"),
     "bench": ("deploy.bench", "measure every engine that runs a model, and recommend one"),

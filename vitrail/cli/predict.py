@@ -22,11 +22,14 @@ class Predict(OfRun, OfWeights, OnDevice, AsJson, Merging):
     vitrail predict runs/photos cat.jpg dog.jpg
     vitrail predict runs/photos folder 'more/**/*.jpg' --csv predictions.csv
     vitrail predict runs/photos clip.mp4 --every 30 --json
+    vitrail predict runs/captions cat.jpg --labels "a cat,a dog"
     vitrail predict runs/boxes street.jpg --score 0.3 --out boxes
     """
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
     """Files, folders, globs, videos, or addresses (https://...)."""
+    labels: str = ""
+    """Of a model with a text tower: the classes, as texts with commas between them, or a .txt file."""
     top: int = 3
     """How many classes to print, the most likely first."""
     csv: str = ""
@@ -69,6 +72,11 @@ def predict(words: list[str]) -> int:
         sys.stderr.write(f"vitrail: note: precision {predictor.choice.name}: {predictor.choice.reason}\n")
     if given.img_size and not predictor.task.is_generative:
         predictor = at_size(predictor, given.img_size)
+    if given.labels:
+        from vitrail.cli.texts.labels import read_labels
+        from vitrail.inference.embeddings import with_labels
+
+        predictor = with_labels(predictor, read_labels(given.labels))
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")

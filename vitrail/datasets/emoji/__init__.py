@@ -27,7 +27,7 @@ DAMAGED = "the images that come with vitrail are damaged"
 class Config:
     path: str = ""
     annotation: Literal["", "captions", "classes"] = ""  # "classes": Unicode's groups of emoji; empty: captions
-    languages: tuple[str, ...] = SCRIPTS  # of the captions: en, ru
+    languages: tuple[str, ...] = ("en", "ru")  # of the captions: en, ru
     tags: bool = True  # a second caption of each image and language: its tags, such as "face, grin"
 
 

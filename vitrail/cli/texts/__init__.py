@@ -1,0 +1,1 @@
+"""Commands that take words: search, and the labels of predict."""

@@ -1,0 +1,127 @@
+"""Embeddings of images and of texts, of unit length, by whatever model there is; classes that texts name."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.contracts import Backbone, HeadedModel
+from vitrail.data.annotations.captions import clean_caption
+from vitrail.errors import UsageError
+from vitrail.heads.image_text import ImageTextModel
+from vitrail.heads.text_classifier import TextClassifier
+from vitrail.inference.image_predictor import ImagePredictor
+from vitrail.inference.load_any import load_any
+from vitrail.inference.predictor import Predictor
+from vitrail.inference.stream import BATCH, read_each, sources_of, take_group
+from vitrail.layers.merge import Merge
+from vitrail.layers.modes import evaluation_mode
+from vitrail.tasks import classification
+from vitrail.validation import Positive, validate
+
+
+def embed(model: nn.Module, images: Tensor) -> Tensor:
+    """Preprocessed images [B C H W] -> [B E], of unit length: what a text tower's are compared with, or else the
+    backbone's features. Errors: `UsageError` for a model that has none."""
+    if isinstance(model, ImageTextModel):
+        embedded: Tensor = model(images)
+        return embedded.float()
+    if isinstance(model, TextClassifier):
+        return embed(model.model, images)
+    backbone = model.backbone if isinstance(model, HeadedModel) else model
+    if not isinstance(backbone, Backbone):
+        raise UsageError(f"a {type(model).__name__} has no features of an image", "a run of another task has")
+    return F.normalize(torch.cat(backbone(images).summaries, dim=1).float(), dim=1)
+
+
+def in_torch(predictor: ImagePredictor) -> Predictor:
+    """Errors: `UsageError` for an exported file."""
+    if not isinstance(predictor, Predictor):
+        raise UsageError(f"{predictor.source} is an exported file, which has no embeddings", "give the run it is of")
+    return predictor
+
+
+def text_model(predictor: ImagePredictor) -> ImageTextModel:
+    """The model of a predictor, with its text tower. Errors: `UsageError` where it has none."""
+    model = in_torch(predictor).model
+    if isinstance(model, TextClassifier):
+        model = model.model
+    if not isinstance(model, ImageTextModel):
+        what = f"the model of {predictor.source} has no text tower: it was trained for {predictor.recipe.task.name}"
+        raise UsageError(what, "vitrail train --data DATA --task contrastive trains one, on images with captions")
+    return model
+
+
+@torch.no_grad()
+def embed_images(predictor: ImagePredictor, images: Any, batch: int = BATCH) -> Tensor:
+    """Embeddings [N E], fp32 on the CPU, of images as `predict` takes them, `batch` at a time. Errors: `BadImage`,
+    `DataError`, `UsageError`."""
+    own, batch = in_torch(predictor), validate(batch, Positive, "batch")
+    device, pre = next(own.model.parameters()).device, own.preprocess
+    source, rows = read_each(sources_of(images), pre, every=1), list[Tensor]()
+    with evaluation_mode(own.model), own.precision.autocast():
+        while group := take_group(source, batch):
+            pixels = torch.stack([pre.image(one.checked()) for one in group])
+            rows.append(embed(own.model, pre.batch(pixels.to(device))).float().cpu())
+    if not rows:
+        raise UsageError("no images were given", "give one, or many")
+    return torch.cat(rows)
+
+
+def embed_texts(predictor: ImagePredictor, texts: Sequence[str]) -> Tensor:
+    """Embeddings [N E], fp32 on the CPU. Errors: `UsageError` for a model without a text tower, and for empty texts."""
+    model, clean = text_model(predictor), [clean_caption(text) for text in texts]
+    if not clean or not all(clean):
+        raise UsageError("a text is empty" if clean else "no texts were given", "give at least one word")
+    return model.embed_texts(clean)
+
+
+def with_labels(predictor: ImagePredictor, labels: Sequence[str]) -> Predictor:
+    """The predictor of the classes that some texts name. Errors: `UsageError` for a model without a text tower, fewer
+    than two labels, and those that are empty or come twice."""
+    model, own = text_model(predictor), in_torch(predictor)
+    names = tuple(clean_caption(label) for label in labels)
+    check_labels(names)
+    classifier = TextClassifier(model, embed_texts(predictor, names).to(model.log_scale)).eval()
+    task = classification.build(classification.Config(classes=len(names)))
+    return dataclasses.replace(own, model=classifier, classes=names, task=task)
+
+
+def load_labelled(
+    source: str | Path,
+    labels: Sequence[str],
+    engine: str = "",
+    device: str = "cpu",
+    weights: Literal["best", "last"] = "best",
+    vae: str = "",
+    merge: Merge | None = None,
+) -> ImagePredictor:
+    """As `load_any`; of the classes that `labels` name, where there are any."""
+    predictor = load_any(source, engine, device, weights=weights, vae=vae, merge=merge)
+    return with_labels(predictor, labels) if labels else predictor
+
+
+def embed_any(source: Any, images: Any, texts: str | Sequence[str] | None, device: str, batch: int) -> Tensor:
+    """The embeddings of images or of texts, by a predictor or what one is loaded from. Errors: `UsageError`."""
+    if (images is None) == (texts is None):
+        raise UsageError("embed takes images or texts", "vitrail.embed(RUN, images), vitrail.embed(RUN, texts=[...])")
+    predictor = source if isinstance(source, ImagePredictor) else load_any(source, device=device)
+    if texts is None:
+        return embed_images(predictor, images, batch)
+    return embed_texts(predictor, [texts] if isinstance(texts, str) else list(texts))
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Errors: `UsageError` for labels that cannot be told apart."""
+    fix = '--labels "a cat,a dog"; a label with a comma stands in quotes: --labels \'"a cat, asleep",a dog\''
+    if not all(names):
+        raise UsageError("a label is empty", fix)
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), ""):
+        raise UsageError(f"the label {twice[:80]!r} is given twice", "give each once")
+    if len(names) < 2:
+        what = f"there is one label only, {names[0][:80]!r}" if names else "there is no label"
+        raise UsageError(f"{what}, and nothing to tell it apart from", fix)
