@@ -1,8 +1,11 @@
 """Shards: packed, read by offset, the same batches as from the folder; and shards that nobody should have written."""
 
+import bz2
 import gc
+import gzip
 import io
 import json
+import lzma
 import pickle
 import tarfile
 from pathlib import Path
@@ -277,6 +280,56 @@ def test_shards_with_captions_alone_get_an_index(tmp_path):
     assert "left out, as they have no caption: 1 image, the first 0005" in dataset.notes[-1]
     with pytest.raises(DataError, match="have captions and no classes"):
         open_data(DataConfig("", {"path": str(tmp_path / "s")}), "classes")
+
+
+def test_keys_that_count_anew_in_each_shard_are_named_by_their_shard(tmp_path):
+    for number in range(2):
+        tar(tmp_path / "s" / f"train-{number}.tar", sound(count=4))
+    assert main(["pack", str(tmp_path / "s")]) == 0
+    names = sorted(name for split in look(tmp_path / "s").splits.values() for name in split.names)
+    assert names == [f"train-{number}/{i:04d}" for number in range(2) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.0, 1.0], [0, 1]),
+        ([[0, 2.0], [1]], [[1, 0, 1], [0, 1, 0]]),
+        (["a", "b"], [0, 1]),
+        ([0.5, 1], "has the label 0.5 -> a label is the number or the name of a class"),
+        ([{"a": 1}, 1], "has the label {'a': 1}"),
+        ([-1, 0], "the labels go from -1 to"),
+    ],
+)
+def test_labels_of_other_programs(tmp_path, labels, expected, capsys):
+    rows = {
+        f"{i:04d}.{ending}": data
+        for i in range(8)
+        for ending, data in (("png", png(i)), ("json", json.dumps({"label": labels[i % 2]}).encode()))
+    }
+    tar(tmp_path / "s" / "train-0.tar", rows)
+    if isinstance(expected, str):
+        assert main(["pack", str(tmp_path / "s")]) == 3
+        assert expected in " ".join(capsys.readouterr().err.split())
+        return
+    assert main(["pack", str(tmp_path / "s")]) == 0
+    for split in look(tmp_path / "s").splits.values():
+        for i, name in enumerate(split.names):
+            np.testing.assert_array_equal(split.labels[i], expected[int(name) % 2])
+
+
+def test_a_number_below_zero_is_no_name_of_a_class(tmp_path, capsys):
+    tar(tmp_path / "s" / "train-0.tar", sound(("-1", "0")))
+    assert main(["pack", str(tmp_path / "s")]) == 3
+    assert "the labels go from -1 to 0" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("module", "how"), [(gzip, "gzip"), (bz2, "bzip2"), (lzma, "xz")])
+def test_a_compressed_shard_is_called_so(tmp_path, module, how, capsys):
+    path = tar(tmp_path / "s" / "train-0.tar", sound())
+    path.write_bytes(module.compress(path.read_bytes()))
+    assert main(["pack", str(tmp_path / "s")]) == 3
+    assert f"is compressed ({how}), and images" in " ".join(capsys.readouterr().err.split())
 
 
 def member(name, kind, target=""):

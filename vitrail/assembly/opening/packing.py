@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.assembly.data import open_data
+from vitrail.data.files import suggest_path
 from vitrail.data.index.arrays import encode_arrays
 from vitrail.data.shards.index import NAME, Shard
 from vitrail.data.shards.left_out import LeftOut
@@ -60,6 +61,8 @@ def pack_data(choice: DataConfig, out: Path, limit: int, progress: Progress | No
 def index_shards(folder: Path, progress: Progress | None = None, skip: bool = False, max_errors: float = 0.0) -> Packed:
     """Writes the index of the shards in a folder. skip, max_errors: see `scan_shards`. Errors: `UsageError` where there
     are none, `DataError`."""
+    if not folder.exists():
+        raise UsageError(f"{folder}: there is no such folder", suggest_path(folder))
     if not folder.is_dir() or not any(folder.glob("*.tar")):
         raise UsageError(
             f"{folder} is no folder of .tar shards, and no --out was given", f"vitrail pack {folder} --out SHARDS"

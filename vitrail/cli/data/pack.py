@@ -10,7 +10,7 @@ from vitrail.cli.output.console import Console
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import Verb
-from vitrail.errors import UsageError
+from vitrail.errors import UsageError, many
 from vitrail.recipe import Recipe, override
 from vitrail.storage.printable import printable, shell_word
 from vitrail.validation import as_path
@@ -55,7 +55,8 @@ def report(packed: Any, folder: str) -> None:
     """Says what was written, and the command that trains on it."""
     counted = ", ".join(f"{n:,} {part}" for part, n in packed.parts.items())
     size = sum(one.size for one in packed.shards)
-    print(f"{len(packed.shards):,} shards, {size / 1e6:,.1f} MB: {counted}; {len(packed.classes):,} classes")
+    shards, classes = many(len(packed.shards), "shard"), many(len(packed.classes), "class", "classes")
+    print(f"{shards}, {size / 1e6:,.1f} MB: {counted}; {classes}")
     for note in packed.notes:
         print(f"  note: {printable(note)}")
     print(f"  index: SHA-256 {packed.sha256}")

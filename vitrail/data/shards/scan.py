@@ -3,7 +3,6 @@ nothing is taken out of a shard."""
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,6 +18,7 @@ from vitrail.data.files import held_out_note, hold_out
 from vitrail.data.index.arrays import map_arrays
 from vitrail.data.shards.index import FORMAT, NAME, PackedPart, Placed, Shard, encode_part
 from vitrail.data.shards.left_out import LeftOut
+from vitrail.data.shards.parse import parse_boxes, parse_json, parse_label, parse_written
 from vitrail.data.shards.tar import Member, as_data_error, list_members
 from vitrail.data.shards.write import ENDINGS, Progress
 from vitrail.data.splits import ORDER, find_part
@@ -131,7 +131,7 @@ def sample_of(path: Path, key: str, pieces: Mapping[str, tuple[Placed, bytes]], 
         if isinstance(sample.label, int) and isinstance(about.get("label"), str):
             scan.names[sample.label] = about["label"]
     else:
-        sample.label = about.get("labels", about.get("cls", about.get("label")))
+        sample.label = parse_written(where, about.get("labels", about.get("cls", about.get("label"))))
     if isinstance(written := about.get("captions", about.get("caption")), str | list):
         sample.text = join_captions(clean_captions(map(str, [written] if isinstance(written, str) else written)))
     if "txt" in pieces:
@@ -139,40 +139,13 @@ def sample_of(path: Path, key: str, pieces: Mapping[str, tuple[Placed, bytes]], 
     return sample
 
 
-def parse_json(where: str, data: bytes) -> dict[str, Any]:
-    try:
-        table = json.loads(data)
-        if isinstance(table, dict):
-            return table
-        raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where} has a .json that cannot be read: {str(error)[:120]}", "write the shard again"
-        ) from None
-
-
-def parse_label(where: str, text: str) -> int | str:
-    if not text or len(text) > 300:
-        raise DataError(f"{where} has an empty or endless .cls", "it is the number or the name of a class")
-    return int(text) if text.isdecimal() and len(text) < 10 else text
-
-
-def parse_boxes(where: str, about: Mapping[str, Any]) -> Boxes:
-    try:
-        boxes = np.array(about["boxes"], np.float32).reshape(-1, 4)
-        labels = np.array(about["labels"], np.int64).reshape(-1)
-        crowd = np.array(about.get("crowd", [False] * len(labels)), bool).reshape(-1)
-        if not len(boxes) == len(labels) == len(crowd) or not np.isfinite(boxes).all():
-            raise ValueError("boxes and labels differ in number, or a corner is no number")
-        return Boxes(boxes, labels, crowd)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where} has boxes that cannot be read: {str(error)[:120]}", "write the shard again") from None
-
-
 def finish(folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The index: classes from the samples, or from the index that was there; a held-out part where none is named."""
     before = former(folder)
     every = [one for own in scan.parts.values() for one in own]
+    if len({one.name for one in every}) < len(every):  # keys count anew in each shard
+        for one in every:
+            one.name = f"{Path(scan.shards[one.image.shard].name).stem}/{one.name}"
     kind, labelled = kind_of(folder, every, str(before.get("kind", "")))
     classes = classes_of(folder, scan, every, before, kind) if labelled else []
     index, arrays, notes = {name: i for i, name in enumerate(classes)}, dict[str, np.ndarray](), []

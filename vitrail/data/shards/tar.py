@@ -11,6 +11,7 @@ from vitrail.data.shards.left_out import LeftOut
 from vitrail.errors import DataError
 
 END = 1024  # zero bytes at the end of a tar file
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # by first bytes
 LARGEST = 2**30  # bytes of a member: no image is larger, and each is read into memory
 UNSAFE = ("pkl", "pickle", "pt", "pth", "pyd", "npy", "npz", "py", "so")  # endings of what may hold code when decoded
 AGAIN = "write the shard again"
@@ -31,6 +32,10 @@ def list_members(path: Path, left: LeftOut) -> Iterator[Member]:
     with as_data_error(path):
         size = path.stat().st_size
         with open(path, "rb") as file:
+            first = file.read(6)
+            if how := next((word for begin, word in COMPRESSED.items() if first.startswith(begin)), ""):
+                what = f"{path} is compressed ({how}), and images are read from a shard by their places"
+                raise DataError(what, f"decompress it: {how} -d")
             file.seek(max(0, size - END))
             is_whole = size >= END and not any(file.read(END))
             file.seek(0)
