@@ -11,7 +11,7 @@ from vitrail.data.texts.tokenizer import Tokenizer, fit_tokenizer, read_tokenize
 from vitrail.errors import UsageError
 from vitrail.facts import Choices, check_absent
 from vitrail.recipe import Recipe
-from vitrail.tasks._defaults.classes import ClassDefaults
+from vitrail.tasks._defaults.classes import MANY, ClassDefaults
 from vitrail.validation import as_path, update_config
 
 LEAST_CONTEXT = 8  # tokens
@@ -43,6 +43,8 @@ class PairDefaults(Defaults):
         batch = next(size for least, size in BATCHES if c.facts.count >= least) * (4 if c.facts.gpu else 1)
         why = f"for {c.facts.count:,} training images, each of which is compared with all of its batch"
         c.set_default("train", "batch_size", min(batch, max(2, c.facts.count)), why)
+        if c.facts.gpu:
+            c.set_key("task", "text", "tiny" if c.facts.count < MANY else "small", "on a GPU")
         config = update_config(self.config, c.recipe.task.keys, "contrastive")  # with what came with initial weights
         known = config.tokenizer_hash
         if known and not config.tokenizer:

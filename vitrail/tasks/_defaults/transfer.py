@@ -48,7 +48,8 @@ def choose_what_learns(c: Choices) -> None:
     if not c.recipe.init.weights:
         return
     if not c.facts.is_new_head:  # sets whose classes are called 0, 1, 2 look alike
-        c.reasons.append("the head is kept, for classes of the same names; --init.head new is for others")
+        same = ", for classes of the same names; --init.head new is for others" if c.facts.classes else ""
+        c.reasons.append(f"the head is kept{same}")
         return
     if o.unfreeze_steps:
         c.set_default("optim", "freeze", "backbone", "what unfreezes is frozen first")
