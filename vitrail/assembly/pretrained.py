@@ -130,9 +130,8 @@ def inherit_settings(
         reasons.append(f"model = {chosen.name}: {shown[0] if shown else why}")
     chosen_task = recipe.task
     # the weights depend on the objective of a generative model, and on the layers of a head for masks, boxes or texts
-    if same and chosen_task.name == theirs.task.name and (
-        task.is_generative or task.is_dense or (task.keeps_settings and not has_new_head)
-    ):
+    needed = task.is_generative or task.is_dense or (task.keeps_settings and not has_new_head)
+    if same and chosen_task.name == theirs.task.name and needed:
         theirs_keys = transferable_keys(theirs.task.keys)
         head = head_kind(theirs.task.name, theirs_keys) if task.is_dense else None
         if head is not None:  # recipes name it where it is not the default
