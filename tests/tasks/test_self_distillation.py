@@ -35,6 +35,8 @@ def test_the_loss_is_that_of_all_pairs_of_different_views():
         -(targets[:, t] * logits[:, v].log_softmax(-1)).sum(-1).mean() for t in range(2) for v in range(5) if v != t
     ]
     torch.testing.assert_close(dino_loss(logits, targets), torch.stack(terms).mean())
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(dino_loss(logits, targets), torch.stack(terms).mean())
 
 
 @pytest.mark.parametrize("learned", [False, True])

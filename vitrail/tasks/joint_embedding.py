@@ -129,9 +129,10 @@ def sigreg_loss(embeddings: Tensor, directions: Tensor, knots: int = 17, largest
     normal = torch.exp(-t.square() / 2)  # its characteristic function, and the weight
     steps = torch.full_like(t, 2 * largest / (knots - 1))  # the trapezoidal rule, over both signs of t
     steps[[0, -1]] /= 2
-    along = (embeddings.transpose(0, 1) @ directions)[..., None] * t  # [V B S T]
-    error = (along.cos().mean(1) - normal).square() + along.sin().mean(1).square()
-    return (error @ (steps * normal)).mean() * len(embeddings)
+    with torch.autocast(embeddings.device.type, enabled=False):  # products of 16 bits would round the loss
+        along = (embeddings.transpose(0, 1) @ directions)[..., None] * t  # [V B S T]
+        error = (along.cos().mean(1) - normal).square() + along.sin().mean(1).square()
+        return (error @ (steps * normal)).mean() * len(embeddings)
 
 
 def build(config: Config) -> JointEmbedding:

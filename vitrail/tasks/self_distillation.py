@@ -147,7 +147,8 @@ class SelfDistillation(FeatureTask, MeanTeacher):
 def dino_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of student logits [B V K], divided by their temperature, against the teacher's probabilities of the
     first of the views [B T K], over all pairs of different views."""
-    pairs = -torch.einsum("btk,bvk->tv", targets, F.log_softmax(logits, dim=-1))
+    with torch.autocast(logits.device.type, enabled=False):  # products of 16 bits would round the loss
+        pairs = -torch.einsum("btk,bvk->tv", targets, F.log_softmax(logits, dim=-1))
     count = pairs.numel() - pairs.diagonal().numel()
     return (pairs.sum() - pairs.diagonal().sum()) / (count * len(logits))
 

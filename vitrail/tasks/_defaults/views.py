@@ -57,7 +57,7 @@ class ViewDefaults(Defaults):
     @final
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
         batch = recipe.train.batch_size or 1
-        return 1e-3 * math.sqrt(batch / 128) if recipe.model.name in SMALL_MODELS else 5e-4 * math.sqrt(batch / 256)
+        return 2e-3 * math.sqrt(batch / 128) if recipe.model.name in SMALL_MODELS else 5e-4 * math.sqrt(batch / 256)
 
     @final
     def check(self, recipe: Recipe) -> None:
@@ -129,3 +129,4 @@ def choose_views(c: Choices) -> None:
         c.set_key("task", "blur", 0.0, "small images have no detail to lose")
     if c.recipe.input.channels != 3:
         c.set_key("task", "solarize", 0.0, "the images are not RGB")
+        c.set_key("task", "color_jitter", 0.4, "brightness and contrast are all that changes")
