@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tiny
 import torch
+import view_runs
 from test_denoisers import small as small_denoiser
 from test_models import SIZES, small
 
@@ -23,7 +24,7 @@ from vitrail.engine.processes.parallel import LossModule, all_blocks, compile_bl
 from vitrail.engine.processes.tensors import whole_tensor
 from vitrail.engine.train import LoopSettings, MicroBatch, train_steps
 from vitrail.errors import VitrailError
-from vitrail.recipe import OptimConfig, Recipe, TrainConfig
+from vitrail.recipe import Choice, OptimConfig, Recipe, TrainConfig
 from vitrail.tasks import (
     classification,
     contrastive,
@@ -377,9 +378,27 @@ def watch_objects() -> list[int]:
     return sizes
 
 
+def teacher(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """A divided run with a divided teacher, and one that ends after its first checkpoint and goes on."""
+    data = folder / "views"
+    tiny.npz(data, channels=3, size=20) if world.is_first else None
+    world.meet()
+    small_head = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "local_crops": 2, "local_size": 8}
+    made = view_runs.recipe(data / "tiny.npz", Choice("self_distillation", small_head), parallel="fsdp")
+    for name in ("taught", "taught-half"):
+        for event in (events := loop.run_training(create.create_session(made, folder / name, world)[0])):
+            if name == "taught-half" and event.kind == "train" and event.step == 3:
+                break
+        events.close()
+        world.meet()
+    for _ in loop.run_training(resume.resume_session(RunFolder(folder / "taught-half"), [], [], world)):
+        pass
+
+
 def work(words: list[str]) -> int:
     """words: a folder, jobs, and the names of cases."""
-    folder, jobs = Path(words[0]), {job.__name__: job for job in (steps, runs, count, hybrid, widen, exactness, faults)}
+    known = (steps, runs, count, hybrid, widen, exactness, faults, teacher)
+    folder, jobs = Path(words[0]), {job.__name__: job for job in known}
     world = worlds.join("cpu", 60)
     for job in (word for word in words if word in jobs):
         jobs[job](folder, world, words)

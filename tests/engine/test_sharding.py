@@ -23,7 +23,9 @@ def two(tmp_path_factory):
     return once(
         tmp_path_factory,
         "sharded-2",
-        lambda folder: start(folder, ["steps", "count", "runs", "faults", *jobs.names(jobs.CHEAP)], jobs.work),
+        lambda folder: start(
+            folder, ["steps", "count", "runs", "faults", "teacher", *jobs.names(jobs.CHEAP)], jobs.work
+        ),
     )
 
 
@@ -65,6 +67,13 @@ def parts(folder, run, step):
 
 def test_a_divided_run_goes_on_to_the_bit(two):
     equal(parts(two, "whole", 6), parts(two, "half", 6))
+
+
+def test_a_divided_teacher_and_the_tensors_of_its_task_go_on_to_the_bit(two):
+    one, other = parts(two, "taught", 4), parts(two, "taught-half", 4)
+    equal(one, other)
+    assert one["task"]["center"].abs().sum() > 0
+    assert not all(torch.equal(one["ema"][name], one["model"][name]) for name in one["ema"])
 
 
 def test_every_entry_is_loaded_by_two_processes_and_by_one(two):
