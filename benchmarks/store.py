@@ -1,9 +1,9 @@
 """What faults of a store cost: seconds to read the same images with and without them, in turns, and that none is wrong.
 
-python benchmarks/store.py [--images 200] [--rounds 3] [--answer-ms 20] [--share 0.05]
+python benchmarks/store.py [--images 200] [--rounds 3] [--answer-ms 20] [--share 0.05] [--mb-per-s 1]
 
-A server on this machine answers each range after some milliseconds; with faults, a share of its answers is 503, another
-such share is cut off within the body, and another has wrong bytes.
+A server on this machine answers each range after some milliseconds, at so many MB/s (0: as fast as it can); with
+faults, a share of its answers is 503, another such share is cut off within the body, and another has wrong bytes.
 """
 
 import argparse
@@ -23,14 +23,22 @@ from vitrail.assembly.data import open_data
 from vitrail.assembly.opening.packing import pack_data
 from vitrail.recipe import DataConfig
 
-SIDE = 224
+SIDE, PIECE = 224, 2**12
 
 
 class Server(http.server.ThreadingHTTPServer):
     root: Path
     answer_s: float
     share: float
+    mb_per_s: float
     draw: random.Random
+
+    def send(self, file: Any, body: bytes) -> None:
+        """Writes at the speed of this store."""
+        for first in range(0, len(body), PIECE):
+            file.write(body[first : first + PIECE])
+            if self.mb_per_s:
+                time.sleep(len(body[first : first + PIECE]) / (self.mb_per_s * 1e6))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         cut = share <= chance < 2 * share
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.server.send(self.wfile, body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
 
 
@@ -64,6 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer-ms", type=float, default=20.0)
     parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--mb-per-s", type=float, default=0.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,7 +86,7 @@ def main() -> None:
         )
         server = Server(("127.0.0.1", 0), Handler)
         server.root, server.answer_s, server.share = folder / "shards", given.answer_ms / 1000, 0.0
-        server.draw = random.Random(0)
+        server.mb_per_s, server.draw = given.mb_per_s, random.Random(0)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         keys = {"path": f"http://127.0.0.1:{server.server_port}/", "cache": "none"}
         split = open_data(DataConfig("", keys))[0].splits["train"]

@@ -1,5 +1,6 @@
 """Names and files as arrays, in memory or mapped from a file; a file that was changed is refused."""
 
+import gc
 import json
 import pickle
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitrail.data.dataset import Entry
+from vitrail.data.dataset import ArrayReader, Entry, Split
 from vitrail.data.fingerprint import differences, fingerprint, read_differences, read_entries, write_entries
 from vitrail.data.index.arrays import encode_arrays, map_arrays
 from vitrail.data.index.listing import pack_entries
@@ -52,7 +53,7 @@ def test_files_are_listed_sorted_and_their_text_is_that_of_former_runs(tmp_path)
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what is in memory")
 def test_mapped_names_are_in_memory_for_a_block_at_a_time(tmp_path):
     """What a process has looked at of a mapped file counts as its memory, until it is given back."""
-    names = pack_names(f"{i:060d}" for i in range(300_000))
+    names = pack_names(f"{i:01000d}" for i in range(20_000))
     parts = {"text": names.text, "starts": names.starts, "ends": names.ends}
     path = tmp_path / "index"
     path.write_bytes(encode_arrays("{}", parts))
@@ -62,11 +63,11 @@ def test_mapped_names_are_in_memory_for_a_block_at_a_time(tmp_path):
     assert resident(path) - before < 2**20, "its hash is made of what is read, not of what is mapped"
     found = Names(mapped["text"], mapped["starts"], mapped["ends"])
     most = 0
-    for number, block in enumerate(found.blocks(10_000)):
-        assert list(block)[7] == f"{number * 10_000 + 7:060d}"
+    for number, block in enumerate(found.blocks(2000)):
+        assert list(block)[7] == f"{number * 2000 + 7:01000d}"
         most = max(most, resident(path))
     assert 0 < most < path.stat().st_size / 2
-    assert list(found)[299_999] == f"{299_999:060d}"
+    assert list(found)[19_999] == f"{19_999:01000d}"
     assert resident(path) > path.stat().st_size / 2
 
 
@@ -75,6 +76,26 @@ def resident(path):
     maps = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
     at = [i for i, line in enumerate(maps) if line.endswith(str(path))]
     return sum(int(next(line for line in maps[i:] if line.startswith("Rss:")).split()[1]) * 1024 for i in at)
+
+
+def test_images_in_memory_are_sent_as_the_place_of_a_file_that_goes_with_them():
+    images = np.random.default_rng(0).integers(0, 256, (40, 100, 100, 3), dtype=np.uint8)
+    split = Split([str(i) for i in range(40)], np.arange(40), ArrayReader(images)).shared()
+    sent = pickle.dumps(split)
+    assert len(sent) < 3000
+    path = Path(split.array.origin.path)
+    theirs = load(sent)
+    for own in (split, theirs, theirs.select(np.array([7, 3]))):
+        expected = images if len(own) == 40 else images[[7, 3]]
+        np.testing.assert_array_equal(own.array, expected)
+    theirs.read(3)[:] = 0  # writes to the memory of this process alone
+    np.testing.assert_array_equal(split.read(3), images[3])
+    del split, own
+    gc.collect()
+    assert not path.parent.exists()
+    np.testing.assert_array_equal(theirs.read(4), images[4])
+    few = Split(["a"], np.zeros(1, np.int64), ArrayReader(images[:1]))
+    assert few.shared().array.base is few.array.base, "not worth a file"
 
 
 def arrays():

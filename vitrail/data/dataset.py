@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vitrail.data.index.arrays import share_array
 from vitrail.data.index.names import select_names
 from vitrail.errors import BadImage
 
@@ -75,6 +76,11 @@ class Split:
     def array(self) -> np.ndarray | None:
         """All images at once, [N H W C], where they are in memory already and of one size."""
         return self.read.array if isinstance(self.read, ArrayReader) else None
+
+    def shared(self) -> "Split":
+        """The same for processes that are started anew: images in memory lie in a file, which these map instead of a
+        copy of all of them."""
+        return self if self.array is None else replace(self, read=ArrayReader(share_array(self.array)))
 
     def annotation_bytes(self, index: int) -> bytes:
         """A mask, boxes or captions as bytes, to detect changes; empty where they cannot be read (reported

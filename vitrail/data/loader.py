@@ -186,6 +186,7 @@ def load_from_workers(
 ) -> Iterator[LoadedBatch]:
     has_gpu = torch.cuda.is_available()  # a forked process cannot use a GPU; Windows has no forkserver
     safe = "forkserver" if has_gpu and "forkserver" in multiprocessing.get_all_start_methods() else None
+    fetch = replace(fetch, split=fetch.split.shared()) if has_gpu else fetch
     loader: DataLoader = DataLoader(
         Requests(fetch, requests),  # type: ignore[arg-type]
         batch_size=None,
@@ -268,7 +269,6 @@ def init_worker(worker: int) -> None:
     Job managers send SIGTERM to all processes at once: the parent still needs the batches of its last step. A second
     SIGTERM, such as the parent's own at the end, ends the worker.
     """
-
     silence_pillow()
 
     def ignore_first(number: int, frame: FrameType | None) -> None:

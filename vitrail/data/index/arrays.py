@@ -8,10 +8,14 @@ numbers, and one text of JSON.
 import hashlib
 import json
 import mmap
+import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +24,7 @@ from vitrail.errors import DataError
 HEADER = 8  # bytes of the length of the header
 LONGEST = 2**28  # bytes of a header
 BLOCK = 2**20  # bytes that are hashed at a time
+LEAST_SHARED = 2**20  # bytes of an array that is worth a file
 ABOUT, DIGEST = "about", "sha256"
 KINDS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 NAMES = {np.dtype(kind): name for name, kind in KINDS.items()}
@@ -27,20 +32,21 @@ NAMES = {np.dtype(kind): name for name, kind in KINDS.items()}
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array lies in a file."""
+    """Where an array lies in a file. mode: "r", or "c" for one that may be written to in memory."""
 
     path: str
     offset: int
     shape: tuple[int, ...]
     kind: str
+    mode: Literal["r", "c"] = "r"
 
     def map(self) -> np.ndarray:
-        """The array, read-only. Errors: `DataError` where the file is gone or shorter."""
+        """The array. Errors: `DataError` where the file is gone or shorter."""
         dtype = np.dtype(KINDS[self.kind])
         if not np.prod(self.shape, dtype=np.int64):
             return np.zeros(self.shape, dtype)
         try:
-            mapped = np.memmap(self.path, dtype, "r", self.offset, self.shape)
+            mapped = np.memmap(self.path, dtype, self.mode, self.offset, self.shape)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path} cannot be read: {error}", "start again: it is written anew") from None
         return np.asarray(mapped).view(MappedArray).at(self)
@@ -63,6 +69,22 @@ class MappedArray(np.ndarray):
 
 def map_origin(origin: Place) -> np.ndarray:
     return origin.map()
+
+
+def share_array(array: np.ndarray) -> np.ndarray:
+    """The array in a temporary file, which lasts as long as it does: a process that is sent it maps the file. As it is
+    where it is small, or the file cannot be written."""
+    if array.nbytes < LEAST_SHARED or array.dtype not in NAMES or isinstance(array, MappedArray):
+        return array
+    folder = tempfile.mkdtemp(prefix="vitrail-")
+    try:
+        array.tofile(path := os.path.join(folder, "array"))
+        mapped = Place(path, 0, array.shape, NAMES[array.dtype], "c").map()
+    except (OSError, DataError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return array
+    weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
+    return mapped
 
 
 def encode_arrays(text: str, arrays: Mapping[str, np.ndarray]) -> bytes:
