@@ -1,6 +1,6 @@
 """Pre-training without labels, then few labels: a ViT learns from all images of CIFAR-10 without their labels, is then
 trained on 1 % of the labels, and is held against the same ViT from random weights, with the same settings and with
-those that vitrail chooses for them. And what a linear probe makes of the features, of random ones, and of pixels.
+those that vitrail chooses for them. And what k-NN and a probe make of the features, of random ones, and of pixels.
 
     OMP_NUM_THREADS=1 python benchmarks/pretraining.py --data cifar-10.npz --runs runs/pretraining
     OMP_NUM_THREADS=1 python benchmarks/pretraining.py --data cifar-10.npz --runs runs/pretraining --parts pretrain
@@ -18,10 +18,16 @@ from pathlib import Path
 import torch
 from history import append
 
-from vitrail.analysis.probe import choose_l2, draw_subset, fit_probe, probe_metrics
 from vitrail.assembly.data import open_data
+from vitrail.assembly.model import assemble_model
 from vitrail.cli.main import main as command
+from vitrail.data.subset import evenly_spaced
+from vitrail.engine.processes.world import World
+from vitrail.evaluation.features import compute_features
+from vitrail.inference.predictor import load_predictor
+from vitrail.metrics.features import spectrum, variety
 from vitrail.recipe import DataConfig
+from vitrail.tasks._features import MOST, accuracies
 
 MODEL = "--model vit/nano --model.patch 4 --model.stem patch --model.position sincos2d"
 KEPT = "--train.eval-every 0 --runtime.save-every 500 --workers 0 --device cpu --quiet"
@@ -59,41 +65,23 @@ def few_labels(given: argparse.Namespace, weights: Path) -> dict[str, list[float
     return found
 
 
-def pixel_probe(given: argparse.Namespace) -> float:
-    """Top-1 of a linear probe on the pixels of so many labels."""
+def probes(given: argparse.Namespace, weights: Path) -> dict[str, dict[str, float]]:
+    """k-NN and a linear probe on test images, half of them labelled, as while a run learns: of the pre-trained
+    backbone, a random one, and pixels."""
     dataset, _ = open_data(DataConfig("", {"path": given.data}))
-    train, test = dataset.splits["train"], dataset.splits["test"]
-    chosen = draw_subset(train.labels, given.share, 0)
-    x = torch.stack([torch.from_numpy(train.read(int(i))).flatten().double() / 255 for i in chosen])
-    y = torch.from_numpy(train.labels[chosen])
-    queries = torch.stack([torch.from_numpy(test.read(i)).flatten().double() / 255 for i in range(len(test))])
-    fitted = fit_probe(x, y, len(dataset.classes), choose_l2(x, y, len(dataset.classes), 0).l2)
-    return probe_metrics(fitted.probabilities(queries, False), torch.from_numpy(test.labels))["top1"]
-
-
-def probes(given: argparse.Namespace, weights: Path) -> dict[str, float]:
-    """Top-1 of linear probes on the same few labels: of the pre-trained backbone, a random one, and pixels."""
-    found = {"pixels": pixel_probe(given)}
-    for name, source in (("pre-trained", str(weights)), ("random", "vit/nano")):
-        words = [f"--model.{key}" for key in MODEL.removeprefix("--model vit/nano --model.").split(" --model.")]
-        keys = [] if name == "pre-trained" else " ".join(words).split()
-        out = given.runs / f"probe-{name}.json"
-        given_words = ["probe", source, "--data", given.data, "--labels", str(given.share), *keys]
-        if not out.is_file():
-            out.write_text(probe_json(given_words))
-        found[name] = json.loads(out.read_text())["linear"]["top1"]
+    test = dataset.splits["test"]
+    part = test.select(evenly_spaced(len(test), MOST))
+    predictor = load_predictor(weights)
+    labels = torch.from_numpy(part.labels)
+    pixels = torch.stack([torch.from_numpy(part.read(i)).flatten().float() / 255 for i in range(len(part))])
+    found = {"pixels": accuracies(pixels, labels)}
+    world = World(0, 1, torch.device("cpu"))
+    torch.manual_seed(0)
+    bundle = assemble_model(predictor.recipe, (), False)
+    for name, net in (("random", bundle.model.eval()), ("pre-trained", predictor.model)):
+        features = compute_features(net, part, predictor.preprocess, world)
+        found[name] = {**accuracies(features, labels), **variety(features, spectrum(features))}
     return found
-
-
-def probe_json(words: list[str]) -> str:
-    import contextlib
-    import io
-
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        if command([*words, "--json"]):
-            raise SystemExit(f"{' '.join(words)} failed")
-    return printed.getvalue()
 
 
 def main() -> None:
@@ -116,7 +104,7 @@ def main() -> None:
     print(figures, flush=True)
     if "probe" in given.parts:
         figures["probe"] = probes(given, weights)
-        print(figures["probe"], flush=True)
+        print(json.dumps(figures["probe"], indent=1), flush=True)
     if "few" in given.parts:
         found = few_labels(given, weights)
         figures["few"] = {way: statistics.mean(values) for way, values in found.items()}

@@ -131,6 +131,23 @@ def test_a_summary_that_would_stay_random_is_refused(keys):
         build(Config()).assemble(vit.build(dataclasses.replace(SMALL, **keys)))
 
 
+def test_one_patch_leaves_nothing_to_predict():
+    with pytest.raises(UsageError, match="one patch"):
+        build(Config()).assemble(vit.build(dataclasses.replace(SMALL, patch=32)))
+    task, model = model_of()
+    assert task.loss(model, Batch(torch.randn(2, 3, 8, 8), None))["reconstruction"].item() == 0  # of a smaller image
+
+
+def test_in_16_bits_the_loss_is_close():
+    task, model = model_of()
+    images, noise = torch.randn(4, 3, 32, 32), torch.rand(4, 16)
+    whole = task.errors(model, images, model.reconstruct(images, noise))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = task.errors(model, images, model.reconstruct(images, noise))
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, whole, atol=0.05, rtol=0.05)
+
+
 def test_beit_is_refused():
     entry = catalog.find("models", "beit/base")
     with pytest.raises(UsageError, match="relative positions"):

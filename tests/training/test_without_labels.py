@@ -107,6 +107,7 @@ def test_the_backbone_begins_a_training_on_labels_and_the_decoder_is_left_out(ru
     assert load_bundle(work / "tuned")[0].classes == ("a", "b")
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_its_own_weights_with_the_decoder(run, work):
     words = ["train", "--data", str(work / "photos"), "--weights", str(run), "--steps", "1", "--optim.lr", "0"]
     assert main([*words, "--batch-size", "8", "--workers", "0", "--out", str(work / "more")]) == 0
@@ -145,9 +146,14 @@ def test_a_page_that_shows_answers_refuses(run, capsys):
     assert "gives features of an image" in capsys.readouterr().err
 
 
-def test_classification_of_unlabelled_images_is_refused(work, capsys):
-    assert main(["train", "--data", str(work / "photos"), "--task", "classification", *SMALL]) == 2
-    assert "learns from classes, and this data has no labels" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("task", "needs"), [("classification", "classes"), ("segmentation", "masks"), ("detection", "boxes")]
+)
+def test_a_task_that_needs_labels_is_refused(task, needs, work, capsys):
+    assert main(["train", "--data", str(work / "photos"), "--task", task, *SMALL]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"{task} learns from {needs}, and this data has no labels" in err
+    assert "--task masked_autoencoding" in err
 
 
 @pytest.mark.parametrize(

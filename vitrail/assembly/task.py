@@ -25,7 +25,7 @@ def choose_task(recipe: Recipe, dataset: Dataset, pretrained: str, names: Names)
     default = catalog.default_task(dataset.kind, kind)
     backbones = catalog.default_task(dataset.kind, "backbone")
     name = recipe.task.name or default or backbones
-    classes = max(1, len(dataset.classes))  # a task of classes is built, to be refused, where there are none
+    classes = len(dataset.classes) or 2  # a task of classes is built, to be refused, where there are none
     task = names.task(Choice(name, recipe.task.keys), classes, dataset.multi_label)
     if not task.learns_from(dataset.kind):
         raise UsageError(

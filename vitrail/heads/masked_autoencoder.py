@@ -38,6 +38,9 @@ class MaskedAutoencoder(HeadedModel):
         self.patch, self.channels, self.masked = backbone.patch, config.channels, masked
         self.any_size_from = backbone.any_size_from
         grid = grid_of(config.size, self.patch)
+        if grid == (1, 1):
+            what = f"an image of {config.size[0]}x{config.size[1]} is one patch, and nothing is left to predict"
+            raise UsageError(what, f"--model.patch {max(1, min(config.size) // 4)}")
         self.decoder_embed = nn.Linear(width, decoder.width)
         self.mask_token = nn.Parameter(torch.empty(1, decoder.width))
         self.position = SinCos(grid, decoder.width)

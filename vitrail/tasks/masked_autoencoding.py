@@ -73,7 +73,7 @@ class MaskedAutoencoding(FeatureTask, StatelessTask, DrawingTask):
             mean, std = pixel_statistics(targets)
             targets = (targets - mean) / std
         errors = (predicted.pixels.float() - targets).square().mean(2)  # [B N]
-        return (errors * predicted.masked).sum(1) / predicted.masked.sum(1)
+        return (errors * predicted.masked).sum(1) / predicted.masked.sum(1).clamp(min=1)
 
     def held_out(self, model: Any, images: Tensor, ids: np.ndarray) -> Tensor:
         return self.errors(model, images, model.reconstruct(images, self.held_out_noise(model, images, ids)))[:, None]
