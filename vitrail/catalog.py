@@ -294,7 +294,7 @@ def refuse_tables(folder: Path) -> None:
     """Errors: `DataError` for a folder that has no folders of images but a file that may be the data set."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed is reported by its reader
         inside = list(folder.iterdir())
-        tables = sorted(p for p in inside if p.suffix.lower() in (".npz", ".csv", ".tsv"))
+        tables = sorted(p for p in inside if p.suffix.lower() in (".npz", ".csv", ".tsv", ".jsonl"))
         if tables and not any(p.is_dir() for p in inside):
             names = ", ".join(p.name for p in tables[:5])
             raise DataError(f"{folder} holds no folders of images, but {names}", f"name the file: --data {tables[0]}")

@@ -4,12 +4,14 @@ import json
 import os
 import pickle
 import re
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vitrail.assembly.data import open_data
+from vitrail.cli.main import main
 from vitrail.data.annotations.captions import clean_caption, clean_captions
 from vitrail.data.survey.annotations import survey_annotations
 from vitrail.data.survey.assess import broken_annotations
@@ -115,6 +117,14 @@ def test_folders_of_classes_stay_classes_where_a_task_learns_from_them(tmp_path)
     dataset = look(tmp_path, "classes")
     assert (dataset.layout, dataset.kind, dataset.classes) == ("imagefolder", "classes", ("ant", "bee"))
     assert all(split.annotation is None for split in dataset.splits.values())
+
+
+def test_captions_may_be_numbers_and_all_of_the_first_unreadable(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    write(tmp_path, **{str(i): str(i) for i in range(4)})
+    assert captions_of(look(tmp_path)) == {f"{i}.png": (str(i),) for i in range(4)}
+    write(tmp_path, **{str(i): "café".encode("latin-1") for i in range(4)})
+    assert look(tmp_path).kind == "captions"
 
 
 def test_label_files_and_single_texts_are_no_captions(tmp_path):
@@ -253,6 +263,23 @@ def test_a_table_with_labels_and_captions_is_read_for_what_is_learned(tmp_path):
     assert dataset.splits["train"].labels.tolist() == [[1, 1], [1, 0]] * 3
 
 
+def test_a_folder_may_have_its_table_in_it(tmp_path):
+    """As data sets of the hub: metadata.jsonl beside the images, or above folders of them."""
+    save_images(tmp_path, *(f"{c}/{i}.png" for c in ("ant", "bee") for i in range(5)))
+    rows = [{"file_name": f"{c}/{i}.png", "text": f"a {c}"} for c in ("ant", "bee") for i in range(5)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = look(tmp_path)
+    assert (dataset.layout, dataset.kind, len(captions_of(dataset))) == ("table", "captions", 10)
+    dataset = look(tmp_path, "classes")
+    assert (dataset.layout, dataset.classes) == ("imagefolder", ("ant", "bee"))
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "ant/0.png", "width": 9}))
+    assert look(tmp_path).layout == "imagefolder"
+    (tmp_path / "metadata.jsonl").unlink()
+    for name, text in {"captions.txt": "image,caption\nant/0.png,an ant\nbee/1.png,a bee\n"}.items():
+        (tmp_path / name).write_text(text)
+        assert captions_of(look(tmp_path)) == {"ant/0.png": ("an ant",), "bee/1.png": ("a bee",)}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "keys", "message"),
     [
@@ -309,3 +336,20 @@ def test_coco_has_captions_in_files_of_their_own(tmp_path):
     assert "it has no caption; COCO's are in captions_train2017.json" in error.value.fix
     with pytest.raises(UsageError, match=r"data\.tile works with boxes only"):
         look(one, "captions", tile=64)
+
+
+def test_captions_are_the_same_in_shards_also_when_their_index_is_made_again(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    assert main(["pack", str(photos), "--out", str(out)]) in (0, None)
+    theirs = captions_of(look(photos))
+    for again in (False, True):
+        if again:
+            assert main(["pack", str(out)]) in (0, None)
+        ours = look(out)
+        assert (ours.layout, ours.kind, ours.classes) == ("shards", "captions", ())
+        assert captions_of(ours) == theirs
+        assert {part: len(split) for part, split in ours.splits.items()} == {"train": 4, "val": 1}
+    with tarfile.open(next(out.glob("train*.tar"))) as shard:
+        assert not [name for name in shard.getnames() if name.endswith(".cls")]
+    with pytest.raises(DataError, match="have captions and no classes"):
+        look(out, "classes")

@@ -72,11 +72,12 @@ def find_images(folder: str) -> list[str]:
 
 
 def is_text(path: str) -> bool:
-    """Whether a file has a caption, or is at least no file of numbers."""
+    """Whether a file has a caption, maybe one that cannot be read, and no labels of YOLO."""
     try:
         captions = read_caption_file(Path(path).parent, Path(path).name)
     except BadImage:
-        return False
+        with open(path, "rb") as file:
+            return bool(file.read(SHORT).strip(b" \t\r\n\0"))
     return not all(is_label_text(caption) for caption in captions)
 
 

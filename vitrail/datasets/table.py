@@ -1,6 +1,7 @@
 """A CSV, TSV or JSONL file with an image and its label or caption in every line: columns `path`, `label` or `caption`,
 and optionally `split`."""
 
+import json
 import os
 import re
 from collections import defaultdict
@@ -17,6 +18,7 @@ from vitrail.data.files import FileReader, detect_channels, held_out_note, hold_
 from vitrail.data.labels import Targets, find_class_columns, read_class_columns, read_labels
 from vitrail.data.sheet import JSON_LINES, Sheet, read_sheet
 from vitrail.data.splits import find_part
+from vitrail.datasets import imagefolder
 from vitrail.storage.printable import shell_word
 
 IMAGE = (
@@ -27,7 +29,9 @@ LABEL = ("label", "class", "target", "labels", "classes", "category", "class_nam
 SPLIT = ("split", "part", "set", "subset")
 PARTS = ("train", "val", "test")
 NONE = "none"  # as a name of a column: none is the split, though one is called so
-LONGEST = 2000  # characters of a first line
+ENDINGS = (".csv", ".tsv", *JSON_LINES)
+TABLES = tuple(f"{name}{ending}" for name in ("metadata", "captions") for ending in (*ENDINGS, ".txt"))
+LONGEST = 100_000  # characters of a first line
 SOUGHT = 2000  # images among which one that a table names is looked for
 
 
@@ -52,24 +56,40 @@ class Config:
 
 
 def matches(path: str) -> bool:
-    """A file that ends in .csv, .tsv or .jsonl, or a .txt whose first line names a column of images and of captions."""
+    """A file that ends in .csv, .tsv or .jsonl, a .txt whose first line names a column of images and one of captions,
+    or a folder with such a table under a usual name."""
     file, name = Path(path).expanduser(), path.lower()
-    if name.endswith((".csv", ".tsv", *JSON_LINES)):
+    if name.endswith(ENDINGS):
         return file.is_file()
-    return name.endswith(".txt") and file.is_file() and names_captions(file)
+    return find_table(file) is not None
+
+
+def find_table(where: Path) -> Path | None:
+    """The table with captions: a file itself, or in a folder; None where there is none."""
+    files = [where] if where.is_file() else [where / name for name in TABLES]
+    return next((file for file in files if file.suffix in (".txt", *ENDINGS) and names_captions(file)), None)
 
 
 def names_captions(file: Path) -> bool:
-    with file.open(encoding="utf-8-sig", errors="replace") as text:
-        header = [name.strip().lower() for name in re.split("[,;|\t]", text.readline(LONGEST))]
-    return bool({*IMAGE} & {*header}) and bool({*CAPTION} & {*header})
+    """Whether the first line of a table names a column of images and one of captions."""
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as text:
+            first = text.readline(LONGEST)
+        header = list(json.loads(first)) if file.suffix in JSON_LINES else re.split("[,;|\t]", first)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+    names = {str(name).strip().lower() for name in header}
+    return bool({*IMAGE} & names) and bool({*CAPTION} & names)
 
 
 def build(config: Config) -> Dataset:
     """The images of the table, relative to its folder. A label is a class name, a class number if all are numbers, or
     several of them; or there is a column a class. Raises `DataError` with the line number of the first error.
     """
-    path = Path(config.path).expanduser()
+    where = Path(config.path).expanduser()
+    if where.is_dir() and config.annotation == "classes":  # those of its folders: the table has captions
+        return imagefolder.build(imagefolder.Config(config.path, config.channels, config.held_out, config.seed))
+    path = find_table(where) or where
     sheet = read_sheet(path)
     image, label, split = _columns(sheet, config)
     captions = _caption_columns(sheet, config, (image, label, split))

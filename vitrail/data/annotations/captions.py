@@ -14,7 +14,7 @@ from vitrail.errors import BadImage
 
 LARGEST = 2**20  # bytes of a file with the captions of one image
 LIST = re.compile(r"\[.*\]", re.DOTALL)  # a cell with several captions
-NUMBERS = re.compile(r"[-+\d.eE\s]*")  # what YOLO's label files consist of
+LABELS = re.compile(r"\s*\d+(\s+[-+\d.eE]+){4,}\s*")  # lines of YOLO's: a class, and four numbers or more
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # the first of them are line breaks and tabs
 
 
@@ -46,12 +46,13 @@ def join_captions(captions: Iterable[str]) -> str:
 
 
 def is_label_text(text: str) -> bool:
-    """Whether a text is numbers alone, such as YOLO's labels, and no caption.
+    """Whether a text is YOLO's labels, a class and the corners of an object in each line, and no caption.
 
-    >>> is_label_text("0 0.5 0.5 1 1"), is_label_text("2 cats")
-    (True, False)
+    >>> is_label_text("0 0.5 0.5 1 1"), is_label_text("2 cats"), is_label_text("7")
+    (True, False, False)
     """
-    return NUMBERS.fullmatch(text) is not None
+    lines = [line for line in text.splitlines() if line.strip()]
+    return bool(lines) and all(LABELS.fullmatch(line) for line in lines)
 
 
 @dataclass(frozen=True)
