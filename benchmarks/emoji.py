@@ -32,8 +32,8 @@ from vitrail.metrics.retrieval import retrieval_metrics
 DOCS = Path(__file__).parents[1] / "docs"
 START, END, GRID = "<!-- emoji -->", "<!-- /emoji -->", "emoji-search.png"
 WORDS = (
-    "--data emoji --model vit/nano --model.drop-path 0.1 --batch-size 256 --workers 0 --seed 0 --train.eval-every 0 "
-    "--runtime.save-every 100 --device cpu"
+    "--data emoji --model vit/nano --img-size 32 32 --task.loss softmax --optim.name muon --lr 2e-3 --batch-size 128 "
+    "--workers 0 --seed 0 --train.eval-every 0 --runtime.save-every 100 --device cpu"
 )
 QUERIES = ("heart", "сердце", "flag", "флаг", "animal", "животное", "food", "еда", "angry face", "red", "красный")
 LEVELS = 6  # of each channel in the bag of colours
@@ -141,7 +141,7 @@ def write_page(figures: dict[str, dict[str, float]], steps: int, minutes: float 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=650)
     given = parser.parse_args()
     run = given.runs / "emoji"
     words = ["--resume", str(run)] if run.exists() else [*WORDS.split(), "--steps", str(given.steps), "--out", str(run)]
