@@ -167,3 +167,37 @@ def test_mixed_images_are_refused(pairs, tmp_path, capsys):
     code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), *TINY, "--augment.mixup", "0.2"])
     assert code == 2
     assert "captions cannot be mixed" in capsys.readouterr().err
+
+
+def test_images_with_classes_are_told_apart_by_the_names_of_these(trained, pairs, tmp_path, capsys):
+    for i in range(16):
+        name = list(COLORS)[i % 4]
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        Image.open(pairs / f"{i:02}.png").save(tmp_path / "photos" / name / f"{i}.png")
+    run("eval", trained, "--data", tmp_path / "photos", "--csv", tmp_path / "rows.csv", "--img-size", 24, 24)
+    shown = capsys.readouterr().out
+    assert "top1" in shown
+    assert "classes" in shown
+    head, *rows = (tmp_path / "rows.csv").read_text().splitlines()
+    assert "red" in head
+    assert len(rows) == 16
+    (tmp_path / "one").mkdir()
+    Image.open(pairs / "00.png").save(tmp_path / "one" / "0.png")
+    assert main(["eval", str(trained), "--data", str(tmp_path / "one")]) in (
+        2,
+        3,
+    )
+
+
+def test_a_new_text_tower_has_a_tokenizer_of_the_captions_it_learns_from(trained, tmp_path):
+    root = tmp_path / "others"
+    root.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(root / f"{i}.png")
+        (root / f"{i}.txt").write_text(f"brightness number {i} of twelve", encoding="utf-8")
+    words = ["train", "--data", root, "--weights", trained, "--steps", 1, "--batch-size", 4, "--workers", 0]
+    run(*words, "--init.head", "new", "--out", tmp_path / "new")
+    run(*words, "--out", tmp_path / "kept")
+    one, new, kept = (weights(folder)["tokenizer.content"] for folder in (trained, tmp_path / "new", tmp_path / "kept"))
+    assert torch.equal(one, kept)
+    assert not torch.equal(one[:100], new[:100]) or len(one) != len(new)

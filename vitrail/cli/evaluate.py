@@ -57,6 +57,7 @@ def evaluate(words: list[str]) -> None:
     from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
     from vitrail.evaluation.image_table import write_csv
     from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
+    from vitrail.inference.embeddings import name_classes
     from vitrail.inference.load_any import is_exported, load_any
     from vitrail.inference.predictor import Predictor, at_size
 
@@ -74,12 +75,13 @@ def evaluate(words: list[str]) -> None:
     if world.is_first and subject.folder is not None and subject.is_kept and is_own:
         write_evaluation(subject.folder, subject.part, result)
     if another is not None:
+        another = name_classes(another, subject.dataset)
         resized = evaluate_split(another.bundle, subject.split, world,
                                  precision=Precision(predictor.choice.name, world.device.type))  # fmt: skip
         result = with_weights(with_interval(resized), subject.scope.weights)
         metrics = result.metrics
     if world.is_first and file is not None:
-        write_csv(file, result, predictor.classes)
+        write_csv(file, result, subject.scope.model_classes)
     dataset, part, folder = subject.dataset, subject.part, subject.folder
     if sample_quality.has_sweep(given):
         metrics = {**metrics, "sweep": sample_quality.sweep(given, predictor, dataset, part, folder, world)}
@@ -91,9 +93,9 @@ def evaluate(words: list[str]) -> None:
         elif not sample_quality.has_sweep(given):
             if given.precision != "fp32":
                 print(f"precision {predictor.choice.name}: {predictor.choice.reason}")
-            show_metrics(part, subject.scope.sentence(), metrics, predictor.classes)
-            if given.img_size:
-                show_change(given.img_size, predictor, own_metrics, metrics)
+            show_metrics(part, subject.scope.sentence(), metrics, subject.scope.model_classes)
+            if another is not None:
+                show_change(predictor, another, own_metrics, metrics)
     worlds.leave(world)
 
 

@@ -19,6 +19,7 @@ from vitrail.evaluation.classes import match_classes
 from vitrail.evaluation.engine_reader import evaluate_engine
 from vitrail.evaluation.evaluate import Evaluation, evaluate, with_interval, with_weights
 from vitrail.evaluation.scope import ALL, Scope, choose_split, count_trained
+from vitrail.inference.embeddings import name_classes
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.predictor import Predictor
 from vitrail.recipe import Recipe, override
@@ -78,9 +79,10 @@ def open_source(request: SubjectRequest, task: Task) -> Source:
     return Source(dataset, part, split, run)
 
 
-def open_subject(request: SubjectRequest, predictor: ImagePredictor) -> Subject:
-    """Errors: `UsageError`, `DataError`; for other data also where it has classes that the model does not know."""
-    dataset, part, split, run = open_source(request, predictor.task)
+def open_subject(request: SubjectRequest, predictor: ImagePredictor, source: Source | None = None) -> Subject:
+    """source: that of the request, where it is open. Errors: `UsageError`, `DataError`; for other data also where it
+    has classes that the model does not know."""
+    dataset, part, split, run = source or open_source(request, predictor.task)
     own = not request.data
     matched = match_classes(split, dataset, predictor.classes, predictor.task, request.skip_unknown)
     scope = Scope(
@@ -103,7 +105,9 @@ def open_subject(request: SubjectRequest, predictor: ImagePredictor) -> Subject:
 def evaluate_readable(request: SubjectRequest, predictor: ImagePredictor, world: World) -> tuple[Subject, Evaluation]:
     """The evaluation of a request, with interval and weights. Images that cannot be read are left out and counted, up
     to the fraction that a training allows. Errors: `UsageError`, `DataError`, `BadImage`."""
-    subject = open_subject(request, predictor)
+    source = open_source(request, predictor.task)
+    predictor = name_classes(predictor, source.dataset)
+    subject = open_subject(request, predictor, source)
     try:
         result = evaluate_predictor(predictor, subject.split, world)
     except BadImage as error:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Backbone, HeadedModel
 from vitrail.data.annotations.captions import clean_caption
+from vitrail.data.dataset import Dataset
 from vitrail.errors import UsageError
-from vitrail.heads.image_text import ImageTextModel
+from vitrail.heads.image_text import ImageTextModel, TextTask
 from vitrail.heads.text_classifier import TextClassifier
 from vitrail.inference.image_predictor import ImagePredictor
 from vitrail.inference.load_any import load_any
@@ -80,15 +81,25 @@ def embed_texts(predictor: ImagePredictor, texts: Sequence[str]) -> Tensor:
     return model.embed_texts(clean)
 
 
-def with_labels(predictor: ImagePredictor, labels: Sequence[str]) -> Predictor:
-    """The predictor of the classes that some texts name. Errors: `UsageError` for a model without a text tower, fewer
-    than two labels, and those that are empty or come twice."""
+def with_labels(predictor: ImagePredictor, labels: Sequence[str], templates: Sequence[str] = ()) -> Predictor:
+    """The predictor of the classes that some texts name. templates: of texts for a label, which replaces {}; none: it
+    is one by itself. Errors: `UsageError` for a model without a text tower, fewer than two labels, and those that are
+    empty or come twice."""
     model, own = text_model(predictor), in_torch(predictor)
     names = tuple(clean_caption(label) for label in labels)
     check_labels(names)
-    classifier = TextClassifier(model, embed_texts(predictor, names).to(model.log_scale)).eval()
+    classifier = TextClassifier(model, model.embed_classes(names, templates).to(model.log_scale)).eval()
     task = classification.build(classification.Config(classes=len(names)))
     return dataclasses.replace(own, model=classifier, classes=names, task=task)
+
+
+def name_classes(predictor: ImagePredictor, dataset: Dataset) -> ImagePredictor:
+    """Of a model of images with texts, on data with classes and no captions, the zero-shot classifier of those classes,
+    by the prompts of its task; any other model as it is. Errors: `UsageError` for classes that have no names apart."""
+    task = predictor.task
+    if not isinstance(task, TextTask) or task.learns_from(dataset.kind) or dataset.is_annotated:
+        return predictor
+    return with_labels(predictor, dataset.classes, task.config.prompts)
 
 
 def load_labelled(
