@@ -75,7 +75,9 @@ def evaluate(words: list[str]) -> None:
     if world.is_first and subject.folder is not None and subject.is_kept and is_own:
         write_evaluation(subject.folder, subject.part, result)
     if another is not None:
-        another = name_classes(another, subject.dataset)
+        named = name_classes(another, subject.dataset)
+        assert isinstance(named, Predictor)
+        another = named
         resized = evaluate_split(another.bundle, subject.split, world,
                                  precision=Precision(predictor.choice.name, world.device.type))  # fmt: skip
         result = with_weights(with_interval(resized), subject.scope.weights)
