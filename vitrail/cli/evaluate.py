@@ -51,13 +51,10 @@ def evaluate(words: list[str]) -> None:
     given, keys = read(VERB, words)
     device(given.device)
     merge = merging(given.merge)
-    from vitrail.engine.precision import Precision
     from vitrail.engine.processes import world as worlds
-    from vitrail.evaluation.evaluate import evaluate as evaluate_split
-    from vitrail.evaluation.evaluate import with_interval, with_weights, write_evaluation
+    from vitrail.evaluation.evaluate import write_evaluation
     from vitrail.evaluation.image_table import write_csv
-    from vitrail.evaluation.subject import SubjectRequest, evaluate_readable
-    from vitrail.inference.embeddings import name_classes
+    from vitrail.evaluation.subject import SubjectRequest, evaluate_again, evaluate_readable
     from vitrail.inference.load_any import is_exported, load_any
     from vitrail.inference.predictor import Predictor, at_size
 
@@ -75,12 +72,7 @@ def evaluate(words: list[str]) -> None:
     if world.is_first and subject.folder is not None and subject.is_kept and is_own:
         write_evaluation(subject.folder, subject.part, result)
     if another is not None:
-        named = name_classes(another, subject.dataset)
-        assert isinstance(named, Predictor)
-        another = named
-        resized = evaluate_split(another.bundle, subject.split, world,
-                                 precision=Precision(predictor.choice.name, world.device.type))  # fmt: skip
-        result = with_weights(with_interval(resized), subject.scope.weights)
+        result = evaluate_again(subject, another, world)
         metrics = result.metrics
     if world.is_first and file is not None:
         write_csv(file, result, subject.scope.model_classes)
@@ -96,8 +88,8 @@ def evaluate(words: list[str]) -> None:
             if given.precision != "fp32":
                 print(f"precision {predictor.choice.name}: {predictor.choice.reason}")
             show_metrics(part, subject.scope.sentence(), metrics, subject.scope.model_classes)
-            if another is not None:
-                show_change(predictor, another, own_metrics, metrics)
+            if given.img_size:
+                show_change(given.img_size, predictor, result.images.task.metric.name, own_metrics, metrics)
     worlds.leave(world)
 
 

@@ -116,6 +116,12 @@ def evaluate_readable(request: SubjectRequest, predictor: ImagePredictor, world:
     return subject, with_weights(with_interval(result), subject.scope.weights)
 
 
+def evaluate_again(subject: Subject, predictor: ImagePredictor, world: World) -> Evaluation:
+    """The same images by another predictor of the model, such as one of another size. Errors: `UsageError`."""
+    result = evaluate_predictor(name_classes(predictor, subject.dataset), subject.split, world)
+    return with_weights(with_interval(result), subject.scope.weights)
+
+
 def evaluate_predictor(predictor: ImagePredictor, split: Split, world: World) -> Evaluation:
     """The evaluation of a model, by torch or by the engine of an exported file."""
     if isinstance(predictor, Predictor):

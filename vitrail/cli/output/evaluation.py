@@ -57,9 +57,8 @@ def confusion_lines(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
     return ["  confusion matrix: rows are labels, columns predictions", *(f"  {line}" for line in lines)]
 
 
-def show_change(predictor: Any, another: Any, own_metrics: Any, metrics: Any) -> None:
-    """Prints how the metric that ranks models changes at the size of `another` predictor."""
-    name, size = another.task.metric.name, another.preprocess.size
+def show_change(size: tuple[int, int], predictor: Any, name: str, own_metrics: Any, metrics: Any) -> None:
+    """Prints how the metric that ranks models changes at another size than the model's own."""
     own = "x".join(map(str, predictor.preprocess.size))
     change = 100 * (metrics[name] - own_metrics[name])
     print(
