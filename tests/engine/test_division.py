@@ -3,16 +3,21 @@
 from math import prod
 
 import pytest
+import tiny
 import torch
 from test_models import small
 
 from vitrail.analysis.block_values import count_block_values
 from vitrail.analysis.cost import on_meta_device
+from vitrail.assembly.prepare import prepare_run
+from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine.processes.choice import Needs, choose_parallel
 from vitrail.engine.processes.formulas import activation_bytes, padding, sharded_traffic, state_bytes
 from vitrail.engine.processes.parallel import refuse_batch_norm
-from vitrail.engine.processes.simulate import shapes_of, simulate_step
+from vitrail.engine.processes.simulate import CPU, fake_group, shapes_of, simulate_step
+from vitrail.engine.processes.world import World
 from vitrail.errors import UsageError
+from vitrail.training import build
 
 GIANT = Needs(8, 8, 1_845_000_000, 0, 32, 257 * 1664 * 48, "none", 2, 68 * 10**9, False)
 
@@ -76,3 +81,17 @@ def test_what_cannot_be_is_refused_with_what_can():
     assert "--parallel ddp" in caught.value.fix
     refuse_batch_norm(small("resnet"), "fsdp", "cuda")
     refuse_batch_norm(small("hybrid"), "fsdp", "cpu")
+
+
+def test_cores_and_memory_are_divided_among_the_processes_of_a_machine(tmp_path, monkeypatch):
+    """Not among those of all machines, which would leave each with one worker."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert World(0, 1, CPU).per_machine == 1
+    monkeypatch.setattr(build, "default_workers", lambda split, augmented, processes: processes)
+    still = {"mixup": 0.0, "cutmix": 0.0}
+    made = tiny.recipe(tiny.npz(tmp_path), augment=still, runtime={"workers": None, "micro_batch": None})
+    prepared = prepare_run(made, tiny.ALONE)
+    with fake_group(16):
+        found = build.build_session(prepared.recipe, prepared.dataset, RunFolder(tmp_path / "run"), World(0, 16, CPU))
+    assert found.workers == 4
+    assert found.feed.per_process == 1

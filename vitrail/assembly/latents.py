@@ -147,7 +147,9 @@ class LatentCache:
         done, total = 0, sum(map(len, missing))
         batches = [keys for some in missing for keys in evaluation_requests(split, some, AT_ONCE)]
         loaded = load_batches(
-            Fetcher(split, self.pre), batches, default_workers(split, False, world.size) if total > 4 * AT_ONCE else 0
+            Fetcher(split, self.pre),
+            batches,
+            default_workers(split, False, world.per_machine) if total > 4 * AT_ONCE else 0,
         )
         for some in missing:
             rows = []

@@ -287,7 +287,7 @@ def evaluation_requests(split: Split, indices: np.ndarray, batch: int) -> list[K
 
 
 def default_workers(split: Split, augmented: bool, processes: int) -> int:
-    """0 for images in memory without per-image work; otherwise by the number of CPU cores."""
+    """0 for images in memory without per-image work; else by the CPU cores. processes: of this machine."""
     if split.array is not None and not augmented:
         return 0
     cores = count_cores()

@@ -52,7 +52,7 @@ class SplitReader(TaskReader, TextReader):
     def by_batch(self, row: Row, width: int) -> Predictions:
         split, world = self.split, self.world
         mine = evaluation_requests(split, shard_indices(len(split), world.rank, world.size), self.batch)
-        some = default_workers(split, False, world.size) if self.workers is None else self.workers
+        some = default_workers(split, False, world.per_machine) if self.workers is None else self.workers
         fetch = Fetcher(split, self.transform, StandIns() if self.most_lost else None)
         batches = load_batches(fetch, mine, some if len(split) > 4 * self.batch else 0)
         parts = predict(self.bundle.model, row, batches, self.transform.batch, self.precision)

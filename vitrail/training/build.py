@@ -64,7 +64,7 @@ def build_session(
         cached = dataset
     workers = recipe.runtime.workers
     if workers is None:
-        workers = default_workers(dataset.splits["train"], transform.works_per_image, world.size)
+        workers = default_workers(dataset.splits["train"], transform.works_per_image, world.per_machine)
     notes = [*dataset.notes, *notes]
     return Session(
         folder, recipe, cached, bundle, state, feed, world, workers, notes,

@@ -9,7 +9,6 @@ recipe of the run.
 """
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def fit_micro_batch(session: Session) -> None:
     step = world.on_rank_zero(lambda: step_memory(session, least))
     budget = world.on_rank_zero(lambda: usable_memory(world.device))
     if world.device.type == "cpu":
-        budget //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))  # set by torchrun: processes on this machine
+        budget //= world.per_machine
     if step is None or not budget:
         return
     size = fit_images(feed.micro_batch, step, budget, least)

@@ -34,6 +34,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def per_machine(self) -> int:
+        """The processes on this machine, as torchrun says: they share its memory and cores."""
+        return min(self.size, int(os.environ.get("LOCAL_WORLD_SIZE", self.size)))
+
     def blocked(self, doing: str = WAIT) -> AbstractContextManager[None]:
         """While inside, this process cannot go on without the others."""
         return self.peers.blocked(doing) if self.peers else nullcontext()

@@ -1,7 +1,5 @@
 """How the model of a session is divided among processes: decided when it is built, done before its first step."""
 
-import os
-
 import torch
 from torch import nn
 
@@ -52,7 +50,7 @@ def decide_division(recipe: Recipe, net: nn.Module, world: World, images: int, v
 
 def count_needs(recipe: Recipe, net: nn.Module, world: World, images: int, views: float) -> Needs:
     """What the decision depends on, of the process that decides."""
-    local = machine_processes(world)
+    local = world.per_machine
     budget = usable_memory(world.device)
     return Needs(
         processes=world.size,
@@ -66,11 +64,6 @@ def count_needs(recipe: Recipe, net: nn.Module, world: World, images: int, views
         budget=budget // local if world.device.type == "cpu" else budget,
         can_shrink=recipe.runtime.micro_batch is None,
     )
-
-
-def machine_processes(world: World) -> int:
-    """The processes of a run on this machine, as torchrun says."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
 
 
 def blank_model(net: nn.Module, parallel: ParallelChoice) -> nn.Module | None:
