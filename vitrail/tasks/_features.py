@@ -21,6 +21,7 @@ from vitrail.data.subset import evenly_spaced
 from vitrail.metrics.features import collapse_note, spectrum, variety
 
 MOST = 4096  # images for k-NN, the probe and the variety of features
+FEW = 16  # images: the features of fewer have a low rank however varied they are
 NEIGHBOURS = 20  # as in DINO
 
 
@@ -104,7 +105,7 @@ class FeatureEvaluator(Evaluator):
         features = rows[some, : self.task.width]
         shares = spectrum(features)
         varied = variety(features, shares)
-        note = collapse_note(varied) if len(features) > 1 else ""
+        note = collapse_note(varied) if len(features) >= FEW else ""
         return {
             **dict(zip(names, own, strict=False)),
             **accuracies(features, predictions.targets[some]),

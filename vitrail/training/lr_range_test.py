@@ -82,9 +82,7 @@ def range_test(
 ) -> tuple[RangeTestResult, PreparedRun]:
     """Trains a new model of a recipe through all learning rates. Errors: those of preparing a run; `RunError` where the
     loss never falls."""
-    optim = dataclasses.replace(
-        recipe.optim, lr=lrs.high, warmup_steps=0, ema_decay=0.0, ema_decay_2=0.0, unfreeze_steps=()
-    )
+    optim = dataclasses.replace(recipe.optim, lr=lrs.high, warmup_steps=0, ema_decay_2=0.0, unfreeze_steps=())
     train = dataclasses.replace(recipe.train, steps=lrs.steps, epochs=None, eval_every=0, patience=0, start_size=None)
     prepared = prepare_run(dataclasses.replace(recipe, optim=optim, train=train), world, progress)
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
