@@ -116,6 +116,14 @@ def test_it_goes_on_from_its_own_weights_with_the_decoder(run, work):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_collapse_is_noted_once(work, monkeypatch, capsys):
+    monkeypatch.setattr("vitrail.tasks._features.collapse_note", lambda values: "all the same")
+    words = ["train", "--data", str(work / "photos"), "--steps", "4", "--train.eval-every", "1", *SMALL]
+    assert main([*words, "--out", str(work / "flat")]) == 0
+    assert capsys.readouterr().out.count("all the same") == 1
+    assert "all the same" in (work / "flat" / "report.html").read_text()
+
+
 def test_predict_prints_features(run, work, capsys):
     assert main(["predict", str(run), str(work / "photos" / "000.png"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
