@@ -31,7 +31,7 @@ def test_embeddings_have_unit_length_in_either_mode():
     assert model.training
     assert not texts.requires_grad
     torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
-    assert model.embed_texts([]).shape[0] == 0
+    assert model.embed_texts([]).shape == (0, 24)
     with torch.no_grad():
         logits = model.compare(model(images), texts)
     torch.testing.assert_close(logits, 10 * model(images).detach() @ texts.T - 10)

@@ -88,6 +88,7 @@ class ImageTextModel(HeadedModel):
         """text: token ids int64 [B N] -> [B E]."""
         super().__init__(backbone, 0)
         width = sum(backbone.summary_widths)
+        self.width = config.outputs or width  # of the embeddings
         self.proj = nn.Linear(width, config.outputs, bias=False) if config.outputs else nn.Identity()
         if isinstance(self.proj, nn.Linear):
             nn.init.normal_(self.proj.weight, std=width**-0.5)
@@ -119,12 +120,12 @@ class ImageTextModel(HeadedModel):
         """Embeddings of texts, of unit length, float32, for use outside of training. Errors: `CheckpointError` for a
         tokenizer of another model."""
         tokenizer, device = self.tokenizer.open(), self.log_scale.device
-        rows = [torch.zeros(0, 0)]
+        rows = [torch.zeros(0, self.width)]
         with evaluation_mode(self):
             for start in range(0, len(texts), BATCH):
                 tokens = torch.from_numpy(tokenizer.encode(texts[start : start + BATCH])).to(device)
                 rows.append(self.embed_tokens(tokens).float().cpu())
-        return torch.cat(rows[1:] or rows)
+        return torch.cat(rows)
 
 
 def prompt_texts(names: Sequence[str], templates: Sequence[str]) -> list[str]:

@@ -64,7 +64,8 @@ def data_lines(about: Mapping[str, Any]) -> list[str]:
     data, classes = about["data"], [str(name) for name in about["classes"]]
     parts = ", ".join(f"{count:,} {name}" for name, count in data.get("parts", {}).items())
     shown = ", ".join(classes[:MOST_CLASSES]) + (", ..." if classes[MOST_CLASSES:] else "")
-    return [f"Images: {parts}.", "", f"{len(classes):,} classes: {shown}."]
+    named = ["", f"{len(classes):,} classes: {shown}."] if classes else []
+    return [f"Images: {parts}.", *named]
 
 
 def metric_lines(run: RunFolder) -> list[str]:

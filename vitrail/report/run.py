@@ -74,7 +74,7 @@ class Run:
         return "\n".join(
             [
                 f"Run {self.path}: {recipe.model.name} on {data}, {recipe.train.steps or 0:,} steps",
-                f"  {len(classes)} classes: {list_classes(classes)}",
+                *([f"  {len(classes)} classes: {list_classes(classes)}"] if classes else []),
                 f"  {evaluated}" if numbers else "  no evaluation yet",
                 f"  report: {self.folder.report}",
                 "  .metrics, .predictor, .report, .history, .recipe, .path",
