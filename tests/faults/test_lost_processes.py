@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from vitrail.engine.processes import peers as peers_of
 from vitrail.engine.processes.peers import Peers, Sign, Watch
 from vitrail.engine.processes.world import World, check_gpus
+from vitrail.engine.processes.writer import CheckpointWriter
 from vitrail.errors import RunError, UsageError
 from vitrail.recipe import InitConfig, RuntimeConfig
 from vitrail.training import create, restart
@@ -105,6 +107,26 @@ def test_signs_are_heard_and_words_of_the_dead_as_well(pair, monkeypatch):
     assert one.explain_loss() == "the store of the launcher does not answer: is it gone? 0 steps are done"
     two.say_last_words("image-7.png is truncated")
     assert one.explain_loss() == "process 1 ended: image-7.png is truncated"
+
+
+def test_what_processes_tell_each_other_of_a_save_does_not_stay_in_the_launcher(pair, tmp_path):
+    both = [CheckpointWriter(tmp_path, World(one.rank, 2, torch.device("cpu"), one), 2, True) for one in pair]
+    before = pair[0].store.num_keys()
+    for number in (1, 2):
+        for rank in (1, 0):
+            both[rank].saves = number
+            found = both[rank].exchange({f"{rank}.safetensors": {"size": number}})
+        assert found == [{f"{rank}.safetensors": {"size": number}} for rank in (0, 1)]
+    assert pair[0].store.num_keys() == before
+
+
+def test_meetings_do_not_stay_in_the_launcher(pair):
+    for _ in range(5):
+        other = threading.Thread(target=pair[1].meet)
+        other.start()
+        pair[0].meet()
+        other.join()
+    assert pair[0].store.num_keys() <= 3, "those of the last one"
 
 
 def test_what_a_library_raises_becomes_a_sentence(pair):

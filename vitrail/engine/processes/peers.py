@@ -20,9 +20,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 
+from vitrail.engine.processes.flight import dump_collectives
 from vitrail.errors import RunError, VitrailError
 from vitrail.storage.atomic import write_file
 from vitrail.storage.json_text import from_json, to_json
@@ -116,6 +116,7 @@ class Peers:
         while True:
             try:
                 self.meeting.wait([f"{place}/all"], timedelta(seconds=1))
+                self.forget_meeting(self.meetings - 1)
                 return
             except RuntimeError as error:  # DistStoreError: not yet
                 if self.finding:
@@ -128,6 +129,12 @@ class Peers:
                     raise RunError(
                         what, "start all of them with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"
                     ) from None
+
+    def forget_meeting(self, number: int) -> None:
+        """Removes what a meeting left in the store, of one before that at which all are now: nobody waits for it."""
+        with contextlib.suppress(RuntimeError):
+            for key in ("came", "all") if self.rank == 0 and number else ():
+                self.meeting.delete_key(f"meeting/{number}/{key}")
 
     def open_store(self, name: str) -> Any:
         """A connection to the store for a thread, where it is alone with what it keeps under a name."""
@@ -151,16 +158,9 @@ class Peers:
         """Writes the last collectives of this process, as torch's flight recorder has them. Returns where, in words."""
         if self.records is None:
             return ""
-        known = vars(torch._C._distributed_c10d)
-        is_nccl = dist.is_initialized() and dist.get_backend() == "nccl"  # which has a recorder of its own
-        dump = None if is_nccl else known.get("_dump_fr_trace_json")
-        dump = dump or known.get("_dump_nccl_trace_json")
         try:
             self.records.mkdir(exist_ok=True)
-            record = dump() if dump else b"{}"
-            write_file(
-                self.records / f"process-{self.rank}.json", record if isinstance(record, bytes) else record.encode()
-            )
+            write_file(self.records / f"process-{self.rank}.json", dump_collectives())
         except (OSError, RuntimeError, TypeError):
             return ""
         return f"; the last collectives of each process are in {self.records}"

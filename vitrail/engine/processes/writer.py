@@ -156,7 +156,10 @@ class CheckpointWriter:
         while True:
             try:
                 store.wait(keys, timedelta(seconds=1))
-                return [from_json(text) for text in store.multi_get(keys)]
+                rows = [from_json(text) for text in store.multi_get(keys)]
+                for key in keys:  # the store is in the launcher's memory for as long as the run
+                    store.delete_key(key)
+                return rows
             except RuntimeError as error:  # DistStoreError: not yet
                 if not threading.main_thread().is_alive() or peers.closed.is_set():
                     alone = time.monotonic() if alone is None else alone
