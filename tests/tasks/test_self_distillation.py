@@ -8,9 +8,12 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from view_runs import numbers
 
+from vitrail.cli.main import main
 from vitrail.contracts import Backbone
 from vitrail.errors import CheckpointError, UsageError
+from vitrail.evaluation import look
 from vitrail.heads.projection import PrototypeHead
+from vitrail.inference.predictor import load_predictor
 from vitrail.models import vit
 from vitrail.recipe import Choice
 from vitrail.storage.tensors import unpack
@@ -174,12 +177,30 @@ def test_a_run_goes_on_to_the_bit_with_its_teacher_and_its_centre(data, tmp_path
     assert not all(torch.equal(parts["ema"][name], parts["model"][name]) for name in parts["ema"])
 
 
-def test_the_teacher_is_what_is_evaluated_and_kept(data, tmp_path):
-    running = tiny.begin(recipe(data), tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    running = tiny.begin(recipe(data), tmp_path_factory.mktemp("runs") / "run")
     tiny.finish(running)
-    kept, _ = unpack(running.folder.weights)
-    assert all(torch.equal(kept[name], t) for name, t in running.state.ema.module.state_dict().items())
-    assert running.state.best_model is running.state.ema.module
+    return running
+
+
+def test_the_teacher_is_what_is_evaluated_and_kept(finished):
+    kept, _ = unpack(finished.folder.weights)
+    assert all(torch.equal(kept[name], t) for name, t in finished.state.ema.module.state_dict().items())
+    assert finished.state.best_model is finished.state.ema.module
+
+
+def test_its_backbone_is_a_start_for_other_tasks(finished, data, tmp_path, capsys):
+    words = ["train", "--data", str(data), "--weights", str(finished.folder.path), "--steps", "1", "--batch-size", "8"]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "classes"), "--init.fit-head", "false"]) == 0
+    assert "left out" in (said := capsys.readouterr().out)
+    assert "head.prototypes.weight" in said
+
+
+def test_gradients_of_single_images_are_refused(finished):
+    predictor = load_predictor(str(finished.folder.path))
+    with pytest.raises(UsageError, match="several crops"):
+        look.loss_on_batch(predictor, finished.dataset.splits["val"], 2)
 
 
 @pytest.mark.parametrize("other", [{"micro_batch": 4}, {"micro_batch": 16, "grad_checkpoint": True}])
