@@ -82,7 +82,7 @@ def test_a_text_finds_the_images_that_it_describes(trained, photos, capsys):
     assert run("search", trained, photos, "a red square", "--top", 1, "--out", photos.parent / "found.png") in (0, None)
     assert "red.png" in capsys.readouterr().out
     with Image.open(photos.parent / "found.png") as sheet:
-        assert sheet.size == (128, 128)
+        assert sheet.size == (16, 16)
 
 
 def test_the_index_follows_the_folder(trained, photos, capsys, monkeypatch):
@@ -162,9 +162,14 @@ def test_a_data_set_is_searched_as_well(trained, photos, capsys):
     (photos / "table.csv").write_text("\n".join(["image,caption", *lines]))
     answer, _ = found(capsys, trained, photos / "table.csv", "a green square", "--top", 1)
     assert names(answer["searches"][0]) == ["green.png"]
-    (photos / "empty").mkdir()
-    assert run("search", trained, photos / "empty", "a cat") == 3
-    assert "there is no image in" in capsys.readouterr().err
+    for name in ("empty", "texts"):
+        (photos / name).mkdir()
+        if name == "texts":
+            (photos / name / "a.txt").write_text("a cat")
+        assert run("search", trained, photos / name, "a cat") == 3
+        assert "there is no image in" in capsys.readouterr().err
+    assert run("search", trained, photos / "nowhere", "a cat") == 3
+    assert "there is no file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

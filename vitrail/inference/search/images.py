@@ -36,11 +36,12 @@ def open_images(where: str, channels: int) -> SearchedImages:
         stamps = np.array([entry[1:] for entry in contents.entries], np.int64).reshape(-1, 2)
         split = Split(names, np.zeros(len(names), np.int64), FileReader(path.resolve(), names, channels))
         return SearchedImages(split, stamps, f"folder {path.resolve()}", [str(path / name) for name in names])
-    if path.is_dir() and not any(path.iterdir()):
-        raise DataError(f"there is no image in {path}", "give a folder of images, or what --data takes")
     try:
         dataset, _ = open_data(DataConfig("", {"path": where}))
-    except UsageError as error:
+    except (DataError, UsageError) as error:
+        if path.is_dir() and not any(path.glob("*.tar")):
+            what = f"there is no image in {path}"
+            raise DataError(what, "give a folder of images, or what --data takes") from None
         raise DataError(error.what, error.fix) from None
     split = join_splits(list(dataset.splits.values()))
     digest = hashlib.sha256(fingerprint(dataset.entries).encode())

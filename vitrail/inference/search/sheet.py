@@ -12,20 +12,20 @@ from vitrail.data.transforms.resize import resize_image
 from vitrail.errors import UsageError
 from vitrail.storage.atomic import write_file
 
-SIDE, GAP, WHITE = 128, 4, 255  # pixels
+SIDE, GAP, WHITE = 128, 4, 255  # longest side of a tile and what is between two, pixels; the value of the rest
 
 
 def write_sheet(out: Path, split: Split, rows: Sequence[Sequence[int]]) -> None:
     """Errors: `UsageError` where it cannot be written."""
-    columns = max(map(len, rows))
-    sheet = np.full((len(rows) * (SIDE + GAP) - GAP, columns * (SIDE + GAP) - GAP, 3), WHITE, np.uint8)
-    for y, own in enumerate(rows):
-        for x, number in enumerate(own):
-            tile = shrink(to_rgb(split.read(number)))
-            top, left = (
-                place * (SIDE + GAP) + (SIDE - side) // 2 for place, side in zip((y, x), tile.shape, strict=False)
-            )
-            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    tiles = [[shrink(to_rgb(split.read(number))) for number in own] for own in rows]
+    side = max(max(tile.shape) for own in tiles for tile in own)
+    step = side + GAP
+    sheet = np.full((len(rows) * step - GAP, max(map(len, rows)) * step - GAP, 3), WHITE, np.uint8)
+    for y, own in enumerate(tiles):
+        for x, tile in enumerate(own):
+            height, width = tile.shape[:2]
+            top, left = y * step + (side - height) // 2, x * step + (side - width) // 2
+            sheet[top : top + height, left : left + width] = tile
     try:
         write_file(out, encode_png(sheet))
     except OSError as error:
@@ -34,8 +34,10 @@ def write_sheet(out: Path, split: Split, rows: Sequence[Sequence[int]]) -> None:
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H W 3] -> its longer side is `SIDE`."""
+    """uint8 [H W 3] -> its longer side is at most `SIDE`."""
     height, width = pixels.shape[:2]
+    if max(height, width) <= SIDE:
+        return pixels
     scale = SIDE / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     image = resize_image(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), size, "bilinear")
