@@ -199,6 +199,16 @@ def test_a_path_may_have_blanks_and_letters_of_any_language(store):
     assert {path.rpartition("/")[0] for path in store.paths} == {"/some/path/my%20photos/gr%C3%B6%C3%9Fer"}
 
 
+def test_a_store_is_packed_to_a_folder_and_not_indexed_from_afar(store, tmp_path, capsys):
+    assert main(["pack", store.url]) == 2
+    assert "is an address, and an index is written beside its shards" in " ".join(capsys.readouterr().err.split())
+    assert main(["pack", store.url, "--out", str(tmp_path / "copy")]) == 0
+    theirs, ours = look(str(store.root)), look(str(tmp_path / "copy"))
+    for part, split in theirs.splits.items():
+        assert list(ours.splits[part].names) == list(split.names)
+        assert ours.splits[part].read.encoded(0) == split.read.encoded(0)
+
+
 def test_pauses_grow_with_jitter_and_are_the_same_again(monkeypatch):
     pauses = []
     for _ in range(2):

@@ -43,7 +43,11 @@ def pack(words: list[str]) -> None:
     choice = override(Recipe(), "data", {"path": given.path, **keys_of("data", keys)}).data
     progress = Console().progress("packing")
     from vitrail.assembly.opening.packing import index_shards, pack_data
+    from vitrail.data.shards.http import is_url
 
+    if given.out is None and is_url(given.path):
+        fix = f"vitrail pack {shell_word(given.path)} --out SHARDS copies them; or vitrail pack FOLDER where they are"
+        raise UsageError(f"{given.path} is an address, and an index is written beside its shards", fix)
     if given.out is None:
         skip = keys_of("data", keys).get("on_error") == "skip"  # only where it is typed: shards come from others
         report(index_shards(as_path(given.path), progress, skip, choice.max_errors), given.path)
