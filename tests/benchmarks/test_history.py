@@ -12,7 +12,8 @@ import table
 
 BENCHMARKS = Path(history.__file__).parent
 # what they are written with, what draws the embedded images, and what belongs to fuzz.py, identify.py and product.py
-NONE = {"bare_loop.py", "fuzz_damage.py", "fuzz_seeds.py", "history.py", "identify_models.py", "make_mini.py",
+NONE = {"bare_loop.py", "fuzz_damage.py", "fuzz_seeds.py", "history.py", "identify_models.py", "make_emoji.py",
+        "make_mini.py",
         "product_cost.py", "product_data.py", "race_peers.py", "serve_client.py", "table.py"}  # fmt: skip
 
 
