@@ -89,8 +89,12 @@ def test_the_command_that_predicts_gives_the_embedding(trained, pairs, capsys, t
     assert "text_to_image_r10" in capsys.readouterr().out
 
 
-def test_other_commands_take_such_a_run(trained, tmp_path, capsys):
+@pytest.mark.slow
+def test_such_a_run_is_exported(trained, tmp_path):
     run("export", trained, "--format", "torch", "--out", tmp_path / "file")
+
+
+def test_other_commands_refuse_such_a_run(trained, tmp_path, capsys):
     assert main(["look", str(trained), "--gradients"]) == 2
     assert "learns from captions" in capsys.readouterr().err
     assert main(["export", str(trained), "--format", "html", "--out", str(tmp_path / "page")]) == 2
@@ -123,6 +127,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trained, pairs, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_weights_of_the_whole_batch(trained, pairs, tmp_path):
     folder = tmp_path / "micro"
     run(
@@ -189,6 +194,7 @@ def test_images_with_classes_are_told_apart_by_the_names_of_these(trained, pairs
     )
 
 
+@pytest.mark.slow
 def test_a_new_text_tower_has_a_tokenizer_of_the_captions_it_learns_from(trained, tmp_path):
     root = tmp_path / "others"
     root.mkdir()

@@ -204,6 +204,7 @@ def test_the_tokenizer_of_another_model_is_refused(pair, tmp_path):
         find_whole_model(*read_part(tmp_path))
 
 
+@pytest.mark.parametrize("pair", ["clip"], indirect=True)
 def test_the_hub_is_asked_for_the_tokenizer_of_models_that_read_texts(pair, hub, own_folder):
     _, bundle, folder = pair
     hub.repos["org/pair"] = {path.name: path.read_bytes() for path in folder.iterdir()}
