@@ -86,6 +86,26 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(kind):
         assert float(sum(parts) / 3) == pytest.approx(float(task.loss(model, batch(6))[kind]), abs=1e-6)
 
 
+def test_dropout_of_the_text_tower_is_the_same_in_both_passes():
+    task, model = build(text_dropout=0.3, text_drop_path=0.3)
+    whole = batch(8)
+    parts = [Batch(*(t[s : s + 4] for t in whole)) for s in (0, 4)]
+    seen = []
+
+    def compute(i, with_gradient):
+        torch.manual_seed(i)
+        with torch.set_grad_enabled(with_gradient):
+            found = task.outputs(model.train(), parts[i])
+        seen.append((i, found.rows[1].detach()))
+        return found
+
+    accumulate_joint(task, compute, (4, 4), single_process(torch.device("cpu")), lambda value, i: value.backward())
+    assert [i for i, _ in seen] == [0, 1, 0, 1]
+    assert torch.equal(seen[0][1], seen[2][1])
+    assert torch.equal(seen[1][1], seen[3][1])
+    assert not torch.equal(model.eval().embed_tokens(parts[0].targets), seen[0][1])
+
+
 def test_the_scale_of_softmax_is_bounded_and_that_of_sigmoid_free():
     for kind, bounded in (("softmax", True), ("sigmoid", False)):
         task, model = build(loss=kind)

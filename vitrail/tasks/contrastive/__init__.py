@@ -29,7 +29,7 @@ from vitrail.tasks._defaults.pairs import PairDefaults, make_tokenizer
 from vitrail.tasks._transforms import build_augmentation
 from vitrail.tasks.contrastive.evaluator import RetrievalEvaluator
 from vitrail.types import Batch
-from vitrail.validation import Count, PositiveFloat
+from vitrail.validation import Count, Fraction, PositiveFloat
 
 ANNOTATIONS: AnnotationKind = "captions"
 DEFAULT_FOR = "backbone"
@@ -54,6 +54,8 @@ class Config:
     text_heads: Count = 0
     text_mlp_ratio: PositiveFloat | None = None
     text_end: Count | None = None  # the id of the token that ends a text
+    text_dropout: Fraction = 0.0
+    text_drop_path: Fraction = 0.0
 
 
 class Contrastive(JointTask, TextTask):
@@ -157,6 +159,7 @@ def text_config(config: Config) -> _text.Config:
     given = {
         "vocabulary": config.vocabulary, "context": config.context, "width": config.text_width,
         "depth": config.text_depth, "heads": config.text_heads, "mlp_ratio": config.text_mlp_ratio,
+        "dropout": config.text_dropout, "drop_path": config.text_drop_path,
     }  # fmt: skip
     changed: dict[str, Any] = {name: value for name, value in given.items() if value}
     if config.text_end is not None:
