@@ -24,6 +24,7 @@ class ViewDefaults(Defaults):
 
     max_epochs, least_epochs = 300, 20
     base = ClassDefaults()
+    small_lr: float  # of AdamW at batch 128, for the small models
 
     @final
     def images_shown(self, gpu: bool) -> int:
@@ -57,7 +58,9 @@ class ViewDefaults(Defaults):
     @final
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
         batch = recipe.train.batch_size or 1
-        return 2e-3 * math.sqrt(batch / 128) if recipe.model.name in SMALL_MODELS else 5e-4 * math.sqrt(batch / 256)
+        if recipe.model.name in SMALL_MODELS:
+            return self.small_lr * math.sqrt(batch / 128)
+        return 5e-4 * math.sqrt(batch / 256)
 
     @final
     def check(self, recipe: Recipe) -> None:
@@ -73,6 +76,8 @@ class ViewDefaults(Defaults):
 
 class DistillationDefaults(ViewDefaults):
     """Of DINO."""
+
+    small_lr = 1e-3
 
     def choose_head(self, c: Choices) -> None:
         some = 2 ** max(8, min(16, round(math.log2(max(1, c.facts.count / 8)))))
@@ -94,6 +99,8 @@ class DistillationDefaults(ViewDefaults):
 
 class EmbeddingDefaults(ViewDefaults):
     """Of LeJEPA."""
+
+    small_lr = 2e-3
 
     def choose_head(self, c: Choices) -> None:
         if not c.facts.gpu:
