@@ -12,6 +12,7 @@ from vitrail.errors import UsageError
 from vitrail.layers.block import PatchEncoder
 from vitrail.layers.position import sincos_2d
 from vitrail.models import vit
+from vitrail.recipe import Choice, Recipe, override
 from vitrail.tasks.masked_autoencoding import Config, MaskedAutoencoding, build, decoder_config
 from vitrail.types import Batch
 
@@ -211,3 +212,15 @@ def test_it_learns_from_images_alone():
     assert all(task.learns_from(kind) for kind in ("classes", "masks", "boxes", "none"))
     assert task.targets(torch.zeros(4)).shape == (4, 0)
     assert task.output_names(("a", "b")) == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [("augment", {"mixup": 0.2}), ("augment", {"mosaic": 0.5}), ("input", {"resize_mode": "tile"}),
+     ("data", {"sampler": "balanced"}), ("model", {"patch_dropout": 0.5})],
+)  # fmt: skip
+def test_settings_that_mean_nothing_here_are_refused(section, keys):
+    recipe = override(Recipe(model=Choice("vit/nano")), section, keys)
+    with pytest.raises(UsageError, match=next(iter(keys))):
+        build(Config()).defaults().check(recipe)
+    build(Config()).defaults().check(Recipe(model=Choice("vit/nano")))

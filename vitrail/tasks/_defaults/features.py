@@ -60,5 +60,7 @@ class FeatureDefaults(Defaults):
         check_absent(dense, "is for images with masks or boxes")
         mixed = {f"augment.{key}": vars(a)[key] != vars(plain)[key] for key in ("mixup", "cutmix")}
         check_absent(mixed, "mixes labels, and nothing is learned from labels here")
+        dropped = {"model.patch_dropout": bool(recipe.model.keys.get("patch_dropout"))}
+        check_absent(dropped, "drops patches as they are drawn, and which are seen is --task.mask-ratio here")
         if recipe.data.sampler == "balanced":
             raise UsageError("data.sampler balanced needs labels, and none are learned from", "--data.sampler shuffle")
