@@ -1,6 +1,6 @@
 """Pre-training without labels, then few labels: a ViT learns from all images of CIFAR-10 without their labels, is then
-trained on 1 % of the labels, and is held against the same ViT from random weights, with the same settings and with
-those that vitrail chooses for them. And what k-NN and a probe make of the features, of random ones, and of pixels.
+trained on 1 % of the labels, and is held against the same ViT from random weights by two optimisers, and against what
+vitrail chooses for so few labels. And what k-NN and a probe make of the features, of random ones, and of pixels.
 
     OMP_NUM_THREADS=1 python benchmarks/pretraining.py --data cifar-10.npz --runs runs/pretraining
     OMP_NUM_THREADS=1 python benchmarks/pretraining.py --data cifar-10.npz --runs runs/pretraining --parts pretrain
@@ -35,7 +35,8 @@ PRETRAIN = f"{MODEL} --batch-size 128 --seed 0"
 WAYS = {  # a training on few labels
     "pre-trained": "--weights {weights} --optim.freeze none",
     "scratch": f"{MODEL} --optim.name adamw",
-    "scratch, as chosen": f"{MODEL}",  # with Muon, which learns most from random weights
+    "scratch, Muon": f"{MODEL} --optim.name muon",
+    "scratch, as vitrail chooses": "",  # a model with a stem of convolutions, and Muon
 }
 FEW = "--data.val-fraction 0 --batch-size 32 --augment.crop pad"
 PARTS = ("pretrain", "few", "probe")
