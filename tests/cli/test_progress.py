@@ -47,7 +47,9 @@ def session(selects=True):
         selects_best=selects,
         dataset=SimpleNamespace(splits={"train": range(160)}),
         recipe=SimpleNamespace(train=SimpleNamespace(batch_size=16)),
-        bundle=SimpleNamespace(task=SimpleNamespace(metric=SimpleNamespace(name="top1", sign=1), is_generative=False)),
+        bundle=SimpleNamespace(
+            task=SimpleNamespace(metric=SimpleNamespace(name="top1", sign=1), is_generative=False, output="classes")
+        ),
         folder=SimpleNamespace(path=Path("runs/a")),
         state=SimpleNamespace(early_stopping=SimpleNamespace(value=0.84, step=20)),
     )
