@@ -14,6 +14,7 @@ from vitrail.assembly.prepare import PreparedRun, Progress, prepare_run
 from vitrail.assembly.run_directory import RunFolder
 from vitrail.engine.processes.world import World
 from vitrail.engine.signals import StopSignal
+from vitrail.engine.teacher import MeanTeacher
 from vitrail.engine.train import NonFiniteError, train_steps
 from vitrail.errors import RunError, UsageError
 from vitrail.recipe import Recipe
@@ -86,6 +87,10 @@ def range_test(
     train = dataclasses.replace(recipe.train, steps=lrs.steps, epochs=None, eval_every=0, patience=0, start_size=None)
     prepared = prepare_run(dataclasses.replace(recipe, optim=optim, train=train), world, progress)
     session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
+    if not isinstance(session.bundle.task, MeanTeacher):  # nobody asks for the average
+        session.state.ema = None
+        optim = dataclasses.replace(prepared.recipe.optim, ema_decay=0.0)
+        prepared = dataclasses.replace(prepared, recipe=dataclasses.replace(prepared.recipe, optim=optim))
     cache_latents(session, progress)
     session.load_report = load_initial_weights(session, prepared.origin)
     fill_tokenizer(session, prepared.origin)
