@@ -39,9 +39,8 @@ def test_a_causal_tower_sees_no_token_behind_the_end():
     assert not torch.allclose(tower(tokens), tower(torch.tensor([[1, 9, 7, 2, 0, 0, 0, 0]])))
 
 
-@pytest.mark.parametrize("summary", ["last", "mean"])
-def test_other_towers_see_all_tokens(summary):
-    tower, tokens = build(causal=False, summary=summary), torch.tensor([[1, 7, 9, 2, 0, 0, 0, 0]])
+def test_other_towers_see_all_tokens():
+    tower, tokens = build(causal=False, summary="last"), torch.tensor([[1, 7, 9, 2, 0, 0, 0, 0]])
     other = tokens.clone()
     other[:, 6] = 33
     assert not torch.allclose(tower(tokens), tower(other))

@@ -25,7 +25,7 @@ from vitrail.shapes import Float, Int
 from vitrail.types import TokenLayout
 from vitrail.validation import Count, Fraction, Positive
 
-Summary = Literal["end", "last", "mean"]
+Summary = Literal["end", "last"]
 STRIDE = (1.0, 1.0)  # of tokens, which have no pixels
 
 
@@ -42,7 +42,7 @@ class Config:
     outputs: Count = 0  # width of the embedding; 0: that of the image tower
     output_bias: bool = True
     causal: bool = True  # a token attends to itself and those before it
-    summary: Summary = "end"  # the first end token; "last": the last token, padding or not; "mean": of all tokens
+    summary: Summary = "end"  # the first end token; "last": the last token, padding or not
     end: Count = 2  # the id of the end token
     gelu: Gelu = "erf"
     eps: float = 1e-6
@@ -113,8 +113,6 @@ class TextTower(Trunk):
 
     def summarise(self, x: Tensor, tokens: Tensor) -> Tensor:
         """The summary [B D] of a sequence [B N D]."""
-        if self.config.summary == "mean":
-            return x.mean(1)
         if self.config.summary == "last":
             return x[:, -1]
         ends = (tokens == self.config.end).int().argmax(1)
