@@ -284,13 +284,18 @@ def hybrid(folder: Path, world: worlds.World, more: list[str]) -> None:
         events.close()
 
 
-def widen(folder: Path, world: worlds.World, more: list[str]) -> None:
-    """A run that two processes began goes on in these; what they loaded, whole."""
-    resumed = resume.resume_session(RunFolder(folder / "wide"), [], [], world)
-    parts = resumed.state.tensors()
+def keep_loaded(state, folder: Path, world: worlds.World) -> None:
+    """All that a resumed run has loaded, whole, in a file."""
+    parts = state.tensors()
     gathered = {part: {name: whole_tensor(t) for name, t in tensors.items()} for part, tensors in parts.items()}
     if world.is_first:
         torch.save(gathered, folder / "loaded.pt")
+
+
+def widen(folder: Path, world: worlds.World, more: list[str]) -> None:
+    """A run that two processes began goes on in these; what they loaded, whole."""
+    resumed = resume.resume_session(RunFolder(folder / "wide"), [], [], world)
+    keep_loaded(resumed.state, folder, world)
     for _ in loop.run_training(resumed):
         pass
 
@@ -348,10 +353,7 @@ def runs(folder: Path, world: worlds.World, more: list[str]) -> None:
         for copy in ("alone", "ddp", "damaged"):
             shutil.copytree(folder / "half", folder / copy)
     resumed = resume.resume_session(RunFolder(folder / "half"), [], [], world)
-    parts = resumed.state.tensors()
-    gathered = {part: {name: whole_tensor(t) for name, t in tensors.items()} for part, tensors in parts.items()}
-    if world.is_first:
-        torch.save(gathered, folder / "loaded.pt")
+    keep_loaded(resumed.state, folder, world)
     for _ in loop.run_training(resumed):
         pass
     given, largest = [("runtime", {"parallel": "ddp"})], watch_objects()

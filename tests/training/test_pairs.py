@@ -25,6 +25,11 @@ def run(*words):
     assert main([str(word) for word in words]) in (0, None)
 
 
+def train(pairs, folder, *words):
+    """Six steps."""
+    run("train", "--data", pairs, "--out", folder, *TINY, "--steps", 6, "--train.eval-every", 3, *words)
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Squares of four colours, each with two captions, one of them Russian."""
@@ -43,20 +48,7 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(
-        "train",
-        "--data",
-        pairs,
-        "--out",
-        folder,
-        *TINY,
-        "--steps",
-        6,
-        "--train.eval-every",
-        3,
-        "--runtime.save-every",
-        3,
-    )
+    train(pairs, folder, "--runtime.save-every", 3)
     return folder
 
 
@@ -103,20 +95,7 @@ def test_other_commands_refuse_such_a_run(trained, tmp_path, capsys):
 
 def test_a_resumed_run_ends_with_the_same_bits(trained, pairs, tmp_path):
     folder = tmp_path / "half"
-    run(
-        "train",
-        "--data",
-        pairs,
-        "--out",
-        folder,
-        *TINY,
-        "--steps",
-        6,
-        "--train.eval-every",
-        3,
-        "--runtime.save-every",
-        3,
-    )
+    train(pairs, folder, "--runtime.save-every", 3)
     for path in sorted((folder / "checkpoints").iterdir())[1:]:  # as if killed before the last one
         import shutil
 
@@ -130,20 +109,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trained, pairs, tmp_path):
 @pytest.mark.slow
 def test_micro_batches_give_the_weights_of_the_whole_batch(trained, pairs, tmp_path):
     folder = tmp_path / "micro"
-    run(
-        "train",
-        "--data",
-        pairs,
-        "--out",
-        folder,
-        *TINY,
-        "--steps",
-        6,
-        "--train.eval-every",
-        3,
-        "--runtime.micro-batch",
-        6,
-    )
+    train(pairs, folder, "--runtime.micro-batch", 6)
     one, other = weights(trained), weights(folder)
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)

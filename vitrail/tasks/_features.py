@@ -41,10 +41,6 @@ class FeatureTask(Task):
         """Numbers of every held-out image, such as its loss, [B T] by `held_out_terms`: any randomness is a function of
         the image's id alone. [B 0] of a task that has none."""
 
-    @abstractmethod
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What is evaluated, and what the finished model answers: [B D]."""
-
     @final
     def output_names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """None: features have no names."""
@@ -64,9 +60,14 @@ class FeatureTask(Task):
         """It learns from no label."""
 
     @final
-    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """The features [B D]."""
-        return self.features(model, images).float()
+    def predict(self, model: Any, images: Tensor) -> Tensor:
+        """The features, which are evaluated and are what the finished model answers: the backbone's summaries side by
+        side, [B D]."""
+        return torch.cat(model.backbone(images).summaries, dim=1).float()
+
+    @final
+    def evaluator(self) -> "FeatureEvaluator":
+        return FeatureEvaluator(self)
 
 
 class DrawingTask(ABC):
@@ -75,11 +76,6 @@ class DrawingTask(ABC):
     @abstractmethod
     def draw(self, model: nn.Module, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
         """Preprocessed images [B C H W] and their numbers [B] -> images of the same kind by their titles, in order."""
-
-
-def summary_features(model: Any, images: Tensor) -> Tensor:
-    """The backbone's summaries side by side, [B D]."""
-    return torch.cat(model.backbone(images).summaries, dim=1)
 
 
 class FeatureEvaluator(Evaluator):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.contracts import Evaluator
 from vitrail.data.dataset import AnnotationKind
 from vitrail.data.sampling import derive_seed
 from vitrail.data.transforms.multi_crop import MultiCrop
@@ -25,7 +24,7 @@ from vitrail.heads.projection import ProjectedModel, build_mlp
 from vitrail.recipe import Recipe
 from vitrail.tasks import _views
 from vitrail.tasks._defaults.views import EmbeddingDefaults
-from vitrail.tasks._features import FeatureEvaluator, FeatureTask, summary_features
+from vitrail.tasks._features import FeatureTask
 from vitrail.types import Batch
 from vitrail.validation import EDITED, Count, NonNegative, Positive, PositiveFloat, UnitInterval
 
@@ -96,18 +95,12 @@ class JointEmbedding(FeatureTask, JointTask):
             raise CheckpointError("the checkpoint does not have the step of this task's directions", EDITED)
         self.step.copy_(tensors["step"])
 
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        return summary_features(model, images)
-
     def held_out(self, model: nn.Module, images: Tensor, ids: np.ndarray) -> Tensor:
         """None: [B 0]. The loss is of a whole batch."""
         return images.new_zeros(len(images), 0)
 
     def defaults(self) -> EmbeddingDefaults:
         return EmbeddingDefaults()
-
-    def evaluator(self) -> Evaluator:
-        return FeatureEvaluator(self)
 
 
 def draw_directions(width: int, count: int, step: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
-from vitrail.contracts import Evaluator, Metric, StatelessTask
+from vitrail.contracts import Metric, StatelessTask
 from vitrail.data.dataset import AnnotationKind
 from vitrail.data.sampling import derive_seed
 from vitrail.data.transforms.augment import Augmentation
@@ -19,7 +19,7 @@ from vitrail.heads.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from vitrail.models import vit
 from vitrail.recipe import Recipe
 from vitrail.tasks._defaults.features import FeatureDefaults
-from vitrail.tasks._features import DrawingTask, FeatureEvaluator, FeatureTask, summary_features
+from vitrail.tasks._features import DrawingTask, FeatureTask
 from vitrail.tasks._transforms import build_augmentation
 from vitrail.types import Batch
 from vitrail.validation import Count
@@ -98,14 +98,8 @@ class MaskedAutoencoding(FeatureTask, StatelessTask, DrawingTask):
             "image": images,
         }
 
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        return summary_features(model, images)
-
     def defaults(self) -> FeatureDefaults:
         return FeatureDefaults()
-
-    def evaluator(self) -> Evaluator:
-        return FeatureEvaluator(self)
 
 
 def pixel_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

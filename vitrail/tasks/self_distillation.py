@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.contracts import Evaluator
 from vitrail.data.dataset import AnnotationKind
 from vitrail.data.transforms.multi_crop import MultiCrop
 from vitrail.data.transforms.preprocess import Preprocess
@@ -26,7 +25,7 @@ from vitrail.heads.projection import ProjectedModel, PrototypeHead
 from vitrail.recipe import Recipe
 from vitrail.tasks import _views
 from vitrail.tasks._defaults.views import DistillationDefaults
-from vitrail.tasks._features import FeatureEvaluator, FeatureTask, summary_features
+from vitrail.tasks._features import FeatureTask
 from vitrail.types import Batch, Views
 from vitrail.validation import EDITED, Count, Fraction, NonNegative, Positive, PositiveFloat, UnitInterval
 
@@ -130,18 +129,12 @@ class SelfDistillation(FeatureTask, MeanTeacher):
             raise CheckpointError(f"the checkpoint has {have}, not of {len(self.center):,} prototypes", EDITED)
         self.center = center.to(self.center.device, copy=True)
 
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        return summary_features(model, images)
-
     def held_out(self, model: nn.Module, images: Tensor, ids: np.ndarray) -> Tensor:
         """None: [B 0]. The loss falls as features collapse, too."""
         return images.new_zeros(len(images), 0)
 
     def defaults(self) -> DistillationDefaults:
         return DistillationDefaults()
-
-    def evaluator(self) -> Evaluator:
-        return FeatureEvaluator(self)
 
 
 def dino_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from vitrail.training.build import build_session
 from vitrail.training.create import cache_latents
 from vitrail.training.session import Session
 from vitrail.training.steps import loop_settings, remaining_batches
-from vitrail.training.transfer.initial_weights import fill_tokenizer, load_initial_weights
+from vitrail.training.transfer.initial_weights import load_initial_weights
 
 MEMORY = 0.95  # of the smoothed loss: a loss counts half after 14 steps
 DIVERGED = 4.0  # times the lowest smoothed loss, and above the first: the test ends
@@ -86,14 +86,13 @@ def range_test(
     optim = dataclasses.replace(recipe.optim, lr=lrs.high, warmup_steps=0, ema_decay_2=0.0, unfreeze_steps=())
     train = dataclasses.replace(recipe.train, steps=lrs.steps, epochs=None, eval_every=0, patience=0, start_size=None)
     prepared = prepare_run(dataclasses.replace(recipe, optim=optim, train=train), world, progress)
-    session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
-    if not isinstance(session.bundle.task, MeanTeacher):  # nobody asks for the average
-        session.state.ema = None
-        optim = dataclasses.replace(prepared.recipe.optim, ema_decay=0.0)
+    task, dataset = prepared.recipe.task, prepared.dataset
+    if not isinstance(prepared.names.task(task, len(dataset.classes), dataset.multi_label), MeanTeacher):
+        optim = dataclasses.replace(prepared.recipe.optim, ema_decay=0.0)  # nobody asks for the average
         prepared = dataclasses.replace(prepared, recipe=dataclasses.replace(prepared.recipe, optim=optim))
+    session = build_session(prepared.recipe, prepared.dataset, RunFolder(Path("runs/tune-lr")), world)  # no folder
     cache_latents(session, progress)
-    session.load_report = load_initial_weights(session, prepared.origin)
-    fill_tokenizer(session, prepared.origin)
+    load_initial_weights(session, prepared.origin)
     losses: list[float] = []
     ended = ""
     try:

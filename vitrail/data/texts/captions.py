@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vitrail.data.dataset import Split
 from vitrail.data.sampling import Keys, uniform_numbers
+from vitrail.data.subset import evenly_spaced
 from vitrail.data.texts.tokenizer import Tokenizer
 from vitrail.data.transforms.base import Transform
 from vitrail.errors import BadImage
@@ -79,8 +79,7 @@ class Captions:
     def __iter__(self) -> Iterator[str]:
         if self.split.annotation is None:
             return
-        count = len(self.split)
-        for i in np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(np.int64)).tolist():
+        for i in evenly_spaced(len(self.split), MOST).tolist():
             try:
                 yield from captions_of(self.split, i)
             except BadImage:  # an image that cannot be read later either

@@ -40,8 +40,8 @@ class Tokenizer:
     def __init__(self, content: bytes):
         """Errors: `CheckpointError` for what is no tokenizer, or one without a fixed length."""
         self.content = content
-        self.library = parse(content)
-        padding: Any = self.library.padding
+        self.encoder = parse(content)
+        padding: Any = self.encoder.padding
         self.context, self.pad = int((padding or {}).get("length") or 0), int((padding or {}).get("pad_id", 0))
         if not self.context:
             raise CheckpointError("the tokenizer has no fixed length", "use the one that is stored with the model")
@@ -51,22 +51,22 @@ class Tokenizer:
 
     @property
     def facts(self) -> TokenizerFacts:
-        size = self.library.get_vocab_size(with_added_tokens=True)
+        size = self.encoder.get_vocab_size(with_added_tokens=True)
         return TokenizerFacts(len(self.content), hashlib.sha256(self.content).hexdigest(), size, self.context)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids, int64 [B context]. Of a longer text the first tokens are kept, and the end token."""
         longest = LONGEST * self.context
-        rows = self.library.encode_batch([valid(text[:longest]) for text in texts])
+        rows = self.encoder.encode_batch([valid(text[:longest]) for text in texts])
         return np.array([row.ids for row in rows], np.int64).reshape(len(texts), self.context)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without the special ones."""
-        return str(self.library.decode(list(tokens), skip_special_tokens=True))
+        return str(self.encoder.decode(list(tokens), skip_special_tokens=True))
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """How many tokens of each text are no padding, int64 [B]."""
-        rows = self.library.encode_batch([valid(text) for text in texts])
+        rows = self.encoder.encode_batch([valid(text) for text in texts])
         return np.array([sum(row.attention_mask) for row in rows], np.int64)
 
 

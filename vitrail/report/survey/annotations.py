@@ -2,10 +2,9 @@
 
 from vitrail.data.dataset import Dataset
 from vitrail.data.survey.annotations import FAULTS, AnnotationSurvey
-from vitrail.data.survey.images import SHOWN
 from vitrail.errors import many
 from vitrail.report.survey import captions
-from vitrail.report.survey.tables import table
+from vitrail.report.survey.tables import list_broken, table
 
 DOMINANT = 0.95  # fraction of the pixels of one class above which pixel accuracy is uninformative
 
@@ -62,14 +61,7 @@ def render(dataset: Dataset, annotations: AnnotationSurvey) -> list[str]:
     lines = [f"{name:<16}{value}" for name, value in rows]
     for what, counts in (("pixels" if masks else "boxes", annotations.counts), ("images", annotations.images)):
         lines += ["", f"{what} by class", *(f"  {line}" for line in table(dataset.classes, counts, what))]
-    if annotations.broken:
-        lines += [
-            "",
-            "annotations that cannot be used:",
-            *(f"  {bad.name}: {bad.reason}" for bad in annotations.broken[:SHOWN]),
-        ]
-        if len(annotations.broken) > SHOWN:
-            lines.append(f"  and {len(annotations.broken) - SHOWN:,} more")
+    lines += list_broken("annotations that cannot be used:", annotations.broken)
     sentences = advice(dataset, annotations)
     return lines + (
         ["", f"advice on the {'masks' if masks else 'boxes'}:", *(f"  {x}" for x in sentences)] if sentences else []

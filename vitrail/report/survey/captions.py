@@ -2,8 +2,8 @@
 
 from vitrail.data.survey.annotations import FAULTS, AnnotationSurvey
 from vitrail.data.survey.captions import CaptionSurvey
-from vitrail.data.survey.images import SHOWN
 from vitrail.errors import many
+from vitrail.report.survey.tables import list_broken
 
 SHARE, LEAST = 0.01, 10  # of the images and images of one caption, from which it is on many
 LONGEST = 60  # characters of a caption that are printed
@@ -23,11 +23,7 @@ def render(annotations: AnnotationSurvey, captions: CaptionSurvey) -> list[str]:
     lines = [f"{name:<16}{value}" for name, value in rows]
     if captions.frequent:
         lines += ["", "on several images:", *(f"  {n:,}  {shorten(text)}" for text, n in captions.frequent)]
-    if annotations.broken:
-        lines += ["", "captions that cannot be read:"]
-        lines += [f"  {bad.name}: {bad.reason}" for bad in annotations.broken[:SHOWN]]
-        if len(annotations.broken) > SHOWN:
-            lines.append(f"  and {len(annotations.broken) - SHOWN:,} more")
+    lines += list_broken("captions that cannot be read:", annotations.broken)
     sentences = advice(annotations, captions)
     return lines + (["", "advice on the captions:", *(f"  {x}" for x in sentences)] if sentences else [])
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from vitrail.data.survey.images import SHOWN, UnreadableImage
+
 CLASSES = 40  # classes listed: those with the fewest
 
 
@@ -21,3 +23,11 @@ def table(classes: Sequence[str], counts: Mapping[str, Sequence[int]], what: str
 def column(counts: Sequence[int]) -> int:
     """Width of a column that holds some counts."""
     return max(10, len(f"{max(counts, default=0):,}") + 2)
+
+
+def list_broken(title: str, broken: Sequence[UnreadableImage]) -> list[str]:
+    """An empty line, the title, and a line for each of the first; none where nothing is broken."""
+    if not broken:
+        return []
+    lines = ["", title, *(f"  {bad.name}: {bad.reason}" for bad in broken[:SHOWN])]
+    return [*lines, f"  and {len(broken) - SHOWN:,} more"] if len(broken) > SHOWN else lines

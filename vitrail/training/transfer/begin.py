@@ -11,13 +11,12 @@ from vitrail.training.needs import estimate_needs, fit_micro_batch
 from vitrail.training.processes.division import divide_session, load_divided
 from vitrail.training.session import Session
 from vitrail.training.transfer.cached_features import cache_features, write_features
-from vitrail.training.transfer.initial_weights import fill_tokenizer, fit_head, load_initial_weights
+from vitrail.training.transfer.initial_weights import fit_head, load_initial_weights
 
 
 def begin(session: Session, origin: WeightsOrigin | None, progress: Progress | None = None) -> None:
     """A new run, before it has a folder."""
-    session.load_report = load_initial_weights(session, origin)
-    fill_tokenizer(session, origin)
+    load_initial_weights(session, origin)
     cache_features(session, is_resumed=False, progress=progress)
     session.notes += fit_head(session, progress)
     fit_micro_batch(session)
@@ -29,8 +28,7 @@ def begin_again(session: Session) -> None:
     origin = pretrained.find_weights(session.recipe.init, session.recipe.model)
     if origin is not None:
         pretrained.check_same(origin, session.bundle.origin)
-    session.load_report = load_initial_weights(session, origin)
-    fill_tokenizer(session, origin)
+    load_initial_weights(session, origin)
     cache_features(session, is_resumed=True)
     fit_head(session)
     fit_micro_batch(session)
@@ -62,7 +60,6 @@ def keep_features(session: Session) -> None:
 
 def plan(session: Session, origin: WeightsOrigin | None) -> str:
     """Loads the weights alone; what the run will need, in words. Errors: `DataError` where the disk is too small."""
-    session.load_report = load_initial_weights(session, origin)
-    fill_tokenizer(session, origin)
+    load_initial_weights(session, origin)
     fit_micro_batch(session)
     return estimate_needs(session)

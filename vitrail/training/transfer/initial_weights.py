@@ -23,19 +23,18 @@ from vitrail.heads.image_text import ImageTextModel, TextTask
 from vitrail.heads.linear import Classifier
 from vitrail.inference.predictor import Predictor
 from vitrail.training.session import Session
-from vitrail.weights.report import LoadReport
 
 NUMBERS = 30_000_000  # images x width x classes at most; more would take minutes
 LEAST = 5  # images a class
 
 
-def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> LoadReport | None:
-    """Loads the initial weights of the recipe. The averaged weights are set at the first step."""
-    if origin is None:
-        return None
-    report = pretrained.load_origin(session.bundle, origin, session.recipe.init)
-    session.bundle = dataclasses.replace(session.bundle, origin=origin.about)
-    return report
+def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> None:
+    """Loads the initial weights of the recipe, if it has any, with a report in the session, and the tokenizer of a
+    model that reads texts. The averaged weights are set at the first step."""
+    if origin is not None:
+        session.load_report = pretrained.load_origin(session.bundle, origin, session.recipe.init)
+        session.bundle = dataclasses.replace(session.bundle, origin=origin.about)
+    fill_tokenizer(session, origin)
 
 
 def fill_tokenizer(session: Session, origin: WeightsOrigin | None) -> None:
