@@ -39,8 +39,13 @@ MODELS = {"siglip": siglip, "clip": lambda: clip(319), "clip of old": lambda: cl
 
 
 def save_tokenizer(path, vocabulary=320):
-    """Without a length, as published ones are."""
-    library = tokens.parse(train_tokenizer(["a red car", "a blue cat"] * 3, vocabulary, 10).content)
+    """Without a length, and with an end token that has the highest id, as published ones are."""
+    library = tokens.parse(train_tokenizer(["a red car", "a blue cat"] * 3, vocabulary - 1, 10).content)
+    spare = range(library.get_vocab_size(), vocabulary - 1)
+    library.add_special_tokens([*(f"<spare-{i}>" for i in spare), "<|endoftext|>"])
+    parts = tokens.load_library().processors
+    ends = [("<start>", 1), ("<|endoftext|>", vocabulary - 1)]
+    library.post_processor = parts.TemplateProcessing(single="<start> $A <|endoftext|>", special_tokens=ends)
     library.no_padding()
     library.no_truncation()
     path.write_text(library.to_str())
@@ -123,7 +128,7 @@ def test_siglip_2_reads_small_letters_and_pads_as_its_files_say(tmp_path):
     assert tokenizer.encode(["A RED car"]).tolist() == tokenizer.encode(["a red car"]).tolist()
     row = tokenizer.encode(["a red car"])[0].tolist()
     assert row[0] == tokenizer.pad == 2
-    assert row[-1] == 2
+    assert row[-1] == 319
 
 
 def batch():
@@ -148,8 +153,8 @@ def test_towers_and_logits(pair):
         close(bundle.model.compare(*found), expected.logits_per_image)
 
 
-def test_loss_and_gradients(pair):
-    theirs, bundle, _ = pair
+def test_loss_and_all_gradients(pair):
+    theirs, bundle, folder = pair
     images, words = batch()
     for model in (theirs, bundle.model):
         model.zero_grad(set_to_none=True)
@@ -158,15 +163,17 @@ def test_loss_and_gradients(pair):
     (found,) = bundle.task.loss(bundle.model, batch()).values()
     found.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    ours = {name: p.grad for name, p in bundle.model.named_parameters()}
-    text, image = theirs.text_model, theirs.vision_model
-    close(ours["log_scale"], theirs.logit_scale.grad.reshape(1))
-    close(ours["text.tokens.weight"], text.embeddings.token_embedding.weight.grad)
-    close(ours["text.position"], text.embeddings.position_embedding.weight.grad)
-    close(ours["text.blocks.0.mlp.fc1.weight"], text.encoder.layers[0].mlp.fc1.weight.grad)
-    close(ours["text.blocks.1.attn.proj.weight"], text.encoder.layers[1].self_attn.out_proj.weight.grad)
-    close(ours["backbone.blocks.0.mlp.fc2.weight"], image.encoder.layers[0].mlp.fc2.weight.grad)
-    close(ours["backbone.patch_embed.proj.weight"], image.embeddings.patch_embedding.weight.grad)
+    for ours, other in gradients(theirs, bundle.model, folder).values():
+        close(ours, other)
+
+
+def gradients(theirs, ours, folder):
+    """The gradient of every parameter of ours, and of what it is in a published model: rules of names are linear."""
+    _, sidecar = read_published(folder)
+    mapped = find_whole_model({name: p.grad for name, p in theirs.named_parameters()}, sidecar).tensors
+    own = {name: p.grad for name, p in ours.named_parameters()}
+    assert own.keys() == mapped.keys() - {"tokenizer.content"}
+    return {name: (grad, mapped[name]) for name, grad in own.items()}
 
 
 def test_texts_are_those_of_the_tokenizer_beside_it(pair):
@@ -199,9 +206,41 @@ def test_the_tokenizer_of_another_model_is_refused(pair, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(train_tokenizer(captions, 900, 10).content)
     with pytest.raises(CheckpointError, match="tokenizer of another model: it has"):
         find_whole_model(*read_part(tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes(train_tokenizer(captions, 300, 10).content)
+    if "clip" in json.loads((folder / "config.json").read_text())["model_type"].split("_"):
+        with pytest.raises(CheckpointError, match="its texts end with token 2, and the text tower is"):
+            find_whole_model(*read_part(tmp_path))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(CheckpointError, match="damaged, or no tokenizer"):
         find_whole_model(*read_part(tmp_path))
+
+
+def test_an_edge_that_a_tower_does_not_see_is_not_padded(tmp_path):
+    """As SigLIP so400m for 384 pixels, of whose 384 it sees 378."""
+    from transformers import SiglipConfig, SiglipModel
+
+    torch.manual_seed(0)
+    towers = {"text_config": {**TEXT, "projection_size": 32}, "vision_config": {**IMAGE, "image_size": 30}}
+    SiglipModel(SiglipConfig(**towers)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path / "tokenizer.json")
+    about = {"size": {"height": 30, "width": 30}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    found = find_whole_model(*read_part(tmp_path))
+    assert found.input.size == (24, 24)
+    assert tuple(found.model.keys["size"]) == (24, 24)
+
+
+@pytest.mark.parametrize(("kind", "end"), [("clip", 319), ("metaclip_2", 2)])
+def test_the_end_token_of_old_configs_is_the_highest_one(tmp_path, kind, end):
+    """And only of CLIP's: another model may end texts with token 2."""
+    clip(2).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "clip"', f'"model_type": "{kind}"'))
+    if end == 2:
+        (tmp_path / "tokenizer.json").write_bytes(train_tokenizer(["a red car"], 300, 10).content)
+    else:
+        save_tokenizer(tmp_path / "tokenizer.json")
+    assert find_whole_model(*read_part(tmp_path)).task.keys["text_end"] == end
 
 
 @pytest.mark.parametrize("pair", ["clip"], indirect=True)

@@ -92,7 +92,7 @@ def import_weights(request: ImportRequest) -> ImportedModel:
         chosen = choose_source(
             model.create_model(request.model.name, 1, request.model.keys), raw, published.sources, request.source
         )
-    classes = class_names(request, chosen)
+    classes = class_names(request, chosen, found.left_out)
     net = model.create_model(request.model.name, len(classes), request.model.keys)
     report = load_tensors(net, raw, chosen, request.options)
     given, why = input_settings(request, found, trunk_of(net).config)
@@ -138,8 +138,8 @@ def with_found(request: ImportRequest, found: Identified) -> ImportRequest:
     )
 
 
-def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ...]:
-    """The classes: as requested, or as many as the head in the file has."""
+def class_names(request: ImportRequest, chosen: MatchedTensors, left_out: str = "") -> tuple[str, ...]:
+    """The classes: as requested, or as many as the head in the file has. left_out: why it is not read whole."""
     if isinstance(request.classes, tuple):
         if len(set(request.classes)) != len(request.classes) or not all(request.classes):
             raise UsageError("two classes have the same name, or one has none", "one name a class, each once")
@@ -151,7 +151,8 @@ def class_names(request: ImportRequest, chosen: MatchedTensors) -> tuple[str, ..
             raise denoiser_error(request.name, Names().model_config(request.model).channels)
         if head is None:
             raise CheckpointError(
-                f"the file has no head (read as {chosen.source})", "--new-head --classes 10 gives the model a new one"
+                f"the file has no head (read as {chosen.source}{left_out and f'; {left_out}'})",
+                "--new-head --classes 10 gives the model a new one",
             )
         count = head.shape[0] if head.ndim == 2 else 0
     return tuple(map(str, range(count or CLASSES)))

@@ -72,7 +72,7 @@ def find_weights(start: InitConfig, model: Choice | None = None) -> WeightsOrigi
         raw, sidecar = read_published(path, located.sha256 or None)
         if "recipe" not in raw.about:
             about = {**located.origin, "sha256": raw.sha256}
-            whole = recognise_whole(raw, path, sidecar, Choice())
+            whole = recognise_whole(raw, path, sidecar, model or Choice())
             if whole is not None:
                 own, kept = as_own(whole, raw), recipe_of(whole)
                 reasons = (*(reasons or (f"init.weights = {path}",)), *whole.reasons)
@@ -128,6 +128,7 @@ def inherit_settings(
     if chosen != recipe.model:
         shown = origin.identified.reasons if origin.identified and same else ()
         reasons.append(f"model = {chosen.name}: {shown[0] if shown else why}")
+        reasons += [f"init.weights: {line}" for line in shown[1:]]
     chosen_task = recipe.task
     # the weights depend on the objective of a generative model, and on the layers of a head for masks, boxes or texts
     needed = task.is_generative or task.is_dense or (task.keeps_settings and not has_new_head)

@@ -24,7 +24,7 @@ def recognise_whole(raw: RawWeights, path: Path, sidecar: Sidecar, model: Choice
     where a model of another family was typed."""
     if DILATED in path.name.lower() and "dilation" not in sidecar.config:
         sidecar = dataclasses.replace(sidecar, config={**sidecar.config, "dilation": True})
-    found = find_whole_model(raw.tensors, sidecar)
+    found = find_whole_model(raw.tensors, sidecar, model)
     if found is None:
         return None
     family = found.model.name.partition("/")[0]

@@ -54,6 +54,7 @@ class Config:
 CLIP = Config(output_bias=False, gelu="quick", eps=1e-5, end=49407)
 OPEN = replace(CLIP, gelu="erf")
 SIGLIP = Config(vocabulary=32000, context=64, causal=False, summary="last", gelu="tanh", end=1)
+OPEN_SIGLIP = replace(SIGLIP, gelu="erf")  # as OpenCLIP computes SigLIP's, but not SigLIP 2's
 
 VARIANTS = {
     "nano":           Config(width=96,   depth=3,  heads=3,  vocabulary=4096, context=32),
@@ -68,6 +69,9 @@ VARIANTS = {
     "siglip_base":    replace(SIGLIP, width=768,  depth=12, heads=12),
     "siglip_large":   replace(SIGLIP, width=1024, depth=24, heads=16),
     "siglip_so400m":  replace(SIGLIP, width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152),
+    "open_siglip_base":   replace(OPEN_SIGLIP, width=768,  depth=12, heads=12),
+    "open_siglip_large":  replace(OPEN_SIGLIP, width=1024, depth=24, heads=16),
+    "open_siglip_so400m": replace(OPEN_SIGLIP, width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152),
     "siglip2_base":   replace(SIGLIP, width=768,  depth=12, heads=12, vocabulary=256000),
     "siglip2_large":  replace(SIGLIP, width=1024, depth=24, heads=16, vocabulary=256000),
     "siglip2_so400m": replace(SIGLIP, width=1152, depth=27, heads=16, vocabulary=256000, mlp_ratio=4304 / 1152),

@@ -58,7 +58,7 @@ def read_published(path: Path, sha256: str | None = None) -> tuple[RawWeights, S
         listed = ", ".join(NAMES[:1] + NAMES[3:4])
         raise CheckpointError(f"{path} has no file of weights", f"a folder needs {listed}, or name the file itself")
     folder = files[0].parent
-    beside = read_sidecar(folder)
+    beside = read_sidecar(folder, files[0].name)
     beside = replace(beside, certain=path.is_dir() or path.name.removesuffix(INDEX) in NAMES)
     index = find_index(path)
     if index is None:

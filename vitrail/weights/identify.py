@@ -16,6 +16,7 @@ from vitrail.errors import CheckpointError
 from vitrail.foreign_names import nearest_kind
 from vitrail.recipe import Choice, InputConfig
 from vitrail.weights.candidates import MOST_TENSORS, Candidate, families, list_candidates, nearest_names, rank
+from vitrail.weights.clues import as_pair
 from vitrail.weights.published import assume_input, lookup_by_source
 from vitrail.weights.report import list_names
 from vitrail.weights.sidecar_input import read_input
@@ -27,8 +28,8 @@ from vitrail.weights.variants import SHAPE, choose_variant, differing
 @dataclass(frozen=True)
 class Identified:
     """model: its name, and the keys that differ from its variant's. source: a key of the family's table. input: the
-    preprocessing. classes: the names of the head's, None where the files have none; outputs: how many, 0 without head.
-    """
+    preprocessing. classes: the names of the head's, None where the files have none; outputs: how many, 0 without head;
+    left_out: why another tower of the file is not read, "" where there is none."""
 
     model: Choice
     source: str
@@ -37,6 +38,7 @@ class Identified:
     outputs: int = 0
     reasons: tuple[str, ...] = ()
     input_reason: str = ""
+    left_out: str = ""
 
 
 def identify(
@@ -69,7 +71,7 @@ def identify(
         why = f"config.json beside it is of another model, and not used: {best.contradictions[0]}"
         return replace(other, reasons=(*other.reasons, why))
     if best.contradictions:
-        fix = "they belong to different models: remove config.json, or bring the one of these weights"
+        fix = f"they belong to different models: remove {sidecar.file}, or bring the one of these weights"
         raise CheckpointError("; ".join(best.contradictions[:3]), fix)
     if given.name and (different := differs_from(given, best)):
         raise wrong_model(given.name, replace(best, model=different))
@@ -97,6 +99,8 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     head = best.clues.shape("heads.0.weight")
     assumed, stated = assume_input(best.info, best.clues, vars(config)), read_input(sidecar)
     keys = {"size": config.size, **assumed.preprocessing._asdict(), **stated}
+    if cuts_edge(keys["size"], config):
+        keys["size"] = config.size
     given = InputConfig(channels=config.channels, **keys)
     where = sidecar.writer and f" and {sidecar.writer}'s files beside them"
     settings = lookup_by_source(best.info.settings, best.source, {})  # reported as such
@@ -109,6 +113,15 @@ def describe(best: Candidate, sidecar: Sidecar, found: list[Candidate]) -> Ident
     outputs = head[0] if len(head) == 2 else 0
     names = sidecar.class_names(outputs) if outputs else None
     return Identified(best.model, best.source, given, names, outputs, tuple(reasons), input_reason)
+
+
+def cuts_edge(size: tuple[int, int], config: Any) -> bool:
+    """Whether images of a size lose less than a patch at the edge, which others leave out (SigLIP for 384 pixels sees
+    378): ours would pad it, and move all patches, so images of what is seen are nearer."""
+    patch = as_pair(vars(config).get("patch"))
+    if patch is None or size == config.size:
+        return False
+    return all(s // p * p == c for s, p, c in zip(size, patch, config.size, strict=True))
 
 
 def show(value: Any) -> str:

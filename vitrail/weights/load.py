@@ -25,7 +25,10 @@ OURS: dict[str, Table] = {
     "vitrail": (Rule("backbone.{rest}", "{rest}"), Rule("heads.{rest}", "heads.{rest}")),
     "vitrail:backbone": (Rule("{rest}", "{rest}"),),
 }
-WRAPPING_PREFIXES = ("opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.", "timm_model.")
+WRAPPING_PREFIXES = (
+    "opt/target/", "params/img/", "params/", "backbone.", "model.", "encoder.", "timm_model.", "visual.trunk.",
+)  # fmt: skip
+ALONE = ("/", "visual.trunk.")  # ends of those beside which is nothing of the model: an optimizer's state, a text tower
 RESIZE = "resize=True (--resize) resizes tables, patches and channels"
 NEW_HEAD = "new_head=True (--new-head) loads the rest and re-initialises the head"
 
@@ -100,7 +103,7 @@ def without_prefixes(raw: RawWeights) -> Iterator[tuple[dict[str, Tensor], tuple
     for prefix in WRAPPING_PREFIXES:
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         rest = [name for name in tensors if not name.startswith(prefix)]
-        if not prefix.endswith("/"):  # a head is beside its model; beside opt/target/ is the state of an optimizer
+        if not prefix.endswith(ALONE):  # a head is beside its model
             if inside.keys() & set(rest):
                 continue
             inside, rest = inside and {**inside, **{name: tensors[name] for name in rest}}, []

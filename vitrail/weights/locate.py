@@ -157,10 +157,10 @@ def obtain_from_repo(reference: Reference, accept: str, typed: str) -> tuple[Loc
     got = obtain_hub_file(wanted, expected, licence, name)
     if is_index(wanted.file):
         got = obtain_shards(wanted, got, name)
-    for sidecar in folder.SIDECARS if got.path.suffix != ".npz" else ():
+    for sidecar in folder.sidecars_of(wanted.file):
         obtain_sidecar(wanted.beside(sidecar, got.revision))
     with contextlib.suppress(CheckpointError):  # a damaged one is reported where it is read
-        for file in folder.OF_TEXTS if reads_texts(read_sidecar(got.path.parent)) else ():
+        for file in folder.OF_TEXTS if reads_texts(read_sidecar(got.path.parent, got.path.name)) else ():
             obtain_sidecar(wanted.beside(file, got.revision), folder.LONGEST_TOKENIZER)
     return got, replace(reference, file=wanted.file)
 

@@ -32,5 +32,8 @@ class Assumed(NamedTuple):
 
 
 IMAGENET = Preprocessing()
+OPENAI = Preprocessing(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop_ratio=1.0, interpolation="bicubic"
+)
 HALF = Preprocessing((0.5,) * 3, (0.5,) * 3)  # [0, 1] to [-1, 1]
 GENERATED = HALF._replace(crop_ratio=1.0, interpolation="bilinear")  # images of a generative model are in [-1, 1]

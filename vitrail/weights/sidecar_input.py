@@ -1,11 +1,12 @@
 """The preprocessing of images that a sidecar states, as the keys of `[input]`: transformers' preprocessor_config.json,
-timm's `pretrained_cfg`."""
+timm's `pretrained_cfg`, OpenCLIP's `preprocess_cfg`."""
 
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
 from vitrail.errors import CheckpointError
+from vitrail.weights.preprocessing import OPENAI
 from vitrail.weights.sidecars import Pixels, Sidecar, checked, look_up
 
 Mean = tuple[Annotated[float, Ge(0), Le(1)], ...]
@@ -16,6 +17,7 @@ PIL = {2: "bilinear", 3: "bicubic"}  # transformers writes Pillow's numbers
 WORDS = {"bilinear": "bilinear", "bicubic": "bicubic", "random": "bicubic"}
 NEAREST = {1: "bicubic", "lanczos": "bicubic", "lanczos3": "bicubic", "hamming": "bilinear", 5: "bilinear"}
 MODES = {"center": "crop", "squash": "stretch", "border": "fit"}  # timm's
+OPEN_MODES = {"shortest": "crop", "squash": "stretch", "longest": "fit"}  # OpenCLIP's
 
 
 def read_input(sidecar: Sidecar) -> dict[str, Any]:
@@ -23,7 +25,24 @@ def read_input(sidecar: Sidecar) -> dict[str, Any]:
     `CheckpointError` that names the field."""
     if sidecar.writer == "timm":
         return read_timm(sidecar)
+    if sidecar.writer == "open_clip":
+        return read_open_clip(sidecar)
     return read_transformers(sidecar) if sidecar.preprocessing else {}
+
+
+def read_open_clip(sidecar: Sidecar) -> dict[str, Any]:
+    """preprocess_cfg, whose keys have OpenAI's values where they are left out; the size is that of the image tower."""
+
+    def get(kind: Any, name: str) -> Any:
+        return sidecar.get(kind, f"preprocess_cfg.{name}")
+
+    found: dict[str, Any] = OPENAI._asdict()
+    found |= {name: value for name, kind in (("mean", Mean), ("std", Std)) if (value := get(kind, name)) is not None}
+    for name, theirs, words in (("interpolation", "interpolation", WORDS), ("resize_mode", "resize_mode", OPEN_MODES)):
+        if (word := get(str, theirs)) is not None:
+            found[name] = choose(word, words, sidecar.path_of(f"preprocess_cfg.{theirs}"))
+    size = sidecar.get(Pixels | tuple[Pixels, Pixels], "model_cfg.vision_cfg.image_size")
+    return found if size is None else {**found, "size": (size, size) if isinstance(size, int) else tuple(size)}
 
 
 def read_timm(sidecar: Sidecar) -> dict[str, Any]:

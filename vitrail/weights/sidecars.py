@@ -1,4 +1,5 @@
-"""What lies beside published tensors: config.json and preprocessor_config.json as transformers and timm write them.
+"""What lies beside published tensors: config.json and preprocessor_config.json as transformers and timm write them, and
+open_clip_config.json.
 
 It is data from outside: read within bounds, checked value by value when it is asked for, never imported or executed,
 and nothing is built of a size that only it claims.
@@ -15,7 +16,7 @@ from vitrail.errors import CheckpointError, UsageError
 from vitrail.storage.json_text import from_json
 from vitrail.validation import format_value, validate
 
-Writer = Literal["timm", "transformers", "diffusers", "vitrail", ""]
+Writer = Literal["timm", "transformers", "diffusers", "open_clip", "vitrail", ""]
 LONGEST = 16 * 2**20  # bytes; the names of 21,843 classes take one
 MOST_VALUES = 2**18  # numbers and texts in one file
 LONGEST_NAME = 1000  # characters of a class name
@@ -25,7 +26,14 @@ Pixels = Annotated[int, Gt(0), Le(2**14)]
 Small = Annotated[float, Gt(0), Lt(1)]  # an epsilon
 Ratio = Annotated[float, Gt(0), Le(1000)]
 SIDECAR_FIX = "correct it, or remove it: the tensors say most of it"
-PARTS = ("", "vision_config.", "backbone_config.")  # where a config keeps that of its image model
+PARTS = (
+    "",
+    "vision_config.",
+    "backbone_config.",
+    "model_cfg.vision_cfg.",
+)  # where a config has that of its image model
+CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
+KINDS = ("architecture", "model_type", "_class_name", "timm_model_name")  # names of fields that name a model
 
 
 ARGS = {  # of timm's `model_args`: read here, shown by the tensors, or of training alone
@@ -41,14 +49,16 @@ ARGS = {  # of timm's `model_args`: read here, shown by the tensors, or of train
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The files beside tensors, as plain JSON. writer: the library that wrote them; where: the folder, for messages;
-    certain: whether they are of these tensors, and not only in the same folder."""
+    """The files beside tensors, as plain JSON. writer: the library that wrote them; where: the folder, and
+    file: the name of the first of them, for messages; certain: whether they are of these tensors, and not only in the
+    same folder."""
 
     writer: Writer = ""
     config: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
     where: str = ""
     certain: bool = True
+    file: str = CONFIG
 
     def get(self, kind: Any, *names: str) -> Any:
         """The first of the names in config.json that has a value, checked to be of a kind; None where none has. A dot
@@ -65,12 +75,12 @@ class Sidecar:
 
     def path_of(self, name: str) -> str:
         """The name of a field of config.json in messages."""
-        return f"{name} in {Path(self.where) / 'config.json' if self.where else 'config.json'}"
+        return f"{name} in {Path(self.where) / self.file if self.where else self.file}"
 
     @property
     def kind(self) -> str:
         """What the files call the model: transformers' model_type, timm's architecture; "" for neither."""
-        return str(self.get(str, "architecture", "model_type", "_class_name") or "")
+        return str(self.get(str, *KINDS) or "")
 
     def class_names(self, count: int) -> tuple[str, ...] | None:
         """The names of so many classes; None where there are none, or only numbers. A name that stands twice gets its
@@ -154,20 +164,25 @@ def unique_names(names: list[str]) -> tuple[str, ...]:
     return tuple(result)
 
 
-def read_sidecar(folder: Path) -> Sidecar:
-    """What lies in a folder beside its tensors. Errors: `CheckpointError` for files that are not plain JSON."""
-    config = read_object(folder / "config.json")
-    preprocessing = read_object(folder / "preprocessor_config.json")
-    return Sidecar(writer_of(config, preprocessing), config, preprocessing, str(folder))
+def read_sidecar(folder: Path, weights: str = "") -> Sidecar:
+    """What lies in a folder beside its tensors. weights: the name of their file, since a folder may have the same model
+    twice, as OpenCLIP and as others write it. Errors: `CheckpointError` for files that are not plain JSON."""
+    has_others = (folder / CONFIG).is_file() and not weights.startswith("open_clip")
+    file = OPEN_CLIP if (folder / OPEN_CLIP).is_file() and not has_others else CONFIG
+    config = read_object(folder / file)
+    preprocessing = read_object(folder / "preprocessor_config.json") if file == CONFIG else {}
+    return Sidecar(writer_of(config, preprocessing), config, preprocessing, str(folder), file=file)
 
 
 def reads_texts(sidecar: Sidecar) -> bool:
     """Whether a model has a text tower beside that of images."""
-    return isinstance(sidecar.config.get("text_config"), dict)
+    return any(isinstance(look_up(sidecar.config, name), dict) for name in ("text_config", "model_cfg.text_cfg"))
 
 
 def writer_of(config: dict[str, Any], preprocessing: dict[str, Any]) -> Writer:
     """Whose files these are."""
+    if isinstance(config.get("model_cfg"), dict):
+        return "open_clip"
     if "architecture" in config or "pretrained_cfg" in config:
         return "timm"  # also where transformers wraps a model of timm
     if "_diffusers_version" in config or "_class_name" in config:

@@ -37,12 +37,14 @@ class WholeModel(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-def find_whole_model(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
+def find_whole_model(tensors: Tensors, sidecar: Sidecar, given: Choice | None = None) -> WholeModel | None:
     """The whole model that a file's tensors are, or None where they are a backbone or a classifier. sidecar: what
-    lies beside the file. Errors: `CheckpointError` for a model that is like one of ours and differs."""
+    lies beside the file; given: the model, or keys of it, that a person typed, for what neither shows. Errors:
+    `CheckpointError` for a model that is like one of ours and differs."""
+    given = given or Choice()
     for name in catalog.list_modules("weights/heads"):
         try:
-            found: WholeModel | None = catalog.load_module("weights/heads", name).recognise(tensors, sidecar)
+            found: WholeModel | None = catalog.load_module("weights/heads", name).recognise(tensors, sidecar, given)
         except (LookupError, ValueError, ArithmeticError) as error:  # a tensor is missing, or has other dimensions
             what = f"the file has names of {name}, and not all of its tensors ({error})"
             raise CheckpointError(what, "copy it again, or use another copy") from None

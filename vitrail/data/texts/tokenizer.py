@@ -8,6 +8,8 @@ are read from the tokenizer.json beside their weights.
 
 import hashlib
 import os
+import re
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2 of a tokenizer of o
 SPECIAL = (PAD, START, END)
 LEAST_VOCABULARY = 256 + len(SPECIAL)  # the bytes, and the special tokens
 LARGEST = 64 * 2**20  # bytes of a tokenizer; the largest published one has 34 MB
+Clean = Literal["", "lower", "canonicalize"]
 LONGEST = 64  # characters of a text for every token that is kept: what is behind them is not looked at
 
 
@@ -63,6 +66,16 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without the special ones."""
         return str(self.encoder.decode(list(tokens), skip_special_tokens=True))
+
+    def names(self, tokens: Iterable[int]) -> list[str]:
+        """The tokens of such ids, those that are there."""
+        return [name for token in tokens if (name := self.encoder.id_to_token(token)) is not None]
+
+    def last_token(self) -> int | None:
+        """The id of the token that ends every text; None for none."""
+        row = self.encoder.encode("")
+        own = [token for token, real in zip(row.ids, row.attention_mask, strict=True) if real]
+        return own[-1] if own else None
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """How many tokens of each text are no padding, int64 [B]."""
@@ -126,21 +139,32 @@ def fit_tokenizer(
     context: int,
     pad: str = "",
     where: str = "the tokenizer",
-    lowercase: bool = False,
+    clean: Clean = "",
     side: Literal["left", "right"] = "right",
 ) -> Tokenizer:
     """A tokenizer, padded and truncated to so many tokens. pad: the token that pads, by default that of the file, or
-    the first of the usual names that it has. lowercase: of a tokenizer that leaves that to its caller; side: where
-    texts are padded. Errors: `CheckpointError`, `UsageError`."""
+    the first of the usual names that it has. clean: what a tokenizer leaves to its caller; side: where texts are
+    padded. Errors: `CheckpointError`, `UsageError`."""
     made = parse(content, where)
-    if lowercase:
-        parts, own = load_library().normalizers, made.normalizer
-        made.normalizer = parts.Sequence([parts.Lowercase(), *([own] if own is not None else [])])
+    if first := normalizers_of(clean):
+        own = made.normalizer
+        made.normalizer = load_library().normalizers.Sequence([*first, *([own] if own is not None else [])])
     known = made.padding or {}
     for name in (pad, known.get("pad_token", ""), PAD, "<|endoftext|>", "</s>", "[PAD]"):
         if name and (number := made.token_to_id(name)) is not None:
             return with_length(made, context, number, name, side)
     raise CheckpointError(f"{where} has no token to pad texts with", "give it one named <pad>")
+
+
+def normalizers_of(clean: Clean) -> list[Any]:
+    """What is done with a text before a tokenizer's own normalisation: small letters, or also no punctuation and single
+    spaces, as SigLIP was trained (big_vision's `canonicalize_text`)."""
+    parts, regex = load_library().normalizers, load_library().Regex
+    if clean != "canonicalize":
+        return [parts.Lowercase()] if clean == "lower" else []
+    marks = parts.Replace(regex(f"[{re.escape(string.punctuation)}]"), "")
+    spaces = parts.Replace(regex(r"\s+"), " ")
+    return [parts.Replace("_", " "), marks, parts.Lowercase(), spaces, parts.Strip()]
 
 
 def with_length(made: Any, context: int, pad: int, name: str, side: str = "right") -> Tokenizer:

@@ -100,7 +100,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], Table]] = {
 PANOPTIC = "detr."  # the prefix of the detector in a panoptic file
 
 
-def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
+def recognise(tensors: Tensors, sidecar: Sidecar, given: Choice) -> WholeModel | None:
     """A DETR, from its object queries and its box head. Errors: `CheckpointError` for settings that ours has not."""
     masks = [name for name in tensors if name.startswith(("mask_head.", "bbox_attention."))]
     inside, rest = split_prefix(tensors, PANOPTIC)
@@ -119,9 +119,9 @@ def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
         count = every["class_embed.weight"].shape[0] - 1
         names_given = class_names(sidecar, count)
         classes = coco_names() if count == 91 and names_given[0] == "0" else names_given
-        given = input_of(sidecar, IMAGENET, SIZE, backbone.tensors["conv1.weight"].shape[1], "fit")
+        about = input_of(sidecar, IMAGENET, SIZE, backbone.tensors["conv1.weight"].shape[1], "fit")
         return WholeModel(
-            source, model, detection(every, sidecar, dilated), given, classes, every, unknown,
+            source, model, detection(every, sidecar, dilated), about, classes, every, unknown,
             dropped | dict.fromkeys(masks, MASKS), reasons(sidecar, dilated),
         )  # fmt: skip
     return None

@@ -106,7 +106,7 @@ LAYOUTS = {
 LINEAR: Table = (Rule("decode_head.conv_seg.{p}", f"{MAIN}.classify.proj.{{p}}"),)
 
 
-def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
+def recognise(tensors: Tensors, sidecar: Sidecar, given: Choice) -> WholeModel | None:
     """A Segmenter, from its class embeddings or its linear decoder beside a ViT."""
     source, layout = next(
         ((name, one) for name, one in LAYOUTS.items()

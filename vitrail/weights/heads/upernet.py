@@ -84,7 +84,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def recognise(tensors: Tensors, sidecar: Sidecar) -> WholeModel | None:
+def recognise(tensors: Tensors, sidecar: Sidecar, given: Choice) -> WholeModel | None:
     """A UPerNet on a Swin, from its pyramid pooling and its norms of stages."""
     marks = {
         name: {"decode_head.psp_modules.0.1.conv.weight", f"{one.norms[-1]}.weight"} for name, one in LAYOUTS.items()

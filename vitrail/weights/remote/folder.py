@@ -19,11 +19,19 @@ from vitrail.weights.remote.lock import NAME, Pin, find_pin, read_lock, save_pin
 from vitrail.weights.remote.repository import LocalFile
 from vitrail.weights.remote.shards import AGAIN, is_index, read_index
 from vitrail.weights.remote.table import PublishedWeights
+from vitrail.weights.sidecars import CONFIG, OPEN_CLIP
 
 VARIABLE = "VITRAIL_WEIGHTS"
-SIDECARS = ("config.json", "preprocessor_config.json")
+SIDECARS = (CONFIG, "preprocessor_config.json")
 LONGEST_TOKENIZER = 64 * 2**20  # bytes; the largest published one has 34 MB
 OF_TEXTS = ("tokenizer.json", "tokenizer_config.json")  # of models that read texts too
+
+
+def sidecars_of(file: str) -> tuple[str, ...]:
+    """The names of files that may lie beside a file of weights and say what it is."""
+    if file.endswith(".npz"):
+        return ()
+    return (OPEN_CLIP, *SIDECARS) if file.rpartition("/")[2].startswith("open_clip") else SIDECARS
 
 
 def weights_folder() -> Path | None:
@@ -146,7 +154,7 @@ def copy_to_folder(folder: Path, key: str, place: Path, got: LocalFile) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(got.path, target, got.sha256)
-        for name in (*SIDECARS, *OF_TEXTS):
+        for name in (OPEN_CLIP, *SIDECARS, *OF_TEXTS):
             if (beside := got.path.parent / name).is_file():
                 copy_file(beside, target.parent / name, hash_file(beside))
         size = target.stat().st_size

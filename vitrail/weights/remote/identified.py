@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from vitrail.recipe import Choice
+from vitrail.weights.heads.image_text import explain_left_out
 from vitrail.weights.identify import Identified, identify
 from vitrail.weights.locate import Located
 from vitrail.weights.read import RawWeights
@@ -22,4 +23,7 @@ def identify_located(
     if located.preprocessing and not read_input(sidecar):
         stated = replace(found.input, **located.preprocessing)
         found = replace(found, input=stated, input_reason="as the table of published weights has it")
+    if why := explain_left_out(raw.tensors, sidecar):
+        why = f"the image tower alone is read: {why}"
+        found = replace(found, reasons=(*found.reasons, why), left_out=why)
     return found

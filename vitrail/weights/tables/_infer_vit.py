@@ -9,8 +9,8 @@ from vitrail.weights.clues import Clues, Open, as_pair, ratio, square
 from vitrail.weights.sidecars import Whole
 
 CONFIG_NAMES: dict[str, tuple[str, ...]] = {  # fields of ours: theirs in transformers and in timm
-    "width": ("hidden_size", "model_args.embed_dim"),
-    "depth": ("num_hidden_layers", "model_args.depth"),
+    "width": ("hidden_size", "model_args.embed_dim", "model_cfg.vision_cfg.width"),
+    "depth": ("num_hidden_layers", "model_args.depth", "model_cfg.vision_cfg.layers"),
     "heads": ("num_attention_heads", "model_args.num_heads"),
     "channels": ("num_channels", "model_args.in_chans"),
     "registers": ("num_register_tokens", "model_args.reg_tokens"),

@@ -4,17 +4,15 @@ OpenAI's own and OpenCLIP's."""
 from typing import Any
 
 from vitrail.models.clip import VARIANTS
+from vitrail.weights import open_clip
 from vitrail.weights.clues import Clues, Open
-from vitrail.weights.preprocessing import Preprocessing
+from vitrail.weights.preprocessing import OPENAI, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import _infer_vit, vit
 from vitrail.weights.tables._infer_vit import CONFIG_NAMES as CONFIG_NAMES
 
 Table = tuple[Rule | Drop, ...]
 TEXT = "the text tower, which an image model has not"
-PIXELS = Preprocessing(
-    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop_ratio=1.0, interpolation="bicubic"
-)
 
 
 def tower(p: str) -> list[Rule | Drop]:
@@ -62,6 +60,7 @@ def original(p: str) -> Table:
         Rule(f"{p}ln_post.{{p}}", "norm.{p}"),
         Rule(f"{p}proj", "pre_logits.0.weight", "linear"),
         *(Drop(name, TEXT) for name in text if p),
+        *(Drop(name, TEXT) for name in ("text.{rest}", "text_projection.{p}") if p),  # OpenCLIP's, of other classes
         *(Drop(name, "a number that the shapes have too") for name in numbers if p),
     )
 
@@ -74,9 +73,9 @@ SOURCES: dict[str, Table] = {
     "original:tower": original(""),
 }
 PREPROCESSING: dict[str, Preprocessing] = {
-    "timm": PIXELS,  # of towers at their own size; of those fine-tuned to ImageNet the crop is between 0.9 and 1.0
-    "transformers": PIXELS,
-    "original": PIXELS,
+    "timm": OPENAI,  # of towers at their own size; of those fine-tuned to ImageNet the crop is between 0.9 and 1.0
+    "transformers": OPENAI,
+    "original": OPENAI,
 }
 SETTINGS: dict[str, dict[str, Any]] = {"timm": {"position_resampling": "antialias"}}
 
@@ -86,6 +85,8 @@ def infer(clues: Clues) -> dict[str, Any] | None:
     fields = _infer_vit.infer(clues, VARIANTS)
     if fields is None or not fields["norm_pre"]:
         return None
+    if open_clip.wrote(clues.sidecar) and clues.source == "original":
+        fields |= open_clip.image_fields(clues.sidecar, fields["width"])
     return {"gelu": gelu_of(clues), "pre_logits_act": "none", **fields}
 
 

@@ -4,11 +4,10 @@ from typing import Any
 
 from vitrail.models.eva import VARIANTS
 from vitrail.weights.clues import Clues
-from vitrail.weights.preprocessing import Preprocessing
+from vitrail.weights.preprocessing import OPENAI, Preprocessing
 from vitrail.weights.rules import Drop, Rule
 from vitrail.weights.tables import _infer_vit, vit
 from vitrail.weights.tables.beit import INDEX, WORDS, biases
-from vitrail.weights.tables.clip import PIXELS
 from vitrail.weights.tables.dinov3 import gated
 
 Table = tuple[Rule | Drop, ...]
@@ -51,7 +50,7 @@ SOURCES: dict[str, Table] = {
         *table((*SPLIT[:1], *FUSED, *GATED_02, *MLP_NORM_02, *before_projection("inner_attn_ln"))),
     ),
 }
-PREPROCESSING: dict[str, Preprocessing] = {"timm": PIXELS, "original": PIXELS}  # of some giants ImageNet's
+PREPROCESSING: dict[str, Preprocessing] = {"timm": OPENAI, "original": OPENAI}  # of some giants ImageNet's
 SETTINGS: dict[str, dict[str, Any]] = {"timm": {"position_resampling": "antialias"}}
 
 CONFIG_NAMES = {k: v for k, v in _infer_vit.CONFIG_NAMES.items() if k in vars(VARIANTS["giant"])}
