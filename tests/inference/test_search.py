@@ -147,8 +147,37 @@ def test_images_that_cannot_be_read_are_left_out_and_not_tried_again(trained, ph
     assert (len(answer["searches"][0]["results"]), err) == (5, "")
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
-    assert run("search", trained, photos, "a red square") == 3
-    assert "no image can be read, the first: " in " ".join(capsys.readouterr().err.split())
+    for _ in range(2):  # also where the index has them all already
+        assert run("search", trained, photos, "a red square") == 3
+        err = " ".join(capsys.readouterr().err.split())
+        assert "no image can be read, the first: " in err
+        assert "-> repair them, or give a folder with others" in err
+
+
+def test_an_index_that_lies_under_the_name_of_another_is_not_used(trained, photos):
+    predictor = vitrail.load(trained)
+    here, there = (open_images(str(folder), 3) for folder in (photos, photos / "more"))
+    for images in (here, there):
+        build_index(predictor, images)
+    index_path(predictor, there).replace(index_path(predictor, here))
+    _, changes = build_index(predictor, here)
+    assert (changes.new, changes.is_new, changes.gone) == (5, True, 0)
+
+
+def test_an_index_that_cannot_be_kept_is_said(trained, photos, capsys, monkeypatch):
+    (photos / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(photos / "file"))
+    answer, err = found(capsys, trained, photos, "a blue square", "--top", 1)
+    assert names(answer["searches"][0]) == ["blue.png"]
+    assert "5 images embedded; the next search embeds them again, as the index cannot be kept" in err
+
+
+def test_only_one_image_is_looked_for(trained, photos, capsys):
+    for several in (photos, photos / "*e*.png"):
+        assert run("search", trained, photos, "--image", several) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "images -> --image takes the file of one image" in " ".join(err.split())
 
 
 def test_an_image_finds_those_that_are_like_it(trained, photos, capsys):
@@ -161,7 +190,7 @@ def test_a_data_set_is_searched_as_well(trained, photos, capsys):
     lines = [f"{color}.png,a {color} square" for color in COLORS]
     (photos / "table.csv").write_text("\n".join(["image,caption", *lines]))
     answer, _ = found(capsys, trained, photos / "table.csv", "a green square", "--top", 1)
-    assert names(answer["searches"][0]) == ["green.png"]
+    assert answer["searches"][0]["results"][0]["path"] == str(photos / "green.png")
     for name in ("empty", "texts"):
         (photos / name).mkdir()
         if name == "texts":
@@ -282,3 +311,11 @@ def test_embeddings_have_unit_length_and_need_something_to_embed(trained, photos
     for given in ({}, {"images": photos, "texts": ["a"]}, {"texts": []}, {"texts": [" "]}, {"images": []}):
         with pytest.raises(UsageError):
             vitrail.embed(trained, **given)
+
+
+@pytest.mark.parametrize("odd", [5, [1, 2], [None], b"a cat", [b"a cat", b"a dog"]])
+def test_what_is_no_text_is_refused(trained, odd):
+    with pytest.raises(UsageError, match="is no text"):
+        vitrail.embed(trained, texts=odd)
+    with pytest.raises(UsageError, match="is no text"):
+        vitrail.load(trained, labels=odd)

@@ -1,7 +1,7 @@
 """Embeddings of images and of texts, of unit length, by whatever model there is; classes that texts name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ def embed_images(predictor: ImagePredictor, images: Any, batch: int = BATCH) -> 
 
 def embed_texts(predictor: ImagePredictor, texts: Sequence[str]) -> Tensor:
     """Embeddings [N E], fp32 on the CPU. Errors: `UsageError` for a model without a text tower, and for empty texts."""
-    model, clean = text_model(predictor), [clean_caption(text) for text in texts]
+    model, clean = text_model(predictor), [clean_caption(text) for text in as_texts(texts)]
     if not clean or not all(clean):
         raise UsageError("a text is empty" if clean else "no texts were given", "give at least one word")
     return model.embed_texts(clean)
@@ -86,7 +86,7 @@ def with_labels(predictor: ImagePredictor, labels: Sequence[str], templates: Seq
     is one by itself. Errors: `UsageError` for a model without a text tower, fewer than two labels, and those that are
     empty or come twice."""
     model, own = text_model(predictor), in_torch(predictor)
-    names = tuple(clean_caption(label) for label in labels)
+    names = tuple(clean_caption(label) for label in as_texts(labels))
     check_labels(names)
     classifier = TextClassifier(model, model.embed_classes(names, templates).to(model.log_scale)).eval()
     task = classification.build(classification.Config(classes=len(names)))
@@ -123,7 +123,16 @@ def embed_any(source: Any, images: Any, texts: str | Sequence[str] | None, devic
     predictor = source if isinstance(source, ImagePredictor) else load_any(source, device=device)
     if texts is None:
         return embed_images(predictor, images, batch)
-    return embed_texts(predictor, [texts] if isinstance(texts, str) else list(texts))
+    return embed_texts(predictor, as_texts(texts))
+
+
+def as_texts(texts: Any) -> list[str]:
+    """One text or many, as a caller hands them over. Errors: `UsageError` for what is neither."""
+    given = [texts] if isinstance(texts, str) else texts
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
+    if odd := [one for one in found if not isinstance(one, str)]:
+        raise UsageError(f"a {type(odd[0]).__name__} is no text", 'give a text, or several: ["a cat", "a dog"]')
+    return found
 
 
 def check_labels(names: Sequence[str]) -> None:

@@ -49,14 +49,14 @@ def search(words: list[str]) -> None:
     out = fresh_path(given.out, "--out") if given.out else None
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out is {out.name}", "--out takes the name of a new .png")
-    from vitrail.inference.embeddings import embed_images, embed_texts, in_torch
+    from vitrail.inference.embeddings import embed_texts, in_torch
     from vitrail.inference.load_any import load_any
     from vitrail.inference.search.images import open_images
     from vitrail.inference.search.index import build_index
     from vitrail.inference.search.query import search as find
 
     predictor = in_torch(load_any(given.run, "", given.device, weights=given.checkpoint, precision=given.precision))
-    queries = embed_images(predictor, given.image) if given.image else embed_texts(predictor, given.texts)
+    queries = embed_image(predictor, given.image) if given.image else embed_texts(predictor, given.texts)
     images = open_images(given.folder, predictor.preprocess.channels)
     index, changes = build_index(predictor, images, given.rebuild, Console(given.json).progress("embedding images"))
     found = find(index, queries, given.top)
@@ -80,6 +80,18 @@ def check(given: Search) -> None:
         raise UsageError("a text is empty", "give at least one word")
 
 
+def embed_image(predictor: Any, image: str) -> Any:
+    """The embedding [1 E] of an image file. Errors: `UsageError` for what is several, such as a folder or a video."""
+    from vitrail.inference.embeddings import embed_images
+    from vitrail.inference.sources import list_sources
+
+    sources, _ = list_sources((image,))
+    if len(sources) != 1 or sources[0].is_video:
+        what = "a video" if len(sources) == 1 else many(len(sources), "image")
+        raise UsageError(f"--image {image} is {what}", "--image takes the file of one image")
+    return embed_images(predictor, image)
+
+
 def report(given: Search, names: list[str], found: list[list[tuple[str, float]]], changes: Any) -> None:
     """Prints what was found; notes on the index go to the other stream."""
     for line in describe_changes(changes):
@@ -101,12 +113,16 @@ def report(given: Search, names: list[str], found: list[list[tuple[str, float]]]
 def describe_changes(changes: Any) -> list[str]:
     """What was embedded now, in a sentence; nothing where the index was up to date."""
     lines = []
+    lost = "as the index cannot be kept in the cache (XDG_CACHE_HOME sets its folder)"
+    next_time, follows = "uses the index of these", "the index follows"
+    if not changes.is_kept:
+        next_time, follows = f"embeds them again, {lost}", f"the next search embeds them again, {lost}"
     if changes.is_new and changes.new:
-        lines.append(f"{many(changes.new, 'image')} embedded; the next search uses the index of these")
+        lines.append(f"{many(changes.new, 'image')} embedded; the next search {next_time}")
     elif changes.new or changes.changed or changes.gone:
         counts = [(changes.new, "new"), (changes.changed, "changed"), (changes.gone, "gone")]
         listed = ", ".join(f"{n:,} {word}" for n, word in counts if n)
-        lines.append(f"the images have changed since the last search: {listed}; the index follows")
+        lines.append(f"the images have changed since the last search: {listed}; {follows}")
     if changes.reasons:
         first = changes.reasons[0]
         lines.append(f"left out, as they cannot be read: {many(len(changes.reasons), 'image')}, the first: {first}")

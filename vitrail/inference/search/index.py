@@ -48,13 +48,14 @@ class SearchIndex:
 
 class IndexChanges(NamedTuple):
     """How many images were new since the last search, how many had changed, how many were gone; reasons: why images
-    could not be read, of those that were tried now. is_new: there was no index."""
+    could not be read, of those that were tried now. is_new: there was no index; is_kept: there is one now."""
 
     new: int
     changed: int
     gone: int
     reasons: tuple[str, ...] = ()
     is_new: bool = False
+    is_kept: bool = True
 
 
 def index_path(predictor: Predictor, images: SearchedImages) -> Path:
@@ -71,11 +72,11 @@ def index_path(predictor: Predictor, images: SearchedImages) -> Path:
 
 
 def read_index(path: Path) -> SearchIndex | None:
-    """The index in a file; None where there is none, or it is damaged."""
+    """The index in a file; None where there is none, or it is damaged, or that of another model or other images."""
     try:
         about, arrays = map_arrays(path)
         check_arrays(arrays, KINDS, str(path))
-        if about["format"] != FORMAT:
+        if (about["format"], about["name"]) != (FORMAT, path.stem):
             return None
         names = Names(*(arrays[f"names.{key}"] for key in ("text", "starts", "ends")))
         rows = {len(names), len(names.ends), *(len(arrays[key]) for key in ("stamps", "embeddings", "unread"))}
@@ -93,7 +94,7 @@ def write_index(path: Path, index: SearchIndex) -> bool:
         "names.text": index.names.text, "names.starts": index.names.starts, "names.ends": index.names.ends,
         "stamps": index.stamps, "embeddings": index.embeddings, "unread": index.unread.astype(np.uint8),
     }  # fmt: skip
-    return keep_file(path, encode_arrays(to_json({"format": FORMAT}), arrays), NEWEST)
+    return keep_file(path, encode_arrays(to_json({"format": FORMAT, "name": path.stem}), arrays), NEWEST)
 
 
 def build_index(
@@ -112,7 +113,7 @@ def build_index(
     gone = len(known) - int((at >= 0).sum())
     changes = IndexChanges(int((at < 0).sum()), int((~same & (at >= 0)).sum()), gone, (), before is None)
     if before is not None and not len(todo) and not gone and (at == np.arange(count)).all():
-        return before, changes
+        return readable(before), changes
     width = before.embeddings.shape[1] if before is not None else probe_width(predictor)
     embeddings, unread = np.zeros((count, width), np.float32), np.zeros(count, bool)
     if before is not None:
@@ -126,10 +127,16 @@ def build_index(
         done[part] = True
         if start + AT_ONCE < len(todo):
             keep(path, images, np.flatnonzero(done), embeddings, unread)
-    index = keep(path, images, np.arange(count), embeddings, unread)
-    if unread.all():
-        raise DataError(f"no image can be read, the first: {reasons[0] if reasons else images.split.names[0]}", "")
-    return index, IndexChanges(changes.new, changes.changed, changes.gone, tuple(reasons), changes.is_new)
+    index, is_kept = keep(path, images, np.arange(count), embeddings, unread)
+    return readable(index, *reasons[:1]), changes._replace(reasons=tuple(reasons), is_kept=is_kept)
+
+
+def readable(index: SearchIndex, reason: str = "") -> SearchIndex:
+    """The index, of which at least one image can be read. Errors: `DataError` otherwise; reason: why not, of one."""
+    if index.unread.all():
+        what = f"no image can be read, the first: {reason or index.names[0]}"
+        raise DataError(what, "repair them, or give a folder with others")
+    return index
 
 
 def shift_progress(progress: Progress | None, first: int, total: int) -> Progress | None:
@@ -139,12 +146,11 @@ def shift_progress(progress: Progress | None, first: int, total: int) -> Progres
 
 def keep(
     path: Path, images: SearchedImages, own: np.ndarray, embeddings: np.ndarray, unread: np.ndarray
-) -> SearchIndex:
-    """The index of the images at some indices, written."""
+) -> tuple[SearchIndex, bool]:
+    """The index of the images at some indices, and whether it could be written."""
     names = pack_names([images.split.names[i] for i in own.tolist()])
     index = SearchIndex(names, images.stamps[own], embeddings[own], unread[own])
-    write_index(path, index)
-    return index
+    return index, write_index(path, index)
 
 
 @torch.no_grad()
