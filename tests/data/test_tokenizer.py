@@ -57,6 +57,43 @@ def test_it_goes_to_workers_and_into_files(trained, tmp_path):
 
 def test_a_long_caption_costs_little(trained):
     assert trained.encode(["word " * 20_000, "a" * 100_000]).shape == (2, 12)
+    long = "ab" * 75_000  # one word: merges of all of it are tried
+    cut = train_tokenizer([long[:768], *CAPTIONS], 320, 12)
+    assert train_tokenizer([long, *CAPTIONS], 320, 12).content == cut.content
+    assert trained.lengths([long]).tolist() == [12]
+
+
+def words(ids, around=""):
+    """A tokenizer of whole words; around: what stands around each text."""
+    library = tokens.load_library()
+    made = library.Tokenizer(library.models.WordLevel(ids, unk_token="[UNK]"))
+    made.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    if around:
+        special = [(name, ids[name]) for name in around.split() if name != "$A"]
+        made.post_processor = library.processors.TemplateProcessing(single=around, special_tokens=special)
+    return made.to_str().encode()
+
+
+WORDS = {"[PAD]": 0, "[UNK]": 1, "red": 2, "car": 3, "[CLS]": 4, "[SEP]": 9}
+
+
+def test_the_token_that_ends_a_text_is_known(trained):
+    assert trained.end == 2
+    for around, end in (("[CLS] $A [SEP]", 9), ("$A [PAD]", 0), ("[CLS] $A", None), ("", None)):
+        for side in ("left", "right"):
+            assert fit_tokenizer(words(WORDS, around), 8, side=side).end == end
+
+
+def test_ids_may_leave_gaps(trained):
+    assert fit_tokenizer(words(WORDS), 8).facts.vocabulary == 10
+    with pytest.raises(CheckpointError, match="token ids up to 5,000,000"):
+        fit_tokenizer(words({**WORDS, "blue": 5_000_000}), 8)
+
+
+def test_a_context_holds_a_text(trained):
+    with pytest.raises(UsageError, match="a context of 2 tokens holds no text"):
+        train_tokenizer(CAPTIONS, 320, 2)
+    assert train_tokenizer(CAPTIONS, 320, 3).encode(["cat"]).shape == (1, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"model": {"type": "Nobody"}}', b"[" * 5000])

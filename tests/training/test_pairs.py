@@ -1,14 +1,17 @@
 """Images with captions from the folder to the report: what a run of them keeps, resumes and refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import vitrail
 from vitrail.assembly import load
 from vitrail.cli.main import main
+from vitrail.data.texts.tokenizer import load_library
 from vitrail.inference.predictor import load_predictor
 from vitrail.storage.tensors import unpack
 
@@ -173,3 +176,39 @@ def test_a_new_text_tower_has_a_tokenizer_of_the_captions_it_learns_from(trained
     one, new, kept = (weights(folder)["tokenizer.content"] for folder in (trained, tmp_path / "new", tmp_path / "kept"))
     assert torch.equal(one, kept)
     assert not torch.equal(one[:100], new[:100]) or len(one) != len(new)
+
+
+def test_the_text_tower_is_summarised_where_a_given_tokenizer_ends_a_text(pairs, tmp_path, capsys):
+    library = load_library()
+    ids = {"[PAD]": 0, "[UNK]": 1, "a": 2, "red": 3, "blue": 4, "[CLS]": 5, "[SEP]": 6}
+    made = library.Tokenizer(library.models.WordLevel(ids, unk_token="[UNK]"))
+    made.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    file = tmp_path / "tokenizer.json"
+    made.save(str(file))
+    words = ["train", "--data", str(pairs), *TINY, "--steps", "1", "--task.tokenizer", str(file)]
+    assert main([*words, "--out", str(tmp_path / "none")]) == 2
+    assert "ends no text with a token" in " ".join(capsys.readouterr().err.split())
+    made.post_processor = library.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 5), ("[SEP]", 6)]
+    )
+    made.save(str(file))
+    assert main([*words, "--task.text-end", "99", "--out", str(tmp_path / "wrong")]) == 2
+    assert "no text ends with token 99" in " ".join(capsys.readouterr().err.split())
+    run(*words, "--out", tmp_path / "run")
+    assert "task.text_end = 6" in capsys.readouterr().out
+    red, blue = vitrail.embed(tmp_path / "run", texts=["a red", "a blue"])
+    assert float(red @ blue) < 0.9999
+
+
+def test_a_tokenizer_is_that_of_the_recipe(trained, pairs, tmp_path, capsys):
+    base = ["train", "--data", str(pairs), *TINY, "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main([*base, "--task.tokenizer-size", "5"]) == 2
+    assert "task.tokenizer_size is 5, and that of the tokenizer " in " ".join(capsys.readouterr().err.split())
+    other = tmp_path / "other"
+    shutil.copytree(pairs, other)
+    for text in other.glob("*.txt"):
+        text.write_text("another caption")
+    assert main(["train", str(trained / "recipe.toml"), "--data", str(other), "--out", str(tmp_path / "again")]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "give another tokenizer than that of which the recipe has the SHA-256" in err
+    assert "leave task.tokenizer_size and task.tokenizer_hash out" in err

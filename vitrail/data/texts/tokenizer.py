@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.errors import CheckpointError, UsageError, many
 
 PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2 of a tokenizer of ours
 SPECIAL = (PAD, START, END)
 LEAST_VOCABULARY = 256 + len(SPECIAL)  # the bytes, and the special tokens
 LARGEST = 64 * 2**20  # bytes of a tokenizer; the largest published one has 34 MB
 Clean = Literal["", "lower", "canonicalize"]
+MOST_TOKENS = 2**22  # ids of a tokenizer; the largest published one has 262,144
 LONGEST = 64  # characters of a text for every token that is kept: what is behind them is not looked at
 
 
@@ -33,7 +34,7 @@ class TokenizerFacts:
 
     size: int  # bytes
     sha256: str
-    vocabulary: int  # tokens
+    vocabulary: int  # ids of tokens, the largest and one more
     context: int  # tokens of a text, padding included
 
 
@@ -54,13 +55,22 @@ class Tokenizer:
 
     @property
     def facts(self) -> TokenizerFacts:
-        size = self.encoder.get_vocab_size(with_added_tokens=True)
-        return TokenizerFacts(len(self.content), hashlib.sha256(self.content).hexdigest(), size, self.context)
+        return TokenizerFacts(
+            len(self.content), hashlib.sha256(self.content).hexdigest(), count_ids(self.encoder), self.context
+        )
+
+    @property
+    def end(self) -> int | None:
+        """The id of the special token that ends every text; None where none does."""
+        ends = set[int | None]()
+        for row in self.encoder.encode_batch(["a", "b c"]):
+            last = max((i for i, used in enumerate(row.attention_mask) if used), default=-1)
+            ends.add(row.ids[last] if last >= 0 and row.special_tokens_mask[last] else None)
+        return ends.pop() if len(ends) == 1 else None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids, int64 [B context]. Of a longer text the first tokens are kept, and the end token."""
-        longest = LONGEST * self.context
-        rows = self.encoder.encode_batch([valid(text[:longest]) for text in texts])
+        rows = self.encoder.encode_batch([beginning(text, self.context) for text in texts])
         return np.array([row.ids for row in rows], np.int64).reshape(len(texts), self.context)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -71,21 +81,20 @@ class Tokenizer:
         """The tokens of such ids, those that are there."""
         return [name for token in tokens if (name := self.encoder.id_to_token(token)) is not None]
 
-    def last_token(self) -> int | None:
-        """The id of the token that ends every text; None for none."""
-        row = self.encoder.encode("")
-        own = [token for token, real in zip(row.ids, row.attention_mask, strict=True) if real]
-        return own[-1] if own else None
-
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """How many tokens of each text are no padding, int64 [B]."""
-        rows = self.encoder.encode_batch([valid(text) for text in texts])
+        rows = self.encoder.encode_batch([beginning(text, self.context) for text in texts])
         return np.array([sum(row.attention_mask) for row in rows], np.int64)
 
 
-def valid(text: str) -> str:
-    """The text without halves of characters, which the library does not take."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def beginning(text: str, context: int) -> str:
+    """As much of a text as may be read, without halves of characters, which the library does not take."""
+    return text[: LONGEST * context].encode("utf-8", "replace").decode("utf-8")
+
+
+def count_ids(made: Any) -> int:
+    """How many rows a table of all tokens has: ids may leave gaps."""
+    return max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Tokenizer:
@@ -111,7 +120,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Toke
         min_frequency=2,
         show_progress=False,
     )
-    made.train_from_iterator((valid(text) for text in texts), trainer)
+    made.train_from_iterator((beginning(text, context) for text in texts), trainer)
     made.post_processor = library.processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, SPECIAL.index(START)), (END, SPECIAL.index(END))]
     )
@@ -146,6 +155,8 @@ def fit_tokenizer(
     the first of the usual names that it has. clean: what a tokenizer leaves to its caller; side: where texts are
     padded. Errors: `CheckpointError`, `UsageError`."""
     made = parse(content, where)
+    if (count := count_ids(made)) > MOST_TOKENS:
+        raise CheckpointError(f"{where} has token ids up to {count - 1:,}, as no model has", "copy it again")
     if first := normalizers_of(clean):
         own = made.normalizer
         made.normalizer = load_library().normalizers.Sequence([*first, *([own] if own is not None else [])])
@@ -168,6 +179,11 @@ def normalizers_of(clean: Clean) -> list[Any]:
 
 
 def with_length(made: Any, context: int, pad: int, name: str, side: str = "right") -> Tokenizer:
+    """Errors: `UsageError` for a length that no text fits into."""
+    around = made.num_special_tokens_to_add(False)
+    if context <= around:
+        what = f"a context of {many(context, 'token')} holds no text: {around} stand around each"
+        raise UsageError(what, f"--task.context {around + 1} or more, better 8")
     made.enable_truncation(context)
     made.enable_padding(direction=side, length=context, pad_id=pad, pad_token=name)
     return Tokenizer(made.to_str().encode())

@@ -49,7 +49,9 @@ class PairDefaults(Defaults):
         known = config.tokenizer_hash
         if known and not config.tokenizer:
             return
-        facts = make_tokenizer(config, self.text_of(config), c.facts.captions).facts
+        text = self.text_of(config)
+        tokenizer = make_tokenizer(config, text, c.facts.captions)
+        facts = tokenizer.facts
         if known and facts.sha256 != known:
             raise UsageError(
                 f"{config.tokenizer} is the tokenizer of another model than the weights",
@@ -61,6 +63,10 @@ class PairDefaults(Defaults):
         c.set_key("task", "context", facts.context, fits)
         for key, value in (("tokenizer_size", facts.size), ("tokenizer_hash", facts.sha256)):
             c.set_key("task", key, value, "of the tokenizer, which is kept with the model")
+            if (given := c.recipe.task.keys[key]) != value:
+                raise UsageError(f"task.{key} is {given}, and that of the tokenizer {value}", "leave it out")
+        if text.summary == "end" and (end := find_end(config, text, tokenizer)) != text.end:
+            c.set_key("task", "text_end", end, "the token that ends a text, at which the text tower is summarised")
 
     def choose_optimizer(self, c: Choices) -> None:
         c.set_default("init", "fit_head", False)
@@ -83,6 +89,18 @@ class PairDefaults(Defaults):
         check_absent({"data.sampler balanced": recipe.data.sampler == "balanced"}, "is for images with classes")
         if (recipe.train.batch_size or 2) < 2:
             raise UsageError("a batch of one pair has nothing to compare it with", "--batch-size 32, or more")
+
+
+def find_end(config: Any, text: Any, tokenizer: Tokenizer) -> int:
+    """The token that ends a text. A tower that is summarised at another one would give all texts the same embedding.
+    Errors: `UsageError` where none ends it, or not the one that was asked for."""
+    end = tokenizer.end
+    if end is None:
+        what = f"{config.tokenizer} ends no text with a token, and the text tower {config.text} is summarised there"
+        raise UsageError(what, "give its post-processor one; or --task.text siglip_base, which is summarised elsewhere")
+    if config.text_end not in (None, end):
+        raise UsageError(f"no text ends with token {config.text_end}", f"--task.text-end {end}, or leave it out")
+    return end
 
 
 def make_tokenizer(config: Any, text: Any, captions: Iterable[str]) -> Tokenizer:

@@ -39,7 +39,8 @@ def load_initial_weights(session: Session, origin: WeightsOrigin | None) -> None
 
 def fill_tokenizer(session: Session, origin: WeightsOrigin | None) -> None:
     """Puts the tokenizer into a model that reads texts, unless it came with the initial weights. The same on every
-    process. Errors: `UsageError` for the text tower of other weights, which knows other tokens."""
+    process. Errors: `UsageError` for the text tower of other weights, which knows other tokens, and for captions that
+    are not those of the recipe."""
     task, net, report = session.bundle.task, session.state.model, session.load_report
     if not isinstance(task, TextTask) or not isinstance(net, ImageTextModel) or net.tokenizer.is_filled:
         return
@@ -47,7 +48,11 @@ def fill_tokenizer(session: Session, origin: WeightsOrigin | None) -> None:
         what = f"the text tower of {origin.name or origin.path} was trained with another tokenizer"
         raise UsageError(what, "leave --task.tokenizer and --task.vocabulary out; or --init.head new for a new tower")
     train = session.dataset.splits["train"]
-    net.tokenizer.fill(session.world.on_rank_zero(lambda: task.make_tokenizer(Captions(train))))
+    tokenizer = session.world.on_rank_zero(lambda: task.make_tokenizer(Captions(train)))
+    if tokenizer.facts.sha256 != net.tokenizer.sha256:
+        what = "the captions give another tokenizer than that of which the recipe has the SHA-256"
+        raise UsageError(what, "leave task.tokenizer_size and task.tokenizer_hash out of it")
+    net.tokenizer.fill(tokenizer)
 
 
 @torch.no_grad()

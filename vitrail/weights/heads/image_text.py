@@ -254,7 +254,7 @@ def check_tokenizer(tokenizer: Tokenizer, path: Path, rows: int, end: int | None
     wrong, count = "", tokenizer.facts.vocabulary
     if count > rows and any(not SPARE.fullmatch(name) for name in tokenizer.names(range(rows, count))):
         wrong = f"it has {count:,} tokens, and the text tower {rows:,}"
-    elif end is not None and (last := tokenizer.last_token()) != end:
+    elif end is not None and (last := tokenizer.end) != end:
         wrong = f"its texts end with token {last}, and the text tower is summarised at token {end}"
     if wrong:
         fix = "bring the one of these weights, or remove it to take the image tower alone"
