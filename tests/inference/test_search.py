@@ -267,6 +267,14 @@ def test_quotes_that_do_not_close_are_said(text):
         assert len(read_labels(text)) == 2
 
 
+def test_a_file_of_labels_that_cannot_be_read_is_said(tmp_path):
+    (tmp_path / "old.txt").write_text("Bär\nKöter\n", encoding="latin-1")
+    for name, message in (("old.txt", "is not UTF-8 text"), ("none.txt", "cannot be read: No such file")):
+        with pytest.raises(UsageError, match=message):
+            read_labels(str(tmp_path / name))
+    assert read_labels("a.txt,b.txt") == ("a.txt", "b.txt")
+
+
 def test_labels_name_the_classes_of_a_prediction(trained, photos, tmp_path, capsys):
     labels = '"a red square",a blue square,a green square'
     words = ["predict", trained, photos / "red.png", photos / "blue.png", "--labels", labels]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vitrail.metrics.retrieval import KS, retrieval_metrics
+from vitrail.metrics.retrieval import KS, image_ranks, retrieval_metrics
 
 
 def by_hand(images, texts, owners):
@@ -52,3 +52,9 @@ def test_several_own_answers_are_each_enough():
     same = F.normalize(torch.ones(4, 4), dim=1)
     found = retrieval_metrics(same[:2], same, torch.tensor([0, 0, 0, 1]))
     assert found["image_to_text_r1"] == pytest.approx((3 / 4 + 1 / 4) / 2)
+
+
+def test_the_rank_of_an_image_is_that_of_its_best_caption():
+    images, texts = torch.eye(3), torch.eye(3)[[0, 2, 1, 2]]
+    assert image_ranks(images, texts, torch.tensor([0, 0, 1, 2])).tolist() == [1, 1, 1.5]
+    assert image_ranks(images, texts[:3], torch.tensor([0, 1, 2])).tolist() == [1, 2.5, 2.5]

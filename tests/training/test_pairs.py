@@ -80,8 +80,15 @@ def test_the_command_that_predicts_gives_the_embedding(trained, pairs, capsys, t
     assert len(json.loads(capsys.readouterr().out.splitlines()[0])["features"]) == 32
     run("predict", trained, pairs / "00.png")
     assert "32 features" in capsys.readouterr().out
-    run("eval", trained)
+    run("eval", trained, "--csv", tmp_path / "ranks.csv")
     assert "text_to_image_r10" in capsys.readouterr().out
+    head, *rows = (tmp_path / "ranks.csv").read_text().splitlines()
+    assert head == "image,rank"  # the captions are as many as the images, and no row of theirs is an image's
+    assert len(rows) == 10
+    assert all(1 <= float(row.split(",")[1]) <= 20 for row in rows)
+    run("train", "--data", pairs, *TINY, "--steps", 1, "--out", tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert f'vitrail search {tmp_path / "run"} FOLDER "a red car"' in shown
 
 
 @pytest.mark.slow
@@ -155,12 +162,16 @@ def test_images_with_classes_are_told_apart_by_the_names_of_these(trained, pairs
     head, *rows = (tmp_path / "rows.csv").read_text().splitlines()
     assert "red" in head
     assert len(rows) == 16
-    (tmp_path / "one").mkdir()
-    Image.open(pairs / "00.png").save(tmp_path / "one" / "0.png")
-    assert main(["eval", str(trained), "--data", str(tmp_path / "one")]) in (
-        2,
-        3,
-    )
+    for name, inside, message in (
+        ("none", "", "this data has neither captions nor classes"),
+        ("one", "red", "this data has one class only, 'red'"),
+    ):
+        (tmp_path / name / inside).mkdir(parents=True)
+        Image.open(pairs / "00.png").save(tmp_path / name / inside / "0.png")
+        assert main(["eval", str(trained), "--data", str(tmp_path / name)]) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert message in err
+        assert "--labels" not in err  # which eval has not
 
 
 @pytest.mark.slow

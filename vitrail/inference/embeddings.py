@@ -95,10 +95,15 @@ def with_labels(predictor: ImagePredictor, labels: Sequence[str], templates: Seq
 
 def name_classes(predictor: ImagePredictor, dataset: Dataset) -> ImagePredictor:
     """Of a model of images with texts, on data with classes and no captions, the zero-shot classifier of those classes,
-    by the prompts of its task; any other model as it is. Errors: `UsageError` for classes that have no names apart."""
+    by the prompts of its task; any other model as it is. Errors: `UsageError` for data with neither, and for one
+    class."""
     task = predictor.task
     if not isinstance(task, TextTask) or task.learns_from(dataset.kind) or dataset.is_annotated:
         return predictor
+    if len(dataset.classes) < 2:
+        has = f"one class only, {dataset.classes[0][:80]!r}" if dataset.classes else "neither captions nor classes"
+        what = f"a model of images and texts is evaluated on captions or classes, and this data has {has}"
+        raise UsageError(what, "put a .txt with the caption beside each image, or images into one folder a class")
     return with_labels(predictor, dataset.classes, task.config.prompts)
 
 

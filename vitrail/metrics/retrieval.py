@@ -23,10 +23,15 @@ def retrieval_metrics(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str
     for name, (queries, answers, query_owner, answer_owner) in ways.items():
         counts = rank_counts(queries, answers, query_owner, answer_owner)
         values |= {f"{name}_r{k}": float(expected_hits(*counts, k).mean()) for k in KS}
-        above, equal, _ = counts
-        values[f"{name}_median_rank"] = float((above + equal / 2 + 1).quantile(0.5)) if len(queries) else 0.0
+        values[f"{name}_median_rank"] = float(expected_ranks(*counts).quantile(0.5)) if len(queries) else 0.0
     recalls = [value for name, value in values.items() if "_r" in name and not name.endswith("rank")]
     return {"mean_recall": sum(recalls) / len(recalls), **values}
+
+
+def image_ranks(images: Tensor, texts: Tensor, owners: Tensor) -> Tensor:
+    """The rank, from 1, of each image's best caption among all texts, float64 [N]; arguments as of
+    `retrieval_metrics`."""
+    return expected_ranks(*rank_counts(images, texts, torch.arange(len(images)), owners))
 
 
 def rank_counts(
@@ -45,6 +50,11 @@ def rank_counts(
         parts.append(torch.stack([above.sum(1), (equal & ~own).sum(1), (equal & own).sum(1)]).double())
     above, equal, own = torch.cat(parts, dim=1) if parts else torch.zeros(3, 0, dtype=torch.float64)
     return above, equal, own
+
+
+def expected_ranks(above: Tensor, equal: Tensor, own: Tensor) -> Tensor:
+    """The rank of a query's best own answer, in the middle of those of the same similarity: [Q]."""
+    return above + equal / 2 + 1
 
 
 def expected_hits(above: Tensor, equal: Tensor, own: Tensor, k: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vitrail.cli.output.live import RunView, clock, open_display
 from vitrail.cli.output.terminal import rich_console
+from vitrail.errors import many
 from vitrail.storage.printable import printable
 
 
@@ -131,7 +132,7 @@ class Console:
             return f"not evaluated: vitrail eval {session.folder.path}{report}"
         interval, weights = values.get("interval", {}), values.get("weights", {})
         spread = f" (95 % interval {interval['low']:.4f} to {interval['high']:.4f})" if interval else ""
-        count = f", {values['count']:,} images" if "count" in values else ""
+        count = f", {many(values['count'], 'image')}" if "count" in values else ""
         of = "best weights, of step {step:,}".format(**weights) if "step" in weights else "last weights"
         facts = [f"{name} {values[name]:.4f}{spread} on the {values['part']} part{count}", of]
         if weights.get("part") == values["part"]:
@@ -148,9 +149,13 @@ class Console:
             self.say(self.evaluation_line(self.view.evaluated["step"]))
         self.say(f"done: {run}")
         self.say("next:")
+        from vitrail.heads.image_text import TextTask  # torch is there by now
+
+        task = session.bundle.task
+        uses = WITH_TEXTS if isinstance(task, TextTask) else USES.get(task.output, PREDICT)
         steps = {
             f"vitrail eval {run}": "evaluate it on held-out images",
-            **{text.format(run=run): what for text, what in USES.get(session.bundle.task.output, PREDICT).items()},
+            **{text.format(run=run): what for text, what in uses.items()},
             "vitrail train --data FOLDER": "train on your own folder of class folders",
         }
         for command, what in steps.items():
@@ -161,6 +166,11 @@ class Console:
 
 # what one does with a finished run, by the output of its task: commands, and what they do
 PREDICT = {"vitrail predict {run} IMAGE...": "predict classes, masks or boxes of your images"}
+WITH_TEXTS = {
+    'vitrail search {run} FOLDER "a red car"': "find images by words",
+    'vitrail predict {run} IMAGE... --labels "a cat,a dog"': "tell classes apart that you name",
+    "vitrail train --data FOLDER --weights {run}": "learn labels from these weights",
+}
 USES = {
     "images": {"vitrail sample {run}": "generate images"},
     "features": {

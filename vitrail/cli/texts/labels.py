@@ -11,17 +11,20 @@ FIX = '--labels "a cat,a dog"; a label with a comma stands in quotes: --labels \
 
 def read_labels(text: str) -> tuple[str, ...]:
     """The labels in a text: `a cat,"a dog, running"`, or a label in each line; or those in a .txt file. Errors:
-    `UsageError` for quotes that do not close.
+    `UsageError` for quotes that do not close, and for a file that cannot be read.
 
     >>> read_labels('a cat, "a dog, running"')
     ('a cat', 'a dog, running')
     """
-    path = as_path(text) if text.lower().endswith(".txt") and "\n" not in text else None
-    if path is not None and path.is_file():
+    path = as_path(text) if text.lower().endswith(".txt") and not {"\n", ","} & set(text) else None
+    if path is not None:
         try:
             return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError):
-            raise UsageError(f"{path} cannot be read as UTF-8 text", "a file of labels has one in each line") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} is not UTF-8 text", "save it as UTF-8, with a label in each line") from None
+        except (OSError, ValueError) as error:
+            what = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+            raise UsageError(what, "--labels takes a .txt file with a label in each line, or the labels") from None
     try:
         lines = [re.sub(r'"\s+(,|$)', r'"\1', line.strip()) for line in text.splitlines()]
         rows = list(csv.reader(lines, skipinitialspace=True, strict=True))

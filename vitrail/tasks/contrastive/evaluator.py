@@ -1,5 +1,6 @@
 """Evaluates images with texts: retrieval both ways where images have captions."""
 
+import io
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.contracts import Evaluator, ImageReader, Predictions
 from vitrail.data.texts.captions import captions_of
 from vitrail.errors import UsageError
-from vitrail.metrics.retrieval import retrieval_metrics
+from vitrail.metrics.retrieval import image_ranks, retrieval_metrics
 
 
 class TextReader(ImageReader):
@@ -49,17 +50,19 @@ class RetrievalEvaluator(Evaluator):
         return {**recalls, "count": len(predictions.rows), "texts": len(texts), "per_class": {}}
 
     def arrays(self, predictions: Predictions) -> dict[str, np.ndarray]:
-        """ "embeddings" [N E] of images; of their captions "text_embeddings" [T E], and "text_images" [T], whose they
-        are."""
-        texts, owners = join_texts(predictions)
+        """ "embeddings" [N E], and "rank" [N]: that of an image's best caption among all captions of the part, from
+        1."""
         return {
             "embeddings": predictions.rows.numpy(),
-            "text_embeddings": texts.numpy(),
-            "text_images": owners.numpy(),
+            "rank": image_ranks(predictions.rows, *join_texts(predictions)).numpy(),
         }
 
     def files(self, predictions: Predictions, images: ImageReader) -> Mapping[str, bytes]:
-        return {}
+        """captions.npz: "embeddings" [T E] of all captions, and "images" [T], whose they are."""
+        texts, owners = join_texts(predictions)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, embeddings=texts.numpy(), images=owners.numpy())
+        return {"captions.npz": packed.getvalue()}
 
 
 def join_texts(predictions: Predictions) -> tuple[Tensor, Tensor]:
