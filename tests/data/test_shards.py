@@ -282,6 +282,20 @@ def test_shards_with_captions_alone_get_an_index(tmp_path):
         open_data(DataConfig("", {"path": str(tmp_path / "s")}), "classes")
 
 
+def test_captions_that_are_no_text_are_not_taken_for_texts(tmp_path, capsys):
+    files = {f"{i:04d}.png": png(i) for i in range(4)} | {f"{i:04d}.txt": b"a cat" for i in range(2)}
+    files |= {"0002.txt": "кошка".encode("utf-16"), "0003.json": b'{"captions": [null, {"a": 1}, "a dog"]}'}
+    tar(tmp_path / "s" / "00000.tar", dict(sorted(files.items())))
+    assert main(["pack", str(tmp_path / "s")]) == 0
+    dataset = look(tmp_path / "s")
+    captions = {n: split.annotation(i) for split in dataset.splits.values() for i, n in enumerate(split.names)}
+    assert captions == {"0000": ("a cat",), "0001": ("a cat",), "0002": ("кошка",), "0003": ("a dog",)}
+    tar(tmp_path / "t" / "00000.tar", dict(sorted((files | {"0001.txt": b"caf\xe9"}).items())))
+    capsys.readouterr()
+    assert main(["pack", str(tmp_path / "t")]) == 3
+    assert "0001.txt is not UTF-8 text (byte 3)" in " ".join(capsys.readouterr().err.split())
+
+
 def test_keys_that_count_anew_in_each_shard_are_named_by_their_shard(tmp_path):
     for number in range(2):
         tar(tmp_path / "s" / f"train-{number}.tar", sound(count=4))

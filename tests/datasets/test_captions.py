@@ -61,6 +61,7 @@ def photos(tmp_path):
         ("\ud83d\ude00 \ud800x", "😀 \ufffdx"),
         ("👩\u200d🚀", "👩\u200d🚀"),  # joined by a character that is no control character
         ("a" * 100_000, "a" * 100_000),
+        ("\u200b\u200d \ufeff\u202e", ""),  # nothing that can be seen
     ],
 )
 def test_captions_are_one_line_without_control_characters(text, clean):
@@ -146,6 +147,9 @@ def test_label_files_and_single_texts_are_no_captions(tmp_path):
         (b"caf\xe9 au lait", r"a\.txt is not UTF-8 text \(byte 3\)"),
         (b"\xff\xfea", r"a\.txt is not UTF-8 text"),
         (b" \x00" * 99, r"a\.txt has no caption"),
+        ("a red car".encode("utf-16-le"), r"a\.txt is not UTF-8 text: more than a quarter of it are control"),
+        ("красная машина".encode("utf-16-be"), r"a\.txt is not UTF-8 text: more than a quarter of it are control"),
+        (b"0 0.5 0.5 0.2 0.2\n" * 9, r"a\.txt has labels of objects and no caption"),
         (b"x" * (2**20 + 1), r"a\.txt is longer than the 1,048,576 bytes"),
     ],
 )
@@ -165,6 +169,47 @@ def test_a_folder_whose_texts_have_other_names_is_refused_with_the_remedy(tmp_pa
     with pytest.raises(DataError, match=r"1 image, 1 \.txt file, and no two of one name") as error:
         open_data(DataConfig("captions", {"path": str(tmp_path)}))
     assert "photos/cat.txt" in error.value.fix
+    write(tmp_path, a=" ")
+    with pytest.raises(DataError, match=r"1 image, 2 \.txt files, and no caption in any"):
+        open_data(DataConfig("captions", {"path": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_with_a_mark_are_read(tmp_path, encoding):
+    save_images(tmp_path, "a.png", "b.png")
+    write(tmp_path, a="a cat".encode(encoding), b="кошка".encode(encoding))
+    assert captions_of(look(tmp_path)) == {"a.png": ("a cat",), "b.png": ("кошка",)}
+
+
+def test_endings_of_any_case_are_captions(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    for i in range(4):
+        (tmp_path / f"{i}.TXT").write_text(f"number {i}")
+    assert captions_of(look(tmp_path)) == {f"{i}.png": (f"number {i}",) for i in range(4)}
+
+
+def test_label_files_among_captions_are_left_out(tmp_path):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    write(tmp_path, **{str(i): "0 0.5 0.5 0.2 0.2" if i == 2 else f"number {i}" for i in range(4)})
+    dataset = look(tmp_path)
+    assert sorted(captions_of(dataset)) == ["0.png", "1.png", "3.png"]
+    assert "left out, as their .txt has no caption: 1 image, the first 2.png" in dataset.notes
+
+
+def test_where_no_caption_can_be_read_the_images_are_not_blamed(tmp_path, capsys):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    write(tmp_path, **{str(i): f"Übergröße {i}".encode("latin-1") for i in range(4)})
+    assert main(["check", str(tmp_path)]) == 3
+    out = capsys.readouterr().out
+    assert "0.txt is not UTF-8 text (byte 0)" in out
+    assert "it is their captions, not the images" in out
+
+
+def test_a_task_of_captions_says_how_data_gets_them(tmp_path, capsys):
+    save_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    assert main(["train", "--data", str(tmp_path), "--task", "contrastive", "--out", str(tmp_path / "run")]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "put a .txt with the caption beside each image (--data.name captions, where few have one), or --task" in err
 
 
 def test_the_survey_counts_captions_and_says_what_is_wrong_with_them(tmp_path):
@@ -287,7 +332,15 @@ def test_a_folder_may_have_its_table_in_it(tmp_path):
         ("a.jsonl", '["a.png", "x"]', {}, "line 1: a list and no object"),
         ("a.jsonl", "\n \n", {}, "has no images"),
         ("a.jsonl", '{"image": "a.png", "caption": 5}\n' + "[" * 100_000, {}, "line 2: no JSON"),
-        ("a.csv", "image,caption\na.png,\n", {}, "no image has a caption"),
+        ("a.jsonl", '{"image": "a.png", "caption": {"en": "x"}}', {}, "line 1: the caption is an object"),
+        ("a.jsonl", '{"image": "a.png", "caption": true}', {}, "line 1: the caption is true"),
+        ("a.jsonl", '{"image": "a.png", "caption": ["x", ["y"]]}', {}, "the caption is a list of other things than"),
+        ("a.jsonl", '{"image": "a.png", "caption": NaN}', {}, "no image has a caption: caption is empty"),
+        ("a.csv", "image,caption\na.png,\n", {}, "no image has a caption: caption is empty in all lines"),
+        ("a.csv", 'image,caption\na.png,x\na.png,"y\na.png,z\n', {}, "line 3: a quote is not closed"),
+        ("a.csv", 'image,caption\na.png,"y\na.png,z\n', {}, "line 2: a quote is not closed"),
+        ("a.csv", "image,caption\na.png," + "x" * 140_000, {}, "line 2: a cell has more than 131,072 characters"),
+        ("a.csv", "photo,words\na.png,x\n", {}, "line 1: no column path or file"),
         ("a.csv", "image,note\na.png,x\n", {"annotation": "captions"}, "no column caption or captions or text"),
         ("a.csv", "image,caption\na.png,x\n", {"annotation": "classes"}, "no column label or class"),
         ("a.csv", "image,caption\na.png,x\n", {"caption_column": ("captoin",)}, "no column captoin"),
@@ -302,6 +355,22 @@ def test_tables_that_cannot_be_read_are_refused_with_their_line(tmp_path, name, 
     with pytest.raises(DataError, match=re.escape(message)) as error:
         look(tmp_path / name, **keys)
     assert error.value.fix
+
+
+def test_quotes_that_close_or_stand_inside_are_no_fault(tmp_path):
+    save_images(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.csv").write_text('image,caption\na.png,a 5" nail\nb.png,"so ""called"""\nc.png,"two\nlines"\n\n')
+    assert captions_of(look(tmp_path / "a.csv")) == {
+        "a.png": ('a 5" nail',), "b.png": ('so "called"',), "c.png": ("two lines",),
+    }  # fmt: skip
+
+
+def test_a_table_of_labels_names_its_captions(tmp_path):
+    save_images(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.csv").write_text("image,label,caption\na.png,x,a cat\nb.png,y,a dog\n")
+    note = "the labels were read; --data.annotation captions reads the captions"
+    assert note in look(tmp_path / "a.csv").notes
+    assert note not in look(tmp_path / "a.csv", "classes").notes
 
 
 def write_coco(path, captions, boxes=()):
@@ -334,6 +403,11 @@ def test_coco_has_captions_in_files_of_their_own(tmp_path):
     with pytest.raises(DataError, match=r"annotations\[0\] is .*") as error:
         look(one.with_name("instances_val2017.json"), "captions")
     assert "it has no caption; COCO's are in captions_train2017.json" in error.value.fix
+    write_coco(one, [None, 5])
+    with pytest.raises(DataError, match=r"annotations\[0\] is .*") as error:
+        look(one)
+    assert error.value.fix == "its caption is null, not a text"
+    write_coco(one, ["a cat"])
     with pytest.raises(UsageError, match=r"data\.tile works with boxes only"):
         look(one, "captions", tile=64)
 

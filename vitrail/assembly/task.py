@@ -30,7 +30,7 @@ def choose_task(recipe: Recipe, dataset: Dataset, pretrained: str, names: Names)
     if not task.learns_from(dataset.kind):
         raise UsageError(
             f"{name} learns from {task.annotations}, and this data has {describe_kind(dataset)}",
-            f"--task {default or backbones}",
+            OTHERWISE.get(task.annotations, "") + f"--task {default or backbones}",
         )
     if model and task.trains != kind:
         what, fix = TRAINS[task.trains]
@@ -46,6 +46,9 @@ def describe_kind(dataset: Dataset) -> str:
     return {"none": "no labels"}.get(dataset.kind, dataset.kind)
 
 
+OTHERWISE = {  # by what a task learns from: how data gets it
+    "captions": "put a .txt with the caption beside each image (--data.name captions, where few have one), or "
+}
 TRAINS = {  # the kind of model that a task trains: why another kind does not fit, and the remedy
     "denoiser": ("is not a generative model", "--model jit/nano or dit/nano"),
     "backbone": ("is a generative model", "leave --task out"),

@@ -3,25 +3,30 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from vitrail.data.files import suggest_path
 from vitrail.errors import DataError, nearest
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+TOO_LONG, UNCLOSED = "field limit", "unexpected end"  # in the messages of the csv module
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """header: names of the columns as they stand there. rows: cells; lines: their line numbers in the file."""
+    """header: names of the columns as they stand there. rows: cells; lines: their line numbers in the file. structured:
+    of JSON what the values of some cells (row, column) are, that are no texts, numbers or lists of texts."""
 
     path: Path
     header: list[str]
     rows: list[list[str]]
     lines: list[int]
+    structured: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> list[str]:
@@ -80,12 +85,29 @@ def read_sheet(path: Path) -> Sheet:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
     try:
         header = [name.strip() for name in next(reader, [])]
+        below = reader.line_num
         table = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}", "save the table again") from None
+        is_long = TOO_LONG in str(error)
+        what = f"a cell has more than {csv.field_size_limit():,} characters" if is_long else error
+        fix = "shorten it, or close the quote before it if that is open" if is_long else "save the table again"
+        raise DataError(f"{path}, line {reader.line_num}: {what}", fix) from None
     if not table:
         raise DataError(f"{path} has no images", "below the header, each line has an image and its label")
+    check_quotes(path, text, table[-2][1] if len(table) > 1 else below, reader.dialect.delimiter)
     return Sheet(path, header, [row for row, _ in table], [line for _, line in table])
+
+
+def check_quotes(path: Path, text: str, first: int, delimiter: str) -> None:
+    """Errors: `DataError` where a quote in the last record, which begins behind line `first`, is not closed: all lines
+    below it are one cell then."""
+    try:
+        for _ in csv.reader(islice(io.StringIO(text, newline=""), first, None), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        if UNCLOSED in str(error):
+            what = f"{path}, line {first + 1}: a quote is not closed, so all lines below are in its cell"
+            raise DataError(what, "close it, or write it twice where it is part of the text") from None
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -96,6 +118,7 @@ def _delimiter(path: Path, text: str) -> str:
 def read_json_lines(path: Path, text: str) -> Sheet:
     """The table of a file with an object in each line: the columns are the keys. Errors: `DataError` with the line."""
     rows, lines, columns = list[dict[str, str]](), list[int](), dict[str, None]()
+    structured = dict[tuple[int, str], str]()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -108,15 +131,28 @@ def read_json_lines(path: Path, text: str) -> Sheet:
             what = f"{path}, line {number}: a {type(item).__name__} and no object"
             raise DataError(what, 'each line is an object, such as {"image": "a.jpg", "caption": "a cat"}')
         columns |= dict.fromkeys(item)
+        structured |= {(len(rows), key): kind for key, value in item.items() if (kind := structure_of(value))}
         rows.append({key: as_cell(value) for key, value in item.items()})
         lines.append(number)
     if not rows:
         raise DataError(f"{path} has no images", "each line has an image and its label or caption")
-    return Sheet(path, list(columns), [[row.get(key, "") for key in columns] for row in rows], lines)
+    places = {key: i for i, key in enumerate(columns)}
+    odd = {(row, places[key]): kind for (row, key), kind in structured.items()}
+    return Sheet(path, list(columns), [[row.get(key, "") for key in columns] for row in rows], lines, odd)
+
+
+def structure_of(value: object) -> str:
+    """What a value of JSON is that is no text, number, null or list of texts; "" for these."""
+    if isinstance(value, dict | bool):
+        return "an object" if isinstance(value, dict) else str(value).lower()
+    is_odd = isinstance(value, list) and not all(isinstance(one, str | None) for one in value)
+    return "a list of other things than texts" if is_odd else ""
 
 
 def as_cell(value: object) -> str:
-    """A value of JSON as a cell: texts as they are, nothing for null, a list as Python writes it."""
+    """A value of JSON as a cell: texts as they are, nothing for null and NaN, a list as Python writes it."""
     if value is None or isinstance(value, str):
         return value or ""
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)

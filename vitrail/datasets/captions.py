@@ -45,7 +45,8 @@ def matches(path: str) -> bool:
         return False
     try:
         names = find_images(str(root))
-        texts = [text for name in names if os.path.isfile(text := os.path.splitext(name)[0] + ".txt")]
+        stems = [os.path.splitext(name)[0] for name in names]
+        texts = [stem + ending for stem in stems for ending in (".txt", ".TXT") if os.path.isfile(stem + ending)]
         return bool(texts) and 2 * len(texts) >= len(names) and any(map(is_text, texts))
     except OSError:
         return False
@@ -97,7 +98,8 @@ def build(config: Config) -> Dataset:
         used.add(text.name)
         (pairs if has_caption(root, text) else empty).append((entry, text))
     if not pairs:
-        what = f"{many(len(contents.entries), 'image')}, {many(len(texts), '.txt file')}, and no two of one name"
+        why = "no caption in any" if empty else "no two of one name"
+        what = f"{many(len(contents.entries), 'image')}, {many(len(texts), '.txt file')}, and {why}"
         raise DataError(f"{root} has no image with a caption ({what})", LAYOUT)
     alone = [e.name for e in texts.values() if e.name not in used]
     notes = [
@@ -123,12 +125,13 @@ def note_folders(pairs: list[tuple[Entry, Entry]]) -> list[str]:
 
 
 def has_caption(root: Path, text: Entry) -> bool:
-    """Whether a file of captions has any, as far as its size says; short ones are read. What cannot be read is found
-    where it is used."""
+    """Whether a file of captions has any, as far as its size says; short ones are read, and labels of YOLO are none.
+    What cannot be read is found where it is used."""
     if text.size > SHORT:
         return True
     try:
-        return bool((root / text.name).read_bytes().decode("utf-8-sig", errors="replace").strip())
+        content = (root / text.name).read_bytes().decode("utf-8-sig", errors="replace").strip()
+        return bool(content) and not is_label_text(content)
     except OSError:
         return True
 

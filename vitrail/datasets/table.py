@@ -100,10 +100,13 @@ def build(config: Config) -> Dataset:
         distinct, texts, repeats = collect_captions(sheet, images, parts, captions)
         targets = Targets(np.zeros(len(images), np.int64), ())
         if not len(distinct):
-            raise sheet.error(sheet.lines[0], "no image has a caption", "--data.caption-column NAME")
+            what = f"no image has a caption: {', '.join(sheet.header[i] for i in captions)} is empty in all lines"
+            raise sheet.error(sheet.lines[0], what, f"--data.caption-column takes one of {sheet.list_columns()}")
     else:
         targets = _targets(sheet, (image, label, split), config)
         distinct, repeats = _distinct(sheet, images, targets.values, parts)
+        if not config.annotation and find_caption_columns(sheet, (), (image, label, split)):
+            repeats.append("the labels were read; --data.annotation captions reads the captions")
     notes = [
         *targets.notes,
         *notes,
@@ -138,13 +141,13 @@ def _columns(sheet: Sheet, config: Config) -> tuple[int, int, int]:
     split = -1 if config.split_column == NONE else sheet.find(SPLIT)
     if config.split_column not in ("", NONE):
         split = sheet.require(config.split_column, "--data.split-column")
-    fix = "--data.image-column NAME --data.label-column NAME"
     if image < 0:
+        fix = "the first line names the columns, as in path,label; or --data.image-column NAME --data.label-column NAME"
         raise sheet.error(1, f"no column {' or '.join(IMAGE[:4])} (the columns are {sheet.list_columns()})", fix)
     has_captions = config.annotation == "captions" or find_caption_columns(sheet, config.caption_column, (image, split))
     if label < 0 and not has_captions and not find_class_columns(sheet, (image, split), config.classes):
         what = f"no column {' or '.join(LABEL[:4])} or caption, nor a column of 0 and 1 a class (the columns are "
-        raise sheet.error(1, f"{what}{sheet.list_columns()})", f"{fix}, or several labels in a cell as cat|dog")
+        raise sheet.error(1, f"{what}{sheet.list_columns()})", "--data.label-column NAME or --data.caption-column NAME")
     width = max(image, label, split) + 1
     sheet.raise_first(
         [i for i, row in enumerate(sheet.rows) if len(row) < width],

@@ -39,7 +39,12 @@ def find_caption_columns(sheet: Sheet, named: Sequence[str], taken: Sequence[int
 
 def collect_captions(sheet: Sheet, images: Sequence[str], parts: np.ndarray, columns: Sequence[int]) -> CaptionedLines:
     """The captions of each image, in the order of its lines and columns. Errors: `DataError` for an image that is in
-    two parts."""
+    two parts, and for a caption that is no text."""
+    sheet.raise_first(
+        sorted(row for row, column in sheet.structured if column in columns),
+        lambda i: f"the caption is {next(sheet.structured[i, c] for c in columns if (i, c) in sheet.structured)}",
+        lambda _: 'a caption is a text, or several are a list of texts: "caption": ["a cat", "un chat"]',
+    )
     first: dict[str, int] = {}
     texts: dict[str, list[str]] = {}
     torn = []

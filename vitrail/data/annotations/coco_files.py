@@ -13,7 +13,7 @@ from vitrail.errors import DataError, many
 
 SNIFF_BYTES = 2**18  # at either end of a JSON, to detect COCO's keys
 KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-CAPTION, BOX = re.compile(rb'"caption"\s*:\s*"'), re.compile(rb'"(bbox|segmentation)"\s*:')
+CAPTION, BOX = re.compile(rb'"caption"\s*:'), re.compile(rb'"(bbox|segmentation)"\s*:')
 FOLLOW = "; --data.follow-links follows them"
 FOLDERS = ("annotations", "annotation", "labels", "images")  # and those named as parts
 

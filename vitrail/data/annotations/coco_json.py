@@ -161,9 +161,9 @@ def object_fault(item: dict, need: str) -> str:
     if not (is_whole(item.get("image_id")) or isinstance(item.get("image_id"), str)):
         return f"its image_id is {shorten(item.get('image_id'))}, neither a whole number nor a text"
     if need == "captions":
-        return (
-            "" if isinstance(item.get("caption"), str) else "it has no caption; COCO's are in captions_train2017.json"
-        )
+        if "caption" not in item:
+            return "it has no caption; COCO's are in captions_train2017.json"
+        return "" if isinstance(item["caption"], str) else f"its caption is {shorten(item['caption'])}, not a text"
     if not is_whole(item.get("category_id")):
         return f"its category_id is {shorten(item.get('category_id'))}, not a whole number"
     if type(item.get("iscrowd")) not in CROWD_TYPES or item.get("iscrowd") not in CROWD_VALUES:

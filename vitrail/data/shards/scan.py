@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.data.annotations.captions import LARGEST, clean_captions, join_captions, split_captions
+from vitrail.data.annotations.captions import clean_captions, decode_captions, join_captions
 from vitrail.data.dataset import Boxes
 from vitrail.data.decode import GREY, read_header
 from vitrail.data.files import held_out_note, hold_out
@@ -133,9 +133,14 @@ def sample_of(path: Path, key: str, pieces: Mapping[str, tuple[Placed, bytes]], 
     else:
         sample.label = parse_written(where, about.get("labels", about.get("cls", about.get("label"))))
     if isinstance(written := about.get("captions", about.get("caption")), str | list):
-        sample.text = join_captions(clean_captions(map(str, [written] if isinstance(written, str) else written)))
+        texts = [one for one in ([written] if isinstance(written, str) else written) if isinstance(one, str)]
+        sample.text = join_captions(clean_captions(texts))
     if "txt" in pieces:
-        sample.text = join_captions(split_captions(pieces["txt"][1][:LARGEST].decode(errors="replace")))
+        try:
+            sample.text = join_captions(decode_captions(pieces["txt"][1], f"{key[:120]}.txt"))
+        except BadImage as error:
+            if sample.label is None:  # else it may be that nobody asks for captions
+                raise DataError(f"{path}: {error.what}", error.fix) from None
     return sample
 
 

@@ -55,6 +55,9 @@ def assess(
     amount = f"{many(len(unread), 'image')} ({fraction:.2%})"
     if unread and allowing:
         refusal = _unread_error(amount, unread[0], on_error, max_errors, allowing, fraction == 1, listing)
+        if fraction == 1 and not survey.corrupt:
+            fix = f"it is their {dataset.kind}, not the images: {listing} lists what is wrong with them"
+            refusal = DataError(refusal.what, fix)
         return Assessment(indices, tuple(advice), refusal, {} if fraction == 1 else allowing)
     unreadable = f"not readable: {amount}: {_listed(unread)}; left out when you train with --data.on-error skip"
     notes = [unreadable] if unread else []
