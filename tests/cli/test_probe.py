@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from places import SHORT, TINY, everything, images, must, npz, refused
 
 USAGE, DATA, CHECKPOINT = 2, 3, 4
@@ -130,3 +131,15 @@ WRONG = [
 @pytest.mark.parametrize(("words", "code", "piece"), WRONG, ids=[w for w, _, _ in WRONG])
 def test_wrong_words(place, words, code, piece):
     refused(place, words, code, piece)
+
+
+def test_labels_of_images_are_read_beside_captions_and_not_out_of_masks(place, tmp_path):
+    images(tmp_path / "both")
+    for image in (tmp_path / "both").rglob("*.png"):
+        image.with_suffix(".txt").write_text(f"caption of {image.name}")
+    assert "learned from 10 labels" in must("probe", "run", "--data", tmp_path / "both", "--k", "1")
+    for i in range(8):
+        for name, pixels in (("images", np.full((12, 12, 3), 9 * i)), ("masks", np.eye(12) * (i % 2 + 1))):
+            (tmp_path / "dense" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "dense" / name / f"{i}.png")
+    refused(place, f"probe run --data {tmp_path}/dense", USAGE, "the images have no labels")

@@ -144,6 +144,17 @@ def test_text_tower_and_tokenizer_of_two_models_do_not_mix(trained, pairs, tmp_p
     assert "another model than the weights" in capsys.readouterr().err
 
 
+def test_defaults_speak_of_captions(pairs, tmp_path, capsys):
+    words = ["train", "--data", pairs, *TINY, "--steps", 1, "--dry-run", "--out", tmp_path / "run"]
+    run(*words)
+    shown = capsys.readouterr().out
+    assert "augment.hflip = True: no caption speaks of left or right" in shown
+    assert "a batch has a pair several times" not in shown
+    words[words.index("--batch-size") + 1] = 64
+    run(*words)
+    assert "more than the 38 training images: a batch has a pair several times" in capsys.readouterr().out
+
+
 def test_mixed_images_are_refused(pairs, tmp_path, capsys):
     code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), *TINY, "--augment.mixup", "0.2"])
     assert code == 2

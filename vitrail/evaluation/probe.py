@@ -61,7 +61,7 @@ def run_probe(request: ProbeRequest, world: World, progress: Progress | None = N
         raise UsageError(
             f"{request.source} is a generative model without features to probe", "use a model of another task"
         )
-    if not dataset.classes:
+    if not has_labels(dataset):
         what = "the images have no labels, and a probe learns from labels"
         raise UsageError(what, "--data FOLDER with one folder of images a class")
     part = request.split or evaluation_part(dataset, final=True)
@@ -77,6 +77,12 @@ def run_probe(request: ProbeRequest, world: World, progress: Progress | None = N
     chosen = maths.draw_subset(dataset.splits["train"].labels, request.labels, request.seed)
     result = evaluate_probe(request, dataset, part, features, chosen, world)
     return dataclasses.replace(result, random=random, notes=(*notes, *result.notes))
+
+
+def has_labels(dataset: Dataset) -> bool:
+    """Whether the images have labels that differ; the classes of masks and boxes are none of the images."""
+    labels = [split.labels for split in dataset.splits.values() if len(split)]
+    return bool(dataset.classes) and any((own != own[0]).any() for own in labels)
 
 
 def evaluate_probe(
@@ -123,7 +129,8 @@ def open_model(request: ProbeRequest, world: World, progress: Progress | None) -
             f"{request.source} is neither a model nor a run",
             f"did you mean {' or '.join(near)}? vitrail models lists them all",
         )
-    return load_predictor(request.source, str(world.device)), open_data_of(request.source, request.data)[0], False
+    predictor = load_predictor(request.source, str(world.device))
+    return predictor, open_data_of(request.source, request.data, "classes")[0], False  # of images with captions too
 
 
 def is_model_name(source: str) -> bool:

@@ -43,6 +43,9 @@ class PairDefaults(Defaults):
         batch = next(size for least, size in BATCHES if c.facts.count >= least) * (4 if c.facts.gpu else 1)
         why = f"for {c.facts.count:,} training images, each of which is compared with all of its batch"
         c.set_default("train", "batch_size", min(batch, max(2, c.facts.count)), why)
+        if (c.recipe.train.batch_size or 0) > c.facts.count > 1:
+            what = f"more than the {c.facts.count:,} training images: a batch has a pair several times"
+            c.reasons.append(f"train.batch_size = {c.recipe.train.batch_size:,}: {what}, and each as a wrong answer")
         if c.facts.gpu:
             c.set_key("task", "text", "tiny" if c.facts.count < MANY else "small", "on a GPU")
         config = update_config(self.config, c.recipe.task.keys, "contrastive")  # with what came with initial weights
@@ -76,6 +79,8 @@ class PairDefaults(Defaults):
     def choose_augmentation(self, c: Choices) -> None:
         if any(SIDES & set(WORD.findall(text.lower())) for text in c.facts.captions):
             c.set_default("augment", "hflip", False, "captions speak of left and right")
+        elif c.facts.is_mirrorable:
+            c.set_default("augment", "hflip", True, "no caption speaks of left or right")
         self.images.choose_augmentation(c)
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
