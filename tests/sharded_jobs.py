@@ -82,9 +82,11 @@ def build_task(case: Case):
             "tokenizer_size": 8,
         }
         return contrastive.build(contrastive.Config("sigmoid" if case.task == "pairs" else "softmax", **text))
-    if case.task == "views":
+    if case.task in ("views", "balanced"):
         small_head = {"prototypes": 8, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.4}
-        return self_distillation.build(self_distillation.Config(**small_head, local_crops=0, local_size=0))
+        centering = "sinkhorn" if case.task == "balanced" else "mean"
+        views = {"centering": centering, "local_crops": 0, "local_size": 0}
+        return self_distillation.build(self_distillation.Config(**small_head, **views))
     if case.task == "joint":
         small_head = {"embedding": 4, "hidden": 16, "directions": 16}
         return joint_embedding.build(joint_embedding.Config(**small_head, local_crops=0))
@@ -94,7 +96,7 @@ def build_task(case: Case):
 
 
 def build_inputs(case: Case, size: tuple[int, int]):
-    if case.task in ("views", "joint"):
+    if case.task in ("views", "balanced", "joint"):
         return Views(torch.randn(IMAGES, 2, 3, *size), torch.randn(IMAGES, 3, 3, 32, 32))
     return torch.randn(IMAGES, 3, *size)
 
@@ -106,7 +108,7 @@ def build_targets(case: Case, size: tuple[int, int]):
         return DetectionTargets(boxes, labels, sizes, torch.full((4,), 1.5))
     if case.task in ("linear", "upernet", "mask"):
         return torch.randint(0, 3, (IMAGES, *size))
-    if case.task in ("views", "joint", "patches"):
+    if case.task in ("views", "balanced", "joint", "patches"):
         return torch.zeros(IMAGES, 0)
     if case.task in ("pairs", "softmax"):
         return torch.randint(2, 300, (IMAGES, 8))
@@ -179,6 +181,8 @@ CHEAP = [  # every optimizer, task and kind of checkpointing
     Case("vit", "cells", "sgd", freeze=1, unfreeze=(1,)),
     Case("vit", "views", ema=0.5, checkpointing="full"),
     Case("vit", "views", ema=0.5, parallel="ddp"),
+    Case("vit", "balanced", ema=0.5, checkpointing="full"),
+    Case("vit", "balanced", ema=0.5, parallel="ddp"),
     Case("vit", "joint", checkpointing="full"),
     Case("vit", "joint", parallel="ddp"),
     Case("vit", "patches", checkpointing="full"),

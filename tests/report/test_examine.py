@@ -98,6 +98,17 @@ def test_a_loss_that_never_fell(folder):
     assert "vitrail tune-lr" in found.advice
 
 
+@pytest.mark.parametrize("fallen", [False, True])
+def test_a_loss_of_prototypes_that_ended_at_chance(fallen, folder):
+    """It may have fallen before: as long as all images had one prototype."""
+    known = with_loss(healthy(folder), [5.4, *[0.5 if fallen else 5.5] * 4, *[5.52] * 5])
+    distilled = replace(known.recipe, task=Choice("self_distillation", {"prototypes": 256, "local_crops": 0}))
+    found = next(learning_curve.examine_curves(replace(known, recipe=distilled)))
+    assert (found.name, found.grave) == ("at_chance", True)
+    assert f"chance is {math.log(256):.3g}" in found.evidence
+    assert "--task.centering sinkhorn" in found.advice
+
+
 def test_weights_that_had_learned_before_need_not_fall(folder):
     assert examine_run(with_loss(healthy(folder), [0.1] * 10), SOUND) == []
 

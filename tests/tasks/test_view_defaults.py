@@ -30,8 +30,8 @@ def test_small_images_get_larger_local_crops_and_a_smaller_head():
     keys = recipe.task.keys
     assert (keys["local_crops"], keys["local_scale"], keys["blur"], keys["hidden"]) == (4, (0.15, 0.5), 0.0, 512)
     assert keys["local_size"] < 32
-    assert keys["prototypes"] == 2048
-    assert any(reason.startswith("task.prototypes = 2048: about an eighth of 12,800 images") for reason in reasons)
+    assert keys["prototypes"] == 1024
+    assert any(reason.startswith("task.prototypes = 1024: about an eighth of 12,800 images") for reason in reasons)
     assert "solarize" not in keys
     assert recipe.augment.hflip is True
 
@@ -50,12 +50,28 @@ def test_what_is_given_stays():
     assert recipe.optim.ema_decay == 0.9
 
 
-def test_the_teacher_of_a_short_run_averages_over_less():
+@pytest.mark.parametrize(("model", "first"), [("vit/tiny", 0.98), ("vit/nano", 0.9)])
+def test_the_teacher_of_a_short_run_averages_over_less(model, first):
     found = [
-        filled(DistillationDefaults(), 32, train=TrainConfig(steps=steps))[0].optim.ema_decay
+        filled(DistillationDefaults(), 32, model=Choice(model), train=TrainConfig(steps=steps))[0].optim.ema_decay
         for steps in (100, 4_000, 20_000)
     ]
-    assert found == [0.98, 0.99, 0.996]
+    assert found == [first, 0.99, 0.996]
+
+
+def test_the_targets_of_small_models_are_balanced_and_cold():
+    keys = filled(DistillationDefaults(), 32, model=Choice("vit/nano"))[0].task.keys
+    assert (keys["centering"], keys["teacher_temperature"], keys["teacher_temperature_start"]) == (
+        "sinkhorn",
+        0.02,
+        0.02,
+    )
+    published = filled(DistillationDefaults(), 32, model=Choice("vit/tiny"))[0].task.keys
+    assert not {"centering", "teacher_temperature", "teacher_temperature_start"} & set(published)
+    for given in ({"centering": "mean"}, {"teacher_temperature": 0.04}):
+        recipe, _ = filled(DistillationDefaults(), 32, model=Choice("vit/nano"), task=Choice("", given))
+        assert "teacher_temperature_start" not in recipe.task.keys
+        assert recipe.task.keys.items() >= given.items()
 
 
 GIVEN = {

@@ -7,7 +7,8 @@ a copy of the initial weights, its decay is the task's, and it is run in every s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,11 @@ from vitrail.types import Batch
 
 
 class MeanTeacher(ABC):
-    """What such a task has, beside what every task has."""
+    """What such a task has, beside what every task has. `balances_targets`: the targets of an image depend on the
+    others of the batch. `chance_advice`: what to do where the training loss ends at that of chance."""
+
+    balances_targets: bool = False
+    chance_advice: str = ""
 
     @abstractmethod
     def decay(self, base: float, step: int, steps: int) -> float:
@@ -34,6 +39,11 @@ class MeanTeacher(ABC):
     def teach(self, teacher: nn.Module, batch: Batch) -> Batch:
         """A micro-batch with the targets that the teacher gives, without gradients. The teacher is in evaluation mode,
         and may only be called: its weights may be divided among processes."""
+
+    @abstractmethod
+    def balance(self, targets: Sequence[Tensor], all_reduce_sum: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The targets of a step's micro-batches, as `teach` gave them in this process, made those of the global batch;
+        of a task that `balances_targets`. Collective."""
 
     @abstractmethod
     def end_step(self, all_reduce_sum: Callable[[Tensor], Tensor]) -> None:
@@ -55,13 +65,35 @@ def begin_step(state: State, steps: int) -> None:
         state.task.begin_step(state.step, steps)
 
 
-def add_targets(state: State, batch: Batch, precision: Precision) -> Batch:
-    """The micro-batch with the targets of the teacher, of a task that has one."""
-    if not isinstance(state.task, MeanTeacher):
-        return batch
+def add_targets(
+    state: State,
+    prepare: Callable[[int], Batch],
+    count: int,
+    precision: Precision,
+    all_reduce_sum: Callable[[Tensor], Tensor],
+) -> Iterator[Batch]:
+    """The micro-batches of a step, one after the other, with the targets of the teacher, of a task that has one.
+
+    prepare(i): the micro-batch i of `count`, the same whenever it is asked. Where targets are balanced, all are
+    computed before the first is given, and of several micro-batches each is prepared twice: targets are kept, images
+    are not."""
+    task = state.task
+    if not isinstance(task, MeanTeacher):
+        yield from map(prepare, range(count))
+        return
     assert state.ema is not None, "the teacher is the average of optim.ema_decay"
-    with torch.no_grad(), precision.autocast():
-        return state.task.teach(state.ema.module, batch)
+    teacher, prepare = state.ema.module, lru_cache(maxsize=1)(prepare)
+
+    def teach(i: int) -> Batch:
+        with torch.no_grad(), precision.autocast():
+            return task.teach(teacher, prepare(i))
+
+    if not task.balances_targets:
+        yield from map(teach, range(count))
+        return
+    targets = task.balance([teach(i).targets for i in range(count)], all_reduce_sum)
+    for i, balanced in enumerate(targets):
+        yield Batch(prepare(i).inputs, balanced)
 
 
 def end_step(state: State, all_reduce_sum: Callable[[Tensor], Tensor]) -> None:

@@ -168,8 +168,8 @@ def accumulate_gradients(
     count = sum(p.loaded.size for p in micro_batches)
     total: dict[str, Tensor] = {}
     teacher.begin_step(state, loop.steps)
-    for i, micro_batch in enumerate(micro_batches):
-        batch = teacher.add_targets(state, loop.prepare(micro_batch, state.step), loop.precision)
+    batches = prepared_batches(state, micro_batches, loop)
+    for i, (micro_batch, batch) in enumerate(zip(micro_batches, batches, strict=True)):
         # dropout is a function of the step
         torch.manual_seed(0 if loop.same_chance else derive_seed(loop.seed, state.step, micro_batch.first))
         fraction = micro_batch.loaded.size / count
@@ -181,6 +181,17 @@ def accumulate_gradients(
         for name, term in terms.items():
             total[name] = total.get(name, torch.zeros_like(term.detach())) + term.detach() * fraction
     return total
+
+
+def prepared_batches(state: State, micro_batches: list[MicroBatch], loop: LoopSettings) -> Iterator[Batch]:
+    """The micro-batches of a step as its loss takes them."""
+    return teacher.add_targets(
+        state,
+        lambda i: loop.prepare(micro_batches[i], state.step),
+        len(micro_batches),
+        loop.precision,
+        loop.world.all_reduce_sum,
+    )
 
 
 def joint_gradients(
@@ -241,10 +252,7 @@ def nonfinite_error(
     module = loss_of.module if isinstance(loss_of, DistributedDataParallel) else loss_of
     if state.sharded is not None and isinstance(module, LossModule):  # one process may find it where others do not look
         module = LossModule(state.sharded.gather(state.model), module.task)
-    batches = [
-        teacher.add_targets(state, loop.prepare(micro_batch, state.step), loop.precision)
-        for micro_batch in micro_batches
-    ]
+    batches = list(prepared_batches(state, micro_batches, loop))
 
     def again(i: int) -> None:
         torch.manual_seed(derive_seed(loop.seed, state.step, micro_batches[i].first))

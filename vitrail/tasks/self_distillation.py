@@ -2,14 +2,15 @@
 the student's own weights, makes of nearly all of it (Caron et al. 2021, arxiv.org/abs/2104.14294).
 
 The teacher's outputs are centred, so that no prototype is that of every image, and sharpened by a low temperature, so
-that not all are alike. The teacher is the run's average of weights (`optim.ema_decay`, which rises to 1): it is what is
-evaluated and kept. The centre is the task's own state.
+that not all are alike. The centre is a moving average of them, as published, or each batch is balanced over the
+prototypes by Sinkhorn-Knopp, as in DINOv2. The teacher is the run's average of weights (`optim.ema_decay`, which rises
+to 1): it is what is evaluated and kept. The centre is the task's own state.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ from vitrail.validation import EDITED, Count, Fraction, NonNegative, Positive, P
 ANNOTATIONS: AnnotationKind = "none"
 GLOBAL_BLUR, LOCAL_BLUR, SOLARIZED = (1.0, 0.1), 0.5, (0.0, 0.2)  # as published: of the two global crops, of local ones
 
+SINKHORN_ROUNDS = 3  # as published
+CHANCE_ADVICE = {  # all images have the same targets, so that there is nothing to learn
+    "mean": "a new run with --task.centering sinkhorn --task.teacher-temperature-start 0.02 --task.teacher-temperature "
+    "0.02 --optim.ema-decay 0.9",
+    "sinkhorn": "a new run with half the teacher's temperature (--task.teacher-temperature-start and "
+    "--task.teacher-temperature), or fewer --task.prototypes, or more steps",
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -44,7 +53,8 @@ class Config:
     teacher_temperature: PositiveFloat = 0.04
     teacher_temperature_start: PositiveFloat = 0.04  # of the first step, for a rise over `temperature_warmup`
     temperature_warmup: UnitInterval = 0.3  # fraction of the run
-    center_momentum: Fraction = 0.9
+    centering: Literal["mean", "sinkhorn"] = "mean"  # of the teacher's outputs; "sinkhorn": see `sinkhorn`
+    center_momentum: Fraction = 0.9  # of the mean
     local_crops: Count = 8
     local_size: Count = 96  # pixels along a side of a local crop
     global_scale: tuple[UnitInterval, UnitInterval] = (0.4, 1.0)  # area of a global crop as a fraction of the image
@@ -66,7 +76,8 @@ class SelfDistillation(FeatureTask, MeanTeacher):
     def __init__(self, config: Config):
         _views.check_views(config)
         self.config = config
-        self.chance_loss = math.log(config.prototypes)
+        self.balances_targets = config.centering == "sinkhorn"
+        self.chance_loss, self.chance_advice = math.log(config.prototypes), CHANCE_ADVICE[config.centering]
         self.center = torch.zeros(config.prototypes)
         self.total, self.count = torch.zeros(config.prototypes), 0  # of the teacher's logits in this step
         self.temperature, self.is_frozen = config.teacher_temperature, False
@@ -98,12 +109,20 @@ class SelfDistillation(FeatureTask, MeanTeacher):
         self.total, self.count = torch.zeros_like(self.total), 0
 
     def teach(self, teacher: nn.Module, batch: Batch) -> Batch:
-        """The targets are the teacher's probabilities of the global crops, [B G K]."""
+        """The targets are the teacher's probabilities of the global crops, [B G K]; its logits where `balance` is to
+        follow."""
         logits = _views.project_views(teacher, Views(batch.inputs.global_crops, batch.inputs.local_crops[:, :0]))
         self.center = self.center.to(logits.device)
         self.total = self.total.to(logits.device) + logits.sum((0, 1))
         self.count += logits.shape[0] * logits.shape[1]
+        if self.balances_targets:
+            return Batch(batch.inputs, logits)
         return Batch(batch.inputs, F.softmax((logits - self.center) / self.temperature, dim=-1))
+
+    def balance(self, targets: Sequence[Tensor], all_reduce_sum: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        logits = torch.cat(list(targets))  # [B G K]
+        balanced = sinkhorn(logits.flatten(0, 1), self.temperature, all_reduce_sum).view_as(logits)
+        return list(balanced.split([len(part) for part in targets]))
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         model.head.is_frozen = self.is_frozen
@@ -144,6 +163,17 @@ def dino_loss(logits: Tensor, targets: Tensor) -> Tensor:
         pairs = -torch.einsum("btk,bvk->tv", targets, F.log_softmax(logits, dim=-1))
     count = pairs.numel() - pairs.diagonal().numel()
     return (pairs.sum() - pairs.diagonal().sum()) / (count * len(logits))
+
+
+def sinkhorn(logits: Tensor, temperature: float, all_reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
+    """Probabilities [N K] of logits [N K] of cosines: softmax, but over the images of all processes every prototype is
+    used equally often, nearly, after three rounds of Sinkhorn-Knopp (Caron et al. 2020, arxiv.org/abs/2006.09882, as in
+    DINOv2). In fp64: at a temperature of 0.01 fp32 has no exponential of a cosine."""
+    shares = torch.exp(logits.double() / temperature)
+    for _ in range(SINKHORN_ROUNDS):
+        shares = shares / all_reduce_sum(shares.sum(0))
+        shares = shares / shares.sum(1, keepdim=True)
+    return shares.to(logits.dtype)
 
 
 def build(config: Config) -> SelfDistillation:

@@ -161,7 +161,8 @@ def peak_of_step(session: Session, images: int) -> int:
     micro_batch = feed.micro_batches(slice_batch(loaded, slice(0, images)), alone)[0]
     torch.cuda.reset_peak_memory_stats(device)
     set_train_mode(session.state.model)
-    batch = add_targets(session.state, feed.prepare(micro_batch, 0), session.precision)
+    reduce = alone.all_reduce_sum
+    batch = next(add_targets(session.state, lambda _: feed.prepare(micro_batch, 0), 1, session.precision, reduce))
     with session.precision.autocast():
         terms: dict[str, Any] = LossModule(session.state.model, session.bundle.task)(batch)
     torch.stack(list(terms.values())).sum().backward()

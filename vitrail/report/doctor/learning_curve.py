@@ -7,6 +7,7 @@ from typing import Any
 
 from vitrail.assembly.defaults import default_lr
 from vitrail.assembly.resolve import Names
+from vitrail.engine.teacher import MeanTeacher
 from vitrail.metrics.intervals import chance_difference, chance_loss
 from vitrail.recipe import with_defaults
 from vitrail.report.doctor.finding import Finding, Value, logged_values, quarter_medians
@@ -43,7 +44,12 @@ def loss(run: RunData) -> Iterator[Finding]:
     parts, first, last = quarter_medians(values), values[0], values[-1]
     chance = run.task.chance_loss or 0.0
     evidence = f"{first.value:.3g} at step {first.step:,}, {parts[3]:.3g} in the last quarter, up to step {last.step:,}"
-    if min(parts) > FALL * first.value:
+    if chance and isinstance(run.task, MeanTeacher) and parts[3] > FALL * chance:
+        yield Finding(
+            "at_chance", True, "the training loss ended at that of chance",
+            f"{evidence}; chance is {chance:.3g}", run.task.chance_advice,
+        )  # fmt: skip
+    elif min(parts) > FALL * first.value:
         if parts[3] < LEARNED * chance:
             return
         comparison = f"; chance level for {len(run.classes)} classes is {chance:.3g}" if chance else ""

@@ -15,6 +15,8 @@ LOCAL = 3 / 7  # the side of a local crop as a fraction of the global one's: 96 
 SMALL = 64  # pixels along a side up to which images are used whole
 SHOWN = (250_000, 60_000_000)  # images in all, on a CPU and on a GPU
 SPANS = 40  # in a short run the teacher is at first the average over a fortieth of it
+COLD = 0.02  # the teacher's temperature for small models, whose features hardly differ before they have learned
+FEW_PROTOTYPES, MOST_PROTOTYPES = 1024, 65_536  # of small models, and as published
 TAKES = ("crop", "hflip", "vflip")  # the settings of [augment] that these tasks take
 
 
@@ -75,20 +77,29 @@ class ViewDefaults(Defaults):
 
 
 class DistillationDefaults(ViewDefaults):
-    """Of DINO."""
+    """Of DINO: as published, but for small models, whose runs are short. With a moving centre their head gives all
+    images the same before the centre has followed; balanced batches cannot, and bear a teacher that follows quickly."""
 
-    small_lr = 1e-3
+    small_lr = 2e-3
 
     def choose_head(self, c: Choices) -> None:
-        some = 2 ** max(8, min(16, round(math.log2(max(1, c.facts.count / 8)))))
-        c.set_key("task", "prototypes", some, f"about an eighth of {c.facts.count:,} images, at most 65,536")
+        small = c.recipe.model.name in SMALL_MODELS
+        most = FEW_PROTOTYPES if small else MOST_PROTOTYPES
+        some = min(most, 2 ** max(8, round(math.log2(max(1, c.facts.count / 8)))))
+        c.set_key("task", "prototypes", some, f"about an eighth of {c.facts.count:,} images, at most {most:,}")
+        if small:
+            c.set_key("task", "centering", "sinkhorn", "with a moving centre a short run stays at the loss of chance")
+        if small and is_balanced(c.recipe) and "teacher_temperature" not in c.recipe.task.keys:
+            for key in ("teacher_temperature_start", "teacher_temperature"):
+                c.set_key("task", key, COLD, "a new small model's features hardly differ")
         if not c.facts.gpu:
             c.set_key("task", "hidden", 512, "a smaller head, on a CPU")
 
     def choose_optimizer(self, c: Choices) -> None:
         c.set_default("optim", "weight_decay", 0.04, "as published for DINO")
         steps = c.recipe.train.steps or 1
-        decay = round(1 - min(0.02, max(0.004, SPANS / steps)), 4)
+        most = 0.1 if is_balanced(c.recipe) else 0.02
+        decay = round(1 - min(most, max(0.004, SPANS / steps)), 4)
         few = "" if decay == 0.996 else f"; 0.996 from {SPANS / 0.004:,.0f} steps on, and these are {steps:,}"
         c.set_default("optim", "ema_decay", decay, f"of the teacher, rising to 1{few}")
 
@@ -116,6 +127,11 @@ class EmbeddingDefaults(ViewDefaults):
             raise UsageError(
                 "one image has no distribution that SIGReg could compare", "--batch-size 64, or 2 at least"
             )
+
+
+def is_balanced(recipe: Recipe) -> bool:
+    """Whether DINO's targets are balanced over the prototypes."""
+    return bool(recipe.task.keys.get("centering") == "sinkhorn")
 
 
 def choose_views(c: Choices) -> None:
