@@ -205,6 +205,18 @@ def test_where_no_caption_can_be_read_the_images_are_not_blamed(tmp_path, capsys
     assert "it is their captions, not the images" in out
 
 
+def test_tasks_without_captions_use_all_images_of_a_folder(tmp_path):
+    save_images(tmp_path, *(f"train/{i}.png" for i in range(6)), "val/6.png")
+    for i in range(5):
+        (tmp_path / "train" / f"{i}.txt").write_bytes(b"caf\xe9" if i else b"a cafe")
+    assert sum(map(len, look(tmp_path).splits.values())) == 5
+    dataset = look(tmp_path, "none")
+    assert (dataset.layout, dataset.kind, dataset.is_annotated) == ("captions", "none", False)
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 6, "val": 1}
+    assert not broken_annotations(dataset, survey_images(dataset))
+    assert "the texts beside the images are not read" in dataset.notes
+
+
 def test_a_task_of_captions_says_how_data_gets_them(tmp_path, capsys):
     save_images(tmp_path, *(f"{i}.png" for i in range(4)))
     assert main(["train", "--data", str(tmp_path), "--task", "contrastive", "--out", str(tmp_path / "run")]) == 2

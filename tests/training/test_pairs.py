@@ -155,6 +155,15 @@ def test_defaults_speak_of_captions(pairs, tmp_path, capsys):
     assert "more than the 38 training images: a batch has a pair several times" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [("--task.vocabulary", "300"), ("--task.context", "24")])
+def test_a_text_tower_keeps_its_tokens_and_places(trained, pairs, tmp_path, capsys, words):
+    base = ["train", "--data", str(pairs), "--out", str(tmp_path / "run"), "--weights", str(trained), "--steps", "1"]
+    assert main([*base, "--batch-size", "16", "--workers", "0", *words]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "has other tokens, places or widths than are asked for" in err
+    assert "--init.head new" in err
+
+
 def test_mixed_images_are_refused(pairs, tmp_path, capsys):
     code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), *TINY, "--augment.mixup", "0.2"])
     assert code == 2

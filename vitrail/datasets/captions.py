@@ -1,10 +1,11 @@
 """Images with their captions in .txt files beside them: `photos/cat.jpg` and `photos/cat.txt`, a caption in each line.
 
 Optionally below train/, val/ and test/. Folders have no other meaning; `annotation = "classes"` reads them as classes
-instead, without the captions.
+instead, without the captions. `annotation = "none"` reads all images, with a caption or not, and no captions.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import numpy as np
 
 from vitrail.data.annotations.captions import CaptionFileReader, is_label_text, read_caption_file
 from vitrail.data.annotations.pairs import list_files
-from vitrail.data.dataset import Dataset, Entry, Split
+from vitrail.data.dataset import AnnotationKind, Dataset, Entry, Split
 from vitrail.data.files import FileReader, detect_channels, is_hidden, list_images, resolve_folder
 from vitrail.data.formats import image_suffixes
 from vitrail.data.splits import assign_parts, find_part
@@ -30,7 +31,7 @@ SHORT = 64  # bytes up to which a file of captions is read at once, to see wheth
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    annotation: Literal["", "captions", "classes"] = ""  # "classes": those of the folders instead; empty: captions
+    annotation: Literal["", "captions", "classes", "none"] = ""  # classes: of the folders; empty: captions
     channels: Count = 0  # 1, 3 or 4; 0: as the data
     follow_links: bool = False  # symbolic links out of the folder too
     split: tuple[NonNegative, ...] = ()  # fractions or counts of train, val, test if the data has none; empty: 0.8 0.2
@@ -83,11 +84,14 @@ def is_text(path: str) -> bool:
 
 
 def build(config: Config) -> Dataset:
-    """The images that have a caption. Raises `DataError`."""
+    """The images that have a caption; of no annotation all images. Raises `DataError`."""
     if config.annotation == "classes":
         return imagefolder.build(imagefolder.Config(config.path, config.channels, follow_links=config.follow_links))
     root = resolve_folder(config.path)
     contents = list_images(root, follow=config.follow_links)
+    if config.annotation == "none" and contents.entries:
+        notes = [*contents.notes((".txt",)), "the texts beside the images are not read"]
+        return assemble_dataset(root, list(contents.entries), (), config, notes)
     texts = {os.path.splitext(e.name)[0]: e for e in list_files(root, (".txt",), "", config.follow_links)}
     pairs, empty, lacking, used = list[tuple[Entry, Entry]](), list[tuple[Entry, Entry]](), list[str](), set[str]()
     for entry in contents.entries:
@@ -111,7 +115,8 @@ def build(config: Config) -> Dataset:
         )
         if names
     ]
-    return assemble_dataset(root, pairs, config, [*contents.notes((".txt",)), *notes, *note_folders(pairs)])
+    images, own = map(list, zip(*pairs, strict=True))
+    return assemble_dataset(root, images, own, config, [*contents.notes((".txt",)), *notes, *note_folders(pairs)])
 
 
 def note_folders(pairs: list[tuple[Entry, Entry]]) -> list[str]:
@@ -136,16 +141,20 @@ def has_caption(root: Path, text: Entry) -> bool:
         return True
 
 
-def assemble_dataset(root: Path, pairs: list[tuple[Entry, Entry]], config: Config, notes: list[str]) -> Dataset:
-    """The data set of images and files of captions, in the splits that their folders name or that the config sets."""
-    names = [image.name for image, _ in pairs]
+def assemble_dataset(
+    root: Path, images: Sequence[Entry], texts: Sequence[Entry], config: Config, notes: list[str]
+) -> Dataset:
+    """The data set of images and their files of captions, if any, in the splits that their folders name or that the
+    config sets."""
+    names = [image.name for image in images]
     named = [next(filter(None, map(find_part, name.split("/")[:-1])), "") for name in names]
     parts, split_notes = assign_parts(names, named, config.split, config.seed, config.test)
     channels = detect_channels(config.channels, root, names)
     splits = {}
     for part, chosen in parts.items():
         own = [names[i] for i in chosen]
-        captions = CaptionFileReader(root, [pairs[i][1].name for i in chosen])
+        captions = CaptionFileReader(root, [texts[i].name for i in chosen]) if texts else None
         splits[part] = Split(own, np.zeros(len(own), np.int64), FileReader(root, own, channels), captions)
-    entries = tuple(sorted({entry for pair in pairs for entry in pair}))
-    return Dataset("captions", (), splits, channels, entries, (*notes, *split_notes), "captions")
+    entries = tuple(sorted({*images, *texts}))
+    kind: AnnotationKind = "captions" if texts else "none"
+    return Dataset("captions", (), splits, channels, entries, (*notes, *split_notes), kind)

@@ -118,7 +118,7 @@ def match_columns(classes: tuple[str, ...], theirs: tuple[str, ...], name: str) 
     """The columns of the teacher's outputs for the student's classes. Errors: `UsageError` for a class it does not
     have."""
     if missing := [c for c in classes if c not in theirs]:
-        known = ", ".join(map(repr, theirs[:6]))
+        known = ", ".join(map(repr, theirs[:6])) or "none"
         raise UsageError(
             f"the teacher {name} has no class {', '.join(map(repr, missing[:4]))}; it has {known}",
             "use a teacher that was trained on the same classes",

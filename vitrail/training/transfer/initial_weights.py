@@ -42,7 +42,15 @@ def fill_tokenizer(session: Session, origin: WeightsOrigin | None) -> None:
     process. Errors: `UsageError` for the text tower of other weights, which knows other tokens, and for captions that
     are not those of the recipe."""
     task, net, report = session.bundle.task, session.state.model, session.load_report
-    if not isinstance(task, TextTask) or not isinstance(net, ImageTextModel) or net.tokenizer.is_filled:
+    if not isinstance(task, TextTask) or not isinstance(net, ImageTextModel):
+        return
+    if net.tokenizer.is_filled:
+        if report is not None and origin is not None and {"text.tokens.weight", "text.position"} & {*report.new}:
+            what = (
+                f"the text tower of {origin.name or origin.path} has other tokens, places or widths than are asked for"
+            )
+            fix = "leave --task.text, --task.vocabulary and --task.context out; or --init.head new for a new tower"
+            raise UsageError(what, fix)
         return
     if report is not None and origin is not None and not any(name.startswith("text.") for name in report.new):
         what = f"the text tower of {origin.name or origin.path} was trained with another tokenizer"
