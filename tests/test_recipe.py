@@ -136,7 +136,7 @@ def test_sections_that_do_not_exist():
 def test_nothing_near_lists_what_there_is():
     assert nearest("qqqq", ["lr", "betas"]) == []
     with pytest.raises(UsageError, match="unknown key 'qqqq'; there are betas, lr"):
-        choose("qqqq", ["lr", "betas"], "key")
+        choose("qqqq", ["lr", "", "betas"], "key")
     with pytest.raises(UsageError, match="there is lr"):
         choose("", ["lr"], "key")
 

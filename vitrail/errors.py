@@ -99,7 +99,8 @@ def choose(wanted: str, known: Iterable[str], what: str, hint: str = "", where: 
     if wanted in known:
         return wanted
     near = nearest(str(wanted), known)
-    existing = f"there {'are' if known[1:] else 'is'} {', '.join(sorted(known)[:9])}"
+    names = sorted(filter(None, known))  # an empty one is what is used where nothing is typed
+    existing = f"there {'are' if names[1:] else 'is'} {', '.join(names[:9])}"
     suggestion = f"did you mean {' or '.join(map(repr, near))}?" if near else existing
     raise UsageError(f"unknown {what} {str(wanted)!r}{where}; {suggestion}", hint)
 

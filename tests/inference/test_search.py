@@ -191,6 +191,10 @@ def test_a_data_set_is_searched_as_well(trained, photos, capsys):
     (photos / "table.csv").write_text("\n".join(["image,caption", *lines]))
     answer, _ = found(capsys, trained, photos / "table.csv", "a green square", "--top", 1)
     assert answer["searches"][0]["results"][0]["path"] == str(photos / "green.png")
+    (photos / "more" / "other.tar").write_bytes(b"")  # beside a tar file a folder is read as --data reads it
+    (photos / "more" / "second red.txt").write_text("a red square")
+    answer, _ = found(capsys, trained, photos / "more", "a red square", "--top", 1)
+    assert answer["searches"][0]["results"][0]["path"] == str(photos / "more" / "second red.png")
     for name in ("empty", "texts"):
         (photos / name).mkdir()
         if name == "texts":

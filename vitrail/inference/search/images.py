@@ -51,7 +51,7 @@ def open_images(where: str, channels: int) -> SearchedImages:
     stamp = int.from_bytes(digest.digest()[:7], "little")
     stamps = np.tile(np.array([[stamp, dataset.channels]], np.int64), (len(split), 1))
     location = f"data {path.resolve() if path.exists() else where}"
-    shown, folder = list(split.names), path.parent  # names in a table are paths from its folder
-    if path.is_file() and shown and (folder / shown[0]).is_file():
+    shown, folder = list(split.names), path if path.is_dir() else path.parent  # of a table
+    if path.exists() and shown and (folder / shown[0]).is_file():
         shown = [str(folder / name) for name in shown]
     return SearchedImages(split, stamps, location, shown, tuple(dataset.notes))
