@@ -39,6 +39,8 @@ def test_small_images_get_larger_local_crops_and_a_smaller_head():
 def test_grey_images_are_not_inverted_and_tiny_ones_have_no_local_crops():
     recipe, _ = filled(EmbeddingDefaults(), 28, channels=1)
     assert (recipe.task.keys["solarize"], recipe.task.keys["color_jitter"]) == (0.0, 0.4)
+    keys = filled(DistillationDefaults(), 28, channels=1)[0].task.keys
+    assert (keys["global_scale"], keys["local_scale"]) == ((0.6, 1.0), (0.3, 0.7)), "they are centred"
     recipe, _ = filled(EmbeddingDefaults(), 8, model=Choice("vit/nano", {"patch": 4}))
     assert recipe.task.keys["local_crops"] == 0
 
