@@ -10,6 +10,7 @@ import tyro
 from vitrail.cli.output.new_paths import fresh, fresh_path
 from vitrail.cli.syntax.arguments import device, merging, read
 from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, OnDevice, Verb
+from vitrail.cli.texts.labels import read_labels
 from vitrail.errors import BadImage, UsageError
 from vitrail.storage.json_text import to_json
 from vitrail.validation import as_path
@@ -72,11 +73,7 @@ def predict(words: list[str]) -> int:
         sys.stderr.write(f"vitrail: note: precision {predictor.choice.name}: {predictor.choice.reason}\n")
     if given.img_size and not predictor.task.is_generative:
         predictor = at_size(predictor, given.img_size)
-    if given.labels:
-        from vitrail.cli.texts.labels import read_labels
-        from vitrail.inference.embeddings import with_labels
-
-        predictor = with_labels(predictor, read_labels(given.labels))
+    predictor = name_labels(predictor, given.labels)
     task = predictor.task
     if task.is_generative:
         raise UsageError(f"{given.run} is a generative model and predicts no classes", f"vitrail sample {given.run}")
@@ -91,6 +88,17 @@ def predict(words: list[str]) -> int:
     if failed:
         sys.stderr.write(f"vitrail: {failed} of {count} images could not be read\n")
     return BadImage.code if failed else 0
+
+
+def name_labels(predictor: Any, labels: str) -> Any:
+    """The predictor of the classes that texts name; a note where there are none and could be."""
+    from vitrail.inference.embeddings import reads_texts, with_labels
+
+    if labels:
+        return with_labels(predictor, read_labels(labels))
+    if reads_texts(predictor):
+        sys.stderr.write('vitrail: note: these are embeddings; --labels "a cat,a dog" tells apart what you name\n')
+    return predictor
 
 
 def check(given: Predict) -> None:

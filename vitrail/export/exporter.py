@@ -37,6 +37,8 @@ def export(
     folder = choose_folder(request, as_path(out) if out else None, source, path)
     refuse_existing(folder, request.overwrite)
     images = read_images(ImageRequest(str(source), request.data, request.split, request.keys), bundle)
+    if request.labels and not chosen.is_graph:
+        raise UsageError(f"{request.format} writes weights alone, and labels are none", "leave --labels out")
     return export_model(ExportSubject(bundle, str(source), hash_weights(path), images), chosen, request, folder)
 
 
@@ -62,8 +64,10 @@ def find_format(name: str, options: Mapping[str, Any] | None = None) -> ExportFo
 
 def export_model(subject: ExportSubject, chosen: ExportFormat, request: ExportRequest, folder: Path) -> ExportResult:
     """Writes one export: to a temporary folder beside it, proves it there, and renames it. Errors: as `export`."""
+    own, subject = subject, subject.with_labels(request.labels)
     graph = build_graph(subject.bundle, chosen, request)
-    images = read_quantising(subject, request) if request.int8 else None
+    # images of the run calibrate, whatever the labels are; of given data they may be the classes, which are measured
+    images = read_quantising(subject if request.data else own, request) if request.int8 else None
     with new_folder(folder) as temporary:
         result = write_and_prove(subject, chosen, graph, temporary)
         if images is not None:

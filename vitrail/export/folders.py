@@ -11,7 +11,7 @@ from vitrail.assembly.run_directory import RunFolder
 from vitrail.errors import UsageError
 from vitrail.export.request import ExportRequest
 from vitrail.inference.exported import INFO
-from vitrail.inference.load_any import EXPORTS, MERGED
+from vitrail.inference.load_any import EXPORTS, LABELLED, MERGED
 from vitrail.storage.atomic import sync_folder
 from vitrail.storage.litter import clear_litter
 from vitrail.validation import as_path
@@ -24,6 +24,7 @@ def choose_folder(request: ExportRequest, out: Path | None, source: str | Path, 
     name = f"{request.format}-int8" if request.int8 else request.format
     if request.merge is not None:
         name += f"{MERGED}{request.merge}"
+    name += LABELLED if request.labels else ""
     typed = as_path(source)
     parents = [path if path.is_dir() else path.parent, *path.absolute().parents]
     run = next((one for one in parents if RunFolder(one).is_run), None)

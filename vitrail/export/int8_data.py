@@ -27,11 +27,12 @@ class HeldOut(NamedTuple):
 
 class Int8Images(NamedTuple):
     """calibration: uint8 [H W C] each, none where the training images cannot be read. held_out: None where there are no
-    annotated images. sentence: which images calibrate, or why none do."""
+    annotated images. sentence: which images calibrate, or why none do; unmeasured: why none measure the accuracy."""
 
     calibration: list[np.ndarray]
     held_out: HeldOut | None
     sentence: str
+    unmeasured: str = ""
 
 
 def read_int8_images(request: SubjectRequest, bundle: ModelBundle, count: int = HELD_OUT) -> Int8Images:
@@ -43,7 +44,8 @@ def read_int8_images(request: SubjectRequest, bundle: ModelBundle, count: int = 
     except VitrailError as error:
         if request.data:
             raise
-        return Int8Images([], None, f"the data of the run cannot be read ({error.what})")
+        why = f"the data of the run cannot be read ({error.what})"
+        return Int8Images([], None, why, why)
     name = request.data or describe_data(run, dataset)
     training, where = find_training(request, bundle.task, dataset, part), "training images"
     if training is None:
@@ -53,8 +55,8 @@ def read_int8_images(request: SubjectRequest, bundle: ModelBundle, count: int = 
     images = take(training, bundle, CALIBRATING)
     sentence = f"{many(len(images), 'image').split()[0]} {where}"
     if isinstance(bundle.task, TextTask):  # retrieval needs the text tower, which no exported file has
-        return Int8Images(images, None, sentence)
-    return Int8Images(images, choose_held_out(matched, part, name, count), sentence)
+        return Int8Images(images, None, sentence, "retrieval needs the text tower, which an exported file has not")
+    return Int8Images(images, choose_held_out(matched, part, name, count), sentence, "no held-out image can be read")
 
 
 def find_training(request: SubjectRequest, task: Task, dataset: Dataset, part: str) -> Split | None:

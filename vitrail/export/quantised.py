@@ -122,7 +122,7 @@ def quantise_export(
     timing = time_files(*engines, bundle, subject.images, BATCH)
     report = Int8Report(
         method, describe_calibration(request, images),
-        images.held_out.sentence if images.held_out else images.sentence, change, answers, changed,
+        images.held_out.sentence if images.held_out else images.unmeasured, change, answers, changed,
         timing.torch_ms, timing.file_ms, measure_files(folder), measure_files(target.parent),
     )  # fmt: skip
     if report.loss > MOST_LOSS and not request.force:

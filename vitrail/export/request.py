@@ -10,6 +10,7 @@ from vitrail.export.images import ProofImages
 from vitrail.export.proof import Proof
 from vitrail.inference.exported import ExportInfo
 from vitrail.inference.graph import ImageType
+from vitrail.inference.labels import label_bundle
 from vitrail.layers.merge import Merge
 
 
@@ -18,7 +19,8 @@ class ExportRequest:
     """What to export, as it was asked. data, split, keys: other images for the proof and for calibration than those
     of the run. dynamic: int8 with scales that are found at run time. overwrite: replace the folder of an earlier
     export. force: int8 that loses more than it may. options: of the format, fields of its `Config`.
-    merge: how tokens are merged, None as the model was trained."""
+    merge: how tokens are merged, None as the model was trained; labels: of a model with a text tower, texts that name
+    the classes of a classifier, which is exported then."""
 
     format: str = "onnx"
     image_type: ImageType = "uint8"
@@ -32,6 +34,7 @@ class ExportRequest:
     force: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     merge: Merge | None = None
+    labels: tuple[str, ...] = ()
 
 
 class ExportSubject(NamedTuple):
@@ -41,6 +44,10 @@ class ExportSubject(NamedTuple):
     source: str  # as it was typed
     sha256: str  # of its weights
     images: ProofImages
+
+    def with_labels(self, labels: tuple[str, ...]) -> "ExportSubject":
+        """Of a classifier of the classes that texts name; itself without any. Errors: `UsageError`."""
+        return self._replace(bundle=label_bundle(self.bundle, labels, (), self.source)) if labels else self
 
 
 class ExportResult(NamedTuple):

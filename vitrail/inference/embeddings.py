@@ -16,12 +16,12 @@ from vitrail.errors import UsageError
 from vitrail.heads.image_text import ImageTextModel, TextTask
 from vitrail.heads.text_classifier import TextClassifier
 from vitrail.inference.image_predictor import ImagePredictor
+from vitrail.inference.labels import label_bundle, text_model_of
 from vitrail.inference.load_any import load_any
 from vitrail.inference.predictor import Predictor
 from vitrail.inference.stream import BATCH, read_each, sources_of, take_group
 from vitrail.layers.merge import Merge
 from vitrail.layers.modes import evaluation_mode
-from vitrail.tasks import classification
 from vitrail.validation import Positive, validate
 
 
@@ -42,19 +42,19 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
 def in_torch(predictor: ImagePredictor) -> Predictor:
     """Errors: `UsageError` for an exported file."""
     if not isinstance(predictor, Predictor):
-        raise UsageError(f"{predictor.source} is an exported file, which has no embeddings", "give the run it is of")
+        what = f"{predictor.source} is an exported file, without a text tower and without weights"
+        raise UsageError(what, "give the run that it was made of, or the model folder")
     return predictor
 
 
 def text_model(predictor: ImagePredictor) -> ImageTextModel:
     """The model of a predictor, with its text tower. Errors: `UsageError` where it has none."""
-    model = in_torch(predictor).model
-    if isinstance(model, TextClassifier):
-        model = model.model
-    if not isinstance(model, ImageTextModel):
-        what = f"the model of {predictor.source} has no text tower: it was trained for {predictor.recipe.task.name}"
-        raise UsageError(what, "vitrail train --data DATA --task contrastive trains one, on images with captions")
-    return model
+    return text_model_of(in_torch(predictor).bundle, str(predictor.source))
+
+
+def reads_texts(predictor: ImagePredictor) -> bool:
+    """Whether classes can be named by texts, and are not yet."""
+    return isinstance(predictor, Predictor) and isinstance(predictor.model, ImageTextModel)
 
 
 @torch.no_grad()
@@ -85,12 +85,9 @@ def with_labels(predictor: ImagePredictor, labels: Sequence[str], templates: Seq
     """The predictor of the classes that some texts name. templates: of texts for a label, which replaces {}; none: it
     is one by itself. Errors: `UsageError` for a model without a text tower, fewer than two labels, and those that are
     empty or come twice."""
-    model, own = text_model(predictor), in_torch(predictor)
-    names = tuple(clean_caption(label) for label in as_texts(labels))
-    check_labels(names)
-    classifier = TextClassifier(model, model.embed_classes(names, templates).to(model.log_scale)).eval()
-    task = classification.build(classification.Config(classes=len(names)))
-    return dataclasses.replace(own, model=classifier, classes=names, task=task)
+    own = in_torch(predictor)
+    made = label_bundle(own.bundle, as_texts(labels), templates, str(own.source))
+    return dataclasses.replace(own, model=made.model, classes=made.classes, task=made.task)
 
 
 def name_classes(predictor: ImagePredictor, dataset: Dataset) -> ImagePredictor:
@@ -138,15 +135,3 @@ def as_texts(texts: Any) -> list[str]:
     if odd := [one for one in found if not isinstance(one, str)]:
         raise UsageError(f"a {type(odd[0]).__name__} is no text", 'give a text, or several: ["a cat", "a dog"]')
     return found
-
-
-def check_labels(names: Sequence[str]) -> None:
-    """Errors: `UsageError` for labels that cannot be told apart."""
-    fix = '--labels "a cat,a dog"; a label with a comma stands in quotes: --labels \'"a cat, asleep",a dog\''
-    if not all(names):
-        raise UsageError("a label is empty", fix)
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), ""):
-        raise UsageError(f"the label {twice[:80]!r} is given twice", "give each once")
-    if len(names) < 2:
-        what = f"there is one label only, {names[0][:80]!r}" if names else "there is no label"
-        raise UsageError(f"{what}, and nothing to tell it apart from", fix)

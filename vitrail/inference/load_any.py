@@ -20,7 +20,8 @@ from vitrail.storage.hashing import hash_file
 from vitrail.validation import as_path
 
 EXPORTS = "export"  # of a run: the folder of its exports
-MERGED = "-merge-"  # in the name of an export that merges tokens: it answers for itself, not for the run
+MERGED, LABELLED = "-merge-", "-labels"  # in names of exports that merge tokens, or that have classes by their texts:
+APART = (MERGED, LABELLED)  # they answer for themselves, not for the run
 
 
 def load_any(
@@ -114,7 +115,7 @@ def find_export(source: str | Path, engine: str, weights: Literal["best", "last"
             raise
     found = []
     for folder in sorted((home / EXPORTS).glob("*")):
-        if MERGED not in folder.name and (folder / INFO).is_file():
+        if not any(part in folder.name for part in APART) and (folder / INFO).is_file():
             info = read_info(folder)[0]
             if info.file.endswith(suffixes_of(engine)):
                 found.append(((info.precision != "fp32", info.export_format != engine), folder, info))

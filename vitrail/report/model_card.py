@@ -14,14 +14,17 @@ from vitrail.storage.printable import printable
 
 TASKS = {"classes": "image-classification", "masks": "image-segmentation", "boxes": "object-detection",
          "captions": "zero-shot-image-classification"}  # fmt: skip
-CALLS = {"classes": "labels, probabilities = model.predict"}
+CALLS = dict.fromkeys(("classes", "captions"), "labels, probabilities = model.predict")
+NAMED = {"captions": (' --labels "a cat,a dog"', ', labels=["a cat", "a dog"]')}  # of texts: flags, arguments
+MORE = {"captions": ('search hf:{repo} FOLDER "a red car"',)}
 SHOWN = ("mean_recall", "top1", "top5", "macro_f1", "miou", "pixel_accuracy", "mAP", "AP50", "calibration_error", "nll")
 MOST_CLASSES = 100
 HUB = ("hf:", "timm:")
 
 
 def model_card(run: RunFolder, repo: str, licence: str, kind: str, origin: Mapping[str, Any]) -> str:
-    """The text of README.md. kind: of the task's annotations; origin: of the weights that the run began with."""
+    """The text of README.md. kind: of the task's output, "captions" where texts name classes; origin: of the weights
+    that the run began with."""
     recipe, about = run.recipe(), run.about()
     head = {
         "license": licence or None,
@@ -52,11 +55,13 @@ def base_model(source: str) -> str:
 
 
 def usage(repo: str, kind: str) -> list[str]:
-    call = CALLS.get(kind, "predictions = model")
+    call, (flags, arguments) = CALLS.get(kind, "predictions = model"), NAMED.get(kind, ("", ""))
+    more = [f"$ vitrail {line.format(repo=repo)}" for line in MORE.get(kind, ())]
     return [
-        "```console", f"$ vitrail predict hf:{repo} image.jpg", f"$ vitrail train --data FOLDER --weights hf:{repo}",
-        "```", "",
-        "```python", "import vitrail", "", f'model = vitrail.load("hf:{repo}")', f'{call}("image.jpg")', "```",
+        "```console", f"$ vitrail predict hf:{repo} image.jpg{flags}", *more,
+        f"$ vitrail train --data FOLDER --weights hf:{repo}", "```", "",
+        "```python", "import vitrail", "", f'model = vitrail.load("hf:{repo}"{arguments})', f'{call}("image.jpg")',
+        "```",
     ]  # fmt: skip
 
 

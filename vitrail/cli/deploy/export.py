@@ -7,6 +7,7 @@ from typing import Literal
 from vitrail.cli.syntax.arguments import merging, read
 from vitrail.cli.syntax.keys import keys_of
 from vitrail.cli.syntax.verb import AsJson, Merging, OfRun, OfWeights, Verb
+from vitrail.cli.texts.labels import read_labels
 from vitrail.errors import UsageError, choose
 from vitrail.storage.json_text import to_json
 
@@ -20,6 +21,7 @@ class Export(OfRun, OfWeights, AsJson, Merging):
     vitrail export runs/photos --int8 --data photos
     vitrail export runs/photos --merge 8
     vitrail export runs/photos --format html
+    vitrail export runs/captions --labels "a cat,a dog"
     """
 
     format: str = "onnx"
@@ -34,6 +36,8 @@ class Export(OfRun, OfWeights, AsJson, Merging):
     """Smaller and often faster, in whole numbers; with --data calibrated."""
     dynamic: bool = False
     """With --int8: scales at run time, without images."""
+    labels: str = ""
+    """Classes, as texts, of a model that reads them."""
     data: str = ""
     """Images for the proof (default: those held out)."""
     split: str = ""
@@ -63,7 +67,7 @@ def export(words: list[str]) -> None:
     request = ExportRequest(
         given.format, given.image_type, given.attention, given.int8, given.dynamic, given.data, given.split,
         keys_of("data", keys), given.overwrite, given.force,
-        {"runtime": given.runtime} if given.runtime else {}, merge,
+        {"runtime": given.runtime} if given.runtime else {}, merge, read_labels(given.labels) if given.labels else (),
     )  # fmt: skip
     result = export_source(given.run, request, given.out, given.checkpoint)
     if given.json:

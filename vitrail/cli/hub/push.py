@@ -11,7 +11,7 @@ import tyro
 
 from vitrail.cli.syntax.arguments import read
 from vitrail.cli.syntax.verb import OfWeights, Verb
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.errors import CheckpointError, UsageError, many
 
 
 @dataclass
@@ -40,16 +40,19 @@ def push(words: list[str]) -> None:
     from vitrail.assembly.load import load_bundle
     from vitrail.assembly.model import describe_bundle
     from vitrail.assembly.run_directory import find_run
+    from vitrail.heads.image_text import TextTask
     from vitrail.report.model_card import model_card
     from vitrail.storage.tensors import pack
 
     run = find_run(given.run)
     bundle, _ = load_bundle(run.path, weights=given.checkpoint)
     licence = choose_licence(given.licence, str(bundle.origin.get("licence", "")))
-    card = model_card(run, repo, licence, str(bundle.task.output), bundle.origin)
+    kind = "captions" if isinstance(bundle.task, TextTask) else str(bundle.task.output)
+    card = model_card(run, repo, licence, kind, bundle.origin)
     content = pack(dict(bundle.model.state_dict()), describe_bundle(bundle))
     print(card)
-    print(f"model.safetensors: {len(content) / 1e6:,.1f} MB, {len(bundle.classes)} classes")
+    classes = f", {many(len(bundle.classes), 'class', 'classes')}" if bundle.classes else ""
+    print(f"model.safetensors: {len(content) / 1e6:,.1f} MB{classes}")
     if not licence:
         print("no licence is stated; --licence NAME states that of your weights")
     if not given.yes:

@@ -32,7 +32,7 @@ def cells(row: Row) -> list[str]:
         f"{row.cpu_ms:.2f}", "-" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:,.0f}",
         f"{row.file_bytes / 1e6:.1f}", "-" if change is None else f"{100 * change.after:.2f} %",
         "-" if change is None else f"{100 * change.value:+.2f} [{100 * change.low:+.2f}, {100 * change.high:+.2f}]",
-        f"{row.changed:,} of {row.answers:,}",
+        f"{row.changed:,} of {row.answers:,}" if row.answers else "-",
     ]  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def bench(request: BenchRequest, exports: Path | None, say: Callable[[str], None
         rows = measure_rows(opened, speeds, request.batch, bundle, BenchImages(images, proof_images), say)
     return Table(
         tuple(rows), tuple((one.name, one.reason) for one in missing), request.batch, threads, describe_machine(),
-        images.held_out.sentence if images.held_out else f"none: {images.sentence}", path.name,
+        images.held_out.sentence if images.held_out else f"none: {images.unmeasured}", path.name,
     )  # fmt: skip
 
 

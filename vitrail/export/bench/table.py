@@ -39,7 +39,14 @@ class Row:
 
     @property
     def loss(self) -> float:
-        return 0.0 if self.change is None else -self.change.value
+        """Of the metric that ranks models; where that was not measured, the share of answers that differ."""
+        if self.change is None:
+            return self.changed / max(1, self.answers)
+        return -self.change.value
+
+    def loss_sentence(self) -> str:
+        share = 100 * self.loss
+        return f"{share:.1f} % other answers" if self.change is None else f"{-share:+.1f} points"
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,13 @@ def explain(table: Table, best: Row) -> str:
         facts.append(f"{best.change.sentence()} against torch")
         if best.changed and best.change.low < -MOST_LOSS:
             facts.append(f"so few images do not exclude a loss of more than {100 * MOST_LOSS:.1f} points")
-    facts.append(f"{best.changed:,} of {best.answers:,} answers differ")
+    if best.answers:
+        facts.append(f"{best.changed:,} of {best.answers:,} answers differ")
     lossy = [row for row in table.rows if row.loss > MOST_LOSS and row.cpu_ms < best.cpu_ms]
     if lossy:
-        names = " and ".join(f"{row.name} ({-100 * row.loss:+.1f} points)" for row in lossy)
-        facts.append(f"{names} would be faster and lose more than {100 * MOST_LOSS:.1f} points")
+        names = " and ".join(f"{row.name} ({row.loss_sentence()})" for row in lossy)
+        least = f"{100 * MOST_LOSS:.1f} {'points' if best.change else '% of the answers'}"
+        facts.append(f"{names} would be faster and lose more than {least}")
     exact = [row for row in table.rows[1:] if row.precision == "fp32" and row.cpu_ms * WORTH < base.cpu_ms]
     if best.precision != "fp32" and exact:
         row = min(exact, key=lambda one: one.cpu_ms)

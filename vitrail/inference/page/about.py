@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
 from vitrail.errors import UsageError
+from vitrail.heads.image_text import TextTask
 from vitrail.inference.page.assemble import Fact as Fact
 from vitrail.recipe import Recipe
 from vitrail.storage.printable import printable
@@ -71,7 +72,8 @@ def check_output(task: Task) -> None:
     """Errors: `UsageError` for a model whose answer is nothing to look at."""
     if task.output not in SHOWN:
         what = f"the page shows {', '.join(SHOWN)}, and this model gives {task.output} of an image"
-        raise UsageError(what, "--format onnx writes the model for programs")
+        named = '--labels "a cat,a dog" makes classes of texts; ' if isinstance(task, TextTask) else ""
+        raise UsageError(what, f"{named}--format onnx writes the model for programs")
 
 
 def check_channels(pre: Preprocess) -> None:

@@ -16,18 +16,9 @@ from vitrail.report.run_data import ORDER, Evaluation, RunData, read_evaluation,
 from vitrail.report.sections.images import find_mistakes
 
 METRIC_WORDS = (
-    "top1",
-    "mAP",
-    "miou",
-    "macro_f1",
-    "exact",
-    "nll",
-    "calibration_error",
-    "AP50",
-    "dice",
-    "pixel_accuracy",
-    "held_out_loss",
-)
+    "top1", "mAP", "miou", "macro_f1", "exact", "nll", "calibration_error", "AP50", "dice", "pixel_accuracy",
+    "held_out_loss", "mean_recall", "image_to_text_r1", "image_to_text_r10", "text_to_image_r1", "text_to_image_r10",
+)  # fmt: skip
 SHARES = ("top1", "exact")  # metrics that are a fraction of the images
 
 

@@ -46,5 +46,5 @@ def cells(row: Row) -> list[str]:
         "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:,.0f} MB", f"{row.file_bytes / 1e6:.1f} MB",
         "" if change is None else f"{change.metric} {100 * change.after:.2f} %",
         "" if change is None else f"{100 * change.value:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})",
-        f"{row.changed:,} of {row.answers:,}",
+        f"{row.changed:,} of {row.answers:,}" if row.answers else "-",
     ]  # fmt: skip
