@@ -182,7 +182,7 @@ def describe_type(kind: Any) -> str:
     if origin is tuple:
         one = describe_type(args[0]).removeprefix("a ") + "s"
         return f"a list of {one}" if args[-1] is ... else f"{len(args)} {one}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "an object"}
     return words.get(kind, str(kind))
 
 

@@ -16,6 +16,7 @@ from vitrail.data.annotations.captions import clean_caption, clean_captions
 from vitrail.data.survey.annotations import survey_annotations
 from vitrail.data.survey.assess import broken_annotations
 from vitrail.data.survey.images import survey_images
+from vitrail.datasets import captions
 from vitrail.errors import BadImage, DataError, UsageError
 from vitrail.recipe import DataConfig
 from vitrail.report.survey.annotations import render
@@ -186,6 +187,14 @@ def test_endings_of_any_case_are_captions(tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.TXT").write_text(f"number {i}")
     assert captions_of(look(tmp_path)) == {f"{i}.png": (f"number {i}",) for i in range(4)}
+
+
+def test_a_text_of_two_endings_is_one_image_with_a_caption(tmp_path):
+    """As everywhere on a file system that takes .txt and .TXT for the same."""
+    save_images(tmp_path, *(f"{i}.png" for i in range(3)))
+    for ending in ("txt", "TXT"):
+        (tmp_path / f"0.{ending}").write_text("a cat on a mat")
+    assert not captions.matches(str(tmp_path))
 
 
 def test_label_files_among_captions_are_left_out(tmp_path):

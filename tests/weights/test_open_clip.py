@@ -138,6 +138,17 @@ def test_what_an_image_tower_of_ours_has_not_is_refused(pair, tmp_path):
             read(change(pair[2], tmp_path / str(number), **{f"vision_cfg__{key}": value}))
 
 
+@one("CLIP")
+def test_a_config_of_other_types_is_refused_by_its_field(pair, tmp_path):
+    folder = change(pair[2], tmp_path / "other")
+    path = folder / "open_clip_config.json"
+    about = json.loads(path.read_text())
+    for value in ([1], "small", 3):
+        path.write_text(json.dumps({**about, "model_cfg": {**about["model_cfg"], "text_cfg": value}}))
+        with pytest.raises(CheckpointError, match=r"model_cfg.text_cfg in .*open_clip_config.json takes an object"):
+            read(folder)
+
+
 def imported(folder, out, *words):
     """What an import of the image tower alone says, and its model."""
     assert main(["import", str(folder), "--new-head", "--classes", "3", "--out", str(out), *words]) in (0, None)

@@ -72,7 +72,8 @@ def choose_duration(c: Choices, defaults: Defaults) -> None:
         epochs = p.epochs or whole / (3 if pretrained else 1)
         steps = max(1, math.ceil(epochs * n / batch))
         fewer = ", a third of what random weights need" if pretrained and not p.epochs else ""
-        c.set_default("train", "steps", steps, f"{epochs:.3g} epochs, {round(epochs * n):,} images in all{fewer}")
+        length = "1 epoch" if epochs == 1 else f"{epochs:.3g} epochs"
+        c.set_default("train", "steps", steps, f"{length}, {round(epochs * n):,} images in all{fewer}")
     c.recipe = dataclasses.replace(c.recipe, train=dataclasses.replace(c.recipe.train, epochs=None))
     steps = c.recipe.train.steps or 1
     c.set_default("train", "eval_every", max(math.ceil(n / batch), math.ceil(steps / 20)))

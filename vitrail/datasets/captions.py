@@ -46,11 +46,16 @@ def matches(path: str) -> bool:
         return False
     try:
         names = find_images(str(root))
-        stems = [os.path.splitext(name)[0] for name in names]
-        texts = [stem + ending for stem in stems for ending in (".txt", ".TXT") if os.path.isfile(stem + ending)]
+        texts = list(filter(None, map(find_text, names)))
         return bool(texts) and 2 * len(texts) >= len(names) and any(map(is_text, texts))
     except OSError:
         return False
+
+
+def find_text(image: str) -> str:
+    """The path of the text beside an image, one of them where a file system tells .txt from .TXT; "" without any."""
+    stem = os.path.splitext(image)[0]
+    return next((stem + ending for ending in (".txt", ".TXT") if os.path.isfile(stem + ending)), "")
 
 
 def find_images(folder: str) -> list[str]:

@@ -105,17 +105,18 @@ def compare_boxes(ours: Outputs, theirs: Outputs, multi_label: bool) -> Differen
 
 
 def compare_features(ours: Outputs, theirs: Outputs, multi_label: bool) -> Difference:
-    """Features [B E]: the answer of an image is which other one of the batch is most like it, by the cosine."""
+    """Features [B E]: the answer of an image is which other one of the batch is most similar, by the cosine.
+    Of fewer than three images there is no choice, and no answer is counted."""
     a, b = ours["features"], theirs["features"]
     error = relative_error(a, b)
     if len(b) < 3 or not np.isfinite(error):
         return Difference(error)
-    mine, torchs = (likeness(x.astype(np.float64)) for x in (a, b))
+    mine, torchs = (cosine_similarities(x.astype(np.float64)) for x in (a, b))
     return Difference(error, *count_changes(mine.argmax(1) != torchs.argmax(1), top_margin(torchs, 1), 1.0))
 
 
-def likeness(features: np.ndarray) -> np.ndarray:
-    """The cosine of every row with every other one; below all of them with itself."""
+def cosine_similarities(features: np.ndarray) -> np.ndarray:
+    """The cosine of every row of features [B E] with every other one, [B B]; -2 with itself, below all of them."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), TINY)
     cosines = np.asarray(unit @ unit.T)
     np.fill_diagonal(cosines, -2.0)

@@ -32,13 +32,13 @@ def export(
     chosen = find_format(request.format, request.options)
     chosen.check()
     check_quantiser(request)
+    if request.labels and not chosen.is_graph:
+        raise UsageError(f"{request.format} writes weights alone, and labels are none", "leave --labels out")
     bundle, path = load_bundle(source, weights=weights)
     bundle = with_merging(bundle, request.merge)
     folder = choose_folder(request, as_path(out) if out else None, source, path)
     refuse_existing(folder, request.overwrite)
     images = read_images(ImageRequest(str(source), request.data, request.split, request.keys), bundle)
-    if request.labels and not chosen.is_graph:
-        raise UsageError(f"{request.format} writes weights alone, and labels are none", "leave --labels out")
     return export_model(ExportSubject(bundle, str(source), hash_weights(path), images), chosen, request, folder)
 
 

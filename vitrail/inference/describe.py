@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vitrail.contracts import Task
+from vitrail.errors import many
 from vitrail.recipe import Recipe
 from vitrail.storage.printable import printable
 
@@ -33,11 +34,11 @@ def describe_prediction(sources: Sequence[str], labels: Sequence[str], probabili
         for source, label, row in zip(sources[:SHOWN], labels, probabilities, strict=False)
     ]
     more = [f"  ... {len(sources) - SHOWN:,} more"] if len(sources) > SHOWN else []
-    return "\n".join([f"Prediction of {len(sources):,} images: .labels, .probabilities, .sources", *rows, *more])
+    return "\n".join([f"Prediction of {many(len(sources), 'image')}: .labels, .probabilities, .sources", *rows, *more])
 
 
 def describe_classes(classes: Sequence[str]) -> str:
-    return f": {len(classes)} classes: {list_classes(classes)}" if classes else ""
+    return f": {many(len(classes), 'class', 'classes')}: {list_classes(classes)}" if classes else ""
 
 
 def list_classes(classes: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ def retrieval_metrics(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str
     for name, (queries, answers, query_owner, answer_owner) in ways.items():
         counts = rank_counts(queries, answers, query_owner, answer_owner)
         values |= {f"{name}_r{k}": float(expected_hits(*counts, k).mean()) for k in KS}
-        values[f"{name}_median_rank"] = float(expected_ranks(*counts).quantile(0.5)) if len(queries) else 0.0
+        values[f"{name}_median_rank"] = float(expected_ranks(*counts[:2]).quantile(0.5)) if len(queries) else 0.0
     recalls = [value for name, value in values.items() if "_r" in name and not name.endswith("rank")]
     return {"mean_recall": sum(recalls) / len(recalls), **values}
 
@@ -31,7 +31,7 @@ def retrieval_metrics(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str
 def image_ranks(images: Tensor, texts: Tensor, owners: Tensor) -> Tensor:
     """The rank, from 1, of each image's best caption among all texts, float64 [N]; arguments as of
     `retrieval_metrics`."""
-    return expected_ranks(*rank_counts(images, texts, torch.arange(len(images)), owners))
+    return expected_ranks(*rank_counts(images, texts, torch.arange(len(images)), owners)[:2])
 
 
 def rank_counts(
@@ -52,7 +52,7 @@ def rank_counts(
     return above, equal, own
 
 
-def expected_ranks(above: Tensor, equal: Tensor, own: Tensor) -> Tensor:
+def expected_ranks(above: Tensor, equal: Tensor) -> Tensor:
     """The rank of a query's best own answer, in the middle of those of the same similarity: [Q]."""
     return above + equal / 2 + 1
 

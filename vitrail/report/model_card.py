@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitrail.assembly.run_directory import RunFolder
+from vitrail.errors import many
 from vitrail.recipe import Recipe, with_defaults
 from vitrail.report.run_data import ORDER, read_evaluations
 from vitrail.storage.json_text import to_json
@@ -69,7 +70,7 @@ def data_lines(about: Mapping[str, Any]) -> list[str]:
     data, classes = about["data"], [str(name) for name in about["classes"]]
     parts = ", ".join(f"{count:,} {name}" for name, count in data.get("parts", {}).items())
     shown = ", ".join(classes[:MOST_CLASSES]) + (", ..." if classes[MOST_CLASSES:] else "")
-    named = ["", f"{len(classes):,} classes: {shown}."] if classes else []
+    named = ["", f"{many(len(classes), 'class', 'classes')}: {shown}."] if classes else []
     return [f"Images: {parts}.", *named]
 
 

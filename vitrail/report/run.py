@@ -6,6 +6,7 @@ from typing import Any
 
 from vitrail.assembly.run_directory import RunFolder, find_run
 from vitrail.engine.log import read_rows
+from vitrail.errors import many
 from vitrail.inference.describe import list_classes
 from vitrail.inference.predictor import Predictor, load_predictor
 from vitrail.recipe import Recipe
@@ -70,11 +71,11 @@ class Run:
         recipe, metrics, classes = self.recipe, self.metrics, self.classes
         numbers = [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float) and k not in ABOUT][:SHOWN]
         data = recipe.data.keys.get("path") or recipe.data.name
-        evaluated = f"{metrics.get('part', '')}, {metrics.get('count', 0):,} images: {', '.join(numbers)}"
+        evaluated = f"{metrics.get('part', '')}, {many(metrics.get('count', 0), 'image')}: {', '.join(numbers)}"
         return "\n".join(
             [
-                f"Run {self.path}: {recipe.model.name} on {data}, {recipe.train.steps or 0:,} steps",
-                *([f"  {len(classes)} classes: {list_classes(classes)}"] if classes else []),
+                f"Run {self.path}: {recipe.model.name} on {data}, {many(recipe.train.steps or 0, 'step')}",
+                *([f"  {many(len(classes), 'class', 'classes')}: {list_classes(classes)}"] if classes else []),
                 f"  {evaluated}" if numbers else "  no evaluation yet",
                 f"  report: {self.folder.report}",
                 "  .metrics, .predictor, .report, .history, .recipe, .path",

@@ -10,7 +10,7 @@ from vitrail.assembly.run_directory import RunFolder
 from vitrail.data import fingerprint as entries
 from vitrail.engine.processes.restore import load_newest
 from vitrail.engine.processes.world import World
-from vitrail.errors import DataError, UsageError
+from vitrail.errors import DataError, UsageError, many
 from vitrail.recipe import Change, Recipe, changes, override
 from vitrail.storage.atomic import clean_folder
 from vitrail.training.build import build_session
@@ -64,7 +64,7 @@ def open_session(folder: RunFolder, before: Recipe, after: Recipe, world: World)
         begin_again(session)
     if session.state.step > session.steps:
         raise UsageError(
-            f"the run has done {session.state.step} steps, more than train.steps = {session.steps}",
+            f"the run has done {many(session.state.step, 'step')}, more than train.steps = {session.steps}",
             "use a larger --steps",
         )
     return session

@@ -4,7 +4,7 @@ several and an index; and the sidecar beside them."""
 from dataclasses import replace
 from pathlib import Path
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, many
 from vitrail.weights.read import TORCH, RawWeights, read_weights
 from vitrail.weights.remote.hub import NAMES, choose_main
 from vitrail.weights.remote.shards import AGAIN, INDEX, check_complete, is_index, join_hashes, read_index
@@ -71,5 +71,8 @@ def read_published(path: Path, sha256: str | None = None) -> tuple[RawWeights, S
     digest = join_hashes({name: raw.sha256 for name, raw in parts.items()})
     if sha256 is not None and digest != sha256.lower().removeprefix("sha256:"):
         raise CheckpointError(f"{folder} is not as expected: the SHA-256 of its files is {digest}", "download it again")
-    notes = (f"read from {len(files)} files", *dict.fromkeys(note for raw in parts.values() for note in raw.notes))
+    notes = (
+        f"read from {many(len(files), 'file')}",
+        *dict.fromkeys(note for raw in parts.values() for note in raw.notes),
+    )
     return RawWeights(tensors, {}, digest, notes), beside

@@ -68,7 +68,7 @@ def identify(
     best = found[0]
     if best.contradictions and not sidecar.certain:
         other = identify(tensors, None, given, source)
-        why = f"config.json beside it is of another model, and not used: {best.contradictions[0]}"
+        why = f"{sidecar.file} beside it is of another model, and not used: {best.contradictions[0]}"
         return replace(other, reasons=(*other.reasons, why))
     if best.contradictions:
         fix = f"they belong to different models: remove {sidecar.file}, or bring the one of these weights"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import CheckpointError, UsageError
+from vitrail.errors import CheckpointError, UsageError, many
 from vitrail.recipe import Choice
 from vitrail.storage.hashing import hash_file
 from vitrail.weights.remote import folder, hub
@@ -249,7 +249,7 @@ def describe(reference: Reference, got: LocalFile) -> Located:
     licence = got.licence or (row.licence if row else "")
     facts = [source if reference.path is None else "known by its SHA-256"]
     facts += [f"commit {got.revision[:12]}"] if got.revision else []
-    facts += [f"{len(got.parts)} files"] if got.parts else []
+    facts += [many(len(got.parts), "file")] if got.parts else []
     facts += [f"SHA-256 {got.sha256_of_weights[:16]}", f"licence {describe_licence(licence) or 'not stated'}"]
     facts.append(f"{got.fetched / 1e6:,.1f} MB were fetched" if got.fetched else "it was on this machine")
     reasons = [

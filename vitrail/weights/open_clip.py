@@ -11,7 +11,7 @@ from typing import Any
 
 from vitrail.data.texts.tokenizer import Clean
 from vitrail.errors import CheckpointError
-from vitrail.weights.sidecars import CountOf, Sidecar, Small, Whole, look_up
+from vitrail.weights.sidecars import CountOf, Sidecar, Small, Whole
 
 WRITER = "open_clip"
 VISION, TEXT = "model_cfg.vision_cfg", "model_cfg.text_cfg"
@@ -69,8 +69,9 @@ def foreign_text_tower(sidecar: Sidecar) -> str:
 
 
 def odd_setting(sidecar: Sidecar, path: str, known: Mapping[str, Any]) -> str:
-    """The first key of a tower that vitrail's has not, in words; "" where there is none."""
-    for name, value in (look_up(sidecar.config, path) or {}).items():
+    """The first key of a tower that vitrail's has not, in words; "" where there is none. Errors: `CheckpointError` for
+    what is no object."""
+    for name, value in (sidecar.get(dict, path) or {}).items():
         allowed = known.get(name, ())
         if allowed is not None and value not in allowed:
             return f"{sidecar.path_of(f'{path}.{name[:60]}')} is {str(value)[:40]!r}"

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from vitrail.errors import many
+
 MAX_LISTED = 10
 
 
@@ -36,7 +38,7 @@ class LoadReport:
         rows = [
             ("source", self.source),
             *((("sha256", self.sha256),) if self.sha256 else ()),  # weights of a run have none
-            ("loaded", f"{len(self.loaded)} tensors, {self.fraction:.2%} of the model's numbers"),
+            ("loaded", f"{many(len(self.loaded), 'tensor')}, {self.fraction:.2%} of the model's numbers"),
             ("missing", list_names(self.missing)),
             ("unexpected", list_names(self.unexpected)),
             *((("new", list_names(self.new)),) if self.new else ()),

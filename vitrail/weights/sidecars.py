@@ -26,12 +26,8 @@ Pixels = Annotated[int, Gt(0), Le(2**14)]
 Small = Annotated[float, Gt(0), Lt(1)]  # an epsilon
 Ratio = Annotated[float, Gt(0), Le(1000)]
 SIDECAR_FIX = "correct it, or remove it: the tensors say most of it"
-PARTS = (
-    "",
-    "vision_config.",
-    "backbone_config.",
-    "model_cfg.vision_cfg.",
-)  # where a config has that of its image model
+# where a config has that of its image model
+PARTS = ("", "vision_config.", "backbone_config.", "model_cfg.vision_cfg.")
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 KINDS = ("architecture", "model_type", "_class_name", "timm_model_name")  # names of fields that name a model
 

@@ -19,18 +19,21 @@ from vitrail.recipe import CHOICES, RuntimeConfig
 from vitrail.validation import describe_type
 
 T = TypeVar("T")
+LITERAL = "--"  # as everywhere: a text or a file whose name begins with - stands behind it
 MOST_MERGED = 4096  # tokens a block
 NO_KEYS = {f"--{section}.{field}" for section in CHOICES for field in ("name", "keys")}
 
 
 def read(verb: Verb[T], words: list[str]) -> tuple[T, Given]:
-    """`words` as arguments of a command, and the keys of a recipe among them. Errors: `UsageError`; --help exits."""
-    words = expand_short_flags(words)
+    """`words` as arguments of a command, and the keys of a recipe among them; where it takes a list, nothing behind a
+    `--` alone is an option. Errors: `UsageError`; --help exits."""
+    end = literal_at(verb.kind, words)
+    words, behind = expand_short_flags(words[:end]), words[end:]
     if {"-h", "--help"} & set(words):
         print_help(verb, words)
         raise SystemExit(0)
     rest, keys = take_keys(words, verb.flags)
-    given = parse_arguments(verb.kind, rest, verb.prog, verb)
+    given = parse_arguments(verb.kind, [*rest, *behind], verb.prog, verb)
     for section, values in keys:
         if section not in verb.sections:
             takes = " and ".join(f"--{s}" for s in verb.sections)
@@ -62,6 +65,7 @@ def check_options(words: list[str], kind: type, prog: str, verb: Verb[Any] | Non
     """Errors: `UsageError` for options that do not exist (with the nearest), come twice, or are empty."""
     flags = own_flags(kind)
     given: set[str] = set()
+    words = words[: literal_at(kind, words)]
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
@@ -89,6 +93,17 @@ def own_flags(kind: type) -> dict[str, str]:
     return flags
 
 
+def takes_list(kind: type) -> bool:
+    """Whether a command takes any number of arguments, such as texts or files."""
+    hints = get_type_hints(kind, include_extras=True).values()
+    return any(has_mark(hint, "Positional") and get_origin(get_args(hint)[0]) is tuple for hint in hints)
+
+
+def literal_at(kind: type, words: list[str]) -> int:
+    """The index of the `--` behind which no word is an option, or that of the end."""
+    return words.index(LITERAL) if LITERAL in words and takes_list(kind) else len(words)
+
+
 def has_mark(hint: Any, mark: str) -> bool:
     return get_origin(hint) is Annotated and any(mark in repr(m) for m in get_args(hint)[1:])
 
@@ -96,6 +111,8 @@ def has_mark(hint: Any, mark: str) -> bool:
 def raise_unknown(flag: str, flags: Iterable[str], prog: str, verb: Verb[Any] | None) -> None:
     """Errors: `UsageError` always, with the nearest option or key of a recipe."""
     hint = f"{prog} --help shows every option"
+    if (" " in flag or flag[:2] != "--") and verb and takes_list(verb.kind):
+        hint = f"{prog} ... {LITERAL} WORD, since behind {LITERAL} nothing is an option; {hint}"
     keys = [k for k in recipe_flags() if verb and k[2:].partition(".")[0] in verb.sections]
     options = [*(f.flag for f in (verb.flags if verb else ())), *flags, *keys]
     leaf = flag.lstrip("-").rpartition(".")[2].replace("-", "_")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from vitrail.contracts import Task
 from vitrail.data.transforms.preprocess import Preprocess
-from vitrail.errors import UsageError
+from vitrail.errors import UsageError, many
 from vitrail.heads.image_text import TextTask
 from vitrail.inference.page.assemble import Fact as Fact
 from vitrail.recipe import Recipe
@@ -99,7 +99,7 @@ def score_facts(task: Task, part: str, metrics: Mapping[str, Any]) -> list[Fact]
         return []
     is_share = task.metric.higher_is_better
     ends = find_interval(task, metrics, value, count)
-    more = f"{count:,} {part} images"
+    more = many(count, f"{part} image")
     if ends:
         more = f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f} %, {more}"
     name = METRICS.get(task.metric.name, task.metric.name)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitrail.assembly.run_directory import find_run, hash_of
-from vitrail.errors import UsageError
+from vitrail.errors import UsageError, many
 from vitrail.metrics.intervals import bootstrap_interval as bounds
 from vitrail.metrics.intervals import wilson_interval
 from vitrail.recipe import to_tables
@@ -205,14 +205,14 @@ def describe_comparison(comparison: RunComparison) -> list[str]:
         )
     for name, other in zip(comparison.names[1:], comparison.disagreements, strict=False):
         low, high, gain = 100 * other.change.low, 100 * other.change.high, 100 * other.change.value
-        between = f"95 % interval {low:+.2f} to {high:+.2f}, bootstrap over the same {other.total:,} images"
+        between = f"95 % interval {low:+.2f} to {high:+.2f}, bootstrap over the same {many(other.total, 'image')}"
         order = "more" if gain >= 0 else "less"
         sentences.append(
             f"{name} is {abs(gain):.2f} points {order} accurate than {comparison.names[0]} ({between}); "
             f"{significance(low, high)}."
         )
         sentences.append(
-            f"Only {comparison.names[0]} is correct on {len(other.first):,} images, "
+            f"Only {comparison.names[0]} is correct on {many(len(other.first), 'image')}, "
             f"only {name} on {len(other.second):,}; "
             f"both are wrong with different predictions on {len(other.neither):,}."
         )

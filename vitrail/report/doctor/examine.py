@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.errors import many
 from vitrail.metrics.intervals import wilson_interval
 from vitrail.report.doctor.files import RunFiles
 from vitrail.report.doctor.finding import Finding, list_some
@@ -94,7 +95,7 @@ def interruption(run: RunData, disk: RunFiles) -> Iterator[Finding]:
             "interrupted", True,
             f"the run was interrupted{', and its checkpoints are gone' if lost else ' before its first checkpoint'}",
             f"{progress}; {run.folder.checkpoints} has none, "
-            f"and one is saved every {run.recipe.runtime.save_every:,} steps",
+            f"and one is saved every {many(run.recipe.runtime.save_every, 'step')}",
             f"{resume_command(run)} starts again at step 0"
             + ("" if lost else "; --runtime.save-every saves more often"),
         )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.analysis.cost import Cost
+from vitrail.errors import many
 from vitrail.metrics.intervals import chance_difference
 from vitrail.report.page.markup import escape_name, escape_text
 
@@ -66,7 +67,7 @@ def describe_curves(
     if len(losses) > 1:
         (_, first), (step, last) = losses[0], losses[-1]
         change = "fell" if last < first else "rose"
-        sentences.append(f"The training loss {change} from {first:.3g} to {last:.3g} over {int(step):,} steps.")
+        sentences.append(f"The training loss {change} from {first:.3g} to {last:.3g} over {many(int(step), 'step')}.")
     if len(scores) > 3:
         late = scores[-1][1] - scores[len(scores) * 3 // 4 - 1][1]
         gained = f"{abs(100 * late):.1f} points"

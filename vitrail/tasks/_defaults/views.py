@@ -96,7 +96,7 @@ class DistillationDefaults(ViewDefaults):
             c.set_key("task", "hidden", 512, "a smaller head, on a CPU")
         if c.recipe.input.channels == 1 and max(c.recipe.input.size or (SMALL + 1,)) <= SMALL:
             for key, scale in (("global_scale", (0.6, 1.0)), ("local_scale", (0.3, 0.7))):
-                c.set_key("task", key, scale, "small grey images are usually centred")
+                c.set_key("task", key, scale, "small grey images are usually centred, and small crops miss them")
 
     def choose_optimizer(self, c: Choices) -> None:
         c.set_default("optim", "weight_decay", 0.04, "as published for DINO")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitrail.errors import CheckpointError, VitrailError
+from vitrail.errors import CheckpointError, VitrailError, many
 from vitrail.storage.hashing import hash_file
 from vitrail.storage.json_text import from_json
 from vitrail.weights.remote import hub
@@ -153,7 +153,8 @@ def obtain_shards(wanted: HubFile, got: LocalFile, name: WeightsName) -> LocalFi
     cached = (hub.find_cached(part, part.revision) for part in parts)
     missing = index.size - sum(path.stat().st_size for path, _ in filter(None, cached))
     check_size(
-        RemoteFile("", f"{name.before(wanted.repo)}{wanted.repo} ({len(parts)} files)", max(missing, 0)), got.path
+        RemoteFile("", f"{name.before(wanted.repo)}{wanted.repo} ({many(len(parts), 'file')})", max(missing, 0)),
+        got.path,
     )
     return got.with_parts([obtain_hub_file(part, "", got.licence, name, wanted.file) for part in parts])
 
