@@ -52,7 +52,7 @@ def prepare_run(recipe: Recipe, world: World, progress: Progress | None = None) 
     dataset, data = open_data(recipe.data, annotations, names)
     origin = pretrained.find_weights(recipe.init, recipe.model)  # fetched for data that is there
     recipe, task, reasons = choose_task(recipe, dataset, origin.model if origin else "", names)
-    is_new = pretrained.has_new_head(origin, task.output_names(dataset.classes), recipe.init)
+    is_new = pretrained.has_new_head(origin, task.output_names(dataset.classes), recipe.task.name, recipe.init)
     if origin:
         recipe, inherited = pretrained.inherit_settings(recipe, origin, dataset.channels, task, is_new)
         reasons += inherited

@@ -94,9 +94,13 @@ def check_same(origin: WeightsOrigin, about: Mapping[str, Any]) -> None:
         )
 
 
-def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...], start: InitConfig) -> bool:
-    """Whether initial weights are for other classes than a task's outputs, by their names, or treated so."""
-    return origin is not None and (origin.classes != classes or start.head == "new")
+def has_new_head(origin: WeightsOrigin | None, classes: tuple[str, ...], task: str, start: InitConfig) -> bool:
+    """Whether initial weights are for other classes than a task's outputs, by their names, or treated so. Without
+    classes, whether they are of another task."""
+    if origin is None:
+        return False
+    is_other = not classes and origin.recipe is not None and origin.recipe.task.name != task
+    return origin.classes != classes or is_other or start.head == "new"
 
 
 def head_kind(name: str, keys: Mapping[str, Any]) -> str | None:
