@@ -59,3 +59,23 @@ def test_workers_get_the_tokenizer_and_no_model():
         assert torch.equal(one, other)
     assert transform.load(SPLIT, keys(4, 0))[1].shape == (4, 8)
     assert not isinstance(transform.deterministic(), CaptionTransform)
+
+
+def test_words_are_cut_by_seed_epoch_and_image():
+    words = train_tokenizer([text for own in TEXTS for text in own], 300, 16)
+    pre = Preprocess((8, 8), 3, (0.5,) * 3, (0.5,) * 3)
+
+    def load(seed, rate, epochs=40):
+        return CaptionTransform(pre, seed, KnownTokenizer(words), rate).load(SPLIT, keys(epochs, 1))[1]
+
+    assert torch.equal(load(5, 0.0)[:1].expand(40, -1), load(5, 0.0))
+    rows = load(5, 0.5)
+    assert torch.equal(rows, load(5, 0.5))
+    assert torch.equal(rows[:10], load(5, 0.5, 10))
+    assert not torch.equal(rows, load(6, 0.5))
+    assert len({tuple(row) for row in rows.tolist()}) > 3
+    assert {words.decode(row) for row in rows.tolist()} == {"a cat"}
+    transform = CaptionTransform(pre, 5, KnownTokenizer(words), 0.5)
+    transform.load(SPLIT, keys(1, 1))
+    there = pickle.loads(pickle.dumps(transform))  # noqa: S301
+    assert torch.equal(there.load(SPLIT, keys(40, 1))[1], rows)

@@ -35,6 +35,11 @@ def test_texts_become_rows_of_one_length(trained):
     assert trained.lengths(["", "a red car"]).tolist()[0] == 2
 
 
+def test_a_word_is_the_same_token_wherever_it_stands(trained):
+    first, second = trained.encode(["car", "a car"]).tolist()
+    assert first[1] == second[2]
+
+
 def test_what_a_recipe_says_of_it(trained):
     facts = trained.facts
     assert facts.size == len(trained.content)

@@ -39,6 +39,15 @@ def test_a_causal_tower_sees_no_token_behind_the_end():
     assert not torch.allclose(tower(tokens), tower(torch.tensor([[1, 9, 7, 2, 0, 0, 0, 0]])))
 
 
+def test_a_mean_is_of_the_tokens_up_to_the_end():
+    tower, tokens = build(summary="mean"), torch.tensor([[1, 7, 9, 2, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0, 0]])
+    other = tokens.clone()
+    other[0, 4:], other[1, 2:] = 33, 17
+    assert torch.equal(tower(tokens), tower(other))
+    x = torch.arange(16.0).reshape(2, 8, 1)
+    assert tower.summarise(x, tokens).flatten().tolist() == [1.5, 8.5]
+
+
 def test_other_towers_see_all_tokens():
     tower, tokens = build(causal=False, summary="last"), torch.tensor([[1, 7, 9, 2, 0, 0, 0, 0]])
     other = tokens.clone()

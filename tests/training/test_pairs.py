@@ -129,7 +129,7 @@ def test_a_locked_image_tower_keeps_its_weights(trained, pairs, tmp_path):
     folder = tmp_path / "locked"
     run("train", "--data", pairs, "--out", folder, "--weights", trained, "--optim.freeze", "backbone", "--steps", 2,
         "--batch-size", 16, "--workers", 0)  # fmt: skip
-    one, other = weights(trained), weights(folder)
+    one, other = load.load_bundle(trained)[0].model.state_dict(), weights(folder)  # of the best evaluation
     assert all(torch.equal(one[name], other[name]) for name in one if name.startswith("backbone."))
     assert torch.equal(one["tokenizer.content"], other["tokenizer.content"])
     assert not torch.equal(one["text.proj.weight"], other["text.proj.weight"])
@@ -162,6 +162,45 @@ def test_a_text_tower_keeps_its_tokens_and_places(trained, pairs, tmp_path, caps
     err = " ".join(capsys.readouterr().err.split())
     assert "has other tokens, places or widths than are asked for" in err
     assert "--init.head new" in err
+
+
+def test_few_pairs_are_learned_by_softmax_and_muon_and_words_in_pieces(pairs, trained, tmp_path, capsys):
+    words = ["train", "--data", pairs, "--model", "vit/pico", "--steps", 1, "--dry-run", "--out", tmp_path / "run"]
+    run(*words)
+    shown = capsys.readouterr().out
+    for said in ("task.loss = softmax", "optim.name = muon", "task.subword_dropout = 0.2"):
+        assert said in shown
+    run(*words, "--task.loss", "sigmoid", "--optim.name", "adamw", "--task.subword-dropout", 0.0)
+    shown = capsys.readouterr().out
+    assert "softmax" not in shown
+    assert "muon" not in shown
+    assert "subword_dropout" not in shown
+    run(*words[:3], "--steps", 1, "--dry-run", "--out", tmp_path / "run", "--weights", trained)
+    assert "optim.name = adamw" in capsys.readouterr().out
+
+
+def test_a_backbone_of_another_task_has_no_head_for_captions(trained, pairs, tmp_path, capsys):
+    base = ["train", "--data", pairs, "--model", "vit/nano", "--img-size", 16, 16, "--batch-size", 16, "--workers", 0]
+    run(*base, "--task", "masked_autoencoding", "--model.patch", 4, "--steps", 1, "--out", tmp_path / "mae")
+    capsys.readouterr()
+    words = ["train", "--data", pairs, "--weights", tmp_path / "mae", "--steps", 1, "--dry-run"]
+    run(*words)
+    shown = capsys.readouterr().out
+    assert "the head is kept" not in shown
+    run(*words[:3], "--weights", trained, *words[5:])
+    assert "the head is kept" in capsys.readouterr().out
+
+
+def test_subword_dropout_needs_a_tokenizer_of_pieces(pairs, tmp_path, capsys):
+    library = load_library()
+    names = {"[UNK]": 0, "<pad>": 1, "red": 2}
+    words = library.Tokenizer(library.models.WordLevel(names, unk_token="[UNK]"))
+    words.save(str(tmp_path / "words.json"))
+    code = main(["train", "--data", str(pairs), "--out", str(tmp_path / "run"), *TINY, "--steps", "1",
+                 "--task.tokenizer", str(tmp_path / "words.json"), "--task.subword-dropout", "0.1"])  # fmt: skip
+    assert code == 2
+    assert "leave --task.tokenizer out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_mixed_images_are_refused(pairs, tmp_path, capsys):

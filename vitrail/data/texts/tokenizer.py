@@ -75,7 +75,7 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without the special ones."""
-        return str(self.encoder.decode(list(tokens), skip_special_tokens=True))
+        return str(self.encoder.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def names(self, tokens: Iterable[int]) -> list[str]:
         """The tokens of such ids, those that are there."""
@@ -110,7 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> Toke
     parts = library.normalizers
     spaces = parts.Replace(library.Regex(r"\s+"), " ")
     made.normalizer = parts.Sequence([parts.NFC(), parts.Lowercase(), spaces, parts.Strip()])
-    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)  # a first word is a word like others
     made.decoder = library.decoders.ByteLevel()
     alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
     trainer = library.trainers.BpeTrainer(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.contracts import Defaults
+from vitrail.data.texts.subwords import SubwordDropout
 from vitrail.data.texts.tokenizer import Tokenizer, fit_tokenizer, read_tokenizer, train_tokenizer
 from vitrail.errors import UsageError
 from vitrail.facts import Choices, check_absent
@@ -21,6 +22,8 @@ SIDES = {
     "left", "right", "leftwards", "rightwards", "links", "rechts", "gauche", "droite", "izquierda", "derecha", "влево",
     "вправо", "слева", "справа", "налево", "направо", "левая", "левый", "левой", "правая", "правый", "правой",
 }  # fmt: skip
+MANY_PAIRS = 8000  # from which on the loss and the optimiser are the published ones
+FEW = "learns more of few pairs from random weights"
 BATCHES = ((50_000, 1024), (8000, 512), (2000, 256), (500, 128), (0, 32))  # by the number of images, on a CPU
 
 
@@ -46,6 +49,10 @@ class PairDefaults(Defaults):
         if (c.recipe.train.batch_size or 0) > c.facts.count > 1:
             what = f"more than the {c.facts.count:,} training images: a batch has a pair several times"
             c.reasons.append(f"train.batch_size = {c.recipe.train.batch_size:,}: {what}, and each as a wrong answer")
+        if is_small(c):
+            c.set_key("task", "loss", "softmax", FEW)
+            if not self.config.tokenizer:
+                c.set_key("task", "subword_dropout", 0.2, "few captions: words are cut differently each time")
         if c.facts.gpu:
             c.set_key("task", "text", "tiny" if c.facts.count < MANY else "small", "on a GPU")
         config = update_config(self.config, c.recipe.task.keys, "contrastive")  # with what came with initial weights
@@ -55,6 +62,8 @@ class PairDefaults(Defaults):
         text = self.text_of(config)
         tokenizer = make_tokenizer(config, text, c.facts.captions)
         facts = tokenizer.facts
+        if config.subword_dropout:
+            SubwordDropout(tokenizer, config.subword_dropout)  # refuses a tokenizer whose words it cannot cut
         if known and facts.sha256 != known:
             raise UsageError(
                 f"{config.tokenizer} is the tokenizer of another model than the weights",
@@ -68,13 +77,16 @@ class PairDefaults(Defaults):
             c.set_key("task", key, value, "of the tokenizer, which is kept with the model")
             if (given := c.recipe.task.keys[key]) != value:
                 raise UsageError(f"task.{key} is {given}, and that of the tokenizer {value}", "leave it out")
-        if text.summary == "end" and (end := find_end(config, text, tokenizer)) != text.end:
+        if text.summary != "last" and (end := find_end(config, text, tokenizer)) != text.end:
             c.set_key("task", "text_end", end, "the token that ends a text, at which the text tower is summarised")
 
     def choose_optimizer(self, c: Choices) -> None:
         c.set_default("init", "fit_head", False)
+        if is_small(c):
+            c.set_default("optim", "name", "muon", FEW)
         c.set_default("optim", "name", "adamw", "as published for images with texts")
-        c.set_default("optim", "betas", [0.9, 0.98], "likewise")
+        if c.recipe.optim.name == "adamw":
+            c.set_default("optim", "betas", [0.9, 0.98], "likewise")
 
     def choose_augmentation(self, c: Choices) -> None:
         if any(SIDES & set(WORD.findall(text.lower())) for text in c.facts.captions):
@@ -84,7 +96,7 @@ class PairDefaults(Defaults):
         self.images.choose_augmentation(c)
 
     def peak_lr(self, recipe: Recipe, model_config: Any) -> float:
-        return min(1e-3, self.images.peak_lr(recipe, model_config))
+        return min(2e-3 if recipe.optim.name == "muon" else 1e-3, self.images.peak_lr(recipe, model_config))
 
     def check(self, recipe: Recipe) -> None:
         self.images.check(recipe)
@@ -94,6 +106,12 @@ class PairDefaults(Defaults):
         check_absent({"data.sampler balanced": recipe.data.sampler == "balanced"}, "is for images with classes")
         if (recipe.train.batch_size or 2) < 2:
             raise UsageError("a batch of one pair has nothing to compare it with", "--batch-size 32, or more")
+
+
+def is_small(c: Choices) -> bool:
+    """Whether few pairs are learned from random weights."""
+    r = c.recipe
+    return c.facts.count < MANY_PAIRS and not r.init.weights and r.optim.freeze != "backbone"
 
 
 def find_end(config: Any, text: Any, tokenizer: Tokenizer) -> int:

@@ -29,7 +29,7 @@ from vitrail.tasks._defaults.pairs import PairDefaults, make_tokenizer
 from vitrail.tasks._transforms import build_augmentation
 from vitrail.tasks.contrastive.evaluator import RetrievalEvaluator
 from vitrail.types import Batch
-from vitrail.validation import Count, Fraction, PositiveFloat
+from vitrail.validation import Count, Fraction, PositiveFloat, UnitInterval
 
 ANNOTATIONS: AnnotationKind = "captions"
 DEFAULT_FOR = "backbone"
@@ -56,6 +56,7 @@ class Config:
     text_end: Count | None = None  # the id of the token that ends a text
     text_dropout: Fraction = 0.0
     text_drop_path: Fraction = 0.0
+    subword_dropout: UnitInterval = 0.0  # probability that two pieces of a word stay apart, anew each time it is seen
 
 
 class Contrastive(JointTask, TextTask):
@@ -96,7 +97,8 @@ class Contrastive(JointTask, TextTask):
         return make_tokenizer(self.config, self.text, texts)
 
     def transform(self, recipe: Recipe, preprocess: Preprocess) -> CaptionTransform:
-        return CaptionTransform(build_augmentation(recipe, preprocess), recipe.train.seed, self.open_tokenizer)
+        return CaptionTransform(build_augmentation(recipe, preprocess), recipe.train.seed, self.open_tokenizer,
+                                self.config.subword_dropout)  # fmt: skip
 
     def targets(self, labels: Tensor) -> Tensor:
         """Token ids as they are, int64 [B N]."""
