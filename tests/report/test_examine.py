@@ -133,6 +133,16 @@ def test_over_fitting(folder, grave):
     assert examine_run(flat, SOUND) == [], "where the training loss does not fall either, there is no overfitting"
 
 
+def test_the_rank_of_features_is_no_accuracy(folder):
+    """Not a fraction of images: it may fall in a good run, and rise in any."""
+    known = healthy(folder)
+    task = Choice("self_distillation", {"prototypes": 256, "local_crops": 0})
+    known = with_loss(replace(known, recipe=replace(known.recipe, task=task)), [5.4 * 0.8**i for i in range(10)])
+    for ranks in ([26.2, 25.9, 25.8, *[25.6] * 7], [float(20 + i) for i in range(10)]):
+        evals = rows("eval", part=["val"] * 10, count=[2000] * 10, effective_rank=ranks)
+        assert list(learning_curve.examine_curves(replace(known, evals=evals))) == []
+
+
 def test_a_part_that_was_trained_on_shows_no_over_fitting(folder):
     nll = [0.5, 0.4, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]
     assert examine_run(healthy(folder, evals=rows("eval", part=["train"] * 10, nll=nll)), SOUND) == []

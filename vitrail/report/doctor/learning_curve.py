@@ -91,11 +91,17 @@ def held_out_count(run: RunData) -> int:
     return max((int(row.get("count") or 0) for row in held_out_rows(run)), default=0)
 
 
+def is_accuracy(run: RunData) -> bool:
+    """Whether the metric is one of right answers; the rank of features learned without labels is none, and tells of
+    neither overfitting nor a run that is too short."""
+    return not run.is_lower_better and run.task.selects_best
+
+
 def overfitting(run: RunData) -> Iterator[Finding]:
     """The held-out loss rises while the training loss falls, by more than so many images explain by chance."""
     held_out = held_out_values(run, run.metric if run.is_lower_better else "nll")
     training = logged_values(run.training, "loss")
-    scores = [] if run.is_lower_better else held_out_values(run, run.metric)
+    scores = held_out_values(run, run.metric) if is_accuracy(run) else []
     badness = held_out or [Value(s.step, 1 - s.value) for s in scores]
     if len(badness) < LEAST or len(training) < LEAST:
         return
@@ -212,7 +218,7 @@ def length(run: RunData) -> Iterator[Finding]:
             f"nothing, if that is good enough; else a new run with --train.patience {2 * p.patience}, or a lower --lr",
         )  # fmt: skip
     elif (
-        not run.is_lower_better
+        is_accuracy(run)
         and last.value >= best.value
         and last.value - scores[3 * len(scores) // 4 - 1].value
         > max(GAIN, chance_difference(last.value, held_out_count(run)))
