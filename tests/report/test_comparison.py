@@ -1,12 +1,14 @@
 """The numbers behind two runs side by side, against what can be worked out by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
 from vitrail.metrics.classification import single_label
-from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measure_interval, nll_of
+from vitrail.report.compare.comparison import bounds, disagreement, f1_of, measure_interval, nll_of, table
 from vitrail.report.run_data import Evaluation
 
 
@@ -62,3 +64,12 @@ def test_disagreements_are_those_of_the_images():
     same = disagreement(one, one, False)
     assert (same.change.low, same.change.value, same.change.high) == (0, 0, 0)
     assert not len(same.first) + len(same.second) + len(same.neither)
+
+
+def test_a_metric_that_only_its_task_knows_is_compared():
+    """As of features learned without labels, or of a task of one's own."""
+    runs = [SimpleNamespace(metric=name, is_multi_label=False) for name in ("effective_rank", "of_my_own")]
+    values = {"count": 600, "effective_rank": 25.6, "probe_top1": 0.7}, {"count": 600, "of_my_own": 3.0}
+    found = table(runs, [evaluated(0)._replace(metrics=one) for one in values])
+    shown = {name: [one and one.value for one in row] for name, row in found}
+    assert shown == {"probe_top1": [0.7, None], "effective_rank": [25.6, None], "of_my_own": [None, 3.0]}

@@ -18,6 +18,7 @@ from vitrail.report.sections.images import find_mistakes
 METRIC_WORDS = (
     "top1", "mAP", "miou", "macro_f1", "exact", "nll", "calibration_error", "AP50", "dice", "pixel_accuracy",
     "held_out_loss", "mean_recall", "image_to_text_r1", "image_to_text_r10", "text_to_image_r1", "text_to_image_r10",
+    "probe_top1", "knn_top1", "feature_std",
 )  # fmt: skip
 SHARES = ("top1", "exact")  # metrics that are a fraction of the images
 
@@ -131,7 +132,7 @@ def common(runs: Sequence[RunData]) -> tuple[str, str]:
 def table(runs: Sequence[RunData], evaluations: Sequence[Evaluation | None]) -> list[tuple[str, list[Interval | None]]]:
     """Every metric that some run has, with its 95 % interval."""
     rows = []
-    for name in METRIC_WORDS:
+    for name in dict.fromkeys((*METRIC_WORDS, *(run.metric for run in runs))):
         row = [
             measure_interval(name, j, k.is_multi_label) if j and name in j.metrics else None
             for j, k in zip(evaluations, runs, strict=True)
