@@ -38,17 +38,25 @@ def test_a_text_and_its_seed_give_the_same_pieces(trained):
     assert {trained.decode(row) for row in rows} == {"a blue car"}
 
 
-def test_the_odds_are_the_published_ones():
-    """Algorithm 1 of the paper by hand: of "aab" with the merges a+b (first) and a+a. At each step every merge that is
-    possible is left out with p, and the first of what is left is done."""
-    p = 0.3
+P = 0.3  # probability that a merge is left out
+
+
+@pytest.mark.parametrize(
+    ("word", "merges", "expected"),
+    [
+        ("aab", [("a", "b"), ("a", "a"), ("a", "ab")],
+         {"aab": (1 - P) ** 2, "a ab": (1 - P) * P, "aa b": P * (1 - P), "a a b": P**2}),
+        ("abcd", [("a", "b"), ("c", "d")],  # a+b, left out, is possible again once c+d is done
+         {"ab cd": (1 - P) ** 2 * (1 + P), "ab c d": (1 - P) * P, "a b cd": P * (1 - P) * P, "a b c d": P**2}),
+    ],
+)  # fmt: skip
+def test_the_odds_are_the_published_ones(word, merges, expected):
+    """Algorithm 1 of the paper by hand: at each step every merge that is possible is left out with P, and the first of
+    what is left is done."""
     cutter = object.__new__(SubwordDropout)
-    cutter.share, cutter.ranks = p, {("a", "b"): 0, ("a", "a"): 1, ("a", "ab"): 2}
-    counts = collections.Counter()
-    for seed in range(20_000):
-        counts[tuple(cutter.cut("aab", random.Random(seed)))] += 1
-    both = (1 - p) * (1 - p)  # a+b, then a+ab
-    expected = {("aab",): both, ("a", "ab"): (1 - p) * p, ("aa", "b"): p * (1 - p), ("a", "a", "b"): p * p}
+    cutter.share, cutter.ranks = P, {pair: i for i, pair in enumerate(merges)}
+    counts = collections.Counter(" ".join(cutter.cut(word, random.Random(seed))) for seed in range(20_000))
+    assert counts.keys() == expected.keys()
     for pieces, share in expected.items():
         assert abs(counts[pieces] / 20_000 - share) < 0.015, pieces
 
